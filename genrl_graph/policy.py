@@ -1,0 +1,123 @@
+"""What the carries of a round hold: live values that are saved, loaded and named by a digest; above all policies."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+
+from genrl_graph.edges import EdgeValue
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+
+class Carried(EdgeValue, ABC):
+    """A value that enters a round and whose next value leaves it."""
+
+    mutable: ClassVar[bool] = True  # an update changes it in place, so the check orders its readers first
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write everything that `load` needs for an exact copy into an existing, empty folder."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Become what was saved in `folder`; raises `StoreError` where it does not fit."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Hex digest of the content; equal values have equal digests."""
+
+
+class Policy(Carried):
+    """What acts: weights, optimiser state and `version`, the number of optimiser steps since it was made."""
+
+    name: str
+    version: int
+
+    @abstractmethod
+    def fork(self, name: str) -> Self:
+        """A second live version with its own copy of weights and optimiser state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How completions are sampled; `temperature` 0 is greedy, `top_p` 1 keeps the whole distribution."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled completion: token ids and log-probs of shape (tokens,), text, and why it ended (stop, length).
+
+    The end token belongs to `ids`: the policy chose it, so it is trained. `logprobs` are those of the distribution
+    at the sampling temperature before any top-p cut.
+    """
+
+    ids: "NDArray[np.int32]"
+    logprobs: "NDArray[np.float32]"
+    text: str
+    finish: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """A prompt and a completion whose log-probs are wanted: int32 ids of shape (prompt,) and (completion,)."""
+
+    prompt_ids: "NDArray[np.int32]"
+    completion_ids: "NDArray[np.int32]"
+
+
+class TextPolicy(Policy):
+    """A policy over token sequences."""
+
+    tokenizer: str  # fingerprint of vocabulary and chat template: equal fingerprints give equal ids
+    context: int  # the longest prompt plus completion, in tokens
+
+    @abstractmethod
+    def render(self, messages: Sequence[dict[str, str]]) -> "NDArray[np.int32]":
+        """The ids of a chat, up to where the completion begins."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of completion ids without special tokens."""
+
+    @abstractmethod
+    def generate(
+        self,
+        prompts: "Sequence[NDArray[np.int32]]",
+        *,
+        num_generations: int,
+        sampling: Sampling,
+        rng: np.random.Generator,
+        max_batch_tokens: int,
+    ) -> list[list[Completion]]:
+        """`num_generations` completions for each prompt, from as few batched calls as `max_batch_tokens` allows.
+
+        A batch of B sequences counts B x (longest prompt + max_new_tokens) tokens.
+        """
+
+    @abstractmethod
+    def logprobs(self, sequences: Sequence[TokenSequence], *, temperatures: "NDArray[np.float32]") -> "torch.Tensor":
+        """Log-probs of the completion tokens at each row's temperature: float32 [rows, longest completion].
+
+        Positions beyond a row's completion hold 0. Gradients flow unless the caller forbids them.
+        """
+
+    @abstractmethod
+    def backward(self, loss: "torch.Tensor") -> None:
+        """Add the gradients of one micro-batch."""
+
+    @abstractmethod
+    def step(self, *, learning_rate: float, max_grad_norm: float) -> float:
+        """Apply the gradients, clipped to `max_grad_norm`; `version` grows by 1. Returns the norm before clipping.
+
+        A norm that is not finite applies nothing and raises `NodeFailed`.
+        """

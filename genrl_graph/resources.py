@@ -1,0 +1,82 @@
+"""The five resources that a node may ask the runner for: `rng`, `tasks`, `log`, `round`, `peer`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from genrl_graph.errors import DataError
+
+RESOURCES = ("rng", "tasks", "log", "round", "peer")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One task as its source makes it: chat messages, reference answer (may be empty), metadata.
+
+    `raw` is what the source was made from, for rewards that belong to it; it never leaves the process.
+    """
+
+    id: str
+    messages: list[dict[str, str]]
+    answer: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    raw: object = None
+
+    @property
+    def question(self) -> str:
+        """The text of the last message."""
+        return self.messages[-1]["content"] if self.messages else ""
+
+
+class Resolver(Protocol):
+    """A source, seen by those who look tasks up."""
+
+    def resolve(self, task_id: str) -> Task: ...
+
+
+class TaskBook:
+    """Looks a task up by its id in the reader's own source; remembers the last `size` of them."""
+
+    def __init__(self, sources: Mapping[str, Resolver], *, size: int = 4096) -> None:
+        self._sources = dict(sources)
+        self._size = size
+        self._known: dict[str, Task] = {}
+
+    def __getitem__(self, task_id: str) -> Task:
+        """The task; raises `DataError` for an id that no source of this graph can make again."""
+        task = self._known.get(task_id)
+        if task is None:
+            task = self._resolve(task_id)
+            while len(self._known) >= self._size:
+                self._known.pop(next(iter(self._known)))
+            self._known[task_id] = task
+        return task
+
+    def _resolve(self, task_id: str) -> Task:
+        name, _, key = task_id.partition("/")
+        source = self._sources.get(name)
+        if source is None or not key:
+            known = ", ".join(self._sources) or "none"
+            raise DataError(f"task {task_id!r}: no source named {name!r} in this graph; sources: {known}")
+        return source.resolve(task_id)
+
+
+class Log:
+    """Collects what a node reports: metrics (for curves), facts (for the journal) and rows (for the store)."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
+        self.facts: dict[str, Any] = {}
+        self.tables: dict[str, dict[str, Sequence[Any]]] = {}
+
+    def metric(self, name: str, value: float) -> None:
+        """A number for the curves of this node, one a round."""
+        self.metrics[name] = float(value)
+
+    def fact(self, name: str, value: Any) -> None:
+        """Something JSON that is not a function of seed and inputs, or that resume must find again."""
+        self.facts[name] = value
+
+    def rows(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Equally long columns, stored in the group `<node>/<name>`."""
+        self.tables[name] = dict(columns)
