@@ -1,0 +1,100 @@
+"""Multi-agent, multi-stage reinforcement learning where a game is a declared, typed graph."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genrl_graph.errors import GenrlGraphError, GraphError, NodeError, NodeFailed, ParamError
+from genrl_graph.frames import Credited, Frame, Peer, PeerRollouts, R, Rollouts, Scored, Tasks, Tensor, credit, score
+from genrl_graph.graph import Graph
+from genrl_graph.node import (
+    Advantage,
+    Carry,
+    Coordinate,
+    Exchange,
+    Fork,
+    Generator,
+    Packet,
+    PolicyCarry,
+    Reward,
+    Select,
+    Source,
+    Update,
+)
+from genrl_graph.policy import Carried, Completion, Policy, Sampling, TextPolicy
+from genrl_graph.resources import Log, Task, TaskBook
+
+if TYPE_CHECKING:
+    from genrl_graph.runners.play import Run
+
+__version__ = "0.1.0"
+
+
+def play(
+    graph: Graph,
+    *,
+    out: "Path | str | None" = None,
+    rounds: int | None = None,
+    seed: int | None = None,
+    peers: int | None = None,
+    threads: int | None = None,
+    quiet: bool = False,
+) -> "Run":
+    """Play a graph: the whole run from a script or notebook; options given here win over the graph's `run:`.
+
+    Raises `GraphError` before anything is loaded, and `NodeFailed` with a run folder that still opens.
+    """
+    from genrl_graph.runners.play import play as play_locally
+
+    return play_locally(graph, out=out, rounds=rounds, seed=seed, peers=peers, threads=threads, quiet=quiet)
+
+
+def load(path: "Path | str", overrides: Sequence[str] = ()) -> Graph:
+    """The graph of a YAML file with `key=value` overrides; raises `GraphError` with every problem of it."""
+    from genrl_graph.spec import load as load_file
+
+    return load_file(Path(path), overrides)
+
+
+__all__ = [
+    "Advantage",
+    "Carried",
+    "Carry",
+    "Completion",
+    "Coordinate",
+    "Credited",
+    "Exchange",
+    "Fork",
+    "Frame",
+    "Generator",
+    "GenrlGraphError",
+    "Graph",
+    "GraphError",
+    "Log",
+    "NodeError",
+    "NodeFailed",
+    "Packet",
+    "ParamError",
+    "Peer",
+    "PeerRollouts",
+    "Policy",
+    "PolicyCarry",
+    "R",
+    "Reward",
+    "Rollouts",
+    "Sampling",
+    "Scored",
+    "Select",
+    "Source",
+    "Task",
+    "TaskBook",
+    "Tasks",
+    "Tensor",
+    "TextPolicy",
+    "Update",
+    "__version__",
+    "credit",
+    "load",
+    "play",
+    "score",
+]

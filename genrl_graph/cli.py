@@ -1,0 +1,148 @@
+"""The command line: `genrl-graph check | plan | nodes | run`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from genrl_graph import __version__
+from genrl_graph.errors import GenrlGraphError, GraphError, ParamError
+
+if TYPE_CHECKING:
+    from genrl_graph.spec import Loaded
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0, the code of the error, or 128 + the signal that ended a run."""
+    sys.exit(run_command(argv))
+
+
+def run_command(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        code: int = args.command(args)
+    except GenrlGraphError as error:
+        for line in str(error).splitlines():
+            print(f"genrl-graph: {line}", file=sys.stderr)
+        return error.exit_code
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="genrl-graph", description="Multi-agent, multi-stage RL where a game is a declared, typed graph."
+    )
+    parser.add_argument("--version", action="version", version=f"genrl-graph {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    check = commands.add_parser("check", help="find every problem of a graph, without loading a model")
+    _graph_arguments(check)
+    check.set_defaults(command=_check)
+
+    plan = commands.add_parser("plan", help="print the schedule of a round: stages, steps, weights read")
+    _graph_arguments(plan)
+    plan.set_defaults(command=_plan)
+
+    nodes = commands.add_parser("nodes", help="list the types that a graph may name, or show one")
+    nodes.add_argument("type", nargs="?", help="a type such as reward.math; all are listed without it")
+    _import_argument(nodes)
+    nodes.set_defaults(command=_nodes)
+
+    run = commands.add_parser("run", help="play a graph")
+    _graph_arguments(run)
+    run.add_argument("-o", "--out", type=Path, help="run folder (default: a new runs/<graph>-<n>)")
+    run.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    run.set_defaults(command=_run)
+    return parser
+
+
+def _graph_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("graph", type=Path, help="graph file (YAML)")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="such as run.rounds=3 nodes.answer.params.temperature=0.7"
+    )
+    _import_argument(parser)
+
+
+def _import_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="Python file that defines nodes which the graph names (it is run; may be repeated)",
+    )
+
+
+def _imports(args: argparse.Namespace) -> dict[str, str]:
+    from genrl_graph import registry
+
+    return {str(path): registry.import_file(path) for path in args.imports}
+
+
+def _read(args: argparse.Namespace) -> "Loaded":
+    from genrl_graph.spec import read
+
+    for text in args.overrides:
+        if "=" not in text and not text.startswith("~"):
+            raise ParamError(f"{text!r}: an override is written key=value")
+    return read(args.graph, args.overrides)
+
+
+def _check(args: argparse.Namespace) -> int:
+    _imports(args)
+    loaded = _read(args)
+    for line in loaded.lines(caret=True):
+        print(line)
+    graph = loaded.graph
+    if loaded.problems:
+        several = "problem" if len(loaded.problems) == 1 else "problems"
+        print(f"{args.graph}: {len(loaded.problems)} {several}", file=sys.stderr)
+        return GraphError.exit_code
+    from genrl_graph.schedule import compile_graph
+
+    schedule = compile_graph(graph)
+    counts = f"{len(graph.nodes)} nodes, {len(graph.carries)} carries, {schedule.stages} stages"
+    print(f"{args.graph}: ok ({counts}, protocol {schedule.protocol[:12]})")
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from genrl_graph.plan import plan_text
+
+    _imports(args)
+    print(plan_text(_valid(args)), end="")
+    return 0
+
+
+def _nodes(args: argparse.Namespace) -> int:
+    from genrl_graph.describe import describe_type, list_types
+
+    _imports(args)
+    print(describe_type(args.type) if args.type else list_types(), end="")
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    from genrl_graph.runners.play import play
+    from genrl_graph.runners.signals import Interrupted
+
+    imports = _imports(args)
+    graph = _valid(args).graph
+    try:
+        play(graph, out=args.out, quiet=args.quiet, imports=imports)
+    except Interrupted as interrupted:
+        print(f"genrl-graph: {interrupted}", file=sys.stderr)
+        return interrupted.exit_code
+    return 0
+
+
+def _valid(args: argparse.Namespace) -> "Loaded":
+    loaded = _read(args)
+    if loaded.problems:
+        raise GraphError("\n".join(loaded.lines()))
+    return loaded

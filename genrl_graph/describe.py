@@ -1,0 +1,66 @@
+"""What the command line says about the types that a graph may name."""
+
+import inspect
+from itertools import groupby
+
+from pydantic_core import PydanticUndefined
+
+from genrl_graph import registry
+from genrl_graph.edges import EdgeType
+from genrl_graph.errors import GraphError
+from genrl_graph.declared import Declared
+from genrl_graph.node import Carry, Node
+
+
+def list_types() -> str:
+    """All types, by kind, each with the first line of its doc."""
+    types = registry.types()
+    width = max(map(len, types), default=0)
+    blocks = []
+    for _, group in groupby(types.items(), key=lambda item: item[0].partition(".")[0]):
+        blocks.append("".join(f"{name:<{width}}  {_first_line(cls)}\n" for name, cls in group))
+    return "\n".join(blocks)
+
+
+def describe_type(name: str) -> str:
+    """One type: its doc, inputs, output, resources and params. Raises `GraphError` for an unknown one."""
+    cls = registry.lookup(name)
+    if cls is None:
+        known = registry.types()
+        raise GraphError(f"no type named {name!r}{registry.did_you_mean(name, known)}; `genrl-graph nodes` lists them")
+    lines = [name, "", *(inspect.getdoc(cls) or "").splitlines(), ""]
+    if issubclass(cls, Node):
+        lines += _table("inputs", [(s.name, str(s), "") for s in cls.signature.inputs])
+        lines += _table("output", [(field, str(p), "") for field, p in cls.signature.outputs.items()])
+        lines += _table("resources", [(resource, "", "") for resource in cls.signature.resources])
+    elif issubclass(cls, Carry):
+        edge: EdgeType = cls.edge
+        lines += _table("carries", [("", str(edge), "")])
+    lines += _table("params", _params(cls))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _first_line(cls: type[Declared]) -> str:
+    return (inspect.getdoc(cls) or "").partition("\n")[0]
+
+
+def _params(cls: type[Declared]) -> list[tuple[str, str, str]]:
+    rows = []
+    for name, field in cls.model_fields.items():
+        annotation = field.annotation
+        kind = annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+        default = "required" if field.default is PydanticUndefined and field.default_factory is None else ""
+        if not default:
+            default = f"= {field.get_default(call_default_factory=True, validated_data={})!r}"
+        rows.append((name, f"{kind} {default}", field.description or ""))
+    return rows
+
+
+def _table(title: str, rows: list[tuple[str, str, str]]) -> list[str]:
+    if not rows:
+        return []
+    width = max(len(row[0]) for row in rows)
+    lines = [f"{title}:"]
+    for name, kind, doc in rows:
+        lines.append(f"  {name:<{width}}  {kind}".rstrip() + (f"  # {doc}" if doc else ""))
+    return [*lines, ""]

@@ -1,0 +1,136 @@
+"""The round schedule: what a graph compiles to."""
+
+import heapq
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from genrl_graph.check import carried, check, infer
+from genrl_graph.edges import EdgeType
+from genrl_graph.errors import GraphError
+from genrl_graph.fingerprint import protocol_fingerprint
+from genrl_graph.graph import Graph
+from genrl_graph.hazards import orders, replaced_inputs
+from genrl_graph.node import Exchange, Generator, Node, Place
+
+Action = Literal["run", "open", "close"]
+_OPEN_FIRST: Mapping[str, int] = {"open": 0, "run": 1, "close": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a round: run a node, or open or close an exchange.
+
+    `reads` names, for each carried value that the step reads, the update that made this version (or the carry).
+    """
+
+    action: Action
+    node: str
+    stage: int
+    reads: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return self.node if self.action == "run" else f"{self.action} {self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The steps of a round in order, the nodes that know their place, and the types of all outputs."""
+
+    graph: Graph
+    steps: tuple[Step, ...]
+    nodes: Mapping[str, Node]
+    types: Mapping[str, EdgeType]
+    protocol: str
+
+    @property
+    def stages(self) -> int:
+        """The number of stages."""
+        return 1 + max((step.stage for step in self.steps), default=0)
+
+    def replaced(self, name: str) -> Mapping[str, str]:
+        """For each output field of an update, the input whose value it replaces."""
+        return replaced_inputs(self.graph.nodes[name])
+
+
+def compile_graph(graph: Graph) -> Schedule:
+    """The schedule of a graph; raises `GraphError` with all problems where it breaks a rule.
+
+    Exchanges open as soon as their offer exists and close when nothing else is ready; otherwise earlier stages
+    go first, then the order in which the graph names its nodes.
+    """
+    problems = check(graph)
+    if problems:
+        raise GraphError("\n".join(str(problem) for problem in problems))
+    types = infer(graph)
+    stages = stages_of(graph)
+    protocol = protocol_fingerprint(graph)
+    steps = []
+    for name, action in _ordered(graph, types, stages):
+        reads = {} if action == "close" else _carried_reads(graph, name, types)
+        steps.append(Step(action, name, stages[name], reads))
+    nodes = {name: part.node.placed(Place(name, stages[name], protocol)) for name, part in graph.nodes.items()}
+    return Schedule(graph, tuple(steps), nodes, types, protocol)
+
+
+def stages_of(graph: Graph) -> dict[str, int]:
+    """The stage of every node: generators upstream open it."""
+    from genrl_graph.check import inference_order
+
+    stages: dict[str, int] = {}
+    highest: dict[str, int] = {}  # the highest stage of a generator upstream of a node or at it; -1 if there is none
+    for name in inference_order(graph):
+        part = graph.nodes[name]
+        upstream = max((highest[e.origin] for e in part.edges() if e.origin in graph.nodes), default=-1)
+        opens = part.cls is not None and issubclass(part.cls, Generator)
+        highest[name] = upstream + 1 if opens else upstream
+        stages[name] = max(highest[name], 0)
+    return stages
+
+
+def _ordered(graph: Graph, types: Mapping[str, EdgeType], stages: Mapping[str, int]) -> list[tuple[str, Action]]:
+    position = {name: at for at, name in enumerate(graph.nodes)}
+    before: dict[tuple[str, Action], set[tuple[str, Action]]] = {}
+    last: dict[str, tuple[str, Action]] = {}
+    for name, part in graph.nodes.items():
+        exchange = part.cls is not None and issubclass(part.cls, Exchange)
+        last[name] = (name, "close") if exchange else (name, "run")
+        if exchange:
+            before[(name, "open")] = set()
+            before[(name, "close")] = {(name, "open")}
+        else:
+            before[(name, "run")] = set()
+    for name, part in graph.nodes.items():
+        first: tuple[str, Action] = (name, "open") if (name, "open") in before else (name, "run")
+        before[first] |= {last[edge.origin] for edge in part.edges() if edge.origin in graph.nodes}
+    for order in orders(graph, types):
+        reader: tuple[str, Action] = (order.before, "open") if (order.before, "open") in before else last[order.before]
+        before[(order.after, "run")].add(reader)
+    return _topological(before, lambda step: (_OPEN_FIRST[step[1]], stages[step[0]], position[step[0]]))
+
+
+def _topological(
+    before: Mapping[tuple[str, Action], set[tuple[str, Action]]],
+    rank: Callable[[tuple[str, Action]], tuple[int, int, int]],
+) -> list[tuple[str, Action]]:
+    waiting = {step: set(origins) for step, origins in before.items()}
+    followers: dict[tuple[str, Action], list[tuple[str, Action]]] = {}
+    for step, origins in waiting.items():
+        for origin in origins:
+            followers.setdefault(origin, []).append(step)
+    ready = [(rank(step), step) for step, origins in waiting.items() if not origins]
+    heapq.heapify(ready)
+    ordered = []
+    while ready:
+        _, step = heapq.heappop(ready)
+        ordered.append(step)
+        for follower in followers.get(step, []):
+            waiting[follower].discard(step)
+            if not waiting[follower]:
+                heapq.heappush(ready, (rank(follower), follower))
+    assert len(ordered) == len(before), "the check lets no cycle through"
+    return ordered
+
+
+def _carried_reads(graph: Graph, name: str, types: Mapping[str, EdgeType]) -> dict[str, str]:
+    return {edge.socket: edge.ref for edge in graph.nodes[name].edges() if carried(types, edge.ref)}

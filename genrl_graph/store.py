@@ -1,0 +1,273 @@
+"""What a run has recorded: committed through the journal, kept in arrays, read as one.
+
+A commit is one append to the journal. Blocks of records move to `rollouts.zarr` in three steps, each of which may be
+the last before a crash: rows are written behind the published ones; the row counts are published in one rename;
+the journal is cut. The row count of the group `steps` is the number of records that the arrays hold, which is the
+position in the journal from which records count, so one rename publishes both.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import pyarrow as pa
+
+from genrl_graph import runfolder
+from genrl_graph.columns import conform
+from genrl_graph.durable import failed, sync_folder
+from genrl_graph.errors import StoreError
+from genrl_graph.history import STEPS, History, View, position, steps_table, view_on_disk
+from genrl_graph.journal import Entry, Journal, Record, entries
+from genrl_graph.runfolder import WriterLock
+
+BLOCK_BYTES = 16 * 2**20
+BLOCK_ROUNDS = 64
+
+
+class RunStore:
+    """The record of one run; `create` and `open` make it, `with` closes it.
+
+    One process writes; any number read meanwhile and see what is committed. A block goes to zarr when `block_bytes`
+    are in the journal or its records span more than `block_rounds` rounds.
+    """
+
+    def __init__(self, folder: Path, lock: WriterLock | None, *, block_bytes: int, block_rounds: int) -> None:
+        from genrl_graph.arrays import RolloutArrays
+
+        self.folder = folder
+        self.graph_yaml, self.versions = runfolder.read_graph(folder)
+        self._lock = lock
+        self._block_bytes, self._block_rounds = block_bytes, block_rounds
+        self._arrays = RolloutArrays(folder / runfolder.ROLLOUTS, writable=lock is not None)
+        self._history = History(self._arrays)
+        self._journal: Journal | None = None
+        self._pending: list[Entry] = []
+        self._groups: dict[str, tuple[pa.Schema, int]] = {}
+        if lock is not None:
+            self._recover()
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        graph_yaml: str,
+        versions: Mapping[str, Any],
+        *,
+        block_bytes: int = BLOCK_BYTES,
+        block_rounds: int = BLOCK_ROUNDS,
+    ) -> Self:
+        """A new run, open for writing; graph.yaml appears last, so a folder that has it is whole.
+
+        Raises `StoreError` where the folder holds a run or anything else; what a cut creation left is taken over.
+        """
+        from genrl_graph.arrays import RolloutArrays
+
+        runfolder.refuse_taken(folder)
+        with ExitStack() as undo:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                lock = WriterLock(folder)
+                undo.callback(lock.release)
+                runfolder.refuse_taken(folder)
+                for name in (runfolder.JOURNAL, runfolder.CHECKPOINTS):
+                    (folder / name).mkdir(exist_ok=True)
+                RolloutArrays.create(folder / runfolder.ROLLOUTS)
+                runfolder.write_graph(folder, graph_yaml, versions)
+                sync_folder(folder.parent)
+            except OSError as error:
+                raise failed(folder, "make the run folder", error) from error
+            store = cls(folder, lock, block_bytes=block_bytes, block_rounds=block_rounds)
+            undo.pop_all()
+        return store
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        mode: Literal["r", "a"] = "r",
+        *,
+        block_bytes: int = BLOCK_BYTES,
+        block_rounds: int = BLOCK_ROUNDS,
+    ) -> Self:
+        """A run that exists, to read ("r") or to go on with ("a"): every committed row once, wherever a crash hit.
+
+        Raises `StoreError` where there is no run, where it is damaged or of a newer layout, and for "a" while
+        another process writes it.
+        """
+        runfolder.read_graph(folder)
+        with ExitStack() as undo:
+            lock = None
+            if mode == "a":
+                lock = WriterLock(folder)
+                undo.callback(lock.release)
+            store = cls(folder, lock, block_bytes=block_bytes, block_rounds=block_rounds)
+            undo.pop_all()
+        return store
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.folder / runfolder.CHECKPOINTS
+
+    def commit(self, records: Sequence[Record]) -> list[str]:
+        """Record steps, all of them durable when this returns; gives their content hashes.
+
+        Every table gets the columns `round` (int32) and `holder` of its record where it has none of that name.
+        Raises `StoreError`, with nothing recorded, where a table holds null or does not fit the earlier rows of its
+        group, or the disk refuses; where only the block cannot be written, the records are in the journal.
+        """
+        journal = self._writing()
+        groups = dict(self._groups)
+        committed = journal.commit([_conformed(record, groups) for record in records])
+        self._groups = groups
+        self._pending += committed
+        if self._is_block():
+            self.flush()
+        return [entry.digest for entry in committed]
+
+    def flush(self) -> None:
+        """Move what is in the journal to zarr; raises `StoreError` where the disk refuses, and can be called again."""
+        journal = self._writing()
+        if not self._pending:
+            return
+        try:
+            self._arrays.append(STEPS, steps_table(self._pending))
+            for group, table in _blocks(self._pending).items():
+                self._arrays.append(group, table)
+            self._arrays.publish()
+            self._pending = []
+            journal.drop_before(journal.roll())
+        except OSError as error:
+            raise failed(self._arrays.folder, "write a block", error) from error
+
+    def close(self) -> None:
+        """Move all to zarr and let the next writer in."""
+        if self._lock is None:
+            return
+        try:
+            self.flush()
+        finally:
+            self._writing().close()
+            self._lock.release()
+            self._lock = self._journal = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def groups(self) -> list[str]:
+        """The names of all groups of rows, in the order in which they appeared."""
+        return self._history.groups(self._view())
+
+    def table(self, group: str, rounds: range | None = None) -> pa.Table:
+        """The rows of a group that were committed in `rounds` (all if None), in order of commit.
+
+        Rows that came late keep their own `round`; what counts here is the round of the record that holds them.
+        Raises `StoreError` for a group that the run does not have.
+        """
+        return self._history.table(self._view(), group, rounds)
+
+    def steps(self, rounds: range | None = None) -> pa.Table:
+        """One row for each committed record, in order: round, node, holder, rows, facts, digest.
+
+        `rows` is a JSON object, the number of rows that the record added to each group; `facts` is JSON too.
+        """
+        return self._history.steps(self._view(), rounds)
+
+    def _view(self) -> View:
+        if self._journal is not None:
+            return View(self._arrays.counts, self._pending)
+        return view_on_disk(self._arrays, self.folder / runfolder.JOURNAL)
+
+    def _writing(self) -> Journal:
+        if self._journal is None:
+            raise StoreError(f"{self.folder}: is not open for writing; open it with mode 'a'")
+        return self._journal
+
+    def _is_block(self) -> bool:
+        if not self._pending:
+            return False
+        rounds = [entry.record.round for entry in (self._pending[0], self._pending[-1])]
+        size = sum(entry.size for entry in self._pending)
+        return size >= self._block_bytes or rounds[1] - rounds[0] >= self._block_rounds
+
+    def _recover(self) -> None:
+        """Cut what was not published, skip what is in zarr already, keep the rest of the journal."""
+        folder = self.folder / runfolder.JOURNAL
+        start = position(self._arrays.counts)
+        try:
+            self._arrays.truncate()
+            journal = Journal(folder, start=start)
+            self._pending = list(entries(folder, since=start))
+            journal.drop_before(start if self._pending else journal.roll())
+        except OSError as error:
+            raise failed(self.folder, "open the run for writing", error) from error
+        for group, rows in self._arrays.counts.items():
+            if group != STEPS:
+                self._groups[group] = (self._arrays.schema(group), rows)
+        for entry in self._pending:
+            _learn(entry.record, self._groups)
+        self._journal = journal
+
+
+def _conformed(record: Record, groups: dict[str, tuple[pa.Schema, int]]) -> Record:
+    """The record as it is stored; `groups` learns what it adds."""
+    tables: dict[str, pa.Table] = {}
+    for name, table in record.tables.items():
+        table = _with_origin(table, record)
+        known, rows = groups.get(name, (None, 0))
+        if known is None:
+            _check_names(name, table.column_names, groups)
+        tables[name] = conform(table, known, fixed=rows > 0, where=name)
+        _learn(replace(record, tables={name: tables[name]}), groups)
+    return replace(record, tables=tables)
+
+
+def _learn(record: Record, groups: dict[str, tuple[pa.Schema, int]]) -> None:
+    for name, table in record.tables.items():
+        rows = groups[name][1] if name in groups else 0
+        groups[name] = (groups[name][0] if rows else table.schema, rows + table.num_rows)
+
+
+def _with_origin(table: pa.Table, record: Record) -> pa.Table:
+    if "round" not in table.column_names:
+        table = table.append_column("round", pa.array([record.round] * table.num_rows, pa.int32()))
+    if "holder" not in table.column_names:
+        table = table.append_column("holder", pa.array([record.holder] * table.num_rows, pa.string()))
+    return table
+
+
+def _check_names(group: str, columns: Sequence[str], groups: Mapping[str, tuple[pa.Schema, int]]) -> None:
+    """Refuse names that are no names in zarr, and a group and a column that would share a place."""
+    for part in (*group.split("/"), *columns):
+        if (
+            not part
+            or "/" in part
+            or "\0" in part
+            or not part.strip(".")
+            or part.startswith("__")
+            or part == "zarr.json"
+        ):
+            raise StoreError(f"{group}: {part!r} cannot name a group or a column; rename it")
+    if group.split("/")[0] == STEPS:
+        raise StoreError(f"{group}: the name {STEPS!r} is taken by the record of all steps; rename the node")
+    for other, (schema, _) in groups.items():
+        for outer, names, inner in ((other, schema.names, group), (group, columns, other)):
+            for name in names:
+                if f"{inner}/".startswith(f"{outer}/{name}/"):
+                    raise StoreError(f"{inner}: group {outer!r} has a column {name!r}; rename one of them")
+
+
+def _blocks(pending: Sequence[Entry]) -> dict[str, pa.Table]:
+    """The rows of all records by group, in the order in which the groups appeared."""
+    parts: dict[str, list[pa.Table]] = {}
+    for entry in pending:
+        for name, table in entry.record.tables.items():
+            parts.setdefault(name, []).append(table)
+    full = {name: [table for table in tables if table.num_rows] for name, tables in parts.items()}
+    return {name: pa.concat_tables(full[name]) if full[name] else tables[-1] for name, tables in parts.items()}
