@@ -1,0 +1,25 @@
+"""`generate.answer`: every peer answers the question."""
+
+import numpy as np
+
+from genrl_graph.frames import Rollouts, Tasks
+from genrl_graph.nodes.generate.chat import ChatGenerator
+from genrl_graph.policy import TextPolicy
+from genrl_graph.resources import Log
+
+TEMPLATE = """\
+{{ task.question }}
+
+Think step by step. Then end with a line that holds only #### and the final answer."""
+
+
+class Answer(ChatGenerator, name="answer"):
+    """Answers each task's question."""
+
+    template: str = TEMPLATE
+
+    def run(
+        self, tasks: Tasks, policy: TextPolicy, *, rng: np.random.Generator, log: Log, round: int, peer: str
+    ) -> Rollouts:
+        """Rows in the order of the tasks."""
+        return self.complete(tasks, policy, {}, rng=rng, log=log, round=round, peer=peer)

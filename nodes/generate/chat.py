@@ -1,0 +1,181 @@
+"""`generate.chat`: a policy completes one chat a task, and what every generator of chats shares."""
+
+import json
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from genrl_graph.errors import ParamError
+from genrl_graph.frames import Rollouts, Tasks
+from genrl_graph.node import Generator
+from genrl_graph.nodes.generate.prompts import AskedTask, check_template, fill, template_names
+from genrl_graph.nodes.generate.quoting import Limit, Prompt, Quotable, Quotes, TooLong, fit
+from genrl_graph.nodes.generate.rows import rollout_rows
+from genrl_graph.policy import Completion, Sampling, TextPolicy
+from genrl_graph.resources import Log
+
+
+class Example(BaseModel):
+    """A turn shown before the question."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    user: str
+    assistant: str
+
+
+class ChatGenerator(Generator):
+    """Completes one chat a task; subclass it and let `run` pass named upstream rollouts to `complete`.
+
+    The chat is system, examples, the task's earlier messages, and `template` (sandboxed Jinja) in place of its last
+    message. The template sees `task` (id, question, metadata, messages; never the answer) and each upstream input as
+    a list of rows with number, completion, peer and id; failed rows are left out. `quote` limits the rows per peer.
+
+    A prompt must fit in `max_prompt_tokens` and in the policy's context less `max_new_tokens`; `too_long` names what
+    happens where it does not: `refuse` fails the row, `drop_quoted` leaves out the last quoted rows, `cut_left`
+    drops the first tokens. `parent_ids` of a row are the ids of what it quotes, input by input in the order of the
+    numbers, so with one input parent_ids[k - 1] is number k.
+    """
+
+    system: str = ""
+    template: str = "{{ task.question }}"
+    examples: tuple[Example, ...] = ()
+    num_generations: int = Field(default=1, ge=1)
+    max_new_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_prompt_tokens: int | None = Field(default=None, ge=1)
+    too_long: TooLong = "refuse"
+    quote: int | None = Field(default=None, ge=1)
+    max_batch_tokens: int = Field(default=16384, ge=1)
+
+    needs: ClassVar[tuple[str, ...]] = ()  # inputs without which there is nothing to say about a task
+
+    @model_validator(mode="after")
+    def _template_is_readable(self) -> Self:
+        inputs = [s for s in type(self).signature.inputs if issubclass(s.pattern.bound.base, Rollouts)]
+        open_names = any(socket.many == "dict" for socket in inputs)
+        check_template(self.template, None if open_names else [socket.name for socket in inputs])
+        return self
+
+    def complete(
+        self,
+        tasks: Tasks,
+        policy: TextPolicy,
+        upstream: Mapping[str, Rollouts],
+        *,
+        rng: np.random.Generator,
+        log: Log,
+        round: int,
+        peer: str,
+    ) -> Rollouts:
+        """`num_generations` rows a task, in the order of the tasks, from one call of the policy."""
+        limit = self._limit(policy)
+        asked = [_asked(row) for row in tasks.rows("id", "messages", "metadata")]
+        quotable = Quotable(upstream)
+        quotes = [quotable.of(task.id, per_peer=self.quote, rng=rng) for task in asked]
+        prompts = [self._prompt(task, quoted, policy, limit) for task, quoted in zip(asked, quotes, strict=True)]
+        fitting = [prompt.ids for prompt in prompts if not prompt.error]
+        sampling = Sampling(self.max_new_tokens, self.temperature, self.top_p)
+        made = iter(
+            policy.generate(
+                fitting,
+                num_generations=self.num_generations,
+                sampling=sampling,
+                rng=rng,
+                max_batch_tokens=self.max_batch_tokens,
+            )
+            if fitting
+            else ()
+        )
+        completions = [None if prompt.error else next(made) for prompt in prompts]
+        self._report(log, prompts, completions, dropped=_count(quotes) - _count([p.quoted for p in prompts]))
+        return rollout_rows(
+            self.place,
+            policy,
+            [task.id for task in asked],
+            prompts,
+            completions,
+            num_generations=self.num_generations,
+            temperature=self.temperature,
+            round=round,
+            peer=peer,
+        )
+
+    def _limit(self, policy: TextPolicy) -> Limit:
+        room = policy.context - self.max_new_tokens
+        if room < 1:
+            raise ParamError(
+                f"{self.place.node}.max_new_tokens: {self.max_new_tokens} leave no room for a prompt in the "
+                f"{policy.context} tokens of policy {policy.name!r}"
+            )
+        if self.max_prompt_tokens is not None and self.max_prompt_tokens <= room:
+            return Limit(self.max_prompt_tokens, "max_prompt_tokens")
+        return Limit(room, f"context {policy.context} - max_new_tokens {self.max_new_tokens}")
+
+    def _prompt(self, task: AskedTask, quotes: Quotes, policy: TextPolicy, limit: Limit) -> Prompt:
+        prompt = fit(policy, lambda kept: self._chat(task, kept), quotes, limit=limit, too_long=self.too_long)
+        missing = [name for name in self.needs if not prompt.quoted[name]]
+        if prompt.error or not missing:
+            return prompt
+        return Prompt(prompt.messages, prompt.ids, prompt.quoted, f"no {missing[0]} of this task to quote")
+
+    def _chat(self, task: AskedTask, quotes: Quotes) -> list[dict[str, str]]:
+        earlier = task.messages[:-1]
+        system = [self.system] if self.system else []
+        if earlier and earlier[0]["role"] == "system":
+            system.append(earlier.pop(0)["content"])
+        chat = [{"role": "system", "content": "\n\n".join(system)}] if system else []
+        for example in self.examples:
+            chat.append({"role": "user", "content": example.user})
+            chat.append({"role": "assistant", "content": example.assistant})
+        text = fill(self.template, task, quotes, where=self.place.node)
+        return [*chat, *earlier, {"role": "user", "content": text}]
+
+    def _report(
+        self, log: Log, prompts: list[Prompt], completions: list[list[Completion] | None], *, dropped: int
+    ) -> None:
+        made = [row for rows in completions if rows is not None for row in rows]
+        lengths = [len(row.ids) for row in made]
+        log.metric("tokens", sum(lengths))
+        log.metric("prompt_tokens", float(np.mean([len(p.ids) for p in prompts])) if prompts else 0.0)
+        log.metric("completion_length", float(np.mean(lengths)) if made else 0.0)
+        log.metric("truncated", float(np.mean([row.finish == "length" for row in made])) if made else 0.0)
+        log.metric("failed", float(np.mean([bool(p.error) for p in prompts])) if prompts else 0.0)
+        log.metric("quotes_dropped", dropped)
+
+
+def _asked(row: Mapping[str, object]) -> AskedTask:
+    id, messages, metadata = row["id"], row["messages"], row["metadata"]
+    assert isinstance(id, str) and isinstance(messages, list) and isinstance(metadata, str)
+    question = messages[-1]["content"] if messages else ""
+    return AskedTask(id, question, json.loads(metadata) if metadata else {}, messages)
+
+
+def _count(quotes: list[Quotes]) -> int:
+    return sum(len(rows) for quoted in quotes for rows in quoted.values())
+
+
+class Chat(ChatGenerator, name="chat"):
+    """Completes a chat a task whose template may quote upstream rollouts by the names that `context` gives them."""
+
+    def run(
+        self,
+        tasks: Tasks,
+        policy: TextPolicy,
+        context: dict[str, Rollouts] | None = None,
+        *,
+        rng: np.random.Generator,
+        log: Log,
+        round: int,
+        peer: str,
+    ) -> Rollouts:
+        """Rows in the order of the tasks; raises `ParamError` where the template reads what is not in `context`."""
+        upstream = context or {}
+        unknown = sorted(template_names(self.template) - set(upstream))
+        if unknown:
+            given = ", ".join(["task", *upstream])
+            raise ParamError(f"{self.place.node}.template: reads {unknown[0]!r}, but is given {given}")
+        return self.complete(tasks, policy, upstream, rng=rng, log=log, round=round, peer=peer)

@@ -1,0 +1,53 @@
+"""`generate.critique`: every peer reads the answers of all and names the best."""
+
+from typing import ClassVar
+
+import numpy as np
+
+from genrl_graph.frames import PeerRollouts, Rollouts, Tasks
+from genrl_graph.nodes.generate.chat import ChatGenerator
+from genrl_graph.nodes.generate.quoting import TooLong
+from genrl_graph.policy import TextPolicy
+from genrl_graph.resources import Log
+
+TEMPLATE = """\
+{{ task.question }}
+
+Students gave these answers.
+{% for answer in answers %}
+
+Student #{{ answer.number }}:
+{{ answer.completion | trim }}
+{% endfor %}
+
+Which student is right? Say in a few words why. Then end with the line
+Choice: Student #k
+where k is that student's number, or with the line
+Choice: none
+if all are wrong."""
+
+
+class Critique(ChatGenerator, name="critique"):
+    """Names the best of the answers, which it reads as those of numbered students.
+
+    Student #k is the rollout parent_ids[k - 1]. A task without answers gives failed rows.
+    """
+
+    template: str = TEMPLATE
+    too_long: TooLong = "drop_quoted"
+
+    needs: ClassVar[tuple[str, ...]] = ("answers",)
+
+    def run(
+        self,
+        tasks: Tasks,
+        answers: PeerRollouts,
+        policy: TextPolicy,
+        *,
+        rng: np.random.Generator,
+        log: Log,
+        round: int,
+        peer: str,
+    ) -> Rollouts:
+        """Rows in the order of the tasks."""
+        return self.complete(tasks, policy, {"answers": answers}, rng=rng, log=log, round=round, peer=peer)

@@ -1,0 +1,54 @@
+"""`generate.revise`: every peer reads answers and critiques and answers again."""
+
+import numpy as np
+
+from genrl_graph.frames import PeerRollouts, Rollouts, Tasks
+from genrl_graph.nodes.generate.chat import ChatGenerator
+from genrl_graph.nodes.generate.quoting import TooLong
+from genrl_graph.policy import TextPolicy
+from genrl_graph.resources import Log
+
+TEMPLATE = """\
+{{ task.question }}
+
+Students gave these answers.
+{% for answer in answers %}
+
+Student #{{ answer.number }}:
+{{ answer.completion | trim }}
+{% endfor %}
+
+Readers said about them:
+{% for critique in critiques %}
+
+Reader {{ critique.number }}:
+{{ critique.completion | trim }}
+{% endfor %}
+
+Now answer the question yourself. Think step by step. Then end with a line that holds only #### and the final answer."""
+
+
+class Revise(ChatGenerator, name="revise"):
+    """Answers again, having read the answers and what was said about them.
+
+    `parent_ids` are the quoted answers in the order of their numbers, then the quoted critiques.
+    """
+
+    template: str = TEMPLATE
+    too_long: TooLong = "drop_quoted"
+
+    def run(
+        self,
+        tasks: Tasks,
+        answers: PeerRollouts,
+        critiques: PeerRollouts,
+        policy: TextPolicy,
+        *,
+        rng: np.random.Generator,
+        log: Log,
+        round: int,
+        peer: str,
+    ) -> Rollouts:
+        """Rows in the order of the tasks."""
+        upstream = {"answers": answers, "critiques": critiques}
+        return self.complete(tasks, policy, upstream, rng=rng, log=log, round=round, peer=peer)

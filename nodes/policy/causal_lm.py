@@ -1,0 +1,36 @@
+"""`policy.causal_lm`: a pretrained language model from a hub, a folder or an installed package."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from genrl_graph.node import PolicyCarry
+from genrl_graph.policy import TextPolicy
+
+ComputeDtype = Literal["auto", "float32", "bfloat16"]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class CausalLM(PolicyCarry, name="causal_lm"):
+    """A pretrained causal language model with float32 weights and AdamW.
+
+    `model` is a hub name, a folder, or `package:<module>`, the GGUF file inside an installed package.
+    `compute_dtype: auto` computes in bfloat16 where the processor gains from it. `chat_template` (Jinja) replaces the
+    tokenizer's. A model in a folder, a package or the hub's local cache is loaded without any network.
+    """
+
+    model: str = Field(min_length=1)
+    revision: str | None = None
+    device: str = "auto"
+    compute_dtype: ComputeDtype = "auto"
+    max_context: int | None = Field(default=None, ge=2)
+    chat_template: str | None = None
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    gradient_checkpointing: bool = False
+
+    def init(self, name: str, *, seed: int) -> TextPolicy:
+        """The pretrained weights, whatever the seed; raises `DataError` where they cannot be had."""
+        from genrl_graph.nodes.policy.pretrained import pretrained_policy
+
+        return pretrained_policy(name, self)

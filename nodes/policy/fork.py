@@ -1,0 +1,12 @@
+"""`policy.fork`: a second live version of a policy."""
+
+from genrl_graph.node import Fork
+from genrl_graph.policy import TextPolicy
+
+
+class ForkPolicy(Fork, name="fork"):
+    """Copy a policy, so that one copy can be updated while the other is still read."""
+
+    def run(self, policy: TextPolicy) -> TextPolicy:
+        """The copy; its name is that of this node."""
+        return policy.fork(self.place.node)

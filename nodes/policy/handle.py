@@ -1,0 +1,194 @@
+"""The live handle of a causal language model: samples, judges and trains one set of weights."""
+
+import copy
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from genrl_graph.errors import NodeFailed, StoreError
+from genrl_graph.nodes.policy.chat_tokens import ChatTokens
+from genrl_graph.nodes.policy.logprobs import completion_logprobs, has_plain_head
+from genrl_graph.nodes.policy.sampling import sample_completions
+from genrl_graph.nodes.policy.weights import (
+    load_state,
+    optimizer_tensors,
+    restore_optimizer,
+    save_state,
+    weights_digest,
+)
+from genrl_graph.policy import Completion, Sampling, TextPolicy, TokenSequence
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How weights are trained: AdamW (arXiv 1711.05101), decay on matrices only, and what computing costs in memory."""
+
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    bfloat16: bool = False  # autocast; weights and optimiser stay float32
+    gradient_checkpointing: bool = False
+
+
+class CausalPolicy(TextPolicy):
+    """A policy over a Hugging Face causal language model with float32 weights, always without dropout."""
+
+    def __init__(
+        self, name: str, model: torch.nn.Module, tokens: ChatTokens, *, context: int, training: Training
+    ) -> None:
+        self.name, self.version = name, 0
+        self.context, self.tokenizer = context, tokens.fingerprint
+        self.model = model.float().eval()
+        self.pristine = True  # whether the weights are still those that it was made with
+        self._tokens, self._training = tokens, training
+        self._optimizer: torch.optim.AdamW | None = None
+        self._plain_head: bool | None = None
+        self._eos_ids = _eos_ids(model, tokens.tokenizer)
+        if training.gradient_checkpointing:
+            older = "gradient_checkpointing_enable"  # its name before transformers renamed it
+            enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, older)
+            enable({"use_reentrant": False})
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def render(self, messages: Sequence[dict[str, str]]) -> NDArray[np.int32]:
+        """The ids of a chat; special tokens spelled out in a content stay text."""
+        return self._tokens.render(messages)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of completion ids without special tokens."""
+        return self._tokens.texts([list(map(int, ids))])[0]
+
+    def generate(
+        self,
+        prompts: Sequence[NDArray[np.int32]],
+        *,
+        num_generations: int,
+        sampling: Sampling,
+        rng: np.random.Generator,
+        max_batch_tokens: int,
+    ) -> list[list[Completion]]:
+        """`num_generations` completions for each prompt; raises `NodeFailed` where log-probs are not finite."""
+        if any(len(prompt) == 0 for prompt in prompts):
+            raise NodeFailed(f"policy {self.name!r}: a prompt has no tokens; there is nothing to complete")
+        with self._compute():
+            sampled = sample_completions(
+                self.model,
+                prompts,
+                num_generations=num_generations,
+                sampling=sampling,
+                rng=rng,
+                eos_ids=self._eos_ids,
+                max_batch_tokens=max_batch_tokens,
+            )
+        ids = [row[:length] for row, length in zip(sampled.ids, sampled.lengths, strict=True)]
+        logprobs = [row[:length] for row, length in zip(sampled.logprobs, sampled.lengths, strict=True)]
+        if ids and not np.isfinite(np.concatenate(logprobs)).all():
+            raise NodeFailed(
+                f"policy {self.name!r} version {self.version}: log-probs are not finite; lower the learning rate"
+            )
+        texts = self._tokens.texts([row.tolist() for row in ids])
+        finish = ["stop" if stopped else "length" for stopped in sampled.stopped.tolist()]
+        rows = [Completion(*parts) for parts in zip(ids, logprobs, texts, finish, strict=True)]
+        return [rows[at : at + num_generations] for at in range(0, len(rows), num_generations)]
+
+    def logprobs(self, sequences: Sequence[TokenSequence], *, temperatures: NDArray[np.float32]) -> torch.Tensor:
+        """Log-probs of the completion tokens: float32 [rows, longest completion], 0 beyond a row's completion."""
+        if self._plain_head is None:
+            self._plain_head = has_plain_head(self.model)
+        recompute = self._training.gradient_checkpointing and torch.is_grad_enabled()
+        self.model.train(recompute)  # transformers recomputes activations in training mode only; dropout is off
+        try:
+            with self._compute():
+                return completion_logprobs(self.model, sequences, temperatures, plain_head=self._plain_head)
+        finally:
+            self.model.eval()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of one micro-batch."""
+        cast(Any, loss).backward()
+
+    def step(self, *, learning_rate: float, max_grad_norm: float) -> float:
+        """One AdamW step with the gradients, clipped to `max_grad_norm`; returns the norm before clipping.
+
+        Raises `NodeFailed` where the norm is not finite or no gradients were added; the weights then stay.
+        """
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        if not parameters:
+            raise NodeFailed(f"policy {self.name!r}: a step without gradients; call backward first")
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm))
+        if not np.isfinite(norm):
+            self.model.zero_grad(set_to_none=True)
+            raise NodeFailed(
+                f"policy {self.name!r} version {self.version}: the gradient norm is {norm}; nothing was applied"
+            )
+        self._optimizer = self._optimizer or self._new_optimizer()
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self.model.zero_grad(set_to_none=True)
+        self.version += 1
+        self.pristine = False
+        return norm
+
+    def save(self, folder: Path) -> None:
+        """Write weights, optimiser, version, and the configuration and tokenizer that transformers loads them with."""
+        save_state(folder, self.model, self._optimizer, version=self.version)
+        cast(Any, self.model).config.save_pretrained(folder)
+        self._tokens.tokenizer.save_pretrained(folder)
+
+    def load(self, folder: Path) -> None:
+        """Become what was saved; raises `StoreError` where the weights are another model's."""
+        self.model.zero_grad(set_to_none=True)
+        self.pristine = False
+        self.version, moments = load_state(folder, self.model)
+        self._optimizer = None if moments is None else self._new_optimizer()
+        if self._optimizer is not None and moments is not None:
+            try:
+                restore_optimizer(self.model, self._optimizer, moments)
+            except KeyError as error:
+                raise StoreError(f"{folder}: optimiser state of an unknown parameter {error}") from error
+
+    def digest(self) -> str:
+        """Hex digest of the weights."""
+        return weights_digest(self.model)
+
+    def fork(self, name: str) -> Self:
+        """A second live version with its own weights and optimiser state."""
+        model = copy.deepcopy(self.model)
+        model.zero_grad(set_to_none=True)
+        other = type(self)(name, model, self._tokens, context=self.context, training=self._training)
+        other.version, other.pristine, other._plain_head = self.version, self.pristine, self._plain_head
+        if self._optimizer is not None:
+            other._optimizer = other._new_optimizer()
+            restore_optimizer(model, other._optimizer, optimizer_tensors(self.model, self._optimizer))
+        return other
+
+    def _compute(self) -> AbstractContextManager[Any]:
+        # one context a call: autocast keeps the bfloat16 copies of the weights as long as it lasts
+        return torch.autocast(self.device.type, torch.bfloat16) if self._training.bfloat16 else nullcontext()
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
+        decayed = [p for p in self.model.parameters() if p.ndim >= 2]
+        plain = [p for p in self.model.parameters() if p.ndim < 2]
+        groups = [
+            {"params": decayed, "weight_decay": self._training.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=0.0, betas=self._training.betas, fused=True
+        )
+
+
+def _eos_ids(model: torch.nn.Module, tokenizer: Any) -> list[int]:
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
+    return sorted({tokenizer.eos_token_id, *listed} - {None})

@@ -1,0 +1,143 @@
+"""Pretrained weights into live handles: where they are looked for, on which device, in which precision."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+from weakref import WeakValueDictionary
+
+import torch
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # whichever httpx the hub client uses
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from genrl_graph.errors import DataError, ParamError
+from genrl_graph.nodes.policy.causal_lm import CausalLM
+from genrl_graph.nodes.policy.chat_tokens import ChatTokens
+from genrl_graph.nodes.policy.handle import CausalPolicy, Training
+from genrl_graph.nodes.policy.package_model import package_folder
+
+_HUB_TIMEOUT_S = 10.0
+
+# live handles by the params that made them: while one is untouched, the next peer's is a copy of it, not a load
+_handles: "WeakValueDictionary[str, CausalPolicy]" = WeakValueDictionary()
+
+
+def pretrained_policy(name: str, params: CausalLM) -> CausalPolicy:
+    """A handle with the pretrained weights and an own copy of them."""
+    key = json.dumps(params.model_dump(mode="json"), sort_keys=True)
+    known = _handles.get(key)
+    if known is not None and known.pristine:
+        return known.fork(name)
+    device = pick_device(params.device)
+    model, tokenizer = load_pretrained(params.model, params.revision)
+    where = f"policy.causal_lm.model {params.model!r}"
+    tokens = ChatTokens(tokenizer, chat_template=params.chat_template, where=where)
+    training = Training(
+        weight_decay=params.weight_decay,
+        betas=params.betas,
+        bfloat16=gains_from_bfloat16(device) if params.compute_dtype == "auto" else params.compute_dtype == "bfloat16",
+        gradient_checkpointing=params.gradient_checkpointing,
+    )
+    context = context_of(cast(Any, model).config, params.max_context)
+    handle = CausalPolicy(name, model.to(device), tokens, context=context, training=training)
+    _handles[key] = handle
+    return handle
+
+
+def load_pretrained(source: str, revision: str | None = None) -> tuple[torch.nn.Module, Any]:
+    """Model (float32, without dropout) and tokenizer; safetensors only, and no code of a repository is run."""
+    folder = _locate(source, revision)
+    options = {"revision": revision} if isinstance(folder, str) else {}
+    try:
+        with without_progress():
+            config = AutoConfig.from_pretrained(folder, **options)
+            for setting, value in config.to_dict().items():
+                if isinstance(value, float) and ("dropout" in setting or "pdrop" in setting):
+                    setattr(config, setting, 0.0)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, config=config, dtype=torch.float32, use_safetensors=True, **options
+            )
+            return model, AutoTokenizer.from_pretrained(folder, **options)
+    except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
+        raise DataError(f"policy.causal_lm.model {source!r}: {_first_line(error)}") from error
+
+
+def _locate(source: str, revision: str | None) -> Path | str:
+    """A local folder, or the name of a repository that is in the hub's cache or can be reached."""
+    if source.startswith("package:"):
+        return package_folder(source.removeprefix("package:"))
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
+        raise DataError(f"policy.causal_lm.model {source!r}: no such folder")
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        return Path(snapshot_download(source, revision=revision, local_files_only=True))
+    except (OSError, ValueError):
+        pass  # not in the cache: below, the hub is asked once before transformers tries it again and again
+    try:
+        HfApi().model_info(source, revision=revision, timeout=_HUB_TIMEOUT_S)
+    except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
+        raise DataError(
+            f"policy.causal_lm.model {source!r}: no such folder, not in the local cache, and the model hub says: "
+            f"{_first_line(error)}; check the name and the network, or give a folder"
+        ) from error
+    return source
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+@contextmanager
+def without_progress() -> Iterator[None]:
+    """Keep transformers' progress bars off the terminal."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def context_of(config: Any, wanted: int | None) -> int:
+    """The longest sequence in tokens; raises `ParamError` where more is wanted than the model has."""
+    longest = int(getattr(config, "max_position_embeddings", None) or wanted or 2048)
+    if wanted is not None and wanted > longest:
+        raise ParamError(f"policy.causal_lm.max_context: {wanted}, but the model has {longest} positions")
+    return wanted or longest
+
+
+def pick_device(device: str) -> torch.device:
+    """The device of this process: of several GPUs the one of its local rank, else the processor."""
+    if device == "auto":
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+        raise ParamError(f"policy.causal_lm.device: {device!r} cannot be used here: {_first_line(error)}") from error
+    return chosen
+
+
+@lru_cache
+def gains_from_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is a native matrix type of this device."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    cpuinfo = Path("/proc/cpuinfo")
+    if device.type != "cpu" or not cpuinfo.exists():
+        return False
+    lines = (line for line in cpuinfo.read_text().splitlines() if line.startswith(("flags", "Features")))
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(next(lines, "").split())

@@ -1,0 +1,111 @@
+"""`policy.tiny_lm`: a small random language model over characters, for tests, first steps and games of symbols."""
+
+import string
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from genrl_graph.node import PolicyCarry
+from genrl_graph.nodes.policy.causal_lm import Beta
+from genrl_graph.policy import TextPolicy
+
+PRINTABLE = "".join(sorted(set(string.printable) - set("\r\x0b\x0c")))
+CONTENTS = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+SPECIAL = ("<pad>", "<eos>", "<unk>")
+
+
+class TinyLM(PolicyCarry, name="tiny_lm"):
+    """A Llama with random weights, drawn from (run seed, carry name), that reads one character a token.
+
+    The chat template is the concatenation of the contents, so a prompt of one message is just its text. Characters
+    outside `alphabet` become <unk>.
+    """
+
+    alphabet: str = Field(default=PRINTABLE, min_length=1)
+    hidden_size: int = Field(default=64, ge=2)
+    layers: int = Field(default=2, ge=1)
+    heads: int = Field(default=4, ge=1)
+    max_context: int = Field(default=1024, ge=2)
+    initializer_range: float = Field(default=0.02, gt=0)
+    chat_template: str = CONTENTS
+    device: str = "auto"
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(f"hidden_size {self.hidden_size} is not divisible by 2 x heads = {2 * self.heads}")
+        if len(set(self.alphabet)) != len(self.alphabet):
+            twice = next(c for c in self.alphabet if self.alphabet.count(c) > 1)
+            raise ValueError(f"alphabet holds {twice!r} twice")
+        return self
+
+    def init(self, name: str, *, seed: int) -> TextPolicy:
+        """A handle with weights that are a function of (seed, name)."""
+        import torch
+
+        from genrl_graph.nodes.policy.chat_tokens import ChatTokens
+        from genrl_graph.nodes.policy.handle import CausalPolicy, Training
+        from genrl_graph.nodes.policy.pretrained import pick_device
+
+        tokens = ChatTokens(character_tokenizer(self.alphabet), chat_template=self.chat_template, where=self.type_name)
+        model: torch.nn.Module = self._model(len(self.alphabet) + len(SPECIAL))
+        draw_weights(model, seed=seed, name=name, spread=self.initializer_range)
+        training = Training(weight_decay=self.weight_decay, betas=self.betas, bfloat16=self.compute_dtype == "bfloat16")
+        return CausalPolicy(
+            name, model.to(pick_device(self.device)), tokens, context=self.max_context, training=training
+        )
+
+    def _model(self, vocabulary: int) -> Any:
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        config = LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=self.hidden_size,
+            intermediate_size=4 * self.hidden_size,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.heads,
+            max_position_embeddings=self.max_context,
+            initializer_range=self.initializer_range,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=None,
+            tie_word_embeddings=False,
+        )
+        return LlamaForCausalLM(config)
+
+
+def draw_weights(model: Any, *, seed: int, name: str, spread: float) -> None:
+    """Matrices normal with standard deviation `spread`, vectors (of norms) 1; one stream a parameter."""
+    import torch
+
+    from genrl_graph.seeds import stream
+
+    with torch.no_grad():
+        for label, parameter in model.named_parameters():
+            if parameter.ndim < 2:
+                parameter.fill_(1.0)
+                continue
+            drawn = stream("tiny_lm", seed, name, label).standard_normal(tuple(parameter.shape))
+            parameter.copy_(torch.from_numpy(spread * drawn))
+
+
+def character_tokenizer(alphabet: str) -> Any:
+    """A Hugging Face tokenizer with one id a character, after <pad> 0, <eos> 1 and <unk> 2."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: at for at, token in enumerate([*SPECIAL, *alphabet])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    backend.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+    )

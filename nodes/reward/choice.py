@@ -1,0 +1,120 @@
+"""`reward.choice`: pays a critique for naming the student who was right."""
+
+import re
+from dataclasses import dataclass
+from math import isnan
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from genrl_graph.frames import PeerRollouts, Scored
+from genrl_graph.node import Reward
+from genrl_graph.nodes.reward.answers import extract_answer
+from genrl_graph.nodes.reward.math import judge_maths
+from genrl_graph.nodes.reward.rows import Regex, Texts, Verdict, judgeable, score_rows
+from genrl_graph.nodes.reward.worker import Failure
+from genrl_graph.resources import Log, TaskBook
+
+_CHOICE = re.compile(
+    r"\bchoice\W{0,4}:\W{0,4}(?:(?P<none>none)\b|student\s{0,4}#\s{0,4}(?P<number>[0-9]{1,9}))", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a critique chose: Student #`number`, or none (number 0)."""
+
+    number: int
+
+
+def read_choice(critique: str) -> Choice | None:
+    """The last "Choice: Student #k" or "Choice: none" of a critique; None where there is none well-formed."""
+    found = list(_CHOICE.finditer(critique))
+    if not found:
+        return None
+    last = found[-1]
+    number = 0 if last["none"] else int(last["number"])
+    return Choice(number) if last["none"] or number > 0 else None
+
+
+class ChoiceReward(Reward, name="choice"):
+    """Pays a critique for a well-formed choice (`format`), one that `exists`, and one that is `correct`.
+
+    Student #k is the row of `answers` with id `parent_ids[k - 1]`; whether it was right is judged here, against the
+    reader's own task: by math-verify, or exactly. "none" names no student, so it never exists, and is right if no
+    quoted answer was. `answer_pattern` finds the answer in a completion (default: as `answers.extract_answer`).
+    """
+
+    format: float = 0.5
+    exists: float = 0.5
+    correct: float = 1.0
+    judge: Literal["math", "exact"] = "math"
+    answer_pattern: Regex | None = None
+    timeout_s: float = Field(10.0, gt=0)
+
+    def run(self, rollouts: Texts, answers: PeerRollouts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
+        """The critiques with `reward`, `reward_format`, `reward_exists` and `reward_correct`."""
+        parents = rollouts.values("parent_ids")
+        completions = rollouts.values("completion")
+        choices = {at: read_choice(completions[at]) for at in judgeable(rollouts)}
+        needed = {name for at, choice in choices.items() for name in _named(choice, parents[at])}
+        right = self._right(answers, needed, tasks)
+        verdicts = {at: _verdict(choice, parents[at], right) for at, choice in choices.items()}
+        weights = {"format": self.format, "exists": self.exists, "correct": self.correct}
+        return score_rows(rollouts, verdicts, weights=weights, node=self.place.node, log=log)
+
+    def _right(self, answers: PeerRollouts, needed: set[str], tasks: TaskBook) -> dict[str, float | Failure]:
+        """For each of these answers 1 (right), 0 (wrong) or why it could not be judged."""
+        rows = answers.where(np.array([name in needed for name in answers.values("id")], dtype=bool))
+        names, positions = rows.values("id"), list(range(len(rows)))
+        if self.judge == "exact":
+            return {names[at]: self._exact(rows, at, tasks) for at in positions}
+        verdicts = judge_maths(
+            rows,
+            positions,
+            tasks=tasks,
+            pattern=self.answer_pattern,
+            timeout_s=self.timeout_s,
+            node=self.place.node,
+        )
+        return {
+            names[at]: verdict if isinstance(verdict, Failure) else verdict["correct"]
+            for at, verdict in verdicts.items()
+        }
+
+    def _exact(self, rows: PeerRollouts, at: int, tasks: TaskBook) -> float | Failure:
+        (row,) = rows.take([at]).rows("task_id", "completion")
+        reference = tasks[row["task_id"]].answer.strip()
+        if not reference:
+            return Failure(f"task {row['task_id']!r} has no reference answer")
+        given = extract_answer(row["completion"], self.answer_pattern) or row["completion"].strip()
+        return float(given == reference)
+
+
+def _named(choice: Choice | None, parents: list[str]) -> list[str]:
+    """The answers on which a choice depends."""
+    if choice is None or choice.number > len(parents):
+        return []
+    return parents[choice.number - 1 : choice.number] if choice.number else parents
+
+
+def _verdict(choice: Choice | None, parents: list[str], right: dict[str, float | Failure]) -> Verdict:
+    if choice is None:
+        return {"format": 0.0, "exists": 0.0, "correct": 0.0}
+    if choice.number > len(parents):
+        return {"format": 1.0, "exists": 0.0, "correct": 0.0}
+    judged = [_known(name, right) for name in _named(choice, parents)]
+    if choice.number:
+        correct = judged[0]
+        return correct if isinstance(correct, Failure) else {"format": 1.0, "exists": 1.0, "correct": correct}
+    unknown = next((value for value in judged if isinstance(value, Failure)), None)
+    if unknown is not None and 1.0 not in judged:
+        return unknown
+    return {"format": 1.0, "exists": 0.0, "correct": float(1.0 not in judged)}
+
+
+def _known(name: str, right: dict[str, float | Failure]) -> float | Failure:
+    value = right.get(name, Failure(f"the quoted answer {name!r} is not among the answers"))
+    unknown = not isinstance(value, Failure) and isnan(value)
+    return Failure(f"the quoted answer {name!r} could not be judged") if unknown else value

@@ -1,0 +1,55 @@
+"""`reward.math`: pays for a well-formed and for a correct answer to a maths task."""
+
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from genrl_graph.frames import Rollouts, Scored
+from genrl_graph.node import Reward
+from genrl_graph.nodes.reward.rows import Regex, Texts, Verdict, call_each, judgeable, number, score_rows
+from genrl_graph.nodes.reward.worker import Failure
+from genrl_graph.resources import Log, TaskBook
+
+TARGET = "genrl_graph.nodes.reward.math_judge:math_score"
+
+
+def judge_maths(
+    rollouts: Rollouts, positions: list[int], *, tasks: TaskBook, pattern: str | None, timeout_s: float, node: str
+) -> dict[int, Verdict]:
+    """For each position the terms `format` and `correct` of its completion, by math-verify in a worker process."""
+    ids, completions = rollouts.values("task_id"), rollouts.values("completion")
+    limit_s = max(1, int(timeout_s / 3))  # math-verify parses twice and compares: its own limit comes first
+    calls: dict[int, Mapping[str, object]] = {}
+    verdicts: dict[int, Verdict] = {}
+    for at in positions:
+        answer = tasks[ids[at]].answer
+        verdicts[at] = Failure(f"task {ids[at]!r} has no reference answer")
+        if answer:
+            given = {"completion": completions[at], "answer": answer, "pattern": pattern, "limit_s": limit_s}
+            calls[at] = given
+    for at, value in call_each(TARGET, calls, timeout_s=timeout_s, node=node).items():
+        assert isinstance(value, Failure | dict)
+        verdicts[at] = value if isinstance(value, Failure) else {term: number(v) for term, v in value.items()}
+    return verdicts
+
+
+class MathReward(Reward, name="math"):
+    """Pays `format` if the completion gives an answer at all, and `correct` if it equals the task's by math-verify.
+
+    The answer is found as `answers.extract_answer` does, or by `pattern`. A row gets `timeout_s` seconds; one that
+    cannot be judged in time, or has no reference answer, gets NaN.
+    """
+
+    format: float = 0.5
+    correct: float = 1.0
+    pattern: Regex | None = None
+    timeout_s: float = Field(10.0, gt=0)
+
+    def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
+        """The rollouts with `reward`, `reward_format` and `reward_correct`."""
+        node = self.place.node
+        verdicts = judge_maths(
+            rollouts, judgeable(rollouts), tasks=tasks, pattern=self.pattern, timeout_s=self.timeout_s, node=node
+        )
+        weights = {"format": self.format, "correct": self.correct}
+        return score_rows(rollouts, verdicts, weights=weights, node=node, log=log)

@@ -1,0 +1,57 @@
+"""`reward.reasoning_gym`: pays what the task's own data set pays for the answer."""
+
+from collections.abc import Mapping
+from math import isfinite
+
+from pydantic import Field
+
+from genrl_graph.frames import Scored
+from genrl_graph.node import Reward
+from genrl_graph.nodes.reward.answers import extract_answer
+from genrl_graph.nodes.reward.rows import Regex, Texts, Verdict, call_each, judgeable, number, score_rows
+from genrl_graph.nodes.reward.worker import Failure
+from genrl_graph.nodes.source.gym_entries import GymEntry
+from genrl_graph.resources import Log, TaskBook
+
+TARGET = "genrl_graph.nodes.reward.gym_judge:score_entry"
+
+
+class ReasoningGymReward(Reward, name="reasoning_gym"):
+    """Pays `format` if the completion gives an answer at all, and `correct` times the data set's score of it, 0 to 1.
+
+    The answer is found as `answers.extract_answer` does, or by `pattern`; without one the score is 0. A row gets
+    `timeout_s` seconds in a worker process (data sets evaluate what a model wrote); None judges in this process.
+    """
+
+    format: float = 0.0
+    correct: float = 1.0
+    pattern: Regex | None = None
+    timeout_s: float | None = Field(10.0, gt=0)
+
+    def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
+        """The rollouts with `reward`, `reward_format` and `reward_correct`."""
+        node = self.place.node
+        ids, completions = rollouts.values("task_id"), rollouts.values("completion")
+        calls: dict[int, Mapping[str, object]] = {}
+        verdicts: dict[int, Verdict] = {}
+        for at in judgeable(rollouts):
+            made = tasks[ids[at]].raw
+            answer = extract_answer(completions[at], self.pattern)
+            verdicts[at] = {"format": 0.0, "correct": 0.0}
+            if not isinstance(made, GymEntry):
+                verdicts[at] = Failure(f"task {ids[at]!r} is from no source.reasoning_gym")
+            elif answer is not None:
+                place = {"dataset": made.dataset, "config": made.config, "seed": made.seed, "index": made.index}
+                calls[at] = {"answer": answer, **place}
+        for at, value in call_each(TARGET, calls, timeout_s=self.timeout_s, node=node).items():
+            verdicts[at] = _verdict(value)
+        weights = {"format": self.format, "correct": self.correct}
+        return score_rows(rollouts, verdicts, weights=weights, node=node, log=log)
+
+
+def _verdict(value: object) -> Verdict:
+    if isinstance(value, Failure):
+        return value
+    if not isfinite(number(value)):
+        return Failure(f"the data set scored {value!r}")
+    return {"format": 1.0, "correct": number(value)}

@@ -1,0 +1,59 @@
+"""`reward.regex`: pays for what a pattern finds in a completion."""
+
+import re
+from collections.abc import Mapping
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from genrl_graph.frames import Scored
+from genrl_graph.node import Reward
+from genrl_graph.nodes.reward.rows import Regex, Term, Texts, Verdict, call_each, judgeable, score_rows
+from genrl_graph.nodes.reward.worker import Failure
+from genrl_graph.resources import Log, TaskBook
+
+
+def found(completion: str, pattern: str, answer: str | None) -> bool:
+    """Whether the pattern matches somewhere and, with an answer, whether group 1 of its last match equals it."""
+    if answer is None:
+        return re.search(pattern, completion) is not None
+    groups = [match[1] for match in re.finditer(pattern, completion)]
+    return bool(groups) and (groups[-1] or "").strip() == answer.strip()
+
+
+class RegexReward(Reward, name="regex"):
+    """Pays `match` where `pattern` is found in the completion, else `miss`.
+
+    With `compare`, group 1 of the last match must also equal the task's answer, but for space around it.
+    `timeout_s` judges in a worker process, for a pattern that might backtrack without end.
+    """
+
+    pattern: Regex
+    compare: bool = False
+    match: float = 1.0
+    miss: float = 0.0
+    weight: float = 1.0
+    term: Term = "regex"
+    timeout_s: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _has_group(self) -> Self:
+        if self.compare and re.compile(self.pattern).groups < 1:
+            raise ValueError(f"compare needs a group in the pattern {self.pattern!r}: put (...) around the answer")
+        return self
+
+    def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
+        """The rollouts with `reward` and `reward_<term>`."""
+        ids, completions = rollouts.values("task_id"), rollouts.values("completion")
+        calls: dict[int, Mapping[str, object]] = {}
+        verdicts: dict[int, Verdict] = {}
+        for at in judgeable(rollouts):
+            answer = tasks[ids[at]].answer if self.compare else None
+            verdicts[at] = Failure(f"task {ids[at]!r} has no reference answer")
+            if answer != "":
+                calls[at] = {"completion": completions[at], "pattern": self.pattern, "answer": answer}
+        target = f"{__name__}:found"
+        for at, value in call_each(target, calls, timeout_s=self.timeout_s, node=self.place.node).items():
+            paid = self.match if value else self.miss
+            verdicts[at] = value if isinstance(value, Failure) else {self.term: paid}
+        return score_rows(rollouts, verdicts, weights={self.term: self.weight}, node=self.place.node, log=log)

@@ -1,0 +1,125 @@
+"""What all rewards do: leave failed rows alone, judge each within its time, record what could not be judged."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Annotated
+
+import numpy as np
+from pydantic import AfterValidator
+from typing_extensions import TypeVar
+
+from genrl_graph.errors import RewardFailed
+from genrl_graph.frames import Frame, R, Rollouts, Scored, score
+from genrl_graph.nodes.reward.worker import Failure, Worker, WorkerError
+from genrl_graph.nodes.reward.worker_main import load_target
+from genrl_graph.resources import Log
+
+MAX_RECORDED = 32
+
+Texts = TypeVar("Texts", bound=Rollouts, default=Rollouts)
+Verdict = Mapping[str, float] | Failure
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from error
+    return pattern
+
+
+def _is_term(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+        raise ValueError("a term becomes the column reward_<term>: letters, digits and _ only")
+    return name
+
+
+Regex = Annotated[str, AfterValidator(_compiles)]
+Term = Annotated[str, AfterValidator(_is_term)]
+
+
+def judgeable(rows: Frame) -> list[int]:
+    """The positions of the rows that did not fail."""
+    if "finish" not in rows.table.column_names:
+        return list(range(len(rows)))
+    return [at for at, finish in enumerate(rows.values("finish")) if finish != "failed"]
+
+
+def call_each(
+    target: str, calls: Mapping[int, Mapping[str, object]], *, timeout_s: float | None, node: str
+) -> dict[int, object]:
+    """The value of `target` for each call's keywords, `Failure` for one that raised, hung or crashed.
+
+    `timeout_s` is the limit of one call in the worker process; None calls in this process, without a limit.
+    Raises `RewardFailed` where the worker cannot start.
+    """
+    if timeout_s is None:
+        function = load_target(target)
+        return {at: _called(function, keywords) for at, keywords in calls.items()}
+    if not calls:
+        return {}
+    try:
+        values = shared_worker(target, timeout_s).map_rows(list(calls.values()))
+    except WorkerError as error:
+        raise RewardFailed(f"{node}: {error}") from error
+    return dict(zip(calls, values, strict=True))
+
+
+def _called(function: object, keywords: Mapping[str, object]) -> object:
+    assert callable(function)
+    try:
+        return function(**keywords)
+    except Exception as error:  # the row is recorded as not judged, with this reason
+        return Failure(f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+@lru_cache(maxsize=8)
+def shared_worker(target: str, timeout_s: float, changed: int = 0) -> Worker:
+    """The worker of a target, kept over rounds, as its imports take seconds; `changed` tells versions apart."""
+    del changed
+    return Worker(target, timeout_s=timeout_s)
+
+
+def score_rows(
+    rows: R, verdicts: Mapping[int, Verdict], *, weights: Mapping[str, float], node: str, log: Log
+) -> Scored[R]:
+    """Rows scored by the terms in `weights`, from a verdict for each position that was to be judged; NaN elsewhere.
+
+    Records how many could not be judged and why. Raises `RewardFailed` where none of them could.
+    """
+    terms = {name: np.full(len(rows), np.nan) for name in weights}
+    reasons: dict[int, str] = {}
+    for at, verdict in verdicts.items():
+        if isinstance(verdict, Failure):
+            reasons[at] = verdict.reason
+            continue
+        for name, values in terms.items():
+            values[at] = verdict[name]
+        if any(not math.isfinite(verdict[name]) for name in terms):
+            reasons[at] = "could not be judged"
+    _record(rows, verdicts, reasons, node, log)
+    for name, values in terms.items():
+        if np.isfinite(values).any():
+            log.metric(f"reward_{name}", float(values[np.isfinite(values)].mean()))
+    return score(rows, terms, weights=weights)
+
+
+def _record(rows: Frame, judged: Iterable[int], reasons: Mapping[int, str], node: str, log: Log) -> None:
+    total = len(list(judged))
+    log.metric("unjudged", len(reasons) / total if total else 0.0)
+    if not reasons:
+        return
+    names = rows.values("id") if "id" in rows.table.column_names else list(range(len(rows)))
+    failures = [{"id": names[at], "reason": reason} for at, reason in sorted(reasons.items())]
+    log.fact("failures", failures[:MAX_RECORDED])
+    if len(reasons) == total:
+        raise RewardFailed(f"{node}: none of {total} rows could be judged; the first: {failures[0]['reason']}")
+
+
+def number(value: object) -> float:
+    """A number that a worker sent; raises `RewardFailed` for anything else."""
+    if isinstance(value, int | float):
+        return float(value)
+    raise RewardFailed(f"{value!r} is no reward; give a number")

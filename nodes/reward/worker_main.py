@@ -1,0 +1,184 @@
+"""The process in which a time-limited reward runs: `python -m genrl_graph.nodes.reward.worker_main TARGET`.
+
+It reads calls from stdin and writes one answer per call to stdout, each as a frame: four bytes of length
+(big-endian), then JSON. The function runs in the main thread, because math-verify limits itself with signals.
+What the function prints goes to stderr, and it reads an empty stdin, so it cannot break the protocol.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import ModuleType
+from typing import BinaryIO
+
+HEADER_BYTES = 4
+MAX_MESSAGE_BYTES = 256 * 2**20
+MAX_ERROR_CHARACTERS = 2000
+HANGUP_GRACE_S = 1.0
+
+
+def encode(message: object) -> bytes:
+    """The frame of a message; numpy and torch values are sent as numbers and lists.
+
+    Raises TypeError or ValueError where the message is no JSON or is larger than `MAX_MESSAGE_BYTES`.
+    """
+    try:
+        body = json.dumps(message, default=_plain).encode()
+    except RecursionError as error:
+        raise ValueError("nested too deeply for JSON") from error
+    if len(body) > MAX_MESSAGE_BYTES:
+        raise ValueError(f"{len(body)} bytes of JSON, at most {MAX_MESSAGE_BYTES} can be sent")
+    return len(body).to_bytes(HEADER_BYTES, "big") + body
+
+
+def _plain(value: object) -> object:
+    to_list = getattr(value, "tolist", None)
+    if callable(to_list):
+        return to_list()
+    raise TypeError(f"a value of type {type(value).__name__} is not JSON")
+
+
+def _read(stream: BinaryIO) -> dict[str, object] | None:
+    """The next message, None when the parent has hung up."""
+    header = stream.read(HEADER_BYTES)
+    body = stream.read(int.from_bytes(header, "big")) if len(header) == HEADER_BYTES else b""
+    if not body:
+        return None
+    message = json.loads(body)
+    assert isinstance(message, dict)
+    return message
+
+
+def load_target(target: str) -> Callable[..., object]:
+    """The function that `module:qualname` or `path/to/file.py:qualname` names.
+
+    Raises what the import raises, AttributeError for an unknown name, TypeError for something not callable.
+    """
+    place, _, qualname = target.rpartition(":")
+    found: object = _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    for name in qualname.split("."):
+        found = getattr(found, name)
+    if not callable(found):
+        raise TypeError(f"{qualname} is a {type(found).__name__}, not a function")
+    return found
+
+
+def _load_file(path: Path) -> ModuleType:
+    name = f"{path.stem}__target"  # never the name of an installed module, which it would replace
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.append(str(path.parent))  # last: a file beside it must not hide an installed module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _called(function: Callable[..., object], message: dict[str, object]) -> object:
+    arguments, keywords = message["arguments"], message["keywords"]
+    assert isinstance(arguments, list) and isinstance(keywords, dict)
+    value = function(*arguments, **keywords)
+    if not inspect.isawaitable(value):
+        return value
+    import asyncio  # here: it would be a good part of the start-up time of every worker
+
+    return asyncio.run(_awaited(value))
+
+
+async def _awaited(value: Awaitable[object]) -> object:
+    return await value
+
+
+def _answer(function: Callable[..., object], message: dict[str, object]) -> bytes:
+    """The frame that answers one call."""
+    try:
+        value = _called(function, message)
+    except Exception as error:  # nothing is swallowed here: the parent raises or records it
+        return encode(_error(error))
+    try:
+        return encode({"value": value})
+    except (TypeError, ValueError) as error:
+        text = f"returned {type(value).__name__}, which cannot be sent back: {error}"
+        return encode({"error": {"type": type(error).__name__, "message": text, "where": ""}})
+
+
+def _error(error: Exception, context: str = "") -> dict[str, object]:
+    frames = traceback.extract_tb(error.__traceback__)
+    last = frames[-1] if frames else None
+    where = f"{Path(last.filename).name}:{last.lineno} in {last.name}" if last else ""
+    message = context + str(error)[:MAX_ERROR_CHARACTERS]
+    return {"error": {"type": type(error).__name__, "message": message, "where": where}}
+
+
+def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Keep stdin and stdout for the protocol; leave an empty stdin and stderr in their places."""
+    calls, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return calls, answers
+
+
+def _die_with_parent(calls: BinaryIO) -> None:
+    """End this process group once the parent has hung up, even in the middle of a call."""
+
+    def wait_for_hangup() -> None:
+        poll = select.poll()
+        poll.register(calls.fileno(), 0)  # no event asked for: a hang-up is always reported
+        poll.poll()
+        time.sleep(HANGUP_GRACE_S)  # an idle worker leaves by itself and runs its exit handlers
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=wait_for_hangup, name="parent-hangup", daemon=True).start()
+
+
+def main() -> None:
+    """Load the target, say so, then answer calls until the parent hangs up."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("target")
+    parser.add_argument("--memory-mb", type=int)
+    options = parser.parse_args()
+    calls, answers = _take_pipes()
+    _die_with_parent(calls)
+    greeting = _read(calls)
+    if greeting is None:
+        return
+    paths = greeting["sys_path"]
+    assert isinstance(paths, list)
+    sys.path[:] = paths  # the parent may have found the module beside its script
+    try:
+        if options.memory_mb is not None:
+            limit = options.memory_mb * 2**20
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        function = load_target(options.target)
+    except Exception as error:  # as above: the parent raises it
+        _write(answers, encode(_error(error, f"cannot load {options.target!r}: ")))
+        return
+    _write(answers, encode({"value": None}))
+    while (message := _read(calls)) is not None:
+        _write(answers, _answer(function, message))
+
+
+def _write(stream: BinaryIO, frame: bytes) -> None:
+    stream.write(frame)
+    stream.flush()
+
+
+if __name__ == "__main__":
+    main()

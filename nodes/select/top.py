@@ -1,0 +1,37 @@
+"""`select.top`: the best rows of each group, task or peer."""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from genrl_graph.errors import ColumnError
+from genrl_graph.frames import R, Scored
+from genrl_graph.node import Select
+from genrl_graph.nodes.groups import group_codes
+
+
+class Top(Select, name="top"):
+    """Keeps the `k` rows with the highest `column` per group, task (at a node, of all peers) or peer.
+
+    Of equal rows the earlier ones are kept; NaN, could not be judged, never is. The order of the rows stays.
+    """
+
+    k: int = Field(ge=1)
+    column: str = "reward"
+    per: Literal["group", "task", "peer"] = "group"
+
+    def run(self, rows: Scored[R]) -> Scored[R]:
+        """The rows kept; raises `ColumnError` where `column` is missing or holds no numbers."""
+        names = rows.table.column_names
+        if self.column not in names:
+            raise ColumnError(f"{self.place.node}: no column {self.column!r}; there are {', '.join(names)}")
+        values = rows.numpy(self.column)
+        if values.ndim != 1 or values.dtype.kind not in "iuf":
+            raise ColumnError(f"{self.place.node}: column {self.column!r} holds no numbers to order rows by")
+        codes = group_codes(rows, self.per)
+        best_first = np.lexsort((np.arange(len(rows)), -values.astype(np.float64), codes))
+        best_first = best_first[~np.isnan(values[best_first].astype(np.float64))]
+        ordered = codes[best_first]
+        rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
+        return rows.take(np.sort(best_first[rank < self.k]))

@@ -1,0 +1,130 @@
+"""Data sets as Arrow tables: local JSONL, CSV, Parquet and folders, and the Hugging Face hub."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from genrl_graph.errors import DataError
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+
+
+def load_table(path: str, *, name: str | None, split: str) -> pa.Table:
+    """All rows of a data set; `name` is the subset and `split` the split of a folder or hub data set.
+
+    A path that exists is local, any other one is a name on the hub. The last few tables stay loaded; a file
+    that changed is read again. Raises `DataError` where nothing can be read or there are no rows.
+    """
+    local = Path(path)
+    if local.exists():
+        state = local.stat()
+        table = _load_local(str(local.resolve()), name, split, state.st_mtime_ns, state.st_size)
+    else:
+        table = _load_hub(path, name, split)
+    if table.num_rows == 0:
+        raise DataError(f"{path}: the data set has no rows")
+    return table
+
+
+@lru_cache(maxsize=4)
+def _load_local(path: str, name: str | None, split: str, _changed: int, _bytes: int) -> pa.Table:
+    file = Path(path)
+    if file.is_dir():
+        return _load_folder(file, name, split)
+    readers = {".jsonl": _read_jsonl, ".json": _read_jsonl, ".csv": _read_csv, ".parquet": pq.read_table}
+    reader = readers.get(file.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path}: cannot read a {file.suffix or 'nameless'} file; give one of {', '.join(SUFFIXES)}")
+    try:
+        return reader(file)
+    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
+        raise DataError(f"{path}: cannot be read: {_first_line(error)}") from error
+
+
+def _read_jsonl(file: Path) -> pa.Table:
+    """One JSON object a line; a `.json` file may also be one list of objects."""
+    text = file.read_text(encoding="utf-8")
+    rows: list[Any] = []
+    if text.lstrip().startswith("["):
+        rows = _parsed(text, str(file))
+    else:
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                rows.append(_parsed(line, f"{file}:{number}"))
+    bad = next((row for row in rows if not isinstance(row, dict)), None)
+    if bad is not None:
+        raise DataError(f"{file}: a row must be a JSON object, not {str(bad)[:80]!r}")
+    return _table(rows)
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{where}: no JSON: {_first_line(error)}") from error
+
+
+def _read_csv(file: Path) -> pa.Table:
+    """A header line, then rows; every value stays the text that it is."""
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.DictReader(lines, restkey="")
+        rows = [{key: value for key, value in row.items() if key} for row in reader]
+    return _table(rows)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: _column([row.get(name) for row in rows]) for name in names})
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """The values as they are, or, where their types differ from row to row, as text."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        texts = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
+        return pa.array(texts, pa.string())
+
+
+def _load_folder(folder: Path, name: str | None, split: str) -> pa.Table:
+    """A folder that `save_to_disk` wrote, or one of data files as on the hub."""
+    import datasets
+
+    saved = [folder, folder / split]
+    try:
+        for place in saved:
+            if (place / "state.json").is_file():
+                return _arrow(datasets.load_from_disk(str(place)))
+        return _arrow(datasets.load_dataset(str(folder), name, split=split))
+    except (OSError, ValueError, datasets.exceptions.DatasetsError, pa.ArrowInvalid) as error:
+        raise DataError(f"{folder}: subset {name}, split {split!r}: {_first_line(error)}") from error
+
+
+@lru_cache(maxsize=4)
+def _load_hub(path: str, name: str | None, split: str) -> pa.Table:
+    if path.startswith((".", "/", "~")) or path.count("/") > 1 or Path(path).suffix.lower() in SUFFIXES:
+        raise DataError(f"{path}: no such file or folder; a relative path starts at the graph file")
+    import datasets
+
+    try:
+        return _arrow(datasets.load_dataset(path, name, split=split))
+    except ConnectionError as error:
+        advice = "check the network, or give the path of a local copy (JSONL, CSV, Parquet or a folder)"
+        raise DataError(f"{path}: neither a local path nor to be had from the hub; {advice}") from error
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"{path}: subset {name}, split {split!r}: {_first_line(error)}") from error
+
+
+def _arrow(dataset: Any) -> pa.Table:
+    table: pa.Table = dataset.with_format("arrow")[:]
+    return table
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

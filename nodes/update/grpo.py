@@ -1,0 +1,99 @@
+"""`update.grpo`: group-relative policy optimisation and its relatives, on any number of inputs."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from genrl_graph.errors import ParamError
+from genrl_graph.frames import Credited, Rollouts
+from genrl_graph.node import Update, Wire
+from genrl_graph.nodes.update.loss_config import Importance, LossConfig, LossType
+from genrl_graph.nodes.update.schedules import Decay, rate_factor
+from genrl_graph.policy import TextPolicy
+from genrl_graph.resources import Log
+
+
+class Grpo(Update, name="grpo"):
+    """Train a policy on rollouts with advantages, by any of the losses of the GRPO family (arXiv 2402.03300 and later).
+
+    Rollouts that this very version sampled are on-policy: their ratio is 1. Once the policy has moved, the old
+    log-probs are the sampler's; those of other peers' rollouts are the own policy's, from before the first step.
+    Rows without a finite advantage are left out; groups without variance count in the loss but cost no forward pass.
+    """
+
+    loss_type: LossType = Field("dapo", description="the loss; `genrl_graph.nodes.update.losses` has them in a table")
+    importance: Importance | None = Field(
+        None, description="importance ratio: sequence is GSPO; by default token, and sequence for luspo"
+    )
+    epsilon_low: float = 0.2
+    epsilon_high: float = 0.28
+    delta: float | None = Field(None, description="upper bound of the ratio where the advantage is negative")
+    beta: float = Field(0.0, ge=0, description="weight of the KL to the policy wired as `reference`")
+    unbiased_kl: bool = True
+    cispo_max_ratio: float = 5.0
+    sapo_temperature_pos: float = 1.0
+    sapo_temperature_neg: float = 1.05
+    vespo_k_pos: float = 2.0
+    vespo_lambda_pos: float = 3.0
+    vespo_k_neg: float = 3.0
+    vespo_lambda_neg: float = 2.0
+    learning_rate: float = Field(1e-6, gt=0)
+    decay: Decay = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    decay_steps: int = Field(0, ge=0, description="optimiser steps after the warm-up until the rate is 0")
+    epochs: int = Field(1, ge=1, description="passes over the rows of a round")
+    steps: Literal["joint", "per_input"] = Field("joint", description="one step on all inputs, or one on each in order")
+    minibatches: int = Field(1, ge=1, description="optimiser steps per epoch and input; whole groups each")
+    max_batch_tokens: int = Field(8192, ge=1, description="tokens of a micro-batch, padding included")
+    max_completion_tokens: int = Field(256, ge=1, description="token budget by which dr_grpo divides")
+    max_grad_norm: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Grpo":
+        if self.decay != "constant" and not self.decay_steps:
+            raise ValueError(f"decay {self.decay!r} needs decay_steps > 0")
+        try:
+            self.loss_config()
+        except ParamError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:
+        """A KL needs a reference, and a reference a KL."""
+        if self.beta > 0 and "reference" not in inputs:
+            yield f"beta is {self.beta:g}, but no `reference` is wired; wire a frozen policy or set beta to 0"
+        if self.beta == 0 and "reference" in inputs:
+            yield "`reference` is wired, but beta is 0, so it is never used; set beta or remove it"
+
+    def run(
+        self,
+        policy: TextPolicy,
+        scored: list[Credited[Rollouts]],
+        reference: TextPolicy | None = None,
+        *,
+        rng: np.random.Generator,
+        log: Log,
+        peer: str,
+    ) -> TextPolicy:
+        """The policy after `epochs` passes; logs the rows trained on (id, ratio, digest of the prompt ids)."""
+        from genrl_graph.nodes.update.training import Trainer
+
+        trainer = Trainer(self, policy, reference, rng=rng, log=log, peer=peer)
+        for rows in [Rollouts.concat(scored)] if self.steps == "joint" else scored:
+            trainer.train(rows)
+        trainer.report()
+        return policy
+
+    def learning_rate_at(self, step: int) -> float:
+        """The rate of the optimiser step number `step`, from 0."""
+        factor = rate_factor(step, decay=self.decay, warmup_steps=self.warmup_steps, decay_steps=self.decay_steps)
+        return self.learning_rate * factor
+
+    def loss_config(self) -> LossConfig:
+        """The loss and its constants; raises `ParamError` for values that cannot work."""
+        given = {field.name: getattr(self, field.name) for field in fields(LossConfig)}
+        natural: Importance = "sequence" if self.loss_type == "luspo" else "token"
+        return LossConfig(**given | {"importance": self.importance or natural})

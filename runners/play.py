@@ -1,0 +1,170 @@
+"""Plays a graph: makes the run folder, the carries and the peers, and runs the loop to the end."""
+
+import importlib.metadata
+import itertools
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from genrl_graph.errors import ParamError
+from genrl_graph.fingerprint import full_fingerprint
+from genrl_graph.graph import Graph
+from genrl_graph.node import Exchange, Source
+from genrl_graph.resources import TaskBook
+from genrl_graph.run_config import RunConfig
+from genrl_graph.runfolder import refuse_taken
+from genrl_graph.runners.checkpoint import save_checkpoint
+from genrl_graph.runners.meet import LocalSwarm, require_peers
+from genrl_graph.runners.metrics import JsonLines, RoundMetrics, TensorBoard
+from genrl_graph.runners.progress import Terminal
+from genrl_graph.runners.round import Done, Loop, Peer
+from genrl_graph.runners.signals import stop_on_signals
+from genrl_graph.schedule import Schedule, compile_graph
+from genrl_graph.store import RunStore
+
+PACKAGES = ("genrl-graph", "torch", "transformers", "trl", "numpy", "pyarrow", "zarr")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run that ended: its folder, the rounds played, and the digests of all carries at the start and at the end."""
+
+    folder: Path
+    rounds: int
+    before: Mapping[tuple[str, str], str]
+    after: Mapping[tuple[str, str], str]
+
+    @property
+    def rollouts(self) -> Path:
+        """The zarr store."""
+        return self.folder / "rollouts.zarr"
+
+
+def play(
+    graph: Graph,
+    *,
+    out: Path | str | None = None,
+    rounds: int | None = None,
+    seed: int | None = None,
+    peers: int | None = None,
+    threads: int | None = None,
+    checkpoint_every: int | None = None,
+    quiet: bool = False,
+    imports: Mapping[str, str] | None = None,
+) -> Run:
+    """Play a graph in this process with `peers` peers in lockstep.
+
+    What is given wins over the graph's `run:` options. Without `out` the run gets a new folder `runs/<graph>-<n>`.
+    `imports` records the scripts that defined nodes (path: hash). Raises `GraphError` before anything is loaded,
+    `StoreError` where the folder is taken, `NodeFailed` where a node fails; what was committed stays.
+    """
+    given = {
+        "rounds": rounds,
+        "seed": seed,
+        "peers": peers,
+        "threads": threads,
+        "checkpoint_every": checkpoint_every,
+    }
+    config = run_options(graph.run, given)
+    schedule = compile_graph(graph)
+    names = [f"peer{at:04d}" for at in range(config.peers)]
+    for node in schedule.nodes.values():
+        if isinstance(node, Exchange):
+            require_peers(node, len(names), round=0)
+    _set_threads(config.threads)
+    console = Console(stderr=True, highlight=False, quiet=quiet)
+    folder = Path(out) if out is not None else free_folder(graph.name)
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_on_signals())
+        refuse_taken(folder)
+        for node in schedule.nodes.values():
+            node.prepare()
+        players = make_peers(schedule, names, seed=config.seed)
+        before = digests(players)
+        store = RunStore.create(folder, replace_run(graph, config).dump(), _versions(graph, imports or {}), block_rounds=config.block_rounds)
+        stack.enter_context(store)
+        metrics = RoundMetrics([JsonLines(folder / "metrics.jsonl"), TensorBoard(folder / "events")])
+        stack.callback(metrics.close)
+        terminal = stack.enter_context(Terminal(schedule, rounds=config.rounds, console=console))
+
+        def watch(done: Done) -> None:
+            metrics.take(done)
+            terminal.step(done)
+            stop.check()
+
+        loop = Loop(schedule, players, LocalSwarm(names), seed=config.seed, commit=store.commit, watch=watch)
+        for number in range(config.rounds):
+            started = time.perf_counter()
+            loop.play(number)
+            seconds = time.perf_counter() - started
+            terminal.round(number, metrics.end(number, seconds), seconds)
+            last = number == config.rounds - 1
+            if last or (config.checkpoint_every and (number + 1) % config.checkpoint_every == 0):
+                save_checkpoint(store.checkpoints / f"{number + 1:06d}", {player.name: player.carries for player in players})
+        after = digests(players)
+    terminal.summary(before=before, after=after, store=folder / "rollouts.zarr")
+    return Run(folder, config.rounds, before, after)
+
+
+def replace_run(graph: Graph, config: RunConfig) -> Graph:
+    """The same graph with other run options."""
+    copy = Graph(graph.name, run=config)
+    copy.carries, copy.nodes = graph.carries, graph.nodes
+    return copy
+
+
+def run_options(written: RunConfig, given: Mapping[str, int | None]) -> RunConfig:
+    """The options of a run: what is given, else what the graph says; raises `ParamError` for a wrong value."""
+    wins = {name: value for name, value in given.items() if value is not None}
+    try:
+        return RunConfig.model_validate(written.model_dump() | wins)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ParamError(f"run.{first['loc'][0]}: {first['msg'].lower()}, got {first['input']!r}") from error
+
+
+def make_peers(schedule: Schedule, names: Sequence[str], *, seed: int) -> list[Peer]:
+    """Peers that all start alike: every carry is a function of run seed and carry name."""
+    sources = {name: node for name, node in schedule.nodes.items() if isinstance(node, Source)}
+    return [
+        Peer(
+            name,
+            {carry: part.carry.init(carry, seed=seed) for carry, part in schedule.graph.carries.items()},
+            TaskBook(sources),
+        )
+        for name in names
+    ]
+
+
+def digests(peers: Sequence[Peer]) -> dict[tuple[str, str], str]:
+    """The digest of every carry of every peer."""
+    return {(peer.name, name): value.digest() for peer in peers for name, value in peer.carries.items()}
+
+
+def free_folder(name: str) -> Path:
+    """The first `runs/<name>-<n>` that does not exist."""
+    return next(path for n in itertools.count(1) if not (path := Path("runs") / f"{name}-{n}").exists())
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _versions(graph: Graph, imports: Mapping[str, str]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found | {"fingerprint": full_fingerprint(graph)} | ({"imports": dict(imports)} if imports else {})

@@ -1,0 +1,144 @@
+"""What a person sees of a run: a live line in a terminal, plain lines elsewhere, and a summary at the end."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from genrl_graph.node import Advantage, Generator, Node, Reward
+from genrl_graph.runners.metrics import mean, total
+from genrl_graph.runners.round import Done
+from genrl_graph.schedule import Schedule
+
+Peers = Mapping[str, Mapping[str, float]]
+Digests = Mapping[tuple[str, str], str]
+PLAIN_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class StageLine:
+    """One stage of one round, over all peers; None where the graph measures no such thing there."""
+
+    stage: int
+    reward: float | None
+    groups: int
+    varied: int
+    tokens_per_s: float | None
+
+    def __str__(self) -> str:
+        reward = "-" if self.reward is None else f"{self.reward:.3f}"
+        varied = f" ({self.varied}/{self.groups} groups vary)" if self.groups else ""
+        return f"stage {self.stage} reward {reward}{varied}"
+
+
+class Stages:
+    """Reads the numbers of each stage from a round's metrics."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        stages = {step.node: step.stage for step in schedule.steps}
+
+        def named(kind: type[Node], stage: int) -> list[str]:
+            return [name for name, node in schedule.nodes.items() if isinstance(node, kind) and stages[name] == stage]
+
+        self._nodes = [
+            (named(Reward, stage), named(Advantage, stage), named(Generator, stage)) for stage in range(schedule.stages)
+        ]
+
+    def lines(self, peers: Peers) -> list[StageLine]:
+        """One line a stage."""
+        lines = []
+        for stage, (rewards, advantages, generators) in enumerate(self._nodes):
+            means = [value for name in rewards if (value := mean(peers, f"{name}/reward")) is not None]
+            tokens = sum(total(peers, f"{name}/tokens") for name in generators)
+            seconds = sum(total(peers, f"time/{name}") for name in generators)
+            groups = sum(total(peers, f"{name}/groups") for name in advantages)
+            varied = sum(total(peers, f"{name}/groups_with_variance") for name in advantages)
+            reward = sum(means) / len(means) if means else None
+            speed = tokens / seconds if seconds and tokens else None
+            lines.append(StageLine(stage, reward, int(groups), int(varied), speed))
+        return lines
+
+
+class Terminal:
+    """Shows the rounds of a run: a bar where there is a terminal, at most one line a second elsewhere."""
+
+    def __init__(self, schedule: Schedule, *, rounds: int, console: Console) -> None:
+        self._stages = Stages(schedule)
+        self._rounds = rounds
+        self._console = console
+        self._history: list[list[StageLine]] = []
+        self._started = time.monotonic()
+        self._shown = self._started - PLAIN_EVERY_S
+        self._bar = Progress(
+            TextColumn("round"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[doing]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("round", total=rounds, doing="")
+        self._last = ""
+
+    def __enter__(self) -> "Terminal":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def step(self, done: Done) -> None:
+        """Say what runs."""
+        if self._console.is_terminal:
+            self._bar.update(
+                self._task, doing=f"{self._last}  [dim]stage {done.step.stage} {done.step} {done.peer}[/dim]"
+            )
+
+    def round(self, round: int, peers: Peers, seconds: float) -> None:
+        """Say what a round gave."""
+        lines = self._stages.lines(peers)
+        self._history.append(lines)
+        speeds = [line.tokens_per_s for line in lines if line.tokens_per_s]
+        speed = f"{sum(speeds) / len(speeds):,.0f} tokens/s" if speeds else ""
+        self._last = "; ".join([*(str(line) for line in lines if line.reward is not None), speed])
+        if self._console.is_terminal:
+            self._bar.update(self._task, advance=1, doing=self._last)
+            return
+        now, left = time.monotonic(), self._rounds - round - 1
+        if now - self._shown >= PLAIN_EVERY_S or not left:
+            self._shown = now
+            eta = (now - self._started) / len(self._history) * left
+            self._console.print(f"round {round + 1}/{self._rounds}  {self._last}  {seconds:.1f} s, {eta:.0f} s left")
+
+    def summary(self, *, before: Digests, after: Digests, store: Path) -> None:
+        """The run per stage, the weights per peer, and where the rollouts are."""
+        self._console.print(_stage_table(self._history))
+        for (peer, carry), digest in before.items():
+            then = after.get((peer, carry), digest)
+            change = f"{digest[:16]} -> {then[:16]}" + ("" if digest != then else " (unchanged)")
+            self._console.print(f"{peer} {carry}: weights {change}")
+        self._console.print(f"rollouts: {store}", soft_wrap=True)
+
+
+def _stage_table(history: Sequence[Sequence[StageLine]]) -> Table:
+    table = Table(
+        "stage", "reward (first round)", "reward (last round)", "reward (mean)", "groups with variance", "tokens/s"
+    )
+    for lines in zip(*history, strict=True):
+        rewards = [line.reward for line in lines if line.reward is not None]
+        groups, varied = sum(line.groups for line in lines), sum(line.varied for line in lines)
+        speeds = [line.tokens_per_s for line in lines if line.tokens_per_s]
+        table.add_row(
+            str(lines[0].stage),
+            f"{rewards[0]:.3f}" if rewards else "-",
+            f"{rewards[-1]:.3f}" if rewards else "-",
+            f"{sum(rewards) / len(rewards):.3f}" if rewards else "-",
+            f"{varied} of {groups}" if groups else "-",
+            f"{sum(speeds) / len(speeds):,.0f}" if speeds else "-",
+        )
+    return table

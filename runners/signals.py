@@ -1,0 +1,51 @@
+"""SIGINT and SIGTERM end a run after the running step's commit; a second one ends it at once."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(Exception):
+    """The run was asked to end; `exit_code` is 128 + the number of the signal."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"ended by {signal.Signals(signum).name} after a committed step; the run folder resumes")
+        self.exit_code = 128 + signum
+
+
+class Stop:
+    """Remembers the first signal; `check` raises `Interrupted` once there was one."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+
+    def check(self) -> None:
+        """Raise `Interrupted` where a signal has come; called after every commit."""
+        if self.signum is not None:
+            raise Interrupted(self.signum)
+
+    def receive(self, signum: int, frame: FrameType | None) -> None:
+        """Take the first signal; the second has its default effect."""
+        if self.signum is None:
+            self.signum = signum
+            return
+        signal.signal(signum, signal.SIG_DFL)
+        os.kill(os.getpid(), signum)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """Handle SIGINT and SIGTERM inside the block; outside the main thread signals are left to whoever has them."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {signum: signal.signal(signum, stop.receive) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,74 @@
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from genrl_graph import Log, Rollouts, Tasks, TextPolicy
+from genrl_graph.edges import PEER
+from genrl_graph.nodes.policy.tiny_lm import TinyLM
+
+
+@pytest.fixture(scope="session")
+def policy() -> TextPolicy:
+    return TinyLM(hidden_size=16, heads=2, layers=1).init("policy", seed=0)
+
+
+@pytest.fixture
+def tasks() -> Tasks:
+    rows = [
+        {
+            "id": f"tasks/{at}",
+            "messages": [{"role": "user", "content": question}],
+            "answer": "SECRET",
+            "metadata": json.dumps({"level": at}),
+        }
+        for at, question in enumerate(["2+2=", "What is 3 times 5?"])
+    ]
+    return Tasks.from_rows(rows)
+
+
+@pytest.fixture
+def resources() -> Callable[..., dict[str, object]]:
+    """The resources that a runner supplies, fresh at each call."""
+
+    def make(seed: int = 0, peer: str = "peer0000") -> dict[str, object]:
+        return {"rng": np.random.default_rng(seed), "log": Log(), "round": 3, "peer": peer}
+
+    return make
+
+
+@pytest.fixture
+def written(policy: TextPolicy) -> Callable[..., Rollouts]:
+    """Rollouts with given texts: (task id, peer, completion), or (task id, peer, None) for a failed one."""
+
+    def make(given: Sequence[tuple[str, str, str | None]]) -> Rollouts:
+        rows = [
+            {
+                "id": f"{task}-{peer}-{at}",
+                "task_id": task,
+                "group_id": f"{task}-{peer}",
+                "parent_ids": [],
+                "peer": peer,
+                "node": "answer",
+                "stage": 0,
+                "round": 3,
+                "sample": at,
+                "policy": "policy",
+                "policy_version": 0,
+                "tokenizer": policy.tokenizer,
+                "temperature": 1.0,
+                "messages": [{"role": "user", "content": "?"}],
+                "prompt_ids": [5],
+                "completion_ids": [],
+                "completion_mask": [],
+                "logprobs": [],
+                "completion": text or "",
+                "finish": "failed" if text is None else "stop",
+                "error": "too long" if text is None else "",
+            }
+            for at, (task, peer, text) in enumerate(given)
+        ]
+        return Rollouts.from_rows(rows).marked(PEER)
+
+    return make

@@ -1,0 +1,247 @@
+"""`update.grpo` through `run`, on rollouts that a tiny policy sampled."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+
+from genrl_graph import Graph, Log, ParamError, Rollouts, TextPolicy, credit
+from genrl_graph.check import check
+from genrl_graph.nodes.advantage.group import GroupAdvantage
+from genrl_graph.nodes.exchange.gather import Gather
+from genrl_graph.nodes.generate.answer import Answer
+from genrl_graph.nodes.policy.fork import ForkPolicy
+from genrl_graph.nodes.policy.tiny_lm import TinyLM
+from genrl_graph.nodes.reward.regex import RegexReward
+from genrl_graph.nodes.source.listed import ListSource
+from genrl_graph.nodes.update.grpo import Grpo
+from genrl_graph.nodes.update.training import prompt_digest
+
+
+def train(node: Grpo, policy: TextPolicy, *inputs: Rollouts, reference: TextPolicy | None = None) -> Log:
+    log = Log()
+    given = node.run(policy, list(inputs), reference, rng=np.random.default_rng(0), log=log, peer="peer0000")
+    assert given is policy
+    return log
+
+
+def weights(policy: TextPolicy) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in policy.model.named_parameters()}  # type: ignore[attr-defined]
+
+
+def assert_close(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], *, atol: float = 1e-6) -> None:
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], atol=atol, rtol=0.0, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def by_hand(policy: TextPolicy, rows: Rollouts, *, rate: float, old: Mapping[str, np.ndarray] | None = None) -> None:
+    """One dapo step in plain torch: rows one by one, unpadded, AdamW with the optimiser's defaults, norm 1."""
+    model = policy.model  # type: ignore[attr-defined]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.999), weight_decay=0.0)
+    tokens = sum(len(ids) for ids in rows.values("completion_ids"))
+    loss = torch.zeros(())
+    for row in rows.rows():
+        prompt, completion = row["prompt_ids"], row["completion_ids"]
+        logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+        logprobs = torch.log_softmax(logits.float(), -1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
+        before = logprobs.detach() if old is None else torch.tensor(old[row["id"]])
+        ratio = (logprobs - before).exp()
+        advantage = row["advantage"]
+        surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - 0.2, 1 + 0.28) * advantage)
+        loss = loss - surrogate.sum() / tokens
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+
+def test_a_step_equals_plain_torch(policy, sample) -> None:
+    rows, other = sample(policy), policy.fork("policy")
+    log = train(Grpo(learning_rate=1e-2), policy, rows)
+    by_hand(other, rows, rate=1e-2)
+    assert_close(weights(policy), weights(other))
+    assert policy.version == 1
+    assert log.metrics["ratio"] == 1.0
+    assert log.metrics["trained_rows"] == len(rows)
+
+
+def test_once_the_policy_has_moved_old_logprobs_are_the_samplers(policy, sample) -> None:
+    first, second = sample(policy, seed=1), sample(policy, seed=2)
+    other = policy.fork("policy")
+    log = train(Grpo(learning_rate=1e-2, steps="per_input"), policy, first, second)
+    assert policy.version == 2
+    ratios = dict(zip(log.tables["trained"]["id"], log.tables["trained"]["ratio"], strict=True))
+    assert all(ratios[id] == 1.0 for id in first.values("id"))
+    assert all(ratios[id] != 1.0 for id in second.values("id"))
+
+    state = torch.optim.AdamW(other.model.parameters(), lr=1e-2, weight_decay=0.0)
+    sampled = dict(zip(second.values("id"), second.ragged("logprobs"), strict=True))
+    for rows, old in ((first, None), (second, sampled)):
+        loss = hand_loss(other, rows, old)
+        state.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(other.model.parameters(), 1.0)
+        state.step()
+    assert_close(weights(policy), weights(other), atol=1e-5)
+
+
+def hand_loss(policy: TextPolicy, rows: Rollouts, old: Mapping[str, np.ndarray] | None) -> torch.Tensor:
+    tokens = sum(len(ids) for ids in rows.values("completion_ids"))
+    loss = torch.zeros(())
+    for row in rows.rows():
+        prompt, completion = row["prompt_ids"], row["completion_ids"]
+        logits = policy.model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]  # type: ignore[attr-defined]
+        logprobs = torch.log_softmax(logits.float(), -1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
+        before = logprobs.detach() if old is None else torch.tensor(np.array(old[row["id"]]))
+        ratio = (logprobs - before).exp()
+        advantage = row["advantage"]
+        loss = loss - torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.28) * advantage).sum() / tokens
+    return loss
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo", "dr_grpo", "cispo", "sapo", "luspo", "vespo"])
+def test_micro_batches_change_nothing(policy, sample, loss_type: str) -> None:
+    rows, other = sample(policy), policy.fork("policy")
+    train(Grpo(learning_rate=1e-2, loss_type=loss_type, max_batch_tokens=1_000_000), policy, rows)
+    train(Grpo(learning_rate=1e-2, loss_type=loss_type, max_batch_tokens=1), other, rows)
+    assert_close(weights(policy), weights(other), atol=2e-6)
+
+
+def test_joint_inputs_are_one_step_on_all_rows(policy, sample) -> None:
+    first, second = sample(policy, seed=1), sample(policy, seed=2, questions=2)
+    other = policy.fork("policy")
+    train(Grpo(learning_rate=1e-2), policy, first, second)
+    by_hand(other, Rollouts.concat([first, second]), rate=1e-2)
+    assert policy.version == 1
+    assert_close(weights(policy), weights(other))
+
+
+def test_groups_without_variance_cost_no_forward_pass_but_count_in_the_loss(policy, sample) -> None:
+    rows, other = sample(policy), policy.fork("policy")
+    advantages = rows.numpy("advantage").copy()
+    advantages[:8] = 0.0
+    still = credit(rows, advantages)
+    log = train(Grpo(learning_rate=1e-2), policy, still)
+    by_hand(other, still, rate=1e-2)
+    assert_close(weights(policy), weights(other))
+    assert log.metrics["groups_without_variance"] == 2
+    assert log.metrics["rows_without_forward"] == 8
+    assert log.metrics["trained_rows"] == 8
+    assert set(log.tables["trained"]["id"]) == set(still.values("id")[8:])
+
+
+def test_nothing_to_train_leaves_the_policy_alone(policy, sample) -> None:
+    rows = sample(policy)
+    before = policy.digest()
+    log = train(Grpo(), policy, credit(rows, np.zeros(len(rows))), Rollouts.concat([rows.take([])]))
+    assert (policy.version, policy.digest()) == (0, before)
+    assert log.metrics["optimiser_steps"] == 0
+
+
+def test_rows_without_a_finite_advantage_are_left_out(policy, sample) -> None:
+    rows, other = sample(policy), policy.fork("policy")
+    advantages = rows.numpy("advantage").copy()
+    advantages[3], advantages[5] = np.nan, np.inf
+    log = train(Grpo(learning_rate=1e-2), policy, credit(rows, advantages))
+    kept = rows.take([at for at in range(len(rows)) if at not in (3, 5)])
+    by_hand(other, kept, rate=1e-2)
+    assert log.metrics["left_out_rows"] == 2
+    assert_close(weights(policy), weights(other))
+
+
+def test_what_was_trained_on_is_what_was_sampled_from(policy, sample) -> None:
+    rows = sample(policy)
+    log = train(Grpo(), policy, rows)
+    sampled = {id: prompt_digest(ids) for id, ids in zip(rows.values("id"), rows.ragged("prompt_ids"), strict=True)}
+    trained = log.tables["trained"]
+    assert dict(zip(trained["id"], trained["prompt_digest"], strict=True)) == sampled
+
+
+def test_epochs_and_minibatches_are_steps_with_fixed_old_logprobs(policy, sample) -> None:
+    rows = sample(policy)
+    log = train(Grpo(learning_rate=1e-2, epochs=2, minibatches=2), policy, rows)
+    assert policy.version == 4
+    assert log.metrics["optimiser_steps"] == 4
+    assert log.metrics["ratio"] != 1.0
+
+
+def test_rows_of_other_peers_are_trained_under_the_own_policys_logprobs(policy, sample) -> None:
+    stranger = TinyLM(hidden_size=32, layers=1, initializer_range=0.2).init("policy", seed=9)
+    rows, other = sample(stranger, peer="peer0001"), policy.fork("policy")
+    log = train(Grpo(learning_rate=1e-2), policy, rows)
+    by_hand(other, rows, rate=1e-2)  # a ratio of 1, although another policy sampled them
+    assert log.metrics["ratio"] == 1.0
+    assert_close(weights(policy), weights(other))
+
+    log = train(Grpo(learning_rate=1e-2, epochs=2), policy, rows)
+    ratios = log.tables["trained"]["ratio"]
+    assert all(0.2 < ratio < 5.0 for ratio in ratios)  # against the own log-probs before the first step
+    assert any(ratio != 1.0 for ratio in ratios)
+
+
+def test_a_kl_pulls_towards_the_reference(policy, sample) -> None:
+    rows = sample(policy)
+    reference = policy.fork("reference")
+    train(Grpo(learning_rate=3e-2, epochs=3), policy, rows)
+    still = credit(rows, np.zeros(len(rows)))
+    node = Grpo(learning_rate=1e-3, beta=1.0, epochs=20)
+    first = train(node.model_copy(update={"epochs": 1}), policy, still, reference=reference).metrics["kl"]
+    last = train(node, policy, still, reference=reference).metrics["kl"]
+    assert 0.0 < last < first
+
+
+def test_the_learning_rate_follows_the_version(policy, sample) -> None:
+    node = Grpo(learning_rate=1e-2, warmup_steps=2, decay="linear", decay_steps=4)
+    rates = [train(node, policy, sample(policy, seed=at)).metrics["learning_rate"] for at in range(4)]
+    assert rates == pytest.approx([0.5e-2, 1e-2, 1e-2, 0.75e-2])
+
+
+def game(node: Grpo, *, reference: bool) -> Graph:
+    graph = Graph("game")
+    policy = graph.carry("policy", TinyLM())
+    tasks = graph.add("tasks", ListSource(tasks=[{"question": "1+1=", "answer": "2"}], num_tasks=1))
+    answer = graph.add("answer", Answer(), tasks=tasks, policy=policy)
+    score = graph.add("score", RegexReward(pattern="2"), rollouts=answer)
+    credited = graph.add("credit", GroupAdvantage(), scored=score)
+    extra = {"reference": graph.carry("reference", TinyLM())} if reference else {}
+    graph.next_round(policy=graph.add("update", node, policy=policy, scored=[credited], **extra))
+    return graph
+
+
+def test_a_kl_without_a_reference_is_found_by_the_check() -> None:
+    with pytest.raises(Exception, match="beta is 0.1, but no `reference` is wired"):
+        game(Grpo(beta=0.1), reference=False)
+    with pytest.raises(Exception, match="`reference` is wired, but beta is 0"):
+        game(Grpo(), reference=True)
+    assert check(game(Grpo(beta=0.1), reference=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"decay": "cosine"}, "needs decay_steps"),
+        ({"loss_type": "vespo", "importance": "sequence"}, "not defined for 'sequence'"),
+        ({"loss_type": "cispo", "delta": 2.0}, "has no effect on 'cispo'"),
+        ({"epsilon_low": 2.0}, "from 0 to 1"),
+        ({"learning_rate": 0}, "greater than 0"),
+        ({"loss_type": "ppo"}, "loss_type"),
+    ],
+)
+def test_wrong_params_are_found_without_torch(params: dict[str, object], message: str) -> None:
+    with pytest.raises(ParamError, match=message):
+        Grpo(**params)
+
+
+def test_a_fork_trains_by_itself(policy, sample) -> None:
+    rows, before = sample(policy), policy.digest()
+    fork = ForkPolicy().run(policy)
+    assert fork.digest() == before
+    train(Grpo(learning_rate=1e-2), fork, rows)
+    assert policy.digest() == before != fork.digest()
+
+
+def test_gathered_rows_may_be_trained_on() -> None:
+    graph = game(Grpo(), reference=False)
+    shared = graph.add("shared", Gather(min_peers=1), rows=graph.output("answer"))
+    assert str(shared.type) == "PeerRollouts"
