@@ -174,7 +174,7 @@ class Trainer:
             if batch.own[i] and batch.versions[i] != self._policy.version:
                 known = batch.logprobs[i]
             if known is not None:
-                old[row, : len(known)] = torch.as_tensor(np.ascontiguousarray(known), device=old.device)
+                old[row, : len(known)] = torch.as_tensor(known.copy(), device=old.device)
         return old
 
     def _freeze_foreign(self, batch: Batch) -> None:
