@@ -102,10 +102,16 @@ def to_arrow(where: str, value: Any, column: Column | None) -> pa.Array | pa.Chu
             assert isinstance(column, pa.ListType)
             ends = np.cumsum([0] + [len(part) for part in value], dtype=np.int32)
             return pa.ListArray.from_arrays(pa.array(ends), pa.array(np.concatenate(value), column.value_type))
-        return pa.array(value, column)
+        return pa.array(value, None if _holds_integers(column) else column)  # Arrow would cut 1.5 to 1 unasked
     except (ValueError, TypeError, OverflowError, pa.ArrowNotImplementedError) as error:  # Arrow's are among them
-        wanted = f" (wants {column})" if column is not None else ""
+        wanted = f" (wants {column})" if isinstance(column, pa.DataType) else ""
         raise ColumnError(f"{where}: {first_line(error)}{wanted}") from error
+
+
+def _holds_integers(column: pa.DataType | None) -> bool:
+    if column is not None and _family(column) == "list":
+        return _holds_integers(column.value_type)
+    return column is not None and pa.types.is_integer(column)
 
 
 def _are_arrays(value: object) -> bool:
@@ -116,6 +122,7 @@ def _tensors(value: Any, column: Tensor) -> pa.Array:
     if not len(value):
         shape = np.shape(value)[1:] or (0,) * (column.ndim or 1)
         return pa.array([], pa.fixed_shape_tensor(column.dtype, shape))
-    return pa.FixedShapeTensorArray.from_numpy_ndarray(
-        np.ascontiguousarray(np.asarray(value, dtype=column.dtype.to_pandas_dtype()))
-    )
+    tensors = np.ascontiguousarray(np.asarray(value, dtype=column.dtype.to_pandas_dtype()))
+    if tensors.ndim < 2 or not tensors.size:
+        raise ValueError(f"tensors of shape {tensors.shape[1:]}; one of at least one dimension and value is wanted")
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(tensors)

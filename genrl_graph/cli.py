@@ -1,6 +1,8 @@
 """The command line: `genrl-graph check | plan | nodes | run`."""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +22,29 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def run_command(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    args = _parser().parse_args(argv)
+    args = _parse(argv)
     try:
         code: int = args.command(args)
+        sys.stdout.flush()
     except GenrlGraphError as error:
         for line in str(error).splitlines():
             print(f"genrl-graph: {line}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # the interpreter flushes it once more at the end
+        return 128 + signal.SIGPIPE
     return code
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; overrides may stand behind options, where argparse leaves them over."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if not hasattr(args, "overrides") or any(text.startswith("-") for text in rest):
+        args = parser.parse_args(argv)
+    else:
+        args.overrides += rest
+    return args
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -105,7 +105,7 @@ def param_problems(cls: type[Declared], error: ValidationError, params: Mapping[
             path = (*path, item["loc"][-1])
             text = "missing; this param has no default"
         elif path:
-            text += f", got {_short(item['input'])}"
+            text += f", got {short(item['input'])}"
         problems.setdefault(path, ParamProblem(cls.type_name or cls.__name__, path, text, unknown))
     return list(problems.values())
 
@@ -135,6 +135,7 @@ def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """The value as messages show it."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-from genrl_graph.check import infer
 from genrl_graph.frames import Frame
 from genrl_graph.graph import Graph, Part
+from genrl_graph.infer import infer
 from genrl_graph.node import Carry, Exchange, Source
 from genrl_graph.seeds import digest
 
@@ -40,7 +40,7 @@ def _describe(part: Part, *, params: bool) -> dict[str, Any]:
     kind = str(cls.edge) if cls is not None and issubclass(cls, Carry) and not params else part.type_name
     described: dict[str, Any] = {"name": part.name, "type": kind, "edges": edges, "next": part.next}
     if params:
-        described["params"] = dict(part.params())
+        described["params"] = dict(part.portable_params())
         described["version"] = cls.class_version if cls is not None else None
     return described
 

@@ -6,13 +6,18 @@ finds them all. The builder asks it at every line, so in Python a wrong edge fai
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from genrl_graph.declared import Declared
 from genrl_graph.edges import EdgeType, Socket
 from genrl_graph.errors import GraphError
 from genrl_graph.node import Carry, Node, Wire
+from genrl_graph.paths import without_folders
+from genrl_graph.registry import did_you_mean
 from genrl_graph.run_config import RunConfig
+
+Section = Literal["carry", "nodes"]
+"""Where a graph file writes a part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,7 @@ class Part:
     declared: Declared | None
     inputs: Mapping[str, Wire] = field(default_factory=dict)
     next: str | None = None
-    written: Mapping[str, Any] | None = None  # params as a file has them, data paths not yet resolved
+    written: Mapping[str, Any] | None = None  # params as a file has them
 
     @property
     def node(self) -> Node:
@@ -40,10 +45,12 @@ class Part:
         return self.declared
 
     def params(self) -> Mapping[str, Any]:
-        """The params as written, or those that differ from their defaults."""
-        if self.written is not None or self.declared is None:
-            return self.written or {}
-        return self.declared.params()
+        """The params that differ from their defaults; as written where they are wrong."""
+        return self.written or {} if self.declared is None else self.declared.plain_params()
+
+    def portable_params(self) -> Mapping[str, Any]:
+        """The same on every machine: data files without the folders that they lie in."""
+        return self.params() if self.cls is None else without_folders(self.cls.model_fields, dict(self.params()))
 
     def edges(self) -> "Iterator[Edge]":
         """The incoming edges, in the order written."""
@@ -101,36 +108,49 @@ class Graph:
         self.nodes: dict[str, Part] = {}
         self._types: dict[str, EdgeType] = {}  # of the parts that the builder has placed
 
-    def carry(self, name: str, carry: Carry) -> Handle:
+    def carry(self, name: str, carry: Carry, /) -> Handle:
         """Declare a value that every round starts with; one that `next_round` never names is frozen."""
-        self._place(Part(name, carry.type_name, type(carry), carry), self.carries)
+        self._place("carry", Part(name, carry.type_name, type(carry), carry))
         return self.output(name)
 
-    def add(self, name: str, node: Node, **inputs: "Handle | Sequence[Handle] | Mapping[str, Handle] | None") -> Handle:
+    def add(
+        self, name: str, node: Node, /, **inputs: "Handle | Sequence[Handle] | Mapping[str, Handle] | None"
+    ) -> Handle:
         """Add a node that reads the given outputs. Raises `GraphError` where the edges do not fit."""
         wires = {socket: self._wire(name, socket, value) for socket, value in inputs.items() if value is not None}
-        self._place(Part(name, node.type_name, type(node), node, wires), self.nodes)
+        self._place("nodes", Part(name, node.type_name, type(node), node, wires))
         return self.output(name)
 
-    def next_round(self, **values: Handle) -> None:
+    def next_round(self, /, **values: Handle) -> None:
         """Say what each carry is in the next round."""
         from genrl_graph.check import check_next
 
         for name, handle in values.items():
             if name not in self.carries:
-                raise GraphError(f"next_round: no carry named {name!r}; carries: {', '.join(self.carries) or 'none'}")
-            self.carries[name] = replace(self.carries[name], next=self._ref(f"next_round.{name}", handle))
-            _raise(check_next(self, name, self._types))
+                hint = did_you_mean(name, self.carries) or f"; carries: {', '.join(self.carries) or 'none'}"
+                raise GraphError(f"next_round: no carry named {name!r}{hint}")
+            before = self.carries[name]
+            self.carries[name] = replace(before, next=self._ref(f"next_round.{name}", handle))
+            problems = check_next(self, name, self._types)
+            if problems:
+                self.carries[name] = before
+            _raise(problems)
 
     def output(self, ref: str) -> Handle:
         """The handle of an output, by `node`, `node.field` or carry name."""
+        from genrl_graph.check import unknown_output
+
         name, _, field = ref.partition(".")
-        fields = [known.partition(".")[2] for known in self._types if known.partition(".")[0] == name]
-        if field and field not in fields:
-            raise GraphError(
-                f"{ref}: no such output in graph {self.name!r}; {name!r} gives {', '.join(fields) or 'none'}"
-            )
+        unknown = unknown_output(self, ref) if field or not (name in self.nodes or name in self.carries) else ""
+        if unknown:
+            raise GraphError(f"graph {self.name!r}: {unknown}")
         return Handle(self, ref, self._types.get(ref))
+
+    def settle(self) -> None:
+        """Infer the types of all outputs, so that the builder goes on from parts that were put in place unchecked."""
+        from genrl_graph.check import infer
+
+        self._types = infer(self)
 
     def part(self, name: str) -> Part:
         """The node or carry of this name."""
@@ -166,16 +186,16 @@ class Graph:
         ]
         return (self.name, self.run, parts)
 
-    def _place(self, part: Part, parts: dict[str, Part]) -> None:
+    def _place(self, section: Section, part: Part) -> None:
         from genrl_graph.check import check_part, infer_part
 
+        where = f"{section}.{part.name}"
+        if not part.type_name:
+            raise GraphError(f"{where}: class {type(part.declared).__name__} is no type; declare it with name=")
         if part.name in self.nodes or part.name in self.carries:
-            raise GraphError(f"{part.name}: graph {self.name!r} already has a part of this name; choose another")
-        parts[part.name] = part
-        problems = check_part(self, part.name, types=self._types)
-        if problems:
-            del parts[part.name]
-        _raise(problems)
+            raise GraphError(f"{where}: graph {self.name!r} already has a part of this name; choose another")
+        _raise(check_part(self, section, part, self._types))
+        (self.carries if section == "carry" else self.nodes)[part.name] = part
         self._types |= infer_part(part, self._types)
 
     def _wire(self, name: str, socket: str, value: object) -> Wire:
@@ -196,4 +216,4 @@ class Graph:
 
 def _raise(problems: "Sequence[Any]") -> None:
     if problems:
-        raise GraphError("; ".join(str(problem) for problem in problems))
+        raise GraphError("\n".join(str(problem) for problem in problems))

@@ -4,14 +4,14 @@ An update changes its policy in place, so a version of it has one successor and 
 Where the edges allow it the compiler orders them so; where they do not the graph is refused.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from genrl_graph.check import Problem, carried, edge_path
+from genrl_graph.check import Path, Problem, edge_path, meant
 from genrl_graph.edges import EdgeType
 from genrl_graph.graph import Edge, Graph, Part
+from genrl_graph.infer import carried
 from genrl_graph.node import Update
-from genrl_graph.policy import Carried
 
 _FORK = "take a policy.fork of it"
 
@@ -25,36 +25,29 @@ class Order:
     edge: Edge
 
 
-def replaced_inputs(part: Part) -> dict[str, str]:
-    """For each output field of an update, the input whose value it replaces.
-
-    A named output replaces the input of its name; a single output the first carried input.
-    """
-    if part.cls is None or not issubclass(part.cls, Update):
-        return {}
-    carried_inputs = [s.name for s in part.cls.signature.inputs if issubclass(s.pattern.bound.base, Carried)]
-    replaced = {}
-    for field, pattern in part.cls.signature.outputs.items():
-        if not issubclass(pattern.bound.base, Carried):
-            continue
-        name = field if field else next(iter(carried_inputs), "")
-        if name in carried_inputs:
-            replaced[field] = name
-    return replaced
+def replaced_inputs(part: Part) -> Mapping[str, str]:
+    """For each output field of an update, the input whose value it replaces."""
+    return part.cls.signature.replaced if part.cls is not None and issubclass(part.cls, Update) else {}
 
 
 def orders(graph: Graph, types: Mapping[str, EdgeType]) -> list[Order]:
     """Which nodes must run before which updates."""
     found = []
     for edges in _mutable_readers(graph, types).values():
-        for update in _updaters(graph, edges):
-            found += [Order(e.reader, update.reader, e) for e in edges if e.reader != update.reader]
+        updates = list(dict.fromkeys(edge.reader for edge in _updaters(graph, edges)))
+        if len(updates) == 1:  # several clash, and no order helps
+            found += [Order(edge.reader, updates[0], edge) for edge in edges if edge.reader != updates[0]]
     return found
 
 
-def find_hazards(graph: Graph, types: Mapping[str, EdgeType]) -> list[Problem]:
-    """Updates that clash, values kept by several carries, and readers that cannot come before the update."""
-    return [*_clashes(graph, types), *_lost(graph, types), *_late_readers(graph, types)]
+def find_hazards(graph: Graph, types: Mapping[str, EdgeType], *, unread: Collection[Path] = ()) -> list[Problem]:
+    """Updates that clash or lead nowhere, values kept by several carries, and readers that cannot come in time."""
+    return [
+        *_clashes(graph, types),
+        *_lost(graph, types, unread),
+        *_idle_updates(graph, types, unread),
+        *_late_readers(graph, types),
+    ]
 
 
 def _mutable_readers(graph: Graph, types: Mapping[str, EdgeType]) -> dict[str, list[Edge]]:
@@ -89,25 +82,55 @@ def _clashes(graph: Graph, types: Mapping[str, EdgeType]) -> Iterator[Problem]:
                     yield Problem(edge_path(edge), text)
 
 
-def _lost(graph: Graph, types: Mapping[str, EdgeType]) -> Iterator[Problem]:
+def _lost(graph: Graph, types: Mapping[str, EdgeType], unread: Collection[Path]) -> Iterator[Problem]:
     """A carry keeps a value to the next round: no update may replace it, and no other carry may keep it too."""
     readers = _mutable_readers(graph, types)
     kept: dict[str, str] = {}
     for name, part in graph.carries.items():
         ref = part.next or name
-        if not carried(types, ref):
+        if not carried(types, ref) or ("carry", name, "next") in unread:
             continue
-        for update in _updaters(graph, readers.get(ref, [])):
-            if part.next is None:
-                text = f"has no `next`, so it is frozen, but {update.reader!r} updates it"
-                yield Problem(("carry", name), f"{text}; write `next: {update.reader}`, or let the update {_FORK}")
-            else:
-                text = f"{ref!r} is replaced by {update.reader!r} before the round ends"
-                yield Problem(("carry", name, "next"), f"{text}; write `next: {update.reader}` or {_FORK}")
+        path: Path = ("carry", name, "next") if part.next else ("carry", name)
+        last = _last_version(graph, readers, ref)
+        if last != ref:
+            what = (
+                f"{ref!r} is replaced before the round ends" if part.next else "is frozen without `next`, but updated"
+            )
+            yield Problem(path, f"{what}; write `next: {last}`, or let the update {_FORK}", at_key=not part.next)
         if ref in kept:
-            text = f"{ref!r} is already the next value of {kept[ref]!r}: an update of one would change both; {_FORK}"
-            yield Problem(("carry", name, "next"), text)
+            what = f"{ref!r} is kept by {kept[ref]!r} too, and an update of one would change both"
+            yield Problem(path, f"{what}; {_FORK}", at_key=not part.next)
         kept.setdefault(ref, name)
+
+
+def _idle_updates(graph: Graph, types: Mapping[str, EdgeType], unread: Collection[Path]) -> Iterator[Problem]:
+    """Updates whose result is neither read nor carried on."""
+    read = set(meant(graph))
+    readers = _mutable_readers(graph, types)
+    told = {
+        _last_version(graph, readers, name).partition(".")[0]
+        for name, part in graph.carries.items()
+        if part.next is None or ("carry", name, "next") in unread
+    }
+    for name, part in graph.nodes.items():
+        if replaced_inputs(part) and name not in read | told:
+            field = next(iter(replaced_inputs(part)))
+            ref = f"{name}.{field}" if field else name
+            text = f"what this updates is neither read nor carried; write `next: {ref}` under its carry, or remove it"
+            yield Problem(("nodes", name), text, at_key=True)
+
+
+def _last_version(graph: Graph, readers: Mapping[str, list[Edge]], ref: str) -> str:
+    """What a value has become when the round ends: the output of the last update in the chain."""
+    seen = {ref}
+    while updaters := _updaters(graph, readers.get(ref, [])):
+        replaced = replaced_inputs(graph.nodes[updaters[0].reader])
+        field = next(field for field, socket in replaced.items() if socket == updaters[0].socket)
+        ref = f"{updaters[0].reader}.{field}" if field else updaters[0].reader
+        if ref in seen:
+            break  # a cycle, which is told as one
+        seen.add(ref)
+    return ref
 
 
 def _late_readers(graph: Graph, types: Mapping[str, EdgeType]) -> Iterator[Problem]:

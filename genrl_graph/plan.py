@@ -35,7 +35,7 @@ def _notes(schedule: Schedule, step: Step) -> str:
     notes = []
     part = schedule.graph.nodes[step.node]
     if step.action != "close":
-        data = [edge.ref for edge in part.edges() if edge.socket not in step.reads]
+        data = [edge.ref for edge in part.edges() if edge.ref not in step.reads.values()]
         if data:
             notes.append(f"reads {', '.join(data)}")
     for ref in step.reads.values():

@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genrl_graph.errors import GraphError, NodeError
+from genrl_graph.errors import GenrlGraphError, GraphError, NodeError
 
 if TYPE_CHECKING:
     from genrl_graph.declared import Declared
@@ -45,40 +45,70 @@ def load_packages() -> None:
     """Import, once, the modules that installed packages name in the entry-point group `genrl_graph.nodes`."""
     if _loaded:
         return
-    _loaded.append("packages")
+    _loaded.append("packages")  # first, for what is imported below may look a type up
     for point in sorted(entry_points(group="genrl_graph.nodes"), key=lambda point: point.value):
-        point.load()
+        try:
+            point.load()
+        except NodeError:
+            _loaded.clear()
+            raise
+        except Exception as error:
+            _loaded.clear()
+            package = point.dist.name if point.dist is not None else "a package"
+            what = f"the nodes of {package} ({point.value}) cannot be imported: {type(error).__name__}: {error}"
+            raise NodeError(f"{what}; mend or uninstall it") from error
 
 
 def import_file(path: Path) -> str:
     """Run a script that defines nodes; returns the hash of its content. Raises `GraphError` where it does not run."""
     load_packages()
+    where, name, file = f"--import {path}", path.stem, path.resolve()
     try:
-        source = path.read_bytes()
+        source = file.read_bytes()
     except OSError as error:
-        raise GraphError(f"--import {path}: {error.strerror}") from error
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+        raise GraphError(f"{where}: {error.strerror}; name a Python file") from error
+    spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise GraphError(f"--import {path}: not a Python file")
+        raise GraphError(f"{where}: not a Python file; name one that ends in .py")
+    before = sys.modules.get(name)
+    if _another_module(name, file):
+        raise GraphError(f"{where}: there is another module named {name!r}; rename the file")
     module = importlib.util.module_from_spec(spec)
-    before = sys.modules.get(path.stem)
-    if before is not None and getattr(before, "__file__", None) != str(path):
-        raise GraphError(f"--import {path}: a module named {path.stem!r} is already imported; rename the file")
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[path.stem]
-        if isinstance(error, NodeError):
-            raise
-        raise GraphError(f"--import {path}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before
+        if isinstance(error, GenrlGraphError):
+            raise type(error)(f"{where}: {error}") from error
+        raise GraphError(f"{where}: {type(error).__name__}: {error}") from error
     return hashlib.sha256(source).hexdigest()
+
+
+def _another_module(name: str, file: Path) -> bool:
+    """Whether `import name` gives, or would give, something else than this file."""
+    known = sys.modules.get(name)
+    if known is not None:
+        origin = getattr(known, "__file__", None)
+    else:
+        found = importlib.util.find_spec(name) if name.isidentifier() else None
+        if found is None:
+            return False
+        origin = found.origin
+    return origin is None or Path(origin).resolve() != file
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant, or None."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint such as " (did you mean 'critiques'?)", or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    close = closest(name, known)
+    return f" (did you mean {close!r}?)" if close else ""
 
 
 def _origin(cls: type) -> str:

@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from genrl_graph.check import carried, check, infer
+from genrl_graph.check import check
 from genrl_graph.edges import EdgeType
 from genrl_graph.errors import GraphError
 from genrl_graph.fingerprint import protocol_fingerprint
 from genrl_graph.graph import Graph
 from genrl_graph.hazards import orders, replaced_inputs
+from genrl_graph.infer import carried, infer, inference_order
 from genrl_graph.node import Exchange, Generator, Node, Place
 
 Action = Literal["run", "open", "close"]
@@ -21,7 +22,8 @@ _OPEN_FIRST: Mapping[str, int] = {"open": 0, "run": 1, "close": 2}
 class Step:
     """One step of a round: run a node, or open or close an exchange.
 
-    `reads` names, for each carried value that the step reads, the update that made this version (or the carry).
+    `reads` names, for each input of a carried value (`input.key` of several), the update that made this version, or
+    the carry.
     """
 
     action: Action
@@ -75,8 +77,6 @@ def compile_graph(graph: Graph) -> Schedule:
 
 def stages_of(graph: Graph) -> dict[str, int]:
     """The stage of every node: generators upstream open it."""
-    from genrl_graph.check import inference_order
-
     stages: dict[str, int] = {}
     highest: dict[str, int] = {}  # the highest stage of a generator upstream of a node or at it; -1 if there is none
     for name in inference_order(graph):
@@ -133,4 +133,8 @@ def _topological(
 
 
 def _carried_reads(graph: Graph, name: str, types: Mapping[str, EdgeType]) -> dict[str, str]:
-    return {edge.socket: edge.ref for edge in graph.nodes[name].edges() if carried(types, edge.ref)}
+    return {
+        edge.socket if edge.key is None else f"{edge.socket}.{edge.key}": edge.ref
+        for edge in graph.nodes[name].edges()
+        if carried(types, edge.ref)
+    }

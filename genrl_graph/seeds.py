@@ -1,6 +1,7 @@
 """Randomness and identity: every stream and every id is a pure function of named parts."""
 
 import hashlib
+import operator
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,18 @@ def digest(parts: Iterable[Part], *, size: int = 16) -> str:
     """Hex digest of `size` bytes over typed, length-prefixed parts: ("ab", "c") and ("a", "bc") differ."""
     state = hashlib.blake2b(digest_size=size)
     for part in parts:
-        raw = part if isinstance(part, bytes) else str(part).encode()
-        state.update(b"%c%d:" % (_TAGS[type(part)], len(raw)))
+        tag, raw = _encode(part)
+        state.update(b"%b%d:" % (tag, len(raw)))
         state.update(raw)
     return state.hexdigest()
 
 
-_TAGS = {str: b"s"[0], int: b"i"[0], bytes: b"b"[0], bool: b"i"[0]}
+def _encode(part: Part) -> tuple[bytes, bytes]:
+    if isinstance(part, bytes):
+        return b"b", part
+    if isinstance(part, str):
+        return b"s", part.encode()
+    return b"i", str(operator.index(part)).encode()  # integers of numpy too
 
 
 def stream(*parts: Part) -> np.random.Generator:

@@ -10,10 +10,11 @@ from pydantic import ValidationError
 
 from genrl_graph import registry
 from genrl_graph.check import Path, Problem, check
+from genrl_graph.declared import Declared, param_problems, short
 from genrl_graph.document import Document, Position
 from genrl_graph.errors import GraphError
 from genrl_graph.graph import Graph, Part
-from genrl_graph.node import Wire, param_problems
+from genrl_graph.node import Wire
 from genrl_graph.run_config import RunConfig
 
 VERSION = 1
@@ -36,7 +37,7 @@ class Loaded:
 
     def _line(self, problem: Problem, caret: bool) -> str:
         where = _position(self.document, problem)
-        line = f"{where} {_shown(problem.path)}: {problem.text}"
+        line = f"{where} {problem}"
         return f"{line}\n{where.caret()}" if caret and where.line else line
 
 
@@ -59,14 +60,26 @@ def read_document(document: Document, *, folder: FilePath | None = None) -> Load
     """The graph of a document; relative data paths are relative to `folder`."""
     reader = _Reader(folder)
     graph = reader.graph(document.values)
-    broken = {problem.path[:2] for problem in reader.problems}
-    problems = [p for p in check(graph) if not (p.path[:2] in broken and "missing" in p.text)]
-    ordered = sorted(dict.fromkeys((*reader.problems, *problems)), key=lambda p: _order(document, p))
-    return Loaded(graph, tuple(ordered), document)
+    graph.settle()
+    problems = dict.fromkeys((*reader.problems, *check(graph, unread=reader.unread)))
+    return Loaded(graph, tuple(sorted(problems, key=lambda problem: _order(document, problem))), document)
 
 
 def _position(document: Document, problem: Problem) -> Position:
-    return document.key_at(problem.path) if problem.at_key else document.value_at(problem.path)
+    path = _as_written(document.values, problem.path)
+    return document.key_at(path) if problem.at_key else document.value_at(path)
+
+
+def _as_written(values: Any, path: Path) -> Path:
+    """The path with the keys of the document: one of digits may stand there as a number."""
+    written: list[str | int] = []
+    for step in path:
+        if isinstance(values, dict) and step not in values and str(step).isdecimal() and int(step) in values:
+            step = int(step)
+        written.append(step)
+        inside = step in values if isinstance(values, dict) else isinstance(values, list) and step in range(len(values))
+        values = values[step] if inside else None
+    return tuple(written)
 
 
 def _order(document: Document, problem: Problem) -> tuple[int, int, int]:
@@ -122,32 +135,30 @@ def _dump_wire(wire: Wire) -> Any:
     return dict(wire) if isinstance(wire, Mapping) else list(wire)
 
 
-def _shown(path: Path) -> str:
-    """The key path as users speak of it: `nodes.final.critiques` for an input."""
-    parts = [
-        part for at, part in enumerate(path) if not (at == 2 and path[0] == "nodes" and part == "inputs" and path[3:])
-    ]
-    return ".".join(map(str, parts)) or "graph"
-
-
 class _Reader:
-    """Reads values into parts and collects what is wrong with their shape."""
+    """Reads values into parts; collects what is wrong with their shape, and the paths that could not be read."""
 
     def __init__(self, folder: FilePath | None) -> None:
         self.problems: list[Problem] = []
+        self.unread: set[Path] = set()
         self._folder = folder
 
     def graph(self, values: Mapping[str, Any]) -> Graph:
         self._known_keys((), values, _TOP)
         name = values.get("graph")
-        if not isinstance(name, str) or not name:
-            self._problem(("graph",), f"wants the name of the graph, got {name!r}")
-        if values.get("version") != VERSION:
-            text = f"this program reads version {VERSION}, got {values.get('version')!r}"
-            self._problem(("version",) if "version" in values else (), f"{text}; write `version: {VERSION}`")
-        graph = Graph(str(name or ""), run=self._run(values.get("run") or {}))
+        if not isinstance(name, str):
+            got = f", got {short(name)}" if "graph" in values else "; write `graph: my_game`"
+            self._unreadable(("graph",), f"wants the name of the graph{got}")
+        if "version" not in values:
+            self._problem(("version",), f"missing; this program reads version {VERSION}: write `version: {VERSION}`")
+        elif values["version"] != VERSION or isinstance(values["version"], bool):
+            text = f"this program reads version {VERSION}, got {short(values['version'])}; write `version: {VERSION}`"
+            self._problem(("version",), text)
+        graph = Graph(name if isinstance(name, str) else "", run=self._run(values.get("run")))
         for section, parts, keys in (("carry", graph.carries, _CARRY), ("nodes", graph.nodes, _NODE)):
             for part_name, entry in self._mapping((section,), values.get(section)).items():
+                if str(part_name) in parts:
+                    self._problem((section, part_name), "given twice, as text and as a number; rename one", at_key=True)
                 parts[str(part_name)] = self._part((section, part_name), entry, keys)
         return graph
 
@@ -162,47 +173,62 @@ class _Reader:
                     hint = registry.did_you_mean(str(path[-1]), known) or f"; it has {', '.join(known)}"
                     self._problem(path, f"unknown option {path[-1]!r}{hint}", at_key=True)
                 else:
-                    self._problem(path, f"{item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}")
+                    self._problem(path, f"{item['msg'][0].lower()}{item['msg'][1:]}, got {short(item['input'])}")
             return RunConfig()
 
     def _part(self, path: Path, entry: Any, keys: set[str]) -> Part:
+        name = str(path[1])
         values = self._mapping(path, entry)
+        if path in self.unread:
+            return Part(name, "", None, None)
         self._known_keys(path, values, keys)
-        name, type_name = str(path[1]), values.get("type")
+        type_name, follows = values.get("type"), values.get("next") if "next" in keys else None
         params = self._mapping((*path, "params"), values.get("params"))
-        inputs = dict(self._inputs((*path, "inputs"), values.get("inputs")))
-        follows = values.get("next")
+        inputs = dict(self._inputs((*path, "inputs"), values.get("inputs"))) if "inputs" in keys else {}
         if follows is not None and not isinstance(follows, str):
-            self._problem((*path, "next"), f"wants the name of a node, got {follows!r}")
+            self._unreadable((*path, "next"), f"wants the name of a node, got {short(follows)}")
             follows = None
         cls = registry.lookup(type_name) if isinstance(type_name, str) else None
         if cls is None:
-            self._problem((*path, "type") if "type" in values else path, self._unknown_type(type_name))
+            if type_name is not None or (*path, "type") not in self.unread:
+                self._problem((*path, "type"), self._unknown_type(type_name), at_key="type" not in values)
             return Part(name, str(type_name), None, None, inputs, follows, params)
-        declared = None
+        return Part(name, cls.type_name, cls, self._declared(path, cls, params), inputs, follows, params)
+
+    def _declared(self, path: Path, cls: type[Declared], params: Mapping[str, Any]) -> Declared | None:
+        if (*path, "params") in self.unread:
+            return None
         try:
-            declared = cls.model_validate(dict(params), context={"folder": self._folder})
+            return cls.model_validate(dict(params), context={"folder": self._folder})
         except ValidationError as error:
-            for inner, text in param_problems(cls, error):
-                self._problem((*path, "params", *inner), text, at_key="unknown param" in text)
-        return Part(name, cls.type_name, cls, declared, inputs, follows, params)
+            for problem in param_problems(cls, error, params):
+                text = f"{cls.type_name}: {problem.text}" if problem.unknown else problem.text
+                self._problem((*path, "params", *problem.path), text, at_key=problem.unknown)
+        return None
 
     def _inputs(self, path: Path, values: Any) -> Iterator[tuple[str, Wire]]:
         for name, wire in self._mapping(path, values).items():
+            at = (*path, str(name))
             if isinstance(wire, str):
                 yield str(name), wire
-            elif isinstance(wire, list) and all(isinstance(ref, str) for ref in wire):
-                yield str(name), tuple(wire)
-            elif isinstance(wire, dict) and all(isinstance(ref, str) for ref in wire.values()):
-                yield str(name), {str(key): ref for key, ref in wire.items()}
+            elif isinstance(wire, list):
+                yield str(name), tuple(ref for key, ref in enumerate(wire) if self._is_ref((*at, key), ref, at))
+            elif isinstance(wire, dict):
+                yield str(name), {str(key): ref for key, ref in wire.items() if self._is_ref((*at, key), ref, at)}
             else:
-                self._problem((*path, name), f"wants the name of a node, a list of names or names by key, got {wire!r}")
+                self._unreadable(at, f"wants the name of a node, a list of names or names by key, got {short(wire)}")
+
+    def _is_ref(self, path: Path, ref: Any, wire: Path) -> bool:
+        if not isinstance(ref, str):
+            self._unreadable(path, f"wants the name of a node, got {short(ref)}")
+            self.unread.add(wire)
+        return isinstance(ref, str)
 
     def _mapping(self, path: Path, value: Any) -> dict[Any, Any]:
         if value is None:
             return {}
         if not isinstance(value, dict):
-            self._problem(path, f"wants `key: value` lines, got {value!r}")
+            self._unreadable(path, f"wants `key: value` lines, got {short(value)}")
             return {}
         return value
 
@@ -211,16 +237,21 @@ class _Reader:
             if key not in known:
                 hint = registry.did_you_mean(str(key), known) or f"; there are {', '.join(sorted(known))}"
                 self._problem((*path, key), f"unknown key {key!r}{hint}", at_key=True)
+                self.unread.add((*path, registry.closest(str(key), known) or key))
 
     def _unknown_type(self, type_name: Any) -> str:
-        if type_name is None:
-            return "has no `type`"
+        if not isinstance(type_name, str):
+            return "has no `type`" if type_name is None else f"wants the name of a type, got {short(type_name)}"
         known = list(registry.types())
-        kind = str(type_name).partition(".")[0] + "."
+        kind = type_name.partition(".")[0] + "."
         others = [name for name in known if name.startswith(kind)]
-        hint = registry.did_you_mean(str(type_name), known)
+        hint = registry.did_you_mean(type_name, known)
         listed = f"; types of this kind: {', '.join(others)}" if others else "; `genrl-graph nodes` lists them"
         return f"no type named {type_name!r}{hint or listed}"
 
     def _problem(self, path: Path, text: str, *, at_key: bool = False) -> None:
         self.problems.append(Problem(path, text, at_key))
+
+    def _unreadable(self, path: Path, text: str) -> None:
+        self._problem(path, text)
+        self.unread.add(path)

@@ -14,6 +14,7 @@ def save_checkpoint(folder: Path, peers: Mapping[str, Mapping[str, Carried]]) ->
     draft = folder.with_name(f".{folder.name}.draft")
     try:
         shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
         for peer, carries in peers.items():
             for name, value in carries.items():
                 (draft / peer / name).mkdir(parents=True)

@@ -4,6 +4,7 @@ Names are `<node>/<metric>`; what depends on the machine is under `time/` (secon
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,8 +27,9 @@ class JsonLines:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, round: int, peer: str, metrics: Mapping[str, float]) -> None:
-        """Append one line."""
-        self._file.write(json.dumps({"round": round, "peer": peer, **metrics}) + "\n")
+        """Append one line; what is no number stands as null, for JSON has no NaN."""
+        numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._file.write(json.dumps({"round": round, "peer": peer, **numbers}) + "\n")
         self._file.flush()
 
     def close(self) -> None:

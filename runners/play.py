@@ -87,7 +87,9 @@ def play(
             node.prepare()
         players = make_peers(schedule, names, seed=config.seed)
         before = digests(players)
-        store = RunStore.create(folder, replace_run(graph, config).dump(), _versions(graph, imports or {}), block_rounds=config.block_rounds)
+        store = RunStore.create(
+            folder, replace_run(graph, config).dump(), _versions(graph, imports or {}), block_rounds=config.block_rounds
+        )
         stack.enter_context(store)
         metrics = RoundMetrics([JsonLines(folder / "metrics.jsonl"), TensorBoard(folder / "events")])
         stack.callback(metrics.close)
@@ -106,7 +108,9 @@ def play(
             terminal.round(number, metrics.end(number, seconds), seconds)
             last = number == config.rounds - 1
             if last or (config.checkpoint_every and (number + 1) % config.checkpoint_every == 0):
-                save_checkpoint(store.checkpoints / f"{number + 1:06d}", {player.name: player.carries for player in players})
+                save_checkpoint(
+                    store.checkpoints / f"{number + 1:06d}", {player.name: player.carries for player in players}
+                )
         after = digests(players)
     terminal.summary(before=before, after=after, store=folder / "rollouts.zarr")
     return Run(folder, config.rounds, before, after)
@@ -126,7 +130,8 @@ def run_options(written: RunConfig, given: Mapping[str, int | None]) -> RunConfi
         return RunConfig.model_validate(written.model_dump() | wins)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise ParamError(f"run.{first['loc'][0]}: {first['msg'].lower()}, got {first['input']!r}") from error
+        text = first["msg"][:1].lower() + first["msg"][1:]
+        raise ParamError(f"run.{first['loc'][0]}: {text}, got {first['input']!r}") from error
 
 
 def make_peers(schedule: Schedule, names: Sequence[str], *, seed: int) -> list[Peer]:

@@ -101,13 +101,15 @@ class Loop:
             else:
                 output = node.run(**inputs, **resources)  # type: ignore[attr-defined]
             outputs = self._outputs(step.node, output)
+            record = self._record(node, part, round, peer, inputs, outputs, log)
         except GenrlGraphError as error:
             raise type(error)(f"{_where(step, round, peer)}: {error}") from error
         except Exception as error:
             kind = RewardFailed if isinstance(node, Reward) else NodeFailed
-            raise kind(f"{_where(step, round, peer)}: {type(error).__name__}: {error}") from error
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise kind(f"{_where(step, round, peer)}: {what}") from error
         peer.values.update(outputs)
-        return self._record(node, part, round, peer, inputs, outputs, log), _metrics(node, outputs, log)
+        return record, _metrics(node, outputs, log)
 
     def _resources(self, node: Node, round: int, peer: Peer, log: Log) -> dict[str, Any]:
         name = node.place.node
@@ -126,6 +128,9 @@ class Loop:
 
     def _outputs(self, name: str, output: Any) -> dict[str, Any]:
         fields = self.schedule.nodes[name].signature.outputs
+        missing = [field for field in fields if field and not hasattr(output, field)]
+        if missing:
+            raise NodeFailed(f"gave {type(output).__name__} without {missing[0]!r}, which its `run` declares")
         found = {f"{name}.{field}" if field else name: getattr(output, field) if field else output for field in fields}
         for ref, value in found.items():
             wanted = self.schedule.types[ref]
@@ -195,9 +200,7 @@ def _stored(node: Node, rows: Frame, inputs: Mapping[str, Any], holder: str) -> 
     known = {name for value in inputs.values() for frame in _frames(value) for name in frame.table.column_names}
     own = {mark for pattern in node.signature.outputs.values() for mark in pattern.marks}
     own -= {implied for mark in own for implied in mark.implies}
-    added = {name for mark in own for name in mark.columns} | {
-        name for mark in own for name in names if mark.prefix and name.startswith(mark.prefix[0])
-    }
+    added = {name for mark in own for name in mark.columns}
     return rows.table.select(["id", *(name for name in names if name != "id" and (name in added or name not in known))])
 
 

@@ -1,7 +1,7 @@
 """`generate.chat`: a policy completes one chat a task, and what every generator of chats shares."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import ClassVar, Self
 
 import numpy as np
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from genrl_graph.errors import ParamError
 from genrl_graph.frames import Rollouts, Tasks
-from genrl_graph.node import Generator
+from genrl_graph.node import Generator, Wire
 from genrl_graph.nodes.generate.prompts import AskedTask, check_template, fill, template_names
 from genrl_graph.nodes.generate.quoting import Limit, Prompt, Quotable, Quotes, TooLong, fit
 from genrl_graph.nodes.generate.rows import rollout_rows
@@ -174,8 +174,16 @@ class Chat(ChatGenerator, name="chat"):
     ) -> Rollouts:
         """Rows in the order of the tasks; raises `ParamError` where the template reads what is not in `context`."""
         upstream = context or {}
-        unknown = sorted(template_names(self.template) - set(upstream))
-        if unknown:
-            given = ", ".join(["task", *upstream])
-            raise ParamError(f"{self.place.node}.template: reads {unknown[0]!r}, but is given {given}")
+        for problem in self._unknown_names(upstream):
+            raise ParamError(problem)
         return self.complete(tasks, policy, upstream, rng=rng, log=log, round=round, peer=peer)
+
+    def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:
+        """What the template reads must be wired under `context`."""
+        context = inputs.get("context")
+        return self._unknown_names(context if isinstance(context, Mapping) else {})
+
+    def _unknown_names(self, context: Collection[str]) -> list[str]:
+        given = ", ".join(["task", *context])
+        unknown = sorted(template_names(self.template) - set(context))
+        return [f"template reads {name!r}, but is given {given}; wire it under `context`" for name in unknown]

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache
 
+from genrl_graph.nodes.policy.kv_cache import spread
 from genrl_graph.policy import Sampling
 
 _BLOCK = 1 << 23  # logits that are turned into probabilities at once
@@ -122,7 +123,7 @@ class _Batch:
         logits = self._forward(torch.from_numpy(ids), torch.from_numpy(positions))
         index = torch.tensor(source, device=self.device)
         self.logits = logits[index]
-        self.cache.batch_select_indices(index)
+        spread(self.cache, index, self.sampling.max_new_tokens)
         self.mask = None if self.mask is None else self.mask[index]
         self.next_position = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
 

@@ -31,7 +31,7 @@ PASSED = (
     "prompt_ids",
     "completion_ids",
 )
-_NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_NAME = re.compile(r"(?!.*\.py:)[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 
 
 class FunctionReward(Reward, name="function"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +15,8 @@ from genrl_graph.frames import Tasks
 from genrl_graph.node import Source
 from genrl_graph.nodes.reward.answers import extract_answer
 from genrl_graph.nodes.source.batch import as_rows, enough_rows, plain, row_of, shuffled_rows
-from genrl_graph.nodes.source.reading import load_table
+from genrl_graph.nodes.source.reading import file_state, load_table
+from genrl_graph.paths import DataPath
 from genrl_graph.registry import did_you_mean
 from genrl_graph.resources import Task
 
@@ -59,7 +61,7 @@ class HfDataset(Source, name="hf_dataset"):
     known for the hub name (`PRESETS`). `metadata` names further columns to keep. The key of a task is its row.
     """
 
-    path: str = Field(min_length=1)
+    path: DataPath = Field(min_length=1)
     name: str | None = None
     split: str = "train"
     columns: Columns | None = None
@@ -87,30 +89,7 @@ class HfDataset(Source, name="hf_dataset"):
         return Preset(name, self.columns or known.columns, self.answer_from or known.answer_from)
 
     def _table(self) -> pa.Table:
-        known = self.preset
-        table = load_table(self.path, name=known.name, split=self.split)
-        wanted = [known.columns.question, known.columns.answer, *self.metadata]
-        for column in wanted:
-            if column not in table.column_names:
-                hint = did_you_mean(column, table.column_names)
-                there = ", ".join(table.column_names)
-                raise DataError(f"{self.path}: no column {column!r}{hint}; it has {there}")
-        self._check_values(table.column(known.columns.question), known.columns.question, None)
-        mark = ANSWER_MARKS.get(known.answer_from)
-        self._check_values(table.column(known.columns.answer), known.columns.answer, mark)
-        return table
-
-    def _check_values(self, column: pa.ChunkedArray, name: str, mark: str | None) -> None:
-        """A row without a question or answer is found here, before the first round and not in the hundredth."""
-        bad = pc.is_null(column)
-        what = "holds nothing"
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            found = pc.match_substring(column, mark) if mark else pc.greater(pc.utf8_length(column), 0)
-            bad = pc.invert(pc.fill_null(found, False))
-            what = f"has no {mark!r}" if mark else what
-        row = pc.index(bad, pa.scalar(True)).as_py()
-        if row >= 0:
-            raise DataError(f"{self.path}: row {row} {what} in column {name!r}; mend it or leave the row out")
+        return _open(self.path, self.preset, self.split, tuple(self.metadata), file_state(self.path))
 
     def _task(self, table: pa.Table, row: int) -> Task:
         known = self.preset
@@ -122,6 +101,34 @@ class HfDataset(Source, name="hf_dataset"):
             raise DataError(f"{where}: no answer in column {known.columns.answer!r} ({known.answer_from})")
         kept = plain({name: record[name] for name in self.metadata})
         return Task(self.task_id(row), messages, answer, kept, raw=record)
+
+
+@lru_cache(maxsize=4)  # shared by all peers of a process and by copies of a source
+def _open(path: str, known: Preset, split: str, metadata: tuple[str, ...], _: tuple[int, int] | None) -> pa.Table:
+    """The wanted columns of a data set, read again where the file changed."""
+    table = load_table(path, name=known.name, split=split)
+    wanted = list(dict.fromkeys([known.columns.question, known.columns.answer, *metadata]))
+    for column in wanted:
+        if column not in table.column_names:
+            hint = did_you_mean(column, table.column_names)
+            raise DataError(f"{path}: no column {column!r}{hint}; it has {', '.join(table.column_names)}")
+    _check_values(path, table, known.columns.question, mark=None)
+    _check_values(path, table, known.columns.answer, mark=ANSWER_MARKS.get(known.answer_from))
+    return table.select(wanted)
+
+
+def _check_values(path: str, table: pa.Table, name: str, *, mark: str | None) -> None:
+    """A row without a question or answer is found here, before the first round and not in the hundredth."""
+    column = table.column(name)
+    bad = pc.is_null(column)
+    what = "holds nothing"
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        found = pc.match_substring(column, mark) if mark else pc.greater(pc.utf8_length(column), 0)
+        bad = pc.invert(pc.fill_null(found, False))
+        what = f"has no {mark!r}" if mark else what
+    row = pc.index(bad, pa.scalar(True)).as_py()
+    if row >= 0:
+        raise DataError(f"{path}: row {row} {what} in column {name!r}; mend it or leave the row out")
 
 
 def _messages(value: Any, where: str) -> list[dict[str, str]]:

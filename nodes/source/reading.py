@@ -3,7 +3,6 @@
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +17,37 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 def load_table(path: str, *, name: str | None, split: str) -> pa.Table:
     """All rows of a data set; `name` is the subset and `split` the split of a folder or hub data set.
 
-    A path that exists is local, any other one is a name on the hub. The last few tables stay loaded; a file
-    that changed is read again. Raises `DataError` where nothing can be read or there are no rows.
+    A path that exists is local, any other one is a name on the hub. Raises `DataError` where nothing can be read or
+    there are no rows.
     """
     local = Path(path)
-    if local.exists():
-        state = local.stat()
-        table = _load_local(str(local.resolve()), name, split, state.st_mtime_ns, state.st_size)
+    if local.is_dir():
+        table = _load_folder(local, name, split)
     else:
-        table = _load_hub(path, name, split)
+        table = _load_file(local) if local.exists() else _load_hub(path, name, split)
     if table.num_rows == 0:
         raise DataError(f"{path}: the data set has no rows")
     return table
 
 
-@lru_cache(maxsize=4)
-def _load_local(path: str, name: str | None, split: str, _changed: int, _bytes: int) -> pa.Table:
-    file = Path(path)
-    if file.is_dir():
-        return _load_folder(file, name, split)
+def file_state(path: str) -> tuple[int, int] | None:
+    """What changes when a local path does: its time and size; None for a name on the hub."""
+    try:
+        state = Path(path).stat()
+    except OSError:
+        return None
+    return state.st_mtime_ns, state.st_size
+
+
+def _load_file(file: Path) -> pa.Table:
     readers = {".jsonl": _read_jsonl, ".json": _read_jsonl, ".csv": _read_csv, ".parquet": pq.read_table}
     reader = readers.get(file.suffix.lower())
     if reader is None:
-        raise DataError(f"{path}: cannot read a {file.suffix or 'nameless'} file; give one of {', '.join(SUFFIXES)}")
+        raise DataError(f"{file}: cannot read a {file.suffix or 'nameless'} file; give one of {', '.join(SUFFIXES)}")
     try:
         return reader(file)
     except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
-        raise DataError(f"{path}: cannot be read: {_first_line(error)}") from error
+        raise DataError(f"{file}: cannot be read: {_first_line(error)}") from error
 
 
 def _read_jsonl(file: Path) -> pa.Table:
@@ -106,7 +109,6 @@ def _load_folder(folder: Path, name: str | None, split: str) -> pa.Table:
         raise DataError(f"{folder}: subset {name}, split {split!r}: {_first_line(error)}") from error
 
 
-@lru_cache(maxsize=4)
 def _load_hub(path: str, name: str | None, split: str) -> pa.Table:
     if path.startswith((".", "/", "~")) or path.count("/") > 1 or Path(path).suffix.lower() in SUFFIXES:
         raise DataError(f"{path}: no such file or folder; a relative path starts at the graph file")

@@ -1,0 +1,25 @@
+"""The toy nodes are registered once, for all tests, as `--import tests/toys.py` would; tests import them as `toys`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from genrl_graph import registry
+from genrl_graph.document import parse_document
+from genrl_graph.spec import Loaded, read_document
+
+TOYS = Path(__file__).parent / "toys.py"
+registry.import_file(TOYS)
+
+
+@pytest.fixture(scope="session")
+def toys_file() -> Path:
+    """The script that defines the toy nodes."""
+    return TOYS
+
+
+@pytest.fixture
+def read() -> Callable[[str], Loaded]:
+    """Reads YAML text as `game.yaml` and gives the graph with all its problems."""
+    return lambda text: read_document(parse_document(text, file="game.yaml"))

@@ -1,0 +1,102 @@
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from genrl_graph.edges import PEER
+from genrl_graph.errors import ParamError
+from genrl_graph.frames import score
+from genrl_graph.nodes.advantage.group import GroupAdvantage
+from genrl_graph.resources import Log
+
+
+@pytest.fixture(scope="session")
+def advantages(make_rollouts):  # type: ignore[no-untyped-def]
+    def of(rewards, *, log=None, columns=None, **params):  # type: ignore[no-untyped-def]
+        rows = score(make_rollouts(["x"] * len(rewards), **(columns or {})), {"t": rewards})
+        return GroupAdvantage(**params).run(rows, log=log or Log()).numpy("advantage")
+
+    return of
+
+
+@given(
+    rewards=arrays(np.float64, (3, 4), elements=st.sampled_from([0.0, 0.1, 0.5, 1.0, -2.0])),
+    scale=st.sampled_from(["group", "batch", "none"]),
+    order=st.permutations(range(12)),
+)
+def test_against_torch(advantages, rewards, scale, order) -> None:  # type: ignore[no-untyped-def]
+    given = torch.tensor(rewards)
+    wanted = given - given.mean(dim=1, keepdim=True)
+    if scale != "none":
+        deviation = given.std(dim=1, keepdim=True) if scale == "group" else given.std()
+        wanted = wanted / (deviation + 1e-4)
+    groups = [f"g{at // 4}" for at in order]
+    found = advantages(rewards.ravel()[order], columns={"group_id": groups}, scale=scale)
+    np.testing.assert_allclose(found, wanted.numpy().ravel()[order], atol=1e-9)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.3, 1.0]), min_size=2, max_size=6))
+def test_leave_one_out_is_the_mean_of_the_others(advantages, rewards) -> None:  # type: ignore[no-untyped-def]
+    found = advantages(rewards, scale="none", leave_one_out=True)
+    wanted = [reward - np.mean(rewards[:at] + rewards[at + 1 :]) for at, reward in enumerate(rewards)]
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+@pytest.mark.parametrize("leave_one_out", [False, True])
+def test_groups_without_variance_get_exactly_zero(advantages, scale: str, leave_one_out: bool) -> None:  # type: ignore[no-untyped-def]
+    rewards, groups = [0.1, 0.1, 0.1, 0.7, 1.0, 0.0], ["a", "a", "a", "one", "b", "b"]
+    found = advantages(rewards, columns={"group_id": groups}, scale=scale, leave_one_out=leave_one_out)
+    assert found[:4].tolist() == [0.0] * 4
+    assert found[4] == -found[5] > 0.0
+
+
+def test_what_was_not_judged_counts_in_no_mean(advantages) -> None:  # type: ignore[no-untyped-def]
+    for scale in ("group", "batch", "none"):
+        with_nan = advantages([1.0, np.nan, 0.0, np.inf], scale=scale)
+        assert np.isnan(with_nan).tolist() == [False, True, False, True]
+        np.testing.assert_array_equal(with_nan[[0, 2]], advantages([1.0, 0.0], scale=scale))
+
+
+def test_groups_of_other_nodes_and_peers_stay_apart_unless_told(advantages) -> None:  # type: ignore[no-untyped-def]
+    columns = {"node": ["n", "n", "n", "m"], "peer": ["p", "p", "q", "q"], "task_id": ["t/0", "t/0", "t/0", "t/1"]}
+    rewards = [0.0, 1.0, 5.0, 9.0]
+
+    def of(scope: str) -> list[float]:
+        found: list[float] = advantages(rewards, columns=columns, scale="none", scope=scope).tolist()
+        return found
+
+    assert of("group") == [-0.5, 0.5, 0.0, 0.0]
+    assert of("task") == of("node") == [-2.0, -1.0, 3.0, 0.0]
+    assert of("peer") == [-0.5, 0.5, 0.0, 0.0]
+    assert of("batch") == [-3.75, -2.75, 1.25, 5.25]
+
+
+def test_metrics(advantages, log: Log) -> None:  # type: ignore[no-untyped-def]
+    advantages([1.0, 0.0, 1.0, 1.0, np.nan], columns={"group_id": ["a", "a", "b", "b", "c"]}, log=log)
+    assert log.metrics == {"groups": 2, "groups_with_variance": 1, "zero_variance": 0.5, "reward": 0.75}
+    empty = Log()
+    assert len(advantages([], log=empty)) == 0
+    assert empty.metrics == {"groups": 0, "groups_with_variance": 0}
+
+
+def test_marks_stay(make_rollouts, log: Log) -> None:  # type: ignore[no-untyped-def]
+    rows = score(make_rollouts(["x"]), {"t": [1.0]}).marked(PEER)
+    assert PEER in GroupAdvantage().run(rows, log=log).marks
+    with pytest.raises(ParamError, match="scale"):
+        GroupAdvantage(scale="std")
+
+
+def test_512_rows_take_less_than_3_ms(make_rollouts) -> None:  # type: ignore[no-untyped-def]
+    groups = [f"g{at // 8}" for at in range(512)]
+    rows = score(make_rollouts(["x"] * 512, group_id=groups), {"t": np.arange(512) % 3})
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
+        GroupAdvantage().run(rows, log=Log())
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.003

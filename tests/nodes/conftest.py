@@ -1,0 +1,64 @@
+"""Rollouts as a generator gives them, for nodes that judge, select and credit them."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from genrl_graph.frames import Rollouts
+from genrl_graph.nodes.reward.rows import shared_worker
+from genrl_graph.resources import Log
+
+MakeRollouts = Callable[..., Rollouts]
+
+
+@pytest.fixture(scope="session")
+def make_rollouts() -> MakeRollouts:
+    """`make_rollouts(completions, **columns)`: a column is one value for all rows or a list of one a row."""
+
+    def make(completions: list[str], **columns: Any) -> Rollouts:
+        rows = []
+        for at, completion in enumerate(completions):
+            given = {name: value[at] if isinstance(value, list) else value for name, value in columns.items()}
+            rows.append(_row(at, completion) | given)
+        return Rollouts.from_rows(rows)
+
+    return make
+
+
+def _row(at: int, completion: str) -> dict[str, Any]:
+    return {
+        "id": f"id{at}",
+        "task_id": "tasks/0",
+        "group_id": "g0",
+        "parent_ids": [],
+        "peer": "peer0000",
+        "node": "answer",
+        "stage": 0,
+        "round": 0,
+        "sample": at,
+        "policy": "policy",
+        "policy_version": 0,
+        "tokenizer": "t",
+        "temperature": 1.0,
+        "messages": [{"role": "user", "content": "What is it?"}],
+        "prompt_ids": [1, 2],
+        "completion_ids": [3, 4 + at],
+        "completion_mask": [1, 1],
+        "logprobs": [-0.5, -0.25],
+        "completion": completion,
+        "finish": "stop",
+        "error": "",
+    }
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def workers_end() -> Iterator[None]:
+    """Worker processes are kept over rounds; none outlives the tests."""
+    yield
+    shared_worker.cache_clear()

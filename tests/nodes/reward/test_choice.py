@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from genrl_graph.edges import PEER
+from genrl_graph.errors import RewardFailed
+from genrl_graph.node import Place
+from genrl_graph.nodes.reward.choice import ChoiceReward, read_choice
+from genrl_graph.nodes.source.listed import ListSource
+from genrl_graph.resources import TaskBook
+
+
+@pytest.fixture
+def tasks() -> TaskBook:
+    listed = [{"question": "6 * 7?", "answer": 42}]
+    return TaskBook({"tasks": ListSource(tasks=listed).placed(Place("tasks"))})
+
+
+@pytest.fixture
+def answers(make_rollouts):  # type: ignore[no-untyped-def]
+    completions = ["#### 41", r"\boxed{\frac{84}{2}}", "#### 7", "#### 42"]
+    return make_rollouts(completions, id=["a", "b", "c", "d"], peer=list("pqrs")).marked(PEER)
+
+
+@pytest.mark.parametrize(
+    ("critique", "number"),
+    [
+        ("Choice: Student #2", 2),
+        ("I waver. Choice: Student #1. No:\n**Choice:** student #3", 3),
+        ("choice: none", 0),
+        ("Choice: Nonesuch", None),
+        ("Choice: Student two", None),
+        ("Choice: Student #0", None),
+        ("Student #2 is best", None),
+        ("Choice: Student #" + "9" * 30, 999_999_999),
+        ("", None),
+    ],
+)
+def test_well_formed_choices(critique: str, number: int | None) -> None:
+    choice = read_choice(critique)
+    assert (None if choice is None else choice.number) == number
+
+
+def test_the_student_is_judged_here_by_the_order_of_parent_ids(make_rollouts, answers, tasks, log) -> None:  # type: ignore[no-untyped-def]
+    critiques = [
+        "Choice: Student #1",
+        "Choice: Student #2",
+        "Choice: Student #3",
+        "Choice: Student #4",
+        "Choice: none",
+        "Hm",
+    ]
+    rows = make_rollouts(critiques, parent_ids=[["c", "b", "a"]] * 6, finish=["stop"] * 5 + ["length"])
+    scored = ChoiceReward().run(rows, answers, tasks=tasks, log=log)
+    assert scored.values("reward_format") == [1, 1, 1, 1, 1, 0]
+    assert scored.values("reward_exists") == [1, 1, 1, 0, 0, 0]
+    assert scored.values("reward_correct") == [0, 1, 0, 0, 0, 0]
+    assert scored.values("reward") == [1.0, 2.0, 1.0, 0.5, 0.5, 0.0]
+
+
+def test_none_is_right_if_nobody_was(make_rollouts, answers, tasks, log) -> None:  # type: ignore[no-untyped-def]
+    rows = make_rollouts(["Choice: none"] * 3, parent_ids=[["a", "c"], ["a", "b"], []])
+    scored = ChoiceReward().run(rows, answers, tasks=tasks, log=log)
+    assert scored.values("reward_correct") == [1.0, 0.0, 1.0]
+
+
+def test_exactly(make_rollouts, answers, tasks, log) -> None:  # type: ignore[no-untyped-def]
+    rows = make_rollouts(["Choice: Student #1", "Choice: Student #2"], parent_ids=[["b", "d"]] * 2)
+    scored = ChoiceReward(judge="exact").run(rows, answers, tasks=tasks, log=log)
+    assert scored.values("reward_correct") == [0.0, 1.0]
+
+
+def test_an_answer_that_is_not_there_cannot_be_judged(make_rollouts, answers, tasks, log) -> None:  # type: ignore[no-untyped-def]
+    rows = make_rollouts(["Choice: Student #1", "Choice: Student #2", "Choice: none"], parent_ids=[["x", "b"]] * 3)
+    scored = ChoiceReward().run(rows, answers, tasks=tasks, log=log)
+    assert np.array_equal(scored.numpy("reward"), [np.nan, 2.0, 0.5], equal_nan=True)
+    assert log.facts["failures"] == [{"id": "id0", "reason": "the quoted answer 'x' is not among the answers"}]
+    with pytest.raises(RewardFailed, match="not among the answers"):
+        ChoiceReward().run(rows.take([0]), answers, tasks=tasks, log=log)

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+
+from genrl_graph.edges import PEER
+from genrl_graph.errors import DataError, ParamError, RewardFailed
+from genrl_graph.node import Place
+from genrl_graph.nodes.reward.math import MathReward
+from genrl_graph.nodes.source.listed import ListSource
+from genrl_graph.resources import Log, TaskBook
+
+
+@pytest.fixture
+def tasks() -> TaskBook:
+    listed = [
+        {"question": "a half?", "answer": "1/2"},
+        {"question": "poem?"},
+        {"question": "six times seven?", "answer": 42},
+    ]
+    return TaskBook({"tasks": ListSource(tasks=listed).placed(Place("tasks"))})
+
+
+def test_terms_weights_and_failed_rows(make_rollouts, tasks: TaskBook, log: Log) -> None:  # type: ignore[no-untyped-def]
+    completions = [r"So \boxed{0.5}", r"So \boxed{\frac{2}{4}}", r"\boxed{3}", "no idea", r"\boxed{0.5}"]
+    rows = make_rollouts(completions, finish=["stop", "stop", "length", "stop", "failed"]).marked(PEER)
+    scored = MathReward(format=0.25, correct=2.0).run(rows, tasks=tasks, log=log)
+    assert scored.values("reward")[:4] == [2.25, 2.25, 0.25, 0.0]
+    assert np.isnan(scored.numpy("reward")[4])
+    assert scored.values("reward_format")[:4] == [1.0, 1.0, 1.0, 0.0]
+    assert scored.values("reward_correct")[:4] == [1.0, 1.0, 0.0, 0.0]
+    assert PEER in scored.marks
+    assert log.metrics == {"unjudged": 0.0, "reward_format": 0.75, "reward_correct": 0.5}
+
+
+def test_rewards_in_a_row_keep_the_marks_and_add_up(make_rollouts, tasks: TaskBook, log: Log) -> None:  # type: ignore[no-untyped-def]
+    from genrl_graph.nodes.reward.regex import RegexReward
+
+    rows = make_rollouts([r"\boxed{1/2}"])
+    both = MathReward().run(RegexReward(pattern="box").run(rows, tasks=tasks, log=log), tasks=tasks, log=log)
+    assert both.values("reward") == [2.5]
+
+
+def test_a_task_without_an_answer_costs_only_its_rows(make_rollouts, tasks: TaskBook, log: Log) -> None:  # type: ignore[no-untyped-def]
+    rows = make_rollouts(["#### 42", "#### rose"], task_id=["tasks/2", "tasks/1"])
+    scored = MathReward().run(rows, tasks=tasks, log=log)
+    assert np.array_equal(scored.numpy("reward"), [1.5, np.nan], equal_nan=True)
+    assert log.facts["failures"] == [{"id": "id1", "reason": "task 'tasks/1' has no reference answer"}]
+    with pytest.raises(RewardFailed, match=r"reward\.math: none of 1 rows"):
+        MathReward().run(rows.take([1]), tasks=tasks, log=log)
+
+
+def test_the_answer_comes_from_the_reader_s_own_source(make_rollouts, tasks: TaskBook, log: Log) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(DataError, match="no source named 'theirs'"):
+        MathReward().run(make_rollouts(["#### 5"], task_id="theirs/0"), tasks=tasks, log=log)
+
+
+def test_a_pattern_of_one_s_own(make_rollouts, tasks: TaskBook, log: Log) -> None:  # type: ignore[no-untyped-def]
+    rows = make_rollouts(["Result = 42; not 41", "#### 42"], task_id="tasks/2")
+    scored = MathReward(pattern=r"Result = (\d+)").run(rows, tasks=tasks, log=log)
+    assert scored.values("reward_format") == [1.0, 0.0]
+    with pytest.raises(ParamError, match=r"pattern: no regular expression"):
+        MathReward(pattern="(")
+    with pytest.raises(ParamError, match="timeout_s"):
+        MathReward(timeout_s=0)

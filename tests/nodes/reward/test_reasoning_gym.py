@@ -1,0 +1,69 @@
+import json
+
+import numpy as np
+import pytest
+
+from genrl_graph.errors import RewardFailed
+from genrl_graph.node import Place
+from genrl_graph.nodes.reward.reasoning_gym import ReasoningGymReward
+from genrl_graph.nodes.source.listed import ListSource
+from genrl_graph.nodes.source.reasoning_gym import ReasoningGym
+from genrl_graph.resources import Log, TaskBook
+from genrl_graph.seeds import stream
+
+DATA_SETS = (
+    "arc_1d",
+    "basic_arithmetic",
+    "base_conversion",
+    "bf",
+    "binary_matrix",
+    "calendar_arithmetic",
+    "decimal_arithmetic",
+    "fraction_simplification",
+    "leg_counting",
+    "chain_sum",
+    "caesar_cipher",
+    "spell_backward",
+    "letter_counting",
+    "number_sorting",
+    "prime_factorization",
+    "gcd",
+    "simple_equations",
+    "rearc",
+    "list_functions",
+    "knights_knaves",
+)
+
+
+def played(dataset: str, **params: object):  # type: ignore[no-untyped-def]
+    source = ReasoningGym(dataset=dataset, num_tasks=2, **params).placed(Place("tasks"))
+    return source.run(rng=stream("s"), round=0), TaskBook({"tasks": source})
+
+
+def test_twenty_data_sets_pay_their_own_answers(make_rollouts, log: Log) -> None:  # type: ignore[no-untyped-def]
+    for name in DATA_SETS:
+        given, tasks = played(name)
+        ids = given.values("id")
+        right = [f"I think. <answer>{answer}</answer>" for answer in given.values("answer")]
+        rows = make_rollouts([*right, "<answer></answer>", "?"], task_id=ids * 2)
+        scored = ReasoningGymReward(format=0.5).run(rows, tasks=tasks, log=log)
+        assert scored.values("reward") == [1.5, 1.5, 0.0, 0.0], name
+        assert json.loads(given.rows()[0]["metadata"])["source_dataset"] == name
+
+
+def test_in_this_process_and_with_params(make_rollouts, log: Log) -> None:  # type: ignore[no-untyped-def]
+    given, tasks = played("basic_arithmetic", params={"min_terms": 5, "max_terms": 6, "size": 10})
+    rows = make_rollouts([f"Answer: {given.values('answer')[0]}", "Answer: 0.123"], task_id=given.values("id"))
+    for timeout_s in (None, 20.0):
+        node = ReasoningGymReward(pattern=r"Answer: (.*)", timeout_s=timeout_s)
+        scored = node.run(rows, tasks=tasks, log=log)
+        assert scored.values("reward_correct")[0] == 1.0 > scored.values("reward_correct")[1]
+        assert scored.values("reward_format") == [1.0, 1.0]
+
+
+def test_tasks_of_other_sources_cannot_be_judged(make_rollouts, log: Log) -> None:  # type: ignore[no-untyped-def]
+    tasks = TaskBook({"tasks": ListSource(tasks=[{"question": "?", "answer": "1"}]).placed(Place("tasks"))})
+    with pytest.raises(RewardFailed, match="'tasks/0' is from no source"):
+        ReasoningGymReward().run(make_rollouts(["<answer>1</answer>"]), tasks=tasks, log=log)
+    failed = ReasoningGymReward().run(make_rollouts(["x"], finish="failed"), tasks=tasks, log=log)
+    assert np.isnan(failed.numpy("reward")).all()

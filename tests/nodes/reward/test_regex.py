@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+
+from genrl_graph.errors import ParamError
+from genrl_graph.node import Place
+from genrl_graph.nodes.reward.regex import RegexReward
+from genrl_graph.nodes.source.listed import ListSource
+from genrl_graph.resources import Log, TaskBook
+
+
+@pytest.fixture
+def tasks() -> TaskBook:
+    listed = [{"question": "capital of France?", "answer": "Paris"}, {"question": "poem?"}]
+    return TaskBook({"tasks": ListSource(tasks=listed).placed(Place("tasks"))})
+
+
+def test_a_match_pays(make_rollouts, tasks: TaskBook, log: Log) -> None:  # type: ignore[no-untyped-def]
+    rows = make_rollouts(["<b>x</b>", "x", "<b>"], finish=["stop", "stop", "failed"])
+    scored = RegexReward(pattern="<b>", match=2.0, miss=-1.0, weight=0.5, term="bold").run(rows, tasks=tasks, log=log)
+    assert np.array_equal(scored.numpy("reward"), [1.0, -0.5, np.nan], equal_nan=True)
+    assert scored.values("reward_bold")[:2] == [2.0, -1.0]
+
+
+def test_compare_takes_group_1_of_the_last_match(make_rollouts, tasks: TaskBook, log: Log) -> None:  # type: ignore[no-untyped-def]
+    completions = ["A: Lyon A: Paris ", "A: Paris A: Lyon", "Paris", "A: Parisian", "A: x"]
+    rows = make_rollouts(completions, task_id=["tasks/0"] * 4 + ["tasks/1"])
+    scored = RegexReward(pattern=r"A: (\w+)", compare=True).run(rows, tasks=tasks, log=log)
+    assert np.array_equal(scored.numpy("reward"), [1.0, 0.0, 0.0, 0.0, np.nan], equal_nan=True)
+    assert "no reference answer" in log.facts["failures"][0]["reason"]
+
+
+def test_a_pattern_without_end_costs_one_row(make_rollouts, tasks: TaskBook, log: Log) -> None:  # type: ignore[no-untyped-def]
+    rows = make_rollouts(["a" * 40 + "b", "aaa"])
+    scored = RegexReward(pattern="^(a+)+$", timeout_s=1.0).run(rows, tasks=tasks, log=log)
+    assert np.array_equal(scored.numpy("reward"), [np.nan, 1.0], equal_nan=True)
+    assert "within 1 s" in log.facts["failures"][0]["reason"]
+
+
+def test_patterns_are_checked_first() -> None:
+    for params, told in (
+        ({"pattern": "["}, "no regular expression"),
+        ({"pattern": "a", "compare": True}, "put .* around the answer"),
+        ({"pattern": "a", "term": "a b"}, "letters, digits"),
+    ):
+        with pytest.raises(ParamError, match=told):
+            RegexReward(**params)

@@ -1,0 +1,31 @@
+import numpy as np
+
+from genrl_graph.edges import PEER
+from genrl_graph.frames import credit, score
+from genrl_graph.nodes.select.nonzero_advantage import NonzeroAdvantage
+from genrl_graph.resources import Log
+
+
+def credited(make_rollouts, advantage, **columns):  # type: ignore[no-untyped-def]
+    rows = make_rollouts(["x"] * len(advantage), **columns)
+    return credit(score(rows, {"t": np.zeros(len(rows))}), advantage)
+
+
+def test_keeps_whole_groups_that_teach(make_rollouts, log: Log) -> None:  # type: ignore[no-untyped-def]
+    groups = ["a", "b", "a", "b", "a", "c"]
+    rows = credited(make_rollouts, [1.0, 0.0, 0.0, 0.0, np.nan, np.inf], group_id=groups)
+    kept = NonzeroAdvantage().run(rows, log=log)
+    assert kept.values("id") == ["id0", "id2"]
+    assert log.metrics == {"kept": 2 / 6}
+    assert NonzeroAdvantage(by="row").run(rows, log=log).values("id") == ["id0"]
+
+
+def test_a_peer_cannot_slip_a_row_into_another_s_group(make_rollouts, log: Log) -> None:  # type: ignore[no-untyped-def]
+    rows = credited(make_rollouts, [0.0, 1.0], peer=["a", "b"])
+    assert NonzeroAdvantage().run(rows, log=log).values("id") == ["id1"]
+
+
+def test_marks_stay_and_no_rows_are_fine(make_rollouts, log: Log) -> None:  # type: ignore[no-untyped-def]
+    rows = credited(make_rollouts, [0.5]).marked(PEER)
+    assert NonzeroAdvantage().run(rows, log=log) == rows
+    assert len(NonzeroAdvantage().run(rows.where([False]), log=log)) == 0

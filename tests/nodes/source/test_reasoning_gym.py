@@ -1,0 +1,111 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from genrl_graph.errors import DataError, ParamError
+from genrl_graph.node import Place
+from genrl_graph.nodes.source.reasoning_gym import ReasoningGym
+from genrl_graph.seeds import stream
+
+SCRIPT = """
+import json, sys
+from genrl_graph.errors import DataError
+from genrl_graph.nodes.source.reasoning_gym import ReasoningGym
+from genrl_graph.seeds import stream
+for name in sys.argv[1:]:
+    try:
+        print(json.dumps(ReasoningGym(dataset=name, num_tasks=3).run(rng=stream("s"), round=2).rows()))
+    except DataError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+def in_a_process(*names: str, hash_seed: str) -> list[object]:
+    env = os.environ | {"PYTHONHASHSEED": hash_seed}
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *names], capture_output=True, text=True, check=True, env=env)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_rounds_give_new_tasks_that_any_id_makes_again() -> None:
+    source = ReasoningGym(dataset="basic_arithmetic", params={"max_terms": 3}, num_tasks=4).placed(Place("tasks"))
+    rounds = [source.run(rng=stream("s"), round=r) for r in range(3)]
+    ids = [name for rows in rounds for name in rows.values("id")]
+    assert len(set(ids)) == 12 and ids[5].startswith("tasks/basic_arithmetic-") and ids[5].endswith("-5")
+    for row in rounds[1].rows():
+        task = source.resolve(row["id"])
+        assert (task.messages, task.answer, task.metadata) == (
+            row["messages"],
+            row["answer"],
+            json.loads(row["metadata"]),
+        )
+        assert task.metadata["source_dataset"] == "basic_arithmetic"
+
+
+def test_a_task_of_another_seed_is_made_too() -> None:
+    source = ReasoningGym(dataset="basic_arithmetic")
+    mine = source.resolve("source.reasoning_gym/basic_arithmetic-17-3")
+    assert mine.messages != source.resolve("source.reasoning_gym/basic_arithmetic-18-3").messages
+    assert mine == ReasoningGym(dataset="basic_arithmetic").resolve("source.reasoning_gym/basic_arithmetic-17-3")
+
+
+def test_after_the_last_entry_comes_the_next_seed() -> None:
+    source = ReasoningGym(dataset="basic_arithmetic", params={"size": 3}, num_tasks=5)
+    keys = [name.rsplit("-", 2)[1:] for name in source.run(rng=stream("s"), round=0).values("id")]
+    assert [index for _, index in keys] == ["0", "1", "2", "0", "1"]
+    assert keys[0][0] == keys[2][0] != keys[3][0] == keys[4][0]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "maze-1-1",
+        "basic_arithmetic-1",
+        "basic_arithmetic-01-1",
+        "basic_arithmetic-4294967296-1",
+        "basic_arithmetic-1-500",
+    ],
+)
+def test_ids_of_others_are_refused(key: str) -> None:
+    with pytest.raises(DataError):
+        ReasoningGym(dataset="basic_arithmetic").resolve(f"source.reasoning_gym/{key}")
+
+
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [
+        ({"dataset": "basic_arithmetics"}, "did you mean 'basic_arithmetic'"),
+        ({"dataset": "basic_arithmetic", "params": {"max_term": 3}}, "did you mean 'max_terms'"),
+        ({"dataset": "basic_arithmetic", "params": {"max_terms": -3}}, "basic_arithmetic: params"),
+        ({"dataset": "basic_arithmetic", "params": {"max_terms": "three"}}, "basic_arithmetic: params"),
+        ({"dataset": "composite"}, "at least one dataset"),
+    ],
+)
+def test_what_reasoning_gym_refuses_is_one_line(params: dict[str, object], told: str) -> None:
+    with pytest.raises(DataError, match=told) as raised:
+        ReasoningGym(**params).run(rng=stream("s"), round=0)
+    assert "\n" not in str(raised.value)
+
+
+def test_params_are_checked_without_reasoning_gym() -> None:
+    for params in ({"num_tasks": 0}, {"params": {"seed": 1}}, {"params": {"x": {1}}}, {"dataset": ""}):
+        with pytest.raises(ParamError):
+            ReasoningGym(**({"dataset": "maze"} | params))
+
+
+def test_a_mix_of_data_sets() -> None:
+    members = [{"name": "basic_arithmetic"}, {"name": "leg_counting", "config": {"max_animals": 4}}]
+    rows = ReasoningGym(dataset="composite", params={"datasets": members}, num_tasks=12).run(rng=stream("s"), round=0)
+    names = {json.loads(text)["source_dataset"] for text in rows.values("metadata")}
+    assert names == {"basic_arithmetic", "leg_counting"}
+
+
+def test_every_process_makes_the_same_tasks_or_says_that_it_cannot() -> None:
+    names = ("leg_counting", "list_functions", "word_ladder")
+    (legs, lists, told), fixed = in_a_process(*names, hash_seed="1"), in_a_process(*names, hash_seed="0")
+    assert isinstance(legs, list) and isinstance(lists, list) and len(legs) == len(lists) == 3
+    assert [legs, lists] == fixed[:2]
+    assert "word_ladder" in str(told) and "PYTHONHASHSEED=0" in str(told)
+    assert isinstance(fixed[2], list) and fixed[2:] == in_a_process("word_ladder", hash_seed="0")
