@@ -23,6 +23,7 @@ from genrl_graph.node import (
 )
 from genrl_graph.policy import Carried, Completion, Policy, Sampling, TextPolicy
 from genrl_graph.resources import Log, Task, TaskBook
+from genrl_graph.run_config import RunConfig
 
 if TYPE_CHECKING:
     from genrl_graph.runners.play import Run
@@ -82,6 +83,7 @@ __all__ = [
     "R",
     "Reward",
     "Rollouts",
+    "RunConfig",
     "Sampling",
     "Scored",
     "Select",

@@ -79,7 +79,8 @@ def cast_column(frame: str, name: str, array: pa.ChunkedArray, column: Column) -
         shape = f" with {column.ndim} dimensions" if column.ndim is not None else ""
         raise ColumnError(f"{frame}.{name}: {array.type} is no tensor column of {column.dtype}{shape}")
     if not _alike(array.type, column):
-        raise ColumnError(f"{frame}.{name}: wants {column}, not {array.type}")
+        example = f" such as {array[0].as_py()!r:.40}" if len(array) else ""
+        raise ColumnError(f"{frame}.{name}: wants {column}, not {array.type}{example}")
     try:
         return array.cast(column)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:

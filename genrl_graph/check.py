@@ -31,7 +31,8 @@ class Problem:
     def where(self) -> str:
         """The key path as users speak of it: `nodes.final.critiques` for an input."""
         hidden = self.path[:1] == ("nodes",) and self.path[2:3] == ("inputs",) and len(self.path) > 3
-        return ".".join(map(str, (*self.path[:2], *self.path[3:]) if hidden else self.path)) or "graph"
+        path = (*self.path[:2], *self.path[3:]) if hidden else self.path
+        return ".".join(str(step) if str(step).isprintable() else repr(step) for step in path) or "graph"
 
     def __str__(self) -> str:
         return f"{self.where}: {self.text}"

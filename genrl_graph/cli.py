@@ -87,18 +87,21 @@ def _import_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--import",
         dest="imports",
-        type=Path,
         action="append",
         default=[],
-        metavar="FILE",
-        help="Python file that defines nodes which the graph names (it is run; may be repeated)",
+        metavar="FILE|MODULE",
+        help="Python file, or installed module, with nodes or reward functions that the graph names (it is run)",
     )
 
 
 def _imports(args: argparse.Namespace) -> dict[str, str]:
     from genrl_graph import registry
 
-    return {str(path): registry.import_file(path) for path in args.imports}
+    found = {}
+    for name in args.imports:
+        is_file = name.endswith(".py") or "/" in name
+        found[name] = registry.import_file(Path(name)) if is_file else registry.import_module(name)
+    return found
 
 
 def _read(args: argparse.Namespace) -> "Loaded":

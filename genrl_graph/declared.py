@@ -83,6 +83,7 @@ class ParamProblem:
     path: tuple[str | int, ...]
     text: str
     unknown: bool = False
+    at_key: bool = False  # the key is wrong, not its value
 
     def __str__(self) -> str:
         where = ".".join(map(str, (self.type_name, *(() if self.unknown else self.path))))
@@ -106,7 +107,8 @@ def param_problems(cls: type[Declared], error: ValidationError, params: Mapping[
             text = "missing; this param has no default"
         elif path:
             text += f", got {short(item['input'])}"
-        problems.setdefault(path, ParamProblem(cls.type_name or cls.__name__, path, text, unknown))
+        at_key = unknown or item["type"] == "invalid_key"
+        problems.setdefault(path, ParamProblem(cls.type_name or cls.__name__, path, text, unknown, at_key))
     return list(problems.values())
 
 

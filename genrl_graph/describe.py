@@ -6,9 +6,9 @@ from itertools import groupby
 from pydantic_core import PydanticUndefined
 
 from genrl_graph import registry
+from genrl_graph.declared import Declared
 from genrl_graph.edges import EdgeType
 from genrl_graph.errors import GraphError
-from genrl_graph.declared import Declared
 from genrl_graph.node import Carry, Node
 
 

@@ -107,9 +107,7 @@ class History:
     def steps(self, view: View, rounds: range | None) -> pa.Table:
         """The committed records of some rounds, or of all, in order of commit."""
         pending = [entry for entry in view.pending if _within(entry.record.round, rounds)]
-        return pa.concat_tables(
-            [empty(STEPS_SCHEMA), *self._published(view, STEPS, rounds), steps_table(pending)]
-        )
+        return pa.concat_tables([empty(STEPS_SCHEMA), *self._published(view, STEPS, rounds), steps_table(pending)])
 
     def _schema(self, view: View, group: str, pending: Sequence[pa.Table]) -> pa.Schema:
         """The types that hold: those of the published rows, else of the first rows, else of the last empty table."""

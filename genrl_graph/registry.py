@@ -2,9 +2,11 @@
 
 import difflib
 import hashlib
+import importlib
 import importlib.util
 import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 _TYPES: "dict[str, type[Declared]]" = {}
 _loaded: list[str] = []
+_consented: set[str] = set()
 
 
 def register(cls: "type[Declared]") -> None:
@@ -84,7 +87,24 @@ def import_file(path: Path) -> str:
         if isinstance(error, GenrlGraphError):
             raise type(error)(f"{where}: {error}") from error
         raise GraphError(f"{where}: {type(error).__name__}: {error}") from error
+    _consented.add(name)
     return hashlib.sha256(source).hexdigest()
+
+
+def consented(module: str) -> bool:
+    """Whether a graph file may name functions of this module: it was imported on request, or is TRL's rewards."""
+    return any(module == known or module.startswith(f"{known}.") for known in ("trl.rewards", *_consented))
+
+
+def import_module(name: str) -> str:
+    """Import an installed module on request, so that a graph file may name its functions; returns its version."""
+    load_packages()
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:
+        raise GraphError(f"--import {name}: {type(error).__name__}: {error}") from error
+    _consented.add(name)
+    return str(getattr(module, "__version__", "unknown"))
 
 
 def _another_module(name: str, file: Path) -> bool:
@@ -102,7 +122,12 @@ def _another_module(name: str, file: Path) -> bool:
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """The known name that was probably meant, or None."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
+    return _closest(name, tuple(known))
+
+
+@lru_cache(maxsize=1024)
+def _closest(name: str, known: tuple[str, ...]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.6)), None)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

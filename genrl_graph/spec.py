@@ -1,5 +1,6 @@
 """The YAML spelling of a graph: reading it into parts (with every problem of its shape) and dumping it."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -12,8 +13,8 @@ from genrl_graph import registry
 from genrl_graph.check import Path, Problem, check
 from genrl_graph.declared import Declared, param_problems, short
 from genrl_graph.document import Document, Position
-from genrl_graph.errors import GraphError
-from genrl_graph.graph import Graph, Part
+from genrl_graph.errors import GraphError, ParamError
+from genrl_graph.graph import Graph, Part, Section
 from genrl_graph.node import Wire
 from genrl_graph.run_config import RunConfig
 
@@ -91,8 +92,8 @@ def dump(graph: Graph) -> str:
     """The YAML of a graph, byte-stable; raises `ParamError` where a param has no YAML form."""
     top: dict[str, Any] = {"graph": graph.name, "version": VERSION}
     if graph.carries:
-        top["carry"] = {name: _dump_part(part) for name, part in graph.carries.items()}
-    top["nodes"] = {name: _dump_part(part) for name, part in graph.nodes.items()}
+        top["carry"] = {name: _dump_part("carry", part) for name, part in graph.carries.items()}
+    top["nodes"] = {name: _dump_part("nodes", part) for name, part in graph.nodes.items()}
     run = graph.run.model_dump(exclude_defaults=True)
     if run:
         top["run"] = run
@@ -101,27 +102,50 @@ def dump(graph: Graph) -> str:
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # yaml has no types
-    """Writes numbers such as 1e-6 so that YAML 1.1 readers take them for numbers, and never an alias."""
+    """Writes numbers such as 1e-6 so that YAML 1.1 readers take them for numbers, texts such as "1e-6" so that ours
+    takes them for texts, and never an alias."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
 
 
 def _float(dumper: yaml.SafeDumper, value: float) -> yaml.Node:
-    text = repr(value)
+    text = repr(value) if math.isfinite(value) else f".{value!r}".replace(".-", "-.")
     if "e" in text and "." not in text:
         text = text.replace("e", ".0e")
     return dumper.represent_scalar("tag:yaml.org,2002:float", text)
 
 
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=_style(value))
+
+
+def _style(text: str) -> str | None:
+    """Blocks for lines that can stand as they are, quotes for what a reader would take for something else."""
+    lines = text.split("\n")
+    if not all(map(str.isprintable, lines)):
+        return '"'
+    if len(lines) > 1:
+        return "|" if lines[0][:1].strip() and all(line == line.rstrip() for line in lines) else '"'
+    try:
+        float(text.replace("_", ""))
+    except ValueError:
+        return None
+    return "'"
+
+
 _Dumper.add_representer(float, _float)
+_Dumper.add_representer(str, _text)
 
 
-def _dump_part(part: Part) -> dict[str, Any]:
+def _dump_part(section: Section, part: Part) -> dict[str, Any]:
     entry: dict[str, Any] = {"type": part.type_name}
     if part.inputs:
         entry["inputs"] = {name: _dump_wire(wire) for name, wire in part.inputs.items()}
-    params = dict(part.params())
+    try:
+        params = dict(part.params())
+    except ParamError as error:
+        raise ParamError(f"{section}.{part.name}: {error}") from error
     if params:
         entry["params"] = params
     if part.next is not None:
@@ -203,7 +227,7 @@ class _Reader:
         except ValidationError as error:
             for problem in param_problems(cls, error, params):
                 text = f"{cls.type_name}: {problem.text}" if problem.unknown else problem.text
-                self._problem((*path, "params", *problem.path), text, at_key=problem.unknown)
+                self._problem((*path, "params", *problem.path), text, at_key=problem.at_key)
         return None
 
     def _inputs(self, path: Path, values: Any) -> Iterator[tuple[str, Wire]]:

@@ -6,7 +6,7 @@ from math import isnan
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from genrl_graph.frames import PeerRollouts, Scored
 from genrl_graph.node import Reward
@@ -28,8 +28,14 @@ class Choice:
     number: int
 
 
-def read_choice(critique: str) -> Choice | None:
-    """The last "Choice: Student #k" or "Choice: none" of a critique; None where there is none well-formed."""
+def read_choice(critique: str, pattern: str | None = None) -> Choice | None:
+    """The last "Choice: Student #k" or "Choice: none" of a critique; None where there is none well-formed.
+
+    With `pattern` it is the number in the first group of the pattern's last match; 0 means none.
+    """
+    if pattern is not None:
+        numbers = [match[1] for match in re.finditer(pattern, critique)]
+        return Choice(int(numbers[-1])) if numbers and numbers[-1].isdecimal() else None
     found = list(_CHOICE.finditer(critique))
     if not found:
         return None
@@ -43,21 +49,30 @@ class ChoiceReward(Reward, name="choice"):
 
     Student #k is the row of `answers` with id `parent_ids[k - 1]`; whether it was right is judged here, against the
     reader's own task: by math-verify, or exactly. "none" names no student, so it never exists, and is right if no
-    quoted answer was. `answer_pattern` finds the answer in a completion (default: as `answers.extract_answer`).
+    quoted answer was. `choice_pattern` finds the number that a critique chose where its prompt asks for another form
+    than "Choice: Student #k" (first group; 0 is none). `answer_pattern` finds the answer in a completion (default: as `answers.extract_answer`).
     """
 
     format: float = 0.5
     exists: float = 0.5
     correct: float = 1.0
     judge: Literal["math", "exact"] = "math"
+    choice_pattern: Regex | None = None
     answer_pattern: Regex | None = None
     timeout_s: float = Field(10.0, gt=0)
+
+    @field_validator("choice_pattern")
+    @classmethod
+    def _with_group(cls, pattern: str | None) -> str | None:
+        if pattern is not None and re.compile(pattern).groups < 1:
+            raise ValueError(f"{pattern!r} has no group; put (...) around the number")
+        return pattern
 
     def run(self, rollouts: Texts, answers: PeerRollouts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
         """The critiques with `reward`, `reward_format`, `reward_exists` and `reward_correct`."""
         parents = rollouts.values("parent_ids")
         completions = rollouts.values("completion")
-        choices = {at: read_choice(completions[at]) for at in judgeable(rollouts)}
+        choices = {at: read_choice(completions[at], self.choice_pattern) for at in judgeable(rollouts)}
         needed = {name for at, choice in choices.items() for name in _named(choice, parents[at])}
         right = self._right(answers, needed, tasks)
         verdicts = {at: _verdict(choice, parents[at], right) for at, choice in choices.items()}

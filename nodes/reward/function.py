@@ -4,10 +4,11 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
+from genrl_graph import registry
 from genrl_graph.errors import ParamError, RewardFailed
 from genrl_graph.frames import Scored
 from genrl_graph.node import Reward
@@ -58,11 +59,17 @@ class FunctionReward(Reward, name="function"):
     def _by_name(cls, function: object) -> object:
         return (importable_name(function) or function) if callable(function) else function
 
-    @model_validator(mode="after")
-    def _well_named(self) -> Self:
-        if isinstance(self.function, str) and not _NAME.fullmatch(self.function):
-            raise ValueError(f"function is {self.function!r}; write module:name (a file: --import it, then stem:name)")
-        return self
+    @field_validator("function")
+    @classmethod
+    def _nameable(cls, function: object, info: ValidationInfo) -> object:
+        if not isinstance(function, str):
+            return function
+        if not _NAME.fullmatch(function):
+            raise ValueError(f"{function!r} is no function name; write module:name (a file: --import it, then stem:name)")
+        module = function.partition(":")[0]
+        if info.context is not None and not registry.consented(module):  # a graph file, perhaps a stranger's
+            raise ValueError(f"a graph file may not run {module!r} by itself; add `--import {module}` to allow it")
+        return function
 
     def plain_params(self) -> dict[str, Any]:
         """The params as YAML has them; raises `ParamError` for a function that no file can name."""
