@@ -58,7 +58,7 @@ def check(graph: Graph, *, unread: Collection[Path] = ()) -> list[Problem]:
     if not graph.nodes and ("nodes",) not in unread:
         problems.append(Problem(("nodes",), "the graph has no nodes; add at least one"))
     problems += _cycles(graph)
-    problems += _unused(graph)
+    problems += _unused(graph, types)
     return problems + find_hazards(graph, types, unread=unread)
 
 
@@ -220,10 +220,12 @@ def _cycles(graph: Graph) -> Iterator[Problem]:
             yield Problem(edge_path(closing), text)
 
 
-def _unused(graph: Graph) -> Iterator[Problem]:
-    read = set(meant(graph))
+def _unused(graph: Graph, types: Mapping[str, EdgeType]) -> Iterator[Problem]:
+    """Rewards and exchanges that nothing reads, but for those that an input may want that is told as missing."""
+    read, lacking = set(meant(graph)), list(_lacking(graph))
     for name, part in graph.nodes.items():
-        if part.cls is None or name in read:
+        given = types.get(name)
+        if part.cls is None or name in read or any(given and wanted.accepts(given) for wanted in lacking):
             continue
         if issubclass(part.cls, Reward):
             text = "this reward is read by nothing; give it to an advantage or remove it"
@@ -231,6 +233,13 @@ def _unused(graph: Graph) -> Iterator[Problem]:
         elif issubclass(part.cls, Exchange):
             text = "nothing reads this exchange; peers would wait for it in vain: remove it"
             yield Problem(("nodes", name), text, at_key=True)
+
+
+def _lacking(graph: Graph) -> Iterator[EdgeType]:
+    for part in graph.nodes.values():
+        if part.cls is not None and issubclass(part.cls, Node):
+            sockets = part.cls.signature.inputs
+            yield from (s.pattern.bound for s in sockets if not s.optional and s.name not in part.inputs)
 
 
 def meant(graph: Graph) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The command line: `genrl-graph check | plan | nodes | run`."""
+"""The command line: `genrl-graph check | plan | draw | nodes | run`."""
 
 import argparse
 import os
@@ -61,6 +61,10 @@ def _parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="print the schedule of a round: stages, steps, weights read")
     _graph_arguments(plan)
     plan.set_defaults(command=_plan)
+
+    draw = commands.add_parser("draw", help="print the graph as a Mermaid flowchart")
+    _graph_arguments(draw)
+    draw.set_defaults(command=_draw)
 
     nodes = commands.add_parser("nodes", help="list the types that a graph may name, or show one")
     nodes.add_argument("type", nargs="?", help="a type such as reward.math; all are listed without it")
@@ -136,6 +140,15 @@ def _plan(args: argparse.Namespace) -> int:
 
     _imports(args)
     print(plan_text(_valid(args)), end="")
+    return 0
+
+
+def _draw(args: argparse.Namespace) -> int:
+    from genrl_graph.draw import mermaid
+    from genrl_graph.schedule import compile_graph
+
+    _imports(args)
+    print(mermaid(compile_graph(_valid(args).graph)), end="")
     return 0
 
 

@@ -62,5 +62,6 @@ def _table(title: str, rows: list[tuple[str, str, str]]) -> list[str]:
     width = max(len(row[0]) for row in rows)
     lines = [f"{title}:"]
     for name, kind, doc in rows:
-        lines.append(f"  {name:<{width}}  {kind}".rstrip() + (f"  # {doc}" if doc else ""))
+        shown = f"{name:<{width}}  {kind}" if width else kind
+        lines.append(f"  {shown}".rstrip() + (f"  # {doc}" if doc else ""))
     return [*lines, ""]

@@ -21,6 +21,7 @@ def protocol_fingerprint(graph: Graph) -> str:
         if issubclass(kind.base, Frame)
     }
     parts = [_describe(part, params=_agreed(part)) for part in (*graph.carries.values(), *graph.nodes.values())]
+    parts.sort(key=lambda part: part["name"])  # the order of lines decides nothing between peers
     return _hash("protocol", [graph.name, parts, schemas])
 
 
@@ -35,7 +36,7 @@ def _agreed(part: Part) -> bool:
 
 
 def _describe(part: Part, *, params: bool) -> dict[str, Any]:
-    edges = [[edge.socket, edge.key, edge.ref] for edge in part.edges()]
+    edges = [[edge.socket, edge.key, edge.ref] for edge in sorted(part.edges(), key=lambda edge: edge.socket)]
     cls = part.cls
     kind = str(cls.edge) if cls is not None and issubclass(cls, Carry) and not params else part.type_name
     described: dict[str, Any] = {"name": part.name, "type": kind, "edges": edges, "next": part.next}

@@ -10,7 +10,10 @@ from genrl_graph.policy import Carried
 
 
 def infer(graph: Graph) -> dict[str, EdgeType]:
-    """The edge type of every output (`node`, `node.field`, carry) that can be known; wrong parts are left out."""
+    """The edge type of every output (`node`, `node.field`, carry) that can be known, in the order of the graph.
+
+    Parts that are wrong are left out.
+    """
     types: dict[str, EdgeType] = {}
     for part in graph.carries.values():
         if part.cls is not None and issubclass(part.cls, Carry):
@@ -19,7 +22,8 @@ def infer(graph: Graph) -> dict[str, EdgeType]:
         part = graph.nodes[name]
         if part.cls is not None and issubclass(part.cls, Node):
             types |= infer_part(part, types)
-    return types
+    place = {name: at for at, name in enumerate((*graph.carries, *graph.nodes))}
+    return dict(sorted(types.items(), key=lambda item: place.get(item[0], place.get(item[0].partition(".")[0], 0))))
 
 
 def infer_part(part: Part, types: Mapping[str, EdgeType]) -> dict[str, EdgeType]:

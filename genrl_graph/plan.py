@@ -14,8 +14,9 @@ def schedule_text(schedule: Schedule) -> str:
     graph = schedule.graph
     exchanges = sum(step.action == "open" for step in schedule.steps)
     lines = [
-        f"{graph.name}: {len(graph.nodes)} nodes, {schedule.stages} stages, {exchanges} exchanges, "
-        f"{graph.run.rounds} rounds, {graph.run.peers} peers, seed {graph.run.seed}",
+        f"{graph.name}: {_count(len(graph.nodes), 'node')}, {_count(schedule.stages, 'stage')}, "
+        f"{_count(exchanges, 'exchange')}, {_count(graph.run.rounds, 'round')}, {_count(graph.run.peers, 'peer')}, "
+        f"seed {graph.run.seed}",
         f"protocol {schedule.protocol}",
         "",
     ]
@@ -29,6 +30,10 @@ def schedule_text(schedule: Schedule) -> str:
         lines.append(f"{mark:<8} {number:>3}. {step!s:<{width}}  {kind:<{types}}  {_notes(schedule, step)}".rstrip())
     lines += ["", *_carries(schedule)]
     return "\n".join(lines) + "\n"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _notes(schedule: Schedule, step: Step) -> str:

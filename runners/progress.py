@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -113,7 +114,7 @@ class Terminal:
         if now - self._shown >= PLAIN_EVERY_S or not left:
             self._shown = now
             eta = (now - self._started) / len(self._history) * left
-            self._console.print(f"round {round + 1}/{self._rounds}  {self._last}  {seconds:.1f} s, {eta:.0f} s left")
+            self._console.print(f"round {round + 1}/{self._rounds}  {self._last}  {seconds:.1f} s, {eta:.0f} s left", soft_wrap=True)
 
     def summary(self, *, before: Digests, after: Digests, store: Path) -> None:
         """The run per stage, the weights per peer, and where the rollouts are."""
@@ -126,9 +127,9 @@ class Terminal:
 
 
 def _stage_table(history: Sequence[Sequence[StageLine]]) -> Table:
-    table = Table(
-        "stage", "reward (first round)", "reward (last round)", "reward (mean)", "groups with variance", "tokens/s"
-    )
+    table = Table(box=SIMPLE_HEAD)
+    for name in ("stage", "first reward", "last", "mean", "groups with variance", "tokens/s"):
+        table.add_column(name, justify="right", no_wrap=True)
     for lines in zip(*history, strict=True):
         rewards = [line.reward for line in lines if line.reward is not None]
         groups, varied = sum(line.groups for line in lines), sum(line.varied for line in lines)

@@ -15,8 +15,8 @@ from toys import (
     Split,
     Step,
     Tell,
-    ToyPolicyCarry,
     TotalCarry,
+    ToyPolicyCarry,
     toy_game,
 )
 
@@ -147,7 +147,7 @@ def test_what_does_not_fit_fails_on_its_line_and_leaves_no_trace() -> None:
 def test_a_node_that_gives_nothing_cannot_be_read() -> None:
     g, _, _, answer = start()
     told = g.add("told", Tell(), rows=answer)
-    with pytest.raises(GraphError, match="nodes.x.rows: 'told' gives no output to read"):
+    with pytest.raises(GraphError, match=r"nodes.x.rows: 'told' gives no output to read"):
         g.add("x", Same(), rows=told)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_validator
-from toys import Add, Draw, Numbers, Rule, Split, Step, StepBoth, ToyPolicy, ToyPolicyCarry, Total, TotalCarry
+from toys import Add, Draw, Numbers, Rule, Split, Step, StepBoth, Total, TotalCarry, ToyPolicy, ToyPolicyCarry
 
 from genrl_graph import (
     Advantage,
@@ -179,7 +179,7 @@ def breaks_generator_run() -> None:
 
 def breaks_no_return() -> None:
     class Bad(Select, name="bad"):
-        def run(self, rows: Rollouts):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        def run(self, rows: Rollouts):  # type: ignore[no-untyped-def]
             return rows
 
 
@@ -466,7 +466,7 @@ def test_a_kind_of_ones_own_has_the_rules_of_a_plain_node() -> None:
             return rows
 
     assert Strict.type_name == "judge.strict"
-    with pytest.raises(NodeError, match="judge.thief: only an update or a fork gives a carried value"):
+    with pytest.raises(NodeError, match=r"judge.thief: only an update or a fork gives a carried value"):
 
         class Thief(Judge, name="thief"):
             def run(self, policy: P) -> P:
@@ -527,7 +527,7 @@ def test_a_param_without_a_yaml_form_is_told() -> None:
         def run(self, rows: R) -> R:
             return rows
 
-    with pytest.raises(ParamError, match="select.test_calls: a param has no YAML form: .*a lambda has no importable"):
+    with pytest.raises(ParamError, match=r"select.test_calls: a param has no YAML form: .*a lambda has no importable"):
         Calls(function=lambda x: x).plain_params()
 
 

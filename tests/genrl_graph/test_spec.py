@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ConfigDict
-from toys import TOY_GAME, Add, Best, Centred, Draw, Named, Numbers, Parity, Same, Split, ToyPolicyCarry, TotalCarry
+from toys import TOY_GAME, Add, Best, Centred, Draw, Named, Numbers, Parity, Same, Split, TotalCarry, ToyPolicyCarry
 
 from genrl_graph import Graph, R, Select, load
 from genrl_graph.document import parse_document
 from genrl_graph.errors import GraphError, ParamError
+from genrl_graph.frames import Tasks
 from genrl_graph.graph import Handle
 from genrl_graph.node import Source
 from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.resources import Task
-from genrl_graph.frames import Tasks
 from genrl_graph.run_config import RunConfig
 from genrl_graph.spec import Loaded, dump, read, read_document
 
@@ -267,7 +267,8 @@ def lines(read: Read, text: str) -> list[str]:
         ),
         (
             SMALL
-            + "  a.b: {type: select.toy_same, inputs: {rows: tasks}}\n  c: {type: select.toy_same, inputs: {rows: a.b}}\n",
+            + "  a.b: {type: select.toy_same, inputs: {rows: tasks}}\n"
+            + "  c: {type: select.toy_same, inputs: {rows: a.b}}\n",
             ["game.yaml:5:3 nodes.a.b: 'a.b' is no name; use letters, digits and underscores, a letter first"],
         ),
         (
@@ -292,7 +293,8 @@ def lines(read: Read, text: str) -> list[str]:
         (
             CHAIN.replace("source.toy_numbers", "source.toy_numbres"),
             [
-                "game.yaml:9:11 nodes.tasks.type: no type named 'source.toy_numbres' (did you mean 'source.toy_numbers'?)"
+                "game.yaml:9:11 nodes.tasks.type: no type named 'source.toy_numbres' "
+                "(did you mean 'source.toy_numbers'?)"
             ],
         ),
         (
