@@ -118,20 +118,20 @@ def _read(args: argparse.Namespace) -> "Loaded":
 
 
 def _check(args: argparse.Namespace) -> int:
+    from genrl_graph.plan import counted
+    from genrl_graph.schedule import compile_graph
+
     _imports(args)
     loaded = _read(args)
     for line in loaded.lines(caret=True):
         print(line)
     graph = loaded.graph
     if loaded.problems:
-        several = "problem" if len(loaded.problems) == 1 else "problems"
-        print(f"{args.graph}: {len(loaded.problems)} {several}", file=sys.stderr)
+        print(f"{args.graph}: {counted(len(loaded.problems), 'problem')}", file=sys.stderr)
         return GraphError.exit_code
-    from genrl_graph.schedule import compile_graph
-
     schedule = compile_graph(graph)
-    counts = f"{len(graph.nodes)} nodes, {len(graph.carries)} carries, {schedule.stages} stages"
-    print(f"{args.graph}: ok ({counts}, protocol {schedule.protocol[:12]})")
+    parts = f"{counted(len(graph.nodes), 'node')}, {counted(len(graph.carries), 'carry', 'carries')}"
+    print(f"{args.graph}: ok ({parts}, {counted(schedule.stages, 'stage')}, protocol {schedule.protocol[:12]})")
     return 0
 
 

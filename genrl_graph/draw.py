@@ -1,7 +1,7 @@
 """A graph as a picture: Mermaid text, byte-stable, with stages as boxes, kinds as shapes, and policies dashed."""
 
-from genrl_graph.check import carried
 from genrl_graph.graph import Edge
+from genrl_graph.infer import carried
 from genrl_graph.schedule import Schedule
 
 _SHAPES = {

@@ -1,22 +1,45 @@
 """The library of nodes: importing this module registers every type that ships with the project."""
 
-import genrl_graph.nodes.advantage.group
-import genrl_graph.nodes.exchange.gather
-import genrl_graph.nodes.generate.answer
-import genrl_graph.nodes.generate.chat
-import genrl_graph.nodes.generate.critique
-import genrl_graph.nodes.generate.revise
-import genrl_graph.nodes.policy.causal_lm
-import genrl_graph.nodes.policy.fork
-import genrl_graph.nodes.policy.tiny_lm
-import genrl_graph.nodes.reward.choice
-import genrl_graph.nodes.reward.function
-import genrl_graph.nodes.reward.math
-import genrl_graph.nodes.reward.reasoning_gym
-import genrl_graph.nodes.reward.regex
-import genrl_graph.nodes.select.nonzero_advantage
-import genrl_graph.nodes.select.top
-import genrl_graph.nodes.source.hf_dataset
-import genrl_graph.nodes.source.listed
-import genrl_graph.nodes.source.reasoning_gym
-import genrl_graph.nodes.update.grpo  # noqa: F401
+from genrl_graph.nodes.advantage.group import GroupAdvantage
+from genrl_graph.nodes.exchange.gather import Gather
+from genrl_graph.nodes.generate.answer import Answer
+from genrl_graph.nodes.generate.chat import Chat
+from genrl_graph.nodes.generate.critique import Critique
+from genrl_graph.nodes.generate.revise import Revise
+from genrl_graph.nodes.policy.causal_lm import CausalLM
+from genrl_graph.nodes.policy.fork import ForkPolicy
+from genrl_graph.nodes.policy.tiny_lm import TinyLM
+from genrl_graph.nodes.reward.choice import ChoiceReward
+from genrl_graph.nodes.reward.function import FunctionReward
+from genrl_graph.nodes.reward.math import MathReward
+from genrl_graph.nodes.reward.reasoning_gym import ReasoningGymReward
+from genrl_graph.nodes.reward.regex import RegexReward
+from genrl_graph.nodes.select.nonzero_advantage import NonzeroAdvantage
+from genrl_graph.nodes.select.top import Top
+from genrl_graph.nodes.source.hf_dataset import HfDataset
+from genrl_graph.nodes.source.listed import ListSource
+from genrl_graph.nodes.source.reasoning_gym import ReasoningGym
+from genrl_graph.nodes.update.grpo import Grpo
+
+__all__ = [
+    "Answer",
+    "CausalLM",
+    "Chat",
+    "ChoiceReward",
+    "Critique",
+    "ForkPolicy",
+    "FunctionReward",
+    "Gather",
+    "GroupAdvantage",
+    "Grpo",
+    "HfDataset",
+    "ListSource",
+    "MathReward",
+    "NonzeroAdvantage",
+    "ReasoningGym",
+    "ReasoningGymReward",
+    "RegexReward",
+    "Revise",
+    "TinyLM",
+    "Top",
+]
