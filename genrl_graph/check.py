@@ -178,7 +178,7 @@ def _misshaped(socket: Socket, part: Part) -> str:
         return "takes a list of outputs; write [first, second], without names"
     if socket.many == "dict" and not isinstance(wire, Mapping):
         return "takes outputs by name; write {name: node}"
-    if not wire and not socket.optional:
+    if not isinstance(wire, str) and not wire and not socket.optional:
         return "is empty; name at least one output"
     return ""
 
@@ -221,11 +221,11 @@ def _cycles(graph: Graph) -> Iterator[Problem]:
 
 
 def _unused(graph: Graph, types: Mapping[str, EdgeType]) -> Iterator[Problem]:
-    """Rewards and exchanges that nothing reads, but for those that an input may want that is told as missing."""
-    read, lacking = set(meant(graph)), list(_lacking(graph))
+    """Rewards and exchanges that nothing reads, but for those that a missing or wrong input was probably to read."""
+    read, unmet = set(meant(graph)), list(_unmet(graph, types))
     for name, part in graph.nodes.items():
         given = types.get(name)
-        if part.cls is None or name in read or any(given and wanted.accepts(given) for wanted in lacking):
+        if part.cls is None or name in read or any(given and wanted.accepts(given) for wanted in unmet):
             continue
         if issubclass(part.cls, Reward):
             text = "this reward is read by nothing; give it to an advantage or remove it"
@@ -235,11 +235,17 @@ def _unused(graph: Graph, types: Mapping[str, EdgeType]) -> Iterator[Problem]:
             yield Problem(("nodes", name), text, at_key=True)
 
 
-def _lacking(graph: Graph) -> Iterator[EdgeType]:
+def _unmet(graph: Graph, types: Mapping[str, EdgeType]) -> Iterator[EdgeType]:
+    """What the inputs want that are told as missing, misspelt or of the wrong type."""
     for part in graph.nodes.values():
-        if part.cls is not None and issubclass(part.cls, Node):
-            sockets = part.cls.signature.inputs
-            yield from (s.pattern.bound for s in sockets if not s.optional and s.name not in part.inputs)
+        if part.cls is None or not issubclass(part.cls, Node):
+            continue
+        for socket in part.cls.signature.inputs:
+            wanted = socket.pattern.bound
+            given = [types.get(edge.ref) for edge in part.edges() if edge.socket == socket.name]
+            missing = not socket.optional and socket.name not in part.inputs
+            if missing or any(kind is not None and not wanted.accepts(kind) for kind in given):
+                yield wanted
 
 
 def meant(graph: Graph) -> Iterator[str]:

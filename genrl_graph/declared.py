@@ -91,8 +91,12 @@ class ParamProblem:
 
 
 def param_problems(cls: type[Declared], error: ValidationError, params: Mapping[str, Any]) -> list[ParamProblem]:
-    """What is wrong with the params; of the branches of a union only the first is told."""
+    """What is wrong with the params; of the branches of a union only the first is told.
+
+    A param is not told as missing where an unknown one is probably a misspelling of it.
+    """
     problems: dict[tuple[str | int, ...], ParamProblem] = {}
+    missing, misspelt = set[tuple[str | int, ...]](), set[tuple[str | int | None, ...]]()
     for item in error.errors(include_url=False):
         path, unknown = _written_path(item["loc"], params), item["type"] == "extra_forbidden"
         message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
@@ -102,14 +106,16 @@ def param_problems(cls: type[Declared], error: ValidationError, params: Mapping[
             path = (*path, name) if path[-1:] != item["loc"][-1:] else path
             hint = registry.did_you_mean(name, known) or f"; it has {', '.join(known) or 'none'}"
             text = f"unknown param {'.'.join(map(str, path))!r}{hint}"
+            misspelt.add((*path[:-1], registry.closest(name, known)))
         elif item["type"] == "missing":
             path = (*path, item["loc"][-1])
             text = "missing; this param has no default"
+            missing.add(path)
         elif path:
             text += f", got {short(item['input'])}"
         at_key = unknown or item["type"] == "invalid_key"
         problems.setdefault(path, ParamProblem(cls.type_name or cls.__name__, path, text, unknown, at_key))
-    return list(problems.values())
+    return [problem for path, problem in problems.items() if path not in missing & misspelt]
 
 
 def _written_path(loc: tuple[str | int, ...], params: Any) -> tuple[str | int, ...]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from genrl_graph.declared import Declared
 from genrl_graph.edges import EdgeType, Socket
-from genrl_graph.errors import GraphError
+from genrl_graph.errors import GraphError, ParamError
 from genrl_graph.node import Carry, Node, Wire
 from genrl_graph.paths import without_folders
 from genrl_graph.registry import did_you_mean
@@ -48,9 +48,17 @@ class Part:
         """The params that differ from their defaults; as written where they are wrong."""
         return self.written or {} if self.declared is None else self.declared.plain_params()
 
+    def recorded_params(self) -> Mapping[str, Any]:
+        """The params, or, where one has no YAML form, a note that says so in their place."""
+        try:
+            return self.params()
+        except ParamError as error:
+            return {"not written": str(error)}
+
     def portable_params(self) -> Mapping[str, Any]:
-        """The same on every machine: data files without the folders that they lie in."""
-        return self.params() if self.cls is None else without_folders(self.cls.model_fields, dict(self.params()))
+        """The recorded params, the same on every machine: data files without the folders that they lie in."""
+        params = dict(self.recorded_params())
+        return params if self.cls is None else without_folders(self.cls.model_fields, params)
 
     def edges(self) -> "Iterator[Edge]":
         """The incoming edges, in the order written."""
@@ -166,10 +174,16 @@ class Graph:
         return [edge for edge in self.edges() if edge.origin == name]
 
     def dump(self) -> str:
-        """This graph as YAML; loading it gives an equal graph."""
+        """This graph as YAML; loading it gives an equal graph. Raises `ParamError` where a param has no YAML form."""
         from genrl_graph.spec import dump
 
         return dump(self)
+
+    def record(self) -> str:
+        """This graph as YAML for the run folder, with a note in place of params that have no YAML form."""
+        from genrl_graph.spec import dump
+
+        return dump(self, params=Part.recorded_params)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Graph) and self._identity() == other._identity()

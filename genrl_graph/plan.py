@@ -14,8 +14,8 @@ def schedule_text(schedule: Schedule) -> str:
     graph = schedule.graph
     exchanges = sum(step.action == "open" for step in schedule.steps)
     lines = [
-        f"{graph.name}: {_count(len(graph.nodes), 'node')}, {_count(schedule.stages, 'stage')}, "
-        f"{_count(exchanges, 'exchange')}, {_count(graph.run.rounds, 'round')}, {_count(graph.run.peers, 'peer')}, "
+        f"{graph.name}: {counted(len(graph.nodes), 'node')}, {counted(schedule.stages, 'stage')}, "
+        f"{counted(exchanges, 'exchange')}, {counted(graph.run.rounds, 'round')}, {counted(graph.run.peers, 'peer')}, "
         f"seed {graph.run.seed}",
         f"protocol {schedule.protocol}",
         "",
@@ -32,8 +32,9 @@ def schedule_text(schedule: Schedule) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """A number and its noun: "1 node", "2 nodes"."""
+    return f"{number} {noun if number == 1 else nouns or noun + 's'}"
 
 
 def _notes(schedule: Schedule, step: Step) -> str:

@@ -1,7 +1,7 @@
 """The YAML spelling of a graph: reading it into parts (with every problem of its shape) and dumping it."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
@@ -88,12 +88,12 @@ def _order(document: Document, problem: Problem) -> tuple[int, int, int]:
     return (document.files.index(where.file) if where.file in document.files else -1, where.line, where.column)
 
 
-def dump(graph: Graph) -> str:
+def dump(graph: Graph, *, params: Callable[[Part], Mapping[str, Any]] = Part.params) -> str:
     """The YAML of a graph, byte-stable; raises `ParamError` where a param has no YAML form."""
     top: dict[str, Any] = {"graph": graph.name, "version": VERSION}
     if graph.carries:
-        top["carry"] = {name: _dump_part("carry", part) for name, part in graph.carries.items()}
-    top["nodes"] = {name: _dump_part("nodes", part) for name, part in graph.nodes.items()}
+        top["carry"] = {name: _dump_part("carry", part, params) for name, part in graph.carries.items()}
+    top["nodes"] = {name: _dump_part("nodes", part, params) for name, part in graph.nodes.items()}
     run = graph.run.model_dump(exclude_defaults=True)
     if run:
         top["run"] = run
@@ -138,12 +138,12 @@ _Dumper.add_representer(float, _float)
 _Dumper.add_representer(str, _text)
 
 
-def _dump_part(section: Section, part: Part) -> dict[str, Any]:
+def _dump_part(section: Section, part: Part, read: Callable[[Part], Mapping[str, Any]]) -> dict[str, Any]:
     entry: dict[str, Any] = {"type": part.type_name}
     if part.inputs:
         entry["inputs"] = {name: _dump_wire(wire) for name, wire in part.inputs.items()}
     try:
-        params = dict(part.params())
+        params = dict(read(part))
     except ParamError as error:
         raise ParamError(f"{section}.{part.name}: {error}") from error
     if params:

@@ -87,8 +87,9 @@ def play(
             node.prepare()
         players = make_peers(schedule, names, seed=config.seed)
         before = digests(players)
+        played = replace_run(graph, config)
         store = RunStore.create(
-            folder, replace_run(graph, config).dump(), _versions(graph, imports or {}), block_rounds=config.block_rounds
+            folder, played.record(), _versions(played, imports or {}), block_rounds=config.block_rounds
         )
         stack.enter_context(store)
         metrics = RoundMetrics([JsonLines(folder / "metrics.jsonl"), TensorBoard(folder / "events")])

@@ -13,7 +13,7 @@ from genrl_graph.errors import GenrlGraphError, NodeFailed, RewardFailed
 from genrl_graph.frames import Frame
 from genrl_graph.graph import Part
 from genrl_graph.journal import Record
-from genrl_graph.node import Exchange, Generator, Node, Reward, Source
+from genrl_graph.node import Advantage, Exchange, Generator, Node, Reward, Source
 from genrl_graph.policy import Carried, Policy
 from genrl_graph.resources import Log, TaskBook
 from genrl_graph.runners.meet import Meeting, Swarm
@@ -198,7 +198,8 @@ def _stored(node: Node, rows: Frame, inputs: Mapping[str, Any], holder: str) -> 
     if "id" not in names or isinstance(node, Source | Generator | Exchange):
         return rows.table
     known = {name for value in inputs.values() for frame in _frames(value) for name in frame.table.column_names}
-    own = {mark for pattern in node.signature.outputs.values() for mark in pattern.marks}
+    judges = isinstance(node, Reward | Advantage)  # a select may declare marks, but it changes no row
+    own = {mark for pattern in node.signature.outputs.values() for mark in pattern.marks if judges}
     own -= {implied for mark in own for implied in mark.implies}
     added = {name for mark in own for name in mark.columns}
     return rows.table.select(["id", *(name for name in names if name != "id" and (name in added or name not in known))])
