@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 from genrl_graph.edges import EdgeType, Socket
 from genrl_graph.graph import Edge, Graph, Part, Section
-from genrl_graph.infer import infer, infer_part
+from genrl_graph.infer import infer
 from genrl_graph.node import Carry, Exchange, Node, Reward
 from genrl_graph.registry import closest, did_you_mean
-
-__all__ = ["Path", "Problem", "check", "check_next", "check_part", "infer", "infer_part", "meant", "unknown_output"]
 
 Path = tuple[str | int, ...]
 
@@ -32,10 +30,11 @@ class Problem:
         """The key path as users speak of it: `nodes.final.critiques` for an input."""
         hidden = self.path[:1] == ("nodes",) and self.path[2:3] == ("inputs",) and len(self.path) > 3
         path = (*self.path[:2], *self.path[3:]) if hidden else self.path
-        return ".".join(str(step) if str(step).isprintable() else repr(step) for step in path) or "graph"
+        return ".".join(map(str, path)) or "graph"
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.text}"
+        line = f"{self.where}: {self.text}"
+        return line if line.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 def check(graph: Graph, *, unread: Collection[Path] = ()) -> list[Problem]:

@@ -156,7 +156,7 @@ class Graph:
 
     def settle(self) -> None:
         """Infer the types of all outputs, so that the builder goes on from parts that were put in place unchecked."""
-        from genrl_graph.check import infer
+        from genrl_graph.infer import infer
 
         self._types = infer(self)
 
@@ -201,7 +201,8 @@ class Graph:
         return (self.name, self.run, parts)
 
     def _place(self, section: Section, part: Part) -> None:
-        from genrl_graph.check import check_part, infer_part
+        from genrl_graph.check import check_part
+        from genrl_graph.infer import infer_part
 
         where = f"{section}.{part.name}"
         if not part.type_name:

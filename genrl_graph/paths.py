@@ -1,4 +1,4 @@
-"""Params that name files of data: relative ones are relative to the graph file."""
+"""Params that name files of data: relative ones are relative to the graph file, in Python to the working folder."""
 
 from pathlib import Path, PurePath
 from typing import Annotated, Any
@@ -8,10 +8,10 @@ from pydantic.fields import FieldInfo
 
 
 def _from_graph_file(value: str, info: ValidationInfo) -> str:
-    folder = (info.context or {}).get("folder")
     path = Path(value).expanduser()
-    if folder is None or path.is_absolute():
-        return str(path) if value.startswith("~") else value
+    if path.is_absolute():
+        return str(path)
+    folder = (info.context or {}).get("folder") or Path.cwd()
     beside = (folder / path).resolve()
     return str(beside) if beside.exists() else value
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from genrl_graph import registry
 from genrl_graph.document import parse_document
@@ -11,6 +12,8 @@ from genrl_graph.spec import Loaded, read_document
 
 TOYS = Path(__file__).parent / "toys.py"
 registry.import_file(TOYS)
+settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

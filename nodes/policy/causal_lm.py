@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from genrl_graph.errors import DataError, ParamError
 from genrl_graph.node import PolicyCarry
 from genrl_graph.policy import TextPolicy
 
@@ -33,4 +34,7 @@ class CausalLM(PolicyCarry, name="causal_lm"):
         """The pretrained weights, whatever the seed; raises `DataError` where they cannot be had."""
         from genrl_graph.nodes.policy.pretrained import pretrained_policy
 
-        return pretrained_policy(name, self)
+        try:
+            return pretrained_policy(name, self)
+        except (DataError, ParamError) as error:
+            raise type(error)(f"carry.{name}: {error}") from error

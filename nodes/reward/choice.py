@@ -50,7 +50,8 @@ class ChoiceReward(Reward, name="choice"):
     Student #k is the row of `answers` with id `parent_ids[k - 1]`; whether it was right is judged here, against the
     reader's own task: by math-verify, or exactly. "none" names no student, so it never exists, and is right if no
     quoted answer was. `choice_pattern` finds the number that a critique chose where its prompt asks for another form
-    than "Choice: Student #k" (first group; 0 is none). `answer_pattern` finds the answer in a completion (default: as `answers.extract_answer`).
+    than "Choice: Student #k" (first group; 0 is none). `answer_pattern` finds the answer in a completion (default: as
+    `answers.extract_answer`).
     """
 
     format: float = 0.5

@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -65,10 +66,11 @@ class FunctionReward(Reward, name="function"):
         if not isinstance(function, str):
             return function
         if not _NAME.fullmatch(function):
-            raise ValueError(f"{function!r} is no function name; write module:name (a file: --import it, then stem:name)")
-        module = function.partition(":")[0]
-        if info.context is not None and not registry.consented(module):  # a graph file, perhaps a stranger's
-            raise ValueError(f"a graph file may not run {module!r} by itself; add `--import {module}` to allow it")
+            raise ValueError(
+                f"{function!r} is no function name; write module:name (a file: --import it, then stem:name)"
+            )
+        if info.context is not None:  # a graph file, perhaps a stranger's
+            _may_run(*function.split(":"))
         return function
 
     def plain_params(self) -> dict[str, Any]:
@@ -90,7 +92,7 @@ class FunctionReward(Reward, name="function"):
             rows = rollouts.take(positions)
             keywords = self._keywords(rows.rows(*PASSED, "messages", "completion"), tasks)
             values = self._numbers(self._call(keywords), len(positions))
-            nothing = Failure(f"{self._shown} returned None")
+            nothing = Failure(f"{self._shown} returned None or NaN")
             paid = [nothing if value is None else {term: value} for value in values]
             verdicts = dict(zip(positions, paid, strict=True))
         return score_rows(rollouts, verdicts, weights={term: self.weight}, node=self.place.node, log=log)
@@ -155,6 +157,16 @@ class FunctionReward(Reward, name="function"):
         if not isinstance(plain, int | float) or math.isinf(plain):
             raise RewardFailed(f"{where}: returned {value!r}; return finite numbers, or None for what it cannot judge")
         return float(plain)
+
+
+def _may_run(module: str, qualname: str) -> None:
+    """Raise `ValueError` for a module that nobody allowed, and for a name that an imported one does not have."""
+    if not registry.consented(module):
+        advice = f"add `--import {module}`, or `--import` and the path of {module}.py, to allow it"
+        raise ValueError(f"a graph file may not run {module!r} by itself; {advice}")
+    first, known = qualname.partition(".")[0], sys.modules.get(module)
+    if known is not None and first not in dir(known) and not hasattr(known, first):
+        raise ValueError(f"module {module!r} has no {first!r}{registry.did_you_mean(first, dir(known))}")
 
 
 def _text(messages: list[dict[str, str]]) -> str:

@@ -50,10 +50,10 @@ def _epoch_order(
     return order
 
 
-def enough_rows(where: str, *, num_tasks: int, size: int) -> None:
+def enough_rows(*, num_tasks: int, size: int) -> None:
     """Raises `DataError` where a round asks for more tasks than there are: one would be twice in a batch."""
     if num_tasks > size:
-        raise DataError(f"{where}: num_tasks is {num_tasks}, but there are {size} rows; lower num_tasks")
+        raise DataError(f"num_tasks is {num_tasks}, but there are {size} rows; lower num_tasks")
 
 
 def row_of(task_id: str, *, node: str, size: int) -> int:

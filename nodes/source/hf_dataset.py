@@ -69,10 +69,17 @@ class HfDataset(Source, name="hf_dataset"):
     metadata: list[str] = []
     num_tasks: int = Field(8, ge=1)
 
+    def prepare(self) -> None:
+        """Read the data set; raises `DataError` where it is missing, unreadable, too small or without a column."""
+        try:
+            enough_rows(num_tasks=self.num_tasks, size=self._table().num_rows)
+        except DataError as error:
+            raise DataError(f"nodes.{self.place.node}: {error}") from error
+
     def run(self, *, rng: np.random.Generator, round: int) -> Tasks:
         """The tasks of one round."""
         table = self._table()
-        enough_rows(self.place.node, num_tasks=self.num_tasks, size=table.num_rows)
+        enough_rows(num_tasks=self.num_tasks, size=table.num_rows)
         rows = shuffled_rows(rng, round=round, num_tasks=self.num_tasks, size=table.num_rows)
         return as_rows([self._task(table, row) for row in rows])
 

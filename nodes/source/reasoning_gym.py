@@ -42,6 +42,13 @@ class ReasoningGym(Source, name="reasoning_gym"):
             raise ValueError(f"no value of a graph file: {error}") from error
         return params
 
+    def prepare(self) -> None:
+        """Make the data set; raises `DataError` where reasoning-gym does not know it or its config."""
+        try:
+            data_set_size(self.dataset, self._config)
+        except DataError as error:
+            raise DataError(f"nodes.{self.place.node}: {error}") from error
+
     def run(self, *, rng: np.random.Generator, round: int) -> Tasks:
         """The tasks of one round."""
         size = data_set_size(self.dataset, self._config)

@@ -84,6 +84,13 @@ def test_the_examples_of_the_design_are_told_word_by_word(read: Read) -> None:
             ["nodes.update.credited: is empty; name at least one output"],
         ),
         (
+            ("rollouts: critique, answers", "rollouts: '', answers"),
+            [
+                "nodes.score_critique.rollouts: no node or carry named ''; there are policy, tasks, answer, answers, "
+                "critique, critiques, final, score_critique, credit, update"
+            ],
+        ),
+        (
             ("[credit]}", "[credit, final]}"),
             ["nodes.update.credited.1: wants Credited, but 'final' gives Rollouts; nodes that give Credited: credit"],
         ),
@@ -94,7 +101,6 @@ def test_the_examples_of_the_design_are_told_word_by_word(read: Read) -> None:
         (
             ("{scored: score_critique}", "{scored: final}"),
             [
-                "nodes.score_critique: this reward is read by nothing; give it to an advantage or remove it",
                 "nodes.credit.scored: wants Scored[Frame], but 'final' gives Rollouts; nodes that give Scored[Frame]: "
                 "score_critique",
             ],
@@ -253,7 +259,7 @@ def test_problems_speak_of_inputs_as_users_do() -> None:
     assert str(Problem(("nodes", "a", "inputs"), "x")) == "nodes.a.inputs: x"
     assert str(Problem(("carry", "inputs", "next"), "x")) == "carry.inputs.next: x"
     assert str(Problem((), "x")) == "graph: x"
-    assert str(Problem(("nodes", "a\nb"), "x")) == "nodes.'a\\nb': x"
+    assert str(Problem(("nodes", "a\nb"), "x")) == "nodes.a\\nb: x"
 
 
 def chain(length: int, *, every: str = "") -> str:

@@ -1,6 +1,7 @@
 """One tree gives the values of a YAML text and the place of each of them."""
 
 import math
+import re
 import threading
 from typing import Any
 
@@ -25,7 +26,10 @@ nodes:
       scored: [answer, judge]
 """
 
-TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"], exclude_characters="\u2028\u2029\ufeff"))
+OURS_ONLY = re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+")  # numbers to us, texts to the dumper
+TEXT = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"], exclude_characters="\u2028\u2029\ufeff")
+).filter(lambda text: not OURS_ONLY.fullmatch(text))
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT
 KEYS = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True)
 VALUES = st.recursive(

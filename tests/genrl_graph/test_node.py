@@ -131,7 +131,7 @@ def test_annotations_that_are_text_are_read() -> None:
 
 
 def test_an_update_replaces_the_input_of_its_type_or_of_its_name() -> None:
-    class Distil(Update, name="test_distil"):
+    class Distil(Update, name="test_distil_node"):
         def run(self, total: Total, teacher: ToyPolicy, student: ToyPolicy) -> ToyPolicy:
             return student
 
@@ -404,6 +404,7 @@ def breaks_declared_twice() -> None:
             return packets[0].rows
 
 
+@pytest.mark.filterwarnings("ignore:Field name .place. in:UserWarning")
 @pytest.mark.parametrize(
     ("breaks", "message"),
     [

@@ -11,15 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from genrl_graph.errors import ParamError
-from genrl_graph.nodes.update.losses import (
-    CLIPPED_LOSS_TYPES,
-    LOSS_TYPES,
-    LossConfig,
-    LossSums,
-    PolicyLoss,
-    Totals,
-    policy_loss,
-)
+from genrl_graph.nodes.update.loss_config import CLIPPED_LOSS_TYPES, LOSS_TYPES, LossConfig
+from genrl_graph.nodes.update.losses import LossSums, PolicyLoss, Totals, policy_loss
 
 BUDGET = 9
 IMPORTANCES: dict[str, tuple[str, ...]] = {"luspo": ("sequence",), "vespo": ("token",)}

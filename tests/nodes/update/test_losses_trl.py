@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from genrl_graph.nodes.update.losses import LossConfig, Totals, policy_loss
+from genrl_graph.nodes.update.loss_config import LossConfig
+from genrl_graph.nodes.update.losses import Totals, policy_loss
 
 VOCABULARY = 24
 PAD, END = 0, 1
