@@ -90,7 +90,8 @@ def interleaved(calls: Mapping[str, Callable[[], object]], *, times: int) -> dic
 
 def report(name: str, title: str, rows: Sequence[Row]) -> None:
     """Print the table of one benchmark and put its figures into `runs/bench.json`, beside those of the others."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    caption = f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs"
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", title_style="bold")
     for header in ("what", "median", "ratio (quartiles)", "to", "wanted"):
         table.add_column(header, justify="right" if header in ("median", "ratio (quartiles)") else "left")
     for row in rows:
@@ -122,6 +123,11 @@ def _figures(row: Row) -> dict[str, object]:
 
 def _keep(name: str, figures: Mapping[str, object]) -> None:
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    machine = {"cpus": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}
+    machine = {
+        "cpus": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+        "processor": platform.machine(),
+        "python": platform.python_version(),
+    }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps({**known, name: {**figures, "machine": machine}}, indent=1) + "\n")

@@ -246,9 +246,7 @@ def test_a_function_that_the_script_does_not_have_is_told_by_the_check(
     assert f"module '{rewards.stem}' has no 'pay' (did you mean 'pays'?)" in one_line(capsys)
 
 
-def test_a_failed_run_ends_the_process_with_its_code(
-    graphs: Path, tmp_path: Path, rewards: Path
-) -> None:
+def test_a_failed_run_ends_the_process_with_its_code(graphs: Path, tmp_path: Path, rewards: Path) -> None:
     """From the shell: exit code 21, one line, nothing on stdout; the run does not wait for the hung judge."""
     given = [*BY_FUNCTION, f"nodes.score.params.function='{rewards.stem}:hangs'", "nodes.score.params.timeout_s=1"]
     options = ["-q", "-o", "run", "--import", rewards.name, "run.rounds=3"]
