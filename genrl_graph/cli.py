@@ -26,6 +26,8 @@ def run_command(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = args.command(args)
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
     except GenrlGraphError as error:
         for line in str(error).splitlines():
             print(f"genrl-graph: {line}", file=sys.stderr)

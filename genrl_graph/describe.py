@@ -2,7 +2,10 @@
 
 import inspect
 from itertools import groupby
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from genrl_graph import registry
@@ -47,13 +50,33 @@ def _first_line(cls: type[Declared]) -> str:
 def _params(cls: type[Declared]) -> list[tuple[str, str, str]]:
     rows = []
     for name, field in cls.model_fields.items():
-        annotation = field.annotation
-        kind = annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+        kind = _shown(field.annotation)
         default = "required" if field.default is PydanticUndefined and field.default_factory is None else ""
         if not default:
             default = f"= {field.get_default(call_default_factory=True, validated_data={})!r}"
         rows.append((name, f"{kind} {default}", field.description or ""))
     return rows
+
+
+def _shown(annotation: Any) -> str:
+    """A type as a person writes it: without constraints, and a nested set of params with its keys."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _shown(inner[0])
+    if origin is Literal:
+        return " | ".join(map(repr, inner))
+    if origin in (Union, UnionType):
+        return " | ".join(map(_shown, inner))
+    if origin is not None and inner:
+        name = getattr(origin, "__name__", str(origin))
+        return name if name == "Callable" else f"{name}[{', '.join(map(_shown, inner))}]"
+    if annotation in (None, type(None), Ellipsis):
+        return "..." if annotation is Ellipsis else "None"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return (
+            f"{{{', '.join(f'{name}: {_shown(field.annotation)}' for name, field in annotation.model_fields.items())}}}"
+        )
+    return getattr(annotation, "__name__", str(annotation))
 
 
 def _table(title: str, rows: list[tuple[str, str, str]]) -> list[str]:

@@ -31,4 +31,4 @@ def write_file(path: Path, data: bytes) -> None:
 def failed(path: Path, doing: str, error: OSError) -> StoreError:
     """The one-line error for an operation that the file system refused; names the path that it refused."""
     where = error.filename if isinstance(error.filename, str) else path
-    return StoreError(f"{where}: cannot {doing}: {error.strerror or error}; free space or fix the folder, then resume")
+    return StoreError(f"{where}: cannot {doing}: {error.strerror or error}; free space or mend the folder")

@@ -13,7 +13,10 @@ def _from_graph_file(value: str, info: ValidationInfo) -> str:
         return str(path)
     folder = (info.context or {}).get("folder") or Path.cwd()
     beside = (folder / path).resolve()
-    return str(beside) if beside.exists() else value
+    return str(beside) if beside.exists() or path.suffix in _DATA else value
+
+
+_DATA = (".jsonl", ".json", ".csv", ".parquet")  # endings that no name on a hub has: the error then names the place
 
 
 class _DataFile:

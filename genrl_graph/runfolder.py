@@ -53,7 +53,7 @@ def refuse_taken(folder: Path) -> None:
     if not folder.is_dir():
         raise StoreError(f"{folder}: is a file; name another folder")
     if (folder / GRAPH).exists():
-        raise StoreError(f"{folder}: holds a run already; go on with --resume, or name another folder")
+        raise StoreError(f"{folder}: holds a run already; name another folder with -o, or remove it")
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix().removesuffix(".partial")
         if name not in SKELETON:

@@ -4,18 +4,20 @@ import importlib.metadata
 import itertools
 import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
 from rich.console import Console
 
-from genrl_graph.errors import ParamError
+from genrl_graph.errors import GenrlGraphError, ParamError
 from genrl_graph.fingerprint import full_fingerprint
 from genrl_graph.graph import Graph
 from genrl_graph.node import Exchange, Source
+from genrl_graph.policy import Carried
 from genrl_graph.resources import TaskBook
 from genrl_graph.run_config import RunConfig
 from genrl_graph.runfolder import refuse_taken
@@ -83,9 +85,8 @@ def play(
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
         refuse_taken(folder)
-        for node in schedule.nodes.values():
-            node.prepare()
-        players = make_peers(schedule, names, seed=config.seed)
+        prepare(schedule, ready=stop.check)
+        players = make_peers(schedule, names, seed=config.seed, tell=partial(_loading, console), ready=stop.check)
         before = digests(players)
         played = replace_run(graph, config)
         store = RunStore.create(
@@ -98,23 +99,64 @@ def play(
 
         def watch(done: Done) -> None:
             metrics.take(done)
-            terminal.step(done)
-            stop.check()
+            if done.step is not schedule.steps[-1]:  # after the last step the round can end
+                stop.check()
 
-        loop = Loop(schedule, players, LocalSwarm(names), seed=config.seed, commit=store.commit, watch=watch)
+        loop = Loop(
+            schedule,
+            players,
+            LocalSwarm(names),
+            seed=config.seed,
+            commit=store.commit,
+            begin=terminal.step,
+            watch=watch,
+        )
         for number in range(config.rounds):
             started = time.perf_counter()
             loop.play(number)
             seconds = time.perf_counter() - started
             terminal.round(number, metrics.end(number, seconds), seconds)
-            last = number == config.rounds - 1
-            if last or (config.checkpoint_every and (number + 1) % config.checkpoint_every == 0):
-                save_checkpoint(
-                    store.checkpoints / f"{number + 1:06d}", {player.name: player.carries for player in players}
-                )
+            if stop.wanted or _checkpoint_due(number, config):
+                save_checkpoint(store.checkpoints / f"{number + 1:06d}", changing_carries(schedule, players))
+            if number < config.rounds - 1:
+                stop.check()
         after = digests(players)
     terminal.summary(before=before, after=after, store=folder / "rollouts.zarr")
     return Run(folder, config.rounds, before, after)
+
+
+def prepare(schedule: Schedule, *, ready: Callable[[], None] = lambda: None) -> None:
+    """Let every node load what may be missing or broken, before a policy is made; errors name the node.
+
+    `ready` is called after each and may raise to end the run.
+    """
+    for name, node in schedule.nodes.items():
+        with _named(f"nodes.{name}"):
+            node.prepare()
+        ready()
+
+
+def changing_carries(schedule: Schedule, players: Sequence[Peer]) -> dict[str, dict[str, Carried]]:
+    """What a checkpoint holds, by peer: all carries but the frozen ones, which are made anew from the graph."""
+    changing = [name for name, part in schedule.graph.carries.items() if part.next is not None]
+    return {player.name: {name: player.carries[name] for name in changing} for player in players}
+
+
+def _loading(console: Console, carry: str, type_name: str) -> None:
+    console.print(f"loading {carry} ({type_name})", markup=False)
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    try:
+        yield
+    except GenrlGraphError as error:
+        raise type(error)(f"{where}: {error}") from error
+
+
+def _checkpoint_due(number: int, config: RunConfig) -> bool:
+    every = config.checkpoint_every
+    return number == config.rounds - 1 or bool(every and (number + 1) % every == 0)
 
 
 def replace_run(graph: Graph, config: RunConfig) -> Graph:
@@ -135,17 +177,30 @@ def run_options(written: RunConfig, given: Mapping[str, int | None]) -> RunConfi
         raise ParamError(f"run.{first['loc'][0]}: {text}, got {first['input']!r}") from error
 
 
-def make_peers(schedule: Schedule, names: Sequence[str], *, seed: int) -> list[Peer]:
-    """Peers that all start alike: every carry is a function of run seed and carry name."""
+def make_peers(
+    schedule: Schedule,
+    names: Sequence[str],
+    *,
+    seed: int,
+    tell: Callable[[str, str], None] = lambda carry, type_name: None,
+    ready: Callable[[], None] = lambda: None,
+) -> list[Peer]:
+    """Peers that all start alike: every carry is a function of run seed and carry name.
+
+    `tell` hears of each carry before the first peer loads it; `ready` is called after each and may raise.
+    """
     sources = {name: node for name, node in schedule.nodes.items() if isinstance(node, Source)}
-    return [
-        Peer(
-            name,
-            {carry: part.carry.init(carry, seed=seed) for carry, part in schedule.graph.carries.items()},
-            TaskBook(sources),
-        )
-        for name in names
-    ]
+    peers = []
+    for name in names:
+        carries = {}
+        for carry, part in schedule.graph.carries.items():
+            if name == names[0]:
+                tell(carry, part.type_name)
+            with _named(f"carry.{carry}"):
+                carries[carry] = part.carry.init(carry, seed=seed)
+            ready()
+        peers.append(Peer(name, carries, TaskBook(sources)))
+    return peers
 
 
 def digests(peers: Sequence[Peer]) -> dict[tuple[str, str], str]:

@@ -1,7 +1,7 @@
 """What a person sees of a run: a live line in a terminal, plain lines elsewhere, and a summary at the end."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,7 @@ from rich.table import Table
 
 from genrl_graph.node import Advantage, Generator, Node, Reward
 from genrl_graph.runners.metrics import mean, total
-from genrl_graph.runners.round import Done
-from genrl_graph.schedule import Schedule
+from genrl_graph.schedule import Schedule, Step
 
 Peers = Mapping[str, Mapping[str, float]]
 Digests = Mapping[tuple[str, str], str]
@@ -28,7 +27,8 @@ class StageLine:
     reward: float | None
     groups: int
     varied: int
-    tokens_per_s: float | None
+    tokens: float
+    seconds: float
 
     def __str__(self) -> str:
         reward = "-" if self.reward is None else f"{self.reward:.3f}"
@@ -45,8 +45,18 @@ class Stages:
         def named(kind: type[Node], stage: int) -> list[str]:
             return [name for name, node in schedule.nodes.items() if isinstance(node, kind) and stages[name] == stage]
 
+        chained = {
+            edge.origin
+            for name, node in schedule.nodes.items()
+            if isinstance(node, Reward)
+            for edge in schedule.graph.nodes[name].edges()
+        }  # a reward that another one adds to is part of that one's total
+
+        def totals(stage: int) -> list[str]:
+            return [name for name in named(Reward, stage) if name not in chained]
+
         self._nodes = [
-            (named(Reward, stage), named(Advantage, stage), named(Generator, stage)) for stage in range(schedule.stages)
+            (totals(stage), named(Advantage, stage), named(Generator, stage)) for stage in range(schedule.stages)
         ]
 
     def lines(self, peers: Peers) -> list[StageLine]:
@@ -59,9 +69,15 @@ class Stages:
             groups = sum(total(peers, f"{name}/groups") for name in advantages)
             varied = sum(total(peers, f"{name}/groups_with_variance") for name in advantages)
             reward = sum(means) / len(means) if means else None
-            speed = tokens / seconds if seconds and tokens else None
-            lines.append(StageLine(stage, reward, int(groups), int(varied), speed))
+            lines.append(StageLine(stage, reward, int(groups), int(varied), tokens, seconds))
         return lines
+
+
+def tokens_per_s(lines: Iterable[StageLine]) -> str:
+    """Tokens over the seconds that they took, of several lines together; "" where nothing was generated."""
+    lines = list(lines)
+    tokens, seconds = sum(line.tokens for line in lines), sum(line.seconds for line in lines)
+    return f"{tokens / seconds:,.0f}" if tokens and seconds else ""
 
 
 class Terminal:
@@ -93,20 +109,18 @@ class Terminal:
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
-    def step(self, done: Done) -> None:
-        """Say what runs."""
+    def step(self, step: Step, peer: str) -> None:
+        """Say what runs now."""
         if self._console.is_terminal:
-            self._bar.update(
-                self._task, doing=f"{self._last}  [dim]stage {done.step.stage} {done.step} {done.peer}[/dim]"
-            )
+            self._bar.update(self._task, doing=f"{self._last}  [dim]stage {step.stage} {step} {peer}[/dim]")
 
     def round(self, round: int, peers: Peers, seconds: float) -> None:
         """Say what a round gave."""
         lines = self._stages.lines(peers)
         self._history.append(lines)
-        speeds = [line.tokens_per_s for line in lines if line.tokens_per_s]
-        speed = f"{sum(speeds) / len(speeds):,.0f} tokens/s" if speeds else ""
-        self._last = "; ".join([*(str(line) for line in lines if line.reward is not None), speed])
+        speed = tokens_per_s(lines)
+        parts = [str(line) for line in lines if line.reward is not None]
+        self._last = "; ".join([*parts, f"{speed} tokens/s"] if speed else parts)
         if self._console.is_terminal:
             self._bar.update(self._task, advance=1, doing=self._last)
             return
@@ -114,7 +128,9 @@ class Terminal:
         if now - self._shown >= PLAIN_EVERY_S or not left:
             self._shown = now
             eta = (now - self._started) / len(self._history) * left
-            self._console.print(f"round {round + 1}/{self._rounds}  {self._last}  {seconds:.1f} s, {eta:.0f} s left", soft_wrap=True)
+            self._console.print(
+                f"round {round + 1}/{self._rounds}  {self._last}  {seconds:.1f} s, {eta:.0f} s left", soft_wrap=True
+            )
 
     def summary(self, *, before: Digests, after: Digests, store: Path) -> None:
         """The run per stage, the weights per peer, and where the rollouts are."""
@@ -123,7 +139,7 @@ class Terminal:
             then = after.get((peer, carry), digest)
             change = f"{digest[:16]} -> {then[:16]}" + ("" if digest != then else " (unchanged)")
             self._console.print(f"{peer} {carry}: weights {change}")
-        self._console.print(f"rollouts: {store}", soft_wrap=True)
+        self._console.print(f"rollouts: {store}", soft_wrap=True, markup=False)
 
 
 def _stage_table(history: Sequence[Sequence[StageLine]]) -> Table:
@@ -133,13 +149,12 @@ def _stage_table(history: Sequence[Sequence[StageLine]]) -> Table:
     for lines in zip(*history, strict=True):
         rewards = [line.reward for line in lines if line.reward is not None]
         groups, varied = sum(line.groups for line in lines), sum(line.varied for line in lines)
-        speeds = [line.tokens_per_s for line in lines if line.tokens_per_s]
         table.add_row(
             str(lines[0].stage),
             f"{rewards[0]:.3f}" if rewards else "-",
             f"{rewards[-1]:.3f}" if rewards else "-",
             f"{sum(rewards) / len(rewards):.3f}" if rewards else "-",
             f"{varied} of {groups}" if groups else "-",
-            f"{sum(speeds) / len(speeds):,.0f}" if speeds else "-",
+            tokens_per_s(lines) or "-",
         )
     return table

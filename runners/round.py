@@ -1,22 +1,26 @@
 """The one loop: plays the steps of a schedule, round after round, for the peers of this process."""
 
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+import genrl_graph
 from genrl_graph import seeds
-from genrl_graph.edges import PEER, SCORED
-from genrl_graph.errors import GenrlGraphError, NodeFailed, RewardFailed
+from genrl_graph.errors import ColumnError, GenrlGraphError, NodeFailed, RewardFailed
 from genrl_graph.frames import Frame
 from genrl_graph.graph import Part
 from genrl_graph.journal import Record
-from genrl_graph.node import Advantage, Exchange, Generator, Node, Reward, Source
+from genrl_graph.node import Exchange, Node, Reward, Source
 from genrl_graph.policy import Carried, Policy
 from genrl_graph.resources import Log, TaskBook
 from genrl_graph.runners.meet import Meeting, Swarm
+from genrl_graph.runners.record import step_metrics, stored_columns
 from genrl_graph.schedule import Schedule, Step
 
 
@@ -52,6 +56,7 @@ class Loop:
         *,
         seed: int,
         commit: Callable[[Sequence[Record]], object],
+        begin: Callable[[Step, str], None] = lambda step, peer: None,
         watch: Callable[[Done], None] = lambda done: None,
     ) -> None:
         self.schedule = schedule
@@ -59,7 +64,7 @@ class Loop:
         self._swarm = swarm
         self._seed = seed
         self._commit = commit
-        self._watch = watch
+        self._begin, self._watch = begin, watch
 
     def play(self, round: int) -> None:
         """One pass over the graph; each step of all peers is committed before the next begins."""
@@ -68,6 +73,7 @@ class Loop:
         for step in self.schedule.steps:
             records, done = [], []
             for peer in self.peers:
+                self._begin(step, peer.name)
                 started = time.perf_counter()
                 record, metrics = self._step(step, round, peer)
                 done.append(Done(round, step, peer.name, time.perf_counter() - started, metrics))
@@ -78,7 +84,10 @@ class Loop:
             for item in done:
                 self._watch(item)
         for peer in self.peers:
-            peer.carries = {name: peer.values[part.next or name] for name, part in self.schedule.graph.carries.items()}
+            for name, part in self.schedule.graph.carries.items():
+                peer.carries[name] = value = peer.values[part.next or name]
+                if isinstance(value, Policy):
+                    value.name = name  # a fork that is carried on becomes the policy of that carry
             peer.values = {}
 
     def _step(self, step: Step, round: int, peer: Peer) -> tuple[Record | None, dict[str, float]]:
@@ -103,13 +112,15 @@ class Loop:
             outputs = self._outputs(step.node, output)
             record = self._record(node, part, round, peer, inputs, outputs, log)
         except GenrlGraphError as error:
-            raise type(error)(f"{_where(step, round, peer)}: {error}") from error
+            text = str(error).removeprefix(f"{step.node}: ")  # nodes that are run by hand name themselves
+            kind = RewardFailed if isinstance(node, Reward) and isinstance(error, ColumnError) else type(error)
+            raise kind(f"{_where(step, round, peer)}: {text}") from error
         except Exception as error:
-            kind = RewardFailed if isinstance(node, Reward) else NodeFailed
+            failed = RewardFailed if isinstance(node, Reward) else NodeFailed
             what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise kind(f"{_where(step, round, peer)}: {what}") from error
+            raise failed(f"{_where(step, round, peer)}: {what} ({_raised_at(error)})") from error
         peer.values.update(outputs)
-        return record, _metrics(node, outputs, log)
+        return record, step_metrics(node, outputs, log)
 
     def _resources(self, node: Node, round: int, peer: Peer, log: Log) -> dict[str, Any]:
         name = node.place.node
@@ -138,7 +149,23 @@ class Loop:
             if not fits:
                 given = value.edge_type if isinstance(value, Frame) else type(value).__name__
                 raise NodeFailed(f"gave {given} where its `run` declares {wanted}")
+        self._refuse_useless(self.schedule.nodes[name], found)
         return found
+
+    def _refuse_useless(self, node: Node, outputs: Mapping[str, Any]) -> None:
+        """Tasks given twice would make rollouts of one id; a reward that judges nothing would train nothing."""
+        for rows in outputs.values():
+            if isinstance(node, Source) and "id" in rows.table.column_names:
+                ids = rows.values("id")
+                if len(set(ids)) < len(ids):
+                    twice = next(id for id in ids if ids.count(id) > 1)
+                    raise NodeFailed(f"gave task {twice!r} twice in a round; give every task one id")
+            if isinstance(node, Reward) and len(rows):
+                names = rows.table.column_names
+                judged = np.isfinite(rows.numpy("reward"))
+                failed = rows.numpy("finish") == "failed" if "finish" in names else np.zeros(len(rows), dtype=bool)
+                if not judged.any() and not failed.all():
+                    raise RewardFailed(f"judged none of {len(rows) - int(failed.sum())} rows: every reward is NaN")
 
     def _record(
         self,
@@ -153,7 +180,7 @@ class Loop:
         tables, facts = {}, dict(log.facts)
         for ref, value in outputs.items():
             if isinstance(value, Frame):
-                tables[ref.replace(".", "/")] = _stored(node, value, inputs, peer.name)
+                tables[ref.replace(".", "/")] = stored_columns(node, value, inputs, peer.name)
             elif isinstance(value, Carried):
                 facts.setdefault("digests", {})[ref] = value.digest()
                 if isinstance(value, Policy):
@@ -163,6 +190,15 @@ class Loop:
             if table.num_rows:  # Arrow cannot tell the types of empty lists
                 tables[f"{part.name}/{name}"] = table
         return Record(round, part.name, peer.name, facts, tables)
+
+
+def _raised_at(error: Exception) -> str:
+    """The innermost line outside this package, such as "my_nodes.py:12 in run"; the author of a node looks there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    package = str(Path(genrl_graph.__file__).parent)
+    foreign = [frame for frame in frames if not frame.filename.startswith(package)]
+    last = (foreign or frames)[-1]
+    return f"{Path(last.filename).name}:{last.lineno} in {last.name}"
 
 
 def _where(step: Step, round: int, peer: Peer) -> str:
@@ -188,49 +224,3 @@ def _note(log: Log, meeting: Meeting) -> None:
     for name, fact in meeting.facts.items():
         log.fact(name, fact)
     log.metric("peers", len(meeting.packets))
-
-
-def _stored(node: Node, rows: Frame, inputs: Mapping[str, Any], holder: str) -> pa.Table:
-    """What the store keeps of an output: rows in full where they came into being here, else ids and what was added."""
-    names = rows.table.column_names
-    if PEER in rows.marks and isinstance(node, Exchange):
-        return rows.where([peer != holder for peer in rows.values("peer")]).table if "peer" in names else rows.table
-    if "id" not in names or isinstance(node, Source | Generator | Exchange):
-        return rows.table
-    known = {name for value in inputs.values() for frame in _frames(value) for name in frame.table.column_names}
-    judges = isinstance(node, Reward | Advantage)  # a select may declare marks, but it changes no row
-    own = {mark for pattern in node.signature.outputs.values() for mark in pattern.marks if judges}
-    own -= {implied for mark in own for implied in mark.implies}
-    added = {name for mark in own for name in mark.columns}
-    return rows.table.select(["id", *(name for name in names if name != "id" and (name in added or name not in known))])
-
-
-def _frames(value: Any) -> list[Frame]:
-    if isinstance(value, Frame):
-        return [value]
-    several = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    return [item for item in several if isinstance(item, Frame)]
-
-
-def _metrics(node: Node, outputs: Mapping[str, Any], log: Log) -> dict[str, float]:
-    metrics: dict[str, float] = {}
-    for value in outputs.values():
-        if isinstance(value, Frame):
-            metrics["rows"] = metrics.get("rows", 0.0) + len(value)
-            if isinstance(node, Reward) and SCORED in value.marks:
-                metrics.update(_reward_means(value))
-        elif isinstance(value, Policy):
-            metrics["version"] = float(value.version)
-    return metrics | log.metrics
-
-
-def _reward_means(rows: Frame) -> dict[str, float]:
-    """The mean of the reward and of each of its terms over the rows that could be judged."""
-    means = {}
-    for name in rows.table.column_names:
-        if name == "reward" or name.startswith("reward_"):
-            values = rows.numpy(name)
-            judged = values[values == values]
-            if len(judged):
-                means[name] = float(judged.mean())
-    return means

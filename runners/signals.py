@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +13,17 @@ class Interrupted(Exception):
     """The run was asked to end; `exit_code` is 128 + the number of the signal."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(f"ended by {signal.Signals(signum).name} after a committed step; the run folder resumes")
+        super().__init__(f"ended by {signal.Signals(signum).name}; what was committed is kept")
         self.exit_code = 128 + signum
 
 
 class Stop:
     """Remembers the first signal; `check` raises `Interrupted` once there was one."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there was a signal."""
+        return self.signum is not None
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -31,6 +37,7 @@ class Stop:
         """Take the first signal; the second has its default effect."""
         if self.signum is None:
             self.signum = signum
+            print("genrl-graph: stopping after this step; once more ends at once", file=sys.stderr, flush=True)
             return
         signal.signal(signum, signal.SIG_DFL)
         os.kill(os.getpid(), signum)

@@ -35,8 +35,8 @@ class ChatGenerator(Generator):
 
     A prompt must fit in `max_prompt_tokens` and in the policy's context less `max_new_tokens`; `too_long` names what
     happens where it does not: `refuse` fails the row, `drop_quoted` leaves out the last quoted rows, `cut_left`
-    drops the first tokens. `parent_ids` of a row are the ids of what it quotes, input by input in the order of the
-    numbers, so with one input parent_ids[k - 1] is number k.
+    drops the first tokens. `parent_ids` of a row are the ids of what its prompt quotes, input by input in the order of
+    the numbers, so with one input parent_ids[k - 1] is number k; an input that the template leaves out is no parent.
     """
 
     system: str = ""
@@ -74,7 +74,8 @@ class ChatGenerator(Generator):
         """`num_generations` rows a task, in the order of the tasks, from one call of the policy."""
         limit = self._limit(policy)
         asked = [_asked(row) for row in tasks.rows("id", "messages", "metadata")]
-        quotable = Quotable(upstream)
+        shown = template_names(self.template)
+        quotable = Quotable({name: rows for name, rows in upstream.items() if name in shown})
         quotes = [quotable.of(task.id, per_peer=self.quote, rng=rng) for task in asked]
         prompts = [self._prompt(task, quoted, policy, limit) for task, quoted in zip(asked, quotes, strict=True)]
         fitting = [prompt.ids for prompt in prompts if not prompt.error]
@@ -117,7 +118,7 @@ class ChatGenerator(Generator):
 
     def _prompt(self, task: AskedTask, quotes: Quotes, policy: TextPolicy, limit: Limit) -> Prompt:
         prompt = fit(policy, lambda kept: self._chat(task, kept), quotes, limit=limit, too_long=self.too_long)
-        missing = [name for name in self.needs if not prompt.quoted[name]]
+        missing = [name for name in self.needs if not prompt.quoted.get(name)]
         if prompt.error or not missing:
             return prompt
         return Prompt(prompt.messages, prompt.ids, prompt.quoted, f"no {missing[0]} of this task to quote")
@@ -145,6 +146,9 @@ class ChatGenerator(Generator):
         log.metric("truncated", float(np.mean([row.finish == "length" for row in made])) if made else 0.0)
         log.metric("failed", float(np.mean([bool(p.error) for p in prompts])) if prompts else 0.0)
         log.metric("quotes_dropped", dropped)
+        log.metric("prompts_cut", sum(p.cut > 0 for p in prompts))
+        if any(p.cut for p in prompts):
+            log.fact("tokens_cut", [p.cut for p in prompts])
 
 
 def _asked(row: Mapping[str, object]) -> AskedTask:

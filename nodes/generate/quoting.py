@@ -24,6 +24,7 @@ class Prompt:
     ids: NDArray[np.int32]
     quoted: Quotes = field(default_factory=dict)
     error: str = ""
+    cut: int = 0  # tokens that `cut_left` dropped
 
     @property
     def parent_ids(self) -> list[str]:
@@ -97,9 +98,9 @@ def fit(
             break
         longest = max(quotes, key=lambda name: len(quotes[name]))
         quotes = {**quotes, longest: quotes[longest][:-1]}
-    if len(ids) > limit.tokens and too_long == "cut_left":
-        ids = ids[-limit.tokens :]
+    cut = max(len(ids) - limit.tokens, 0) if too_long == "cut_left" else 0
+    ids = ids[cut:]
     error = "the prompt has no tokens" if len(ids) == 0 else ""
     if len(ids) > limit.tokens:
         error = f"the prompt has {len(ids)} tokens, but at most {limit.tokens} fit: {limit.reason}"
-    return Prompt(messages, ids, quotes, error)
+    return Prompt(messages, ids, quotes, error, cut)

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from genrl_graph.errors import DataError, ParamError
 from genrl_graph.node import PolicyCarry
+from genrl_graph.paths import DataPath
 from genrl_graph.policy import TextPolicy
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
@@ -20,7 +20,7 @@ class CausalLM(PolicyCarry, name="causal_lm"):
     tokenizer's. A model in a folder, a package or the hub's local cache is loaded without any network.
     """
 
-    model: str = Field(min_length=1)
+    model: DataPath = Field(min_length=1)
     revision: str | None = None
     device: str = "auto"
     compute_dtype: ComputeDtype = "auto"
@@ -34,7 +34,4 @@ class CausalLM(PolicyCarry, name="causal_lm"):
         """The pretrained weights, whatever the seed; raises `DataError` where they cannot be had."""
         from genrl_graph.nodes.policy.pretrained import pretrained_policy
 
-        try:
-            return pretrained_policy(name, self)
-        except (DataError, ParamError) as error:
-            raise type(error)(f"carry.{name}: {error}") from error
+        return pretrained_policy(name, self)

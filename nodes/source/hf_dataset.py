@@ -71,10 +71,7 @@ class HfDataset(Source, name="hf_dataset"):
 
     def prepare(self) -> None:
         """Read the data set; raises `DataError` where it is missing, unreadable, too small or without a column."""
-        try:
-            enough_rows(num_tasks=self.num_tasks, size=self._table().num_rows)
-        except DataError as error:
-            raise DataError(f"nodes.{self.place.node}: {error}") from error
+        enough_rows(num_tasks=self.num_tasks, size=self._table().num_rows)
 
     def run(self, *, rng: np.random.Generator, round: int) -> Tasks:
         """The tasks of one round."""

@@ -44,10 +44,7 @@ class ReasoningGym(Source, name="reasoning_gym"):
 
     def prepare(self) -> None:
         """Make the data set; raises `DataError` where reasoning-gym does not know it or its config."""
-        try:
-            data_set_size(self.dataset, self._config)
-        except DataError as error:
-            raise DataError(f"nodes.{self.place.node}: {error}") from error
+        data_set_size(self.dataset, self._config)
 
     def run(self, *, rng: np.random.Generator, round: int) -> Tasks:
         """The tasks of one round."""

@@ -21,7 +21,8 @@ class Grpo(Update, name="grpo"):
 
     Rollouts that this very version sampled are on-policy: their ratio is 1. Once the policy has moved, the old
     log-probs are the sampler's; those of other peers' rollouts are the own policy's, from before the first step.
-    Rows without a finite advantage are left out; groups without variance count in the loss but cost no forward pass.
+    Rows without a finite advantage, or of another tokenizer, are left out and counted; groups without variance count
+    in the loss but cost no forward pass.
     """
 
     loss_type: LossType = Field("dapo", description="the loss; `genrl_graph.nodes.update.losses` has them in a table")
@@ -82,8 +83,7 @@ class Grpo(Update, name="grpo"):
         from genrl_graph.nodes.update.training import Trainer
 
         trainer = Trainer(self, policy, reference, rng=rng, log=log, peer=peer)
-        for rows in [Rollouts.concat(scored)] if self.steps == "joint" else scored:
-            trainer.train(rows)
+        trainer.train([Rollouts.concat(scored)] if self.steps == "joint" else scored)
         trainer.report()
         return policy
 

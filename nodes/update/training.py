@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from genrl_graph.errors import ParamError
 from genrl_graph.frames import Rollouts
 from genrl_graph.nodes.update.batches import micro_batches, split_groups
 from genrl_graph.nodes.update.grpo import Grpo
@@ -70,28 +71,36 @@ class Trainer:
         self._node, self._policy, self._reference = node, policy, reference
         self._rng, self._log, self._peer = rng, log, peer
         self._config = node.loss_config()
+        if reference is not None and reference.tokenizer != policy.tokenizer:
+            raise ParamError(f"reference {reference.name!r} reads other tokens than policy {policy.name!r}")
         self._sums = LossSums()
         self._loss = self._grad_norm = 0.0
-        self._steps = self._left_out = self._still_groups = self._still_rows = 0
+        self._steps = self._left_out = self._foreign_tokens = self._still_groups = self._still_rows = 0
         self._trained: dict[str, tuple[float, str]] = {}  # by rollout id: mean ratio, digest of the prompt
 
-    def train(self, rows: Rollouts) -> None:
-        """Take the steps of all epochs on these rows."""
-        lengths = np.asarray([len(ids) for ids in rows.ragged("completion_ids")], dtype=np.int64)
-        usable = np.isfinite(rows.numpy("advantage")) & (lengths > 0)
-        self._left_out += int(len(rows) - usable.sum())
-        batch = Batch.of(rows.where(usable), policy=self._policy, peer=self._peer)
-        if not batch.ids:
-            return
-        parts_of_epochs = [
-            split_groups(batch.groups, parts=self._node.minibatches, rng=self._rng) for _ in range(self._node.epochs)
+    def train(self, inputs: Sequence[Rollouts]) -> None:
+        """Take the steps of all epochs on each of these inputs, one after the other."""
+        batches = [batch for batch in map(self._batch, inputs) if batch.ids]
+        plans = [
+            [split_groups(batch.groups, parts=self._node.minibatches, rng=self._rng) for _ in range(self._node.epochs)]
+            for batch in batches
         ]
-        self._count_still(batch)
-        if sum(map(len, parts_of_epochs)) > 1:
-            self._freeze_foreign(batch)
-        for parts in parts_of_epochs:
-            for part in parts:
+        if sum(len(parts) for plan in plans for parts in plan) > 1:
+            for batch in batches:
+                self._freeze_foreign(batch)
+        for batch, plan in zip(batches, plans, strict=True):
+            self._count_still(batch)
+            for part in (part for parts in plan for part in parts):
                 self._step(batch, part)
+
+    def _batch(self, rows: Rollouts) -> Batch:
+        """The rows that can be trained on: with tokens, of this policy's tokenizer, with a finite advantage."""
+        lengths = np.asarray([len(ids) for ids in rows.ragged("completion_ids")], dtype=np.int64)
+        readable = np.asarray([name == self._policy.tokenizer for name in rows.values("tokenizer")], dtype=bool)
+        usable = np.isfinite(rows.numpy("advantage")) & (lengths > 0) & readable
+        self._left_out += int(len(rows) - usable.sum())
+        self._foreign_tokens += int((~readable).sum())
+        return Batch.of(rows.where(usable), policy=self._policy, peer=self._peer)
 
     def report(self) -> None:
         """Log the metrics and, for the store, what was trained on."""
@@ -104,6 +113,7 @@ class Trainer:
             "trained_rows": len(self._trained),
             "trained_tokens": self._sums.tokens,
             "left_out_rows": self._left_out,
+            "rows_of_another_tokenizer": self._foreign_tokens,
             "groups_without_variance": self._still_groups,
             "rows_without_forward": self._still_rows,
             "learning_rate": self._node.learning_rate_at(max(self._policy.version - 1, 0)),

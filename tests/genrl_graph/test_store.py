@@ -326,7 +326,7 @@ def test_graph_and_versions_come_back(tmp_path: Path) -> None:
 
 
 def test_an_existing_folder_is_refused_and_left_alone(tmp_path: Path, finished: Path) -> None:
-    with pytest.raises(StoreError, match="holds a run already; go on with --resume"):
+    with pytest.raises(StoreError, match="holds a run already; name another folder"):
         new(finished)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(StoreError, match=r"holds 'notes\.txt' but no graph\.yaml"):

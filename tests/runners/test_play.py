@@ -177,7 +177,10 @@ def failing(how: str = "raise", *, peer: str = "peer0001") -> Graph:
 
 
 def test_a_node_that_fails_stops_the_run_and_leaves_what_was_committed(tmp_path: Path) -> None:
-    with pytest.raises(RewardFailed, match=r"^nodes.broken \(round 1, peer0001\): ValueError: no idea what this is$"):
+    place = r"\(toys.py:\d+ in run\)"
+    with pytest.raises(
+        RewardFailed, match=rf"^nodes.broken \(round 1, peer0001\): ValueError: no idea what this is {place}$"
+    ):
         play(failing(), out=tmp_path / "run", rounds=3, peers=2, quiet=True)
     store = RunStore.open(tmp_path / "run")
     steps = store.steps().to_pylist()

@@ -3,11 +3,27 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
-from toys import Add, BrokenDraw, Draw, Halves, Numbers, Parity, Same, Tell, Total, TotalCarry, ToyPolicyCarry, toy_game
+from toys import (
+    Add,
+    BrokenDraw,
+    Centred,
+    Draw,
+    Halves,
+    Numbers,
+    Parity,
+    Same,
+    Tell,
+    Total,
+    TotalCarry,
+    ToyFork,
+    ToyPolicyCarry,
+    toy_game,
+)
 
-from genrl_graph import Graph, R, Select, play
-from genrl_graph.errors import DataError, NodeFailed, StoreError
+from genrl_graph import Graph, R, Reward, Rollouts, Scored, Select, play, score
+from genrl_graph.errors import DataError, NodeFailed, RewardFailed, StoreError
 from genrl_graph.journal import Record
 from genrl_graph.runners.meet import LocalSwarm
 from genrl_graph.runners.play import make_peers
@@ -209,3 +225,68 @@ def test_other_carried_values_are_recorded_by_digest() -> None:
     played.loop.play(0)
     assert played.commits[-1][0].facts == {"digests": {"add": Total(9).digest()}}
     assert isinstance(played.players[0].carries["total"], Total)
+
+
+class Strict(Reward, name="test_strict"):
+    """A reward in which one thing is wrong."""
+
+    how: str
+
+    def run(self, rollouts: R) -> Scored[R]:
+        if self.how == "none":
+            return score(rollouts, {"x": np.full(len(rollouts), np.nan)})
+        if self.how == "few":
+            return score(rollouts, {"x": [1.0]})
+        raise KeyError("six")
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("none", r"nodes.score \(round 0, peer0000\): judged none of 4 rows: every reward is NaN"),
+        ("few", r"nodes.score \(round 0, peer0000\): .*"),
+        ("raise", r"nodes.score \(round 0, peer0000\): KeyError: 'six' \(test_round.py:\d+ in run\)"),
+    ],
+)
+def test_a_reward_that_judges_nothing_or_too_little_or_raises_is_a_failed_reward(how: str, message: str) -> None:
+    graph = small()
+    graph.add("credit", Centred(), scored=graph.add("score", Strict(how=how), rollouts=graph.output("answer")))
+    with pytest.raises(RewardFailed, match=message) as caught:
+        Played(graph).loop.play(0)
+    assert caught.value.exit_code == 21
+
+
+def test_a_source_that_gives_a_task_twice_is_told() -> None:
+    graph = Graph("twice")
+    graph.add("tasks", Numbers(high=1))
+    with pytest.raises(NodeFailed, match=r"gave task 'tasks/0' twice in a round; give every task one id"):
+        Played(graph).loop.play(0)
+
+
+def test_a_fork_that_is_carried_on_takes_the_name_of_its_carry() -> None:
+    graph = Graph("forked")
+    policy = graph.carry("policy", ToyPolicyCarry())
+    graph.add("answer", Draw(), tasks=graph.add("tasks", Numbers()), policy=policy)
+    graph.next_round(policy=graph.add("copy", ToyFork(), policy=policy))
+    played = Played(graph)
+    played.loop.play(0)
+    played.loop.play(1)
+    assert set(played.values("answer", "answer", "policy")) == {"policy"}
+
+
+class Judge(Reward, name="test_judge"):
+    """Scores rows beside others that were scored with a term of the same name."""
+
+    def run(self, rollouts: R, others: Rollouts) -> Scored[R]:
+        return score(rollouts, {"even": np.ones(len(rollouts)), "x": np.ones(len(rollouts))})
+
+
+def test_a_term_is_stored_although_another_input_has_one_of_its_name() -> None:
+    graph = small()
+    policy, tasks = graph.output("policy"), graph.output("tasks")
+    others = graph.add("others", Parity(), rollouts=graph.add("second", Draw(), tasks=tasks, policy=policy))
+    judged = graph.add("judged", Judge(), rollouts=graph.output("answer"), others=others)
+    graph.add("credit", Centred(), scored=judged)
+    played = Played(graph)
+    played.loop.play(0)
+    assert played.values("judged", "judged", "reward_even") == [1.0] * 4

@@ -71,7 +71,9 @@ def test_a_signal_ends_the_run_after_the_running_step(start: Start, signum: sign
     process.send_signal(signum)
     out, err = process.communicate(timeout=30)
     assert process.returncode == code
-    assert err == f"genrl-graph: ended by {signum.name} after a committed step; the run folder resumes\n"
+    stopping, ended = err.splitlines()
+    assert stopping == "genrl-graph: stopping after this step; once more ends at once"
+    assert ended == f"genrl-graph: ended by {signum.name}; what was committed is kept"
     assert out == ""
     assert nodes(folder)[-1] == "slow"
     assert list((folder / "journal").iterdir()) == []
@@ -99,7 +101,7 @@ def test_the_handlers_of_before_come_back() -> None:
     with stop_on_signals() as stop:
         stop.check()
         os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(Interrupted, match="ended by SIGTERM after a committed step") as caught:
+        with pytest.raises(Interrupted, match="ended by SIGTERM; what was committed is kept") as caught:
             stop.check()
         assert caught.value.exit_code == 143
     assert {signum: signal.getsignal(signum) for signum in before} == before

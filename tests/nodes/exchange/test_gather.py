@@ -16,7 +16,8 @@ def admit(node: Gather, packets: list[Packet[Rollouts]], *, peer: str, seed: int
 @pytest.fixture
 def packets(make_rollouts) -> list[Packet[Rollouts]]:  # type: ignore[no-untyped-def]
     return [
-        Packet(name, 0, make_rollouts([f"{name}{at}" for at in range(2)], peer=name)) for name in ("anna", "ben", "cleo")
+        Packet(name, 0, make_rollouts([f"{name}{at}" for at in range(2)], peer=name))
+        for name in ("anna", "ben", "cleo")
     ]
 
 

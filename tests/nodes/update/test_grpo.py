@@ -181,6 +181,24 @@ def test_rows_of_other_peers_are_trained_under_the_own_policys_logprobs(policy, 
     assert any(ratio != 1.0 for ratio in ratios)
 
 
+def test_rows_of_other_peers_keep_their_old_logprobs_when_an_earlier_input_moves_the_policy(policy, sample) -> None:
+    stranger = TinyLM(hidden_size=32, layers=1, initializer_range=0.2).init("policy", seed=9)
+    first, foreign = sample(policy), sample(stranger, peer="peer0001")
+    log = train(Grpo(learning_rate=1e-2, steps="per_input"), policy, first, foreign)
+    ratios = dict(zip(log.tables["trained"]["id"], log.tables["trained"]["ratio"], strict=True))
+    assert all(ratios[id] != 1.0 for id in foreign.values("id"))
+
+
+def test_rows_of_another_tokenizer_are_left_out_and_counted(policy, sample) -> None:
+    other = TinyLM(alphabet="0123456789+=?", hidden_size=32, layers=1).init("policy", seed=0)
+    before = policy.digest()
+    log = train(Grpo(learning_rate=1e-2), policy, sample(other))
+    assert log.metrics["rows_of_another_tokenizer"] == log.metrics["left_out_rows"] == 16
+    assert policy.digest() == before
+    with pytest.raises(ParamError, match="reference 'policy' reads other tokens"):
+        train(Grpo(beta=0.1), policy, sample(policy), reference=other)
+
+
 def test_a_kl_pulls_towards_the_reference(policy, sample) -> None:
     rows = sample(policy)
     reference = policy.fork("reference")
