@@ -45,6 +45,7 @@ class RunStore:
         self._history = History(self._arrays)
         self._journal: Journal | None = None
         self._pending: list[Entry] = []
+        self._pending_bytes = 0
         self._groups: dict[str, tuple[pa.Schema, int]] = {}
         if lock is not None:
             self._recover()
@@ -124,6 +125,7 @@ class RunStore:
         committed = journal.commit([_conformed(record, groups) for record in records])
         self._groups = groups
         self._pending += committed
+        self._pending_bytes += sum(entry.size for entry in committed)
         if self._is_block():
             self.flush()
         return [entry.digest for entry in committed]
@@ -138,7 +140,7 @@ class RunStore:
             for group, table in _blocks(self._pending).items():
                 self._arrays.append(group, table)
             self._arrays.publish()
-            self._pending = []
+            self._pending, self._pending_bytes = [], 0
             journal.drop_before(journal.roll())
         except OSError as error:
             raise failed(self._arrays.folder, "write a block", error) from error
@@ -193,8 +195,7 @@ class RunStore:
         if not self._pending:
             return False
         rounds = [entry.record.round for entry in (self._pending[0], self._pending[-1])]
-        size = sum(entry.size for entry in self._pending)
-        return size >= self._block_bytes or rounds[1] - rounds[0] >= self._block_rounds
+        return self._pending_bytes >= self._block_bytes or rounds[1] - rounds[0] >= self._block_rounds
 
     def _recover(self) -> None:
         """Cut what was not published, skip what is in zarr already, keep the rest of the journal."""
@@ -204,6 +205,7 @@ class RunStore:
             self._arrays.truncate()
             journal = Journal(folder, start=start)
             self._pending = list(entries(folder, since=start))
+            self._pending_bytes = sum(entry.size for entry in self._pending)
             journal.drop_before(start if self._pending else journal.roll())
         except OSError as error:
             raise failed(self.folder, "open the run for writing", error) from error

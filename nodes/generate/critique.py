@@ -6,25 +6,20 @@ import numpy as np
 
 from genrl_graph.frames import PeerRollouts, Rollouts, Tasks
 from genrl_graph.nodes.generate.chat import ChatGenerator
+from genrl_graph.nodes.generate.prompts import ANSWERS
 from genrl_graph.nodes.generate.quoting import TooLong
 from genrl_graph.policy import TextPolicy
 from genrl_graph.resources import Log
 
-TEMPLATE = """\
-{{ task.question }}
-
-Students gave these answers.
-{% for answer in answers %}
-
-Student #{{ answer.number }}:
-{{ answer.completion | trim }}
-{% endfor %}
+_ASK = """\
 
 Which student is right? Say in a few words why. Then end with the line
 Choice: Student #k
 where k is that student's number, or with the line
 Choice: none
 if all are wrong."""
+
+TEMPLATE = ANSWERS + _ASK
 
 
 class Critique(ChatGenerator, name="critique"):

@@ -11,6 +11,18 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from genrl_graph.errors import ParamError
 
+ANSWERS = """\
+{{ task.question }}
+
+Students gave these answers.
+{% for answer in answers %}
+
+Student #{{ answer.number }}:
+{{ answer.completion | trim }}
+{% endfor %}
+"""
+"""The beginning of a prompt that quotes `answers` as those of numbered students."""
+
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 

@@ -4,19 +4,12 @@ import numpy as np
 
 from genrl_graph.frames import PeerRollouts, Rollouts, Tasks
 from genrl_graph.nodes.generate.chat import ChatGenerator
+from genrl_graph.nodes.generate.prompts import ANSWERS
 from genrl_graph.nodes.generate.quoting import TooLong
 from genrl_graph.policy import TextPolicy
 from genrl_graph.resources import Log
 
-TEMPLATE = """\
-{{ task.question }}
-
-Students gave these answers.
-{% for answer in answers %}
-
-Student #{{ answer.number }}:
-{{ answer.completion | trim }}
-{% endfor %}
+_ASK = """\
 
 Readers said about them:
 {% for critique in critiques %}
@@ -26,6 +19,8 @@ Reader {{ critique.number }}:
 {% endfor %}
 
 Now answer the question yourself. Think step by step. Then end with a line that holds only #### and the final answer."""
+
+TEMPLATE = ANSWERS + _ASK
 
 
 class Revise(ChatGenerator, name="revise"):

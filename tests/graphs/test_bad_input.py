@@ -154,7 +154,7 @@ def test_a_model_that_is_not_there_is_told_by_the_name_of_its_carry(
     model: str, told: str, graphs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [*PACKAGE, f"carry.policy.params.model='{model}'", "-o", str(tmp_path / "run")]
-    assert run_command(["run", str(graphs / "tiny.yaml"), *given]) == 10
+    assert run_command(["run", "-q", str(graphs / "tiny.yaml"), *given]) == 10
     assert one_line(capsys) == f"carry.policy: {told}"
     assert not (tmp_path / "run").exists()
 
@@ -259,5 +259,5 @@ def test_a_failed_run_ends_the_process_with_its_code(graphs: Path, tmp_path: Pat
     )
     assert done.returncode == 21
     assert done.stdout == ""
-    assert done.stderr == "genrl-graph: nodes.score (round 1, peer0000): score: hangs: no answer within 1 s\n"
+    assert done.stderr == "genrl-graph: nodes.score (round 1, peer0000): hangs: no answer within 1 s\n"
     assert RunStore.open(tmp_path / "run").table("score").num_rows == 16

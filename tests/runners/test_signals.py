@@ -53,6 +53,7 @@ def start(tmp_path: Path, toys_file: Path) -> Start:
         for _ in range(600):
             assert process.poll() is None, process.communicate()
             if (folder / "graph.yaml").exists() and "answer" in nodes(folder):
+                time.sleep(0.3)  # committed, but the slow step has perhaps not begun
                 return process, folder
             time.sleep(0.05)
         process.kill()

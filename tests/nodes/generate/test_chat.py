@@ -143,7 +143,9 @@ def test_all_prompts_may_be_refused(tasks, policy, resources):
 
 
 def test_cut_left_keeps_the_last_tokens(tasks, policy, resources):
-    rows = Chat(max_prompt_tokens=6, too_long="cut_left", max_new_tokens=2).run(tasks, policy, **resources())
+    given = resources()
+    rows = Chat(max_prompt_tokens=6, too_long="cut_left", max_new_tokens=2).run(tasks, policy, **given)
+    assert given["log"].metrics["prompts_cut"] == sum(cut > 0 for cut in given["log"].facts["tokens_cut"]) > 0
     assert policy.decode(rows.values("prompt_ids")[1]) == "mes 5?"
     assert texts(rows)[1] == "What is 3 times 5?"
     assert "failed" not in rows.values("finish")
@@ -175,6 +177,7 @@ def test_metrics(tasks, policy, resources):
         "truncated": rows.values("finish").count("length") / 8,
         "failed": 0.0,
         "quotes_dropped": 0.0,
+        "prompts_cut": 0.0,
     }
 
 
