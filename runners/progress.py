@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 
 from genrl_graph.node import Advantage, Generator, Node, Reward
 from genrl_graph.runners.metrics import mean, total
@@ -91,12 +91,12 @@ class Terminal:
         self._started = time.monotonic()
         self._shown = self._started - PLAIN_EVERY_S
         self._bar = Progress(
-            TextColumn("round"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=20),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[doing]}"),
+            TextColumn("round", table_column=Column(no_wrap=True, min_width=5)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=2 * len(str(rounds)) + 1)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
+            TextColumn("{task.fields[doing]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
             console=console,
+            expand=True,
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("round", total=rounds, doing="")
@@ -112,7 +112,7 @@ class Terminal:
     def step(self, step: Step, peer: str) -> None:
         """Say what runs now."""
         if self._console.is_terminal:
-            self._bar.update(self._task, doing=f"{self._last}  [dim]stage {step.stage} {step} {peer}[/dim]")
+            self._bar.update(self._task, doing=f"[dim]{step} {peer}[/dim]  {self._last}")
 
     def round(self, round: int, peers: Peers, seconds: float) -> None:
         """Say what a round gave."""
