@@ -120,3 +120,36 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert during == [before]
+
+
+SLOW_POLICY = """\
+import time
+from pathlib import Path
+
+from genrl_graph import registry
+
+Toy = registry.lookup("policy.toy")
+
+
+class SlowToLoad(Toy, name="slow_to_load"):
+    def init(self, name: str, *, seed: int) -> Toy.edge.base:
+        Path("loading").touch()
+        time.sleep(2)
+        return super().init(name, seed=seed)
+"""
+
+
+def test_a_signal_while_a_policy_loads_ends_the_run_before_a_folder_is_made(tmp_path: Path, toys_file: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW_POLICY)
+    (tmp_path / "game.yaml").write_text(GAME.replace("policy.toy", "policy.slow_to_load").replace("SECONDS", "0"))
+    command = [sys.executable, "-m", "genrl_graph", "run", "game.yaml", "-o", "run", "-q"]
+    command += ["--import", str(toys_file), "--import", "slow.py"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if (tmp_path / "loading").exists():
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert not (tmp_path / "run").exists()
