@@ -13,7 +13,8 @@ from pydantic import Field, PrivateAttr
 from genrl_graph.contract import Signature, method_of, read_hints, read_inputs, read_outputs
 from genrl_graph.declared import Declared
 from genrl_graph.edges import CREDITED, PEER, SCORED, EdgeType, Mark, Pattern
-from genrl_graph.errors import NodeError
+from genrl_graph.errors import NodeError, ParamError
+from genrl_graph.evaluation import Evaluation
 from genrl_graph.frames import R
 from genrl_graph.policy import Carried, Policy
 from genrl_graph.resources import Task
@@ -39,6 +40,10 @@ class Carry(Declared, kind="carry"):
     def init(self, name: str, *, seed: int) -> Carried:
         """The value before round 0; a pure function of params, carry name and run seed."""
         raise NotImplementedError
+
+    def dry(self, name: str, *, seed: int) -> Carried:
+        """What stands in for the value in dry play; one that takes a model or a network to make overrides this."""
+        return self.init(name, seed=seed)
 
     @classmethod
     def _read_contract(cls) -> None:
@@ -71,6 +76,14 @@ class Node(Declared):
     def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:
         """Problems between params and wired inputs, one line each; part of the check of a graph."""
         return ()
+
+    def evaluated(self, how: Evaluation) -> Self:
+        """This node as it is in an evaluation: a source gives held-out tasks, a generator samples as asked."""
+        return self
+
+    def dry(self) -> "Node":
+        """What stands in for this node in dry play, where no model is loaded and no network asked."""
+        return self
 
     def placed(self, place: Place) -> Self:
         """A copy of this node that knows where it stands."""
@@ -136,6 +149,13 @@ class Source(Node, kind="source"):
         """The id of the task that this source makes from `key`."""
         return f"{self.place.node}/{key}"
 
+    def evaluated(self, how: Evaluation) -> Self:
+        """This source as it gives held-out tasks, never one of training, the same in every evaluation.
+
+        `resolve` of the original makes them too. Raises `ParamError` where there are none.
+        """
+        raise ParamError(f"{self.type_name}: has no tasks to evaluate on; its class gives none")
+
     @classmethod
     def _check_kind(cls) -> None:
         cls._require_rows()
@@ -163,6 +183,10 @@ class Exchange(Node, kind="exchange"):
     min_peers: int = Field(ge=1)
     timeout_s: float = Field(60.0, gt=0)
     on_short: Literal["wait", "continue", "fail"] = "wait"
+
+    def evaluated(self, how: Evaluation) -> Self:
+        """A peer is evaluated alone: it meets itself."""
+        return self.model_copy(update={"include_self": True, "min_peers": 1})
 
     @classmethod
     def _read_contract(cls) -> None:
@@ -197,7 +221,13 @@ class Select(Node, kind="select"):
 
 
 class Reward(Node, kind="reward"):
-    """Judges rows: adds a `reward` and one column a term (`genrl_graph.score`)."""
+    """Judges rows: adds a `reward` and one column a term (`genrl_graph.score`).
+
+    A row that cannot be judged gets NaN and is left out of baselines and training; a reward that leaves more than
+    the share `max_unjudged` of its rows unjudged fails the run (1 tolerates a round in which nothing was judged).
+    """
+
+    max_unjudged: float = Field(0.99, ge=0, le=1)
 
     @classmethod
     def _check_kind(cls) -> None:

@@ -1,6 +1,12 @@
 """The options of a run that a graph file may set under `run:`; the command line wins over them."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from genrl_graph.evaluation import Evaluation
+
+Mode = Literal["train", "evaluate", "train_and_evaluate"]
 
 
 class RunConfig(BaseModel):
@@ -18,3 +24,33 @@ class RunConfig(BaseModel):
     block_rounds: int = Field(
         64, ge=1, description="rounds after which the journal is written to the zarr store at the latest"
     )
+    mode: Mode = Field("train", description="train_and_evaluate also evaluates before round 0 and after the last")
+    eval_every: int = Field(0, ge=0, description="rounds between evaluations; 0 evaluates at the start and the end only")
+    eval_tasks: int = Field(64, ge=1, description="held-out tasks of each source in an evaluation, or all if fewer")
+    eval_samples: int = Field(1, ge=1, description="completions a task in an evaluation: pass@k for k up to it")
+    eval_temperature: float | None = Field(
+        0.0, ge=0, description="0 is greedy; null samples as the generators do in training"
+    )
+    eval_threshold: float = Field(
+        1.0, description="a completion passes if its term `correct`, or else its reward, is at least this"
+    )
+    trackers: tuple[str, ...] = Field(("tensorboard",), description="tensorboard, wandb, mlflow; metrics.jsonl is always")
+    max_failed_rows: int | None = Field(
+        None, ge=0, description="rows of the run that may fail or stay unjudged; by default any number, but see max_unjudged"
+    )
+    max_retries: int = Field(
+        3, ge=0, description="steps of the run that may be tried again where the world outside failed (network, files)"
+    )
+    retry_wait_s: float = Field(1.0, ge=0, description="seconds before a step is tried again; doubled each time")
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Self:
+        if self.eval_temperature == 0 and self.eval_samples > 1:
+            advice = "set eval_temperature above 0, or to null"
+            raise ValueError(f"eval_samples is {self.eval_samples}, but greedy samples are all alike; {advice}")
+        return self
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """What nodes are asked for in an evaluation."""
+        return Evaluation(self.eval_tasks, self.eval_samples, self.eval_temperature)

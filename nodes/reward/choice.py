@@ -78,7 +78,7 @@ class ChoiceReward(Reward, name="choice"):
         right = self._right(answers, needed, tasks)
         verdicts = {at: _verdict(choice, parents[at], right) for at, choice in choices.items()}
         weights = {"format": self.format, "exists": self.exists, "correct": self.correct}
-        return score_rows(rollouts, verdicts, weights=weights, node=self.place.node, log=log)
+        return score_rows(rollouts, verdicts, weights=weights, node=self, log=log)
 
     def _right(self, answers: PeerRollouts, needed: set[str], tasks: TaskBook) -> dict[str, float | Failure]:
         """For each of these answers 1 (right), 0 (wrong) or why it could not be judged."""

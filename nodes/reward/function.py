@@ -95,7 +95,7 @@ class FunctionReward(Reward, name="function"):
             nothing = Failure(f"{self._shown} returned None or NaN")
             paid = [nothing if value is None else {term: value} for value in values]
             verdicts = dict(zip(positions, paid, strict=True))
-        return score_rows(rollouts, verdicts, weights={term: self.weight}, node=self.place.node, log=log)
+        return score_rows(rollouts, verdicts, weights={term: self.weight}, node=self, log=log)
 
     @property
     def _shown(self) -> str:

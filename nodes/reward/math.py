@@ -52,4 +52,4 @@ class MathReward(Reward, name="math"):
             rollouts, judgeable(rollouts), tasks=tasks, pattern=self.pattern, timeout_s=self.timeout_s, node=node
         )
         weights = {"format": self.format, "correct": self.correct}
-        return score_rows(rollouts, verdicts, weights=weights, node=node, log=log)
+        return score_rows(rollouts, verdicts, weights=weights, node=self, log=log)

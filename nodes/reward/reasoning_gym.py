@@ -46,7 +46,7 @@ class ReasoningGymReward(Reward, name="reasoning_gym"):
         for at, value in call_each(TARGET, calls, timeout_s=self.timeout_s, node=node).items():
             verdicts[at] = _verdict(value)
         weights = {"format": self.format, "correct": self.correct}
-        return score_rows(rollouts, verdicts, weights=weights, node=node, log=log)
+        return score_rows(rollouts, verdicts, weights=weights, node=self, log=log)
 
 
 def _verdict(value: object) -> Verdict:

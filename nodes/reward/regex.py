@@ -56,4 +56,4 @@ class RegexReward(Reward, name="regex"):
         for at, value in call_each(target, calls, timeout_s=self.timeout_s, node=self.place.node).items():
             paid = self.match if value else self.miss
             verdicts[at] = value if isinstance(value, Failure) else {self.term: paid}
-        return score_rows(rollouts, verdicts, weights={self.term: self.weight}, node=self.place.node, log=log)
+        return score_rows(rollouts, verdicts, weights={self.term: self.weight}, node=self, log=log)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated
 
@@ -12,11 +12,10 @@ from typing_extensions import TypeVar
 
 from genrl_graph.errors import RewardFailed
 from genrl_graph.frames import Frame, R, Rollouts, Scored, score
+from genrl_graph.node import Reward
 from genrl_graph.nodes.reward.worker import Failure, Worker, WorkerError
 from genrl_graph.nodes.reward.worker_main import load_target
 from genrl_graph.resources import Log
-
-MAX_RECORDED = 32
 
 Texts = TypeVar("Texts", bound=Rollouts, default=Rollouts)
 Verdict = Mapping[str, float] | Failure
@@ -83,11 +82,12 @@ def shared_worker(target: str, timeout_s: float, changed: int = 0) -> Worker:
 
 
 def score_rows(
-    rows: R, verdicts: Mapping[int, Verdict], *, weights: Mapping[str, float], node: str, log: Log
+    rows: R, verdicts: Mapping[int, Verdict], *, weights: Mapping[str, float], node: Reward, log: Log
 ) -> Scored[R]:
     """Rows scored by the terms in `weights`, from a verdict for each position that was to be judged; NaN elsewhere.
 
-    Records how many could not be judged and why. Raises `RewardFailed` where none of them could.
+    What could not be judged goes to the table `failures` (id, reason). Raises `RewardFailed` where that is more than
+    the share `max_unjudged` of the node.
     """
     terms = {name: np.full(len(rows), np.nan) for name in weights}
     reasons: dict[int, str] = {}
@@ -99,23 +99,25 @@ def score_rows(
             values[at] = verdict[name]
         if any(not math.isfinite(verdict[name]) for name in terms):
             reasons[at] = "could not be judged"
-    _record(rows, verdicts, reasons, node, log)
+    _record(rows, len(verdicts), reasons, node, log)
     for name, values in terms.items():
         if np.isfinite(values).any():
             log.metric(f"reward_{name}", float(values[np.isfinite(values)].mean()))
     return score(rows, terms, weights=weights)
 
 
-def _record(rows: Frame, judged: Iterable[int], reasons: Mapping[int, str], node: str, log: Log) -> None:
-    total = len(list(judged))
+def _record(rows: Frame, total: int, reasons: Mapping[int, str], node: Reward, log: Log) -> None:
     log.metric("unjudged", len(reasons) / total if total else 0.0)
     if not reasons:
         return
-    names = rows.values("id") if "id" in rows.table.column_names else list(range(len(rows)))
-    failures = [{"id": names[at], "reason": reason} for at, reason in sorted(reasons.items())]
-    log.fact("failures", failures[:MAX_RECORDED])
-    if len(reasons) == total:
-        raise RewardFailed(f"{node}: none of {total} rows could be judged; the first: {failures[0]['reason']}")
+    first = reasons[min(reasons)]
+    if len(reasons) > node.max_unjudged * total:
+        share = "none" if len(reasons) == total else f"only {total - len(reasons)}"
+        limit = f"max_unjudged is {node.max_unjudged:g}"
+        raise RewardFailed(f"{node.place.node}: {share} of {total} rows could be judged ({limit}); the first: {first}")
+    names = rows.values("id") if "id" in rows.table.column_names else list(map(str, range(len(rows))))
+    places = sorted(reasons)
+    log.rows("failures", {"id": [names[at] for at in places], "reason": [reasons[at] for at in places]})
 
 
 def number(value: object) -> float:
