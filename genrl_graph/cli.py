@@ -69,13 +69,18 @@ def _parser() -> argparse.ArgumentParser:
     draw.set_defaults(command=_draw)
 
     nodes = commands.add_parser("nodes", help="list the types that a graph may name, or show one")
-    nodes.add_argument("type", nargs="?", help="a type such as reward.math; all are listed without it")
+    nodes.add_argument(
+        "type",
+        nargs="?",
+        help="a type such as reward.math, or `run` for the options of a run; all types are listed without it",
+    )
     _import_argument(nodes)
     nodes.set_defaults(command=_nodes)
 
     run = commands.add_parser("run", help="play a graph")
     _graph_arguments(run)
     run.add_argument("-o", "--out", type=Path, help="run folder (default: a new runs/<graph>-<n>)")
+    run.add_argument("--dry", action="store_true", help="play one round with stand-ins for models and hubs, in seconds")
     run.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     run.set_defaults(command=_run)
     return parser
@@ -163,13 +168,14 @@ def _nodes(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from genrl_graph.runners.dry import dry_play
     from genrl_graph.runners.play import play
     from genrl_graph.runners.signals import Interrupted
 
     imports = _imports(args)
     graph = _valid(args).graph
     try:
-        play(graph, out=args.out, quiet=args.quiet, imports=imports)
+        (dry_play if args.dry else play)(graph, out=args.out, quiet=args.quiet, imports=imports)
     except Interrupted as interrupted:
         print(f"genrl-graph: {interrupted}", file=sys.stderr)
         return interrupted.exit_code

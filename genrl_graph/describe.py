@@ -13,6 +13,9 @@ from genrl_graph.declared import Declared
 from genrl_graph.edges import EdgeType
 from genrl_graph.errors import GraphError
 from genrl_graph.node import Carry, Node
+from genrl_graph.run_config import RunConfig
+
+RUN = "run"
 
 
 def list_types() -> str:
@@ -26,7 +29,13 @@ def list_types() -> str:
 
 
 def describe_type(name: str) -> str:
-    """One type: its doc, inputs, output, resources and params. Raises `GraphError` for an unknown one."""
+    """One type: its doc, inputs, output, resources and params; `run` is the options of a run.
+
+    Raises `GraphError` for an unknown one.
+    """
+    if name == RUN:
+        lines = [name, "", *(inspect.getdoc(RunConfig) or "").splitlines(), "", *_table("options", _params(RunConfig))]
+        return "\n".join(lines).rstrip() + "\n"
     cls = registry.lookup(name)
     if cls is None:
         known = registry.types()
@@ -47,7 +56,7 @@ def _first_line(cls: type[Declared]) -> str:
     return (inspect.getdoc(cls) or "").partition("\n")[0]
 
 
-def _params(cls: type[Declared]) -> list[tuple[str, str, str]]:
+def _params(cls: type[BaseModel]) -> list[tuple[str, str, str]]:
     rows = []
     for name, field in cls.model_fields.items():
         kind = _shown(field.annotation)

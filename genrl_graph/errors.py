@@ -18,6 +18,9 @@ The number is the exit code of the command line. Messages are one line: where, w
 value), what to do.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class GenrlGraphError(Exception):
     """Root of the tree; `exit_code` is what the command line ends with."""
@@ -91,3 +94,12 @@ class RewardFailed(NodeFailed):
     """A reward raised, hung, returned the wrong number of values, or could judge nothing."""
 
     exit_code = 21
+
+
+@contextmanager
+def named(where: str) -> Iterator[None]:
+    """Put the place in front of the message of an error of this tree."""
+    try:
+        yield
+    except GenrlGraphError as error:
+        raise type(error)(f"{where}: {error}") from error

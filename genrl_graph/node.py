@@ -227,7 +227,7 @@ class Reward(Node, kind="reward"):
     the share `max_unjudged` of its rows unjudged fails the run (1 tolerates a round in which nothing was judged).
     """
 
-    max_unjudged: float = Field(0.99, ge=0, le=1)
+    max_unjudged: float = Field(0.99, ge=0, le=1, description="share of the rows that may stay unjudged (NaN)")
 
     @classmethod
     def _check_kind(cls) -> None:

@@ -1,5 +1,7 @@
 """Params that name files of data: relative ones are relative to the graph file, in Python to the working folder."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Annotated, Any
 
@@ -13,24 +15,35 @@ def _from_graph_file(value: str, info: ValidationInfo) -> str:
         return str(path)
     folder = (info.context or {}).get("folder") or Path.cwd()
     beside = (folder / path).resolve()
-    return str(beside) if beside.exists() or path.suffix in _DATA else value
+    return str(beside) if beside.exists() or _is_file(path) else value
 
 
-_DATA = (".jsonl", ".json", ".csv", ".parquet")  # endings that no name on a hub has: the error then names the place
+def _is_file(path: Path) -> bool:
+    """Whether this can be no name on a hub: the error then names the place."""
+    return path.suffix in _DATA or (path.suffix == ".gguf" and len(path.parts) < 3)  # a hub's: owner/repository/file
 
 
-class _DataFile:
-    """Marks a param that holds a `DataPath`."""
+_DATA = (".jsonl", ".json", ".csv", ".parquet")
 
 
-DataPath = Annotated[str, AfterValidator(_from_graph_file), _DataFile]
+@dataclass(frozen=True, slots=True)
+class Portable:
+    """Marks a param that names data files, at whatever depth; `form` gives its value without their folders."""
+
+    form: Callable[[Any], Any]
+
+
+def _without_folder(value: str) -> str:
+    return PurePath(value).name if PurePath(value).is_absolute() else value
+
+
+DataPath = Annotated[str, AfterValidator(_from_graph_file), Portable(_without_folder)]
 """A file or folder of data, or a name that is none (of a hub). The file's place is not part of what a game is."""
 
 
 def without_folders(fields: dict[str, FieldInfo], params: dict[str, Any]) -> dict[str, Any]:
     """Params in which data files are named without the folders that they lie in on this machine."""
-    local = {name for name, field in fields.items() if _DataFile in field.metadata}
+    forms = {name: mark.form for name, field in fields.items() for mark in field.metadata if isinstance(mark, Portable)}
     return {
-        name: PurePath(value).name if name in local and PurePath(value).is_absolute() else value
-        for name, value in params.items()
+        name: forms[name](value) if name in forms and value is not None else value for name, value in params.items()
     }

@@ -13,7 +13,8 @@ RESOURCES = ("rng", "tasks", "log", "round", "peer")
 class Task:
     """One task as its source makes it: chat messages, reference answer (may be empty), metadata.
 
-    `kind` sorts tasks in tables of results, such as the data set that it came from or its difficulty. `raw` is what the source was made from, for rewards that belong to it; it never leaves the process.
+    `kind` sorts tasks in tables of results, such as the data set that it came from or its difficulty. `raw` is what
+    the source made the task from, for rewards that belong to it; it never leaves the process.
     """
 
     id: str

@@ -1,16 +1,18 @@
 """The options of a run that a graph file may set under `run:`; the command line wins over them."""
 
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from genrl_graph.evaluation import Evaluation
 
 Mode = Literal["train", "evaluate", "train_and_evaluate"]
+TrackerName = Literal["jsonl", "tensorboard", "wandb", "mlflow"]
+KNOWN_TRACKERS: tuple[str, ...] = get_args(TrackerName)
 
 
 class RunConfig(BaseModel):
-    """How long and with what seed a game is played; nothing here changes what the game is."""
+    """How a game is played: how long, from what seed, how evaluated, at what cost; not what the game is."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,7 +27,7 @@ class RunConfig(BaseModel):
         64, ge=1, description="rounds after which the journal is written to the zarr store at the latest"
     )
     mode: Mode = Field("train", description="train_and_evaluate also evaluates before round 0 and after the last")
-    eval_every: int = Field(0, ge=0, description="rounds between evaluations; 0 evaluates at the start and the end only")
+    eval_every: int = Field(0, ge=0, description="rounds between evaluations; 0: only at the start and the end")
     eval_tasks: int = Field(64, ge=1, description="held-out tasks of each source in an evaluation, or all if fewer")
     eval_samples: int = Field(1, ge=1, description="completions a task in an evaluation: pass@k for k up to it")
     eval_temperature: float | None = Field(
@@ -34,9 +36,13 @@ class RunConfig(BaseModel):
     eval_threshold: float = Field(
         1.0, description="a completion passes if its term `correct`, or else its reward, is at least this"
     )
-    trackers: tuple[str, ...] = Field(("tensorboard",), description="tensorboard, wandb, mlflow; metrics.jsonl is always")
+    trackers: tuple[TrackerName, ...] = Field(
+        ("tensorboard",), description="where metrics go; metrics.jsonl is always written"
+    )
     max_failed_rows: int | None = Field(
-        None, ge=0, description="rows of the run that may fail or stay unjudged; by default any number, but see max_unjudged"
+        None,
+        ge=0,
+        description="rows of the run that may fail or stay unjudged (any number; rewards have max_unjudged)",
     )
     max_retries: int = Field(
         3, ge=0, description="steps of the run that may be tried again where the world outside failed (network, files)"

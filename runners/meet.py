@@ -45,6 +45,21 @@ class LocalSwarm:
         return Meeting(tuple(offers[name] for name in self._peers))
 
 
+class Alone:
+    """No swarm at all: a peer that opens an exchange meets itself."""
+
+    def __init__(self) -> None:
+        self._offers: dict[tuple[str, str], Packet[Frame]] = {}
+
+    def open(self, node: Exchange, *, round: int, peer: str, offer: Frame) -> None:
+        """Keep the offer for its own peer."""
+        self._offers[node.place.node, peer] = Packet(peer, round, offer)
+
+    def close(self, node: Exchange, *, round: int, peer: str) -> Meeting:
+        """The own offer."""
+        return Meeting((self._offers.pop((node.place.node, peer)),))
+
+
 def require_peers(node: Exchange, present: int, *, round: int) -> None:
     """Raise `ExchangeTimeout` where a swarm that cannot grow is too small for an exchange."""
     if present < node.min_peers and node.on_short != "continue":

@@ -1,68 +1,24 @@
-"""What a run measures: one line a round and peer in metrics.jsonl, the same names in TensorBoard.
+"""What a run measures: collected step by step, given to all trackers once a round and peer under the same names.
 
-Names are `<node>/<metric>`; what depends on the machine is under `time/` (seconds) and `speed/` (tokens a second).
+`genrl_graph.runners.names.METRICS` lists the names.
 """
 
-import json
-import math
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
 
+from genrl_graph.runners.guard import Guarded
+from genrl_graph.runners.memory import memory
+from genrl_graph.runners.names import plain_name
 from genrl_graph.runners.round import Done
-
-
-class Tracker(Protocol):
-    """Takes the metrics of one peer's round."""
-
-    def write(self, round: int, peer: str, metrics: Mapping[str, float]) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class JsonLines:
-    """metrics.jsonl: one JSON object a round and peer."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8")
-
-    def write(self, round: int, peer: str, metrics: Mapping[str, float]) -> None:
-        """Append one line; what is no number stands as null, for JSON has no NaN."""
-        numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._file.write(json.dumps({"round": round, "peer": peer, **numbers}) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-class TensorBoard:
-    """Event files, a folder a peer."""
-
-    def __init__(self, folder: Path) -> None:
-        from tensorboardX import SummaryWriter
-
-        self._make: Callable[[str], Any] = lambda peer: SummaryWriter(str(folder / peer))
-        self._writers: dict[str, Any] = {}
-
-    def write(self, round: int, peer: str, metrics: Mapping[str, float]) -> None:
-        """One scalar a metric, at step `round`."""
-        writer = self._writers.get(peer) or self._writers.setdefault(peer, self._make(peer))
-        for name, value in metrics.items():
-            writer.add_scalar(name, value, round)
-
-    def close(self) -> None:
-        """Close the event files."""
-        for writer in self._writers.values():
-            writer.close()
+from genrl_graph.runners.stages import Stages
+from genrl_graph.runners.trackers import Tracker
 
 
 class RoundMetrics:
-    """Collects the steps of a round, per peer."""
+    """Collects the steps of a round, per peer, and gives them to the trackers; `stages` adds those of each stage."""
 
-    def __init__(self, trackers: Iterable[Tracker]) -> None:
+    def __init__(self, trackers: Iterable[Tracker], *, stages: Stages | None = None) -> None:
         self._trackers = list(trackers)
+        self._stages = stages
         self._peers: dict[str, dict[str, float]] = {}
 
     def take(self, done: Done) -> None:
@@ -74,27 +30,37 @@ class RoundMetrics:
         if "tokens" in done.metrics:
             metrics[f"speed/{name}"] = done.metrics["tokens"] / max(done.seconds, 1e-9)
 
-    def end(self, round: int, seconds: float) -> dict[str, dict[str, float]]:
-        """Give the round to the trackers; returns its metrics by peer."""
+    def end(self, round: int, seconds: float, more: Mapping[str, float] | None = None) -> dict[str, dict[str, float]]:
+        """Give the round to the trackers; returns its metrics by peer.
+
+        `more` are numbers of the whole process: like its time and memory they stand with each of its peers.
+        """
         peers, self._peers = self._peers, {}
+        common = {"time/round": seconds, **memory(), "trackers/failures": self._failures(), **(more or {})}
+        whole = {}
         for peer, metrics in peers.items():
-            metrics["time/round"] = seconds
-            for tracker in self._trackers:
-                tracker.write(round, peer, metrics)
-        return peers
+            lines = self._stages.lines({peer: metrics}) if self._stages is not None else []
+            staged = {name: value for line in lines for name, value in line.metrics().items()}
+            whole[peer] = staged | metrics | common
+        return self._write(round, whole)
+
+    def evaluation(self, number: int, peers: Mapping[str, Mapping[str, float]]) -> None:
+        """Give an evaluation, its names under `eval/`, to the trackers; `number` is how many rounds came before it."""
+        self._write(number, peers)
 
     def close(self) -> None:
-        """Close the trackers."""
-        for tracker in self._trackers:
+        """Close the trackers, metrics.jsonl last."""
+        for tracker in reversed(self._trackers):
             tracker.close()
 
+    def _failures(self) -> float:
+        return float(sum(tracker.failures for tracker in self._trackers if isinstance(tracker, Guarded)))
 
-def mean(peers: Mapping[str, Mapping[str, float]], name: str) -> float | None:
-    """The mean of a metric over the peers that reported it."""
-    values = [metrics[name] for metrics in peers.values() if name in metrics]
-    return sum(values) / len(values) if values else None
-
-
-def total(peers: Mapping[str, Mapping[str, float]], name: str) -> float:
-    """The sum of a metric over the peers."""
-    return sum(metrics.get(name, 0.0) for metrics in peers.values())
+    def _write(self, round: int, peers: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+        plain = {
+            peer: {plain_name(name): float(value) for name, value in metrics.items()} for peer, metrics in peers.items()
+        }
+        for peer, metrics in plain.items():
+            for tracker in self._trackers:
+                tracker.write(round, peer, metrics)
+        return plain

@@ -3,30 +3,30 @@
 import importlib.metadata
 import itertools
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import yaml
 from pydantic import ValidationError
 from rich.console import Console
 
-from genrl_graph.errors import GenrlGraphError, ParamError
+from genrl_graph.errors import ParamError
 from genrl_graph.fingerprint import full_fingerprint
 from genrl_graph.graph import Graph
-from genrl_graph.node import Exchange, Source
-from genrl_graph.policy import Carried
-from genrl_graph.resources import TaskBook
-from genrl_graph.run_config import RunConfig
+from genrl_graph.run_config import Mode, RunConfig
 from genrl_graph.runfolder import refuse_taken
-from genrl_graph.runners.checkpoint import save_checkpoint
-from genrl_graph.runners.meet import LocalSwarm, require_peers
-from genrl_graph.runners.metrics import JsonLines, RoundMetrics, TensorBoard
+from genrl_graph.runners.evaluate import evaluation_schedule
+from genrl_graph.runners.metrics import RoundMetrics
+from genrl_graph.runners.peers import Make, declared_value, digests, make_peers, peer_names, prepare, require_enough
 from genrl_graph.runners.progress import Terminal
-from genrl_graph.runners.round import Done, Loop, Peer
+from genrl_graph.runners.round import Done
+from genrl_graph.runners.session import Session
 from genrl_graph.runners.signals import stop_on_signals
+from genrl_graph.runners.stages import Stages
+from genrl_graph.runners.trackers import make_trackers, require_trackers
 from genrl_graph.schedule import Schedule, compile_graph
 from genrl_graph.store import RunStore
 
@@ -57,6 +57,7 @@ def play(
     peers: int | None = None,
     threads: int | None = None,
     checkpoint_every: int | None = None,
+    mode: Mode | None = None,
     quiet: bool = False,
     imports: Mapping[str, str] | None = None,
 ) -> Run:
@@ -72,91 +73,76 @@ def play(
         "peers": peers,
         "threads": threads,
         "checkpoint_every": checkpoint_every,
+        "mode": mode,
     }
     config = run_options(graph.run, given)
     schedule = compile_graph(graph)
-    names = [f"peer{at:04d}" for at in range(config.peers)]
-    for node in schedule.nodes.values():
-        if isinstance(node, Exchange):
-            require_peers(node, len(names), round=0)
-    _set_threads(config.threads)
     console = Console(stderr=True, highlight=False, quiet=quiet)
     folder = Path(out) if out is not None else free_folder(graph.name)
+    return play_schedule(schedule, config, folder=folder, console=console, imports=imports or {})
+
+
+def play_schedule(
+    schedule: Schedule,
+    config: RunConfig,
+    *,
+    folder: Path,
+    console: Console,
+    imports: Mapping[str, str],
+    make: Make = declared_value,
+    see: Callable[[Done], None] = lambda done: None,
+) -> Run:
+    """Play a compiled graph; `make` makes the carries, `see` is shown every step that was committed."""
+    names = peer_names(config.peers)
+    require_enough(schedule, names)
+    require_trackers(config.trackers)
+    _set_threads(config.threads)
+    evaluation = None if config.mode == "train" else evaluation_schedule(schedule, config.evaluation)
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
         refuse_taken(folder)
         prepare(schedule, ready=stop.check)
-        players = make_peers(schedule, names, seed=config.seed, tell=partial(_loading, console), ready=stop.check)
+        if evaluation is not None:
+            prepare(evaluation, known=schedule, ready=stop.check)
+        tell = partial(_loading, console)
+        players = make_peers(schedule, names, seed=config.seed, make=make, tell=tell, ready=stop.check)
         before = digests(players)
-        played = replace_run(graph, config)
-        store = RunStore.create(
-            folder, played.record(), _versions(played, imports or {}), block_rounds=config.block_rounds
-        )
+        played = replace_run(schedule.graph, config)
+        store = RunStore.create(folder, played.record(), _versions(played, imports), block_rounds=config.block_rounds)
         stack.enter_context(store)
-        metrics = RoundMetrics([JsonLines(folder / "metrics.jsonl"), TensorBoard(folder / "events")])
-        stack.callback(metrics.close)
-        terminal = stack.enter_context(Terminal(schedule, rounds=config.rounds, console=console))
-
-        def watch(done: Done) -> None:
-            metrics.take(done)
-            if done.step is not schedule.steps[-1]:  # after the last step the round can end
-                stop.check()
-
-        loop = Loop(
-            schedule,
-            players,
-            LocalSwarm(names),
-            seed=config.seed,
-            commit=store.commit,
-            begin=terminal.step,
-            watch=watch,
+        trackers = make_trackers(
+            config.trackers,
+            folder=folder,
+            run_name=folder.name,
+            project="genrl_graph",
+            peers=names,
+            config=yaml.safe_load(played.record()),
+            tell=partial(console.print, markup=False, soft_wrap=True),
         )
-        for number in range(config.rounds):
-            started = time.perf_counter()
-            loop.play(number)
-            seconds = time.perf_counter() - started
-            terminal.round(number, metrics.end(number, seconds), seconds)
-            if stop.wanted or _checkpoint_due(number, config):
-                save_checkpoint(store.checkpoints / f"{number + 1:06d}", changing_carries(schedule, players))
-            if number < config.rounds - 1:
-                stop.check()
+        metrics = RoundMetrics(trackers, stages=Stages(schedule))
+        stack.callback(metrics.close)
+        rounds = 0 if config.mode == "evaluate" else config.rounds
+        terminal = stack.enter_context(Terminal(schedule, rounds=rounds, console=console))
+        session = Session(
+            schedule,
+            evaluation,
+            players,
+            config=config,
+            store=store,
+            metrics=metrics,
+            terminal=terminal,
+            console=console,
+            stop=stop,
+            see=see,
+        )
+        session.play()
         after = digests(players)
     terminal.summary(before=before, after=after, store=folder / "rollouts.zarr")
-    return Run(folder, config.rounds, before, after)
-
-
-def prepare(schedule: Schedule, *, ready: Callable[[], None] = lambda: None) -> None:
-    """Let every node load what may be missing or broken, before a policy is made; errors name the node.
-
-    `ready` is called after each and may raise to end the run.
-    """
-    for name, node in schedule.nodes.items():
-        with _named(f"nodes.{name}"):
-            node.prepare()
-        ready()
-
-
-def changing_carries(schedule: Schedule, players: Sequence[Peer]) -> dict[str, dict[str, Carried]]:
-    """What a checkpoint holds, by peer: all carries but the frozen ones, which are made anew from the graph."""
-    changing = [name for name, part in schedule.graph.carries.items() if part.next is not None]
-    return {player.name: {name: player.carries[name] for name in changing} for player in players}
+    return Run(folder, session.rounds, before, after)
 
 
 def _loading(console: Console, carry: str, type_name: str) -> None:
     console.print(f"loading {carry} ({type_name})", markup=False)
-
-
-@contextmanager
-def _named(where: str) -> Iterator[None]:
-    try:
-        yield
-    except GenrlGraphError as error:
-        raise type(error)(f"{where}: {error}") from error
-
-
-def _checkpoint_due(number: int, config: RunConfig) -> bool:
-    every = config.checkpoint_every
-    return number == config.rounds - 1 or bool(every and (number + 1) % every == 0)
 
 
 def replace_run(graph: Graph, config: RunConfig) -> Graph:
@@ -166,7 +152,7 @@ def replace_run(graph: Graph, config: RunConfig) -> Graph:
     return copy
 
 
-def run_options(written: RunConfig, given: Mapping[str, int | None]) -> RunConfig:
+def run_options(written: RunConfig, given: Mapping[str, int | str | None]) -> RunConfig:
     """The options of a run: what is given, else what the graph says; raises `ParamError` for a wrong value."""
     wins = {name: value for name, value in given.items() if value is not None}
     try:
@@ -174,38 +160,9 @@ def run_options(written: RunConfig, given: Mapping[str, int | None]) -> RunConfi
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         text = first["msg"][:1].lower() + first["msg"][1:]
-        raise ParamError(f"run.{first['loc'][0]}: {text}, got {first['input']!r}") from error
-
-
-def make_peers(
-    schedule: Schedule,
-    names: Sequence[str],
-    *,
-    seed: int,
-    tell: Callable[[str, str], None] = lambda carry, type_name: None,
-    ready: Callable[[], None] = lambda: None,
-) -> list[Peer]:
-    """Peers that all start alike: every carry is a function of run seed and carry name.
-
-    `tell` hears of each carry before the first peer loads it; `ready` is called after each and may raise.
-    """
-    sources = {name: node for name, node in schedule.nodes.items() if isinstance(node, Source)}
-    peers = []
-    for name in names:
-        carries = {}
-        for carry, part in schedule.graph.carries.items():
-            if name == names[0]:
-                tell(carry, part.type_name)
-            with _named(f"carry.{carry}"):
-                carries[carry] = part.carry.init(carry, seed=seed)
-            ready()
-        peers.append(Peer(name, carries, TaskBook(sources)))
-    return peers
-
-
-def digests(peers: Sequence[Peer]) -> dict[tuple[str, str], str]:
-    """The digest of every carry of every peer."""
-    return {(peer.name, name): value.digest() for peer in peers for name, value in peer.carries.items()}
+        where = ".".join(map(str, ("run", *first["loc"])))
+        got = f", got {first['input']!r}" if first["loc"] else ""
+        raise ParamError(f"{where}: {text.removeprefix('value error, ')}{got}") from error
 
 
 def free_folder(name: str) -> Path:

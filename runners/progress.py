@@ -1,8 +1,7 @@
 """What a person sees of a run: a live line in a terminal, plain lines elsewhere, and a summary at the end."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -10,74 +9,11 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from genrl_graph.node import Advantage, Generator, Node, Reward
-from genrl_graph.runners.metrics import mean, total
+from genrl_graph.runners.stages import Peers, StageLine, Stages, tokens_per_s
 from genrl_graph.schedule import Schedule, Step
 
-Peers = Mapping[str, Mapping[str, float]]
 Digests = Mapping[tuple[str, str], str]
 PLAIN_EVERY_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class StageLine:
-    """One stage of one round, over all peers; None where the graph measures no such thing there."""
-
-    stage: int
-    reward: float | None
-    groups: int
-    varied: int
-    tokens: float
-    seconds: float
-
-    def __str__(self) -> str:
-        reward = "-" if self.reward is None else f"{self.reward:.3f}"
-        varied = f" ({self.varied}/{self.groups} groups vary)" if self.groups else ""
-        return f"stage {self.stage} reward {reward}{varied}"
-
-
-class Stages:
-    """Reads the numbers of each stage from a round's metrics."""
-
-    def __init__(self, schedule: Schedule) -> None:
-        stages = {step.node: step.stage for step in schedule.steps}
-
-        def named(kind: type[Node], stage: int) -> list[str]:
-            return [name for name, node in schedule.nodes.items() if isinstance(node, kind) and stages[name] == stage]
-
-        chained = {
-            edge.origin
-            for name, node in schedule.nodes.items()
-            if isinstance(node, Reward)
-            for edge in schedule.graph.nodes[name].edges()
-        }  # a reward that another one adds to is part of that one's total
-
-        def totals(stage: int) -> list[str]:
-            return [name for name in named(Reward, stage) if name not in chained]
-
-        self._nodes = [
-            (totals(stage), named(Advantage, stage), named(Generator, stage)) for stage in range(schedule.stages)
-        ]
-
-    def lines(self, peers: Peers) -> list[StageLine]:
-        """One line a stage."""
-        lines = []
-        for stage, (rewards, advantages, generators) in enumerate(self._nodes):
-            means = [value for name in rewards if (value := mean(peers, f"{name}/reward")) is not None]
-            tokens = sum(total(peers, f"{name}/tokens") for name in generators)
-            seconds = sum(total(peers, f"time/{name}") for name in generators)
-            groups = sum(total(peers, f"{name}/groups") for name in advantages)
-            varied = sum(total(peers, f"{name}/groups_with_variance") for name in advantages)
-            reward = sum(means) / len(means) if means else None
-            lines.append(StageLine(stage, reward, int(groups), int(varied), tokens, seconds))
-        return lines
-
-
-def tokens_per_s(lines: Iterable[StageLine]) -> str:
-    """Tokens over the seconds that they took, of several lines together; "" where nothing was generated."""
-    lines = list(lines)
-    tokens, seconds = sum(line.tokens for line in lines), sum(line.seconds for line in lines)
-    return f"{tokens / seconds:,.0f}" if tokens and seconds else ""
 
 
 class Terminal:

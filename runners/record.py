@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from genrl_graph.edges import PEER, SCORED
-from genrl_graph.frames import Frame
+from genrl_graph.frames import Frame, Rollouts
 from genrl_graph.node import Advantage, Exchange, Generator, Node, Reward, Source
 from genrl_graph.policy import Policy
 from genrl_graph.resources import Log
+from genrl_graph.runners.outputs import frames_of
 
 
 def stored_columns(node: Node, rows: Frame, inputs: Mapping[str, Any], holder: str) -> pa.Table:
@@ -20,7 +22,7 @@ def stored_columns(node: Node, rows: Frame, inputs: Mapping[str, Any], holder: s
     if "id" not in names or isinstance(node, Source | Generator | Exchange):
         return rows.table
     ids = set(rows.values("id"))
-    given = [frame for value in inputs.values() for frame in _frames(value) if "id" in frame.table.column_names]
+    given = [frame for value in inputs.values() for frame in frames_of(value) if "id" in frame.table.column_names]
     known = {name for frame in given if ids <= set(frame.values("id")) for name in frame.table.column_names}
     judges = isinstance(node, Reward | Advantage)  # a select may declare marks, but it changes no row
     own = {mark for pattern in node.signature.outputs.values() for mark in pattern.marks if judges}
@@ -29,28 +31,23 @@ def stored_columns(node: Node, rows: Frame, inputs: Mapping[str, Any], holder: s
     return rows.table.select(["id", *(name for name in names if name != "id" and (name in added or name not in known))])
 
 
-def _frames(value: Any) -> list[Frame]:
-    if isinstance(value, Frame):
-        return [value]
-    several = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    return [item for item in several if isinstance(item, Frame)]
-
-
 def step_metrics(node: Node, outputs: Mapping[str, Any], log: Log) -> dict[str, float]:
-    """Rows, means of rewards, the version of a policy, and what the node logged itself."""
+    """What every node of a kind reports, also one of your own, and over it what the node logged itself."""
     metrics: dict[str, float] = {}
     for value in outputs.values():
         if isinstance(value, Frame):
             metrics["rows"] = metrics.get("rows", 0.0) + len(value)
             if isinstance(node, Reward) and SCORED in value.marks:
                 metrics.update(_reward_means(value))
+            if isinstance(node, Generator) and isinstance(value, Rollouts):
+                metrics.update(_lengths(value))
         elif isinstance(value, Policy):
             metrics["version"] = float(value.version)
     return metrics | log.metrics
 
 
 def _reward_means(rows: Frame) -> dict[str, float]:
-    """The mean of the reward and of each of its terms over the rows that could be judged."""
+    """The mean of the reward and of each of its terms over the rows that could be judged, and the share of the rest."""
     means = {}
     for name in rows.table.column_names:
         if name == "reward" or name.startswith("reward_"):
@@ -58,4 +55,18 @@ def _reward_means(rows: Frame) -> dict[str, float]:
             judged = values[values == values]
             if len(judged):
                 means[name] = float(judged.mean())
+    alive = rows.finished() if isinstance(rows, Rollouts) else rows
+    if len(alive):
+        means["unjudged"] = float(np.isnan(alive.numpy("reward")).mean())
     return means
+
+
+def _lengths(rows: Rollouts) -> dict[str, float]:
+    """Tokens of the completions that did not fail, their mean, and the share that was cut."""
+    made = rows.finished()
+    lengths = [len(ids) for ids in made.ragged("completion_ids")]
+    found = {"tokens": float(sum(lengths))}
+    if lengths:
+        found["completion_length"] = sum(lengths) / len(lengths)
+        found["truncated"] = made.values("finish").count("length") / len(lengths)
+    return found

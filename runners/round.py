@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 import genrl_graph
@@ -16,12 +15,17 @@ from genrl_graph.errors import ColumnError, GenrlGraphError, NodeFailed, RewardF
 from genrl_graph.frames import Frame
 from genrl_graph.graph import Part
 from genrl_graph.journal import Record
-from genrl_graph.node import Exchange, Node, Reward, Source
+from genrl_graph.node import Coordinate, Exchange, Fork, Node, Reward, Source, Update
 from genrl_graph.policy import Carried, Policy
 from genrl_graph.resources import Log, TaskBook
+from genrl_graph.runners.budget import Budget
 from genrl_graph.runners.meet import Meeting, Swarm
+from genrl_graph.runners.outputs import failed_rows, named_outputs, refuse_useless
 from genrl_graph.runners.record import step_metrics, stored_columns
 from genrl_graph.schedule import Schedule, Step
+
+EVAL = "eval/"
+"""What the groups of an evaluation in the store, and its metrics, begin with."""
 
 
 @dataclass(slots=True)
@@ -36,17 +40,34 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What one peer's step gave: its time in seconds and what it reported."""
+    """What one peer's step gave: its time in seconds, what it reported, its outputs, and the tries that it took."""
 
     round: int
     step: Step
     peer: str
     seconds: float
     metrics: Mapping[str, float]
+    outputs: Mapping[str, Any] = field(default_factory=dict)
+    tries: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Played:
+    """A step of one peer: what is committed, reported and given on."""
+
+    record: Record | None
+    metrics: dict[str, float]
+    outputs: dict[str, Any]
+    tries: int = 1
 
 
 class Loop:
-    """Plays rounds of a schedule. Peers run every step in the order of their names, on one thread."""
+    """Plays rounds of a schedule. Peers run every step in the order of their names, on one thread.
+
+    One that is `evaluating` plays the schedule of an evaluation (`evaluate.evaluation_schedule`): updates and forks
+    hand on the value that they were given, coordinators are left out, random streams and groups of the store are its
+    own, and `round` is the number of rounds trained so far.
+    """
 
     def __init__(
         self,
@@ -58,6 +79,8 @@ class Loop:
         commit: Callable[[Sequence[Record]], object],
         begin: Callable[[Step, str], None] = lambda step, peer: None,
         watch: Callable[[Done], None] = lambda done: None,
+        budget: Budget | None = None,
+        evaluating: bool = False,
     ) -> None:
         self.schedule = schedule
         self.peers = list(peers)
@@ -65,32 +88,52 @@ class Loop:
         self._seed = seed
         self._commit = commit
         self._begin, self._watch = begin, watch
+        self._budget, self._evaluating = budget or Budget(), evaluating
 
     def play(self, round: int) -> None:
         """One pass over the graph; each step of all peers is committed before the next begins."""
         for peer in self.peers:
             peer.values = dict(peer.carries)
         for step in self.schedule.steps:
+            if self._evaluating and isinstance(self.schedule.nodes[step.node], Coordinate):
+                continue
             records, done = [], []
             for peer in self.peers:
                 self._begin(step, peer.name)
                 started = time.perf_counter()
-                record, metrics = self._step(step, round, peer)
-                done.append(Done(round, step, peer.name, time.perf_counter() - started, metrics))
-                if record is not None:
-                    records.append(record)
+                played = self._play(step, round, peer)
+                seconds = time.perf_counter() - started
+                done.append(Done(round, step, peer.name, seconds, played.metrics, played.outputs, played.tries))
+                if played.record is not None:
+                    records.append(played.record)
             if records:
                 self._commit(records)
             for item in done:
+                rows = int(item.metrics.get("failed_rows", 0))
+                self._budget.spend_rows(rows, where=_where(step, round, item.peer))
                 self._watch(item)
         for peer in self.peers:
+            if self._evaluating:
+                peer.values = {}
+                continue
             for name, part in self.schedule.graph.carries.items():
                 peer.carries[name] = value = peer.values[part.next or name]
                 if isinstance(value, Policy):
                     value.name = name  # a fork that is carried on becomes the policy of that carry
             peer.values = {}
 
-    def _step(self, step: Step, round: int, peer: Peer) -> tuple[Record | None, dict[str, float]]:
+    def _play(self, step: Step, round: int, peer: Peer) -> "_Played":
+        """One step of one peer, tried again as long as the budget allows."""
+        errors: list[str] = []
+        while True:
+            try:
+                return self._step(step, round, peer, errors)
+            except GenrlGraphError as error:
+                if not self._budget.retry(self.schedule.nodes[step.node], error, attempt=len(errors)):
+                    raise
+                errors.append(str(error))
+
+    def _step(self, step: Step, round: int, peer: Peer, errors: Sequence[str]) -> "_Played":
         node = self.schedule.nodes[step.node]
         part = self.schedule.graph.nodes[step.node]
         log = Log()
@@ -100,7 +143,11 @@ class Loop:
                 assert isinstance(node, Exchange)
                 offer = node.offer(**inputs)  # type: ignore[attr-defined]  # the contract was read at definition
                 self._swarm.open(node, round=round, peer=peer.name, offer=offer)
-                return None, {"rows": float(len(offer))}
+                return _Played(None, {"rows": float(len(offer))}, {})
+            if self._evaluating and isinstance(node, Update | Fork):
+                outputs = _handed_on(step.node, node, inputs)
+                peer.values.update(outputs)
+                return _Played(None, {}, outputs)
             resources = self._resources(node, round, peer, log)
             if step.action == "close":
                 assert isinstance(node, Exchange)
@@ -109,24 +156,34 @@ class Loop:
                 _note(log, meeting)
             else:
                 output = node.run(**inputs, **resources)  # type: ignore[attr-defined]
-            outputs = self._outputs(step.node, output)
+            if errors:
+                log.fact("retried", list(errors))
+            outputs = named_outputs(node, output, self.schedule.types)
+            refuse_useless(node, inputs, outputs)
             record = self._record(node, part, round, peer, inputs, outputs, log)
         except GenrlGraphError as error:
             text = str(error).removeprefix(f"{step.node}: ")  # nodes that are run by hand name themselves
             kind = RewardFailed if isinstance(node, Reward) and isinstance(error, ColumnError) else type(error)
-            raise kind(f"{_where(step, round, peer)}: {text}") from error
+            raise kind(f"{_where(step, round, peer.name)}: {text}") from error
         except Exception as error:
             failed = RewardFailed if isinstance(node, Reward) else NodeFailed
             what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise failed(f"{_where(step, round, peer)}: {what} ({_raised_at(error)})") from error
+            raise failed(f"{_where(step, round, peer.name)}: {what} ({_raised_at(error)})") from error
         peer.values.update(outputs)
-        return record, step_metrics(node, outputs, log)
+        metrics = step_metrics(node, outputs, log)
+        if (lost := failed_rows(node, inputs, outputs)) > 0:
+            metrics["failed_rows"] = float(lost)
+        return _Played(record, metrics, outputs, len(errors) + 1)
 
     def _resources(self, node: Node, round: int, peer: Peer, log: Log) -> dict[str, Any]:
         name = node.place.node
-        parts: tuple[seeds.Part, ...] = (self._seed, round, name, peer.name)
+        parts: tuple[seeds.Part, ...] = (round, name, peer.name)
         if isinstance(node, Source):
-            parts = (self._seed, "source", name) if node.shared else (self._seed, "source", name, peer.name)
+            round = 0 if self._evaluating else round  # all evaluations ask the same tasks
+            parts = ("source", name) if node.shared else ("source", name, peer.name)
+        elif self._evaluating:
+            parts = (name, peer.name)  # and the same luck
+        parts = (self._seed, "eval", *parts) if self._evaluating else (self._seed, *parts)
         wanted = node.signature.resources
         supply: dict[str, Callable[[], Any]] = {
             "rng": lambda: seeds.stream(*parts),
@@ -136,36 +193,6 @@ class Loop:
             "peer": lambda: peer.name,
         }
         return {resource: supply[resource]() for resource in wanted}
-
-    def _outputs(self, name: str, output: Any) -> dict[str, Any]:
-        fields = self.schedule.nodes[name].signature.outputs
-        missing = [field for field in fields if field and not hasattr(output, field)]
-        if missing:
-            raise NodeFailed(f"gave {type(output).__name__} without {missing[0]!r}, which its `run` declares")
-        found = {f"{name}.{field}" if field else name: getattr(output, field) if field else output for field in fields}
-        for ref, value in found.items():
-            wanted = self.schedule.types[ref]
-            fits = wanted.accepts(value.edge_type) if isinstance(value, Frame) else isinstance(value, wanted.base)
-            if not fits:
-                given = value.edge_type if isinstance(value, Frame) else type(value).__name__
-                raise NodeFailed(f"gave {given} where its `run` declares {wanted}")
-        self._refuse_useless(self.schedule.nodes[name], found)
-        return found
-
-    def _refuse_useless(self, node: Node, outputs: Mapping[str, Any]) -> None:
-        """Tasks given twice would make rollouts of one id; a reward that judges nothing would train nothing."""
-        for rows in outputs.values():
-            if isinstance(node, Source) and "id" in rows.table.column_names:
-                ids = rows.values("id")
-                if len(set(ids)) < len(ids):
-                    twice = next(id for id in ids if ids.count(id) > 1)
-                    raise NodeFailed(f"gave task {twice!r} twice in a round; give every task one id")
-            if isinstance(node, Reward) and len(rows):
-                names = rows.table.column_names
-                judged = np.isfinite(rows.numpy("reward"))
-                failed = rows.numpy("finish") == "failed" if "finish" in names else np.zeros(len(rows), dtype=bool)
-                if not judged.any() and not failed.all():
-                    raise RewardFailed(f"judged none of {len(rows) - int(failed.sum())} rows: every reward is NaN")
 
     def _record(
         self,
@@ -178,9 +205,10 @@ class Loop:
         log: Log,
     ) -> Record:
         tables, facts = {}, dict(log.facts)
+        prefix = EVAL if self._evaluating else ""
         for ref, value in outputs.items():
             if isinstance(value, Frame):
-                tables[ref.replace(".", "/")] = stored_columns(node, value, inputs, peer.name)
+                tables[prefix + ref.replace(".", "/")] = stored_columns(node, value, inputs, peer.name)
             elif isinstance(value, Carried):
                 facts.setdefault("digests", {})[ref] = value.digest()
                 if isinstance(value, Policy):
@@ -188,8 +216,8 @@ class Loop:
         for name, columns in log.tables.items():
             table = pa.table(dict(columns))
             if table.num_rows:  # Arrow cannot tell the types of empty lists
-                tables[f"{part.name}/{name}"] = table
-        return Record(round, part.name, peer.name, facts, tables)
+                tables[f"{prefix}{part.name}/{name}"] = table
+        return Record(round, prefix + part.name, peer.name, facts, tables)
 
 
 def _raised_at(error: Exception) -> str:
@@ -201,8 +229,8 @@ def _raised_at(error: Exception) -> str:
     return f"{Path(last.filename).name}:{last.lineno} in {last.name}"
 
 
-def _where(step: Step, round: int, peer: Peer) -> str:
-    return f"nodes.{step.node} (round {round}, {peer.name})"
+def _where(step: Step, round: int, peer: str) -> str:
+    return f"nodes.{step.node} (round {round}, {peer})"
 
 
 def _inputs(part: Part, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,6 +245,11 @@ def _inputs(part: Part, values: Mapping[str, Any]) -> dict[str, Any]:
         else:
             inputs[name] = [values[ref] for ref in wire]
     return inputs
+
+
+def _handed_on(name: str, node: Node, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The outputs of an update or fork that does nothing: the values that they would replace."""
+    return {f"{name}.{field}" if field else name: inputs[socket] for field, socket in node.signature.replaced.items()}
 
 
 def _note(log: Log, meeting: Meeting) -> None:

@@ -15,7 +15,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class CausalLM(PolicyCarry, name="causal_lm"):
     """A pretrained causal language model with float32 weights and AdamW.
 
-    `model` is a hub name, a folder, or `package:<module>`, the GGUF file inside an installed package.
+    `model` is a hub name, a folder, a GGUF file (local, or `owner/repository/file.gguf` on the hub), or
+    `package:<module>`, the GGUF file inside an installed package.
     `compute_dtype: auto` computes in bfloat16 where the processor gains from it. `chat_template` (Jinja) replaces the
     tokenizer's. A model in a folder, a package or the hub's local cache is loaded without any network.
     """
@@ -35,3 +36,9 @@ class CausalLM(PolicyCarry, name="causal_lm"):
         from genrl_graph.nodes.policy.pretrained import pretrained_policy
 
         return pretrained_policy(name, self)
+
+    def dry(self, name: str, *, seed: int) -> TextPolicy:
+        """A few thousand random weights that answer in ready-made sentences."""
+        from genrl_graph.nodes.policy.stub import stub_policy
+
+        return stub_policy(name, seed=seed, chat_template=self.chat_template)

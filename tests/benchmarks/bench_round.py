@@ -34,8 +34,9 @@ from genrl_graph.nodes.update.training import Batch
 from genrl_graph.policy import TokenSequence
 from genrl_graph.resources import TaskBook
 from genrl_graph.runners.meet import LocalSwarm
-from genrl_graph.runners.metrics import JsonLines, RoundMetrics, TensorBoard
+from genrl_graph.runners.metrics import RoundMetrics
 from genrl_graph.runners.round import Done, Loop, Peer
+from genrl_graph.runners.trackers import JsonLines, TensorBoard
 from genrl_graph.schedule import Schedule, compile_graph
 from genrl_graph.store import RunStore
 

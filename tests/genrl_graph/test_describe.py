@@ -57,3 +57,9 @@ def test_an_unknown_type_is_told_with_the_close_one() -> None:
         describe_type("generate.toy_drwa")
     with pytest.raises(GraphError, match=r"no type named 'x'; `genrl-graph nodes` lists them"):
         describe_type("x")
+
+
+def test_the_options_of_a_run_are_described_like_a_type() -> None:
+    text = describe_type("run")
+    assert "rounds" in text and "int = 10  # how many rounds to play" in text
+    assert "'train' | 'evaluate' | 'train_and_evaluate' = 'train'" in text

@@ -13,6 +13,7 @@ import genrl_graph
 
 PACKAGE = Path(genrl_graph.__file__).parent
 HEAVY = {"torch", "transformers", "trl", "datasets", "hivemind", "zarr", "hydra", "tensorboardX", "reasoning_gym"}
+HEAVY |= {"peft", "PIL", "httpx2", "wandb", "mlflow", "accelerate", "huggingface_hub"}
 LAYERS = ("nodes", "runners")
 
 

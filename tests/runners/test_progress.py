@@ -8,7 +8,8 @@ from rich.console import Console
 from toys import Centred, Draw, Matches, Numbers, Parity, ToyPolicyCarry
 
 from genrl_graph import Graph
-from genrl_graph.runners.progress import Stages, Terminal, tokens_per_s
+from genrl_graph.runners.progress import Terminal
+from genrl_graph.runners.stages import Stages, tokens_per_s
 from genrl_graph.schedule import Schedule, compile_graph
 
 PEERS = {

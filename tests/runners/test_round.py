@@ -26,7 +26,7 @@ from genrl_graph import Graph, R, Reward, Rollouts, Scored, Select, play, score
 from genrl_graph.errors import DataError, NodeFailed, RewardFailed, StoreError
 from genrl_graph.journal import Record
 from genrl_graph.runners.meet import LocalSwarm
-from genrl_graph.runners.play import make_peers
+from genrl_graph.runners.peers import make_peers
 from genrl_graph.runners.round import Done, Loop
 from genrl_graph.schedule import compile_graph
 
@@ -119,7 +119,7 @@ def test_the_steps_report_time_and_metrics() -> None:
     assert metrics["answer"]["tokens"] >= 6.0
     assert metrics["open answers"] == {"rows": 6.0}
     assert metrics["close answers"]["peers"] == 1.0
-    assert {"reward", "reward_even", "reward_short", "rows"} == set(metrics["score_answer"])
+    assert {"reward", "reward_even", "reward_short", "rows", "unjudged"} == set(metrics["score_answer"])
     assert metrics["update"]["version"] == 1.0
     assert all(done.seconds >= 0 for done in played.done)
 
@@ -243,7 +243,7 @@ class Strict(Reward, name="test_strict"):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("none", r"nodes.score \(round 0, peer0000\): judged none of 4 rows: every reward is NaN"),
+        ("none", r"nodes.score \(round 0, peer0000\): judged 0 of 4 rows, the others are NaN; max_unjudged is 0.99"),
         ("few", r"nodes.score \(round 0, peer0000\): .*"),
         ("raise", r"nodes.score \(round 0, peer0000\): KeyError: 'six' \(test_round.py:\d+ in run\)"),
     ],

@@ -1,0 +1,146 @@
+"""Dry play: one round with stand-ins for models and hubs, so that prompts, rewards, types and store are tried out."""
+
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from genrl_graph.errors import named
+from genrl_graph.frames import Rollouts
+from genrl_graph.graph import Graph
+from genrl_graph.node import Carry, Exchange, Generator
+from genrl_graph.policy import Carried
+from genrl_graph.runners.play import Run, play_schedule
+from genrl_graph.runners.round import Done
+from genrl_graph.schedule import Schedule, compile_graph
+
+SHOWN_CHARACTERS = 1200
+EVAL_TASKS = 2
+
+
+@dataclass(slots=True)
+class Sample:
+    """What a person wants to see of a generator: the first chat that it completed, and what came back."""
+
+    node: str
+    messages: list[dict[str, str]]
+    completion: str
+    tokens: int
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a dry round did, step by step."""
+
+    steps: list[Done] = field(default_factory=list)
+    samples: dict[str, Sample] = field(default_factory=dict)
+
+    def take(self, done: Done, schedule: Schedule) -> None:
+        """Keep the numbers of a step and the first prompt of a generator."""
+        self.steps.append(Done(done.round, done.step, done.peer, done.seconds, done.metrics))
+        name = done.step.node
+        for rows in done.outputs.values():
+            if not isinstance(schedule.nodes[name], Generator) or name in self.samples:
+                continue
+            if isinstance(rows, Rollouts) and len(rows):
+                (row,) = rows.take([0]).rows("messages", "completion", "error", "prompt_ids")
+                self.samples[name] = Sample(
+                    name, row["messages"], row["completion"] or row["error"], len(row["prompt_ids"])
+                )
+
+
+def dry_play(
+    graph: Graph,
+    *,
+    out: Path | str | None = None,
+    quiet: bool = False,
+    imports: Mapping[str, str] | None = None,
+) -> Run:
+    """Play one round in seconds: carries and nodes are what their `dry` says, nothing is downloaded or loaded.
+
+    As many peers play as the exchanges need. The run folder goes to `out`, else it is made in a temporary folder and
+    removed. Raises what a run raises: a template that reads what is not there, a reward that fails on every row.
+    """
+    schedule = dry_schedule(compile_graph(graph))
+    needed = [node.min_peers for node in schedule.nodes.values() if isinstance(node, Exchange)]
+    changes = {
+        "rounds": 1,
+        "peers": max([graph.run.peers, *needed]),
+        "eval_every": 0,
+        "eval_tasks": min(graph.run.eval_tasks, EVAL_TASKS),
+        "trackers": (),
+        "max_retries": 0,
+    }
+    config = graph.run.model_copy(update=changes)
+    console = Console(stderr=True, highlight=False, quiet=quiet)
+    seen, started = Seen(), time.monotonic()
+    with ExitStack() as stack:
+        folder = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "dry"
+        run = play_schedule(
+            schedule,
+            config,
+            folder=folder,
+            console=Console(quiet=True),
+            imports=imports or {},
+            make=_stand_in,
+            see=lambda done: seen.take(done, schedule),
+        )
+    _report(console, schedule, seen, seconds=time.monotonic() - started)
+    return run
+
+
+def dry_schedule(schedule: Schedule) -> Schedule:
+    """The schedule with the nodes as they are in dry play, at their places."""
+    nodes = {}
+    for name, node in schedule.nodes.items():
+        with named(f"nodes.{name}"):
+            nodes[name] = node.dry().placed(node.place)
+    return replace(schedule, nodes=nodes)
+
+
+def _stand_in(carry: Carry, name: str, seed: int) -> Carried:
+    return carry.dry(name, seed=seed)
+
+
+def _report(console: Console, schedule: Schedule, seen: Seen, *, seconds: float) -> None:
+    for sample in seen.samples.values():
+        console.rule(f"{sample.node}: first prompt, {sample.tokens} tokens of the stand-in", align="left", style="dim")
+        for message in sample.messages:
+            console.print(f"[{message['role']}]", _shown(message["content"]), markup=False, soft_wrap=True)
+        console.print("[completion]", _shown(sample.completion) or "(nothing)", markup=False, soft_wrap=True)
+    console.print(_table(schedule, seen))
+    peers = len({done.peer for done in seen.steps})
+    console.print(
+        f"dry play of {schedule.graph.name}: ok (1 round, {peers} peer{'s' * (peers > 1)}, {seconds:.1f} s); "
+        "models and hubs had stand-ins, so the numbers mean nothing",
+        soft_wrap=True,
+    )
+
+
+def _table(schedule: Schedule, seen: Seen) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    for column in ("step", "type", "rows", "failed", "reward", "seconds"):
+        table.add_column(column, justify="left" if column in ("step", "type") else "right", no_wrap=True)
+    peer = seen.steps[0].peer
+    for done in seen.steps:
+        if done.peer == peer:
+            metrics = done.metrics
+            table.add_row(
+                str(done.step),
+                schedule.graph.nodes[done.step.node].type_name,
+                f"{metrics['rows']:.0f}" if "rows" in metrics else "",
+                f"{metrics['failed_rows']:.0f}" if metrics.get("failed_rows") else "",
+                f"{metrics['reward']:.3f}" if "reward" in metrics else "",
+                f"{done.seconds:.2f}",
+            )
+    return table
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} ... ({len(text)} characters)"

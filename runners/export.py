@@ -1,0 +1,129 @@
+"""Exports a policy of a run as a Hugging Face folder that plain transformers, or peft, loads."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from genrl_graph import __version__
+from genrl_graph.durable import failed
+from genrl_graph.errors import DataError, ParamError, StoreError
+from genrl_graph.nodes.policy.handle import CausalPolicy
+from genrl_graph.nodes.policy.saved import SavedPolicy, final_rewards, saved_policy
+
+CARD = "README.md"
+
+
+def export_policy(
+    run: Path | str,
+    policy: str,
+    out: Path | str,
+    *,
+    round: int | None = None,
+    peer: str | None = None,
+    adapter_only: bool = False,
+    push_to_hub: str | None = None,
+) -> Path:
+    """Write weights, configuration, tokenizer and a model card to the new folder `out`, which appears whole or not.
+
+    An adapter is merged into its base, or with `adapter_only` written as peft reads it. `push_to_hub` is the name of
+    a repository that also gets the folder. Raises `StoreError` where `out` exists or the run does not have the policy.
+    """
+    out = Path(out)
+    if out.exists():
+        raise StoreError(f"{out}: exists already; name another folder")
+    saved = saved_policy(Path(run), policy, round=round, peer=peer)
+    handle = saved.handle(policy, device="cpu")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        try:
+            _write(draft, handle, adapter_only=adapter_only)
+            (draft / CARD).write_text(model_card(saved, handle, adapter=adapter_only), encoding="utf-8")
+            draft.chmod(0o755)  # a temporary folder is its owner's only
+            draft.rename(out)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        raise failed(out, "write the exported policy", error) from error
+    if push_to_hub is not None:
+        push(out, push_to_hub)
+    return out
+
+
+def _write(folder: Path, handle: CausalPolicy, *, adapter_only: bool) -> None:
+    if not adapter_only:
+        return handle.export(folder)
+    from genrl_graph.nodes.policy.adapter import LoraPolicy
+
+    if not isinstance(handle, LoraPolicy):
+        raise ParamError(f"policy {handle.name!r} is no adapter; export it without adapter_only")
+    return handle.export_adapter(folder)
+
+
+def model_card(saved: SavedPolicy, handle: CausalPolicy, *, adapter: bool) -> str:
+    """The README.md of a model hub: front matter, where the policy comes from, and how it is loaded."""
+    front = {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
+    base = _base_model(saved)
+    given = {**front, **({"base_model": base} if base else {}), "tags": ["genrl-graph", "reinforcement-learning"]}
+    loader = "AutoPeftModelForCausalLM" if adapter else "AutoModelForCausalLM"
+    facts = {
+        "run": saved.run.resolve().name,
+        "graph": saved.graph,
+        "policy": f"{saved.name} ({saved.carry.type_name})",
+        "rounds trained": saved.round,
+        "peer": saved.peer,
+        "version": f"{handle.version} (optimiser steps)",
+        "digest": handle.digest(),
+    }
+    rows = [f"| {name} | {value} |" for name, value in facts.items() if value != ""]
+    lines = [
+        "---",
+        yaml.safe_dump(given, sort_keys=False).strip(),
+        "---",
+        "",
+        f"# {saved.graph}: {saved.name}",
+        "",
+        f"A policy trained by reinforcement learning with genrl-graph {__version__}.",
+        "",
+        *("| | |", "| --- | --- |", *rows),
+    ]
+    rewards = final_rewards(saved.run, rounds=saved.round, peer=saved.peer)
+    if rewards:
+        scored = [f"| {name} | {value:.4g} |" for name, value in rewards.items()]
+        lines += ["", "| node | mean reward in the last round |", "| --- | --- |", *scored]
+    lines += [
+        "",
+        "```python",
+        f"from {front['library_name']} import {loader}",
+        "from transformers import AutoTokenizer",
+        "",
+        f'model = {loader}.from_pretrained("path/to/this/folder")',
+        'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")',
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _base_model(saved: SavedPolicy) -> str | None:
+    """The hub's name of the model that training began with, if it came from there."""
+    model = getattr(saved.carry, "model", "")
+    named = isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "/", "~"))
+    return model if named else None
+
+
+def push(folder: Path, repository: str) -> None:
+    """Upload an exported folder to the model hub; raises `DataError` where the hub refuses or cannot be reached."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # whichever httpx the hub client uses
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder)
+    except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
+        what = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise DataError(f"{repository}: cannot upload: {what}; the export stays in {folder}") from error

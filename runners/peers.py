@@ -1,0 +1,82 @@
+"""The peers of this process: their carries, their nodes made ready, and what of them a checkpoint holds."""
+
+from collections.abc import Callable, Sequence
+
+from genrl_graph.errors import named
+from genrl_graph.node import Carry, Exchange, Source
+from genrl_graph.policy import Carried
+from genrl_graph.resources import TaskBook
+from genrl_graph.runners.meet import require_peers
+from genrl_graph.runners.round import Peer
+from genrl_graph.schedule import Schedule
+
+Make = Callable[[Carry, str, int], Carried]
+"""Makes the value of a carry from its declaration, its name and the run's seed."""
+
+
+def declared_value(carry: Carry, name: str, seed: int) -> Carried:
+    """The value that a carry declares."""
+    return carry.init(name, seed=seed)
+
+
+def peer_names(count: int) -> list[str]:
+    """The names of the peers of one process."""
+    return [f"peer{at:04d}" for at in range(count)]
+
+
+def require_enough(schedule: Schedule, names: Sequence[str]) -> None:
+    """Raise `ExchangeTimeout` where an exchange wants more peers than play here."""
+    for node in schedule.nodes.values():
+        if isinstance(node, Exchange):
+            require_peers(node, len(names), round=0)
+
+
+def prepare(schedule: Schedule, *, known: Schedule | None = None, ready: Callable[[], None] = lambda: None) -> None:
+    """Let every node load what may be missing or broken, before a policy is made; errors name the node.
+
+    Nodes that are the same in the schedule `known` are ready. `ready` is called after each and may raise to end the
+    run.
+    """
+    for name, node in schedule.nodes.items():
+        if known is None or known.nodes[name] is not node:
+            with named(f"nodes.{name}"):
+                node.prepare()
+            ready()
+
+
+def make_peers(
+    schedule: Schedule,
+    names: Sequence[str],
+    *,
+    seed: int,
+    make: Make = declared_value,
+    tell: Callable[[str, str], None] = lambda carry, type_name: None,
+    ready: Callable[[], None] = lambda: None,
+) -> list[Peer]:
+    """Peers that all start alike: every carry is a function of run seed and carry name.
+
+    `tell` hears of each carry before the first peer loads it; `ready` is called after each and may raise.
+    """
+    sources = {name: node for name, node in schedule.nodes.items() if isinstance(node, Source)}
+    peers = []
+    for name in names:
+        carries = {}
+        for carry, part in schedule.graph.carries.items():
+            if name == names[0]:
+                tell(carry, part.type_name)
+            with named(f"carry.{carry}"):
+                carries[carry] = make(part.carry, carry, seed)
+            ready()
+        peers.append(Peer(name, carries, TaskBook(sources)))
+    return peers
+
+
+def digests(peers: Sequence[Peer]) -> dict[tuple[str, str], str]:
+    """The digest of every carry of every peer."""
+    return {(peer.name, name): value.digest() for peer in peers for name, value in peer.carries.items()}
+
+
+def changing_carries(schedule: Schedule, players: Sequence[Peer]) -> dict[str, dict[str, Carried]]:
+    """What a checkpoint holds, by peer: all carries but the frozen ones, which are made anew from the graph."""
+    changing = [name for name, part in schedule.graph.carries.items() if part.next is not None]
+    return {player.name: {name: player.carries[name] for name in changing} for player in players}
