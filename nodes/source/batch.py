@@ -13,6 +13,9 @@ from genrl_graph.frames import Tasks
 from genrl_graph.resources import Task
 from genrl_graph.seeds import substream
 
+EVAL = "eval-"
+"""What the keys of tasks begin with that stand beside those of training and are held out for evaluation."""
+
 _INDEX = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
@@ -56,12 +59,15 @@ def enough_rows(*, num_tasks: int, size: int) -> None:
         raise DataError(f"num_tasks is {num_tasks}, but there are {size} rows; lower num_tasks")
 
 
-def row_of(task_id: str, *, node: str, size: int) -> int:
-    """The row that the id `<node>/<row>` names; raises `DataError` where there is none."""
-    key = task_id.removeprefix(f"{node}/")
+def row_of(task_id: str, *, node: str, size: int | None, prefix: str = "") -> int:
+    """The row that the id `<node>/<prefix><row>` names; raises `DataError` where there is none.
+
+    `size` None leaves open how many rows there are.
+    """
+    key = task_id.removeprefix(f"{node}/{prefix}")
     if key == task_id or not _INDEX.fullmatch(key):
-        raise DataError(f"{node}: {task_id[:200]!r} is no task of this source; its ids are {node}/<row>")
-    if int(key) >= size:
+        raise DataError(f"{node}: {task_id[:200]!r} is no task of this source; its ids are {node}/{prefix}<row>")
+    if size is not None and int(key) >= size:
         raise DataError(f"{node}: task {task_id!r}: there are {size} rows; is it from a larger copy of the data?")
     return int(key)
 

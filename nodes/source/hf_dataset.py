@@ -1,56 +1,37 @@
 """`source.hf_dataset`: tasks from a data set on disk or on the Hugging Face hub."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Protocol, Self
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, PrivateAttr, model_validator
 
-from genrl_graph.errors import DataError
+from genrl_graph.errors import DataError, ParamError
+from genrl_graph.evaluation import Evaluation
 from genrl_graph.frames import Tasks
-from genrl_graph.node import Source
-from genrl_graph.nodes.reward.answers import extract_answer
-from genrl_graph.nodes.source.batch import as_rows, enough_rows, plain, row_of, shuffled_rows
-from genrl_graph.nodes.source.reading import file_state, load_table
+from genrl_graph.node import Node, Source
+from genrl_graph.nodes.source.batch import EVAL, as_rows, row_of
+from genrl_graph.nodes.source.invented import invented_sums
+from genrl_graph.nodes.source.listed import ListSource
+from genrl_graph.nodes.source.reading import SUFFIXES, file_state, is_local
+from genrl_graph.nodes.source.records import PRESETS, AnswerFrom, Columns, Preset, RowReader
+from genrl_graph.nodes.source.streamed import open_stream
+from genrl_graph.nodes.source.tabled import open_table
 from genrl_graph.paths import DataPath
-from genrl_graph.registry import did_you_mean
 from genrl_graph.resources import Task
-
-AnswerFrom = Literal["column", "gsm8k", "boxed"]
-ANSWER_MARKS: Mapping[AnswerFrom, str] = {"gsm8k": "####", "boxed": "\\boxed"}
+from genrl_graph.seeds import stream
 
 
-class Columns(BaseModel):
-    """Which columns hold the question (text, or chat messages) and the answer."""
+class Rows(Protocol):
+    """The rows of one split: those to train on, those held out, and any by its number."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    question: str = "question"
-    answer: str = "answer"
-
-
-_DEFAULT = Columns()
-
-
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """What is known of a data set on the hub."""
-
-    name: str | None = None
-    columns: Columns = _DEFAULT
-    answer_from: AnswerFrom = "column"
-
-
-_SOLUTION = Columns(question="prompt", answer="solution")
-PRESETS: Mapping[str, Preset] = {
-    "openai/gsm8k": Preset("main", answer_from="gsm8k"),
-    "open-r1/DAPO-Math-17k-Processed": Preset("en", _SOLUTION),
-    "open-r1/Big-Math-RL-Verified-Processed": Preset("all", _SOLUTION),
-}
+    @property
+    def size(self) -> int | None: ...
+    def record(self, row: int) -> Mapping[str, Any]: ...
+    def check(self, num_tasks: int) -> None: ...
+    def training(self, rng: np.random.Generator, *, round: int, num_tasks: int) -> list[int]: ...
+    def evaluation(self, rng: np.random.Generator, *, num_tasks: int) -> list[int]: ...
 
 
 class HfDataset(Source, name="hf_dataset"):
@@ -58,32 +39,81 @@ class HfDataset(Source, name="hf_dataset"):
 
     `path` is a JSONL, CSV or Parquet file, a folder, or a name on the hub; `name` the subset. The answer is the
     answer column, the text after its last `####` (gsm8k) or in its last box (boxed). Params left out are those
-    known for the hub name (`PRESETS`). `metadata` names further columns to keep. The key of a task is its row.
+    known for the hub name (`PRESETS`). `metadata` names further columns to keep, `kind` the one that sorts tasks in
+    tables. The key of a task is its row.
+
+    An evaluation asks rows of `eval_split` (keys `eval-<row>`), or the share `holdout` of the rows, which training
+    then never draws (`holdout.held_out`). With `streaming` the data set is never loaded whole: blocks of
+    `shuffle_block` rows are read in the order of the stream, and each is shuffled.
     """
 
     path: DataPath = Field(min_length=1)
     name: str | None = None
     split: str = "train"
+    eval_split: str | None = None
+    holdout: float = Field(0.0, ge=0, lt=1)
     columns: Columns | None = None
     answer_from: AnswerFrom | None = None
     metadata: list[str] = []
+    kind_column: str | None = None
     num_tasks: int = Field(8, ge=1)
+    streaming: bool = False
+    shuffle_block: int = Field(1000, ge=1)
+
+    _evaluating: bool = PrivateAttr(default=False)
+
+    @model_validator(mode="after")
+    def _held_out_apart(self) -> Self:
+        if self.eval_split is not None and self.holdout:
+            raise ValueError("give eval_split or holdout, not both")
+        if self.eval_split == self.split:
+            raise ValueError(f"eval_split {self.eval_split!r} is what it trains on; name another split or set holdout")
+        if self.eval_split is not None and Path(self.path).suffix.lower() in SUFFIXES:
+            raise ValueError(f"{Path(self.path).name} is one file, which has no split {self.eval_split!r}; set holdout")
+        return self
 
     def prepare(self) -> None:
         """Read the data set; raises `DataError` where it is missing, unreadable, too small or without a column."""
-        enough_rows(num_tasks=self.num_tasks, size=self._table().num_rows)
+        if not self._evaluating:
+            self._rows("").check(self.num_tasks)
+        if self._holds_out:
+            self._held_out(stream("prepare"), num_tasks=1)
 
     def run(self, *, rng: np.random.Generator, round: int) -> Tasks:
         """The tasks of one round."""
-        table = self._table()
-        enough_rows(num_tasks=self.num_tasks, size=table.num_rows)
-        rows = shuffled_rows(rng, round=round, num_tasks=self.num_tasks, size=table.num_rows)
-        return as_rows([self._task(table, row) for row in rows])
+        if self._evaluating:
+            return as_rows(self._held_out(rng, num_tasks=self.num_tasks))
+        rows = self._rows("")
+        drawn = rows.training(rng, round=round, num_tasks=self.num_tasks)
+        return as_rows([self._task(rows, row) for row in drawn])
 
     def resolve(self, task_id: str) -> Task:
         """The task of an id; raises `DataError` for an id that names no row."""
-        table = self._table()
-        return self._task(table, row_of(task_id, node=self.place.node, size=table.num_rows))
+        node = self.place.node
+        prefix = self._eval_prefix if task_id.startswith(f"{node}/{EVAL}") else ""
+        rows = self._rows(prefix)
+        return self._task(rows, row_of(task_id, node=node, size=rows.size, prefix=prefix), prefix)
+
+    def evaluated(self, how: Evaluation) -> Self:
+        """This source as it gives held-out rows, at most all; of a stream the first, else a draw of them."""
+        if not self._holds_out:
+            raise ParamError(f"{self.type_name}: has no tasks to evaluate on; set eval_split or holdout")
+        copy = self.model_copy(update={"num_tasks": how.num_tasks or self.num_tasks})
+        copy._evaluating = True
+        return copy
+
+    def dry(self) -> Node:
+        """Local data as it is; for a name on the hub, sums made up on the spot."""
+        if is_local(self.path):
+            return self
+        count = self.num_tasks
+        stand_in = ListSource(
+            shared=self.shared,
+            tasks=invented_sums(count, metadata=self.metadata),
+            eval_tasks=invented_sums(count, start=count, metadata=self.metadata) if self._holds_out else [],
+            num_tasks=count,
+        )
+        return stand_in.placed(self.place)
 
     @property
     def preset(self) -> Preset:
@@ -92,62 +122,34 @@ class HfDataset(Source, name="hf_dataset"):
         name = self.name or known.name
         return Preset(name, self.columns or known.columns, self.answer_from or known.answer_from)
 
-    def _table(self) -> pa.Table:
-        return _open(self.path, self.preset, self.split, tuple(self.metadata), file_state(self.path))
+    @property
+    def _holds_out(self) -> bool:
+        return self.eval_split is not None or self.holdout > 0
 
-    def _task(self, table: pa.Table, row: int) -> Task:
+    @property
+    def _eval_prefix(self) -> str:
+        return EVAL if self.eval_split is not None else ""
+
+    @property
+    def _reader(self) -> RowReader:
         known = self.preset
-        (record,) = table.slice(row, 1).to_pylist()
-        where = f"{self.path}: row {row}"
-        messages = _messages(record[known.columns.question], f"{where}, column {known.columns.question!r}")
-        answer = _answer(record[known.columns.answer], known.answer_from)
-        if not answer:
-            raise DataError(f"{where}: no answer in column {known.columns.answer!r} ({known.answer_from})")
-        kept = plain({name: record[name] for name in self.metadata})
-        return Task(self.task_id(row), messages, answer, kept, raw=record)
+        return RowReader(self.path, known.columns, known.answer_from, tuple(self.metadata), self.kind_column)
 
+    def _rows(self, prefix: str) -> Rows:
+        """The rows whose keys begin with `prefix`; those of the evaluation's split are all held out."""
+        split, holdout = (self.split, self.holdout) if not prefix else (self.eval_split or "", 1.0)
+        name, state = self.preset.name, file_state(self.path)
+        if self.streaming:
+            return open_stream(self._reader, name, split, holdout, self.shuffle_block, state)
+        return open_table(self._reader, name, split, holdout, state)
 
-@lru_cache(maxsize=4)  # shared by all peers of a process and by copies of a source
-def _open(path: str, known: Preset, split: str, metadata: tuple[str, ...], _: tuple[int, int] | None) -> pa.Table:
-    """The wanted columns of a data set, read again where the file changed."""
-    table = load_table(path, name=known.name, split=split)
-    wanted = list(dict.fromkeys([known.columns.question, known.columns.answer, *metadata]))
-    for column in wanted:
-        if column not in table.column_names:
-            hint = did_you_mean(column, table.column_names)
-            raise DataError(f"{path}: no column {column!r}{hint}; it has {', '.join(table.column_names)}")
-    _check_values(path, table, known.columns.question, mark=None)
-    _check_values(path, table, known.columns.answer, mark=ANSWER_MARKS.get(known.answer_from))
-    return table.select(wanted)
+    def _held_out(self, rng: np.random.Generator, *, num_tasks: int) -> list[Task]:
+        prefix = self._eval_prefix
+        rows = self._rows(prefix)
+        drawn = rows.evaluation(rng, num_tasks=num_tasks)
+        if not drawn:
+            raise DataError(f"{self.path}: holdout {self.holdout} of its rows is none; raise it")
+        return [self._task(rows, row, prefix) for row in drawn]
 
-
-def _check_values(path: str, table: pa.Table, name: str, *, mark: str | None) -> None:
-    """A row without a question or answer is found here, before the first round and not in the hundredth."""
-    column = table.column(name)
-    bad = pc.is_null(column)
-    what = "holds nothing"
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        found = pc.match_substring(column, mark) if mark else pc.greater(pc.utf8_length(column), 0)
-        bad = pc.invert(pc.fill_null(found, False))
-        what = f"has no {mark!r}" if mark else what
-    row = pc.index(bad, pa.scalar(True)).as_py()
-    if row >= 0:
-        raise DataError(f"{path}: row {row} {what} in column {name!r}; mend it or leave the row out")
-
-
-def _messages(value: Any, where: str) -> list[dict[str, str]]:
-    if isinstance(value, str):
-        return [{"role": "user", "content": value}]
-    if isinstance(value, list) and value and all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in value):
-        return [{"role": str(m["role"]), "content": str(m["content"])} for m in value]
-    raise DataError(f"{where}: {str(value)[:80]!r} is neither text nor a list of chat messages")
-
-
-def _answer(value: Any, answer_from: AnswerFrom) -> str:
-    text = str(value).strip()
-    if answer_from == "gsm8k":
-        return text.rpartition("####")[2].strip()
-    if answer_from == "boxed":
-        at = text.rfind("\\boxed")
-        return extract_answer(text[at:], None) or "" if at >= 0 else ""
-    return text
+    def _task(self, rows: Rows, row: int, prefix: str = "") -> Task:
+        return self._reader.task(self.task_id(f"{prefix}{row}"), row, rows.record(row))

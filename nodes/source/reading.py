@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from genrl_graph.errors import DataError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+_HUB_TIMEOUT_S = 10.0
 
 
 def load_table(path: str, *, name: str | None, split: str) -> pa.Table:
@@ -30,6 +32,45 @@ def load_table(path: str, *, name: str | None, split: str) -> pa.Table:
     return table
 
 
+def load_stream(path: str, *, name: str | None, split: str) -> Any:
+    """The same rows as a `datasets.IterableDataset`, read as they are asked for.
+
+    Raises `DataError` where there is no such data set, subset or split.
+    """
+    import datasets
+
+    local = Path(path)
+    if local.is_file():
+        builder, options = _stream_builder(local)
+        with refused(path):
+            return datasets.load_dataset(builder, data_files=path, split="train", streaming=True, **options)
+    saved = _saved(local, split) if local.is_dir() else None
+    if not local.is_dir():
+        _require_on_hub(path)
+    with refused(f"{path}: subset {name}, split {split!r}"):
+        if saved is not None:
+            return datasets.load_from_disk(str(saved)).to_iterable_dataset()
+        return datasets.load_dataset(path, name, split=split, streaming=True)
+
+
+def is_local(path: str) -> bool:
+    """Whether a path names a file or folder, be it there or not, and no data set on the hub."""
+    named = path.startswith((".", "/", "~")) or path.count("/") > 1 or Path(path).suffix.lower() in SUFFIXES
+    return named or Path(path).exists()
+
+
+@contextmanager
+def refused(where: str) -> Iterator[None]:
+    """What reading a data set raises, as one line."""
+    import datasets
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # whichever httpx the hub client uses
+
+    try:
+        yield
+    except (OSError, ValueError, datasets.exceptions.DatasetsError, pa.ArrowInvalid, httpx.HTTPError) as error:
+        raise DataError(f"{where}: {_first_line(error)}") from error
+
+
 def file_state(path: str) -> tuple[int, int] | None:
     """What changes when a local path does: its time and size; None for a name on the hub."""
     try:
@@ -43,7 +84,7 @@ def _load_file(file: Path) -> pa.Table:
     readers = {".jsonl": _read_jsonl, ".json": _read_jsonl, ".csv": _read_csv, ".parquet": pq.read_table}
     reader = readers.get(file.suffix.lower())
     if reader is None:
-        raise DataError(f"{file}: cannot read a {file.suffix or 'nameless'} file; give one of {', '.join(SUFFIXES)}")
+        raise _unknown_suffix(file)
     try:
         return reader(file)
     except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
@@ -99,28 +140,61 @@ def _load_folder(folder: Path, name: str | None, split: str) -> pa.Table:
     """A folder that `save_to_disk` wrote, or one of data files as on the hub."""
     import datasets
 
-    saved = [folder, folder / split]
-    try:
-        for place in saved:
-            if (place / "state.json").is_file():
-                return _arrow(datasets.load_from_disk(str(place)))
+    saved = _saved(folder, split)
+    with refused(f"{folder}: subset {name}, split {split!r}"):
+        if saved is not None:
+            return _arrow(datasets.load_from_disk(str(saved)))
         return _arrow(datasets.load_dataset(str(folder), name, split=split))
-    except (OSError, ValueError, datasets.exceptions.DatasetsError, pa.ArrowInvalid) as error:
-        raise DataError(f"{folder}: subset {name}, split {split!r}: {_first_line(error)}") from error
+
+
+def _saved(folder: Path, split: str) -> Path | None:
+    return next((place for place in (folder, folder / split) if (place / "state.json").is_file()), None)
+
+
+def _stream_builder(file: Path) -> tuple[str, dict[str, Any]]:
+    """Which builder of `datasets` reads a file, and so that values of a CSV file stay the text that they are."""
+    suffix = file.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise _unknown_suffix(file)
+    if suffix != ".csv":
+        return {".parquet": "parquet"}.get(suffix, "json"), {}
+    import datasets
+
+    with refused(str(file)), file.open(encoding="utf-8-sig", newline="") as lines:
+        header = next(csv.reader(lines), [])
+    features = datasets.Features({name: datasets.Value("string") for name in header})
+    return "csv", {"features": features, "keep_default_na": False}
+
+
+def _unknown_suffix(file: Path) -> DataError:
+    return DataError(f"{file}: cannot read a {file.suffix or 'nameless'} file; give one of {', '.join(SUFFIXES)}")
 
 
 def _load_hub(path: str, name: str | None, split: str) -> pa.Table:
-    if path.startswith((".", "/", "~")) or path.count("/") > 1 or Path(path).suffix.lower() in SUFFIXES:
-        raise DataError(f"{path}: no such file or folder; a relative path starts at the graph file")
     import datasets
+    from datasets.naming import camelcase_to_snakecase
+
+    *owner, title = path.split("/")
+    cached = Path(datasets.config.HF_DATASETS_CACHE) / "___".join([*owner, camelcase_to_snakecase(title)])
+    if is_local(path) or not cached.exists():
+        _require_on_hub(path)
+    with refused(f"{path}: subset {name}, split {split!r}"):
+        return _arrow(datasets.load_dataset(path, name, split=split))
+
+
+def _require_on_hub(path: str) -> None:
+    """Ask the hub once, before `datasets` tries again and again."""
+    if is_local(path):
+        raise DataError(f"{path}: no such file or folder; a relative path starts at the graph file")
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # whichever httpx the hub client uses
 
     try:
-        return _arrow(datasets.load_dataset(path, name, split=split))
-    except ConnectionError as error:
-        advice = "check the network, or give the path of a local copy (JSONL, CSV, Parquet or a folder)"
-        raise DataError(f"{path}: neither a local path nor to be had from the hub; {advice}") from error
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"{path}: subset {name}, split {split!r}: {_first_line(error)}") from error
+        HfApi().dataset_info(path, timeout=_HUB_TIMEOUT_S)
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        advice = "check the name and the network, or give the path of a local copy (JSONL, CSV, Parquet or a folder)"
+        what = f"neither a local path nor to be had from the hub ({_first_line(error)})"
+        raise DataError(f"{path}: {what}; {advice}") from error
 
 
 def _arrow(dataset: Any) -> pa.Table:

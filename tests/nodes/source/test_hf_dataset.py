@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from genrl_graph.errors import DataError, ParamError
-from genrl_graph.node import Place
+from genrl_graph.evaluation import Evaluation
+from genrl_graph.node import Place, Source
 from genrl_graph.nodes.source.hf_dataset import HfDataset
 from genrl_graph.seeds import stream
 
@@ -184,3 +185,68 @@ def test_params_are_checked_without_data() -> None:
             HfDataset(**({"path": "openai/gsm8k"} | params))
     source = HfDataset(path="x", columns={"question": "prompt"}, metadata=["level"])
     assert HfDataset(**source.plain_params()) == source
+
+
+def test_an_evaluation_asks_the_split_of_its_own(tmp_path: Path) -> None:
+    source = HfDataset(path=str(folder_of_files(tmp_path)), eval_split="test", num_tasks=3, kind_column="level")
+    source.prepare()
+    asked = source.evaluated(Evaluation(num_tasks=64)).run(rng=stream("e"), round=0)
+    assert asked.values("id") == ["source.hf_dataset/eval-0", "source.hf_dataset/eval-1"]
+    task = source.resolve("source.hf_dataset/eval-1")
+    assert (task.question, task.kind) == (ROWS[1]["question"], "1")
+    with pytest.raises(DataError, match="2 rows"):
+        source.resolve("source.hf_dataset/eval-2")
+    with pytest.raises(DataError, match="dev"):
+        HfDataset(path=source.path, eval_split="dev", num_tasks=3).prepare()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_held_out_are_never_trained_on(tmp_path: Path, streaming: bool) -> None:
+    path = write_jsonl(tmp_path / "data.jsonl", [{"question": f"{n}?", "answer": n} for n in range(100)])
+    source = HfDataset(path=str(path), holdout=0.3, num_tasks=7, streaming=streaming, shuffle_block=16)
+    source.prepare()
+    trained = {name for round in range(30) for name in source.run(rng=stream("s"), round=round).values("id")}
+    asked = source.evaluated(Evaluation(num_tasks=200)).run(rng=stream("e"), round=0).values("id")
+    assert 15 < len(asked) < 45 and not trained & set(asked)
+    assert len(trained | set(asked)) > (100 - 7 if streaming else 99)  # a stream leaves the rest of an epoch out
+    assert source.resolve(asked[0]).answer == asked[0].rpartition("/")[2]
+    some = source.evaluated(Evaluation(num_tasks=5)).run(rng=stream("e"), round=0).values("id")
+    assert len(some) == 5 and set(some) <= set(asked)
+
+
+def test_a_holdout_of_nothing_is_told_before_the_first_round(jsonl: Path) -> None:
+    with pytest.raises(DataError, match=r"holdout 0.001 of its rows is none; raise it"):
+        HfDataset(path=str(jsonl), holdout=0.001, num_tasks=2).prepare()
+
+
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [
+        ({"eval_split": "test", "holdout": 0.1}, "not both"),
+        ({"eval_split": "train"}, "what it trains on"),
+        ({"path": "data/x.jsonl", "eval_split": "test"}, "x.jsonl is one file, which has no split 'test'"),
+        ({"holdout": 1.0}, "holdout"),
+    ],
+)
+def test_ways_of_holding_out_that_cannot_be(params: dict[str, object], told: str) -> None:
+    with pytest.raises(ParamError, match=told):
+        HfDataset(**({"path": "openai/gsm8k"} | params))
+
+
+def test_without_rows_held_out_there_is_nothing_to_evaluate_on() -> None:
+    with pytest.raises(ParamError, match="set eval_split or holdout"):
+        HfDataset(path="openai/gsm8k").evaluated(Evaluation())
+
+
+def test_dry_play_needs_no_hub(jsonl: Path) -> None:
+    local = HfDataset(path=str(jsonl))
+    assert local.dry() is local
+    source = HfDataset(path="openai/gsm8k", eval_split="test", metadata=["level"], num_tasks=5).placed(Place("tasks"))
+    stand_in = source.dry()
+    assert isinstance(stand_in, Source) and stand_in.place == Place("tasks")
+    tasks = stand_in.run(rng=stream("s"), round=0)
+    held_out = stand_in.evaluated(Evaluation(num_tasks=2)).run(rng=stream("e"), round=0)
+    assert len(tasks) == 5 and len(held_out) == 2
+    task = stand_in.resolve(tasks.values("id")[1])
+    left, right = task.question.removeprefix("What is ").removesuffix("?").split(" + ")
+    assert (int(task.answer), task.metadata) == (int(left) + int(right), {"level": ""})

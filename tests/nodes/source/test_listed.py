@@ -1,6 +1,7 @@
 import pytest
 
 from genrl_graph.errors import DataError, ParamError
+from genrl_graph.evaluation import Evaluation
 from genrl_graph.node import Place
 from genrl_graph.nodes.source.listed import ListSource
 from genrl_graph.seeds import stream
@@ -50,3 +51,21 @@ def test_an_id_beyond_the_list_is_refused() -> None:
 def test_params_round_trip() -> None:
     source = ListSource(tasks=TASKS, shuffle=True)
     assert ListSource(**source.plain_params()) == source
+
+
+def test_an_evaluation_asks_tasks_of_its_own_that_the_original_knows() -> None:
+    held_out = [{"question": f"{n}?", "answer": n, "kind": "hard"} for n in (7, 8, 9)]
+    source = ListSource(tasks=TASKS, eval_tasks=held_out, num_tasks=2).placed(Place("sums"))
+    first = source.evaluated(Evaluation(num_tasks=2)).run(rng=stream("e"), round=0)
+    assert (first.values("id"), first.values("answer")) == (["sums/eval-0", "sums/eval-1"], ["7", "8"])
+    assert len(source.evaluated(Evaluation(num_tasks=64)).run(rng=stream("e"), round=0)) == 3
+    task = source.resolve("sums/eval-2")
+    assert (task.answer, task.kind, task.id) == ("9", "hard", "sums/eval-2")
+    with pytest.raises(DataError, match="3 rows"):
+        source.resolve("sums/eval-3")
+    assert source.run(rng=stream("s"), round=0).values("id") == ["sums/0", "sums/1"]
+
+
+def test_without_eval_tasks_there_is_nothing_to_evaluate_on() -> None:
+    with pytest.raises(ParamError, match="list eval_tasks"):
+        ListSource(tasks=TASKS).evaluated(Evaluation())

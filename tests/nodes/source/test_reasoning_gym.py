@@ -2,12 +2,16 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from genrl_graph.errors import DataError, ParamError
+from genrl_graph.evaluation import Evaluation
 from genrl_graph.node import Place
-from genrl_graph.nodes.source.reasoning_gym import ReasoningGym
+from genrl_graph.nodes.source.reasoning_gym import EVAL_SEEDS, MOST_ENTRIES, TRAINING_SEEDS, ReasoningGym
 from genrl_graph.seeds import stream
 
 SCRIPT = """
@@ -109,3 +113,92 @@ def test_every_process_makes_the_same_tasks_or_says_that_it_cannot() -> None:
     assert [legs, lists] == fixed[:2]
     assert "word_ladder" in str(told) and "PYTHONHASHSEED=0" in str(told)
     assert isinstance(fixed[2], list) and fixed[2:] == in_a_process("word_ladder", hash_seed="0")
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 12), st.integers(0, 10**6), st.integers(1, 5))
+def test_seeds_of_evaluation_are_far_from_those_of_training(seed: int, size: int, round: int, num_tasks: int) -> None:
+    source = ReasoningGym(dataset="leg_counting", params={"size": size}, num_tasks=num_tasks)
+    trained = source.run(rng=stream(seed), round=round).values("id")
+    held_out = source.evaluated(Evaluation(num_tasks=9))
+    asked = held_out.run(rng=stream(seed), round=0).values("id")
+    assert len(asked) == 9 and asked == held_out.run(rng=stream(seed), round=0).values("id")
+    low, high = ([sum(map(int, key.rsplit("-", 2)[1:])) for key in keys] for keys in (trained, asked))
+    assert max(low) < TRAINING_SEEDS + MOST_ENTRIES < EVAL_SEEDS <= min(high)
+    assert source.resolve(asked[3]).id == asked[3]
+
+
+COMPOSITE = """
+size: 40
+seed: 42
+datasets:
+  - name: basic_arithmetic
+    weight: 2.0
+    config: {min_terms: 2, max_terms: 2, seed: 7}
+  - name: leg_counting
+    weight: 1.0
+    config: {}
+"""
+
+
+def test_any_composite_from_a_file_of_reasoning_gym_s_own(tmp_path: Path) -> None:
+    from reasoning_gym.composite import CompositeConfig, CompositeDataset
+
+    (tmp_path / "mine.yaml").write_text(COMPOSITE)
+    source = ReasoningGym(config=str(tmp_path / "mine.yaml"), num_tasks=12).placed(Place("tasks"))
+    source.prepare()
+    rows = source.run(rng=stream("s"), round=0).rows()
+    _, seed, index = rows[5]["id"].rsplit("-", 2)
+    theirs = CompositeConfig.from_yaml(str(tmp_path / "mine.yaml"))
+    theirs.seed = int(seed)
+    del theirs.datasets[0].config["seed"]
+    entry = CompositeDataset(theirs)[int(index)]
+    assert (rows[5]["messages"][0]["content"], rows[5]["answer"]) == (entry["question"], entry["answer"])
+    assert {source.resolve(row["id"]).kind for row in rows} == {"basic_arithmetic", "leg_counting"}
+    assert len({row["id"].rsplit("-", 2)[1] for row in rows}) == 1 != int(seed) != 42
+
+
+def test_a_composite_of_another_content_is_no_composite_of_ours(tmp_path: Path) -> None:
+    ids = []
+    for folder, text in (("a", COMPOSITE), ("b", COMPOSITE.replace("seed: 42", "seed: 1")), ("c", COMPOSITE + "#")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.yaml").write_text(text)
+        ids.append(ReasoningGym(config=str(tmp_path / folder / "mine.yaml")).run(rng=stream("s"), round=0).values("id"))
+    assert ids[0] == ids[1] == ids[2]
+    (tmp_path / "c" / "mine.yaml").write_text(COMPOSITE.replace("max_terms: 2", "max_terms: 3"))
+    with pytest.raises(DataError, match="composite@"):
+        ReasoningGym(config=str(tmp_path / "c" / "mine.yaml")).resolve(ids[0][0])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "relative path starts at the graph file"),
+        ("a: [", "no YAML"),
+        ("datasets: 3", "list `datasets` with name"),
+        ("datasets: [{name: mazes}]", "mazes"),
+        ("datasets: [{name: maze, config: {1: 2}}]", "put it in quotes"),
+        ("datasets: [{name: maze}]\nsizes: 3", "did you mean 'size'"),
+    ],
+)
+def test_files_that_are_no_composite(tmp_path: Path, text: str | None, told: str) -> None:
+    path = tmp_path / "mine.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError, match=told) as raised:
+        ReasoningGym(config=str(path)).prepare()
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"dataset": "maze", "config": "x.yaml"},
+        {"config": "x.yaml", "params": {"size": 3}},
+        {"dataset": "composite", "params": {"datasets": [{"name": "maze", "config": {"seed": 1}}]}},
+    ],
+)
+def test_a_data_set_or_a_file_and_no_seeds(params: dict[str, object]) -> None:
+    with pytest.raises(ParamError):
+        ReasoningGym(**params)

@@ -1,0 +1,110 @@
+"""`source.folder`: images with captions, from a folder."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Annotated, Self
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field, PrivateAttr
+
+from genrl_graph.errors import DataError, ParamError
+from genrl_graph.evaluation import Evaluation
+from genrl_graph.frames import TEXT, Frame, Tensor
+from genrl_graph.node import Source
+from genrl_graph.nodes.source.batch import enough_rows, json_text, shuffled_rows
+from genrl_graph.nodes.source.holdout import held_out_names
+from genrl_graph.nodes.source.images import list_captions, read_image
+from genrl_graph.nodes.source.reading import file_state
+from genrl_graph.paths import DataPath
+from genrl_graph.resources import Task
+
+Pixels = Annotated[int, Field(ge=1, le=8192)]
+
+
+class CaptionedImages(Frame):
+    """Images, uint8 [height, width, RGB], with their captions; `metadata` is JSON."""
+
+    columns = {"id": TEXT, "caption": TEXT, "image": Tensor(pa.uint8(), ndim=3), "metadata": TEXT}
+    __slots__ = ()
+
+
+class ImageFolder(Source, name="folder"):
+    """Gives `num_tasks` images of a folder a round, shuffled without replacement, resized to `size` (height, width).
+
+    Images are PNG or JPEG. The caption of each stands in `<stem>.txt` beside it, or all in `captions.jsonl`, one
+    `{"file": ..., "caption": ...}` a line, which then says what belongs to the folder. The key of a task is its file;
+    its `answer` is the caption and `raw` the image. The share `holdout` is held out for evaluation, by the hash of
+    the file name. `prepare` reads every image once, and raises `DataError` naming one that is broken.
+    """
+
+    path: DataPath = Field(min_length=1)
+    size: tuple[Pixels, Pixels]
+    num_tasks: int = Field(8, ge=1)
+    holdout: float = Field(0.0, ge=0, lt=1)
+
+    _evaluating: bool = PrivateAttr(default=False)
+
+    def prepare(self) -> None:
+        """Read all captions and images; raises `DataError` where one is missing or broken, or there are too few."""
+        captions = self._captions()
+        if not self._evaluating:
+            enough_rows(num_tasks=self.num_tasks, size=len(self._files(held_out=False)))
+        if self.holdout and not self._files(held_out=True):
+            raise DataError(f"{self.path}: holdout {self.holdout} of {len(captions)} images is none; raise it")
+        for file in captions:
+            read_image(self.path, file, self.size)
+
+    def run(self, *, rng: np.random.Generator, round: int) -> CaptionedImages:
+        """The images of one round."""
+        files = self._files(held_out=self._evaluating)
+        num_tasks = min(self.num_tasks, len(files)) if self._evaluating else self.num_tasks
+        enough_rows(num_tasks=num_tasks, size=len(files))
+        rows = shuffled_rows(rng, round=round, num_tasks=num_tasks, size=len(files))
+        return self._as_rows([files[row] for row in rows])
+
+    def resolve(self, task_id: str) -> Task:
+        """The task of an id; raises `DataError` for a file that is none of the folder's."""
+        node, captions = self.place.node, self._captions()
+        file = task_id.removeprefix(f"{node}/")
+        if file == task_id or file not in captions:
+            raise DataError(f"{node}: {task_id[:200]!r} is no task of this source; its ids are {node}/<file>")
+        return Task(task_id, [], captions[file], {"file": file}, raw=self._image(file))
+
+    def evaluated(self, how: Evaluation) -> Self:
+        """This source as it gives held-out images, at most all."""
+        if not self.holdout:
+            raise ParamError(f"{self.type_name}: has no tasks to evaluate on; set holdout")
+        copy = self.model_copy(update={"num_tasks": how.num_tasks or self.num_tasks})
+        copy._evaluating = True
+        return copy
+
+    def _as_rows(self, files: Sequence[str]) -> CaptionedImages:
+        captions = self._captions()
+        columns = {
+            "id": [self.task_id(file) for file in files],
+            "caption": [captions[file] for file in files],
+            "image": np.stack([self._image(file) for file in files]),
+            "metadata": [json_text({"file": file}) for file in files],
+        }
+        return CaptionedImages.from_columns(columns)
+
+    def _captions(self) -> dict[str, str]:
+        return list_captions(self.path, file_state(self.path), file_state(f"{self.path}/captions.jsonl"))
+
+    def _files(self, *, held_out: bool) -> list[str]:
+        files = list(self._captions())
+        held = held_out_names(files, self.holdout)
+        return [file for file, apart in zip(files, held, strict=True) if apart == held_out]
+
+    def _image(self, file: str) -> "np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]":
+        return _cached_image(self.path, file, self.size, file_state(f"{self.path}/{file}"))
+
+
+@lru_cache(maxsize=256)
+def _cached_image(
+    folder: str, file: str, size: tuple[int, int], _: tuple[int, int] | None
+) -> "np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]":
+    image = read_image(folder, file, size)
+    image.flags.writeable = False  # tasks share it
+    return image

@@ -1,0 +1,174 @@
+"""`source.mix`: several sources in one, drawn by weight and, along a curriculum, by level."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
+
+from genrl_graph.errors import DataError, named
+from genrl_graph.evaluation import Evaluation
+from genrl_graph.frames import Tasks
+from genrl_graph.node import Node, Place, Source, Wire
+from genrl_graph.nodes.source.members import SET_BY_MIX, member_source, raise_problems, source_fields
+from genrl_graph.nodes.update.level import Level
+from genrl_graph.paths import Portable, without_folders
+from genrl_graph.resources import Task
+from genrl_graph.seeds import substream
+
+
+class Member(BaseModel):
+    """One source of a mix: its type and params, its share of the tasks, the level from which on it is drawn."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: str
+    params: dict[str, Any] = {}
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    level: int = Field(0, ge=0)
+
+    _source: Source = PrivateAttr()
+
+    @property
+    def source(self) -> Source:
+        """The source, placed nowhere."""
+        return self._source
+
+    def built(self, source: Source) -> "Member":
+        """This member with its source, and the params that the source has."""
+        params = {name: value for name, value in source.plain_params().items() if name not in SET_BY_MIX}
+        copy = self.model_copy(update={"params": params})
+        copy._source = source
+        return copy
+
+
+def _without_folders(members: dict[str, Any]) -> dict[str, Any]:
+    """Members as written, in which data files are named without the folders that they lie in."""
+    fields = {name: source_fields(member["type"]) for name, member in members.items()}
+    return {
+        name: member | {"params": without_folders(fields[name], member.get("params", {}))}
+        for name, member in members.items()
+    }
+
+
+class Mix(Source, name="mix"):
+    """Gives `num_tasks` tasks a round, from each member as many as a draw by weight says.
+
+    They are drawn from the `num_tasks` tasks that the member itself would give in that round, so none comes twice in
+    a round or earlier than a member comes round to it again. Members whose `level` is above the level read are left
+    out. Ids are `<mix>/<member>/<key of the member>`. An evaluation asks held-out tasks of all members, as many of
+    each as its weight says, at whatever level.
+    """
+
+    num_tasks: int = Field(8, ge=1)
+    members: Annotated[dict[str, Member], Portable(_without_folders)] = Field(min_length=1)
+
+    _evaluating: bool = PrivateAttr(default=False)
+    _others: Mapping[str, Source] = PrivateAttr(default_factory=dict)
+
+    @field_validator("members")
+    @classmethod
+    def _built(cls, members: dict[str, Member], info: ValidationInfo) -> dict[str, Member]:
+        problems, built = [], {}
+        for name, member in members.items():
+            source, found = member_source(name, member.type, member.params, info)
+            problems += found
+            if source is not None:
+                built[name] = member.built(source)
+        raise_problems(problems)
+        if min(member.level for member in members.values()) > 0:
+            raise ValueError("no member has level 0, so a round at level 0 has no tasks; lower one")
+        return built
+
+    def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:
+        """Levels without a level to compare them with do nothing."""
+        levels = [name for name, member in self.members.items() if member.level > 0]
+        if levels and "level" not in inputs:
+            yield f"members.{levels[0]} has a level, but no input `level` is read; carry a carry.level and read it"
+
+    def prepare(self) -> None:
+        """Prepare all members; errors name the member."""
+        for name, source in self._sources().items():
+            with named(f"members.{name}"):
+                source.prepare()
+
+    def run(self, level: Level | None = None, *, rng: np.random.Generator, round: int) -> Tasks:
+        """The tasks of one round, member after member."""
+        sources = self._sources()
+        counts = dict.fromkeys(sources) if self._evaluating else self._counts(level, rng, round)
+        given = []
+        for name, count in counts.items():
+            with named(f"members.{name}"):
+                tasks = _run(sources[name], substream(rng, "member", name), round)
+            given.append(tasks if count is None else _some(tasks, count, substream(rng, "of", name, round)))
+        return Tasks.concat(given)
+
+    def resolve(self, task_id: str) -> Task:
+        """The task of an id, from its member; raises `DataError` where there is no such member or task."""
+        node = self.place.node
+        name, _, key = task_id.removeprefix(f"{node}/").partition("/")
+        if not task_id.startswith(f"{node}/") or name not in self.members or not key:
+            form = f"{node}/<member>/<key>; members: {', '.join(self.members)}"
+            raise DataError(f"{node}: {task_id[:200]!r} is no task of this source; its ids are {form}")
+        task = self._sources()[name].resolve(task_id)
+        return replace(task, kind=task.kind or name)
+
+    def evaluated(self, how: Evaluation) -> Self:
+        """This source as its members give held-out tasks; raises `ParamError` naming one that has none."""
+        shares = self._shares(how.num_tasks or self.num_tasks)
+        sources = {}
+        for name, source in self._sources().items():
+            with named(f"members.{name}"):
+                evaluated = source.evaluated(replace(how, num_tasks=max(shares[name], 1)))
+            if shares[name]:
+                sources[name] = evaluated
+        copy = self._with(sources)
+        copy._evaluating = True
+        return copy
+
+    def dry(self) -> Node:
+        """The same mix of what stands in for its members."""
+        stand_ins = {name: source.dry() for name, source in self._sources().items()}
+        return self._with({name: node for name, node in stand_ins.items() if isinstance(node, Source)})
+
+    def _with(self, sources: Mapping[str, Source]) -> Self:
+        copy = self.model_copy()
+        copy._others = sources
+        return copy
+
+    def _sources(self) -> dict[str, Source]:
+        place = self.place
+        sources = self._others or {name: member.source for name, member in self.members.items()}
+        return {
+            name: source.placed(Place(f"{place.node}/{name}", place.stage, place.protocol))
+            for name, source in sources.items()
+        }
+
+    def _counts(self, level: Level | None, rng: np.random.Generator, round: int) -> dict[str, int]:
+        """How many tasks each member gives: a multinomial draw by weight."""
+        drawn = {n: m.weight for n, m in self.members.items() if level is None or m.level <= level.value}
+        weights = np.array(list(drawn.values()))
+        counts = substream(rng, "mix", round).multinomial(self.num_tasks, weights / weights.sum())
+        return {name: int(count) for name, count in zip(drawn, counts, strict=True) if count}
+
+    def _shares(self, total: int) -> dict[str, int]:
+        """The total parted by weight, what is left over to the largest remainders."""
+        weights = np.array([member.weight for member in self.members.values()])
+        exact = total * weights / weights.sum()
+        shares = np.floor(exact).astype(int)
+        shares[np.argsort(shares - exact, kind="stable")[: total - shares.sum()]] += 1
+        return dict(zip(self.members, shares.tolist(), strict=True))
+
+
+def _run(source: Source, rng: np.random.Generator, round: int) -> Tasks:
+    resources = {"rng": rng, "round": round}
+    wanted = {name: resources[name] for name in source.signature.resources}
+    tasks: Tasks = source.run(**wanted)  # type: ignore[attr-defined]  # the contract was read at definition
+    return tasks
+
+
+def _some(tasks: Tasks, count: int, rng: np.random.Generator) -> Tasks:
+    if len(tasks) < count:
+        raise DataError(f"gave {len(tasks)} tasks where {count} are drawn from it")
+    return tasks.take(np.sort(rng.permutation(len(tasks))[:count]))

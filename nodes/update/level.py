@@ -1,0 +1,96 @@
+"""`carry.level` and `update.level`: how hard the tasks are, raised as the rewards allow."""
+
+import json
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from genrl_graph.errors import StoreError
+from genrl_graph.frames import Frame, Scored
+from genrl_graph.node import Carry, Update
+from genrl_graph.policy import Carried
+from genrl_graph.resources import Log
+from genrl_graph.seeds import digest
+
+
+class Level(Carried):
+    """A level of difficulty, from 0 to `highest` (None: without end). An update gives a new one."""
+
+    mutable = False
+
+    def __init__(self, value: int, highest: int | None = None) -> None:
+        self.value, self.highest = value, highest
+
+    def moved(self, by: int) -> "Level":
+        """The level so much higher, or the next that there is."""
+        value = max(self.value + by, 0)
+        return Level(value if self.highest is None else min(value, self.highest), self.highest)
+
+    def save(self, folder: Path) -> None:
+        """Write `level.json`."""
+        (folder / "level.json").write_text(json.dumps({"value": self.value, "highest": self.highest}))
+
+    def load(self, folder: Path) -> None:
+        """Become the level in `folder`; raises `StoreError` where there is none."""
+        file = folder / "level.json"
+        try:
+            saved = json.loads(file.read_text())
+            self.value, self.highest = int(saved["value"]), saved["highest"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{file}: holds no level: {error}") from error
+
+    def digest(self) -> str:
+        """Hex digest of value and limit."""
+        return digest(("level", self.value, "" if self.highest is None else self.highest))
+
+
+class LevelCarry(Carry, name="level"):
+    """A level that starts at `start` and never exceeds `highest`."""
+
+    start: int = Field(0, ge=0)
+    highest: int | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _starts_within(self) -> Self:
+        if self.highest is not None and self.start > self.highest:
+            raise ValueError(f"start is {self.start}, above highest {self.highest}")
+        return self
+
+    def init(self, name: str, *, seed: int) -> Level:
+        """The level of the first round."""
+        return Level(self.start, self.highest)
+
+
+class RaiseLevel(Update, name="level"):
+    """Raises the level by 1 after a round whose mean reward is at least `raise_at`, lowers it below `lower_at`.
+
+    The mean is over the judged rows of all inputs together; of the term `term`, where one is named, in place of the
+    reward. Without judged rows the level stays. Every peer has its own level.
+    """
+
+    raise_at: float
+    lower_at: float | None = None
+    term: str | None = None
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        if self.lower_at is not None and self.lower_at >= self.raise_at:
+            raise ValueError(f"lower_at {self.lower_at} must be below raise_at {self.raise_at}")
+        return self
+
+    def run(self, level: Level, scored: list[Scored[Frame]], *, log: Log) -> Level:
+        """The level of the next round."""
+        column = "reward" if self.term is None else f"reward_{self.term}"
+        values = np.concatenate([np.empty(0), *(rows.numpy(column) for rows in scored)])
+        judged = values[np.isfinite(values)]
+        by = self._step(float(judged.mean())) if len(judged) else 0
+        after = level.moved(by)
+        log.metric("level", after.value)
+        return after
+
+    def _step(self, mean: float) -> int:
+        if mean >= self.raise_at:
+            return 1
+        return -1 if self.lower_at is not None and mean < self.lower_at else 0
