@@ -1,6 +1,6 @@
 """Chat prompts from templates: sandboxed Jinja over a task and the rollouts that it quotes."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
@@ -49,7 +49,7 @@ class Quoted:
 def check_template(template: str, names: Collection[str] | None) -> None:
     """Raise `ValueError` for wrong syntax, for `task.answer` and the like, and for other variables than `names`.
 
-    `names` are those of quoted rollouts; None allows all.
+    `names` are those of the variables besides `task`, such as quoted rollouts; None allows all.
     """
     try:
         tree = _ENVIRONMENT.parse(template)
@@ -78,9 +78,9 @@ def _compiled(template: str) -> Template:
     return _ENVIRONMENT.from_string(template)
 
 
-def fill(template: str, task: AskedTask, quoted: Mapping[str, Sequence[Quoted]], *, where: str) -> str:
-    """The text of a prompt; raises `ParamError` where the template reads what is not there."""
+def fill(template: str, task: AskedTask, shown: Mapping[str, object], *, where: str) -> str:
+    """The text of a prompt; `shown` are the further variables. Raises `ParamError` where it reads what is not there."""
     try:
-        return _compiled(template).render(task=task, **quoted)
+        return _compiled(template).render(task=task, **shown)
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise ParamError(f"{where}.template: task {task.id!r}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,297 @@
+"""`reward.judge`: pays what a language model that reads a rubric thinks of a completion."""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import numpy as np
+from pydantic import Field, JsonValue, PrivateAttr, field_validator, model_validator
+
+from genrl_graph.errors import ParamError
+from genrl_graph.frames import Rollouts, Scored
+from genrl_graph.node import Reward, Wire
+from genrl_graph.nodes.reward.answers import extract_answer
+from genrl_graph.nodes.reward.judge_client import BaseUrl, Endpoint, read_key
+from genrl_graph.nodes.reward.judge_policy import ask_policy
+from genrl_graph.nodes.reward.judge_prompt import TEMPLATE, Question, ask, check_rubric
+from genrl_graph.nodes.reward.judge_replies import (
+    PATTERN,
+    CachePath,
+    MemoryReplies,
+    Replies,
+    Reply,
+    read_scores,
+    replies_in,
+)
+from genrl_graph.nodes.reward.rows import Regex, Term, Texts, Verdict, judgeable, score_rows
+from genrl_graph.nodes.reward.worker import Failure
+from genrl_graph.policy import Sampling, TextPolicy
+from genrl_graph.resources import Log, TaskBook
+from genrl_graph.seeds import digest
+
+MAX_STORED_CHARACTERS = 2000
+_OURS = ("messages", "model", "n", "stream")
+
+Answers = Mapping[Question, Sequence[Reply | Failure]]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Judge(Reward, name="judge"):
+    """Pays the number that a language model writes about a completion, mapped from `scale` to 0..1.
+
+    The judge is a policy of the graph, wired as `judge` (a frozen carry, say), or a `model` behind an `endpoint`, the
+    base URL of any OpenAI-compatible API. It reads `system` and `template` (sandboxed Jinja), which sees `task` (id,
+    question, metadata, messages), the reference `answer`, the `completion`, a `mark` that the completion cannot hold,
+    and the ends of the scale as `low` and `high`. The last match of `pattern` (its group) in what the judge writes is
+    the verdict. One that is missing or off the scale is NaN, never 0, and so is a call that failed for good; with
+    `samples` above 1 the mean of those that could be read counts. Equal questions are asked once.
+
+    Of an endpoint: `api_key_env` names the environment variable of the key, JUDGE_...; `request` adds keys to the
+    requests and null leaves one out, such as `{max_tokens: null, max_completion_tokens: 512}`; a try takes
+    `timeout_s` seconds at most, `retries` follow after `retry_wait_s` seconds, doubled each time; `cache` keeps
+    replies in a sqlite file over runs (else in memory over rounds).
+    """
+
+    endpoint: BaseUrl | None = None
+    model: str | None = Field(None, min_length=1)
+    system: str = ""
+    template: str = TEMPLATE
+    pattern: Regex = PATTERN
+    scale: tuple[Finite, Finite] = (1.0, 10.0)
+    weight: float = 1.0
+    term: Term = "judge"
+    max_new_tokens: int = Field(512, ge=1)
+    temperature: float = Field(0.0, ge=0)
+    samples: int = Field(1, ge=1)
+    max_batch_tokens: int = Field(16384, ge=1)
+    api_key_env: str | None = None
+    request: dict[str, JsonValue] = {}
+    timeout_s: float = Field(60.0, gt=0)
+    retries: int = Field(3, ge=0)
+    retry_wait_s: float = Field(1.0, ge=0)
+    concurrency: int = Field(8, ge=1)
+    cache: CachePath | None = None
+
+    _memory: MemoryReplies | None = PrivateAttr(default=None)
+    _is_dry: bool = PrivateAttr(default=False)
+
+    @field_validator("template")
+    @classmethod
+    def _shows_the_completion(cls, template: str) -> str:
+        check_rubric(template)
+        return template
+
+    @field_validator("pattern")
+    @classmethod
+    def _has_group(cls, pattern: str) -> str:
+        if re.compile(pattern).groups != 1:
+            raise ValueError("a pattern of a verdict has one group: put (...) around the number, (?:...) elsewhere")
+        return pattern
+
+    @field_validator("scale")
+    @classmethod
+    def _rises(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if scale[0] >= scale[1]:
+            raise ValueError("a scale is [worst, best] with worst < best")
+        return scale
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _meant_for_judges(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"JUDGE_[A-Za-z0-9_]+", name):
+            why = "so that a graph file cannot send your other secrets to its endpoint"
+            raise ValueError(f"{name!r} does not begin with JUDGE_, {why}; export the key under such a name")
+        return name
+
+    @field_validator("request")
+    @classmethod
+    def _not_ours(cls, request: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for name in request:
+            if name in _OURS:
+                raise ValueError(f"{name!r} is set by this node; leave it out")
+        return request
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(f"samples is {self.samples}, but greedy verdicts are all alike; set temperature above 0")
+        if self.endpoint is not None and self.model is None:
+            raise ValueError("endpoint needs `model`, the name under which it serves the judge")
+        for name in ("model", "api_key_env", "request", "cache"):
+            if self.endpoint is None and getattr(self, name):
+                raise ValueError(f"{name} is for an endpoint, but none is set; set endpoint, or leave {name} out")
+        return self
+
+    def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:
+        """There is one judge: a policy or an endpoint."""
+        return self._not_one_judge(wired="judge" in inputs)
+
+    def prepare(self) -> None:
+        """The key and the cache are there; raises `ParamError` or `StoreError` where not."""
+        if self.endpoint is not None and not self._is_dry:
+            read_key(self.api_key_env)
+            with self._replies():
+                pass
+
+    def dry(self) -> "Judge":
+        """This node with a judge that asks nobody: it gives either end of the scale, as the question's digest says.
+
+        A pattern that finds no "Score: <number>" gives way to one that does.
+        """
+        readable = all(extract_answer(_told(end), self.pattern) == f"{end:.17g}" for end in self.scale)
+        copy = self.model_copy(update={} if readable else {"pattern": PATTERN})
+        copy._is_dry = True
+        return copy
+
+    def run(
+        self, rollouts: Texts, judge: TextPolicy | None = None, *, rng: np.random.Generator, tasks: TaskBook, log: Log
+    ) -> Scored[Texts]:
+        """The rollouts with `reward` and `reward_<term>`; what was written goes to the table `verdicts`."""
+        for problem in self._not_one_judge(wired=judge is not None):
+            raise ParamError(f"{self.place.node}: {problem}")
+        asked = self._questions(rollouts, tasks)
+        questions = list(dict.fromkeys(asked.values()))
+        wanted = len(asked) * self.samples
+        if self._is_dry:
+            answers: Answers = {question: [_stand_in(question, self.scale)] for question in questions}
+        elif judge is None:
+            answers = self._ask_endpoint(questions, wanted, log)
+        else:
+            answers = self._ask_policy(judge, questions, wanted, rng, log)
+        scores = self._scores(answers)
+        _record(rollouts, asked, answers, scores, log)
+        verdicts = {at: self._verdict(scores[question]) for at, question in asked.items()}
+        return score_rows(rollouts, verdicts, weights={self.term: self.weight}, node=self, log=log)
+
+    def _not_one_judge(self, *, wired: bool) -> list[str]:
+        if wired and self.endpoint is not None:
+            return ["has a policy as `judge` and an endpoint; leave one of the two out"]
+        if not wired and self.endpoint is None:
+            return ["has no judge; wire a policy as input `judge`, or set the params endpoint and model"]
+        return []
+
+    def _questions(self, rollouts: Rollouts, tasks: TaskBook) -> dict[int, Question]:
+        ids, completions = rollouts.values("task_id"), rollouts.values("completion")
+        return {
+            at: ask(
+                tasks[ids[at]],
+                completions[at],
+                system=self.system,
+                template=self.template,
+                scale=self.scale,
+                where=self.place.node,
+            )
+            for at in judgeable(rollouts)
+        }
+
+    def _ask_policy(
+        self, judge: TextPolicy, questions: Sequence[Question], wanted: int, rng: np.random.Generator, log: Log
+    ) -> Answers:
+        """Verdicts are a function of the seed, so nothing is kept over rounds: a resumed run gives the same."""
+        log.metric("requests", len(questions) * self.samples)
+        log.metric("cache_hits", wanted - len(questions) * self.samples)
+        return ask_policy(
+            judge,
+            questions,
+            samples=self.samples,
+            sampling=Sampling(self.max_new_tokens, self.temperature),
+            rng=rng,
+            max_batch_tokens=self.max_batch_tokens,
+            node=self.place.node,
+        )
+
+    def _ask_endpoint(self, questions: Sequence[Question], wanted: int, log: Log) -> Answers:
+        bodies = {question: self._body(question) for question in questions}
+        keys = {question: [self._key(body, at) for at in range(self.samples)] for question, body in bodies.items()}
+        endpoint = self._client()
+        with self._replies() as replies:
+            every = {key: bodies[question] for question in questions for key in keys[question]}
+            known = {key: reply for key in every if (reply := replies.get(key)) is not None}
+            missing = {key: body for key, body in every.items() if key not in known}
+            answers = known | endpoint.ask(missing, keep=replies.put)
+        log.metric("requests", endpoint.requests)
+        log.metric("retries", endpoint.retries)
+        log.metric("cache_hits", wanted - len(missing))
+        return {question: [answers[key] for key in keys[question]] for question in questions}
+
+    def _body(self, question: Question) -> dict[str, JsonValue]:
+        """The request for one reply; keys that are null in `request` are left out."""
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": question.messages,
+            "temperature": self.temperature,
+            "max_tokens": self.max_new_tokens,
+        }
+        return {name: value for name, value in (body | self.request).items() if value is not None}
+
+    def _key(self, body: Mapping[str, JsonValue], sample: int) -> str:
+        assert self.endpoint is not None
+        return digest(("judge", self.endpoint, json.dumps(body, sort_keys=True), sample))
+
+    def _client(self) -> Endpoint:
+        assert self.endpoint is not None
+        return Endpoint(
+            self.endpoint,
+            read_key(self.api_key_env),
+            timeout_s=self.timeout_s,
+            max_retries=self.retries,
+            retry_wait_s=self.retry_wait_s,
+            concurrency=self.concurrency,
+        )
+
+    def _replies(self) -> AbstractContextManager[Replies]:
+        if self.cache is not None:
+            return replies_in(Path(self.cache))
+        if self._memory is None:
+            self._memory = MemoryReplies()
+        return nullcontext(self._memory)
+
+    def _scores(self, answers: Answers) -> dict[Question, list[float | Failure]]:
+        """What each answer says, 0..1, or why it says nothing."""
+        replies = list(dict.fromkeys(a for given in answers.values() for a in given if isinstance(a, Reply)))
+        read = read_scores(replies, pattern=self.pattern, scale=self.scale, node=self.place.node)
+        scores = dict(zip(replies, read, strict=True))
+        return {q: [scores[a] if isinstance(a, Reply) else a for a in given] for q, given in answers.items()}
+
+    def _verdict(self, scores: Sequence[float | Failure]) -> Verdict:
+        """The mean of the scores that could be read, else the first reason."""
+        numbers = [score for score in scores if not isinstance(score, Failure)]
+        failures = [score for score in scores if isinstance(score, Failure)]
+        return {self.term: float(np.mean(numbers))} if numbers else failures[0]
+
+
+def _record(
+    rollouts: Rollouts,
+    asked: Mapping[int, Question],
+    answers: Answers,
+    scores: Mapping[Question, Sequence[float | Failure]],
+    log: Log,
+) -> None:
+    """Log the table `verdicts`: row id, sample, what the judge wrote, and the score that was read in it (or NaN)."""
+    written: list[tuple[str, int, str, float]] = []
+    ids = rollouts.values("id")
+    for at, question in asked.items():
+        for sample, (reply, score) in enumerate(zip(answers[question], scores[question], strict=True)):
+            if isinstance(reply, Reply):
+                number = math.nan if isinstance(score, Failure) else score
+                written.append((ids[at], sample, _shortened(reply.text), number))
+    log.metric("unparsable", sum(math.isnan(score) for *_, score in written))
+    names = ("id", "sample", "verdict", "score")
+    log.rows("verdicts", {name: [row[at] for row in written] for at, name in enumerate(names)})
+
+
+def _shortened(text: str) -> str:
+    half = MAX_STORED_CHARACTERS // 2
+    return text if len(text) <= 2 * half else f"{text[:half]} ... {text[-half:]}"
+
+
+def _stand_in(question: Question, scale: tuple[float, float]) -> Reply:
+    return Reply(_told(scale[int(digest((question.system, question.text)), 16) % 2]))
+
+
+def _told(number: float) -> str:
+    return f"Score: {number:.17g}"

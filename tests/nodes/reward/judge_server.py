@@ -1,0 +1,122 @@
+"""An OpenAI-compatible endpoint on loopback that answers what a script says, and counts."""
+
+import json
+import select
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Literal, Self
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one request gets: a response, no answer at all (`hang`), or a closed connection (`drop`)."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    act: Literal["answer", "hang", "drop"] = "answer"
+
+
+HANG, DROP = Step(act="hang"), Step(act="drop")
+
+
+def says(text: object, finish: str = "stop") -> Step:
+    """A well-formed chat completion."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+    return Step(body=json.dumps({"object": "chat.completion", "choices": [choice]}).encode())
+
+
+def status(code: int, told: str = "", **headers: str) -> Step:
+    """An error as such endpoints give it; `Retry_After` stands for Retry-After."""
+    body = json.dumps({"error": {"message": told}}).encode()
+    return Step(code, body, {name.replace("_", "-"): value for name, value in headers.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One request as it came."""
+
+    path: str
+    headers: dict[str, str]
+    body: dict[str, Any]
+
+    @property
+    def prompt(self) -> str:
+        """The last message."""
+        return str(self.body["messages"][-1]["content"])
+
+
+class JudgeServer:
+    """`script` gets each request and the number of requests with that prompt before it."""
+
+    def __init__(self) -> None:
+        self.script: Callable[[Seen, int], Step] = lambda seen, before: says("Score: 10")
+        self.seen: list[Seen] = []
+        self.in_flight = self.most_in_flight = 0
+        self._lock = threading.Lock()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._http.daemon_threads = True
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
+
+    @property
+    def url(self) -> str:
+        """What a graph file names as endpoint."""
+        return f"http://127.0.0.1:{self._http.server_port}/v1"
+
+    def answers(self, plan: dict[str, list[Step]]) -> None:
+        """Script: a prompt that holds a key gets its steps, one after another."""
+        self.script = lambda seen, before: next(steps for key, steps in plan.items() if key in seen.prompt)[before]
+
+    def take(self, seen: Seen) -> Step:
+        """Count a request and say what it gets."""
+        with self._lock:
+            before = sum(other.body.get("messages") == seen.body.get("messages") for other in self.seen)
+            self.seen.append(seen)
+            self.in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        return self.script(seen, before)
+
+    def done(self) -> None:
+        """A request is over."""
+        with self._lock:
+            self.in_flight -= 1
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+
+def _handler(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            step = server.take(Seen(self.path, dict(self.headers), body))
+            if step.act == "hang":
+                select.select([self.connection], [], [], 30.0)  # until the client has gone
+            server.done()  # before the answer leaves: the next request may come at once
+            if step.act != "answer":
+                self.close_connection = True
+                return
+            self.send_response(step.status)
+            for name, value in step.headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(step.body)))
+            self.end_headers()
+            self.wfile.write(step.body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    return Handler
