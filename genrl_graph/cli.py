@@ -1,4 +1,4 @@
-"""The command line: `genrl-graph check | plan | draw | nodes | run`."""
+"""The command line: `genrl-graph check | plan | draw | nodes | run | export`."""
 
 import argparse
 import os
@@ -83,6 +83,19 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dry", action="store_true", help="play one round with stand-ins for models and hubs, in seconds")
     run.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     run.set_defaults(command=_run)
+
+    export = commands.add_parser("export", help="write a policy of a run as a Hugging Face folder")
+    export.add_argument("folder", metavar="RUN", type=Path, help="run folder, such as runs/tiny")
+    export.add_argument("policy", metavar="POLICY", help="name of the carry")
+    export.add_argument(
+        "out", metavar="OUT", type=Path, help="new folder: weights, tokenizer, chat template, model card"
+    )
+    export.add_argument("--round", type=int, help="the checkpoint after so many rounds (default: the last)")
+    export.add_argument("--peer", help="whose policy (default: the first peer's)")
+    export.add_argument("--adapter-only", action="store_true", help="write an adapter as peft reads it, not merged")
+    export.add_argument("--push-to-hub", metavar="REPO", help="also upload to this repository of the Hugging Face hub")
+    _import_argument(export)
+    export.set_defaults(command=_export)
     return parser
 
 
@@ -179,6 +192,23 @@ def _run(args: argparse.Namespace) -> int:
     except Interrupted as interrupted:
         print(f"genrl-graph: {interrupted}", file=sys.stderr)
         return interrupted.exit_code
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from genrl_graph.runners.export import export_policy
+
+    _imports(args)
+    out = export_policy(
+        args.folder,
+        args.policy,
+        args.out,
+        round=args.round,
+        peer=args.peer,
+        adapter_only=args.adapter_only,
+        push_to_hub=args.push_to_hub,
+    )
+    print(out)
     return 0
 
 

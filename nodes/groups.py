@@ -1,6 +1,6 @@
 """Which rows belong together: the scopes of baselines and of selections."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +10,7 @@ from genrl_graph.errors import ColumnError
 from genrl_graph.frames import Frame
 
 Scope = Literal["group", "task", "node", "peer", "batch"]
+PooledScope = Literal["task", "task_and_peer", "peer", "batch"]
 
 # `group_id` of an admitted row is what its peer wrote: with node and peer no one can slip rows into another's group.
 COLUMNS: Mapping[Scope, tuple[str, ...]] = {
@@ -19,12 +20,30 @@ COLUMNS: Mapping[Scope, tuple[str, ...]] = {
     "peer": ("peer", "node"),
     "batch": (),
 }
+POOLED: Mapping[PooledScope, tuple[str, ...]] = {
+    "task": ("task_id",),
+    "task_and_peer": ("task_id", "peer"),
+    "peer": ("peer",),
+    "batch": (),
+}
 
 
 def group_codes(rows: Frame, scope: Scope) -> NDArray[np.int64]:
-    """For each row the number of its group, from 0 on; raises `ColumnError` where a column of the scope is missing."""
+    """For each row the number of its group, from 0 on; rows of different nodes share one in `batch` alone.
+
+    Raises `ColumnError` where a column of the scope is missing.
+    """
+    return _codes(rows, COLUMNS[scope], scope)
+
+
+def pooled_codes(rows: Frame, scope: PooledScope) -> NDArray[np.int64]:
+    """For each row the number of its group, from 0 on, whichever node made it; raises `ColumnError` likewise."""
+    return _codes(rows, POOLED[scope], scope)
+
+
+def _codes(rows: Frame, columns: Sequence[str], scope: str) -> NDArray[np.int64]:
     codes: NDArray[np.int64] = np.zeros(len(rows), dtype=np.int64)
-    for name in COLUMNS[scope]:
+    for name in columns:
         if name not in rows.table.column_names:
             raise ColumnError(f"{type(rows).__name__}: scope {scope!r} needs the column {name!r}")
         encoded: Any = rows.table.column(name).combine_chunks().dictionary_encode()

@@ -23,7 +23,11 @@ def stored_columns(node: Node, rows: Frame, inputs: Mapping[str, Any], holder: s
         return rows.table
     ids = set(rows.values("id"))
     given = [frame for value in inputs.values() for frame in frames_of(value) if "id" in frame.table.column_names]
-    known = {name for frame in given if ids <= set(frame.values("id")) for name in frame.table.column_names}
+    having: dict[str, set[str]] = {}  # of each column of the inputs, the rows that have it there
+    for frame in given:
+        for name in frame.table.column_names:
+            having.setdefault(name, set()).update(frame.values("id"))
+    known = {name for name, rows_there in having.items() if ids <= rows_there}
     judges = isinstance(node, Reward | Advantage)  # a select may declare marks, but it changes no row
     own = {mark for pattern in node.signature.outputs.values() for mark in pattern.marks if judges}
     own -= {implied for mark in own for implied in mark.implies}

@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from typing import ClassVar, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from genrl_graph.errors import ParamError
+from genrl_graph.evaluation import Evaluation
 from genrl_graph.frames import Rollouts, Tasks
 from genrl_graph.node import Generator, Wire
 from genrl_graph.nodes.generate.prompts import AskedTask, check_template, fill, template_names
-from genrl_graph.nodes.generate.quoting import Limit, Prompt, Quotable, Quotes, TooLong, fit
+from genrl_graph.nodes.generate.quoting import Limit, Prompt, Quotable, Quotes, TooLong, branches, fit
 from genrl_graph.nodes.generate.rows import rollout_rows
 from genrl_graph.policy import Completion, Sampling, TextPolicy
 from genrl_graph.resources import Log
@@ -37,6 +39,11 @@ class ChatGenerator(Generator):
     happens where it does not: `refuse` fails the row, `drop_quoted` leaves out the last quoted rows, `cut_left`
     drops the first tokens. `parent_ids` of a row are the ids of what its prompt quotes, input by input in the order of
     the numbers, so with one input parent_ids[k - 1] is number k; an input that the template leaves out is no parent.
+
+    `each` names an input that branches: a task then has one prompt for every row of it, which the template sees as
+    a list of that row alone, under its number; other inputs are whole, and `num_generations` counts per prompt. So
+    each critique gets revisions of its own, and `advantage.backup` tells which critique helped. Rows of equal text
+    give equal prompts, which are one group: what the policy cannot tell apart has one baseline.
     """
 
     system: str = ""
@@ -49,6 +56,7 @@ class ChatGenerator(Generator):
     max_prompt_tokens: int | None = Field(default=None, ge=1)
     too_long: TooLong = "refuse"
     quote: int | None = Field(default=None, ge=1)
+    each: str = ""
     max_batch_tokens: int = Field(default=16384, ge=1)
 
     needs: ClassVar[tuple[str, ...]] = ()  # inputs without which there is nothing to say about a task
@@ -58,7 +66,20 @@ class ChatGenerator(Generator):
         inputs = [s for s in type(self).signature.inputs if issubclass(s.pattern.bound.base, Rollouts)]
         open_names = any(socket.many == "dict" for socket in inputs)
         check_template(self.template, None if open_names else [socket.name for socket in inputs])
+        shown = sorted(template_names(self.template))
+        if self.each and self.each not in shown:
+            known = f"one of {', '.join(shown)}" if shown else "an input that the template quotes; it quotes none"
+            raise ValueError(f"each is {self.each!r}, which the template does not quote; name {known}")
         return self
+
+    def evaluated(self, how: Evaluation) -> Self:
+        """This generator with the number of generations and the temperature of an evaluation, where it has them."""
+        asked = {"num_generations": how.num_generations, "temperature": how.temperature}
+        return self.model_copy(update={name: value for name, value in asked.items() if value is not None})
+
+    def dry(self) -> Self:
+        """No limit of prompt tokens: only the model's own tokenizer could count them."""
+        return self.model_copy(update={"max_prompt_tokens": None})
 
     def complete(
         self,
@@ -71,13 +92,15 @@ class ChatGenerator(Generator):
         round: int,
         peer: str,
     ) -> Rollouts:
-        """`num_generations` rows a task, in the order of the tasks, from one call of the policy."""
+        """`num_generations` rows a prompt, in the order of the tasks, from one call of the policy."""
         limit = self._limit(policy)
-        asked = [_asked(row) for row in tasks.rows("id", "messages", "metadata")]
         shown = template_names(self.template)
         quotable = Quotable({name: rows for name, rows in upstream.items() if name in shown})
-        quotes = [quotable.of(task.id, per_peer=self.quote, rng=rng) for task in asked]
-        prompts = [self._prompt(task, quoted, policy, limit) for task, quoted in zip(asked, quotes, strict=True)]
+        asked: list[tuple[AskedTask, Quotes]] = []
+        for task in map(_asked, tasks.rows("id", "messages", "metadata")):
+            quotes = quotable.of(task.id, per_peer=self.quote, rng=rng)
+            asked += [(task, branch) for branch in branches(quotes, self.each)]
+        prompts = [self._prompt(task, quotes, policy, limit) for task, quotes in asked]
         fitting = [prompt.ids for prompt in prompts if not prompt.error]
         sampling = Sampling(self.max_new_tokens, self.temperature, self.top_p)
         made = iter(
@@ -92,11 +115,12 @@ class ChatGenerator(Generator):
             else ()
         )
         completions = [None if prompt.error else next(made) for prompt in prompts]
-        self._report(log, prompts, completions, dropped=_count(quotes) - _count([p.quoted for p in prompts]))
+        dropped = _count(quotes for _, quotes in asked) - _count(prompt.quoted for prompt in prompts)
+        self._report(log, prompts, completions, dropped=dropped)
         return rollout_rows(
             self.place,
             policy,
-            [task.id for task in asked],
+            [task.id for task, _ in asked],
             prompts,
             completions,
             num_generations=self.num_generations,
@@ -117,8 +141,10 @@ class ChatGenerator(Generator):
         return Limit(room, f"context {policy.context} - max_new_tokens {self.max_new_tokens}")
 
     def _prompt(self, task: AskedTask, quotes: Quotes, policy: TextPolicy, limit: Limit) -> Prompt:
-        prompt = fit(policy, lambda kept: self._chat(task, kept), quotes, limit=limit, too_long=self.too_long)
-        missing = [name for name in self.needs if not prompt.quoted.get(name)]
+        chat = partial(self._chat, task)
+        prompt = fit(policy, chat, quotes, limit=limit, too_long=self.too_long, each=self.each)
+        needs = (*self.needs, self.each) if self.each else self.needs
+        missing = [name for name in needs if not prompt.quoted.get(name)]
         if prompt.error or not missing:
             return prompt
         return Prompt(prompt.messages, prompt.ids, prompt.quoted, f"no {missing[0]} of this task to quote")
@@ -143,6 +169,8 @@ class ChatGenerator(Generator):
         log.metric("tokens", sum(lengths))
         log.metric("prompt_tokens", float(np.mean([len(p.ids) for p in prompts])) if prompts else 0.0)
         log.metric("completion_length", float(np.mean(lengths)) if made else 0.0)
+        if sum(lengths):
+            log.metric("entropy", -float(np.mean(np.concatenate([row.logprobs for row in made]))))
         log.metric("truncated", float(np.mean([row.finish == "length" for row in made])) if made else 0.0)
         log.metric("failed", float(np.mean([bool(p.error) for p in prompts])) if prompts else 0.0)
         log.metric("quotes_dropped", dropped)
@@ -158,7 +186,7 @@ def _asked(row: Mapping[str, object]) -> AskedTask:
     return AskedTask(id, question, json.loads(metadata) if metadata else {}, messages)
 
 
-def _count(quotes: list[Quotes]) -> int:
+def _count(quotes: Iterable[Quotes]) -> int:
     return sum(len(rows) for quoted in quotes for rows in quoted.values())
 
 

@@ -83,20 +83,34 @@ def _drawn(rows: list[_Row], per_peer: int, rng: np.random.Generator) -> list[_R
     return [row for at, row in enumerate(rows) if at in kept]
 
 
+def branches(quotes: Quotes, each: str) -> list[Quotes]:
+    """The quotes of each prompt of a task: one prompt for every row of the input `each`, or one in all without it."""
+    if not quotes.get(each):
+        return [quotes]
+    return [{**quotes, each: [row]} for row in quotes[each]]
+
+
 def fit(
-    policy: TextPolicy, chat: Callable[[Quotes], Chat], quotes: Quotes, *, limit: Limit, too_long: TooLong
+    policy: TextPolicy,
+    chat: Callable[[Quotes], Chat],
+    quotes: Quotes,
+    *,
+    limit: Limit,
+    too_long: TooLong,
+    each: str = "",
 ) -> Prompt:
     """The prompt within the limit, by the rule; what cannot be made to fit carries an error.
 
-    `drop_quoted` leaves out the last row of the input that quotes most, until it fits: kept rows keep their numbers.
-    `cut_left` drops the first tokens.
+    `drop_quoted` leaves out the last row of the input that quotes most, until it fits: kept rows keep their numbers,
+    and the row of the input `each`, which the prompt is about, stays. `cut_left` drops the first tokens.
     """
     while True:
         messages = chat(quotes)
         ids = policy.render(messages)
-        if len(ids) <= limit.tokens or too_long != "drop_quoted" or not any(quotes.values()):
+        droppable = [name for name, rows in quotes.items() if rows and name != each]
+        if len(ids) <= limit.tokens or too_long != "drop_quoted" or not droppable:
             break
-        longest = max(quotes, key=lambda name: len(quotes[name]))
+        longest = max(droppable, key=lambda name: len(quotes[name]))
         quotes = {**quotes, longest: quotes[longest][:-1]}
     cut = max(len(ids) - limit.tokens, 0) if too_long == "cut_left" else 0
     ids = ids[cut:]

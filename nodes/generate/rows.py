@@ -1,5 +1,6 @@
 """From prompts and completions to rows of rollouts."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,11 +27,15 @@ def rollout_rows(
     round: int,
     peer: str,
 ) -> Rollouts:
-    """`num_generations` rows a prompt; where there are no completions, failed rows with the prompt's error."""
+    """`num_generations` rows a prompt; where there are no completions, failed rows with the prompt's error.
+
+    `sample` counts the rows of a task from 0, over all of its prompts.
+    """
     if not prompts:
         return Rollouts.empty()
     rows = [row for made in completions for row in made or [_NOTHING] * num_generations]
     of_prompt = np.repeat(np.arange(len(prompts)), num_generations).tolist()
+    samples = _count_up([task_ids[at] for at in of_prompt])
     groups = [
         group_id(
             protocol=place.protocol, peer=peer, round=round, node=place.node, task_id=task_id, prompt_ids=prompt.ids
@@ -45,11 +50,11 @@ def rollout_rows(
             node=place.node,
             task_id=task_ids[at],
             parent_ids=prompts[at].parent_ids,
-            sample=number % num_generations,
+            sample=sample,
             prompt_ids=prompts[at].ids,
             completion_ids=row.ids,
         )
-        for number, (at, row) in enumerate(zip(of_prompt, rows, strict=True))
+        for at, row, sample in zip(of_prompt, rows, samples, strict=True)
     ]
     ends = np.cumsum([0, *(len(row.ids) for row in rows)], dtype=np.int32)
     count = len(rows)
@@ -63,7 +68,7 @@ def rollout_rows(
             "node": [place.node] * count,
             "stage": np.full(count, place.stage, np.int32),
             "round": np.full(count, round, np.int32),
-            "sample": np.tile(np.arange(num_generations, dtype=np.int32), len(prompts)),
+            "sample": np.asarray(samples, np.int32),
             "policy": [policy.name] * count,
             "policy_version": np.full(count, policy.version, np.int64),
             "tokenizer": [policy.tokenizer] * count,
@@ -78,3 +83,13 @@ def rollout_rows(
             "error": pa.array([p.error for p in prompts]).take(pa.array(of_prompt)),
         }
     )
+
+
+def _count_up(names: Sequence[str]) -> list[int]:
+    """For each name how often it came before."""
+    seen: Counter[str] = Counter()
+    counts = []
+    for name in names:
+        counts.append(seen[name])
+        seen[name] += 1
+    return counts

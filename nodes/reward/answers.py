@@ -46,6 +46,11 @@ def extract_answer(completion: str, pattern: str | None) -> str | None:
     )
 
 
+def extract_each(calls: list[dict[str, str]]) -> list[str | None]:
+    """`extract_answer` of each, by its keywords."""
+    return [extract_answer(call["completion"], call["pattern"]) for call in calls]
+
+
 def math_score(
     completion: str, answer: str, *, pattern: str | None = None, limit_s: int | None = 5
 ) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Functions and their names: how one is found by `module:name`, here and in a worker process."""
+"""Functions and their names: what name leads back to one, and how another process finds it."""
 
 import asyncio
 import inspect
@@ -10,8 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from genrl_graph.nodes.reward.worker_main import load_target
-
 
 def importable_name(function: Callable[..., Any]) -> str | None:
     """`module:qualname` if that leads back to this very function; None for lambdas, closures and notebook cells."""
@@ -22,11 +20,6 @@ def importable_name(function: Callable[..., Any]) -> str | None:
     for name in qualname.split("."):
         found = getattr(found, name, None)
     return f"{module}:{qualname}" if found is function else None
-
-
-def find(name: str) -> Callable[..., Any]:
-    """The function of `module:qualname`; raises what importing the module raises."""
-    return load_target(name)
 
 
 def worker_target(name: str) -> str:

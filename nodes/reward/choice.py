@@ -1,6 +1,7 @@
 """`reward.choice`: pays a critique for naming the student who was right."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isnan
 from typing import Literal
@@ -8,11 +9,18 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from genrl_graph.frames import PeerRollouts, Scored
+from genrl_graph.frames import PeerRollouts, Rollouts, Scored
 from genrl_graph.node import Reward
-from genrl_graph.nodes.reward.answers import extract_answer
 from genrl_graph.nodes.reward.math import judge_maths
-from genrl_graph.nodes.reward.rows import Regex, Texts, Verdict, judgeable, score_rows
+from genrl_graph.nodes.reward.rows import (
+    Regex,
+    Texts,
+    Verdict,
+    call_together,
+    extract_answers,
+    judgeable,
+    score_rows,
+)
 from genrl_graph.nodes.reward.worker import Failure
 from genrl_graph.resources import Log, TaskBook
 
@@ -44,6 +52,12 @@ def read_choice(critique: str, pattern: str | None = None) -> Choice | None:
     return Choice(number) if last["none"] or number > 0 else None
 
 
+def read_numbers(calls: list[dict[str, str]]) -> list[int | None]:
+    """The number of each one's choice, by the keywords of `read_choice`."""
+    choices = [read_choice(call["critique"], call["pattern"]) for call in calls]
+    return [None if choice is None else choice.number for choice in choices]
+
+
 class ChoiceReward(Reward, name="choice"):
     """Pays a critique for a well-formed choice (`format`), one that `exists`, and one that is `correct`.
 
@@ -51,7 +65,7 @@ class ChoiceReward(Reward, name="choice"):
     reader's own task: by math-verify, or exactly. "none" names no student, so it never exists, and is right if no
     quoted answer was. `choice_pattern` finds the number that a critique chose where its prompt asks for another form
     than "Choice: Student #k" (first group; 0 is none). `answer_pattern` finds the answer in a completion (default: as
-    `answers.extract_answer`).
+    `answers.extract_answer`). Patterns and math-verify run in worker processes: a row gets `timeout_s` seconds.
     """
 
     format: float = 0.5
@@ -72,20 +86,28 @@ class ChoiceReward(Reward, name="choice"):
     def run(self, rollouts: Texts, answers: PeerRollouts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
         """The critiques with `reward`, `reward_format`, `reward_exists` and `reward_correct`."""
         parents = rollouts.values("parent_ids")
-        completions = rollouts.values("completion")
-        choices = {at: read_choice(completions[at], self.choice_pattern) for at in judgeable(rollouts)}
+        choices = self._choices(rollouts)
         needed = {name for at, choice in choices.items() for name in _named(choice, parents[at])}
         right = self._right(answers, needed, tasks)
         verdicts = {at: _verdict(choice, parents[at], right) for at, choice in choices.items()}
         weights = {"format": self.format, "exists": self.exists, "correct": self.correct}
         return score_rows(rollouts, verdicts, weights=weights, node=self, log=log)
 
+    def _choices(self, rollouts: Rollouts) -> dict[int, Choice | Failure | None]:
+        completions, positions = rollouts.values("completion"), judgeable(rollouts)
+        if self.choice_pattern is None:  # our own pattern ends in time
+            return {at: read_choice(completions[at]) for at in positions}
+        calls = {at: {"critique": completions[at], "pattern": self.choice_pattern} for at in positions}
+        target = f"{__name__}:read_numbers"
+        found = call_together(target, calls, timeout_s=self.timeout_s, node=self.place.node)
+        return {at: Choice(value) if isinstance(value, int) else _unread(value) for at, value in found.items()}
+
     def _right(self, answers: PeerRollouts, needed: set[str], tasks: TaskBook) -> dict[str, float | Failure]:
         """For each of these answers 1 (right), 0 (wrong) or why it could not be judged."""
         rows = answers.where(np.array([name in needed for name in answers.values("id")], dtype=bool))
         names, positions = rows.values("id"), list(range(len(rows)))
         if self.judge == "exact":
-            return {names[at]: self._exact(rows, at, tasks) for at in positions}
+            return self._exact(rows, tasks)
         verdicts = judge_maths(
             rows,
             positions,
@@ -99,23 +121,36 @@ class ChoiceReward(Reward, name="choice"):
             for at, verdict in verdicts.items()
         }
 
-    def _exact(self, rows: PeerRollouts, at: int, tasks: TaskBook) -> float | Failure:
-        (row,) = rows.take([at]).rows("task_id", "completion")
-        reference = tasks[row["task_id"]].answer.strip()
-        if not reference:
-            return Failure(f"task {row['task_id']!r} has no reference answer")
-        given = extract_answer(row["completion"], self.answer_pattern) or row["completion"].strip()
-        return float(given == reference)
+    def _exact(self, answers: PeerRollouts, tasks: TaskBook) -> dict[str, float | Failure]:
+        rows = answers.rows("id", "task_id", "completion")
+        completions = {at: row["completion"] for at, row in enumerate(rows)}
+        given = extract_answers(completions, self.answer_pattern, timeout_s=self.timeout_s, node=self.place.node)
+        return {row["id"]: _equal(given[at], row, tasks) for at, row in enumerate(rows)}
 
 
-def _named(choice: Choice | None, parents: list[str]) -> list[str]:
+def _equal(given: str | Failure | None, row: Mapping[str, str], tasks: TaskBook) -> float | Failure:
+    """Whether the answer found in a row, or else all of its completion, is the task's."""
+    reference = tasks[row["task_id"]].answer.strip()
+    if not reference:
+        return Failure(f"task {row['task_id']!r} has no reference answer")
+    return given if isinstance(given, Failure) else float((given or row["completion"].strip()) == reference)
+
+
+def _unread(value: object) -> Failure | None:
+    assert isinstance(value, Failure | None)
+    return value
+
+
+def _named(choice: Choice | Failure | None, parents: list[str]) -> list[str]:
     """The answers on which a choice depends."""
-    if choice is None or choice.number > len(parents):
+    if not isinstance(choice, Choice) or choice.number > len(parents):
         return []
     return parents[choice.number - 1 : choice.number] if choice.number else parents
 
 
-def _verdict(choice: Choice | None, parents: list[str], right: dict[str, float | Failure]) -> Verdict:
+def _verdict(choice: Choice | Failure | None, parents: list[str], right: dict[str, float | Failure]) -> Verdict:
+    if isinstance(choice, Failure):
+        return choice
     if choice is None:
         return {"format": 0.0, "exists": 0.0, "correct": 0.0}
     if choice.number > len(parents):

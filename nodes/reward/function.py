@@ -1,38 +1,28 @@
 """`reward.function`: a plain function with TRL's signature as a reward."""
 
+import json
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from genrl_graph import registry
 from genrl_graph.errors import ParamError, RewardFailed
 from genrl_graph.frames import Scored
 from genrl_graph.node import Reward
-from genrl_graph.nodes.reward.callables import call_here, find, importable_name, worker_target
-from genrl_graph.nodes.reward.rows import Term, Texts, Verdict, judgeable, score_rows, shared_worker
-from genrl_graph.nodes.reward.worker import Failure, WorkerError
-from genrl_graph.resources import Log, Task, TaskBook
+from genrl_graph.nodes.reward.arguments import arguments, parts
+from genrl_graph.nodes.reward.callables import call_here, importable_name, worker_target
+from genrl_graph.nodes.reward.pool import Pool, shared_pool
+from genrl_graph.nodes.reward.returned import numbers_of
+from genrl_graph.nodes.reward.rows import Term, Texts, Verdict, judgeable, score_rows
+from genrl_graph.nodes.reward.worker import Failure, WorkerError, WorkerRaised
+from genrl_graph.nodes.reward.worker_main import built, load_target
+from genrl_graph.resources import Log, TaskBook
 
-PASSED = (
-    "id",
-    "task_id",
-    "group_id",
-    "parent_ids",
-    "peer",
-    "node",
-    "stage",
-    "round",
-    "sample",
-    "policy_version",
-    "finish",
-    "prompt_ids",
-    "completion_ids",
-)
 _NAME = re.compile(r"(?!.*\.py:)[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 
 
@@ -40,20 +30,31 @@ class FunctionReward(Reward, name="function"):
     """Pays what `function(prompts, completions, **columns)` returns: one number a completion, None for "cannot judge".
 
     The function may be async. It is `module:name`, or in Python the function itself; one without an importable
-    name (a lambda, a notebook cell) runs in this process and cannot be dumped. `format: chat` passes messages, as TRL
-    does for chat data, so that TRL's own rewards run unchanged; `text` passes strings, the messages of a prompt
-    joined by blank lines. Columns are `answer`, the keys of the tasks' metadata, ids, token ids (`PASSED`), and
-    further names for these given in `columns`, such as `{solution: answer}`. `isolated` runs it in a worker process
-    that is killed when a batch takes `timeout_s` seconds; in this process no limit can be kept.
+    name (a lambda, a notebook cell) runs in this process and cannot be dumped. With `factory` the name is that of a
+    factory, which is called with these arguments, once in each process, and gives the function. `format: chat`
+    passes messages, as TRL does for chat data, so that TRL's own rewards run unchanged; `text` passes strings, the
+    messages of a prompt joined by blank lines. Columns are `answer`, the keys of the tasks' metadata, ids, token ids
+    (`arguments.PASSED`), and further names for these given in `columns`, such as `{solution: answer}`.
+
+    `isolated` runs it in `workers` processes, each of at most `memory_mb` of address space; one that takes
+    `timeout_s` seconds for a call is killed; in this process no limit can be kept. A call has the whole batch,
+    or `rows_per_call` rows of it: one that raises, hangs, dies or returns no list of its length costs these rows,
+    a value that is no finite number its row. Calls of one worker run one after the other, async ones too: more
+    `workers` run several at once, and an async function may await the rows of its call together.
     """
 
     function: str | Callable[..., Any]
+    factory: dict[str, Any] | None = None
     weight: float = 1.0
     term: Term | None = None
     format: Literal["chat", "text"] = "chat"
     columns: dict[str, str] = {}
     isolated: bool = True
+    rows_per_call: int | None = Field(None, ge=1)
+    workers: int = Field(1, ge=1, le=64)
+    memory_mb: int | None = Field(None, ge=64)
     timeout_s: float | None = Field(60.0, gt=0)
+    _built: Callable[..., Any] | None = PrivateAttr(default=None)
 
     @field_validator("function", mode="before")
     @classmethod
@@ -73,6 +74,25 @@ class FunctionReward(Reward, name="function"):
             _may_run(*function.split(":"))
         return function
 
+    @field_validator("factory")
+    @classmethod
+    def _json(cls, factory: dict[str, Any] | None) -> dict[str, Any] | None:
+        try:
+            json.dumps(factory)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"no value of a graph file: {error}") from error
+        return factory
+
+    @model_validator(mode="after")
+    def _workers_have_work(self) -> Self:
+        if self.workers > 1 and self.rows_per_call is None:
+            raise ValueError(f"workers is {self.workers}, but the whole batch is one call; set rows_per_call")
+        for name, value, unlimited in (("workers", self.workers, 1), ("memory_mb", self.memory_mb, None)):
+            if value != unlimited and not self._in_worker:
+                why = "isolated is false" if not self.isolated else f"{self._shown} has no importable name"
+                raise ValueError(f"{name} is {value}, but the function runs in this process: {why}")
+        return self
+
     def plain_params(self) -> dict[str, Any]:
         """The params as YAML has them; raises `ParamError` for a function that no file can name."""
         if not isinstance(self.function, str):
@@ -80,20 +100,32 @@ class FunctionReward(Reward, name="function"):
             raise ParamError(f"{what}; define it at the top of a module to write this graph to a file")
         return super().plain_params()
 
+    def prepare(self) -> None:
+        """Load the function; raises `RewardFailed` where it cannot be."""
+        try:
+            if self._in_worker:
+                self._pool().start()
+            else:
+                self._function_here()
+        except WorkerError as error:
+            raise RewardFailed(f"{self._shown}: {error}") from error
+
     def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
         """The rollouts with `reward` and `reward_<term>`; the default term is the function's name.
 
-        Raises `RewardFailed` where the function raises, hangs, or returns anything but one finite number or None a row.
+        Raises `RewardFailed` where the function cannot be loaded, or left more rows unjudged than the node allows.
         """
         positions = judgeable(rollouts)
         verdicts: dict[int, Verdict] = {}
         term = self.term or re.sub(r"\W", "_", self._shown.rpartition(".")[2]).strip("_")
         if positions:
             rows = rollouts.take(positions)
-            keywords = self._keywords(rows.rows(*PASSED, "messages", "completion"), tasks)
-            values = self._numbers(self._call(keywords), len(positions))
-            nothing = Failure(f"{self._shown} returned None or NaN")
-            paid = [nothing if value is None else {term: value} for value in values]
+            keywords = arguments(rows, tasks, form=self.format, renamed=self.columns, where=self.place.node)
+            calls = parts(keywords, self.rows_per_call)
+            sizes = [len(call["completions"]) for call in calls]
+            returned = zip(self._call(calls), sizes, strict=True)
+            values = [value for given, size in returned for value in numbers_of(given, size)]
+            paid = [value if isinstance(value, Failure) else {term: value} for value in values]
             verdicts = dict(zip(positions, paid, strict=True))
         return score_rows(rollouts, verdicts, weights={term: self.weight}, node=self, log=log)
 
@@ -103,60 +135,49 @@ class FunctionReward(Reward, name="function"):
             return self.function.rpartition(":")[2]
         return str(getattr(self.function, "__qualname__", type(self.function).__qualname__))
 
-    def _keywords(self, rows: list[dict[str, Any]], tasks: TaskBook) -> dict[str, Any]:
-        known = [tasks[row["task_id"]] for row in rows]
-        chat = self.format == "chat"
-        keywords: dict[str, Any] = {
-            "prompts": [row["messages"] if chat else _text(row["messages"]) for row in rows],
-            "completions": [_reply(row["completion"]) if chat else row["completion"] for row in rows],
-            "answer": [task.answer for task in known],
-            **{name: [row[name] for row in rows] for name in PASSED},
-        }
-        keywords = _metadata(known) | keywords
-        for name, source in self.columns.items():
-            if source not in keywords:
-                there = ", ".join(keywords)
-                raise RewardFailed(
-                    f"{self.place.node}: columns.{name}: no column {source!r} to pass; there are {there}"
-                )
-            keywords[name] = keywords[source]
-        return keywords
+    @property
+    def _in_worker(self) -> bool:
+        return self.isolated and isinstance(self.function, str)
 
-    def _call(self, keywords: Mapping[str, Any]) -> object:
-        where = f"{self.place.node}: {self._shown}"
-        if self.isolated and isinstance(self.function, str):
-            target = worker_target(self.function)
-            place = Path(target.rpartition(":")[0])
-            changed = place.stat().st_mtime_ns if place.suffix == ".py" else 0
-            try:
-                return shared_worker(target, self.timeout_s or math.inf, changed).call((), keywords)
-            except WorkerError as error:
-                raise RewardFailed(f"{where}: {error}") from error
+    def _call(self, calls: list[dict[str, list[Any]]]) -> list[object]:
+        """What each call returned, `Failure` for one that returned nothing."""
         try:
-            function = find(self.function) if isinstance(self.function, str) else self.function
-            return call_here(function, keywords)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise RewardFailed(f"{where}: {reason}") from error
+            if self._in_worker:
+                return self._pool().map_rows(calls)
+            function = self._function_here()
+        except WorkerError as error:
+            raise RewardFailed(f"{self.place.node}: {self._shown}: {error}") from error
+        return [_called(function, keywords) for keywords in calls]
 
-    def _numbers(self, returned: object, rows: int) -> list[float | None]:
-        where = f"{self.place.node}: {self._shown}"
-        to_list = getattr(returned, "tolist", None)
-        values = to_list() if callable(to_list) else returned
-        if not isinstance(values, list | tuple):
-            raise RewardFailed(f"{where}: returned {type(returned).__name__}; return a list of numbers")
-        if len(values) != rows:
-            raise RewardFailed(f"{where}: returned {len(values)} values for {rows} completions; return one for each")
-        return [self._number(value, where) for value in values]
+    def _pool(self) -> Pool:
+        assert isinstance(self.function, str)
+        target = worker_target(self.function)
+        place = Path(target.rpartition(":")[0])
+        return shared_pool(
+            target,
+            self.timeout_s or math.inf,
+            size=self.workers,
+            memory_mb=self.memory_mb,
+            factory=None if self.factory is None else json.dumps(self.factory, sort_keys=True),
+            changed=place.stat().st_mtime_ns if place.suffix == ".py" else 0,
+        )
 
-    def _number(self, value: object, where: str) -> float | None:
-        item = getattr(value, "item", None)
-        plain = item() if callable(item) else value
-        if plain is None or (isinstance(plain, float) and math.isnan(plain)):
-            return None
-        if not isinstance(plain, int | float) or math.isinf(plain):
-            raise RewardFailed(f"{where}: returned {value!r}; return finite numbers, or None for what it cannot judge")
-        return float(plain)
+    def _function_here(self) -> Callable[..., Any]:
+        """The function in this process; raises WorkerRaised where it cannot be loaded, as a worker does."""
+        if self._built is None:
+            try:
+                found = load_target(self.function) if isinstance(self.function, str) else self.function
+                self._built = found if self.factory is None else built(found, self.factory)
+            except Exception as error:
+                raise WorkerRaised.of(error) from error
+        return self._built
+
+
+def _called(function: Callable[..., Any], keywords: dict[str, list[Any]]) -> object:
+    try:
+        return call_here(function, keywords)
+    except Exception as error:  # the rows are recorded as not judged, with this reason
+        return Failure(str(WorkerRaised.of(error)))
 
 
 def _may_run(module: str, qualname: str) -> None:
@@ -167,17 +188,3 @@ def _may_run(module: str, qualname: str) -> None:
     first, known = qualname.partition(".")[0], sys.modules.get(module)
     if known is not None and first not in dir(known) and not hasattr(known, first):
         raise ValueError(f"module {module!r} has no {first!r}{registry.did_you_mean(first, dir(known))}")
-
-
-def _text(messages: list[dict[str, str]]) -> str:
-    return "\n\n".join(message["content"] for message in messages)
-
-
-def _reply(completion: str) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": completion}]
-
-
-def _metadata(tasks: list[Task]) -> dict[str, list[Any]]:
-    """One list a metadata key; None where a task does not have it."""
-    names = dict.fromkeys(name for task in tasks for name in task.metadata)
-    return {name: [task.metadata.get(name) for task in tasks] for name in names}

@@ -7,8 +7,16 @@ from pydantic import Field
 
 from genrl_graph.frames import Scored
 from genrl_graph.node import Reward
-from genrl_graph.nodes.reward.answers import extract_answer
-from genrl_graph.nodes.reward.rows import Regex, Texts, Verdict, call_each, judgeable, number, score_rows
+from genrl_graph.nodes.reward.rows import (
+    Regex,
+    Texts,
+    Verdict,
+    call_each,
+    extract_answers,
+    judgeable,
+    number,
+    score_rows,
+)
 from genrl_graph.nodes.reward.worker import Failure
 from genrl_graph.nodes.source.gym_entries import GymEntry
 from genrl_graph.resources import Log, TaskBook
@@ -34,12 +42,14 @@ class ReasoningGymReward(Reward, name="reasoning_gym"):
         ids, completions = rollouts.values("task_id"), rollouts.values("completion")
         calls: dict[int, Mapping[str, object]] = {}
         verdicts: dict[int, Verdict] = {}
-        for at in judgeable(rollouts):
+        given = {at: completions[at] for at in judgeable(rollouts)}
+        for at, answer in extract_answers(given, self.pattern, timeout_s=self.timeout_s, node=node).items():
             made = tasks[ids[at]].raw
-            answer = extract_answer(completions[at], self.pattern)
             verdicts[at] = {"format": 0.0, "correct": 0.0}
             if not isinstance(made, GymEntry):
                 verdicts[at] = Failure(f"task {ids[at]!r} is from no source.reasoning_gym")
+            elif isinstance(answer, Failure):
+                verdicts[at] = answer
             elif answer is not None:
                 place = {"dataset": made.dataset, "config": made.config, "seed": made.seed, "index": made.index}
                 calls[at] = {"answer": answer, **place}

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from genrl_graph.frames import Scored
 from genrl_graph.node import Reward
-from genrl_graph.nodes.reward.rows import Regex, Term, Texts, Verdict, call_each, judgeable, score_rows
+from genrl_graph.nodes.reward.rows import Regex, Term, Texts, Verdict, call_together, judgeable, score_rows
 from genrl_graph.nodes.reward.worker import Failure
 from genrl_graph.resources import Log, TaskBook
 
@@ -21,11 +21,17 @@ def found(completion: str, pattern: str, answer: str | None) -> bool:
     return bool(groups) and (groups[-1] or "").strip() == answer.strip()
 
 
+def found_each(calls: list[dict[str, str | None]]) -> list[bool]:
+    """`found` of each, by its keywords."""
+    return [found(**call) for call in calls]  # type: ignore[arg-type]  # only `answer` may be None
+
+
 class RegexReward(Reward, name="regex"):
     """Pays `match` where `pattern` is found in the completion, else `miss`.
 
-    With `compare`, group 1 of the last match must also equal the task's answer, but for space around it.
-    `timeout_s` judges in a worker process, for a pattern that might backtrack without end.
+    With `compare`, group 1 of the last match must also equal the task's answer, but for space around it. A pattern
+    may backtrack without end, so a worker process judges: the rows together, or where that takes `timeout_s` seconds
+    each alone. None judges in this process, without a limit.
     """
 
     pattern: Regex
@@ -34,7 +40,7 @@ class RegexReward(Reward, name="regex"):
     miss: float = 0.0
     weight: float = 1.0
     term: Term = "regex"
-    timeout_s: float | None = Field(None, gt=0)
+    timeout_s: float | None = Field(5.0, gt=0)
 
     @model_validator(mode="after")
     def _has_group(self) -> Self:
@@ -52,8 +58,8 @@ class RegexReward(Reward, name="regex"):
             verdicts[at] = Failure(f"task {ids[at]!r} has no reference answer")
             if answer != "":
                 calls[at] = {"completion": completions[at], "pattern": self.pattern, "answer": answer}
-        target = f"{__name__}:found"
-        for at, value in call_each(target, calls, timeout_s=self.timeout_s, node=self.place.node).items():
+        target = f"{__name__}:found_each"
+        for at, value in call_together(target, calls, timeout_s=self.timeout_s, node=self.place.node).items():
             paid = self.match if value else self.miss
             verdicts[at] = value if isinstance(value, Failure) else {self.term: paid}
         return score_rows(rollouts, verdicts, weights={self.term: self.weight}, node=self, log=log)

@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Annotated
 
 import numpy as np
@@ -13,7 +12,9 @@ from typing_extensions import TypeVar
 from genrl_graph.errors import RewardFailed
 from genrl_graph.frames import Frame, R, Rollouts, Scored, score
 from genrl_graph.node import Reward
-from genrl_graph.nodes.reward.worker import Failure, Worker, WorkerError
+from genrl_graph.nodes.reward.answers import extract_answer, extract_each
+from genrl_graph.nodes.reward.pool import shared_pool
+from genrl_graph.nodes.reward.worker import Failure, WorkerError, WorkerRaised
 from genrl_graph.nodes.reward.worker_main import load_target
 from genrl_graph.resources import Log
 
@@ -60,10 +61,39 @@ def call_each(
     if not calls:
         return {}
     try:
-        values = shared_worker(target, timeout_s).map_rows(list(calls.values()))
+        values = shared_pool(target, timeout_s).map_rows(list(calls.values()))
     except WorkerError as error:
         raise RewardFailed(f"{node}: {error}") from error
     return dict(zip(calls, values, strict=True))
+
+
+def call_together(
+    target: str, calls: Mapping[int, Mapping[str, object]], *, timeout_s: float | None, node: str
+) -> dict[int, object]:
+    """As `call_each`, for a `target` that takes a list `calls` of keywords and gives a list: all in one, where it can.
+
+    Sending row by row costs more than a fast function does. Where all together fail or take `timeout_s`, every row
+    is called alone.
+    """
+    if not calls:
+        return {}
+    together = call_each(target, {0: {"calls": list(calls.values())}}, timeout_s=timeout_s, node=node)[0]
+    if isinstance(together, list):
+        return dict(zip(calls, together, strict=True))
+    alone = call_each(target, {at: {"calls": [call]} for at, call in calls.items()}, timeout_s=timeout_s, node=node)
+    return {at: value[0] if isinstance(value, list) else value for at, value in alone.items()}
+
+
+def extract_answers(
+    completions: Mapping[int, str], pattern: str | None, *, timeout_s: float | None, node: str
+) -> dict[int, str | Failure | None]:
+    """The answer that each completion gives (`answers.extract_answer`), in a worker where a `pattern` finds it."""
+    if pattern is None:  # our own patterns end in time
+        return {at: extract_answer(completion, None) for at, completion in completions.items()}
+    calls = {at: {"completion": completion, "pattern": pattern} for at, completion in completions.items()}
+    found = call_together(f"{extract_each.__module__}:extract_each", calls, timeout_s=timeout_s, node=node)
+    assert all(isinstance(value, str | None | Failure) for value in found.values())
+    return found  # type: ignore[return-value]  # as asserted
 
 
 def _called(function: object, keywords: Mapping[str, object]) -> object:
@@ -71,14 +101,7 @@ def _called(function: object, keywords: Mapping[str, object]) -> object:
     try:
         return function(**keywords)
     except Exception as error:  # the row is recorded as not judged, with this reason
-        return Failure(f"{type(error).__name__}: {error}".splitlines()[0])
-
-
-@lru_cache(maxsize=8)
-def shared_worker(target: str, timeout_s: float, changed: int = 0) -> Worker:
-    """The worker of a target, kept over rounds, as its imports take seconds; `changed` tells versions apart."""
-    del changed
-    return Worker(target, timeout_s=timeout_s)
+        return Failure(str(WorkerRaised.of(error)))
 
 
 def score_rows(
@@ -117,7 +140,8 @@ def _record(rows: Frame, total: int, reasons: Mapping[int, str], node: Reward, l
         raise RewardFailed(f"{node.place.node}: {share} of {total} rows could be judged ({limit}); the first: {first}")
     names = rows.values("id") if "id" in rows.table.column_names else list(map(str, range(len(rows))))
     places = sorted(reasons)
-    log.rows("failures", {"id": [names[at] for at in places], "reason": [reasons[at] for at in places]})
+    told = [reasons[at].encode(errors="replace").decode() for at in places]  # half a surrogate pair is no text
+    log.rows("failures", {"id": [names[at] for at in places], "reason": told})
 
 
 def number(value: object) -> float:

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from genrl_graph.errors import ParamError
-from genrl_graph.nodes.reward.worker_main import encode
+from genrl_graph.nodes.reward.worker_main import OUT_OF_MEMORY, encode, error_message
 from genrl_graph.nodes.reward.worker_process import END_GRACE_S, WorkerProcess
 
 MAX_IN_FLIGHT = 32
@@ -40,6 +40,7 @@ class WorkerDied(WorkerError):
 
     def __init__(self, code: int, stderr: tuple[str, ...]) -> None:
         how = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"
+        how += " (was the machine out of memory?)" if -code == signal.SIGKILL else ""
         super().__init__(f"the worker process died with {how}" + (f": {stderr[-1]}" if stderr else ""))
         self.code = code
         self.stderr = stderr
@@ -54,6 +55,12 @@ class WorkerRaised(WorkerError):
         self.type_name = type_name
         self.message = message
         self.where = where
+
+    @classmethod
+    def of(cls, error: Exception) -> "WorkerRaised":
+        """An exception of this process, told as one of a worker is."""
+        told = error_message(error)["error"]
+        return cls(told["type"], told["message"], told["where"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,8 @@ class Worker:
 
     `target` is `module:qualname` or `path/to/file.py:qualname`. The process starts at the first call, within
     `start_timeout_s`, and ends at `close`, with this object, or with the parent. Arguments and values travel as
-    JSON: tuples arrive as lists; NaN, infinities and None survive. `memory_mb` limits its address space.
+    JSON: tuples arrive as lists; NaN, infinities and None survive. `memory_mb` limits its address space. With the
+    arguments of a `factory` the target is called with them, once in each process, and gives the function.
     """
 
     def __init__(
@@ -82,6 +90,7 @@ class Worker:
         *,
         timeout_s: float,
         memory_mb: int | None = None,
+        factory: Mapping[str, object] | None = None,
         start_timeout_s: float = 60.0,
     ) -> None:
         for name, value in (
@@ -94,6 +103,7 @@ class Worker:
         self.target = _checked_target(target)
         self.timeout_s = timeout_s
         self.memory_mb = memory_mb
+        self.factory = factory
         self.start_timeout_s = start_timeout_s
         self._child: WorkerProcess | None = None
         self._lock = threading.Lock()
@@ -120,6 +130,17 @@ class Worker:
         """
         outcomes = self._outcomes([_frame((), row) for row in rows])
         return [Failure(str(o)) if isinstance(o, WorkerError) else o.value for o in outcomes]
+
+    def start(self) -> None:
+        """Start the process unless it runs; raises WorkerError where it cannot load its function."""
+        with self._lock:
+            self._running()
+
+    def interrupt(self) -> None:
+        """End the process in the middle of the call of another thread, which then raises WorkerDied."""
+        child = self._child
+        if child is not None:
+            child.interrupt()
 
     def close(self) -> None:
         """End the process; a later call starts a new one."""
@@ -151,7 +172,7 @@ class Worker:
     def _start(self) -> WorkerProcess:
         child = self._child = WorkerProcess(self.target, self.memory_mb)
         outcomes: dict[int, _Value | WorkerError] = {}
-        greeting = deque([(0, encode({"sys_path": [str(path) for path in sys.path]}))])
+        greeting = deque([(0, encode({"sys_path": [str(path) for path in sys.path], "factory": self.factory}))])
         late = f"{self.target}: the worker process did not start"
         self._serve(child, greeting, outcomes, limit_s=self.start_timeout_s, late=late)
         outcome = outcomes[0]
@@ -188,9 +209,11 @@ class Worker:
                 if child.pump(deadline - time.monotonic()) and delivering:
                     deadline, is_late = time.monotonic() + limit_s, False
                 while sent and (reply := child.reply()) is not None:
-                    outcomes[todo.popleft()[0]] = _outcome(reply)
+                    outcomes[todo.popleft()[0]] = outcome = _outcome(reply)
                     sent -= 1
                     deadline, is_late = time.monotonic() + limit_s, False
+                    if isinstance(outcome, WorkerRaised) and outcome.type_name == OUT_OF_MEMORY:
+                        return  # a new process: in this one every later call might fail
                 if todo and child.hung_up:
                     outcomes[todo.popleft()[0]] = WorkerDied(*child.death())
                     return

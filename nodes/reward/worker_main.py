@@ -1,4 +1,4 @@
-"""The process in which a time-limited reward runs: `python -m genrl_graph.nodes.reward.worker_main TARGET`.
+"""The process in which a time-limited reward runs: `python -P worker_main.py TARGET`, of the standard library alone.
 
 It reads calls from stdin and writes one answer per call to stdout, each as a frame: four bytes of length
 (big-endian), then JSON. The function runs in the main thread, because math-verify limits itself with signals.
@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
@@ -27,6 +27,7 @@ HEADER_BYTES = 4
 MAX_MESSAGE_BYTES = 256 * 2**20
 MAX_ERROR_CHARACTERS = 2000
 HANGUP_GRACE_S = 1.0
+OUT_OF_MEMORY = MemoryError.__name__  # also for the subclasses of numpy
 
 
 def encode(message: object) -> bytes:
@@ -75,6 +76,14 @@ def load_target(target: str) -> Callable[..., object]:
     return found
 
 
+def built(factory: Callable[..., object], arguments: Mapping[str, object]) -> Callable[..., object]:
+    """The function that a factory gives; raises what the factory raises, TypeError for something not callable."""
+    function = factory(**arguments)
+    if not callable(function):
+        raise TypeError(f"the factory gave a {type(function).__name__}, not a function")
+    return function
+
+
 def _load_file(path: Path) -> ModuleType:
     name = f"{path.stem}__target"  # never the name of an installed module, which it would replace
     spec = importlib.util.spec_from_file_location(name, path)
@@ -106,20 +115,27 @@ def _answer(function: Callable[..., object], message: dict[str, object]) -> byte
     try:
         value = _called(function, message)
     except Exception as error:  # nothing is swallowed here: the parent raises or records it
-        return encode(_error(error))
+        return encode(error_message(error))
     try:
         return encode({"value": value})
+    except MemoryError as error:
+        return encode(error_message(error))
     except (TypeError, ValueError) as error:
         text = f"returned {type(value).__name__}, which cannot be sent back: {error}"
         return encode({"error": {"type": type(error).__name__, "message": text, "where": ""}})
 
 
-def _error(error: Exception, context: str = "") -> dict[str, object]:
+def error_message(error: Exception, context: str = "") -> dict[str, dict[str, str]]:
+    """What is told of an exception: its type, its text, and the last frame of its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     last = frames[-1] if frames else None
     where = f"{Path(last.filename).name}:{last.lineno} in {last.name}" if last else ""
-    message = context + str(error)[:MAX_ERROR_CHARACTERS]
-    return {"error": {"type": type(error).__name__, "message": message, "where": where}}
+    name, text = type(error).__name__, str(error)[:MAX_ERROR_CHARACTERS]
+    if isinstance(error, MemoryError):
+        name, text = OUT_OF_MEMORY, text or "out of memory"
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        text += "" if limit == resource.RLIM_INFINITY else f", memory_mb is {limit // 2**20}"
+    return {"error": {"type": name, "message": context + text, "where": where}}
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
@@ -159,16 +175,18 @@ def main() -> None:
     greeting = _read(calls)
     if greeting is None:
         return
-    paths = greeting["sys_path"]
-    assert isinstance(paths, list)
+    paths, factory = greeting["sys_path"], greeting["factory"]
+    assert isinstance(paths, list) and isinstance(factory, dict | None)
     sys.path[:] = paths  # the parent may have found the module beside its script
     try:
         if options.memory_mb is not None:
             limit = options.memory_mb * 2**20
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         function = load_target(options.target)
+        if factory is not None:
+            function = built(function, factory)
     except Exception as error:  # as above: the parent raises it
-        _write(answers, encode(_error(error, f"cannot load {options.target!r}: ")))
+        _write(answers, encode(error_message(error, f"cannot load {options.target!r}: ")))
         return
     _write(answers, encode({"value": None}))
     while (message := _read(calls)) is not None:

@@ -11,6 +11,7 @@ import weakref
 from collections import deque
 from typing import Any
 
+from genrl_graph.nodes.reward import worker_main
 from genrl_graph.nodes.reward.worker_main import HEADER_BYTES, MAX_MESSAGE_BYTES
 
 CHUNK_BYTES = 2**20
@@ -25,7 +26,7 @@ class WorkerProcess:
     def __init__(self, target: str, memory_mb: int | None) -> None:
         limit = [] if memory_mb is None else ["--memory-mb", str(memory_mb)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "genrl_graph.nodes.reward.worker_main", *limit, "--", target],
+            [sys.executable, "-P", worker_main.__file__, *limit, "--", target],  # -m would import all of genrl_graph
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -98,6 +99,12 @@ class WorkerProcess:
         self.end(grace_s=0.0)
         lines = self._tail.decode(errors="replace").splitlines()
         return self.process.returncode, tuple(line for line in lines if line.strip())
+
+    def interrupt(self) -> None:
+        """Kill the process group from another thread than the one that pumps, which then sees a hang-up."""
+        if os.getpid() == self._owner and self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     def end(self, *, grace_s: float) -> None:
         """Hang up, wait `grace_s` for an idle process to leave by itself, then kill its group."""

@@ -200,3 +200,17 @@ def test_what_a_run_says_goes_to_stderr(game: Path) -> None:
     assert "peer0000 policy: weights" in done.stderr
     lines = [json.loads(line) for line in (game.parent / "new/metrics.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines] == [0, 1]
+
+
+def test_export_writes_what_transformers_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    game = Path(__file__).parents[2] / "graphs" / "tiny.yaml"
+    overrides = ["run.rounds=1", "nodes.answer.params.num_generations=2", "nodes.tasks.params.num_tasks=2"]
+    assert run_command(["run", str(game), "-q", "-o", str(tmp_path / "run"), *overrides]) == 0
+    assert run_command(["export", str(tmp_path / "run"), "policy", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}\n"
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {
+        file.name for file in (tmp_path / "out").iterdir()
+    }
+    assert run_command(["export", str(tmp_path / "run"), "polcy", str(tmp_path / "other")]) == 12
+    assert "no policy named 'polcy' (did you mean 'policy'?)" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

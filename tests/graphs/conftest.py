@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import genrl_graph.graphs
-from genrl_graph.nodes.reward.rows import shared_worker
+from genrl_graph.nodes.reward.pool import shared_pool
 
 GRAPHS = Path(genrl_graph.graphs.__file__).resolve().parent
 
@@ -32,4 +32,4 @@ def one_thread() -> Iterator[None]:
 def workers_end() -> Iterator[None]:
     """Worker processes of rewards are kept over rounds; none outlives the tests."""
     yield
-    shared_worker.cache_clear()
+    shared_pool.cache_clear()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from genrl_graph.frames import Rollouts
-from genrl_graph.nodes.reward.rows import shared_worker
+from genrl_graph.nodes.reward.pool import shared_pool
 from genrl_graph.resources import Log
 
 MakeRollouts = Callable[..., Rollouts]
@@ -61,4 +61,4 @@ def log() -> Log:
 def workers_end() -> Iterator[None]:
     """Worker processes are kept over rounds; none outlives the tests."""
     yield
-    shared_worker.cache_clear()
+    shared_pool.cache_clear()

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+import torch
 
 from genrl_graph import ParamError, Rollouts, Tasks
+from genrl_graph.evaluation import Evaluation
 from genrl_graph.node import Place
 from genrl_graph.nodes.generate.chat import Chat
 
@@ -174,11 +176,37 @@ def test_metrics(tasks, policy, resources):
         "tokens": sum(lengths),
         "prompt_tokens": (4 + 18) / 2,
         "completion_length": pytest.approx(np.mean(lengths)),
+        "entropy": pytest.approx(-np.mean(np.concatenate(rows.ragged("logprobs")))),
         "truncated": rows.values("finish").count("length") / 8,
         "failed": 0.0,
         "quotes_dropped": 0.0,
         "prompts_cut": 0.0,
     }
+
+
+def test_entropy_is_that_of_the_distribution_sampled_from(policy, resources):
+    """The estimate against the exact entropy of the first token, at a temperature that flattens it and at one."""
+    given = Tasks.from_rows(
+        [{"id": "tasks/0", "messages": [{"role": "user", "content": "2+2="}], "answer": "", "metadata": "{}"}]
+    )
+    for temperature in (1.0, 0.02):
+        told = resources()
+        Chat(num_generations=512, max_new_tokens=1, temperature=temperature).run(given, policy, **told)
+        with torch.no_grad():
+            ids = torch.as_tensor(policy.render([{"role": "user", "content": "2+2="}])[None].astype("int64"))
+            logits = policy.model(input_ids=ids).logits[0, -1].float() / temperature
+        exact = torch.distributions.Categorical(logits=logits).entropy()
+        assert told["log"].metrics["entropy"] == pytest.approx(float(exact), abs=0.15)
+
+
+def test_an_evaluation_may_ask_for_samples_and_temperature(tasks, policy, resources):
+    node = Chat(num_generations=3, temperature=0.7, max_new_tokens=2).placed(Place("ask", 2, "protocol"))
+    assert node.evaluated(Evaluation()) == node
+    greedy = node.evaluated(Evaluation(num_tasks=9, num_generations=2, temperature=0.0))
+    assert greedy == node.model_copy(update={"num_generations": 2, "temperature": 0.0})
+    rows = greedy.run(tasks, policy, **resources())
+    assert set(rows.values("node")) == {"ask"}
+    assert rows.values("completion")[0] == rows.values("completion")[1]
 
 
 def test_no_tasks_give_no_rows(policy, resources):

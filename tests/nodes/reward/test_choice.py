@@ -73,6 +73,19 @@ def test_an_answer_that_is_not_there_cannot_be_judged(make_rollouts, answers, ta
     rows = make_rollouts(["Choice: Student #1", "Choice: Student #2", "Choice: none"], parent_ids=[["x", "b"]] * 3)
     scored = ChoiceReward().run(rows, answers, tasks=tasks, log=log)
     assert np.array_equal(scored.numpy("reward"), [np.nan, 2.0, 0.5], equal_nan=True)
-    assert log.facts["failures"] == [{"id": "id0", "reason": "the quoted answer 'x' is not among the answers"}]
+    reason = "the quoted answer 'x' is not among the answers"
+    assert log.tables["failures"] == {"id": ["id0"], "reason": [reason]}
     with pytest.raises(RewardFailed, match="not among the answers"):
         ChoiceReward().run(rows.take([0]), answers, tasks=tasks, log=log)
+
+
+def test_patterns_without_end_cost_one_row_each(make_rollouts, answers, tasks, log) -> None:  # type: ignore[no-untyped-def]
+    rows = make_rollouts(["1" * 40 + "x", "1", "2", "no"], parent_ids=[["b", "d"]] * 4)
+    node = ChoiceReward(judge="exact", choice_pattern=r"^((?:1+)+|2)$", timeout_s=0.5)
+    scored = node.run(rows, answers, tasks=tasks, log=log)
+    assert np.array_equal(scored.numpy("reward_correct"), [np.nan, 0.0, 1.0, 0.0], equal_nan=True)
+    assert log.tables["failures"] == {"id": ["id0"], "reason": ["no answer within 0.5 s"]}
+    endless = make_rollouts(["a" * 40 + "b", "is 42"], id=["b", "d"]).marked(PEER)
+    node = ChoiceReward(judge="exact", answer_pattern=r"^(?:a+)+$|(\d+)", timeout_s=0.5, choice_pattern=r"^(\d)$")
+    scored = node.run(rows.take([1, 2]), endless, tasks=tasks, log=log)
+    assert np.array_equal(scored.numpy("reward_correct"), [np.nan, 1.0], equal_nan=True)

@@ -56,11 +56,41 @@ def too_few(completions, **columns):
 def text(completions, **columns):
     return ["1.0"] * len(completions)
 
-def infinite(completions, **columns):
-    return [float("inf")] * len(completions)
-
 def one(completions, **columns):
     return 1.0
+
+def liar(completions, **columns):
+    return ["abc", float("inf"), [1.0], 10**400, {}, float("nan"), None, True, 2][: len(completions)]
+
+def by_content(completions, **columns):
+    for completion in completions:
+        bad = {"hang": hangs, "die": dies, "raise": raises}.get(completion[0]["content"])
+        if bad:
+            bad()
+    return [float(os.getpid())] * len(completions)
+
+def grows(completions, **columns):
+    if completions[0][0]["content"] == "grow":
+        KEPT.append(bytearray(2**31))
+    return [1.0] * len(completions)
+
+KEPT = []
+
+def meets(completions, folder, **columns):
+    place = os.path.join(folder[0], completions[0][0]["content"])
+    open(place, "w").close()
+    while len(os.listdir(folder[0])) < 2:
+        time.sleep(0.01)
+    return [1.0]
+
+BUILT = []
+
+def make_power(exponent, base=2.0):
+    BUILT.append(exponent)
+    return lambda completions, **columns: [base ** exponent + len(BUILT)] * len(completions)
+
+def make_nothing():
+    return 3
 
 NOT_A_FUNCTION = 3
 """
@@ -83,12 +113,13 @@ def tasks() -> TaskBook:
 
 @pytest.fixture
 def paid(make_rollouts, tasks: TaskBook, log: Log, judges: ModuleType):  # type: ignore[no-untyped-def]
-    def of(function, completions=("a", "bb"), finish="stop", **params):  # type: ignore[no-untyped-def]
-        rows = make_rollouts(
-            list(completions), task_id=["tasks/0", "tasks/1", "tasks/0"][: len(completions)], finish=finish
-        )
+    def of(function, completions=("a", "bb"), finish="stop", metadata=None, **params):  # type: ignore[no-untyped-def]
+        ids = ["tasks/0", "tasks/1", *["tasks/0"] * len(completions)][: len(completions)]
+        rows = make_rollouts(list(completions), task_id=ids, finish=finish)
         name = f"judges_for_test:{function}" if isinstance(function, str) else function
-        return FunctionReward(function=name, **params).run(rows, tasks=tasks, log=log)
+        listed = [{"question": "?", "metadata": metadata}] * 2
+        book = TaskBook({"tasks": ListSource(tasks=listed).placed(Place("tasks"))}) if metadata else tasks
+        return FunctionReward(function=name, **params).run(rows, tasks=book, log=log)
 
     return of
 
@@ -111,8 +142,10 @@ def test_isolated_is_another_process_and_the_same_one_each_round(paid) -> None: 
 def test_columns(paid, isolated: bool) -> None:  # type: ignore[no-untyped-def]
     scored = paid("everything", format="text", columns={"solution": "answer"}, isolated=isolated)
     assert scored.values("reward") == [2.0, 2.0]
-    with pytest.raises(RewardFailed, match=r"columns\.solution: no column 'answers' to pass; there are"):
+    with pytest.raises(RewardFailed, match=r"columns\.solution: no column 'answers' to pass .did you mean 'answer'"):
         paid("everything", columns={"solution": "answers"})
+    with pytest.raises(RewardFailed, match=r"columns\.x: no column 'zzz' to pass; there are .*completion_ids"):
+        paid("everything", columns={"x": "zzz"})
 
 
 @pytest.mark.parametrize("isolated", [True, False])
@@ -120,7 +153,8 @@ def test_none_is_not_judged(paid, log: Log, isolated: bool) -> None:  # type: ig
     scored = paid("some", ("a", "b", "c"), isolated=isolated)
     assert np.array_equal(scored.numpy("reward"), [np.nan, np.nan, 1.0], equal_nan=True)
     assert log.metrics["unjudged"] == 2 / 3
-    with pytest.raises(RewardFailed, match="none of 2 rows could be judged; the first: nothing returned None"):
+    assert log.tables["failures"] == {"id": ["id0", "id1"], "reason": ["returned None", "returned NaN"]}
+    with pytest.raises(RewardFailed, match=r"none of 2 rows could be judged \(.*\); the first: returned None"):
         paid("nothing", isolated=isolated)
 
 
@@ -128,11 +162,13 @@ def test_none_is_not_judged(paid, log: Log, isolated: bool) -> None:  # type: ig
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("raises", "reward.function: raises: KeyError: 'no such thing'"),
-        ("too_few", "too_few: returned 1 values for 2 completions"),
-        ("text", "text: returned '1.0'"),
-        ("infinite", "infinite: returned inf"),
-        ("one", "one: returned float"),
+        (
+            "raises",
+            r"reward.function: none of 2 rows .* KeyError: 'no such thing' \(judges_for_test.py:\d+ in raises\)",
+        ),
+        ("too_few", "none of 2 rows .* returned 1 values for 2 completions"),
+        ("text", "none of 2 rows .* returned '1.0'"),
+        ("one", "none of 2 rows .* returned 1.0; return a list"),
         ("missing", "missing: .*has no attribute 'missing'"),
         ("NOT_A_FUNCTION", "not a function"),
     ],
@@ -145,21 +181,99 @@ def test_a_wrong_function_is_named(paid, name: str, told: str, isolated: bool) -
 
 def test_one_that_hangs_or_dies_ends_in_time(paid) -> None:  # type: ignore[no-untyped-def]
     started = time.monotonic()
-    with pytest.raises(RewardFailed, match=r"hangs: no answer within 0\.5 s"):
+    with pytest.raises(RewardFailed, match=r"the first: no answer within 0\.5 s"):
         paid("hangs", timeout_s=0.5)
-    with pytest.raises(RewardFailed, match="dies: the worker process died with exit code 3"):
+    with pytest.raises(RewardFailed, match="the first: the worker process died with exit code 3"):
         paid("dies", timeout_s=None)
     assert time.monotonic() - started < 30.0
 
 
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_value_that_is_no_number_costs_its_row(paid, log: Log, isolated: bool) -> None:  # type: ignore[no-untyped-def]
+    scored = paid("liar", tuple("abcdefghi"), isolated=isolated)
+    assert np.array_equal(scored.numpy("reward"), [np.nan] * 7 + [1.0, 2.0], equal_nan=True)
+    reasons = log.tables["failures"]["reason"]
+    assert reasons[0] == "returned 'abc'; return finite numbers, or None for what cannot be judged"
+    assert [reason.partition(";")[0][:12] for reason in reasons[1:]] == [
+        "returned inf",
+        "returned [1.",
+        "returned 100",
+        "returned {}",
+        "returned NaN",
+        "returned Non",
+    ]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_call_that_goes_wrong_costs_its_rows(paid, log: Log, workers: int) -> None:  # type: ignore[no-untyped-def]
+    completions = ("a", "b", "hang", "c", "die", "d", "raise", "e", "f")
+    scored = paid("by_content", completions, rows_per_call=2, workers=workers, timeout_s=0.5)
+    assert list(np.isfinite(scored.numpy("reward"))) == [True, True, *[False] * 6, True]
+    assert log.tables["failures"]["id"] == [f"id{at}" for at in range(2, 8)]
+    reasons = log.tables["failures"]["reason"][::2]
+    assert reasons[:2] == ["no answer within 0.5 s", "the worker process died with exit code 3"]
+    assert reasons[2].startswith("KeyError: 'no such thing' (judges_for_test.py:")
+
+
+def test_in_this_process_a_call_that_raises_costs_its_rows(paid, log: Log) -> None:  # type: ignore[no-untyped-def]
+    scored = paid("by_content", ("a", "raise", "b"), rows_per_call=1, isolated=False)
+    assert list(np.isfinite(scored.numpy("reward"))) == [True, False, True]
+    assert log.tables["failures"]["reason"][0].startswith("KeyError: 'no such thing' (judges_for_test.py:")
+
+
+def test_workers_run_at_the_same_time(paid, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    folder = {"columns": {"folder": "folder"}, "rows_per_call": 1, "timeout_s": 20.0}
+    scored = paid("meets", ("x", "y"), metadata={"folder": str(tmp_path)}, workers=2, **folder)
+    assert scored.values("reward") == [1.0, 1.0], "each waits until the other has begun"
+
+
+def test_one_that_takes_too_much_memory_costs_its_call_and_not_the_next(paid, log: Log) -> None:  # type: ignore[no-untyped-def]
+    scored = paid("grows", ("a", "grow", "b", "grow", "c"), rows_per_call=1, memory_mb=1024)
+    assert np.array_equal(scored.numpy("reward"), [1.0, np.nan, 1.0, np.nan, 1.0], equal_nan=True)
+    (reason,) = set(log.tables["failures"]["reason"])
+    assert reason.startswith("MemoryError: out of memory, memory_mb is 1024 (judges_for_test.py:")
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_factory_makes_the_function_once(paid, isolated: bool) -> None:  # type: ignore[no-untyped-def]
+    node = {"factory": {"exponent": 3}, "rows_per_call": 1, "isolated": isolated, "term": "power"}
+    assert paid("make_power", **node).values("reward_power") == [9.0, 9.0]
+    assert paid("make_power", **node | {"factory": {"exponent": 0, "base": 5.0}}).values("reward")[0] in (2.0, 3.0)
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [
+        ({"function": "judges_for_test:missing"}, "has no attribute 'missing'"),
+        ({"function": "judges_for_test:make_power", "factory": {"power": 3}}, "unexpected keyword argument 'power'"),
+        ({"function": "judges_for_test:make_nothing", "factory": {}}, "the factory gave a int, not a function"),
+    ],
+)
+def test_one_that_cannot_be_loaded_is_told_before_the_first_round(
+    judges: ModuleType, params: dict[str, object], told: str, isolated: bool
+) -> None:
+    with pytest.raises(RewardFailed, match=told):
+        FunctionReward(**params, isolated=isolated).prepare()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [
+        ({"workers": 2}, "workers is 2, but the whole batch is one call; set rows_per_call"),
+        ({"workers": 2, "rows_per_call": 1, "isolated": False}, "workers is 2, but .*: isolated is false"),
+        ({"memory_mb": 512, "function": lambda: None}, "memory_mb is 512, but .*<lambda> has no importable name"),
+        ({"rows_per_call": 0}, "rows_per_call"),
+        ({"factory": {"x": object()}}, "factory: no value of a graph file"),
+    ],
+)
+def test_params_that_do_nothing_are_refused(params: dict[str, object], told: str) -> None:
+    with pytest.raises(ParamError, match=told):
+        FunctionReward(**{"function": "trl.rewards:think_format_reward"} | params)  # type: ignore[arg-type]
+
+
 def test_nothing_is_called_without_rows(paid) -> None:  # type: ignore[no-untyped-def]
     assert np.isnan(paid("raises", finish="failed").numpy("reward")).all()
-
-
-def test_trl_s_own_rewards_run_unchanged(make_rollouts, tasks: TaskBook, log: Log) -> None:  # type: ignore[no-untyped-def]
-    rows = make_rollouts(["<think>\nhm\n</think>\n1", "1"])
-    node = FunctionReward(function="trl.rewards:think_format_reward")
-    assert node.run(rows, tasks=tasks, log=log).values("reward_think_format_reward") == [1.0, 0.0]
 
 
 def test_a_lambda_runs_here_and_has_no_yaml(paid) -> None:  # type: ignore[no-untyped-def]

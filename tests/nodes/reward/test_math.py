@@ -43,7 +43,7 @@ def test_a_task_without_an_answer_costs_only_its_rows(make_rollouts, tasks: Task
     rows = make_rollouts(["#### 42", "#### rose"], task_id=["tasks/2", "tasks/1"])
     scored = MathReward().run(rows, tasks=tasks, log=log)
     assert np.array_equal(scored.numpy("reward"), [1.5, np.nan], equal_nan=True)
-    assert log.facts["failures"] == [{"id": "id1", "reason": "task 'tasks/1' has no reference answer"}]
+    assert log.tables["failures"] == {"id": ["id1"], "reason": ["task 'tasks/1' has no reference answer"]}
     with pytest.raises(RewardFailed, match=r"reward\.math: none of 1 rows"):
         MathReward().run(rows.take([1]), tasks=tasks, log=log)
 

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 
@@ -11,44 +9,10 @@ from genrl_graph.nodes.source.reasoning_gym import ReasoningGym
 from genrl_graph.resources import Log, TaskBook
 from genrl_graph.seeds import stream
 
-DATA_SETS = (
-    "arc_1d",
-    "basic_arithmetic",
-    "base_conversion",
-    "bf",
-    "binary_matrix",
-    "calendar_arithmetic",
-    "decimal_arithmetic",
-    "fraction_simplification",
-    "leg_counting",
-    "chain_sum",
-    "caesar_cipher",
-    "spell_backward",
-    "letter_counting",
-    "number_sorting",
-    "prime_factorization",
-    "gcd",
-    "simple_equations",
-    "rearc",
-    "list_functions",
-    "knights_knaves",
-)
-
 
 def played(dataset: str, **params: object):  # type: ignore[no-untyped-def]
     source = ReasoningGym(dataset=dataset, num_tasks=2, **params).placed(Place("tasks"))
     return source.run(rng=stream("s"), round=0), TaskBook({"tasks": source})
-
-
-def test_twenty_data_sets_pay_their_own_answers(make_rollouts, log: Log) -> None:  # type: ignore[no-untyped-def]
-    for name in DATA_SETS:
-        given, tasks = played(name)
-        ids = given.values("id")
-        right = [f"I think. <answer>{answer}</answer>" for answer in given.values("answer")]
-        rows = make_rollouts([*right, "<answer></answer>", "?"], task_id=ids * 2)
-        scored = ReasoningGymReward(format=0.5).run(rows, tasks=tasks, log=log)
-        assert scored.values("reward") == [1.5, 1.5, 0.0, 0.0], name
-        assert json.loads(given.rows()[0]["metadata"])["source_dataset"] == name
 
 
 def test_in_this_process_and_with_params(make_rollouts, log: Log) -> None:  # type: ignore[no-untyped-def]

@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from genrl_graph.errors import ParamError
 from genrl_graph.node import Place
-from genrl_graph.nodes.reward.regex import RegexReward
+from genrl_graph.nodes.reward.regex import RegexReward, found
+from genrl_graph.nodes.reward.rows import call_together
 from genrl_graph.nodes.source.listed import ListSource
 from genrl_graph.resources import Log, TaskBook
 
@@ -26,14 +29,23 @@ def test_compare_takes_group_1_of_the_last_match(make_rollouts, tasks: TaskBook,
     rows = make_rollouts(completions, task_id=["tasks/0"] * 4 + ["tasks/1"])
     scored = RegexReward(pattern=r"A: (\w+)", compare=True).run(rows, tasks=tasks, log=log)
     assert np.array_equal(scored.numpy("reward"), [1.0, 0.0, 0.0, 0.0, np.nan], equal_nan=True)
-    assert "no reference answer" in log.facts["failures"][0]["reason"]
+    assert log.tables["failures"] == {"id": ["id4"], "reason": ["task 'tasks/1' has no reference answer"]}
 
 
 def test_a_pattern_without_end_costs_one_row(make_rollouts, tasks: TaskBook, log: Log) -> None:  # type: ignore[no-untyped-def]
-    rows = make_rollouts(["a" * 40 + "b", "aaa"])
-    scored = RegexReward(pattern="^(a+)+$", timeout_s=1.0).run(rows, tasks=tasks, log=log)
-    assert np.array_equal(scored.numpy("reward"), [np.nan, 1.0], equal_nan=True)
-    assert "within 1 s" in log.facts["failures"][0]["reason"]
+    rows = make_rollouts(["a" * 40 + "b", "aaa", "b"])
+    assert RegexReward(pattern="a").timeout_s is not None, "a limit is kept unless it is switched off"
+    scored = RegexReward(pattern="^(a+)+$", timeout_s=0.5).run(rows, tasks=tasks, log=log)
+    assert np.array_equal(scored.numpy("reward"), [np.nan, 1.0, 0.0], equal_nan=True)
+    assert log.tables["failures"] == {"id": ["id0"], "reason": ["no answer within 0.5 s"]}
+
+
+@given(st.lists(st.tuples(st.text("ab12 ", max_size=6), st.sampled_from(["1", "a", ""])), max_size=8))
+def test_a_worker_finds_what_this_process_finds(rows: list[tuple[str, str]]) -> None:
+    calls = [{"completion": text, "pattern": r"([a1])\b", "answer": answer or None} for text, answer in rows]
+    target = "genrl_graph.nodes.reward.regex:found_each"
+    here, there = (call_together(target, dict(enumerate(calls)), timeout_s=limit, node="n") for limit in (None, 20.0))
+    assert here == there == {at: found(**call) for at, call in enumerate(calls)}
 
 
 def test_patterns_are_checked_first() -> None:

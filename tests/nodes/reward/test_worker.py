@@ -225,7 +225,7 @@ def test_rows_that_fail_cost_no_other_row(act: Worker) -> None:
     assert set(reasons) == {0, 3, 4, 50, 51, 71, 72, 99}
     assert reasons[0] == reasons[99] == "no answer within 1 s"
     assert reasons[3] == "the worker process died with exit code 3: about to crash"
-    assert reasons[4] == "the worker process died with SIGKILL"
+    assert reasons[4] == "the worker process died with SIGKILL (was the machine out of memory?)"
     assert reasons[50].startswith("ValueError: no such task (json.py:")
     assert reasons[71].startswith("TypeError: act() got an unexpected keyword argument 'unknown'")
     assert all("\n" not in reason for reason in reasons.values())

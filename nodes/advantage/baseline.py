@@ -1,0 +1,68 @@
+"""What advantages share: values against the mean of their group, over a standard deviation."""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrl_graph.node import Advantage
+from genrl_graph.resources import Log
+
+Floats = NDArray[np.float64]
+
+STD_EPSILON = 1e-4  # as in TRL
+
+
+class BaselineAdvantage(Advantage):
+    """Value minus the mean value of the group, over a standard deviation.
+
+    `scale` is the deviation (sample, plus 1e-4) of the group (GRPO, arXiv 2402.03300), of all rows (batch, arXiv
+    2508.08221), or none (Dr. GRPO, arXiv 2503.20783). `leave_one_out` takes the mean of the others (RLOO, arXiv
+    2402.14740). A value that is NaN or infinite counts in no mean and gets NaN; a group without variance, or of one
+    row, gets exactly 0.
+    """
+
+    scale: Literal["group", "batch", "none"] = "group"
+    leave_one_out: bool = False
+
+    def against(self, groups: NDArray[np.int64], values: Floats, *, log: Log) -> Floats:
+        """The advantages of values [rows] whose groups have these numbers [rows]; logs how many groups vary."""
+        finite = np.isfinite(values)
+        advantage = np.full(len(values), np.nan)
+        codes = np.unique(groups[finite], return_inverse=True)[1]
+        varied = _varied(values[finite], codes)
+        advantage[finite] = self._advantages(values[finite], codes, varied)
+        log.metric("groups", len(varied))
+        log.metric("groups_with_variance", varied.sum())
+        if len(varied):
+            log.metric("zero_variance", 1.0 - varied.mean())
+        return advantage
+
+    def _advantages(self, values: Floats, codes: NDArray[np.intp], varied: NDArray[np.bool_]) -> Floats:
+        count = np.bincount(codes)
+        others = np.maximum(count - 1, 1)
+        centred = values - (np.bincount(codes, weights=values) / count)[codes]
+        advantage = centred * (count / others)[codes] if self.leave_one_out else centred
+        if self.scale == "group":
+            deviation = np.sqrt(np.bincount(codes, weights=centred**2) / others)
+            advantage = advantage / (deviation[codes] + STD_EPSILON)
+        elif self.scale == "batch" and len(values) > 1:
+            advantage = advantage / (values.std(ddof=1) + STD_EPSILON)
+        result: Floats = np.where(varied[codes], advantage, 0.0)  # a mean of equal numbers may differ from them
+        return result
+
+
+def log_mean(log: Log, name: str, values: Floats) -> None:
+    """The mean of the finite values as a metric, where there are any."""
+    finite = values[np.isfinite(values)]
+    if len(finite):
+        log.metric(name, finite.mean())
+
+
+def _varied(values: Floats, codes: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """For each group whether its values differ."""
+    groups = int(codes.max()) + 1 if len(codes) else 0
+    low, high = np.full(groups, np.inf), np.full(groups, -np.inf)
+    np.minimum.at(low, codes, values)
+    np.maximum.at(high, codes, values)
+    return high > low

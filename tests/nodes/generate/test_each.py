@@ -1,0 +1,117 @@
+"""Branching: one prompt for every row of an upstream input."""
+
+import pytest
+
+from genrl_graph import ParamError
+from genrl_graph.check import check
+from genrl_graph.nodes.generate.chat import Chat
+from genrl_graph.nodes.generate.critique import Critique
+from genrl_graph.nodes.generate.revise import Revise
+
+TEMPLATE = (
+    "{% for c in critiques %}{{ c.number }}={{ c.completion }};{% endfor %}"
+    "{% for a in answers %}{{ a.completion }},{% endfor %}"
+)
+
+
+def prompts(rows):
+    return [messages[-1]["content"] for messages in rows.values("messages")]
+
+
+@pytest.fixture
+def answers(written):
+    return written([("tasks/0", "a", "four"), ("tasks/0", "b", "five"), ("tasks/1", "a", "ten")])
+
+
+@pytest.fixture
+def critiques(written):
+    """Three that can be quoted and a failed one for the first task, one for the second."""
+    given = [("tasks/0", "a", "good"), ("tasks/0", "b", None), ("tasks/0", "b", "bad"), ("tasks/0", "c", "bad")]
+    return written([*given, ("tasks/1", "c", "so-so")])
+
+
+def test_every_row_has_a_prompt_of_its_own_and_keeps_its_number(tasks, policy, resources, answers, critiques):
+    node = Revise(template=TEMPLATE, each="critiques", num_generations=2, max_new_tokens=2)
+    rows = node.run(tasks, answers, critiques, policy, **resources())
+    texts = ["1=good;four,five,", "2=bad;four,five,", "3=bad;four,five,", "1=so-so;ten,"]
+    assert prompts(rows) == [text for text in texts for _ in range(2)]
+    assert rows.values("task_id") == ["tasks/0"] * 6 + ["tasks/1"] * 2
+    both = ["tasks/0-a-0", "tasks/0-b-1"]
+    parents = [[*both, f"tasks/0-{critique}"] for critique in ("a-0", "b-2", "c-3")]
+    assert rows.values("parent_ids")[::2] == rows.values("parent_ids")[1::2]
+    assert rows.values("parent_ids")[::2] == [*parents, ["tasks/1-a-2", "tasks/1-c-4"]]
+
+
+def test_samples_count_the_rows_of_a_task_and_ids_differ_where_texts_do_not(
+    tasks, policy, resources, answers, critiques
+):
+    template = "{% for c in critiques %}{{ c.completion }}{% endfor %}"
+    node = Revise(template=template, each="critiques", num_generations=2, max_new_tokens=1, temperature=0.0)
+    rows = node.run(tasks, answers, critiques, policy, **resources())
+    assert rows.values("sample") == [0, 1, 2, 3, 4, 5, 0, 1]
+    assert rows.values("completion")[2] == rows.values("completion")[5]
+    assert len(set(rows.values("id"))) == 8
+    groups = rows.values("group_id")
+    assert groups[2] == groups[3] == groups[4] == groups[5]  # "bad" twice: to the policy one prompt
+    assert len(set(groups)) == 3
+    assert node.run(tasks, answers, critiques, policy, **resources()) == rows
+
+
+def test_quote_limits_the_rows_of_each_peer_before_they_branch(tasks, policy, resources, written):
+    given = written([("tasks/0", peer, f"{peer}{at}") for at in range(4) for peer in "ab"])
+    node = Chat(template="{% for c in given %}{{ c.completion }}{% endfor %}!", each="given", quote=2, max_new_tokens=1)
+    rows = node.run(tasks.take([0]), policy, {"given": given}, **resources())
+    assert sorted(text[0] for text in prompts(rows)) == ["a", "a", "b", "b"]
+    assert len(set(prompts(rows))) == 4
+
+
+def test_a_task_without_a_row_to_branch_on_fails_and_says_so(tasks, policy, resources, answers, critiques):
+    node = Revise(template=TEMPLATE, each="critiques", num_generations=2, max_new_tokens=2)
+    only_second = critiques.where([task == "tasks/1" for task in critiques.values("task_id")])
+    rows = node.run(tasks, answers, only_second, policy, **resources())
+    assert rows.values("finish")[:2] == ["failed", "failed"]
+    assert rows.values("error") == ["no critiques of this task to quote"] * 2 + ["", ""]
+
+
+def test_the_row_that_a_prompt_is_about_is_never_dropped(tasks, policy, resources, answers, critiques):
+    node = Revise(template=TEMPLATE, each="critiques", max_new_tokens=2, max_prompt_tokens=12)
+    given = resources()
+    rows = node.run(tasks.take([0]), answers, critiques, policy, **given)
+    assert prompts(rows) == ["1=good;four,", "2=bad;four,", "3=bad;four,"]
+    assert given["log"].metrics["quotes_dropped"] == 3
+    narrow = node.model_copy(update={"max_prompt_tokens": 6})
+    rows = narrow.run(tasks.take([0]), answers, critiques, policy, **resources())
+    assert rows.values("error") == ["the prompt has 7 tokens, but at most 6 fit: max_prompt_tokens", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Revise(each="critique"), "each is 'critique', which the template does not quote; name one of answers"),
+        (lambda: Critique(each="policy"), "each is 'policy', which the template does not quote; name one of answers"),
+        (lambda: Chat(each="answers"), "each is 'answers', which .* name an input that the template quotes; it quotes"),
+    ],
+)
+def test_each_names_an_input_that_the_template_quotes(make, message):
+    with pytest.raises(ParamError, match=message):
+        make()
+
+
+def test_what_each_names_is_wired_or_the_check_says_so(read):
+    loaded = read("""
+graph: g
+version: 1
+carry: {policy: {type: policy.tiny_lm, next: update}}
+nodes:
+  tasks: {type: source.list, params: {tasks: [{question: a}]}}
+  first: {type: generate.answer, inputs: {tasks: tasks, policy: policy}}
+  answer:
+    type: generate.chat
+    inputs: {tasks: tasks, policy: policy, context: {earlier: first}}
+    params: {each: hints, template: "{{ hints }}{{ earlier }}"}
+  score: {type: reward.regex, inputs: {rollouts: answer}, params: {pattern: a}}
+  credit: {type: advantage.group, inputs: {scored: score}}
+  update: {type: update.grpo, inputs: {policy: policy, scored: [credit]}}
+""")
+    (problem,) = check(loaded.graph)
+    assert str(problem).startswith("nodes.answer: template reads 'hints', but is given task, earlier")
