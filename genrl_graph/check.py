@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from genrl_graph.declared import named_carries
 from genrl_graph.edges import EdgeType, Socket
 from genrl_graph.graph import Edge, Graph, Part, Section
 from genrl_graph.infer import infer
@@ -52,6 +53,7 @@ def check(graph: Graph, *, unread: Collection[Path] = ()) -> list[Problem]:
     for name, part in graph.carries.items():
         problems += check_part(graph, "carry", part, types, unread=unread)
         problems += check_next(graph, name, types)
+        problems += _check_named_carries(graph, part)
     for part in graph.nodes.values():
         problems += check_part(graph, "nodes", part, types, unread=unread)
     if not graph.nodes and ("nodes",) not in unread:
@@ -93,6 +95,13 @@ def check_next(graph: Graph, name: str, types: Mapping[str, EdgeType]) -> list[P
     return [
         Problem(path, f"wants {part.cls.edge}, but {part.next!r} gives {given}{_givers(graph, part.cls.edge, types)}")
     ]
+
+
+def _check_named_carries(graph: Graph, part: Part) -> Iterator[Problem]:
+    for param, name in named_carries(part.declared) if part.declared is not None else ():
+        if name not in graph.carries:
+            hint = did_you_mean(name, graph.carries) or f"; there are {_shorten(list(graph.carries))}"
+            yield Problem(("carry", part.name, "params", param), f"no carry named {name!r}{hint}")
 
 
 def unknown_output(graph: Graph, ref: str) -> str:

@@ -1,9 +1,9 @@
 """What a graph names by type: the class is the configuration, its fields are validated params."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticSerializationError
@@ -12,6 +12,23 @@ from genrl_graph import registry
 from genrl_graph.errors import NodeError, ParamError
 
 _TYPE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\.[A-Za-z0-9_]+\Z")
+
+
+class _CarryName:
+    """Marks a param that holds a `CarryName`."""
+
+
+CarryName = Annotated[str, _CarryName]
+"""The name of a carry of the same graph; the check of a graph finds a misspelt one."""
+
+
+def named_carries(declared: "Declared") -> Iterator[tuple[str, str]]:
+    """The params that name carries, each with the name."""
+    for name, field in type(declared).model_fields.items():
+        value = getattr(declared, name)
+        marks = [*field.metadata, *(mark for kind in get_args(field.annotation) for mark in get_args(kind))]
+        if _CarryName in marks and value is not None:
+            yield name, value
 
 
 class Declared(BaseModel):

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import yaml
 
@@ -10,7 +10,7 @@ from genrl_graph import __version__
 from genrl_graph.durable import failed
 from genrl_graph.errors import DataError, ParamError, StoreError
 from genrl_graph.nodes.policy.handle import CausalPolicy
-from genrl_graph.nodes.policy.saved import SavedPolicy, final_rewards, saved_policy
+from genrl_graph.nodes.policy.saved import SavedPolicy, saved_policy
 
 CARD = "README.md"
 
@@ -41,7 +41,9 @@ def export_policy(
         try:
             _write(draft, handle, adapter_only=adapter_only)
             (draft / CARD).write_text(model_card(saved, handle, adapter=adapter_only), encoding="utf-8")
-            draft.chmod(0o755)  # a temporary folder is its owner's only
+            draft.chmod(0o755)  # what is temporary is its owner's only, and so are files of safetensors
+            for file in draft.iterdir():
+                file.chmod(0o644)
             draft.rename(out)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -72,6 +74,7 @@ def model_card(saved: SavedPolicy, handle: CausalPolicy, *, adapter: bool) -> st
         "run": saved.run.resolve().name,
         "graph": saved.graph,
         "policy": f"{saved.name} ({saved.carry.type_name})",
+        "trained from": PurePath(getattr(saved.carry, "model", "")).name if base is None else base,
         "rounds trained": saved.round,
         "peer": saved.peer,
         "version": f"{handle.version} (optimiser steps)",
@@ -89,7 +92,7 @@ def model_card(saved: SavedPolicy, handle: CausalPolicy, *, adapter: bool) -> st
         "",
         *("| | |", "| --- | --- |", *rows),
     ]
-    rewards = final_rewards(saved.run, rounds=saved.round, peer=saved.peer)
+    rewards = saved.final_rewards()
     if rewards:
         scored = [f"| {name} | {value:.4g} |" for name, value in rewards.items()]
         lines += ["", "| node | mean reward in the last round |", "| --- | --- |", *scored]

@@ -16,10 +16,13 @@ from genrl_graph.nodes.policy.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.logprobs import completion_logprobs, has_plain_head
 from genrl_graph.nodes.policy.sampling import sample_completions
 from genrl_graph.nodes.policy.weights import (
+    WEIGHTS,
     load_state,
+    named_tensors,
     optimizer_tensors,
     restore_optimizer,
     save_state,
+    save_weights,
     weights_digest,
 )
 from genrl_graph.policy import Completion, Sampling, TextPolicy, TokenSequence
@@ -36,7 +39,12 @@ class Training:
 
 
 class CausalPolicy(TextPolicy):
-    """A policy over a Hugging Face causal language model with float32 weights, always without dropout."""
+    """A policy over a Hugging Face causal language model with float32 weights, always without dropout.
+
+    Who trains it without `backward` and `step` (a trainer of TRL) has `model`, in evaluation mode when it is given and
+    when it is given back, `hf_tokenizer`, `optimizer()` and, once the weights have moved, `stepped(n)`.
+    Gradients and optimiser state exist only from the first backward and the first step on.
+    """
 
     def __init__(
         self, name: str, model: torch.nn.Module, tokens: ChatTokens, *, context: int, training: Training
@@ -58,6 +66,11 @@ class CausalPolicy(TextPolicy):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.model.parameters()).device
+
+    @property
+    def hf_tokenizer(self) -> Any:
+        """The Hugging Face tokenizer, with the chat template of this policy."""
+        return self._tokens.tokenizer
 
     def render(self, messages: Sequence[dict[str, str]]) -> NDArray[np.int32]:
         """The ids of a chat; special tokens spelled out in a content stay text."""
@@ -81,7 +94,7 @@ class CausalPolicy(TextPolicy):
             raise NodeFailed(f"policy {self.name!r}: a prompt has no tokens; there is nothing to complete")
         with self._compute():
             sampled = sample_completions(
-                self.model,
+                self._sampler(),
                 prompts,
                 num_generations=num_generations,
                 sampling=sampling,
@@ -130,55 +143,105 @@ class CausalPolicy(TextPolicy):
             raise NodeFailed(
                 f"policy {self.name!r} version {self.version}: the gradient norm is {norm}; nothing was applied"
             )
-        self._optimizer = self._optimizer or self._new_optimizer()
-        for group in self._optimizer.param_groups:
+        optimizer = self.optimizer()
+        for group in optimizer.param_groups:
             group["lr"] = learning_rate
-        self._optimizer.step()
-        self.model.zero_grad(set_to_none=True)
-        self.version += 1
-        self.pristine = False
+        optimizer.step()
+        self.stepped(1)
         return norm
+
+    def optimizer(self) -> torch.optim.AdamW:
+        """The AdamW of this policy, made on first use; whoever steps it says so with `stepped`."""
+        if self._optimizer is None:
+            self._optimizer = self._new_optimizer()
+        return self._optimizer
+
+    def stepped(self, steps: int) -> None:
+        """Count optimiser steps that were applied to the weights, and drop what is left of their gradients."""
+        self.model.zero_grad(set_to_none=True)
+        self.version += steps
+        self.pristine = self.pristine and steps == 0
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """What is the policy's own, by name: what is saved and digested."""
+        return named_tensors(self.model)
+
+    def trained(self) -> dict[str, torch.nn.Parameter]:
+        """What its optimiser steps, by name."""
+        return dict(self.model.named_parameters())
 
     def save(self, folder: Path) -> None:
         """Write weights, optimiser, version, and the configuration and tokenizer that transformers loads them with."""
-        save_state(folder, self.model, self._optimizer, version=self.version)
+        save_state(folder, self.weights(), self._moments(), version=self.version)
         cast(Any, self.model).config.save_pretrained(folder)
-        self._tokens.tokenizer.save_pretrained(folder)
+        self.hf_tokenizer.save_pretrained(folder)
 
     def load(self, folder: Path) -> None:
         """Become what was saved; raises `StoreError` where the weights are another model's."""
-        self.model.zero_grad(set_to_none=True)
-        self.pristine = False
-        self.version, moments = load_state(folder, self.model)
-        self._optimizer = None if moments is None else self._new_optimizer()
-        if self._optimizer is not None and moments is not None:
-            try:
-                restore_optimizer(self.model, self._optimizer, moments)
-            except KeyError as error:
-                raise StoreError(f"{folder}: optimiser state of an unknown parameter {error}") from error
+        self._restore(folder, optimizer=True)
+
+    def load_weights(self, folder: Path) -> None:
+        """Take weights and version of what was saved, and start with a fresh optimiser."""
+        self._restore(folder, optimizer=False)
 
     def digest(self) -> str:
         """Hex digest of the weights."""
-        return weights_digest(self.model)
+        return weights_digest(self.weights())
+
+    def export(self, folder: Path) -> None:
+        """Write a model that plain transformers loads and that gives the same logits, with its tokenizer."""
+        model = cast(Any, self.model)
+        save_weights(folder / WEIGHTS, self._whole_weights())
+        model.config.save_pretrained(folder)
+        if getattr(model, "generation_config", None) is not None:
+            model.generation_config.save_pretrained(folder)
+        self.hf_tokenizer.save_pretrained(folder)
 
     def fork(self, name: str) -> Self:
         """A second live version with its own weights and optimiser state."""
+        other = self._twin(name)
+        other.version, other.pristine, other._plain_head = self.version, self.pristine, self._plain_head
+        moments = self._moments()
+        if moments is not None:
+            restore_optimizer(other.trained(), other.optimizer(), moments)
+        return other
+
+    def _twin(self, name: str) -> Self:
+        """A policy of the same make with a copy of the weights."""
         model = copy.deepcopy(self.model)
         model.zero_grad(set_to_none=True)
-        other = type(self)(name, model, self._tokens, context=self.context, training=self._training)
-        other.version, other.pristine, other._plain_head = self.version, self.pristine, self._plain_head
-        if self._optimizer is not None:
-            other._optimizer = other._new_optimizer()
-            restore_optimizer(model, other._optimizer, optimizer_tensors(self.model, self._optimizer))
-        return other
+        return type(self)(name, model, self._tokens, context=self.context, training=self._training)
+
+    def _sampler(self) -> torch.nn.Module:
+        """The model that tokens are sampled from, for one call of `generate`."""
+        return self.model
+
+    def _whole_weights(self) -> dict[str, torch.Tensor]:
+        return self.weights()
+
+    def _read(self, folder: Path, *, optimizer: bool) -> tuple[int, dict[str, torch.Tensor] | None]:
+        return load_state(folder, self.weights(), optimizer=optimizer)
+
+    def _restore(self, folder: Path, *, optimizer: bool) -> None:
+        version, moments = self._read(folder, optimizer=optimizer)
+        self.model.zero_grad(set_to_none=True)
+        self.version, self.pristine, self._optimizer = version, False, None
+        if moments is not None:
+            try:
+                restore_optimizer(self.trained(), self.optimizer(), moments)
+            except KeyError as error:
+                raise StoreError(f"{folder}: optimiser state of an unknown parameter {error}") from error
+
+    def _moments(self) -> dict[str, torch.Tensor] | None:
+        return None if self._optimizer is None else optimizer_tensors(self.trained(), self._optimizer)
 
     def _compute(self) -> AbstractContextManager[Any]:
         # one context a call: autocast keeps the bfloat16 copies of the weights as long as it lasts
         return torch.autocast(self.device.type, torch.bfloat16) if self._training.bfloat16 else nullcontext()
 
     def _new_optimizer(self) -> torch.optim.AdamW:
-        decayed = [p for p in self.model.parameters() if p.ndim >= 2]
-        plain = [p for p in self.model.parameters() if p.ndim < 2]
+        trained = self.trained().values()
+        decayed, plain = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
         groups = [
             {"params": decayed, "weight_decay": self._training.weight_decay},
             {"params": plain, "weight_decay": 0.0},

@@ -10,6 +10,7 @@ from typing import Any, cast
 from weakref import WeakValueDictionary
 
 import torch
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # whichever httpx the hub client uses
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -18,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from genrl_graph.errors import DataError, ParamError
 from genrl_graph.nodes.policy.causal_lm import CausalLM
 from genrl_graph.nodes.policy.chat_tokens import ChatTokens
+from genrl_graph.nodes.policy.gguf_model import gguf_folder
 from genrl_graph.nodes.policy.handle import CausalPolicy, Training
 from genrl_graph.nodes.policy.package_model import package_folder
 
@@ -34,25 +36,38 @@ def pretrained_policy(name: str, params: CausalLM) -> CausalPolicy:
     if known is not None and known.pristine:
         return known.fork(name)
     device = pick_device(params.device)
-    model, tokenizer = load_pretrained(params.model, params.revision)
-    where = f"policy.causal_lm.model {params.model!r}"
-    tokens = ChatTokens(tokenizer, chat_template=params.chat_template, where=where)
-    training = Training(
-        weight_decay=params.weight_decay,
-        betas=params.betas,
-        bfloat16=gains_from_bfloat16(device) if params.compute_dtype == "auto" else params.compute_dtype == "bfloat16",
-        gradient_checkpointing=params.gradient_checkpointing,
+    model, tokenizer = load_pretrained(params)
+    handle = CausalPolicy(
+        name,
+        model.to(device),
+        tokens_of(params, tokenizer),
+        context=context_of(cast(Any, model).config, params.max_context),
+        training=training_of(params, device),
     )
-    context = context_of(cast(Any, model).config, params.max_context)
-    handle = CausalPolicy(name, model.to(device), tokens, context=context, training=training)
     _handles[key] = handle
     return handle
 
 
-def load_pretrained(source: str, revision: str | None = None) -> tuple[torch.nn.Module, Any]:
+def tokens_of(params: CausalLM, tokenizer: Any) -> ChatTokens:
+    """A tokenizer with the chat template that the params ask for."""
+    return ChatTokens(tokenizer, chat_template=params.chat_template, where=_where(params))
+
+
+def training_of(params: CausalLM, device: torch.device) -> Training:
+    """How the params train on a device."""
+    bfloat16 = gains_from_bfloat16(device) if params.compute_dtype == "auto" else params.compute_dtype == "bfloat16"
+    return Training(
+        weight_decay=params.weight_decay,
+        betas=params.betas,
+        bfloat16=bfloat16,
+        gradient_checkpointing=params.gradient_checkpointing,
+    )
+
+
+def load_pretrained(params: CausalLM) -> tuple[torch.nn.Module, Any]:
     """Model (float32, without dropout) and tokenizer; safetensors only, and no code of a repository is run."""
-    folder = _locate(source, revision)
-    options = {"revision": revision} if isinstance(folder, str) else {}
+    folder = locate(params)
+    options = {"revision": params.revision} if isinstance(folder, str) else {}
     try:
         with without_progress():
             config = AutoConfig.from_pretrained(folder, **options)
@@ -64,32 +79,58 @@ def load_pretrained(source: str, revision: str | None = None) -> tuple[torch.nn.
             )
             return model, AutoTokenizer.from_pretrained(folder, **options)
     except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
-        raise DataError(f"policy.causal_lm.model {source!r}: {_first_line(error)}") from error
+        raise DataError(f"{_where(params)}: {_first_line(error)}") from error
 
 
-def _locate(source: str, revision: str | None) -> Path | str:
+def locate(params: CausalLM) -> Path | str:
     """A local folder, or the name of a repository that is in the hub's cache or can be reached."""
+    source, where = params.model, _where(params)
     if source.startswith("package:"):
         return package_folder(source.removeprefix("package:"))
     path = Path(source).expanduser()
     if path.is_dir():
         return path
-    if path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
-        raise DataError(f"policy.causal_lm.model {source!r}: no such folder")
-    from huggingface_hub import HfApi, snapshot_download
-
+    local = path.is_absolute() or source.startswith((".", "~"))
+    if path.suffix == ".gguf":
+        if path.is_file() or local or len(path.parts) < 3:
+            return gguf_folder(path, where=where)
+        return gguf_folder(_hub_file(*path.parts, revision=params.revision, where=where), where=where)
+    if local or source.count("/") > 1:
+        raise DataError(f"{where}: no such folder")
     try:
-        return Path(snapshot_download(source, revision=revision, local_files_only=True))
+        return Path(snapshot_download(source, revision=params.revision, local_files_only=True))
     except (OSError, ValueError):
         pass  # not in the cache: below, the hub is asked once before transformers tries it again and again
+    _ask_hub(source, params.revision, where=f"{where}: no such folder")
+    return source
+
+
+def _hub_file(owner: str, repository: str, *inside: str, revision: str | None, where: str) -> Path:
+    """One file of a repository, from the hub's cache or else from the hub."""
+    name, file = f"{owner}/{repository}", "/".join(inside)
     try:
-        HfApi().model_info(source, revision=revision, timeout=_HUB_TIMEOUT_S)
+        return Path(hf_hub_download(name, file, revision=revision, local_files_only=True))
+    except (OSError, ValueError):
+        _ask_hub(name, revision, where=f"{where}: no such file")
+    try:
+        return Path(hf_hub_download(name, file, revision=revision))
+    except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
+        raise DataError(f"{where}: cannot be had from the model hub: {_first_line(error)}") from error
+
+
+def _ask_hub(name: str, revision: str | None, *, where: str) -> None:
+    """Ask the hub once whether it has a repository."""
+    try:
+        HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT_S)
     except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
         raise DataError(
-            f"policy.causal_lm.model {source!r}: no such folder, not in the local cache, and the model hub says: "
-            f"{_first_line(error)}; check the name and the network, or give a folder"
+            f"{where}, not in the local cache, and the model hub says: {_first_line(error)}; "
+            "check the name and the network, or give a local one"
         ) from error
-    return source
+
+
+def _where(params: CausalLM) -> str:
+    return f"{params.type_name}.model {params.model!r}"
 
 
 def _first_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from genrl_graph.declared import CarryName
 from genrl_graph.node import PolicyCarry
 from genrl_graph.nodes.policy.causal_lm import Beta
 from genrl_graph.policy import TextPolicy
@@ -18,7 +19,8 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
     """A Llama with random weights, drawn from (run seed, carry name), that reads one character a token.
 
     The chat template is the concatenation of the contents, so a prompt of one message is just its text. Characters
-    outside `alphabet` become <unk>.
+    outside `alphabet` become <unk>. `like` names the carry whose initial weights it takes: a frozen reference like
+    the policy.
     """
 
     alphabet: str = Field(default=PRINTABLE, min_length=1)
@@ -32,6 +34,7 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[Beta, Beta] = (0.9, 0.999)
+    like: CarryName | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -43,7 +46,7 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
         return self
 
     def init(self, name: str, *, seed: int) -> TextPolicy:
-        """A handle with weights that are a function of (seed, name)."""
+        """A handle with weights that are a function of the seed and of `like`, else of the name."""
         import torch
 
         from genrl_graph.nodes.policy.chat_tokens import ChatTokens
@@ -52,7 +55,7 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
 
         tokens = ChatTokens(character_tokenizer(self.alphabet), chat_template=self.chat_template, where=self.type_name)
         model: torch.nn.Module = self._model(len(self.alphabet) + len(SPECIAL))
-        draw_weights(model, seed=seed, name=name, spread=self.initializer_range)
+        draw_weights(model, seed=seed, name=self.like or name, spread=self.initializer_range)
         training = Training(weight_decay=self.weight_decay, betas=self.betas, bfloat16=self.compute_dtype == "bfloat16")
         return CausalPolicy(
             name, model.to(pick_device(self.device)), tokens, context=self.max_context, training=training

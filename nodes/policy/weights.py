@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +18,8 @@ from genrl_graph.errors import StoreError
 FORMAT = 1
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "policy.json"
 
+Tensors = Mapping[str, torch.Tensor]
+
 
 def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and persistent buffers, sorted by name; of tied ones the first."""
@@ -25,9 +28,8 @@ def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return dict(sorted({**dict(model.named_parameters()), **buffers}.items()))
 
 
-def weights_digest(model: torch.nn.Module) -> str:
-    """Hex digest over names, dtypes, shapes and bytes of all weights."""
-    tensors = named_tensors(model)
+def weights_digest(tensors: Tensors) -> str:
+    """Hex digest over names, dtypes, shapes and bytes."""
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         digests = list(pool.map(_tensor_digest, tensors.values()))
     return seeds.digest([part for name, part in zip(tensors, digests, strict=True) for part in (name, part)])
@@ -40,40 +42,55 @@ def _tensor_digest(tensor: torch.Tensor) -> str:
     return seeds.digest((str(tensor.dtype), str(tuple(tensor.shape)), content))
 
 
-def save_weights(folder: Path, model: torch.nn.Module) -> None:
-    """Write weights under their names, as transformers reads them."""
-    tensors = {name: tensor.detach().contiguous() for name, tensor in named_tensors(model).items()}
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+def save_weights(file: Path, tensors: Tensors) -> None:
+    """Write weights under their names, as transformers and peft read them; raises `StoreError` where it cannot."""
+    held = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(held, file, metadata={"format": "pt"})
+    except SafetensorError as error:  # so it tells of a full disk, too
+        raise StoreError(f"{file}: cannot write weights: {error}; free space or mend the folder") from error
 
 
-def save_state(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, *, version: int) -> None:
-    """Write weights, the optimiser state if there is one, and the version."""
-    save_weights(folder, model)
-    if optimizer is not None:
-        save_file(optimizer_tensors(model, optimizer), folder / OPTIMIZER)
-    state = {"format": FORMAT, "version": version, "optimizer": optimizer is not None}
-    (folder / STATE).write_text(json.dumps(state) + "\n")
+def save_state(
+    folder: Path, weights: Tensors, moments: Tensors | None, *, version: int, file: str = WEIGHTS, base: str = ""
+) -> None:
+    """Write weights (to `file`), the optimiser state if there is one, and the version.
+
+    `base` is the digest of what the weights are added to, if they are an adapter.
+    """
+    save_weights(folder / file, weights)
+    if moments is not None:
+        save_weights(folder / OPTIMIZER, moments)
+    state: dict[str, Any] = {"format": FORMAT, "version": version, "optimizer": moments is not None}
+    (folder / STATE).write_text(json.dumps(state | ({"base": base} if base else {})) + "\n")
 
 
-def load_state(folder: Path, model: torch.nn.Module) -> tuple[int, dict[str, torch.Tensor] | None]:
-    """Copy saved weights into the model; returns the version and the tensors of the optimiser, None if it had none."""
+def load_state(
+    folder: Path, weights: Tensors, *, file: str = WEIGHTS, base: str = "", optimizer: bool = True
+) -> tuple[int, dict[str, torch.Tensor] | None]:
+    """Copy saved weights into tensors of the same names; returns the version and the optimiser state, if it had one.
+
+    Without `optimizer` its state is not read.
+    """
     try:
         state = json.loads((folder / STATE).read_text())
-        saved = load_file(folder / WEIGHTS)
-        moments = load_file(folder / OPTIMIZER) if state["optimizer"] else None
-        form, version = state["format"], int(state["version"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        saved = load_file(folder / file)
+        moments = load_file(folder / OPTIMIZER) if optimizer and state["optimizer"] else None
+        form, version, below = state["format"], int(state["version"]), state.get("base", "")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise StoreError(f"{folder}: holds no readable policy: {type(error).__name__}: {error}") from error
     if form != FORMAT:
         raise StoreError(f"{folder}: policy format {form!r}; this version reads {FORMAT}")
-    _fits(folder, saved, named_tensors(model))
+    _fits(folder, saved, weights)
+    if below != base:
+        raise StoreError(f"{folder}: an adapter of base {below}, this policy has {base}; was it another base or alpha?")
     with torch.no_grad():
-        for name, tensor in named_tensors(model).items():
+        for name, tensor in weights.items():
             tensor.copy_(saved[name])
     return version, moments
 
 
-def _fits(folder: Path, saved: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
+def _fits(folder: Path, saved: Tensors, wanted: Tensors) -> None:
     for name in sorted(saved.keys() | wanted.keys()):
         have, want = _described(saved.get(name)), _described(wanted.get(name))
         if have != want:
@@ -84,21 +101,18 @@ def _described(tensor: torch.Tensor | None) -> str:
     return "missing" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
 
 
-def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def optimizer_tensors(parameters: Tensors, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimiser state as `<parameter>|<key>` tensors."""
     return {
         f"{name}|{key}": torch.as_tensor(value).detach().clone().contiguous()
-        for name, parameter in sorted(model.named_parameters())
+        for name, parameter in sorted(parameters.items())
         for key, value in optimizer.state.get(parameter, {}).items()
     }
 
 
-def restore_optimizer(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]
-) -> None:
-    """Give a fresh optimiser the state that `optimizer_tensors` gave."""
-    parameters = dict(model.named_parameters())
-    for label, tensor in tensors.items():
+def restore_optimizer(parameters: Tensors, optimizer: torch.optim.Optimizer, moments: Tensors) -> None:
+    """Give a fresh optimiser the state that `optimizer_tensors` gave; raises `KeyError` for an unknown parameter."""
+    for label, tensor in moments.items():
         name, _, key = label.rpartition("|")
         parameter = parameters[name]
         optimizer.state[parameter][key] = tensor.to(parameter.device, copy=True)

@@ -8,10 +8,11 @@ from toys import TOY_GAME, Draw, Matches, Numbers, Parity, ToyPolicyCarry
 
 from genrl_graph import Generator, Graph, PeerRollouts, Reward, Rollouts, Scored, Tasks, score
 from genrl_graph.check import Problem, check
+from genrl_graph.document import parse_document
 from genrl_graph.errors import GraphError
 from genrl_graph.graph import Part
 from genrl_graph.schedule import compile_graph
-from genrl_graph.spec import Loaded
+from genrl_graph.spec import Loaded, read_document
 
 Read = Callable[[str], Loaded]
 
@@ -276,3 +277,18 @@ def test_a_thousand_nodes_are_checked_in_seconds(read: Read) -> None:
         started = time.perf_counter()
         assert len(read(text).problems) == problems
         assert time.perf_counter() - started < 10
+
+
+def test_a_param_that_names_a_carry_is_checked() -> None:
+    text = """\
+graph: likes
+version: 1
+carry:
+  policy: {type: policy.tiny_lm}
+  reference: {type: policy.tiny_lm, params: {like: polcy}}
+nodes:
+  tasks: {type: source.toy_numbers}
+"""
+    lines = read_document(parse_document(text, file="likes.yaml")).lines()
+    assert lines == ["likes.yaml:5:52 carry.reference.params.like: no carry named 'polcy' (did you mean 'policy'?)"]
+    assert not read_document(parse_document(text.replace("polcy", "policy"), file="likes.yaml")).problems

@@ -158,3 +158,34 @@ def test_no_dropout_and_no_state_in_judging():
     policy = fresh()
     assert likelihood(policy) == likelihood(policy)
     assert not policy.model.training
+
+
+def test_a_trainer_of_its_own_tells_the_steps_that_it_took():
+    policy, other = fresh(), fresh()
+    train(policy)
+    other.backward(-other.logprobs(SEQUENCES, temperatures=ONES).sum())
+    torch.nn.utils.clip_grad_norm_(other.model.parameters(), 1.0)
+    other.optimizer().param_groups[0]["lr"] = other.optimizer().param_groups[1]["lr"] = 1e-3
+    other.optimizer().step()
+    other.stepped(1)
+    assert (other.version, other.pristine, other.digest()) == (1, False, policy.digest())
+    assert all(p.grad is None for p in other.model.parameters())
+    assert other.hf_tokenizer.decode(other.render([{"role": "user", "content": "hi"}])) == "hi"
+
+
+def test_a_frozen_policy_has_no_optimiser_and_weights_alone_can_be_loaded(tmp_path):
+    policy = fresh()
+    train(policy, 2)
+    policy.save(tmp_path)
+    frozen = fresh()
+    frozen.load_weights(tmp_path)
+    assert (frozen.version, frozen.digest()) == (2, policy.digest())
+    likelihood(frozen)
+    assert all(p.grad is None for p in frozen.model.parameters())
+    frozen.save(tmp_path)
+    assert json.loads((tmp_path / "policy.json").read_text())["optimizer"] is False
+
+
+def test_weights_that_cannot_be_written_are_one_line(tmp_path):
+    with pytest.raises(StoreError, match=r"model\.safetensors: cannot write weights"):
+        fresh().save(tmp_path / "nowhere")
