@@ -92,7 +92,7 @@ class CausalPolicy(TextPolicy):
         """`num_generations` completions for each prompt; raises `NodeFailed` where log-probs are not finite."""
         if any(len(prompt) == 0 for prompt in prompts):
             raise NodeFailed(f"policy {self.name!r}: a prompt has no tokens; there is nothing to complete")
-        with self._compute():
+        with self.computing():
             sampled = sample_completions(
                 self._sampler(),
                 prompts,
@@ -120,7 +120,7 @@ class CausalPolicy(TextPolicy):
         recompute = self._training.gradient_checkpointing and torch.is_grad_enabled()
         self.model.train(recompute)  # transformers recomputes activations in training mode only; dropout is off
         try:
-            with self._compute():
+            with self.computing():
                 return completion_logprobs(self.model, sequences, temperatures, plain_head=self._plain_head)
         finally:
             self.model.eval()
@@ -235,7 +235,8 @@ class CausalPolicy(TextPolicy):
     def _moments(self) -> dict[str, torch.Tensor] | None:
         return None if self._optimizer is None else optimizer_tensors(self.trained(), self._optimizer)
 
-    def _compute(self) -> AbstractContextManager[Any]:
+    def computing(self) -> AbstractContextManager[Any]:
+        """The precision in which this policy computes: bfloat16 by autocast, or as its weights are."""
         # one context a call: autocast keeps the bfloat16 copies of the weights as long as it lasts
         return torch.autocast(self.device.type, torch.bfloat16) if self._training.bfloat16 else nullcontext()
 

@@ -14,11 +14,13 @@ from genrl_graph.nodes.groups import group_codes
 class Top(Select, name="top"):
     """Keeps the `k` rows with the highest `column` per group, task (at a node, of all peers) or peer.
 
-    Of equal rows the earlier ones are kept; NaN, could not be judged, never is. The order of the rows stays.
+    Of equal rows the earlier ones are kept; NaN, could not be judged, never is; rows below `at_least` neither, as
+    rejection sampling wants it. The order of the rows stays.
     """
 
     k: int = Field(ge=1)
     column: str = "reward"
+    at_least: float | None = None
     per: Literal["group", "task", "peer"] = "group"
 
     def run(self, rows: Scored[R]) -> Scored[R]:
@@ -31,7 +33,8 @@ class Top(Select, name="top"):
             raise ColumnError(f"{self.place.node}: column {self.column!r} holds no numbers to order rows by")
         codes = group_codes(rows, self.per)
         best_first = np.lexsort((np.arange(len(rows)), -values.astype(np.float64), codes))
-        best_first = best_first[~np.isnan(values[best_first].astype(np.float64))]
+        ordered_values = values[best_first].astype(np.float64)
+        best_first = best_first[ordered_values >= (-np.inf if self.at_least is None else self.at_least)]
         ordered = codes[best_first]
         rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
         return rows.take(np.sort(best_first[rank < self.k]))

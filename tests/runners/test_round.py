@@ -25,6 +25,7 @@ from toys import (
 from genrl_graph import Graph, R, Reward, Rollouts, Scored, Select, play, score
 from genrl_graph.errors import DataError, NodeFailed, RewardFailed, StoreError
 from genrl_graph.journal import Record
+from genrl_graph.nodes.advantage.pool import PoolAdvantage
 from genrl_graph.runners.meet import LocalSwarm
 from genrl_graph.runners.peers import make_peers
 from genrl_graph.runners.round import Done, Loop
@@ -290,3 +291,19 @@ def test_a_term_is_stored_although_another_input_has_one_of_its_name() -> None:
     played = Played(graph)
     played.loop.play(0)
     assert played.values("judged", "judged", "reward_even") == [1.0] * 4
+
+
+def test_rows_pooled_from_several_inputs_are_stored_by_their_ids() -> None:
+    graph = small()
+    policy, tasks = graph.output("policy"), graph.output("tasks")
+    second = graph.add("second", Draw(), tasks=tasks, policy=policy)
+    scored = [
+        graph.add(f"score_{name}", Parity(), rollouts=rows)
+        for name, rows in (("a", graph.output("answer")), ("b", second))
+    ]
+    graph.add("pool", PoolAdvantage(), scored=scored)
+    played = Played(graph)
+    played.loop.play(0)
+    (record,) = (record for commit in played.commits for record in commit if record.node == "pool")
+    assert record.tables["pool"].column_names == ["id", "advantage"]
+    assert record.tables["pool"].num_rows == 8

@@ -73,3 +73,9 @@ def test_against_sorting_each_group(given: list[tuple[str, float]], k: int) -> N
         members = [at for at, (name, _) in enumerate(given) if name == group]
         wanted += sorted(members, key=lambda at: -given[at][1])[:k]
     assert type(kept) is Moves and kept.values("id") == sorted(wanted)
+
+
+def test_rejection_sampling_keeps_nothing_of_a_group_without_a_right_row(make_rollouts) -> None:  # type: ignore[no-untyped-def]
+    rows = scored(make_rollouts, REWARDS, group_id=["a", "a", "b", "b", "c", "c"])
+    assert Top(k=2, at_least=2.0).run(rows).values("id") == ["id1", "id3", "id5"]
+    assert len(Top(k=2, at_least=4.0).run(rows)) == 0

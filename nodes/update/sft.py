@@ -1,0 +1,30 @@
+"""`update.sft`: imitation of selected rollouts, by TRL's SFTTrainer."""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from genrl_graph.frames import Rollouts
+from genrl_graph.nodes.update.trl_update import TrlUpdate
+from genrl_graph.policy import TextPolicy
+from genrl_graph.resources import Log
+
+
+class Sft(TrlUpdate, name="sft"):
+    """Make rollouts more likely that a select kept: expert iteration, STaR (arXiv 2203.14465), RAFT (arXiv 2304.06767).
+
+    The loss is the mean over the sampled tokens of a step, on the ids that were sampled: nothing is tokenised again.
+    Rows that failed, hold no sampled token or come from another tokenizer are left out and counted.
+    """
+
+    loss_type: Literal["nll", "dft"] = Field(
+        "nll", description="log-likelihood; dft weighs each token by its probability (arXiv 2508.05629)"
+    )
+
+    def run(self, policy: TextPolicy, rows: list[Rollouts], *, rng: np.random.Generator, log: Log) -> TextPolicy:
+        """The policy after `epochs` passes; logs the rows trained on (id, digest of the prompt ids)."""
+        from genrl_graph.nodes.update.trl_sft import imitate
+
+        imitate(self, policy, Rollouts.concat(rows), rng=rng, log=log)
+        return policy
