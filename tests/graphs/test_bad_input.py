@@ -170,13 +170,13 @@ def rewards(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("function", "told"),
     [
-        ("raises", r"raises: ValueError: no judge \(\w+\.py:\d+ in raises\)"),
-        ("hangs", "hangs: no answer within 1 s"),
-        ("dies", "dies: the worker process died with exit code 3"),
-        ("too_few", "too_few: returned 15 values for 16 completions; return one for each"),
-        ("text", r"text: returned '1\.0'; return finite numbers, or None for what it cannot judge"),
-        ("judges_nothing", "none of 16 rows could be judged; the first: judges_nothing returned None"),
-        ("not_a_number", "none of 16 rows could be judged; the first: not_a_number returned None or NaN"),
+        ("raises", r"ValueError: no judge \(\w+\.py:\d+ in raises\)"),
+        ("hangs", "no answer within 1 s"),
+        ("dies", "the worker process died with exit code 3"),
+        ("too_few", "returned 15 values for 16 completions; return one for each"),
+        ("text", r"returned '1\.0'; return finite numbers, or None for what cannot be judged"),
+        ("judges_nothing", "returned None"),
+        ("not_a_number", "returned NaN"),
     ],
 )
 def test_a_reward_function_that_fails_ends_the_run_and_keeps_what_was_committed(
@@ -187,8 +187,8 @@ def test_a_reward_function_that_fails_ends_the_run_and_keeps_what_was_committed(
     options = ["-q", "-o", str(folder), "--import", str(rewards), "run.rounds=3"]
     assert run_command(["run", str(graphs / "tiny.yaml"), *options, *given]) == 21
     line = one_line(capsys)
-    assert line.startswith("nodes.score (round 1, peer0000): ")
-    assert re.search(told, line), line
+    assert line.startswith("nodes.score (round 1, peer0000): none of 16 rows could be judged (max_unjudged is 0.99); ")
+    assert re.search(f"; the first: {told}", line), line
 
     store = RunStore.open(folder)
     first_round = ["tasks", "answer", "score", "credit", "update"]
@@ -259,5 +259,6 @@ def test_a_failed_run_ends_the_process_with_its_code(graphs: Path, tmp_path: Pat
     )
     assert done.returncode == 21
     assert done.stdout == ""
-    assert done.stderr == "genrl-graph: nodes.score (round 1, peer0000): hangs: no answer within 1 s\n"
+    none = "none of 16 rows could be judged (max_unjudged is 0.99); the first: no answer within 1 s"
+    assert done.stderr == f"genrl-graph: nodes.score (round 1, peer0000): {none}\n"
     assert RunStore.open(tmp_path / "run").table("score").num_rows == 16
