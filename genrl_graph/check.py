@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from genrl_graph.declared import named_carries
 from genrl_graph.edges import EdgeType, Socket
+from genrl_graph.errors import UserError
 from genrl_graph.graph import Edge, Graph, Part, Section
 from genrl_graph.infer import infer
 from genrl_graph.node import Carry, Exchange, Node, Reward
@@ -60,6 +61,7 @@ def check(graph: Graph, *, unread: Collection[Path] = ()) -> list[Problem]:
         problems.append(Problem(("nodes",), "the graph has no nodes; add at least one"))
     problems += _cycles(graph)
     problems += _unused(graph, types)
+    problems += _not_evaluable(graph)
     return problems + find_hazards(graph, types, unread=unread)
 
 
@@ -102,6 +104,16 @@ def _check_named_carries(graph: Graph, part: Part) -> Iterator[Problem]:
         if name not in graph.carries:
             hint = did_you_mean(name, graph.carries) or f"; there are {_shorten(list(graph.carries))}"
             yield Problem(("carry", part.name, "params", param), f"no carry named {name!r}{hint}")
+
+
+def _not_evaluable(graph: Graph) -> Iterator[Problem]:
+    """Nodes that an evaluation asks for what they do not have, such as a source without held-out tasks."""
+    for name, part in graph.nodes.items() if graph.run.mode != "train" else ():
+        if isinstance(part.declared, Node):
+            try:
+                part.node.evaluated(graph.run.evaluation)
+            except UserError as error:
+                yield Problem(("nodes", name), f"{error} (run.mode is {graph.run.mode})", at_key=True)
 
 
 def unknown_output(graph: Graph, ref: str) -> str:

@@ -78,7 +78,10 @@ class Node(Declared):
         return ()
 
     def evaluated(self, how: Evaluation) -> Self:
-        """This node as it is in an evaluation: a source gives held-out tasks, a generator samples as asked."""
+        """This node as it is in an evaluation: a source gives held-out tasks, a generator samples as asked.
+
+        What changes with the round in training must not do so here, or evaluations could not be compared.
+        """
         return self
 
     def dry(self) -> "Node":

@@ -10,6 +10,8 @@ from pydantic.fields import FieldInfo
 
 
 def _from_graph_file(value: str, info: ValidationInfo) -> str:
+    if not value:
+        raise ValueError("is empty; name a file, a folder or what a hub has")
     path = Path(value).expanduser()
     if path.is_absolute():
         return str(path)

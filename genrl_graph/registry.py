@@ -92,8 +92,8 @@ def import_file(path: Path) -> str:
 
 
 def consented(module: str) -> bool:
-    """Whether a graph file may name functions of this module: it was imported on request, or is TRL's rewards."""
-    return any(module == known or module.startswith(f"{known}.") for known in ("trl.rewards", *_consented))
+    """Whether this module, or a package around it, was imported on request."""
+    return any(module == known or module.startswith(f"{known}.") for known in _consented)
 
 
 def import_module(name: str) -> str:

@@ -197,7 +197,9 @@ class _Reader:
                     hint = registry.did_you_mean(str(path[-1]), known) or f"; it has {', '.join(known)}"
                     self._problem(path, f"unknown option {path[-1]!r}{hint}", at_key=True)
                 else:
-                    self._problem(path, f"{item['msg'][0].lower()}{item['msg'][1:]}, got {short(item['input'])}")
+                    message = item["msg"].removeprefix("Value error, ")
+                    got = f", got {short(item['input'])}" if item["loc"] else ""  # a rule between options says itself
+                    self._problem(path, f"{message[:1].lower()}{message[1:]}{got}")
             return RunConfig()
 
     def _part(self, path: Path, entry: Any, keys: set[str]) -> Part:

@@ -3,11 +3,13 @@
 import time
 from collections.abc import Callable
 
-from genrl_graph.errors import DataError, NodeFailed
+from genrl_graph.errors import NodeFailed
 from genrl_graph.node import Advantage, Generator, Node, Reward, Select, Source
 
 REPEATABLE: tuple[type[Node], ...] = (Source, Generator, Select, Reward, Advantage)
 """Kinds whose steps can be run twice: they change nothing. An exchange has a patience of its own."""
+
+LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 LONGEST_WAIT_S = 60.0
 
@@ -15,7 +17,8 @@ LONGEST_WAIT_S = 60.0
 class Budget:
     """Counts both kinds apart, for all peers of this process.
 
-    `max_failed_rows` None is no limit. Before a step is tried again, the run waits `wait_s` seconds, doubled each time.
+    `max_failed_rows` None is no limit. Before a step is tried again, `tell` hears why, and the run waits `wait_s`
+    seconds, doubled each time.
     """
 
     def __init__(
@@ -25,10 +28,11 @@ class Budget:
         max_retries: int = 0,
         wait_s: float = 1.0,
         sleep: Callable[[float], None] = time.sleep,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.failed_rows = self.retries = 0
         self._max_failed_rows, self._max_retries = max_failed_rows, max_retries
-        self._wait_s, self._sleep = wait_s, sleep
+        self._wait_s, self._sleep, self._tell = wait_s, sleep, tell
 
     def spend_rows(self, rows: int, *, where: str) -> None:
         """Count rows that failed or could not be judged; raises `NodeFailed` where the run had too many."""
@@ -46,11 +50,17 @@ class Budget:
         if not isinstance(node, REPEATABLE) or not of_the_world(error) or self.retries >= self._max_retries:
             return False
         self.retries += 1
-        self._sleep(min(self._wait_s * 2**attempt, LONGEST_WAIT_S))
+        wait_s = min(self._wait_s * 2**attempt, LONGEST_WAIT_S)
+        left = self._max_retries - self.retries
+        self._tell(f"{error}; again in {wait_s:g} s ({left} more retries in this run)")
+        self._sleep(wait_s)
         return True
 
 
-def of_the_world(error: Exception) -> bool:
-    """Whether what lies outside the program failed, so that another try may succeed: a network, a file, a server."""
-    cause = error.__cause__ if isinstance(error, NodeFailed) and error.__cause__ is not None else error
-    return isinstance(cause, DataError | OSError)
+def of_the_world(error: BaseException | None) -> bool:
+    """Whether a network, a server or a disk failed in a way that passes; what is missing or forbidden stays so."""
+    while error is not None:
+        if isinstance(error, OSError) and not isinstance(error, LASTING):
+            return True
+        error = error.__cause__
+    return False

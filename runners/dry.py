@@ -14,7 +14,7 @@ from rich.table import Table
 from genrl_graph.errors import named
 from genrl_graph.frames import Rollouts
 from genrl_graph.graph import Graph
-from genrl_graph.node import Carry, Exchange, Generator
+from genrl_graph.node import Carry, Exchange, Fork, Generator, Update
 from genrl_graph.policy import Carried
 from genrl_graph.runners.play import Run, play_schedule
 from genrl_graph.runners.round import Done
@@ -43,7 +43,8 @@ class Seen:
 
     def take(self, done: Done, schedule: Schedule) -> None:
         """Keep the numbers of a step and the first prompt of a generator."""
-        self.steps.append(Done(done.round, done.step, done.peer, done.seconds, done.metrics))
+        if not (done.evaluating and isinstance(schedule.nodes[done.step.node], Update | Fork)):
+            self.steps.append(replace(done, outputs={}))
         name = done.step.node
         for rows in done.outputs.values():
             if not isinstance(schedule.nodes[name], Generator) or name in self.samples:
@@ -67,7 +68,8 @@ def dry_play(
     As many peers play as the exchanges need. The run folder goes to `out`, else it is made in a temporary folder and
     removed. Raises what a run raises: a template that reads what is not there, a reward that fails on every row.
     """
-    schedule = dry_schedule(compile_graph(graph))
+    declared = compile_graph(graph)
+    schedule = dry_schedule(declared)
     needed = [node.min_peers for node in schedule.nodes.values() if isinstance(node, Exchange)]
     changes = {
         "rounds": 1,
@@ -91,7 +93,7 @@ def dry_play(
             make=_stand_in,
             see=lambda done: seen.take(done, schedule),
         )
-    _report(console, schedule, seen, seconds=time.monotonic() - started)
+    _report(console, schedule, seen, replaced=_replaced(declared, schedule), seconds=time.monotonic() - started)
     return run
 
 
@@ -108,7 +110,14 @@ def _stand_in(carry: Carry, name: str, seed: int) -> Carried:
     return carry.dry(name, seed=seed)
 
 
-def _report(console: Console, schedule: Schedule, seen: Seen, *, seconds: float) -> None:
+def _replaced(schedule: Schedule, dry: Schedule) -> list[str]:
+    """The carries and nodes that something else stood in for, as a person knows them."""
+    carries = [name for name, part in schedule.graph.carries.items() if type(part.carry).dry is not Carry.dry]
+    nodes = [name for name, node in schedule.nodes.items() if type(dry.nodes[name]) is not type(node)]
+    return [f"{name} ({schedule.graph.part(name).type_name})" for name in (*carries, *nodes)]
+
+
+def _report(console: Console, schedule: Schedule, seen: Seen, *, replaced: list[str], seconds: float) -> None:
     for sample in seen.samples.values():
         console.rule(f"{sample.node}: first prompt, {sample.tokens} tokens of the stand-in", align="left", style="dim")
         for message in sample.messages:
@@ -116,10 +125,12 @@ def _report(console: Console, schedule: Schedule, seen: Seen, *, seconds: float)
         console.print("[completion]", _shown(sample.completion) or "(nothing)", markup=False, soft_wrap=True)
     console.print(_table(schedule, seen))
     peers = len({done.peer for done in seen.steps})
+    stand_ins = ", ".join(replaced) or "none"
     console.print(
         f"dry play of {schedule.graph.name}: ok (1 round, {peers} peer{'s' * (peers > 1)}, {seconds:.1f} s); "
-        "models and hubs had stand-ins, so the numbers mean nothing",
+        f"stand-ins: {stand_ins}; the numbers mean nothing",
         soft_wrap=True,
+        markup=False,
     )
 
 
@@ -132,7 +143,7 @@ def _table(schedule: Schedule, seen: Seen) -> Table:
         if done.peer == peer:
             metrics = done.metrics
             table.add_row(
-                str(done.step),
+                f"{done.step} (evaluation)" if done.evaluating else str(done.step),
                 schedule.graph.nodes[done.step.node].type_name,
                 f"{metrics['rows']:.0f}" if "rows" in metrics else "",
                 f"{metrics['failed_rows']:.0f}" if metrics.get("failed_rows") else "",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from genrl_graph.errors import named
 from genrl_graph.evaluation import Evaluation
@@ -18,6 +19,7 @@ from genrl_graph.resources import TaskBook
 from genrl_graph.run_config import RunConfig
 from genrl_graph.runners.budget import Budget
 from genrl_graph.runners.meet import Alone
+from genrl_graph.runners.recall import Recorded
 from genrl_graph.runners.round import EVAL, Done, Loop, Peer
 from genrl_graph.runners.stages import totals
 from genrl_graph.schedule import Schedule, Step
@@ -83,6 +85,7 @@ class Evaluator:
         config: RunConfig,
         commit: Callable[[Sequence[Record]], object],
         budget: Budget,
+        recall: Callable[[int, str, str], Recorded | None] = lambda round, node, peer: None,
         begin: Callable[[Step, str], None] = lambda step, peer: None,
         watch: Callable[[Done], None] = lambda done: None,
     ) -> None:
@@ -104,6 +107,7 @@ class Evaluator:
             watch=self._take,
             budget=budget,
             evaluating=True,
+            recall=recall,
         )
 
     def play(self, number: int) -> Metrics:
@@ -163,7 +167,8 @@ def evaluation_table(history: Sequence[tuple[int, Metrics]]) -> Table:
         kind, _, k = rest.rpartition("pass_at_")
         before, after = _mean(first, name), _mean(last, name)
         row = [node, kind.removesuffix("/") or "all", k, f"{before:.3f}"]
-        table.add_row(*row, *(() if first is last else (f"{after:.3f}", f"{after - before:+.3f}")))
+        row += [] if first is last else [f"{after:.3f}", f"{after - before:+.3f}"]
+        table.add_row(*map(Text, row))
     return table
 
 

@@ -3,17 +3,16 @@
 import json
 import math
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
-from genrl_graph import registry
 from genrl_graph.errors import ParamError, RewardFailed
 from genrl_graph.frames import Scored
 from genrl_graph.node import Reward
+from genrl_graph.nodes.reward.allowed import may_run
 from genrl_graph.nodes.reward.arguments import arguments, parts
 from genrl_graph.nodes.reward.callables import call_here, importable_name, worker_target
 from genrl_graph.nodes.reward.pool import Pool, shared_pool
@@ -56,7 +55,7 @@ class FunctionReward(Reward, name="function"):
     timeout_s: float | None = Field(60.0, gt=0)
     _built: Callable[..., Any] | None = PrivateAttr(default=None)
 
-    @field_validator("function", mode="before")
+    @field_validator("function", mode="before", json_schema_input_type=str)
     @classmethod
     def _by_name(cls, function: object) -> object:
         return (importable_name(function) or function) if callable(function) else function
@@ -71,7 +70,7 @@ class FunctionReward(Reward, name="function"):
                 f"{function!r} is no function name; write module:name (a file: --import it, then stem:name)"
             )
         if info.context is not None:  # a graph file, perhaps a stranger's
-            _may_run(*function.split(":"))
+            may_run(*function.split(":"))
         return function
 
     @field_validator("factory")
@@ -178,13 +177,3 @@ def _called(function: Callable[..., Any], keywords: dict[str, list[Any]]) -> obj
         return call_here(function, keywords)
     except Exception as error:  # the rows are recorded as not judged, with this reason
         return Failure(str(WorkerRaised.of(error)))
-
-
-def _may_run(module: str, qualname: str) -> None:
-    """Raise `ValueError` for a module that nobody allowed, and for a name that an imported one does not have."""
-    if not registry.consented(module):
-        advice = f"add `--import {module}`, or `--import` and the path of {module}.py, to allow it"
-        raise ValueError(f"a graph file may not run {module!r} by itself; {advice}")
-    first, known = qualname.partition(".")[0], sys.modules.get(module)
-    if known is not None and first not in dir(known) and not hasattr(known, first):
-        raise ValueError(f"module {module!r} has no {first!r}{registry.did_you_mean(first, dir(known))}")

@@ -23,6 +23,8 @@ PATTERN = (
 PATTERN_S = 10.0
 SHOWN_CHARACTERS = 80
 MEMORY_CHARACTERS = 64 * 2**20
+APPLICATION_ID = 0x67676A72  # "ggjr"
+SUFFIXES = (".sqlite", ".db")
 LOCK_S = 60.0
 
 
@@ -138,10 +140,20 @@ def replies_in(path: Path) -> Iterator[FileReplies]:
         connection = sqlite3.connect(path, timeout=LOCK_S, isolation_level=None, check_same_thread=False)
     with closing(connection):
         with _told(path):
+            _refuse_another(connection, path)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, text TEXT NOT NULL, cut INTEGER NOT NULL)"
             )
         yield FileReplies(connection, path)
+
+
+def _refuse_another(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise `StoreError` for a data base that is somebody else's: nothing is written into it."""
+    (kind,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if kind != APPLICATION_ID and (kind or tables):
+        raise StoreError(f"{path}: no cache of replies, but another data base; name a file of its own")
 
 
 @contextmanager
@@ -154,6 +166,8 @@ def _told(path: Path) -> Iterator[None]:
 
 def _beside_graph(value: str, info: ValidationInfo) -> str:
     folder = (info.context or {}).get("folder") or Path.cwd()
+    if Path(value).suffix not in SUFFIXES:
+        raise ValueError(f"{value!r} does not end in {' or '.join(SUFFIXES)}")
     return str((folder / Path(value).expanduser()).resolve())
 
 

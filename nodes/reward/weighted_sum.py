@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 
 from genrl_graph.edges import SCORED
 from genrl_graph.errors import ColumnError, RewardFailed
+from genrl_graph.evaluation import Evaluation
 from genrl_graph.frames import Frame, R, Scored
 from genrl_graph.node import Reward
 from genrl_graph.nodes.reward.rows import Term
@@ -63,7 +64,9 @@ class WeightedSum(Reward, name="weighted_sum"):
     while one that still warms up must be judged.
     """
 
-    terms: dict[Term, Annotated[TermWeight, BeforeValidator(_weight_alone)]] = {}
+    terms: dict[
+        Term, Annotated[TermWeight, BeforeValidator(_weight_alone, json_schema_input_type=float | TermWeight)]
+    ] = {}
     others: FiniteFloat | None = None
     on_nan: Literal["leave_out", "skip_term"] = "leave_out"
 
@@ -72,6 +75,13 @@ class WeightedSum(Reward, name="weighted_sum"):
         if not self.others and not any(term.weight for term in self.terms.values()):
             raise ValueError("no term counts; give `terms` one with a weight other than 0, or set `others`")
         return self
+
+    def evaluated(self, how: Evaluation) -> Self:
+        """The sum with its full weights, so that all evaluations measure the same."""
+        full = {"warmup_rounds": 0, "start_round": 0}
+        return self.model_copy(
+            update={"terms": {name: term.model_copy(update=full) for name, term in self.terms.items()}}
+        )
 
     def run(self, scored: list[Scored[R]], *, round: int, log: Log) -> Scored[R]:
         """The rows of the first input with the terms of all, and their sum as `reward`.

@@ -41,7 +41,7 @@ def read_image(folder: str, file: str, size: tuple[int, int]) -> Image:
         from PIL import Image as pillow
         from PIL import ImageOps
     except ImportError as error:
-        raise DataError("source.folder: Pillow is not installed; run: pip install genrl-graph[images]") from error
+        raise DataError("source.folder: Pillow is not installed; run: pip install pillow") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pillow.DecompressionBombWarning)

@@ -34,7 +34,7 @@ class ListedTask(BaseModel):
 
     question: str = ""
     messages: list[Message] = []
-    answer: Annotated[str, BeforeValidator(_number_as_text)] = ""
+    answer: Annotated[str, BeforeValidator(_number_as_text, json_schema_input_type=str | float)] = ""
     metadata: dict[str, Any] = {}
     kind: str = ""
 

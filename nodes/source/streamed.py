@@ -112,6 +112,8 @@ class StreamedRows:
     def __init__(self, stream: Stream, *, holdout: float) -> None:
         self._stream, self._holdout = stream, holdout
         self._blocks = TrainingBlocks(stream.block, holdout)
+        self._held: dict[int, Mapping[str, Any]] = {}  # the first held-out rows, kept: every evaluation asks them
+        self._searched = 0  # blocks in which they were looked for
 
     @property
     def size(self) -> int | None:
@@ -120,6 +122,8 @@ class StreamedRows:
 
     def record(self, row: int) -> Mapping[str, Any]:
         """The columns of one row; raises `DataError` for one beyond the end."""
+        if row in self._held:
+            return self._held[row]
         number, place = divmod(row, self._stream.block)
         rows = self._stream.rows(number)
         if place >= len(rows):
@@ -156,12 +160,12 @@ class StreamedRows:
 
     def evaluation(self, rng: np.random.Generator, *, num_tasks: int) -> list[int]:
         """The first held-out rows of the stream."""
-        found, number = list[int](), 0
-        while len(found) < num_tasks and (rows := self._stream.rows(number)):
-            numbers = np.arange(len(rows), dtype=np.int64) + number * self._stream.block
-            found += numbers[held_out(numbers, self._holdout)].tolist()
-            number += 1
-        return found[:num_tasks]
+        while len(self._held) < num_tasks and (rows := self._stream.rows(self._searched)):
+            first = self._searched * self._stream.block
+            numbers = np.arange(first, first + len(rows), dtype=np.int64)
+            self._held |= {row: rows[row - first] for row in numbers[held_out(numbers, self._holdout)].tolist()}
+            self._searched += 1
+        return list(self._held)[:num_tasks]
 
 
 @lru_cache(maxsize=8)  # shared by all peers of a process and by copies of a source

@@ -28,8 +28,10 @@ class Flaky(Select, name="flaky"):
         TRIES[key] = TRIES.get(key, 0) + 1
         log.metric("drawn", float(rng.integers(1000)))
         if TRIES[key] <= self.times:
-            errors = {"connection": ConnectionError("no route"), "data": DataError("hub is down"), "bug": KeyError("k")}
-            raise errors[self.how]
+            if self.how == "data":
+                raise DataError("hub is down") from TimeoutError("no answer")
+            errors = {"connection": ConnectionError("no route"), "bug": KeyError("k"), "row": DataError("row 3 is empty")}
+            raise errors.get(self.how) or FileNotFoundError("no such file")
         return rows
 
 
@@ -90,16 +92,25 @@ def test_the_world_has_a_limit_and_then_its_own_error(tmp_path: Path) -> None:
     assert TRIES["down-0"] == 4
 
 
-@pytest.mark.parametrize("what", ["bug", "update"])
-def test_bugs_and_updates_are_never_tried_again(what: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["bug", "row", "missing", "update"])
+def test_bugs_lasting_errors_and_updates_are_never_tried_again(what: str, tmp_path: Path) -> None:
     graph = flaky_game(max_retries=3)
-    if what == "bug":
-        graph.add("broken", Flaky(label="bug", how="bug", times=100), rows=graph.output("answer"))
-    else:
+    if what == "update":
         graph.next_round(policy=graph.add("broken", FlakyUpdate(), policy=graph.output("policy")))
-    with pytest.raises(NodeFailed, match=r"nodes\.broken \(round 0, peer0000\)"):
+    else:
+        graph.add("broken", Flaky(label=what, how=what, times=100), rows=graph.output("answer"))
+    with pytest.raises((NodeFailed, DataError), match=r"nodes\.broken \(round 0, peer0000\)"):
         play(graph, out=tmp_path / "run", quiet=True)
-    assert TRIES["bug-0" if what == "bug" else "update"] == 1
+    assert TRIES["update" if what == "update" else f"{what}-0"] == 1
+
+
+def test_a_person_is_told_of_every_retry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = flaky_game(max_retries=2)
+    graph.add("down", Flaky(label="told", times=1), rows=graph.output("answer"))
+    play(graph, out=tmp_path / "run")
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "nodes.down (round 0, peer0000): ConnectionError: no route" in shown
+    assert "again in 0 s (1 more retries in this run)" in shown
 
 
 def test_unjudged_rows_are_counted_and_limited_after_they_were_stored(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_pillow_is_needed_only_for_images(folder: Path) -> None:
         "except DataError as error: print(error)"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told.strip().endswith("Pillow is not installed; run: pip install genrl-graph[images]")
+    assert told.strip().endswith("Pillow is not installed; run: pip install pillow")
 
 
 class Palette(Policy):
