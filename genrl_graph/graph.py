@@ -193,6 +193,23 @@ class Graph:
     def __repr__(self) -> str:
         return f"<Graph {self.name!r}: {len(self.carries)} carries, {len(self.nodes)} nodes>"
 
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """What a notebook shows: the picture, and text for a terminal; a graph that breaks a rule is told as text."""
+        from genrl_graph.drawing.picture import picture
+        from genrl_graph.drawing.svg import svg
+        from genrl_graph.drawing.text import text
+        from genrl_graph.schedule import compile_graph
+
+        try:
+            drawn = picture(compile_graph(self))
+        except GraphError as error:
+            return {"text/plain": f"{self!r}\n{error}"}
+        return {"image/svg+xml": svg(drawn), "text/plain": text(drawn)}
+
+    def _repr_svg_(self) -> str | None:
+        """The picture for viewers that ask for nothing else."""
+        return self._repr_mimebundle_().get("image/svg+xml")
+
     def _identity(self) -> tuple[object, ...]:
         parts = [
             (p.name, p.type_name, p.declared or dict(p.params()), list(p.edges()), p.next)

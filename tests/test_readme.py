@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from genrl_graph import load
-from genrl_graph.draw import mermaid
+from genrl_graph.draw import draw
 from genrl_graph.schedule import compile_graph
 
 ROOT = Path(__file__).parents[1]
@@ -52,8 +52,8 @@ def test_the_two_spellings_are_one_game(tmp_path: Path) -> None:
 
 
 def test_the_picture_is_what_the_tool_draws() -> None:
-    (picture,) = (text for language, text in BLOCKS if language == "mermaid")
-    assert picture == mermaid(compile_graph(load(ROOT / "graphs" / "quickstart.yaml")))
+    (name,) = re.findall(r"^!\[.*\]\((.*\.svg)\)$", README, re.MULTILINE)
+    assert (ROOT / name).read_bytes() == draw(compile_graph(load(ROOT / "graphs" / "quickstart.yaml")), "svg")
 
 
 def test_files_and_types_that_it_names_exist() -> None:

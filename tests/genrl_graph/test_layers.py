@@ -13,14 +13,15 @@ import genrl_graph
 
 PACKAGE = Path(genrl_graph.__file__).parent
 HEAVY = {"torch", "transformers", "trl", "datasets", "hivemind", "zarr", "hydra", "tensorboardX", "reasoning_gym"}
-HEAVY |= {"peft", "PIL", "httpx2", "wandb", "mlflow", "accelerate", "huggingface_hub"}
+HEAVY |= {"peft", "PIL", "httpx2", "wandb", "mlflow", "accelerate", "huggingface_hub", "matplotlib", "pygraphviz"}
 LAYERS = ("nodes", "runners")
 
 
 def modules() -> dict[str, Path]:
     """All our modules by the name that they are imported under."""
     found = {}
-    for path in [*PACKAGE.glob("*.py"), *(p for layer in LAYERS for p in (PACKAGE / layer).rglob("*.py"))]:
+    folders = [PACKAGE / "drawing", *(PACKAGE / layer for layer in LAYERS)]
+    for path in [*PACKAGE.glob("*.py"), *(p for folder in folders for p in folder.rglob("*.py"))]:
         parts = ("genrl_graph", *path.relative_to(PACKAGE).with_suffix("").parts)
         found[".".join(parts).removesuffix(".__init__")] = path
     return found

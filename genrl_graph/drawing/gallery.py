@@ -1,0 +1,43 @@
+"""The pictures of all graphs of a folder in one README: `python -m genrl_graph.drawing.gallery graphs`."""
+
+import sys
+from pathlib import Path
+
+from genrl_graph.drawing.mermaid import mermaid
+from genrl_graph.drawing.picture import picture
+from genrl_graph.schedule import compile_graph
+from genrl_graph.spec import load
+
+HEAD = """\
+# The games that are shipped
+
+Drawn by `make pictures`, so change the YAML, not this file. `genrl-graph draw FILE.yaml -o game.svg` (or .png, or .html
+to explore it) draws one with its legend. Dashed lines carry weights.
+"""
+
+
+def gallery(folder: Path) -> str:
+    """The README of a folder of graph files: what each one is, in the words of its first comment, and its picture."""
+    parts = [HEAD]
+    for path in sorted(folder.rglob("*.yaml")):
+        name = path.relative_to(folder).as_posix()
+        drawn = mermaid(picture(compile_graph(load(path))))
+        parts.append(f"## [{name}]({name})\n\n{first_comment(path)}\n\n```mermaid\n{drawn}```\n")
+    return "\n".join(parts)
+
+
+def first_comment(path: Path) -> str:
+    """The first sentence of the comment that a graph file starts with."""
+    words: list[str] = []
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        if "yaml-language-server:" not in line:
+            words.append(line.removeprefix("#").strip())
+    sentence, stop, _ = " ".join(words).partition(". ")
+    return sentence + stop.strip()
+
+
+if __name__ == "__main__":
+    FOLDER = Path(sys.argv[1])
+    (FOLDER / "README.md").write_text(gallery(FOLDER))

@@ -1,0 +1,125 @@
+"""What a run measured at each node, read from its metrics.jsonl."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from genrl_graph.durable import failed
+from genrl_graph.errors import StoreError
+from genrl_graph.plan import counted
+
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Means over the peers (and rounds) of a run; None where a node does not measure it.
+
+    `time_share` is of all nodes' seconds; `unjudged` and `zero_variance` are shares of rows and of groups.
+    """
+
+    time_share: float | None = None
+    seconds: float | None = None
+    tokens: float | None = None
+    rows: float | None = None
+    reward: float | None = None
+    refused: float | None = None
+    failed_rows: float | None = None
+    unjudged: float | None = None
+    zero_variance: float | None = None
+
+    def texts(self) -> list[str]:
+        """The numbers as pictures show them; shares of nothing bad are left out."""
+        found = []
+        if self.time_share is not None and self.seconds is not None:
+            found.append(f"{_share(self.time_share)} of time, {self.seconds:.3g} s")
+        for value, noun in ((self.rows, "rows"), (self.tokens, "tokens")):
+            if value is not None:
+                found.append(f"{_number(value)} {noun}")
+        if self.reward is not None:
+            found.append(f"reward {self.reward:.3f}")
+        if self.zero_variance is not None:
+            found.append(f"zero variance {_share(self.zero_variance)}")
+        if self.unjudged:
+            found.append(f"unjudged {_share(self.unjudged)}")
+        for value, noun in ((self.failed_rows, "failed"), (self.refused, "refused")):
+            if value:
+                found.append(f"{_number(value)} {noun}")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class RunNumbers:
+    """The numbers of a run by node, and a title that says of which rounds and peers they are."""
+
+    title: str
+    nodes: Mapping[str, Numbers]
+
+
+def measured(folder: Path, names: Iterable[str], *, round: int | None = None) -> RunNumbers:
+    """The numbers of one round of a run, or their means over all rounds; evaluations are left out.
+
+    Raises `StoreError` for a folder without metrics, and for a round that is not there.
+    """
+    lines = [line for line in _lines(folder / METRICS) if "time/round" in line]
+    if not lines:
+        raise StoreError(f"{folder / METRICS}: no round has ended yet; play one first")
+    if round is not None:
+        last = max(line["round"] for line in lines)
+        lines = [line for line in lines if line["round"] == round]
+        if not lines:
+            raise StoreError(f"{folder / METRICS}: no round {round}; the last one is {last} (the first is 0)")
+    rounds, peers = {line["round"] for line in lines}, {line["peer"] for line in lines}
+    which = f"round {round}" if round is not None else f"mean of {counted(len(rounds), 'round')}"
+    found = {name: _numbers(lines, name) for name in names}
+    total = sum(numbers.seconds or 0.0 for numbers in found.values()) or 1.0
+    return RunNumbers(
+        f"{folder.name}: {which}, {counted(len(peers), 'peer')}",
+        {name: _with_share(numbers, total) for name, numbers in found.items()},
+    )
+
+
+def _numbers(lines: list[dict[str, Any]], name: str) -> Numbers:
+    def mean(metric: str) -> float | None:
+        values = [line[metric] for line in lines if isinstance(line.get(metric), int | float)]
+        values = [value for value in values if value == value]
+        return sum(values) / len(values) if values else None
+
+    keys = ("tokens", "rows", "reward", "refused", "failed_rows", "unjudged", "zero_variance")
+    return Numbers(seconds=mean(f"time/{name}"), **{key: mean(f"{name}/{key}") for key in keys})
+
+
+def _with_share(numbers: Numbers, total: float) -> Numbers:
+    return numbers if numbers.seconds is None else replace(numbers, time_share=numbers.seconds / total)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines that were written to their end."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: no such file; --run wants the folder of a run that has ended a round") from error
+    except OSError as error:
+        raise failed(path, "read", error) from error
+    for number, line in enumerate(text.splitlines(keepends=True), start=1):
+        if not line.endswith("\n"):
+            return
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise StoreError(f"{path}:{number}: no JSON: {error.msg}; take the line out") from error
+        if not (isinstance(values, dict) and {"round", "peer"} <= values.keys()):
+            raise StoreError(f"{path}:{number}: wants an object with a round and a peer; take the line out")
+        yield values
+
+
+def _share(value: float) -> str:
+    if 0 < value < 0.001:
+        return "<0.1%"
+    return f"{value:.0%}" if value >= 0.1 or value == 0 else f"{value:.1%}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) or value >= 100 else f"{value:.1f}"

@@ -1,0 +1,74 @@
+"""A picture as a Mermaid flowchart, which GitHub draws: stages as boxes, kinds as shapes and colours."""
+
+from collections.abc import Iterator
+
+from genrl_graph.drawing.kinds import FRAME, FRAME_LINE, INK, WEIGHTS, look
+from genrl_graph.drawing.picture import Box, Line, Picture, clipped
+
+_CLIP = 60
+
+
+def mermaid(picture: Picture) -> str:
+    """The picture as Mermaid text: weights and what is carried to the next round are dashed."""
+    ids = {name: _id(name) for name in picture.boxes}
+    lines = ["flowchart TB"]
+    for box in picture.boxes.values():
+        if box.stage is None:
+            lines.append(f"  {ids[box.name]}{_shape(picture, box)}:::{box.kind}")
+    for stage in range(picture.stages):
+        lines.append(f'  subgraph stage{stage}["stage {stage}"]')
+        for box in picture.boxes.values():
+            if box.stage == stage:
+                lines.append(f"    {ids[box.name]}{_shape(picture, box)}:::{box.kind}")
+        lines.append("  end")
+    dashed, at = [], 0
+    for line in picture.lines:
+        for reader in dict.fromkeys(read.reader for read in line.reads):
+            end = ids[reader] if line.style != "next" else _next(ids, picture.boxes[reader])
+            lines.append(f"  {ids[line.origin]} {_arrow(line)} {end}")
+            dashed += [at] if line.style != "rows" else []
+            at += 1
+    return "\n".join([*lines, *_styles(picture, dashed)]) + "\n"
+
+
+def _shape(picture: Picture, box: Box) -> str:
+    texts = [f"<b>{_text(box.name)}</b>", _text(box.type_name)]
+    texts += [_text(box.note)] if box.note else []
+    if picture.with_params:
+        texts += [_text(clipped(f"{name}: {value}", _CLIP)) for name, value in box.params.items()]
+    texts += [_text(text) for text in box.numbers.texts()]
+    return look(box.kind).mermaid.format("<br/>".join(texts))
+
+
+def _next(ids: dict[str, str], box: Box) -> str:
+    """A carry in the next round: another node, because Mermaid lays out no cycle well."""
+    name = f"{ids[box.name]}_next"
+    while name in ids.values():
+        name += "_"
+    return f'{name}("<b>{_text(box.name)}</b><br/>next round"):::{box.kind}'
+
+
+def _arrow(line: Line) -> str:
+    return "-.->" if line.style != "rows" else f"-- {_text(line.label)} -->"
+
+
+def _styles(picture: Picture, dashed: list[int]) -> Iterator[str]:
+    for kind in picture.kinds():
+        how = look(kind)
+        yield f"  classDef {kind} fill:{how.fill},stroke:{how.line},stroke-width:2px,color:{INK}"
+    for stage in range(picture.stages):
+        yield f"  style stage{stage} fill:{FRAME},stroke:{FRAME_LINE},color:{INK}"
+    if dashed:
+        yield f"  linkStyle {','.join(map(str, dashed))} stroke:{WEIGHTS}"
+
+
+def _id(name: str) -> str:
+    """The name where Mermaid can take it for one; words of its grammar and other characters are escaped."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c == "_") else f"_{ord(c):x}_" for c in name)
+    reserved = {"end", "graph", "subgraph", "flowchart", "style", "class", "click", "default", "direction", "linkStyle"}
+    return f"{plain}_" if plain in reserved or plain.startswith("stage") else plain
+
+
+def _text(text: str) -> str:
+    """The text with the characters that end a label, or stand for markup, as Mermaid's entities."""
+    return "".join(f"#{ord(c)};" if c in '"#<>[]{}()|&;`\\' or c < " " else c for c in text)

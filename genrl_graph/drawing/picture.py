@@ -1,0 +1,150 @@
+"""What every format draws: boxes, the lines between them, and the steps of a round; no geometry and no markup."""
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from genrl_graph.drawing.measured import Numbers, RunNumbers
+from genrl_graph.graph import Part
+from genrl_graph.infer import carried
+from genrl_graph.plan import counted
+from genrl_graph.schedule import Schedule, Step
+
+Style = Literal["rows", "weights", "next"]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Box `reader` reads a line with its input `socket` (`socket.key` of several)."""
+
+    reader: str
+    socket: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One output and all that read it: rows, weights, or what a carry is in the next round."""
+
+    ref: str
+    origin: str
+    label: str
+    style: Style
+    reads: tuple[Read, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A node, or a carry (which has no stage). `steps` are its places in the round: two for an exchange."""
+
+    name: str
+    type_name: str
+    kind: str
+    stage: int | None
+    steps: tuple[int, ...]
+    doc: str
+    note: str
+    params: Mapping[str, str]
+    numbers: Numbers = field(default_factory=Numbers)
+
+    @property
+    def is_exchange(self) -> bool:
+        """Whether this box opens at one step and closes at another."""
+        return len(self.steps) == 2
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A game as all formats draw it; `measured` says what the numbers of the boxes are, if there are any."""
+
+    name: str
+    subtitle: str
+    boxes: Mapping[str, Box]
+    lines: tuple[Line, ...]
+    steps: tuple[Step, ...]
+    stages: int
+    with_params: bool
+    measured: str
+
+    def kinds(self) -> list[str]:
+        """The kinds that occur, in the order of their first box."""
+        return list(dict.fromkeys(box.kind for box in self.boxes.values()))
+
+    def inputs(self, name: str) -> Iterator[tuple[str, Line]]:
+        """Each input of a box, and the line that it reads."""
+        for line in self.lines:
+            yield from ((read.socket, line) for read in line.reads if read.reader == name)
+
+
+def picture(schedule: Schedule, *, params: bool = False, run: RunNumbers | None = None) -> Picture:
+    """The picture of a compiled graph, with its params and with the numbers of a run where they are asked for."""
+    graph = schedule.graph
+    exchanges = sum(step.action == "open" for step in schedule.steps)
+    counts = [
+        counted(len(graph.nodes), "node"),
+        counted(schedule.stages, "stage"),
+        *([counted(exchanges, "exchange")] if exchanges else []),
+        *([counted(graph.run.peers, "peer")] if graph.run.peers > 1 else []),
+    ]
+    measured = run.title if run is not None else ""
+    boxes = {
+        name: _box(schedule, part, run.nodes.get(name) if run is not None else None)
+        for name, part in (*graph.carries.items(), *graph.nodes.items())
+    }
+    return Picture(
+        name=graph.name,
+        subtitle=" · ".join(counts),
+        boxes=boxes,
+        lines=tuple(_lines(schedule)),
+        steps=schedule.steps,
+        stages=schedule.stages,
+        with_params=params,
+        measured=measured,
+    )
+
+
+def _box(schedule: Schedule, part: Part, numbers: Numbers | None) -> Box:
+    is_carry = part.name in schedule.graph.carries
+    steps = tuple(at for at, step in enumerate(schedule.steps, start=1) if step.node == part.name)
+    note = ""
+    if is_carry and part.next is None:
+        note = "frozen"
+    elif len(steps) == 2:
+        note = f"opens at step {steps[0]}, closes at {steps[1]}"
+    return Box(
+        name=part.name,
+        type_name=part.type_name,
+        kind="carry" if is_carry else part.node.kind,
+        stage=None if is_carry else next(step.stage for step in schedule.steps if step.node == part.name),
+        steps=steps,
+        doc=inspect.getdoc(part.cls) or "",
+        note=note,
+        params={name: _written(value) for name, value in part.portable_params().items()},
+        numbers=numbers or Numbers(),
+    )
+
+
+def _written(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _lines(schedule: Schedule) -> Iterator[Line]:
+    graph = schedule.graph
+    reads: dict[str, list[Read]] = {}
+    for edge in graph.edges():
+        socket = edge.socket if edge.key is None else f"{edge.socket}.{edge.key}"
+        reads.setdefault(edge.ref, []).append(Read(edge.reader, socket))
+    order = {name: at for at, name in enumerate((*graph.carries, *graph.nodes))}
+    for ref in sorted(reads, key=lambda ref: order[ref.partition(".")[0]]):
+        style: Style = "weights" if carried(schedule.types, ref) else "rows"
+        yield Line(ref, ref.partition(".")[0], str(schedule.types[ref]), style, tuple(reads[ref]))
+    for name, part in graph.carries.items():
+        if part.next is not None:
+            yield Line(part.next, part.next.partition(".")[0], "next round", "next", (Read(name, "next"),))
+
+
+def clipped(text: str, width: int) -> str:
+    """The text in one line of at most `width` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= width else f"{text[: width - 1]}…"

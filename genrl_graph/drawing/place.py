@@ -1,0 +1,102 @@
+"""Where boxes stand: a grid in which every stage is a group of columns and rows run down.
+
+Carries stand in a column of their own at the left, sources in the top row, and what reads a box of its own stage
+below it. A reader stands under what it reads where that place is free, and an exchange at the side of the next stage.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from genrl_graph.drawing.picture import Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A place in the grid."""
+
+    column: int
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The cell of every box; `spans` are the columns of each stage, first and last."""
+
+    cells: dict[str, Cell]
+    spans: dict[int, tuple[int, int]]
+    columns: int
+    rows: int
+
+
+def place(picture: Picture) -> Grid:
+    """The grid of a picture."""
+    carries = [name for name, box in picture.boxes.items() if box.stage is None]
+    cells = {name: Cell(0, at) for at, name in enumerate(carries)}
+    column = 1 if carries else 0
+    spans = {}
+    has_sources = any(box.kind == "source" for box in picture.boxes.values())
+    for stage in range(picture.stages):
+        names = [name for name, box in picture.boxes.items() if box.stage == stage]
+        lanes = _lanes(picture, names, _ranks(picture, names, has_sources))
+        cells |= {name: Cell(column + cell.column, cell.row) for name, cell in lanes.items()}
+        width = 1 + max((cell.column for cell in lanes.values()), default=0)
+        spans[stage] = (column, column + width - 1)
+        column += width
+    return Grid(cells, spans, column, 1 + max((cell.row for cell in cells.values()), default=0))
+
+
+def _origins(picture: Picture) -> dict[str, list[str]]:
+    """What each box reads, in the order written; the next round does not count."""
+    found: dict[str, list[str]] = {name: [] for name in picture.boxes}
+    for line in picture.lines:
+        if line.style != "next":
+            for read in line.reads:
+                found[read.reader].append(line.origin)
+    return found
+
+
+def _ranks(picture: Picture, names: list[str], has_sources: bool) -> dict[str, int]:
+    """How far down each box of a stage stands, if rows could be of any length."""
+    origins = _origins(picture)
+    ranks: dict[str, int] = {}
+    for step in picture.steps:
+        if step.action == "close" or step.node not in names:
+            continue
+        lowest = 1 if has_sources and picture.boxes[step.node].kind != "source" else 0
+        ranks[step.node] = max((ranks[o] + 1 for o in origins[step.node] if o in ranks), default=lowest)
+        ranks[step.node] = max(ranks[step.node], lowest)
+    return ranks
+
+
+def _lanes(picture: Picture, names: list[str], ranks: dict[str, int]) -> dict[str, Cell]:
+    """The cells of one stage, its first column being 0; a rank that is too long takes several rows."""
+    origins = _origins(picture)
+    widest = max(4, math.ceil(math.sqrt(1.5 * len(names))))
+    cells: dict[str, Cell] = {}
+    row = min(ranks.values(), default=0)
+    for rank in sorted(set(ranks.values())):
+        row = max(row, rank)
+        for part in _parts([name for name in names if ranks[name] == rank], widest):
+            taken: set[int] = set()
+            for name in sorted(part, key=lambda name: picture.boxes[name].is_exchange):
+                wanted = next((cells[o].column for o in origins[name] if o in cells), 0)
+                free = (column for column in _nearest(wanted) if column not in taken)
+                cells[name] = Cell(next(free), row)
+                taken.add(cells[name].column)
+            row += 1
+    return cells
+
+
+def _parts(names: list[str], size: int) -> Iterator[list[str]]:
+    for at in range(0, len(names), size):
+        yield names[at : at + size]
+
+
+def _nearest(column: int) -> Iterator[int]:
+    """Columns by their distance, those to the right first."""
+    yield column
+    for distance in range(1, 10_000):
+        yield column + distance
+        if column >= distance:
+            yield column - distance

@@ -1,0 +1,48 @@
+"""Generated games of any size in which many lines cross: what a layout has to cope with."""
+
+import random
+
+HEAD = """\
+graph: dense
+version: 1
+carry:
+  policy: {type: policy.tiny_lm, params: {alphabet: abc}, next: update}
+nodes:
+  tasks: {type: source.list, params: {tasks: [{question: a, answer: b}]}}
+  first: {type: generate.answer, inputs: {tasks: tasks, policy: policy}}
+  met: {type: exchange.gather, inputs: {rows: first}, params: {min_peers: 1}}
+"""
+
+
+def dense_yaml(nodes: int, *, seed: int = 0) -> str:
+    """A valid game of that many nodes, at least 12, whose blocks read exchanges and rewards of any block before."""
+    draw = random.Random(seed)
+    lines: list[str] = []
+    scored: list[str] = []
+    credits: list[str] = []
+    met = ["met"]
+
+    def add(name: str, kind: str, params: str = "", **inputs: str) -> str:
+        wires = ", ".join(f"{socket}: {ref}" for socket, ref in inputs.items())
+        lines.append(f"  {name}: {{type: {kind}, inputs: {{{wires}}}{params and f', params: {{{params}}}'}}}")
+        return name
+
+    def judged(name: str, rows: str) -> str:
+        scored.append(add(name, "reward.regex", f"pattern: a, term: {name}", rollouts=rows))
+        return name
+
+    block = 0
+    while 3 + len(lines) + 8 < nodes:
+        said = add(f"say{block}", "generate.critique", tasks="tasks", answers=draw.choice(met), policy="policy")
+        met.append(add(f"met{block}", "exchange.gather", "min_peers: 1", rows=said))
+        for at in range(draw.randint(1, 4)):
+            judged(f"judge{block}_{at}", said if at else f"met{block}")
+        total = add(f"sum{block}", "reward.weighted_sum", "others: 1.0", scored=f"[{', '.join(scored[-4:])}]")
+        credits.append(add(f"credit{block}", "advantage.group", scored=total))
+        block += 1
+    judged("judge", "first")
+    while 3 + len(lines) + 2 < nodes:
+        credits.append(add(f"credit_more{len(lines)}", "advantage.group", scored=draw.choice(scored)))
+    credits.append(add("credit_last", "advantage.pool", scored=f"[{', '.join(scored)}]"))
+    add("update", "update.grpo", policy="policy", scored=f"[{', '.join(credits)}]")
+    return HEAD + "\n".join(lines) + "\n"
