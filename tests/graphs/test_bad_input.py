@@ -229,7 +229,7 @@ def test_a_reward_function_without_consent_is_refused_and_not_run(
         assert run_command([command, "game.yaml"]) == 2
         printed = capsys.readouterr()
         assert (
-            "game.yaml:20:24 nodes.score.params.function: a graph file may not run 'stranger' by itself; add "
+            "game.yaml:21:24 nodes.score.params.function: a graph file may not run 'stranger' by itself; add "
             "`--import stranger`, or `--import` and the path of stranger.py, to allow it, got 'stranger:pays'"
         ) in printed.out + printed.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["game.yaml", "stranger.py"]

@@ -181,4 +181,4 @@ def test_a_mistake_in_a_composed_file_is_shown_in_the_file_that_holds_it(tmp_pat
     text = (folder / "dapo.yaml").read_text().replace("path: open-r1", "num_task: 4, path: open-r1")
     (tmp_path / "dapo.yaml").write_text(text)
     (line,) = read(tmp_path / "dapo.yaml").lines()
-    assert line.startswith(f"{tmp_path / 'dapo.yaml'}:6:14 nodes.tasks.params.num_task: source.hf_dataset: unknown")
+    assert line.startswith(f"{tmp_path / 'dapo.yaml'}:7:14 nodes.tasks.params.num_task: source.hf_dataset: unknown")
