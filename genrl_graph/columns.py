@@ -102,10 +102,11 @@ def null_column(table: pa.Table) -> str | None:
 
 
 def conform(table: pa.Table, known: pa.Schema | None, *, fixed: bool, where: str) -> pa.Table:
-    """The table in the known column order and types, rid of metadata, slices and chunks.
+    """The table in the known column order and types, rid of metadata and of chunks.
 
-    Equal rows give equal bytes, however they were put together. Without rows a table has no types worth a word,
-    so a table of none takes the known types, and where no row is known yet (not `fixed`) the table's types win.
+    Equal rows give equal bytes as an Arrow stream, however they were put together. Without rows a table has no types
+    worth a word, so a table of none takes the known types, and where no row is known yet (not `fixed`) the table's
+    types win.
     Raises `StoreError` naming the column that is null, unknown, missing, of another type or of one not stored.
     """
     table = table.replace_schema_metadata(None)
@@ -119,7 +120,46 @@ def conform(table: pa.Table, known: pa.Schema | None, *, fixed: bool, where: str
     bad = null_column(table)
     if bad is not None:
         raise StoreError(f"{where}.{bad}: holds null; give every row a value (NaN and '' are values)")
-    return table.cast(schema).take(pa.array(np.arange(table.num_rows))) if table.num_rows else empty(schema)
+    if table.num_rows == 0:
+        return empty(schema)
+    return pa.Table.from_arrays([_compact(column) for column in _cast(table, schema).columns], schema=schema)
+
+
+def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    return table if table.schema == schema else table.cast(schema)
+
+
+def _compact(column: pa.ChunkedArray) -> pa.Array:
+    """One array of the same values that holds no others; copied only where it is cut from a larger one.
+
+    An Arrow stream rounds what it takes of a buffer up, so it would show what stands behind a slice.
+    """
+    if column.num_chunks == 1 and _is_compact(column.chunk(0)):
+        return column.chunk(0)
+    return column.take(pa.array(np.arange(len(column)))).combine_chunks()
+
+
+def _is_compact(array: pa.Array) -> bool:
+    """Whether the buffers of an array end with its values; those of booleans end with a byte, so never."""
+    if array.offset or pa.types.is_boolean(array.type):
+        return False
+    if isinstance(array.type, pa.FixedShapeTensorType):
+        flat = array.storage.values
+        return len(flat) == len(array) * array.type.storage_type.list_size and _is_compact(flat)
+    if pa.types.is_struct(array.type):
+        fields = [array.field(at) for at in range(array.type.num_fields)]
+        return all(len(field) == len(array) and _is_compact(field) for field in fields)
+    if pa.types.is_null(array.type):
+        return True
+    if not pa.types.is_list(array.type) and not pa.types.is_string(array.type):
+        return bool(array.buffers()[1].size * 8 == len(array) * array.type.bit_width)
+    offsets, data = array.buffers()[1:3]
+    if offsets is None or offsets.size != 4 * (len(array) + 1):
+        return False
+    bounds = np.frombuffer(offsets, np.int32)
+    if pa.types.is_list(array.type):
+        return bool(bounds[0] == 0 and bounds[-1] == len(array.values) and _is_compact(array.values))
+    return bool(bounds[0] == 0 and bounds[-1] == (0 if data is None else data.size))
 
 
 def _storable(table: pa.Table, where: str) -> pa.Schema:

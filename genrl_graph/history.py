@@ -78,31 +78,35 @@ class History:
 
     arrays: "RolloutArrays"
     _known: int = 0
-    _spans: dict[str, list[tuple[int, int, int]]] = field(default_factory=dict)
+    _spans: dict[str, dict[int, list[tuple[int, int]]]] = field(default_factory=dict)  # by group and round
+    _ends: dict[str, int] = field(default_factory=dict)
 
     def groups(self, view: View) -> list[str]:
         """The groups in the order in which they appeared, without `steps`."""
         names = [*view.counts, *(name for entry in view.pending for name in entry.record.tables)]
         return [name for name in dict.fromkeys(names) if name != STEPS]
 
-    def table(self, view: View, group: str, rounds: range | None) -> pa.Table:
+    def table(self, view: View, group: str, rounds: range | None, *, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of a group that were committed in some rounds, or all of them, in order of commit.
 
-        Raises `StoreError` for a group that the run does not have.
+        Raises `StoreError` for a group, or one of the `columns`, that the run does not have.
         """
         if group == STEPS:
-            return self.steps(view, rounds)
+            return self.steps(view, rounds).select(columns or STEPS_SCHEMA.names)
         tables = [entry.record.tables[group] for entry in view.pending if group in entry.record.tables]
         if group not in view.counts and not tables:
             raise StoreError(
                 f"{self.arrays.folder}: no group {group!r}; it has {', '.join(self.groups(view)) or 'none'}"
             )
-        parts = self._published(view, group, rounds)
+        schema = self._schema(view, group, tables)
+        if columns is not None:
+            schema = pa.schema([self._field(schema, group, name) for name in columns])
+        parts = self._published(view, group, rounds, columns=columns)
         for entry in view.pending:
             if group in entry.record.tables and _within(entry.record.round, rounds):
-                parts.append(entry.record.tables[group])
+                parts.append(entry.record.tables[group].select(schema.names))
         parts = [part for part in parts if part.num_rows]
-        return pa.concat_tables(parts) if parts else empty(self._schema(view, group, tables))
+        return pa.concat_tables(parts) if parts else empty(schema)
 
     def steps(self, view: View, rounds: range | None) -> pa.Table:
         """The committed records of some rounds, or of all, in order of commit."""
@@ -115,20 +119,33 @@ class History:
             return self.arrays.schema(group)
         return next((table for table in pending if table.num_rows), pending[-1]).schema
 
-    def _published(self, view: View, group: str, rounds: range | None) -> list[pa.Table]:
+    def _field(self, schema: pa.Schema, group: str, name: str) -> pa.Field:
+        if name not in schema.names:
+            raise StoreError(
+                f"{self.arrays.folder}: {group!r} has no column {name!r}; it has {', '.join(schema.names)}"
+            )
+        return schema.field(name)
+
+    def _published(
+        self, view: View, group: str, rounds: range | None, *, columns: Sequence[str] | None = None
+    ) -> list[pa.Table]:
         rows = view.counts.get(group, 0)
         try:
             spans = [(0, rows)] if rounds is None else self._rows_of(view, group, rounds)
-            return [self.arrays.read(group, start, stop) for start, stop in spans if stop > start]
+            return [self.arrays.read(group, *span, columns=columns) for span in spans if span[1] > span[0]]
         except OSError as error:
             raise failed(self.arrays.folder / group, "read", error) from error
 
     def _rows_of(self, view: View, group: str, rounds: range) -> list[tuple[int, int]]:
+        """The rows of some rounds as few spans, in order of commit."""
         self._learn(position(view.counts))
+        known = self._spans.get(group, {})
+        wanted = (number for number in known if number in rounds) if len(known) < len(rounds) else rounds
+        found = sorted(span for number in wanted for span in known.get(number, []))
         spans: list[tuple[int, int]] = []
-        for number, start, stop in self._spans.get(group, []):
-            if number not in rounds or stop > view.counts.get(group, 0):
-                continue
+        for start, stop in found:
+            if stop > view.counts.get(group, 0):
+                break
             if spans and spans[-1][1] == start:
                 start = spans.pop()[0]
             spans.append((start, stop))
@@ -139,11 +156,11 @@ class History:
         if upto <= self._known:
             return
         steps = self.arrays.read(STEPS, self._known, upto, columns=("round", "rows"))
-        for at, step in enumerate(steps.to_pylist(), start=self._known):
-            for group, rows in (json.loads(step["rows"]) | {STEPS: 1}).items():
-                spans = self._spans.setdefault(group, [])
-                start = at if group == STEPS else (spans[-1][2] if spans else 0)
-                spans.append((step["round"], start, start + rows))
+        for number, text in zip(steps["round"].to_pylist(), steps["rows"].to_pylist(), strict=True):
+            for group, rows in (json.loads(text) | {STEPS: 1}).items():
+                start = self._ends.get(group, 0)
+                self._ends[group] = start + rows
+                self._spans.setdefault(group, {}).setdefault(number, []).append((start, start + rows))
         self._known = upto
 
 

@@ -1,32 +1,25 @@
 """The write-ahead log of a run: one record per committed step, on the disk before `append` returns.
 
 A journal is a folder of segments. A segment is named by the position of its first record (records are counted from
-the start of the run), so `00000042.wal` holds the 43rd. A record is framed as
+the start of the run), so `00000042.wal` holds the 43rd. Its header is JSON, its rows are Arrow IPC streams.
 
-    ff "GGW" | version u16 | 0 u16 | header bytes u32 | body bytes u64 | header JSON | Arrow IPC streams | blake2b
-
-and the hash covers all that stands before it. A crash can tear the last record only: readers stop before a torn
-tail, and opening for writing cuts it. A record that is broken although whole ones follow is damage, and an error.
+A crash can tear the last commit only: readers stop before a torn one, and opening for writing cuts it. A record that
+is broken although a whole commit begins behind it is damage, and an error.
 """
 
-import hashlib
+import itertools
 import json
 import os
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 
-from genrl_graph.durable import failed, sync_folder
+from genrl_graph.durable import failed, sync_folder, write_parts
 from genrl_graph.errors import StoreError
-
-MAGIC = b"\xffGGW"
-VERSION = 1
-HEAD = struct.Struct("<4sHHIQ")
-HASH_BYTES = 32
+from genrl_graph.framing import Bytes, Frame, content_hash, pack, read_frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +46,25 @@ class Entry:
 class Journal:
     """The journal of a run, open for appending; one writer at a time.
 
-    `start` is the position of the next record where the folder holds none that comes later.
-    Raises `StoreError` where a record is damaged or written by a newer version.
+    `start` is the position of the first record that matters; what lies before it is not looked at.
+    Raises `StoreError` where a record is damaged or written by a newer version, `OSError` where the disk refuses.
     """
 
     def __init__(self, folder: Path, *, start: int = 0) -> None:
         self.folder = folder
-        self._file: BinaryIO | None = None
+        self._handle: int | None = None
         self._path = folder
         self._size = 0
+        self._torn = False
         self.end = start
-        segments = _segments(folder)
+        segments = _needed(_segments(folder), start)
         for at, first in enumerate(segments):
-            found = first + self._recover(first, last=at == len(segments) - 1)
-            self.end = max(start, found)
-        if segments and found < start:
-            self.close()
+            last = at == len(segments) - 1
+            ends = [frame.end for frame in read_frames(_path(folder, first), _read(folder, first), last=last)]
+            self.end = first + len(ends)
+            if last and self.end >= start:
+                self._reopen(first, ends[-1] if ends else 0)
+        self.end = max(start, self.end)
 
     def append(self, record: Record) -> str:
         """Commit one record; returns its content hash."""
@@ -82,16 +78,17 @@ class Journal:
         return [entry.digest for entry in self.commit(records)]
 
     def commit(self, records: Sequence[Record]) -> list[Entry]:
-        """`append_many` that returns positions and sizes too."""
-        frames = [_frame(record) for record in records]
-        if frames:
-            self._write(b"".join(frames))
-        entries = [
-            Entry(self.end + at, record, frame[-HASH_BYTES:].hex(), len(frame))
-            for at, (record, frame) in enumerate(zip(records, frames, strict=True))
+        """`append_many` that returns the entries as they would be read: their rows are those bytes, nobody else's."""
+        contents = [_content(record) for record in records]
+        framed = [pack(content, index=at, count=len(records)) for at, content in enumerate(contents)]
+        if framed:
+            self._write([part for parts in framed for part in parts])
+        made = [
+            Entry(self.end + at, _record(header, streams), bytes(parts[-1]).hex(), sum(map(len, parts)))
+            for at, ((header, *streams), parts) in enumerate(zip(contents, framed, strict=True))
         ]
-        self.end += len(entries)
-        return entries
+        self.end += len(made)
+        return made
 
     def __iter__(self) -> Iterator[Record]:
         return (entry.record for entry in entries(self.folder))
@@ -102,61 +99,70 @@ class Journal:
         return self.end
 
     def drop_before(self, segment: int) -> None:
-        """Remove the segments that end before the position of `segment`; one being written is kept."""
+        """Remove the segments that end before the position of `segment`; one being written is kept.
+
+        A removal that a crash undoes does no harm: nobody reads those records again.
+        """
         segments = _segments(self.folder)
         for at, first in enumerate(segments):
             end = segments[at + 1] if at + 1 < len(segments) else self.end
-            if end <= segment and not (self._file is not None and first == segments[-1]):
+            if end <= segment and not (self._handle is not None and first == segments[-1]):
                 _path(self.folder, first).unlink()
 
     def close(self) -> None:
         """Close the segment; appending opens a new one."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
+            os.close(handle)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: Sequence[Bytes]) -> None:
         try:
-            if self._file is None:
-                self._path = _path(self.folder, self.end)
-                self._file = self._path.open("wb", buffering=0)
-                self._size = 0
-                sync_folder(self.folder)
-            self._append(self._file, data)
+            if self._handle is None:
+                self._begin()
+            assert self._handle is not None
+            self._append(self._handle, data)
         except OSError as error:
             raise failed(self._path, "append to the journal", error) from error
-        self._size += len(data)
+        self._size += sum(map(len, data))
 
-    def _append(self, file: BinaryIO, data: bytes) -> None:
-        self._cut(file)  # an append that was interrupted may have left bytes behind
+    def _begin(self) -> None:
+        """Open a new segment whose name is durable before anything is written to it."""
+        self._path = _path(self.folder, self.end)
+        handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[file.write(view) :]
-            os.fsync(file.fileno())
+            sync_folder(self.folder)
         except OSError:
-            self._cut(file)
+            os.close(handle)
             raise
+        self._handle, self._size, self._torn = handle, 0, False
 
-    def _cut(self, file: BinaryIO) -> None:
-        file.truncate(self._size)
-        file.seek(self._size)
+    def _reopen(self, first: int, size: int) -> None:
+        """Open a segment behind its whole commits and cut what a torn one left."""
+        self._path = _path(self.folder, first)
+        self._handle, self._size = os.open(self._path, os.O_RDWR | os.O_CLOEXEC), size
+        self._cut(self._handle)
+        os.fsync(self._handle)
+        sync_folder(self.folder)
 
-    def _recover(self, first: int, *, last: bool) -> int:
-        """Count the records of a segment; open the last one behind its whole records."""
-        path = _path(self.folder, first)
-        ends = [end for _, _, end in _frames(path, last=last)]
-        if last:
-            self._path = path
-            self._file = path.open("r+b", buffering=0)
-            self._size = ends[-1] if ends else 0
-            self._cut(self._file)
-            os.fsync(self._file.fileno())
-        return len(ends)
+    def _append(self, handle: int, data: Sequence[Bytes]) -> None:
+        if self._torn:  # an append that was interrupted or refused may have left bytes behind
+            self._cut(handle)
+        self._torn = True
+        try:
+            write_parts(handle, data)
+            os.fsync(handle)
+        except OSError:
+            self._cut(handle)
+            raise
+        self._torn = False
+
+    def _cut(self, handle: int) -> None:
+        os.ftruncate(handle, self._size)
+        os.lseek(handle, self._size, os.SEEK_SET)
 
 
 def entries(folder: Path, *, since: int | None = None) -> Iterator[Entry]:
-    """The whole records of a journal, all or from a position on, in the order of commit; changes nothing.
+    """The committed records of a journal, all or from a position on, in the order of commit; changes nothing.
 
     Raises `StoreError` for damage or a gap, `FileNotFoundError` where a writer dropped a segment meanwhile.
     """
@@ -164,107 +170,85 @@ def entries(folder: Path, *, since: int | None = None) -> Iterator[Entry]:
     since = (segments or [0])[0] if since is None else since
     if segments and segments[0] > since:
         raise StoreError(f"{folder}: records {since} to {segments[0] - 1} are missing; restore the folder from a copy")
+    segments = _needed(segments, since)
     for at, first in enumerate(segments):
         last = at == len(segments) - 1
-        if not last and segments[at + 1] <= since:
-            continue
-        position, begin = first, 0
-        for record, digest, end in _frames(_path(folder, first), last=last):
+        position, data = first, _read(folder, first)
+        for frame in read_frames(_path(folder, first), data, last=last):
             if position >= since:
-                yield Entry(position, record, digest, end - begin)
-            position, begin = position + 1, end
+                yield _entry(data, frame, position)
+            position += 1
         if not last and position != segments[at + 1]:
             raise StoreError(f"{_path(folder, first)}: ends at record {position}, but {segments[at + 1]} comes next")
 
 
-def _frames(path: Path, *, last: bool) -> Iterator[tuple[Record, str, int]]:
-    """The records of a segment with their hashes and end offsets, up to a torn tail of the last segment."""
-    data = memoryview(path.read_bytes())
-    offset = 0
-    while offset < len(data):
-        _refuse_newer(data, offset, path)
-        end = _frame_end(data, offset)
-        if end is None:
-            if last and not _any_frame_after(data, offset):
-                return
-            raise StoreError(f"{path}: record at byte {offset} is damaged; restore the file from a copy")
-        yield *_parse(data, offset, end), end
-        offset = end
-
-
-def _frame_end(data: memoryview, offset: int) -> int | None:
-    """Where the record at an offset ends, or None where there is no whole one."""
-    if len(data) - offset < HEAD.size:
+def torn_tail(folder: Path, *, since: int) -> tuple[Path, int, int] | None:
+    """The last segment, where its whole commits end and how many bytes follow; None where nothing follows."""
+    segments = _needed(_segments(folder), since)
+    if not segments:
         return None
-    magic, _, _, header, body = HEAD.unpack_from(data, offset)
-    if magic != MAGIC:
-        return None
-    end: int = offset + HEAD.size + header + body + HASH_BYTES
-    whole = end <= len(data) and _hash(data[offset : end - HASH_BYTES]) == data[end - HASH_BYTES : end]
-    return end if whole else None
+    path, data = _path(folder, segments[-1]), _read(folder, segments[-1])
+    end = max((frame.end for frame in read_frames(path, data, last=True)), default=0)
+    return (path, end, len(data) - end) if end < len(data) else None
 
 
-def _refuse_newer(data: memoryview, offset: int, path: Path) -> None:
-    if len(data) - offset >= HEAD.size:
-        magic, version, *_ = HEAD.unpack_from(data, offset)
-        if magic == MAGIC and version > VERSION:
-            raise StoreError(f"{path}: journal version {version} is newer than {VERSION}; upgrade genrl-graph")
+def digest_of(record: Record) -> str:
+    """The content hash that a record has in every journal (hex), given its tables as they are stored."""
+    return content_hash(_content(record)).hex()
 
 
-def _any_frame_after(data: memoryview, offset: int) -> bool:
-    raw = data.obj
-    assert isinstance(raw, bytes)
-    at = raw.find(MAGIC, offset + 1)
-    while at >= 0:
-        if _frame_end(data, at) is not None:
-            return True
-        at = raw.find(MAGIC, at + 1)
-    return False
+def _needed(segments: list[int], since: int) -> list[int]:
+    """The segments that hold records from a position on."""
+    return [first for at, first in enumerate(segments) if at == len(segments) - 1 or segments[at + 1] > since]
 
 
-def _parse(data: memoryview, offset: int, end: int) -> tuple[Record, str]:
-    _, _, _, header_bytes, _ = HEAD.unpack_from(data, offset)
-    at = offset + HEAD.size + header_bytes
-    header = json.loads(bytes(data[offset + HEAD.size : at]))
-    tables: dict[str, pa.Table] = {}
-    for name, size in header["tables"]:
-        tables[name] = pa.ipc.open_stream(pa.py_buffer(data[at : at + size])).read_all()
-        at += size
-    record = Record(header["round"], header["node"], header["holder"], header["facts"], tables)
-    return record, bytes(data[end - HASH_BYTES : end]).hex()
+def _read(folder: Path, first: int) -> memoryview:
+    return memoryview(_path(folder, first).read_bytes())
 
 
-def _frame(record: Record) -> bytes:
-    streams = {name: _stream(table) for name, table in record.tables.items()}
-    values = {
-        "round": record.round,
-        "node": record.node,
-        "holder": record.holder,
-        "facts": record.facts,
-        "tables": [[name, len(stream)] for name, stream in streams.items()],
+def _entry(data: memoryview, frame: Frame, position: int) -> Entry:
+    header = data[frame.header : frame.body]
+    ends = list(itertools.accumulate((size for _, size in json.loads(bytes(header))["tables"]), initial=frame.body))
+    record = _record(header, [data[begin:end] for begin, end in itertools.pairwise(ends)])
+    return Entry(position, record, bytes(data[frame.hash : frame.end]).hex(), frame.end - frame.begin)
+
+
+def _record(header: Bytes, streams: Sequence[Bytes]) -> Record:
+    """A record whose tables are these very bytes."""
+    values = json.loads(bytes(header))
+    names = [name for name, _ in values["tables"]]
+    tables = {
+        name: pa.ipc.open_stream(pa.py_buffer(stream)).read_all() for name, stream in zip(names, streams, strict=True)
     }
+    return Record(values["round"], values["node"], values["holder"], values["facts"], tables)
+
+
+def _content(record: Record) -> list[Bytes]:
+    """The header and the streams of a record."""
+    streams = {name: _stream(table) for name, table in record.tables.items()}
     try:
+        values = {
+            "round": record.round,
+            "node": record.node,
+            "holder": record.holder,
+            "facts": json.loads(json.dumps(record.facts)),  # keys are text from here on, and sorted as text
+            "tables": [[name, len(stream)] for name, stream in streams.items()],
+        }
         header = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
     except (TypeError, ValueError) as error:
         raise StoreError(f"{record.node}: round {record.round}: facts must be plain JSON values: {error}") from error
-    body = b"".join(streams.values())
-    content = b"".join([HEAD.pack(MAGIC, VERSION, 0, len(header), len(body)), header, body])
-    return content + _hash(content)
+    return [header, *streams.values()]
 
 
-def _stream(table: pa.Table) -> bytes:
+def _stream(table: pa.Table) -> memoryview:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table.combine_chunks())
-    return bytes(sink.getvalue())
-
-
-def _hash(content: bytes | memoryview) -> bytes:
-    return hashlib.blake2b(content, digest_size=HASH_BYTES).digest()
+    return memoryview(sink.getvalue())
 
 
 def _segments(folder: Path) -> list[int]:
-    return sorted(int(path.stem) for path in folder.glob("*.wal"))
+    return sorted(int(path.stem) for path in folder.glob("*.wal") if path.stem.isdecimal())
 
 
 def _path(folder: Path, first: int) -> Path:

@@ -23,6 +23,7 @@ class RunConfig(BaseModel):
         None, ge=1, description="CPU threads of torch; by default what torch or OMP_NUM_THREADS says"
     )
     checkpoint_every: int = Field(0, ge=0, description="rounds between checkpoints; 0 keeps only the one at the end")
+    keep: int | None = Field(2, ge=1, description="newest checkpoints that are kept; null keeps all")
     block_rounds: int = Field(
         64, ge=1, description="rounds after which the journal is written to the zarr store at the latest"
     )
@@ -54,6 +55,13 @@ class RunConfig(BaseModel):
         if self.eval_temperature == 0 and self.eval_samples > 1:
             advice = "set eval_temperature above 0, or to null"
             raise ValueError(f"eval_samples is {self.eval_samples}, but greedy samples are all alike; {advice}")
+        return self
+
+    @model_validator(mode="after")
+    def _evaluates(self) -> Self:
+        if self.eval_every and self.mode != "train_and_evaluate":
+            advice = "set mode to train_and_evaluate, or leave eval_every out"
+            raise ValueError(f"eval_every is {self.eval_every}, but mode is {self.mode}; {advice}")
         return self
 
     @property

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ JOURNAL = "journal"
 ROLLOUTS = "rollouts.zarr"
 CHECKPOINTS = "checkpoints"
 LOCK = "writer.lock"
+DRAFT = ".draft"  # a checkpoint being written or removed
+REPLACED = ".replaced"  # a checkpoint whose name another one is about to take
 VERSIONS = "# versions: "
 SKELETON = frozenset({JOURNAL, ROLLOUTS, f"{ROLLOUTS}/zarr.json", CHECKPOINTS, LOCK, GRAPH})
 
@@ -22,28 +25,37 @@ SKELETON = frozenset({JOURNAL, ROLLOUTS, f"{ROLLOUTS}/zarr.json", CHECKPOINTS, L
 class WriterLock:
     """Holds a run folder for one writing process; the system lets go of it when the process ends, however it ends.
 
-    Raises `StoreError` with the process id of the writer that has it.
+    `shared` is for who must not meet a writer but writes nothing. Raises `StoreError` with the process id of the
+    writer that has it, or where the folder cannot be locked.
     """
 
-    def __init__(self, folder: Path) -> None:
-        path = folder / LOCK
-        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    def __init__(self, folder: Path, *, shared: bool = False) -> None:
+        path, self._shared = folder / LOCK, shared
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._handle = os.open(path, (os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT) | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise failed(path, "lock", error) from error
+        try:
+            fcntl.flock(self._handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            if not shared:
+                os.ftruncate(self._handle, 0)
+                os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
         except BlockingIOError as error:
-            holder = os.read(self._handle, 32).decode(errors="replace").strip() or "unknown"
+            holder = os.read(self._handle, 32).decode(errors="replace").strip()
             os.close(self._handle)
-            raise StoreError(f"{folder}: process {holder} is writing this run; wait for it or stop it") from error
+            doing = f"process {holder} is writing" if holder else "another process is verifying"
+            raise StoreError(f"{folder}: {doing} this run; wait for it or stop it") from error
         except OSError as error:
             os.close(self._handle)
             raise failed(path, "lock", error) from error
-        os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Let the next writer in."""
-        os.ftruncate(self._handle, 0)
-        os.close(self._handle)
+        try:
+            if not self._shared:
+                os.ftruncate(self._handle, 0)
+        finally:
+            os.close(self._handle)
 
 
 def refuse_taken(folder: Path) -> None:
@@ -60,6 +72,25 @@ def refuse_taken(folder: Path) -> None:
             raise StoreError(f"{folder}: holds {name!r} but no {GRAPH}; name another folder")
 
 
+def cut_checkpoints(checkpoints: Path) -> list[Path]:
+    """What crashes left of checkpoints that were being written, replaced or removed."""
+    return sorted(path for path in checkpoints.glob(".*") if path.suffix in (DRAFT, REPLACED))
+
+
+def tidy_checkpoints(checkpoints: Path) -> int:
+    """Put back a checkpoint that was about to be replaced, remove the rest of what crashes left; returns how many."""
+    cut = cut_checkpoints(checkpoints)
+    for path in cut:
+        name = checkpoints / path.stem.removeprefix(".")
+        if path.suffix == REPLACED and not name.exists():
+            path.rename(name)
+        else:
+            shutil.rmtree(path)
+    if cut:
+        sync_folder(checkpoints)
+    return len(cut)
+
+
 def write_graph(folder: Path, graph_yaml: str, versions: Mapping[str, Any]) -> None:
     """Write graph.yaml: the versions as comments, then the graph; from then on the folder is a run."""
     head = f"# The graph of this run, and the versions of what ran it.\n{VERSIONS}{json.dumps(dict(versions))}\n"
@@ -72,6 +103,8 @@ def read_graph(folder: Path) -> tuple[str, dict[str, Any]]:
     path = folder / GRAPH
     try:
         text = path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{path}: is no text ({error}); restore the file as the run wrote it") from error
     except FileNotFoundError as error:
         state = "its creation was cut; start it again" if folder.is_dir() else "there is no such folder"
         raise StoreError(f"{folder}: no run here, {GRAPH} is missing: {state}") from error
@@ -81,5 +114,8 @@ def read_graph(folder: Path) -> tuple[str, dict[str, Any]]:
     line, _, graph = rest.partition("\n")
     if not line.startswith(VERSIONS):
         raise StoreError(f"{path}: line 2 does not start with {VERSIONS!r}; restore the file as the run wrote it")
-    versions: dict[str, Any] = json.loads(line.removeprefix(VERSIONS))
+    try:
+        versions: dict[str, Any] = json.loads(line.removeprefix(VERSIONS))
+    except ValueError as error:
+        raise StoreError(f"{path}: line 2 is not JSON ({error}); restore the file as the run wrote it") from error
     return graph, versions

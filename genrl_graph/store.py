@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from genrl_graph import runfolder
 from genrl_graph.columns import conform
-from genrl_graph.durable import failed, sync_folder
+from genrl_graph.durable import PARTIAL, failed, make_folder, sync_folder
 from genrl_graph.errors import StoreError
 from genrl_graph.history import STEPS, History, View, position, steps_table, view_on_disk
 from genrl_graph.journal import Entry, Journal, Record, entries
@@ -41,12 +41,13 @@ class RunStore:
         self.graph_yaml, self.versions = runfolder.read_graph(folder)
         self._lock = lock
         self._block_bytes, self._block_rounds = block_bytes, block_rounds
-        self._arrays = RolloutArrays(folder / runfolder.ROLLOUTS, writable=lock is not None)
+        self._arrays = RolloutArrays(folder / runfolder.ROLLOUTS)
         self._history = History(self._arrays)
         self._journal: Journal | None = None
         self._pending: list[Entry] = []
         self._pending_bytes = 0
         self._groups: dict[str, tuple[pa.Schema, int]] = {}
+        self.removed = 0  # files and checkpoints that a crash had left half written
         if lock is not None:
             self._recover()
 
@@ -69,7 +70,8 @@ class RunStore:
         runfolder.refuse_taken(folder)
         with ExitStack() as undo:
             try:
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
+                sync_folder(folder.parent)  # a creation that was cut may have made it
                 lock = WriterLock(folder)
                 undo.callback(lock.release)
                 runfolder.refuse_taken(folder)
@@ -77,7 +79,6 @@ class RunStore:
                     (folder / name).mkdir(exist_ok=True)
                 RolloutArrays.create(folder / runfolder.ROLLOUTS)
                 runfolder.write_graph(folder, graph_yaml, versions)
-                sync_folder(folder.parent)
             except OSError as error:
                 raise failed(folder, "make the run folder", error) from error
             store = cls(folder, lock, block_bytes=block_bytes, block_rounds=block_rounds)
@@ -130,31 +131,36 @@ class RunStore:
             self.flush()
         return [entry.digest for entry in committed]
 
-    def flush(self) -> None:
-        """Move what is in the journal to zarr; raises `StoreError` where the disk refuses, and can be called again."""
-        journal = self._writing()
-        if not self._pending:
-            return
+    def flush(self) -> int:
+        """Move what is in the journal to zarr; returns how many records that were.
+
+        Raises `StoreError` where the disk refuses; nothing is lost, and it can be called again.
+        """
+        journal, moved = self._writing(), len(self._pending)
+        if not moved:
+            return 0
         try:
-            self._arrays.append(STEPS, steps_table(self._pending))
-            for group, table in _blocks(self._pending).items():
-                self._arrays.append(group, table)
+            self._arrays.append({STEPS: steps_table(self._pending), **_blocks(self._pending)})
             self._arrays.publish()
             self._pending, self._pending_bytes = [], 0
             journal.drop_before(journal.roll())
         except OSError as error:
             raise failed(self._arrays.folder, "write a block", error) from error
+        return moved
 
     def close(self) -> None:
-        """Move all to zarr and let the next writer in."""
-        if self._lock is None:
+        """Move all to zarr and let the next writer in, also where the disk refuses (`StoreError`)."""
+        if self._lock is None or self._journal is None:
             return
+        lock, journal = self._lock, self._journal
         try:
             self.flush()
+            journal.close()
+        except OSError as error:
+            raise failed(self.folder, "close the run", error) from error
         finally:
-            self._writing().close()
-            self._lock.release()
             self._lock = self._journal = None
+            lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -166,13 +172,14 @@ class RunStore:
         """The names of all groups of rows, in the order in which they appeared."""
         return self._history.groups(self._view())
 
-    def table(self, group: str, rounds: range | None = None) -> pa.Table:
+    def table(self, group: str, rounds: range | None = None, *, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of a group that were committed in `rounds` (all if None), in order of commit.
 
         Rows that came late keep their own `round`; what counts here is the round of the record that holds them.
-        Raises `StoreError` for a group that the run does not have.
+        Only `columns` are read where they are given. Raises `StoreError` for a group or a column that the run does
+        not have.
         """
-        return self._history.table(self._view(), group, rounds)
+        return self._history.table(self._view(), group, rounds, columns=columns)
 
     def steps(self, rounds: range | None = None) -> pa.Table:
         """One row for each committed record, in order: round, node, holder, rows, facts, digest.
@@ -198,11 +205,14 @@ class RunStore:
         return self._pending_bytes >= self._block_bytes or rounds[1] - rounds[0] >= self._block_rounds
 
     def _recover(self) -> None:
-        """Cut what was not published, skip what is in zarr already, keep the rest of the journal."""
+        """Remove what was cut, skip what is in zarr already, keep the rest of the journal.
+
+        Rows beyond the published ones are those of the journal: the next block writes them again, in the same places.
+        """
         folder = self.folder / runfolder.JOURNAL
         start = position(self._arrays.counts)
         try:
-            self._arrays.truncate()
+            self.removed = self._tidy()
             journal = Journal(folder, start=start)
             self._pending = list(entries(folder, since=start))
             self._pending_bytes = sum(entry.size for entry in self._pending)
@@ -215,6 +225,13 @@ class RunStore:
         for entry in self._pending:
             _learn(entry.record, self._groups)
         self._journal = journal
+
+    def _tidy(self) -> int:
+        """Remove files and checkpoints that a crash left half written; returns how many."""
+        leftovers = [*self._arrays.leftovers(), *self.folder.glob(f"*{PARTIAL}")]
+        for path in leftovers:
+            path.unlink()
+        return len(leftovers) + runfolder.tidy_checkpoints(self.checkpoints)
 
 
 def _conformed(record: Record, groups: dict[str, tuple[pa.Schema, int]]) -> Record:

@@ -1,33 +1,85 @@
 """Checkpoints: every carry of every peer of this process, in a folder that appears whole or not at all."""
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from genrl_graph.durable import failed, sync_folder
+from genrl_graph.durable import failed, sync_file, sync_folder
+from genrl_graph.errors import named
+from genrl_graph.manifest import write_manifest
 from genrl_graph.policy import Carried
+from genrl_graph.runfolder import DRAFT, REPLACED, tidy_checkpoints
+
+Carries = Mapping[str, Mapping[str, Carried]]
+"""Carried values by peer and name."""
 
 
-def save_checkpoint(folder: Path, peers: Mapping[str, Mapping[str, Carried]]) -> None:
-    """Write `<folder>/<peer>/<carry>/`; raises `StoreError` where the disk refuses."""
-    draft = folder.with_name(f".{folder.name}.draft")
+def checkpoint_folder(checkpoints: Path, rounds: int) -> Path:
+    """The folder of the checkpoint after so many rounds."""
+    return checkpoints / f"{rounds:06d}"
+
+
+def newest_checkpoint(checkpoints: Path) -> int:
+    """After how many rounds the newest checkpoint was made, 0 where there is none."""
+    return max((int(path.name) for path in checkpoints.iterdir() if path.name.isdecimal()), default=0)
+
+
+def save_checkpoint(folder: Path, peers: Carries, *, keep: int | None = None) -> None:
+    """Write `<folder>/<peer>/<carry>/` and a manifest; then all but the `keep` newest checkpoints go (None: none).
+
+    No checkpoint is removed before this one is on the disk. Raises `StoreError` where the disk refuses; the
+    checkpoints that were there stay.
+    """
+    draft = folder.with_name(f".{folder.name}{DRAFT}")
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
-        for peer, carries in peers.items():
-            for name, value in carries.items():
-                (draft / peer / name).mkdir(parents=True)
-                value.save(draft / peer / name)
-        for made in sorted(draft.rglob("*")):
-            sync_folder(made) if made.is_dir() else _sync_file(made)
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
-        sync_folder(folder.parent)
+        try:
+            for peer, carries in peers.items():
+                for name, value in carries.items():
+                    (draft / peer / name).mkdir(parents=True)
+                    value.save(draft / peer / name)
+            write_manifest(draft)
+            for made in (draft, *draft.rglob("*")):
+                sync_folder(made) if made.is_dir() else sync_file(made)
+            _put(draft, folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)  # what is cut takes room
+        if keep is not None:
+            _keep_newest(folder.parent, keep)
     except OSError as error:
         raise failed(folder, "write a checkpoint", error) from error
 
 
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def load_checkpoint(folder: Path, peers: Carries) -> None:
+    """Let every value become what was saved of it; raises `StoreError` where it does not fit."""
+    for peer, carries in peers.items():
+        for name, value in carries.items():
+            try:
+                with named(f"carry.{name} ({peer})"):
+                    value.load(folder / peer / name)
+            except OSError as error:
+                raise failed(folder / peer / name, "read a checkpoint", error) from error
+
+
+def remove_drafts(checkpoints: Path) -> None:
+    """Remove what a crash left of checkpoints."""
+    tidy_checkpoints(checkpoints)
+
+
+def _put(draft: Path, folder: Path) -> None:
+    """Give a draft its name for good; one that had the name before can be put back until then."""
+    aside = folder.with_name(f".{folder.name}{REPLACED}")
+    if folder.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+    draft.rename(folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _keep_newest(checkpoints: Path, keep: int) -> None:
+    """Remove the oldest checkpoints; each loses its name first, so that half of one is never taken for a whole."""
+    known = sorted((path for path in checkpoints.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
+    for old in known[:-keep]:
+        shutil.rmtree(old.rename(old.with_name(f".{old.name}{DRAFT}")))

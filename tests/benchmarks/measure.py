@@ -102,6 +102,22 @@ def report(name: str, title: str, rows: Sequence[Row]) -> None:
     _keep(name, {"title": title, "rows": [_figures(row) for row in rows]})
 
 
+def figures(name: str, title: str, values: Mapping[str, tuple[float, float | None]]) -> None:
+    """Print figures that are no times, with the most that is wanted of each, and put them into `runs/bench.json`."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for header in ("what", "value", "wanted"):
+        table.add_column(header, justify="right" if header == "value" else "left")
+    for what, (value, most) in values.items():
+        wanted = "" if most is None else f"<= {most:g}: {'yes' if value <= most else 'NO'}"
+        table.add_row(what, f"{value:.4g}", wanted)
+    Console(width=150, highlight=False).print("", table)
+    rows = [
+        {"what": what, "value": value} | ({} if most is None else {"at_most": most, "met": value <= most})
+        for what, (value, most) in values.items()
+    ]
+    _keep(name, {"title": title, "rows": rows})
+
+
 def _quartiles(values: Sequence[float]) -> str:
     low, _, high = quantiles(values, n=4, method="inclusive")
     return f"{low:.3g}, {high:.3g}"

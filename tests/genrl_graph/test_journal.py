@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrl_graph.errors import StoreError
-from genrl_graph.journal import MAGIC, Journal, Record, entries
+from genrl_graph.framing import MAGIC
+from genrl_graph.journal import Journal, Record, entries
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -148,9 +149,9 @@ def test_a_newer_version_is_refused_with_advice(tmp_path: Path) -> None:
     journal.append(record(1))
     journal.close()
     data = bytearray(segment(tmp_path).read_bytes())
-    struct.pack_into("<H", data, len(MAGIC), 2)
+    struct.pack_into("<H", data, len(MAGIC), 3)
     segment(tmp_path).write_bytes(data)
-    with pytest.raises(StoreError, match=r"journal version 2 is newer than 1; upgrade genrl-graph"):
+    with pytest.raises(StoreError, match=r"journal version 3 is newer than 2; upgrade genrl-graph"):
         list(entries(tmp_path))
 
 

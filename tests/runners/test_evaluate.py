@@ -1,6 +1,7 @@
 """Evaluations: held-out tasks with updates off, counted as pass@k, beside the training and without touching it."""
 
 import json
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Self
@@ -12,12 +13,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import Centred, Draw, Matches, Numbers, Step, ToyPolicyCarry
 
-from genrl_graph import Coordinate, Graph, Rollouts, RunConfig, Source, Task, TaskBook, Tasks, play
-from genrl_graph.errors import ParamError
+from genrl_graph import (
+    Coordinate,
+    Graph,
+    Log,
+    R,
+    Reward,
+    Rollouts,
+    RunConfig,
+    Scored,
+    Source,
+    Task,
+    TaskBook,
+    Tasks,
+    play,
+    score,
+)
+from genrl_graph.document import parse_document
+from genrl_graph.errors import GraphError
 from genrl_graph.evaluation import Evaluation
 from genrl_graph.nodes.exchange.gather import Gather
+from genrl_graph.nodes.reward.weighted_sum import TermWeight, WeightedSum
 from genrl_graph.runners.evaluate import Tally, pass_at_k
 from genrl_graph.runners.play import Run
+from genrl_graph.spec import read_document
 from genrl_graph.store import RunStore
 
 
@@ -144,9 +163,75 @@ def test_the_shares_are_those_of_the_stored_rows(run: Run) -> None:
 def test_a_source_that_holds_nothing_out_is_told_before_a_folder_is_made(tmp_path: Path) -> None:
     graph = Graph("open", run=RunConfig(mode="evaluate"))
     graph.add("answer", Draw(), tasks=graph.add("tasks", Numbers()), policy=graph.carry("policy", ToyPolicyCarry()))
-    with pytest.raises(ParamError, match=r"nodes\.tasks: source\.toy_numbers: has no tasks to evaluate on"):
+    with pytest.raises(GraphError, match=r"nodes\.tasks: source\.toy_numbers: has no tasks to evaluate on"):
         play(graph, out=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_check_finds_such_a_source_too() -> None:
+    text = """\
+graph: open
+version: 1
+carry:
+  policy: {type: policy.toy}
+nodes:
+  tasks: {type: source.toy_numbers}
+  answer: {type: generate.toy_draw, inputs: {tasks: tasks, policy: policy}}
+run: {mode: evaluate}
+"""
+    (line,) = read_document(parse_document(text, file="open.yaml")).lines()
+    assert line.startswith("open.yaml:6:3 nodes.tasks: source.toy_numbers: has no tasks to evaluate on")
+    assert line.endswith("(run.mode is evaluate)")
+
+
+class Odd(Held, name="held_odd"):
+    """Its kinds look like markup."""
+
+    def resolve(self, task_id: str) -> Task:
+        return replace(super().resolve(task_id), kind=["[/red]", "[bold]hard"][int(task_id[-1]) % 2])
+
+
+def test_kinds_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = Graph("odd", run=RunConfig(mode="evaluate", eval_temperature=None))
+    policy = graph.carry("policy", ToyPolicyCarry(bias=0))
+    answer = graph.add("answer", Say(high=3), tasks=graph.add("tasks", Odd()), policy=policy)
+    graph.add("credit", Centred(), scored=graph.add("score", Matches(), rollouts=answer))
+    play(graph, out=tmp_path / "run")
+    shown = capsys.readouterr().err
+    assert "[/red]" in shown and "[bold]hard" in shown
+
+
+def test_a_sum_that_warms_up_in_training_has_its_full_weights(tmp_path: Path) -> None:
+    graph = Graph("warm", run=RunConfig(rounds=2, mode="train_and_evaluate", eval_temperature=None))
+    policy = graph.carry("policy", ToyPolicyCarry(bias=0))
+    answer = graph.add("answer", Say(high=3), tasks=graph.add("tasks", Held()), policy=policy)
+    terms = {"match": TermWeight(weight=2.0, warmup_rounds=5, start_round=1)}
+    total = graph.add("total", WeightedSum(terms=terms), scored=[graph.add("score", Matches(), rollouts=answer)])
+    graph.add("credit", Centred(), scored=total)
+    found = [line for line in lines(play(graph, out=tmp_path / "run", quiet=True)) if "eval/time" in line]
+    assert [line["eval/total/weight_match"] for line in found] == [2.0, 2.0]
+    assert [line["eval/total/reward"] for line in found] == [2 * found[0]["eval/score/reward"]] * 2
+
+
+def test_what_fails_in_an_evaluation_costs_the_training_nothing(tmp_path: Path) -> None:
+    graph = held_game(mode="train_and_evaluate", eval_every=1, max_failed_rows=0, peers=2)
+    graph.add("picky", Centred(), scored=graph.add("fails", FailsHeldOut(), rollouts=graph.output("answer")))
+    found = lines(play(graph, out=tmp_path / "run", quiet=True))
+    assert any(line.get("eval/fails/failed_rows") for line in found)
+    assert all(line["budget/failed_rows"] == 0 for line in found if "budget/failed_rows" in line)
+
+
+class FailsHeldOut(Reward, name="held_fails"):
+    """Cannot judge one kind of held-out task."""
+
+    def run(self, rollouts: R, *, tasks: TaskBook) -> Scored[R]:
+        kinds = [tasks[task].kind for task in rollouts.values("task_id")]
+        return score(rollouts, {"x": [np.nan if kind == "odd" else 1.0 for kind in kinds]})
+
+
+def test_eval_every_needs_a_mode_that_evaluates() -> None:
+    with pytest.raises(ValueError, match="eval_every is 2, but mode is train; set mode to train_and_evaluate"):
+        RunConfig(eval_every=2)
 
 
 def test_greedy_samples_are_all_alike() -> None:
@@ -180,22 +265,14 @@ class MakeScored:
             Tasks.from_rows([{"id": t, "messages": [], "answer": "", "metadata": "{}"} for t in tasks]),
             ToyPolicyCarry(bias=0).init("policy", seed=0),
             rng=np.random.default_rng(0),
-            log=_log(),
+            log=Log(),
             round=0,
             peer="p",
         )
         values = rows.rows()
         for at in failed:
             values[at] = values[at] | {"finish": "failed"}
-        from genrl_graph import score
-
         return score(Rollouts.from_rows(values), {"correct": rewards})
-
-
-def _log():  # type: ignore[no-untyped-def]
-    from genrl_graph import Log
-
-    return Log()
 
 
 @pytest.fixture

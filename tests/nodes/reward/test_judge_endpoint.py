@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +232,14 @@ def test_what_lies_outside_is_looked_at_first(tmp_path: Path, monkeypatch: pytes
         with pytest.raises(ParamError, match=told) as raised:
             Judge(**named, api_key_env=name).prepare()
         assert "schlüssel" not in str(raised.value)
+    with closing(sqlite3.connect(tmp_path / "cookies.sqlite")) as other:
+        other.execute("CREATE TABLE cookies (name TEXT)")
+    with pytest.raises(StoreError, match="no cache of replies, but another data base"):
+        Judge(**named, cache=str(tmp_path / "cookies.sqlite")).prepare()
+    with closing(sqlite3.connect(tmp_path / "cookies.sqlite")) as other:
+        assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("cookies",)]
+    with pytest.raises(ParamError, match="does not end in .sqlite or .db"):
+        Judge(**named, cache=str(tmp_path / "authorized_keys"))
     (tmp_path / "text.sqlite").write_text("no data base, but a text that is long enough to be looked at")
     for path in ("text.sqlite", "missing/judge.sqlite"):
         with pytest.raises(StoreError, match="no cache of replies"):
