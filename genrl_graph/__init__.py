@@ -26,6 +26,7 @@ from genrl_graph.resources import Log, Task, TaskBook
 from genrl_graph.run_config import RunConfig
 
 if TYPE_CHECKING:
+    from genrl_graph.reading import StoredRun
     from genrl_graph.runners.play import Run
 
 __version__ = "0.1.0"
@@ -40,14 +41,18 @@ def play(
     peers: int | None = None,
     threads: int | None = None,
     quiet: bool = False,
+    resume: bool = False,
 ) -> "Run":
     """Play a graph: the whole run from a script or notebook; options given here win over the graph's `run:`.
 
-    Raises `GraphError` before anything is loaded, and `NodeFailed` with a run folder that still opens.
+    With `resume` a run that is in `out` goes on where it was cut. Raises `GraphError` before anything is loaded, and
+    `NodeFailed` with a run folder that still opens.
     """
     from genrl_graph.runners.play import play as play_locally
 
-    return play_locally(graph, out=out, rounds=rounds, seed=seed, peers=peers, threads=threads, quiet=quiet)
+    return play_locally(
+        graph, out=out, rounds=rounds, seed=seed, peers=peers, threads=threads, quiet=quiet, resume=resume
+    )
 
 
 def load(path: "Path | str", overrides: Sequence[str] = ()) -> Graph:
@@ -55,6 +60,13 @@ def load(path: "Path | str", overrides: Sequence[str] = ()) -> Graph:
     from genrl_graph.spec import load as load_file
 
     return load_file(Path(path), overrides)
+
+
+def open_run(path: "Path | str") -> "StoredRun":
+    """A run to read, also while another process writes it; raises `StoreError` where there is none."""
+    from genrl_graph.reading import open_run as open_folder
+
+    return open_folder(path)
 
 
 __all__ = [
@@ -97,6 +109,7 @@ __all__ = [
     "__version__",
     "credit",
     "load",
+    "open_run",
     "play",
     "score",
 ]

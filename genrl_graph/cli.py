@@ -1,15 +1,18 @@
-"""The command line: `genrl-graph check | plan | draw | nodes | run | export`."""
+"""The command line of `genrl-graph`: graphs are checked, planned, compared and played, runs are looked at."""
 
 import argparse
+import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from genrl_graph import __version__
-from genrl_graph.errors import GenrlGraphError, GraphError, ParamError
+from genrl_graph.errors import GenrlGraphError, GraphError, ParamError, StoreError
+from genrl_graph.runners.look.commands import add_look_commands
 
 if TYPE_CHECKING:
     from genrl_graph.spec import Loaded
@@ -62,11 +65,34 @@ def _parser() -> argparse.ArgumentParser:
 
     plan = commands.add_parser("plan", help="print the schedule of a round: stages, steps, weights read")
     _graph_arguments(plan)
+    plan.add_argument("--estimate", action="store_true", help="also say what the run will take: tokens, time, memory")
+    plan.add_argument("--run", type=Path, metavar="RUN", help="estimate by the speeds and lengths of this stored run")
+    plan.add_argument("--compare", type=Path, metavar="RUN", help="print the estimate against what this run took")
+    plan.add_argument("--completion-tokens", type=float, metavar="N", help="mean length of completions to assume")
+    plan.add_argument("--calibrate", action="store_true", help="measure this machine anew (about a minute)")
+    plan.add_argument("--format", choices=("text", "json"), default="text", help="of an estimate")
     plan.set_defaults(command=_plan)
 
-    draw = commands.add_parser("draw", help="print the graph as a Mermaid flowchart")
-    _graph_arguments(draw)
+    draw = commands.add_parser("draw", help="show the graph: text, Mermaid, DOT, SVG, PNG or a page to explore")
+    _graph_arguments(draw, optional=True)
+    draw.add_argument("-o", "--out", type=Path, metavar="FILE", help="write a file; its ending names the format")
+    draw.add_argument("--format", help="text (the default without -o), mermaid, dot, svg, png or html")
+    draw.add_argument("--params", action="store_true", help="show the params that differ from their defaults")
+    draw.add_argument("--run", type=Path, metavar="RUN", help="show what this run measured; GRAPH may then be left out")
+    draw.add_argument("--round", type=int, metavar="K", help="of this round of the run (default: the mean over all)")
     draw.set_defaults(command=_draw)
+
+    diff = commands.add_parser("diff", help="say what two graphs differ in and what follows; exit code 1 if they do")
+    diff.add_argument("old", metavar="OLD", type=Path, help="graph file (YAML) or run folder")
+    diff.add_argument("new", metavar="NEW", type=Path, help="graph file (YAML) or run folder")
+    diff.add_argument("--format", choices=["text", "json"], default="text", help="text (default) or json")
+    _import_argument(diff)
+    diff.set_defaults(command=_diff)
+
+    schema = commands.add_parser("schema", help="print the JSON Schema of graph files, for editors")
+    schema.add_argument("-o", "--out", metavar="FILE", type=Path, help="write it to this file")
+    _import_argument(schema)
+    schema.set_defaults(command=_schema)
 
     nodes = commands.add_parser("nodes", help="list the types that a graph may name, or show one")
     nodes.add_argument(
@@ -81,8 +107,20 @@ def _parser() -> argparse.ArgumentParser:
     _graph_arguments(run)
     run.add_argument("-o", "--out", type=Path, help="run folder (default: a new runs/<graph>-<n>)")
     run.add_argument("--dry", action="store_true", help="play one round with stand-ins for models and hubs, in seconds")
+    run.add_argument("--resume", action="store_true", help="go on if the folder holds this run, else start it")
     run.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     run.set_defaults(command=_run)
+
+    resume = commands.add_parser("resume", help="go on with a run that was cut, to the bits of one that was not")
+    resume.add_argument("folder", metavar="RUN", type=Path, help="run folder, such as runs/tiny")
+    resume.add_argument(
+        "overrides", nargs="*", metavar="run.key=value", help="such as run.rounds=20, which extends the run"
+    )
+    _import_argument(resume)
+    resume.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    resume.set_defaults(command=_resume)
+
+    add_look_commands(commands)
 
     export = commands.add_parser("export", help="write a policy of a run as a Hugging Face folder")
     export.add_argument("folder", metavar="RUN", type=Path, help="run folder, such as runs/tiny")
@@ -96,11 +134,16 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--push-to-hub", metavar="REPO", help="also upload to this repository of the Hugging Face hub")
     _import_argument(export)
     export.set_defaults(command=_export)
+
+    store = commands.add_parser("store", help="verify what a run has recorded, or compact it")
+    store.add_argument("action", choices=("verify", "compact"), help="check every file; finish what a crash left")
+    store.add_argument("folder", metavar="RUN", type=Path, help="run folder, such as runs/tiny")
+    store.set_defaults(command=_store)
     return parser
 
 
-def _graph_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("graph", type=Path, help="graph file (YAML)")
+def _graph_arguments(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    parser.add_argument("graph", type=Path, nargs="?" if optional else None, help="graph file (YAML)")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="such as run.rounds=3 nodes.answer.params.temperature=0.7"
     )
@@ -159,16 +202,44 @@ def _plan(args: argparse.Namespace) -> int:
     from genrl_graph.plan import plan_text
 
     _imports(args)
+    if args.estimate or args.run or args.compare or args.calibrate or args.completion_tokens is not None:
+        return _estimate(args)
+    if args.format != "text":
+        raise ParamError(f"--format {args.format}: is for an estimate; add --estimate")
     print(plan_text(_valid(args)), end="")
     return 0
 
 
+def _estimate(args: argparse.Namespace) -> int:
+    from genrl_graph.runners.estimate import report
+
+    shown = report(
+        _valid(args).graph,
+        run=args.run,
+        compare=args.compare,
+        completion_tokens=args.completion_tokens,
+        recalibrate=args.calibrate,
+        as_json=args.format == "json",
+        tell=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    print(shown, end="")
+    return 0
+
+
 def _draw(args: argparse.Namespace) -> int:
-    from genrl_graph.draw import mermaid
-    from genrl_graph.schedule import compile_graph
+    from genrl_graph.draw import format_of, render, write
+    from genrl_graph.drawing.command import picture_of, shown, to_draw
 
     _imports(args)
-    print(mermaid(compile_graph(_valid(args).graph)), end="")
+    format = format_of(args.out, args.format)
+    args.graph, args.overrides = to_draw(args.graph, args.overrides, run=args.run, round=args.round)
+    drawn = picture_of(_valid(args).graph, params=args.params, run=args.run, round=args.round)
+    if args.out is not None:
+        write(args.out, render(drawn, format))
+    elif format == "text":
+        sys.stdout.write(shown(drawn, sys.stdout))
+    else:
+        sys.stdout.buffer.write(render(drawn, format))
     return 0
 
 
@@ -180,15 +251,65 @@ def _nodes(args: argparse.Namespace) -> int:
     return 0
 
 
+def _diff(args: argparse.Namespace) -> int:
+    from genrl_graph.diff import compare_files
+
+    _imports(args)
+    difference = compare_files(args.old, args.new)
+    if args.format == "json":
+        print(json.dumps(difference.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        print("".join(f"{line}\n" for line in difference.lines()), end="")
+    return 1 if difference else 0
+
+
+def _schema(args: argparse.Namespace) -> int:
+    from genrl_graph.schema import schema_text
+
+    _imports(args)
+    if args.out is None:
+        print(schema_text(), end="")
+        return 0
+    try:
+        args.out.write_text(schema_text(), encoding="utf-8")
+    except OSError as error:
+        raise ParamError(f"-o {args.out}: cannot be written: {error.strerror}; name a file") from error
+    return 0
+
+
 def _run(args: argparse.Namespace) -> int:
     from genrl_graph.runners.dry import dry_play
+
+    if args.dry and args.resume:
+        raise ParamError("--resume: a dry run does not go on; leave out --dry or --resume")
+    imports = _imports(args)
+    if args.dry:
+        return _played(partial(dry_play, _valid(args).graph, out=args.out, quiet=args.quiet, imports=imports))
+    return _play(args, args.out, imports, resume=args.resume)
+
+
+def _resume(args: argparse.Namespace) -> int:
+    from genrl_graph.runfolder import GRAPH, read_graph
+    from genrl_graph.runners.resume import refuse_other_imports
+
+    _, versions = read_graph(args.folder)
+    imports = _imports(args)
+    refuse_other_imports(args.folder, versions, imports)
+    args.graph = args.folder / GRAPH
+    return _play(args, args.folder, imports, resume=True)
+
+
+def _play(args: argparse.Namespace, out: Path | None, imports: Mapping[str, str], *, resume: bool) -> int:
     from genrl_graph.runners.play import play
+
+    return _played(partial(play, _valid(args).graph, out=out, quiet=args.quiet, imports=imports, resume=resume))
+
+
+def _played(play: Callable[[], object]) -> int:
     from genrl_graph.runners.signals import Interrupted
 
-    imports = _imports(args)
-    graph = _valid(args).graph
     try:
-        (dry_play if args.dry else play)(graph, out=args.out, quiet=args.quiet, imports=imports)
+        play()
     except Interrupted as interrupted:
         print(f"genrl-graph: {interrupted}", file=sys.stderr)
         return interrupted.exit_code
@@ -210,6 +331,22 @@ def _export(args: argparse.Namespace) -> int:
     )
     print(out)
     return 0
+
+
+def _store(args: argparse.Namespace) -> int:
+    from genrl_graph.store import RunStore
+    from genrl_graph.verify import verify_run
+
+    if args.action == "compact":
+        with RunStore.open(args.folder, "a") as store:
+            moved = store.flush()
+        print(f"{args.folder}: {moved} records moved from the journal to zarr, {store.removed} leftovers removed")
+        return 0
+    report = verify_run(args.folder)
+    for problem in report.problems:
+        print(problem)
+    print(f"{args.folder}: {'damaged' if report.problems else 'ok'}: {report.summary()}")
+    return StoreError.exit_code if report.problems else 0
 
 
 def _valid(args: argparse.Namespace) -> "Loaded":

@@ -3,7 +3,7 @@
 `genrl_graph.runners.names.METRICS` lists the names.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from genrl_graph.runners.guard import Guarded
 from genrl_graph.runners.memory import memory
@@ -14,11 +14,21 @@ from genrl_graph.runners.trackers import Tracker
 
 
 class RoundMetrics:
-    """Collects the steps of a round, per peer, and gives them to the trackers; `stages` adds those of each stage."""
+    """Collects the steps of a round, per peer, and gives them to the trackers; `stages` adds those of each stage.
 
-    def __init__(self, trackers: Iterable[Tracker], *, stages: Stages | None = None) -> None:
+    What was `reported` before the run was cut ("round" or "eval", number, peer) is not given again.
+    """
+
+    def __init__(
+        self,
+        trackers: Iterable[Tracker],
+        *,
+        stages: Stages | None = None,
+        reported: Collection[tuple[str, int, str]] = (),
+    ) -> None:
         self._trackers = list(trackers)
         self._stages = stages
+        self._reported = reported
         self._peers: dict[str, dict[str, float]] = {}
 
     def take(self, done: Done) -> None:
@@ -26,6 +36,8 @@ class RoundMetrics:
         metrics = self._peers.setdefault(done.peer, {})
         name = done.step.node
         metrics.update({f"{name}/{metric}": value for metric, value in done.metrics.items()})
+        if done.recalled:
+            return
         metrics[f"time/{name}"] = metrics.get(f"time/{name}", 0.0) + done.seconds
         if "tokens" in done.metrics:
             metrics[f"speed/{name}"] = done.metrics["tokens"] / max(done.seconds, 1e-9)
@@ -42,11 +54,11 @@ class RoundMetrics:
             lines = self._stages.lines({peer: metrics}) if self._stages is not None else []
             staged = {name: value for line in lines for name, value in line.metrics().items()}
             whole[peer] = staged | metrics | common
-        return self._write(round, whole)
+        return self._write("round", round, whole)
 
     def evaluation(self, number: int, peers: Mapping[str, Mapping[str, float]]) -> None:
         """Give an evaluation, its names under `eval/`, to the trackers; `number` is how many rounds came before it."""
-        self._write(number, peers)
+        self._write("eval", number, peers)
 
     def close(self) -> None:
         """Close the trackers, metrics.jsonl last."""
@@ -56,11 +68,11 @@ class RoundMetrics:
     def _failures(self) -> float:
         return float(sum(tracker.failures for tracker in self._trackers if isinstance(tracker, Guarded)))
 
-    def _write(self, round: int, peers: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    def _write(self, what: str, round: int, peers: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
         plain = {
             peer: {plain_name(name): float(value) for name, value in metrics.items()} for peer, metrics in peers.items()
         }
         for peer, metrics in plain.items():
-            for tracker in self._trackers:
+            for tracker in self._trackers if (what, round, peer) not in self._reported else ():
                 tracker.write(round, peer, metrics)
         return plain

@@ -3,7 +3,7 @@
 import importlib.metadata
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -16,13 +16,15 @@ from rich.console import Console
 from genrl_graph.errors import ParamError
 from genrl_graph.fingerprint import full_fingerprint
 from genrl_graph.graph import Graph
+from genrl_graph.plan import counted
 from genrl_graph.run_config import Mode, RunConfig
-from genrl_graph.runfolder import refuse_taken
+from genrl_graph.runfolder import GRAPH, refuse_taken
 from genrl_graph.runners.evaluate import evaluation_schedule
 from genrl_graph.runners.metrics import RoundMetrics
 from genrl_graph.runners.peers import Make, declared_value, digests, make_peers, peer_names, prepare, require_enough
 from genrl_graph.runners.progress import Terminal
-from genrl_graph.runners.round import Done
+from genrl_graph.runners.resume import Past, Start, class_versions
+from genrl_graph.runners.round import Done, Peer
 from genrl_graph.runners.session import Session
 from genrl_graph.runners.signals import stop_on_signals
 from genrl_graph.runners.stages import Stages
@@ -60,12 +62,15 @@ def play(
     mode: Mode | None = None,
     quiet: bool = False,
     imports: Mapping[str, str] | None = None,
+    resume: bool = False,
 ) -> Run:
     """Play a graph in this process with `peers` peers in lockstep.
 
     What is given wins over the graph's `run:` options. Without `out` the run gets a new folder `runs/<graph>-<n>`.
-    `imports` records the scripts that defined nodes (path: hash). Raises `GraphError` before anything is loaded,
-    `StoreError` where the folder is taken, `NodeFailed` where a node fails; what was committed stays.
+    `imports` records the scripts that defined nodes (path: hash). With `resume` a run that is in the folder goes on
+    from its newest checkpoint and what was committed since, to the very bits of a run that was never cut. Raises
+    `GraphError` before anything is loaded, `StoreError` where the folder is taken or an update gives another result
+    than it did, `NodeFailed` where a node fails; what was committed stays.
     """
     given = {
         "rounds": rounds,
@@ -76,10 +81,12 @@ def play(
         "mode": mode,
     }
     config = run_options(graph.run, given)
+    if resume and out is None:
+        raise ParamError("resume: name the run folder (out, or -o on the command line)")
     schedule = compile_graph(graph)
     console = Console(stderr=True, highlight=False, quiet=quiet)
     folder = Path(out) if out is not None else free_folder(graph.name)
-    return play_schedule(schedule, config, folder=folder, console=console, imports=imports or {})
+    return play_schedule(schedule, config, folder=folder, console=console, imports=imports or {}, resume=resume)
 
 
 def play_schedule(
@@ -91,6 +98,7 @@ def play_schedule(
     imports: Mapping[str, str],
     make: Make = declared_value,
     see: Callable[[Done], None] = lambda done: None,
+    resume: bool = False,
 ) -> Run:
     """Play a compiled graph; `make` makes the carries, `see` is shown every step that was committed."""
     names = peer_names(config.peers)
@@ -100,16 +108,33 @@ def play_schedule(
     evaluation = None if config.mode == "train" else evaluation_schedule(schedule, config.evaluation)
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
-        refuse_taken(folder)
+        played, rounds = replace_run(schedule.graph, config), 0 if config.mode == "evaluate" else config.rounds
+        versions = _versions(played, imports)
+        tell = partial(console.print, markup=False, soft_wrap=True)
+        past = None
+        if resume and (folder / GRAPH).exists():
+            past = Past(stack.enter_context(RunStore.open(folder, "a", block_rounds=config.block_rounds)))
+            past.refuse_another(played, imports)
+            if past.is_complete(rounds, names, evaluated=evaluation is not None):
+                tell(f"{folder}: complete after {counted(rounds, 'round')}; raise run.rounds to go on")
+                before, after = (past.digests(schedule, names, rounds=at) for at in (0, rounds))
+                return Run(folder, rounds, before, after)
+        else:
+            refuse_taken(folder)
         prepare(schedule, ready=stop.check)
         if evaluation is not None:
             prepare(evaluation, known=schedule, ready=stop.check)
-        tell = partial(_loading, console)
-        players = make_peers(schedule, names, seed=config.seed, make=make, tell=tell, ready=stop.check)
-        before = digests(players)
-        played = replace_run(schedule.graph, config)
-        store = RunStore.create(folder, played.record(), _versions(played, imports), block_rounds=config.block_rounds)
-        stack.enter_context(store)
+        players = make_peers(
+            schedule, names, seed=config.seed, make=make, tell=partial(_loading, console), ready=stop.check
+        )
+        before, start = digests(players), Start()
+        if past is None:
+            versions |= {"carries": {carry: before[names[0], carry] for carry in schedule.graph.carries}}
+            store = RunStore.create(folder, played.record(), versions, block_rounds=config.block_rounds)
+            stack.enter_context(store)
+        else:
+            store, start = past.store, _go_on(past, schedule, players, played, versions, tell)
+            before |= past.digests(schedule, names, rounds=0)
         trackers = make_trackers(
             config.trackers,
             folder=folder,
@@ -117,12 +142,11 @@ def play_schedule(
             project="genrl_graph",
             peers=names,
             config=yaml.safe_load(played.record()),
-            tell=partial(console.print, markup=False, soft_wrap=True),
+            tell=tell,
         )
-        metrics = RoundMetrics(trackers, stages=Stages(schedule))
+        metrics = RoundMetrics(trackers, stages=Stages(schedule), reported=start.reported)
         stack.callback(metrics.close)
-        rounds = 0 if config.mode == "evaluate" else config.rounds
-        terminal = stack.enter_context(Terminal(schedule, rounds=rounds, console=console))
+        terminal = stack.enter_context(Terminal(schedule, rounds=rounds, console=console, played=start.first))
         session = Session(
             schedule,
             evaluation,
@@ -134,11 +158,30 @@ def play_schedule(
             console=console,
             stop=stop,
             see=see,
+            start=start,
         )
         session.play()
         after = digests(players)
     terminal.summary(before=before, after=after, store=folder / "rollouts.zarr")
     return Run(folder, session.rounds, before, after)
+
+
+def _go_on(
+    past: Past,
+    schedule: Schedule,
+    players: Sequence[Peer],
+    played: Graph,
+    versions: Mapping[str, object],
+    tell: Callable[[str], None],
+) -> Start:
+    """Take up a run: tells from where, and what is another version now."""
+    for line in past.warnings(versions):
+        tell(line)
+    start = past.restore(schedule, players)
+    past.note(played, versions)
+    behind = f"the checkpoint after {counted(start.first, 'round')}" if start.first else "the start"
+    tell(f"{past.store.folder}: goes on from {behind}, with all that was committed since")
+    return start
 
 
 def _loading(console: Console, carry: str, type_name: str) -> None:
@@ -185,4 +228,6 @@ def _versions(graph: Graph, imports: Mapping[str, str]) -> dict[str, object]:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found | {"fingerprint": full_fingerprint(graph)} | ({"imports": dict(imports)} if imports else {})
+    found["fingerprint"] = full_fingerprint(graph)
+    noted = {"imports": dict(imports), "classes": class_versions(graph)}
+    return found | {name: value for name, value in noted.items() if value}

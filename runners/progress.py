@@ -17,9 +17,12 @@ PLAIN_EVERY_S = 1.0
 
 
 class Terminal:
-    """Shows the rounds of a run: a bar where there is a terminal, at most one line a second elsewhere."""
+    """Shows the rounds of a run: a bar where there is a terminal, at most one line a second elsewhere.
 
-    def __init__(self, schedule: Schedule, *, rounds: int, console: Console) -> None:
+    `played` rounds were played before.
+    """
+
+    def __init__(self, schedule: Schedule, *, rounds: int, console: Console, played: int = 0) -> None:
         self._stages = Stages(schedule)
         self._rounds = rounds
         self._console = console
@@ -35,7 +38,7 @@ class Terminal:
             expand=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("round", total=rounds, doing="")
+        self._task = self._bar.add_task("round", total=rounds, completed=played, doing="")
         self._last = ""
 
     def __enter__(self) -> "Terminal":

@@ -1,38 +1,108 @@
-"""What is kept of a step: the columns that the store gets of an output, and the metrics that every output gives."""
+"""What is kept of a step: the rows and facts that the store gets of it, and the metrics that every output gives."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from genrl_graph.edges import PEER, SCORED
+from genrl_graph.edges import PEER, SCORED, EdgeType
 from genrl_graph.frames import Frame, Rollouts
+from genrl_graph.journal import Record
 from genrl_graph.node import Advantage, Exchange, Generator, Node, Reward, Source
-from genrl_graph.policy import Policy
+from genrl_graph.policy import Carried, Policy
 from genrl_graph.resources import Log
-from genrl_graph.runners.outputs import frames_of
+from genrl_graph.runners.rebuild import WHOLE, Inherited, Runs, described, gives, own_places
+
+Inputs = Mapping[str, Any]
 
 
-def stored_columns(node: Node, rows: Frame, inputs: Mapping[str, Any], holder: str) -> pa.Table:
-    """What the store keeps of an output: rows in full where they came into being here, else ids and what was added."""
-    names = rows.table.column_names
-    if PEER in rows.marks and isinstance(node, Exchange):
-        return rows.where([peer != holder for peer in rows.values("peer")]).table if "peer" in names else rows.table
-    if "id" not in names or isinstance(node, Source | Generator | Exchange):
-        return rows.table
-    ids = set(rows.values("id"))
-    given = [frame for value in inputs.values() for frame in frames_of(value) if "id" in frame.table.column_names]
-    having: dict[str, set[str]] = {}  # of each column of the inputs, the rows that have it there
-    for frame in given:
-        for name in frame.table.column_names:
-            having.setdefault(name, set()).update(frame.values("id"))
-    known = {name for name, rows_there in having.items() if ids <= rows_there}
-    judges = isinstance(node, Reward | Advantage)  # a select may declare marks, but it changes no row
-    own = {mark for pattern in node.signature.outputs.values() for mark in pattern.marks if judges}
-    own -= {implied for mark in own for implied in mark.implies}
-    added = {name for mark in own for name in mark.columns}
-    return rows.table.select(["id", *(name for name in names if name != "id" and (name in added or name not in known))])
+def step_record(
+    node: Node,
+    types: Mapping[str, EdgeType],
+    *,
+    round: int,
+    peer: str,
+    prefix: str,
+    inputs: Inputs,
+    outputs: Mapping[str, Any],
+    offer: Frame | None,
+    metrics: Mapping[str, float],
+    log: Log,
+) -> Record:
+    """The record of a step, from which `recall.Recorded` makes its outputs and metrics again.
+
+    `offer` is what an exchange sent of its own; groups and the name of the node begin with `prefix`. Facts beside
+    those that the node logged: `metrics`, `digests` and `versions` of carried values, `types` of outputs that are
+    more than their node declares, `own_rows` where an exchange laid rows of the own offer.
+    """
+    name = prefix + node.place.node
+    tables, facts = {}, dict(log.facts)
+    for ref, value in outputs.items():
+        if isinstance(value, Frame):
+            group = prefix + ref.replace(".", "/")
+            if value.edge_type != types[ref]:
+                facts.setdefault("types", {})[ref] = described(value.edge_type)
+            tables[group], own, enough = _kept(node, value, inputs, offer, peer)
+            if own:
+                facts.setdefault("own_rows", {})[ref] = own
+            if not enough:
+                tables[f"{group}/{WHOLE}"] = value.table
+        elif isinstance(value, Carried):
+            facts.setdefault("digests", {})[ref] = value.digest()
+            if isinstance(value, Policy):
+                facts.setdefault("versions", {})[ref] = value.version
+    for table_name, columns in log.tables.items():
+        table = pa.table(dict(columns))
+        if table.num_rows:  # Arrow cannot tell the types of empty lists
+            tables[f"{name}/{table_name}"] = table
+    if metrics:
+        facts["metrics"] = {key: value if math.isfinite(value) else str(value) for key, value in metrics.items()}
+    return Record(round, name, peer, facts, tables)
+
+
+def _kept(
+    node: Node, rows: Frame, inputs: Inputs, offer: Frame | None, holder: str
+) -> tuple[pa.Table, Runs | None, bool]:
+    """What the store keeps of an output, and whether that gives the very rows again.
+
+    Rows are kept in full where they came into being here, of an exchange only those of others, with the places of
+    the own ones; of other nodes the ids and what was added.
+    """
+    if is_exchanged(node, rows.edge_type):
+        if "peer" not in rows.table.column_names:
+            return rows.table, None, True
+        mine = np.asarray([peer == holder for peer in rows.values("peer")], dtype=bool)
+        own = own_places(rows, mine, offer) if offer is not None else None
+        return rows.where(~mine).table, own, own is not None or not mine.any()
+    if is_whole(node, rows.edge_type):
+        return rows.table, None, True
+    inherited = Inherited(rows.table.column("id"), inputs)
+    added = _added(node)
+    names = (name for name in rows.table.column_names if name != "id" and (name in added or not inherited.has(name)))
+    stored = rows.table.select(["id", *names])
+    return stored, None, gives(rows, stored, inherited)
+
+
+def _added(node: Node) -> set[str]:
+    """The columns that a judge is there for; a select may declare marks, but it changes no row."""
+    if not isinstance(node, Reward | Advantage):
+        return set()
+    marks = {mark for pattern in node.signature.outputs.values() for mark in pattern.marks}
+    marks -= {implied for mark in marks for implied in mark.implies}
+    return {name for mark in marks for name in mark.columns}
+
+
+def is_exchanged(node: Node, kind: EdgeType) -> bool:
+    """Whether rows of this type come from the swarm through this very node: only those of others are stored."""
+    return PEER in kind.marks and isinstance(node, Exchange)
+
+
+def is_whole(node: Node, kind: EdgeType) -> bool:
+    """Whether rows of this type come into being at this node, or have no ids by which they could be found again."""
+    assert issubclass(kind.base, Frame)
+    return "id" not in kind.base.declared(kind.marks) or isinstance(node, Source | Generator | Exchange)
 
 
 def step_metrics(node: Node, outputs: Mapping[str, Any], log: Log) -> dict[str, float]:

@@ -3,16 +3,13 @@
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 import genrl_graph
 from genrl_graph import seeds
 from genrl_graph.errors import ColumnError, GenrlGraphError, NodeFailed, RewardFailed
-from genrl_graph.frames import Frame
 from genrl_graph.graph import Part
 from genrl_graph.journal import Record
 from genrl_graph.node import Coordinate, Exchange, Fork, Node, Reward, Source, Update
@@ -21,7 +18,8 @@ from genrl_graph.resources import Log, TaskBook
 from genrl_graph.runners.budget import Budget
 from genrl_graph.runners.meet import Meeting, Swarm
 from genrl_graph.runners.outputs import failed_rows, named_outputs, refuse_useless
-from genrl_graph.runners.record import step_metrics, stored_columns
+from genrl_graph.runners.recall import Recorded, verify
+from genrl_graph.runners.record import step_metrics, step_record
 from genrl_graph.schedule import Schedule, Step
 
 EVAL = "eval/"
@@ -40,7 +38,10 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What one peer's step gave: its time in seconds, what it reported, its outputs, and the tries that it took."""
+    """What one peer's step gave: its time in seconds, what it reported, its outputs, and the tries that it took.
+
+    `recalled`: the run had committed it before it was cut, so the time is not that of the step.
+    """
 
     round: int
     step: Step
@@ -49,6 +50,8 @@ class Done:
     metrics: Mapping[str, float]
     outputs: Mapping[str, Any] = field(default_factory=dict)
     tries: int = 1
+    recalled: bool = False
+    evaluating: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +59,10 @@ class _Played:
     """A step of one peer: what is committed, reported and given on."""
 
     record: Record | None
-    metrics: dict[str, float]
-    outputs: dict[str, Any]
+    metrics: Mapping[str, float]
+    outputs: Mapping[str, Any]
     tries: int = 1
+    recalled: bool = False
 
 
 class Loop:
@@ -67,6 +71,9 @@ class Loop:
     One that is `evaluating` plays the schedule of an evaluation (`evaluate.evaluation_schedule`): updates and forks
     hand on the value that they were given, coordinators are left out, random streams and groups of the store are its
     own, and `round` is the number of rounds trained so far.
+
+    What `recall` knows of a round, node and peer was committed before the run was cut. Such a step is not run: its
+    outputs are made again from the record; only updates and forks are applied again, and verified.
     """
 
     def __init__(
@@ -81,6 +88,7 @@ class Loop:
         watch: Callable[[Done], None] = lambda done: None,
         budget: Budget | None = None,
         evaluating: bool = False,
+        recall: Callable[[int, str, str], Recorded | None] = lambda round, node, peer: None,
     ) -> None:
         self.schedule = schedule
         self.peers = list(peers)
@@ -89,6 +97,7 @@ class Loop:
         self._commit = commit
         self._begin, self._watch = begin, watch
         self._budget, self._evaluating = budget or Budget(), evaluating
+        self._recall, self._prefix = recall, EVAL if evaluating else ""
 
     def play(self, round: int) -> None:
         """One pass over the graph; each step of all peers is committed before the next begins."""
@@ -97,20 +106,23 @@ class Loop:
         for step in self.schedule.steps:
             if self._evaluating and isinstance(self.schedule.nodes[step.node], Coordinate):
                 continue
+            if step.action == "open" and all(self._recorded(step, round, peer) for peer in self.peers):
+                continue
             records, done = [], []
             for peer in self.peers:
                 self._begin(step, peer.name)
                 started = time.perf_counter()
                 played = self._play(step, round, peer)
                 seconds = time.perf_counter() - started
-                done.append(Done(round, step, peer.name, seconds, played.metrics, played.outputs, played.tries))
+                told = (played.metrics, played.outputs, played.tries, played.recalled)
+                done.append(Done(round, step, peer.name, seconds, *told, self._evaluating))
                 if played.record is not None:
                     records.append(played.record)
             if records:
                 self._commit(records)
             for item in done:
                 rows = int(item.metrics.get("failed_rows", 0))
-                self._budget.spend_rows(rows, where=_where(step, round, item.peer))
+                self._budget.spend_rows(rows, where=self._where(step, round, item.peer))
                 self._watch(item)
         for peer in self.peers:
             if self._evaluating:
@@ -133,47 +145,82 @@ class Loop:
                     raise
                 errors.append(str(error))
 
+    def _recorded(self, step: Step, round: int, peer: Peer) -> Recorded | None:
+        return self._recall(round, self._prefix + step.node, peer.name)
+
     def _step(self, step: Step, round: int, peer: Peer, errors: Sequence[str]) -> "_Played":
         node = self.schedule.nodes[step.node]
-        part = self.schedule.graph.nodes[step.node]
-        log = Log()
+        inputs = _inputs(self.schedule.graph.nodes[step.node], peer.values)
+        recorded = None if step.action == "open" else self._recorded(step, round, peer)
         try:
-            inputs = _inputs(part, peer.values)
-            if step.action == "open":
-                assert isinstance(node, Exchange)
-                offer = node.offer(**inputs)  # type: ignore[attr-defined]  # the contract was read at definition
-                self._swarm.open(node, round=round, peer=peer.name, offer=offer)
-                return _Played(None, {"rows": float(len(offer))}, {})
-            if self._evaluating and isinstance(node, Update | Fork):
-                outputs = _handed_on(step.node, node, inputs)
-                peer.values.update(outputs)
-                return _Played(None, {}, outputs)
-            resources = self._resources(node, round, peer, log)
-            if step.action == "close":
-                assert isinstance(node, Exchange)
-                meeting = self._swarm.close(node, round=round, peer=peer.name)
-                output = node.admit(list(meeting.packets), **resources)  # type: ignore[attr-defined]
-                _note(log, meeting)
+            if recorded is not None and not isinstance(node, Update | Fork):
+                played = self._recalled(node, inputs, peer, recorded)
+            elif self._evaluating and isinstance(node, Update | Fork):
+                played = _Played(None, {}, _handed_on(step.node, node, inputs))
             else:
-                output = node.run(**inputs, **resources)  # type: ignore[attr-defined]
-            if errors:
-                log.fact("retried", list(errors))
-            outputs = named_outputs(node, output, self.schedule.types)
-            refuse_useless(node, inputs, outputs)
-            record = self._record(node, part, round, peer, inputs, outputs, log)
+                played = self._run(step, node, inputs, round, peer, errors)
         except GenrlGraphError as error:
             text = str(error).removeprefix(f"{step.node}: ")  # nodes that are run by hand name themselves
             kind = RewardFailed if isinstance(node, Reward) and isinstance(error, ColumnError) else type(error)
-            raise kind(f"{_where(step, round, peer.name)}: {text}") from error
+            raise kind(f"{self._where(step, round, peer.name)}: {text}") from error
         except Exception as error:
             failed = RewardFailed if isinstance(node, Reward) else NodeFailed
             what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise failed(f"{_where(step, round, peer.name)}: {what} ({_raised_at(error)})") from error
-        peer.values.update(outputs)
+            raise failed(f"{self._where(step, round, peer.name)}: {what} ({_raised_at(error)})") from error
+        if recorded is not None and played.record is not None:
+            verify(recorded, played.record, where=self._where(step, round, peer.name))
+            played = replace(played, record=None, metrics=recorded.metrics, recalled=True)
+        peer.values.update(played.outputs)
+        return played
+
+    def _recalled(self, node: Node, inputs: Mapping[str, Any], peer: Peer, recorded: Recorded) -> "_Played":
+        outputs = recorded.outputs(node, self.schedule.types, inputs, holder=peer.name, prefix=self._prefix)
+        self._budget.retries += recorded.retries
+        return _Played(None, recorded.metrics, outputs, recorded.retries + 1, recalled=True)
+
+    def _run(
+        self, step: Step, node: Node, inputs: Mapping[str, Any], round: int, peer: Peer, errors: Sequence[str]
+    ) -> "_Played":
+        log, offer = Log(), None
+        if step.action == "open":
+            assert isinstance(node, Exchange)
+            offered = node.offer(**inputs)  # type: ignore[attr-defined]  # the contract was read at definition
+            self._swarm.open(node, round=round, peer=peer.name, offer=offered)
+            return _Played(None, {"rows": float(len(offered))}, {})
+        resources = self._resources(node, round, peer, log)
+        if step.action == "close":
+            assert isinstance(node, Exchange)
+            meeting = self._swarm.close(node, round=round, peer=peer.name)
+            offer = next((packet.rows for packet in meeting.packets if packet.peer == peer.name), None)
+            output = node.admit(list(meeting.packets), **resources)  # type: ignore[attr-defined]
+            _note(log, meeting)
+        else:
+            output = node.run(**inputs, **resources)  # type: ignore[attr-defined]
+        if errors:
+            log.fact("retried", list(errors))
+        outputs = named_outputs(node, output, self.schedule.types)
+        refuse_useless(node, inputs, outputs)
         metrics = step_metrics(node, outputs, log)
         if (lost := failed_rows(node, inputs, outputs)) > 0:
             metrics["failed_rows"] = float(lost)
+        metrics = dict(sorted(metrics.items()))  # as a record gives them back
+        record = step_record(
+            node,
+            self.schedule.types,
+            round=round,
+            peer=peer.name,
+            prefix=self._prefix,
+            inputs=inputs,
+            outputs=outputs,
+            offer=offer,
+            metrics=metrics,
+            log=log,
+        )
         return _Played(record, metrics, outputs, len(errors) + 1)
+
+    def _where(self, step: Step, round: int, peer: str) -> str:
+        when = f"evaluation after {round} rounds" if self._evaluating else f"round {round}"
+        return f"nodes.{step.node} ({when}, {peer})"
 
     def _resources(self, node: Node, round: int, peer: Peer, log: Log) -> dict[str, Any]:
         name = node.place.node
@@ -194,31 +241,6 @@ class Loop:
         }
         return {resource: supply[resource]() for resource in wanted}
 
-    def _record(
-        self,
-        node: Node,
-        part: Part,
-        round: int,
-        peer: Peer,
-        inputs: Mapping[str, Any],
-        outputs: Mapping[str, Any],
-        log: Log,
-    ) -> Record:
-        tables, facts = {}, dict(log.facts)
-        prefix = EVAL if self._evaluating else ""
-        for ref, value in outputs.items():
-            if isinstance(value, Frame):
-                tables[prefix + ref.replace(".", "/")] = stored_columns(node, value, inputs, peer.name)
-            elif isinstance(value, Carried):
-                facts.setdefault("digests", {})[ref] = value.digest()
-                if isinstance(value, Policy):
-                    facts.setdefault("versions", {})[ref] = value.version
-        for name, columns in log.tables.items():
-            table = pa.table(dict(columns))
-            if table.num_rows:  # Arrow cannot tell the types of empty lists
-                tables[f"{prefix}{part.name}/{name}"] = table
-        return Record(round, prefix + part.name, peer.name, facts, tables)
-
 
 def _raised_at(error: Exception) -> str:
     """The innermost line outside this package, such as "my_nodes.py:12 in run"; the author of a node looks there."""
@@ -227,10 +249,6 @@ def _raised_at(error: Exception) -> str:
     foreign = [frame for frame in frames if not frame.filename.startswith(package)]
     last = (foreign or frames)[-1]
     return f"{Path(last.filename).name}:{last.lineno} in {last.name}"
-
-
-def _where(step: Step, round: int, peer: str) -> str:
-    return f"nodes.{step.node} (round {round}, {peer})"
 
 
 def _inputs(part: Part, values: Mapping[str, Any]) -> dict[str, Any]:

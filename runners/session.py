@@ -5,14 +5,16 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
+from genrl_graph.durable import sync_file
 from genrl_graph.run_config import RunConfig
 from genrl_graph.runners.budget import Budget
-from genrl_graph.runners.checkpoint import save_checkpoint
+from genrl_graph.runners.checkpoint import checkpoint_folder, save_checkpoint
 from genrl_graph.runners.evaluate import Evaluator, evaluation_line, evaluation_table
 from genrl_graph.runners.meet import LocalSwarm
 from genrl_graph.runners.metrics import RoundMetrics
 from genrl_graph.runners.peers import changing_carries
 from genrl_graph.runners.progress import Terminal
+from genrl_graph.runners.resume import Start
 from genrl_graph.runners.round import Done, Loop, Peer
 from genrl_graph.runners.signals import Stop
 from genrl_graph.schedule import Schedule
@@ -22,7 +24,7 @@ from genrl_graph.store import RunStore
 class Session:
     """Plays the rounds, evaluations and checkpoints of a run; `evaluation` is its schedule there, None for none.
 
-    `see` is shown every step that was committed.
+    `see` is shown every step that was committed, `start` says where the run begins or goes on.
     """
 
     def __init__(
@@ -38,14 +40,14 @@ class Session:
         console: Console,
         stop: Stop,
         see: Callable[[Done], None],
+        start: Start,
     ) -> None:
         self._schedule, self._players, self._config = schedule, players, config
         self._store, self._metrics, self._terminal, self._console = store, metrics, terminal, console
-        self._stop, self._see = stop, see
+        self._stop, self._see, self._start = stop, see, start
         self.rounds = 0 if config.mode == "evaluate" else config.rounds
-        self._budget = Budget(
-            max_failed_rows=config.max_failed_rows, max_retries=config.max_retries, wait_s=config.retry_wait_s
-        )
+        self._budget = self._new_budget(config.max_failed_rows)
+        self._budget.failed_rows, self._budget.retries = start.failed_rows, start.retries
         self._loop = Loop(
             schedule,
             players,
@@ -55,25 +57,33 @@ class Session:
             begin=terminal.step,
             watch=self._watch,
             budget=self._budget,
+            recall=start.recall,
         )
         self._evaluator = None if evaluation is None else self._new_evaluator(evaluation)
 
     def play(self) -> None:
         """All rounds, with the evaluations and checkpoints that are due; raises `Interrupted` after a signal."""
         self._evaluate(0)
-        for number in range(self.rounds):
+        if self._start.first:
+            self._evaluate(self._start.first)
+        for number in range(self._start.first, self.rounds):
             started = time.perf_counter()
             self._loop.play(number)
             seconds = time.perf_counter() - started
             self._terminal.round(number, self._metrics.end(number, seconds, self._budget.metrics()), seconds)
             if self._stop.wanted or self._due(number + 1, self._config.checkpoint_every):
-                folder = self._store.checkpoints / f"{number + 1:06d}"
-                save_checkpoint(folder, changing_carries(self._schedule, self._players))
+                self._checkpoint(number + 1)
             self._evaluate(number + 1)
             if number < self.rounds - 1:
                 self._stop.check()
         if self._evaluator is not None:
             self._console.print(evaluation_table(self._evaluator.history))
+
+    def _checkpoint(self, played: int) -> None:
+        """Save the carries; the metrics of the rounds that will not be redone are made durable first."""
+        sync_file(self._store.folder / "metrics.jsonl")
+        folder = checkpoint_folder(self._store.checkpoints, played)
+        save_checkpoint(folder, changing_carries(self._schedule, self._players), keep=self._config.keep)
 
     def _due(self, played: int, every: int) -> bool:
         """Whether what happens every so many rounds, and after the last, happens now."""
@@ -83,8 +93,9 @@ class Session:
         if self._evaluator is not None and (played == 0 or self._due(played, self._config.eval_every)):
             found = self._evaluator.play(played)
             self._metrics.evaluation(played, found)
-            line = evaluation_line(played, found, self._evaluator.history[0][1])
-            self._console.print(line, soft_wrap=True, markup=False)
+            if not all(("eval", played, peer) in self._start.reported for peer in found):
+                line = evaluation_line(played, found, self._evaluator.history[0][1])
+                self._console.print(line, soft_wrap=True, markup=False)
 
     def _watch(self, done: Done) -> None:
         self._see(done)
@@ -96,6 +107,14 @@ class Session:
         self._see(done)
         self._stop.check()
 
+    def _new_budget(self, max_failed_rows: int | None) -> Budget:
+        return Budget(
+            max_failed_rows=max_failed_rows,
+            max_retries=self._config.max_retries,
+            wait_s=self._config.retry_wait_s,
+            tell=lambda line: self._console.print(line, markup=False, soft_wrap=True),
+        )
+
     def _new_evaluator(self, evaluation: Schedule) -> Evaluator:
         return Evaluator(
             evaluation,
@@ -104,5 +123,6 @@ class Session:
             commit=self._store.commit,
             begin=self._terminal.step,
             watch=self._watch_evaluation,
-            budget=self._budget,
+            budget=self._new_budget(None),  # what fails there does not end the training
+            recall=self._start.recall,
         )

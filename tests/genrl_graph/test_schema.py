@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from hypothesis import assume, given
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, field_validator
 

@@ -30,7 +30,11 @@ class Flaky(Select, name="flaky"):
         if TRIES[key] <= self.times:
             if self.how == "data":
                 raise DataError("hub is down") from TimeoutError("no answer")
-            errors = {"connection": ConnectionError("no route"), "bug": KeyError("k"), "row": DataError("row 3 is empty")}
+            errors = {
+                "connection": ConnectionError("no route"),
+                "bug": KeyError("k"),
+                "row": DataError("row 3 is empty"),
+            }
             raise errors.get(self.how) or FileNotFoundError("no such file")
         return rows
 

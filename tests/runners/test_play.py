@@ -164,7 +164,7 @@ def test_the_graph_that_ran_is_in_the_folder_with_its_options(store: RunStore) -
 
 def test_checkpoints_come_as_often_as_asked(tmp_path: Path) -> None:
     graph = toy_game()
-    graph.run = RunConfig(rounds=5, checkpoint_every=2)
+    graph.run = RunConfig(rounds=5, checkpoint_every=2, keep=None)
     run = play(graph, out=tmp_path / "run", quiet=True)
     assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["000002", "000004", "000005"]
 

@@ -1,6 +1,5 @@
 """A graph file names functions, and runs none that nobody allowed."""
 
-from pathlib import Path
 from types import ModuleType
 
 import pytest

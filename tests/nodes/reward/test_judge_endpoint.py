@@ -238,7 +238,7 @@ def test_what_lies_outside_is_looked_at_first(tmp_path: Path, monkeypatch: pytes
         Judge(**named, cache=str(tmp_path / "cookies.sqlite")).prepare()
     with closing(sqlite3.connect(tmp_path / "cookies.sqlite")) as other:
         assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("cookies",)]
-    with pytest.raises(ParamError, match="does not end in .sqlite or .db"):
+    with pytest.raises(ParamError, match=r"does not end in \.sqlite or \.db"):
         Judge(**named, cache=str(tmp_path / "authorized_keys"))
     (tmp_path / "text.sqlite").write_text("no data base, but a text that is long enough to be looked at")
     for path in ("text.sqlite", "missing/judge.sqlite"):

@@ -1,0 +1,246 @@
+"""The rows of outputs put together again, for many rounds at once: what steps stored, and what their inputs had.
+
+`runners.record` says what is stored, and `runners.rebuild` makes the outputs of one step again while a run goes on;
+this needs no inputs at hand, for it follows the edges of the graph.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from genrl_graph.edges import EdgeType
+from genrl_graph.frames import Frame
+from genrl_graph.graph import Edge, Graph, Part
+from genrl_graph.node import Node
+from genrl_graph.store import RunStore
+
+EVAL = "eval/"
+ORIGIN = ("round", "holder")
+"""The columns that the store adds to rows that have none of the name."""
+WHOLE_KINDS = ("source", "generate", "exchange")
+"""The kinds of nodes whose rows are stored with all their columns."""
+IN_FULL = "_whole"
+"""Under the group of an output, the group of rows that could not be made again from the inputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows, and for each the number of the turn (one peer's round) that committed it."""
+
+    table: pa.Table
+    turn: NDArray[np.int64]
+
+    def keys(self) -> pa.Array:
+        """A text a row: turn and id. One peer may hold an id in two rounds, two peers in one."""
+        turns, ids = pc.cast(pa.array(self.turn), pa.string()), pc.cast(self.table.column("id"), pa.string())
+        joined = pc.binary_join_element_wise(pa.chunked_array([turns]), ids, " ")
+        return joined.combine_chunks()
+
+    def where(self, mask: NDArray[np.bool_]) -> "Rows":
+        """The rows at which the mask holds."""
+        return self if mask.all() else Rows(self.table.filter(pa.array(mask)), self.turn[mask])
+
+    def by_turn(self) -> dict[int, pa.Table]:
+        """The rows of each turn."""
+        assert (np.diff(self.turn) >= 0).all(), "a run commits turn after turn"
+        turns, starts, counts = np.unique(self.turn, return_index=True, return_counts=True)
+        spans = zip(turns.tolist(), starts.tolist(), counts.tolist(), strict=True)
+        return {turn: self.table.slice(start, count) for turn, start, count in spans}
+
+    def without(self, names: Sequence[str]) -> "Rows":
+        """The rows without these columns."""
+        return Rows(self.table.drop_columns([name for name in names if name in self.table.column_names]), self.turn)
+
+
+class Snapshot:
+    """What a run folder holds of some rounds, and of one holder if asked: everything committed when it was made.
+
+    `turns` lists (round, holder) by number. Rows that a writer commits later are left out, so all is of one moment.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        graph: Graph,
+        types: Mapping[str, EdgeType],
+        *,
+        rounds: range | None = None,
+        holder: str | None = None,
+    ) -> None:
+        self._store, self._graph, self._types, self._rounds = store, graph, types, rounds
+        self._known: dict[str, Rows] = {}
+        steps = store.steps(rounds)  # before any rows: what is committed from now on stands behind these
+        numbers: dict[tuple[int, str], int] = {}
+        self._counts: dict[str, list[tuple[int, int]]] = {}  # of each group: turn and rows of its records, in order
+        self._facts: dict[tuple[str, int], str] = {}
+        columns = (steps.column(name).to_pylist() for name in ("round", "holder", "node", "rows", "facts"))
+        for number, name, node, rows, facts in zip(*columns, strict=True):
+            turn = numbers.setdefault((number, name), len(numbers))
+            self._facts[node, turn] = facts
+            for group, count in json.loads(rows).items():
+                self._counts.setdefault(group, []).append((turn, count))
+        self.turns = list(numbers)
+        self._wanted = np.asarray([holder in (None, name) for _, name in self.turns], dtype=bool)
+
+    def joined(self, ref: str) -> Rows | None:
+        """The rows of an output (`node` or `node.field`, in an evaluation `eval/node`) with all their columns."""
+        if ref not in self._known:
+            rows = self._join(ref)
+            if rows is None:
+                return None
+            self._known[ref] = rows
+        return self._known[ref]
+
+    def _stored(self, group: str) -> Rows | None:
+        """The rows of a group as they are stored, None where there is no such group."""
+        if group not in self._counts:
+            return None
+        turns, counts = np.asarray(self._counts[group], dtype=np.int64).T
+        turn = np.repeat(turns, counts)
+        return Rows(self._store.table(group, self._rounds).slice(0, len(turn)), turn).where(self._wanted[turn])
+
+    def _join(self, ref: str) -> Rows | None:
+        bare = ref.removeprefix(EVAL)
+        prefix, group = ref[: len(ref) - len(bare)], ref.replace(".", "/")
+        part, rows = self._graph.nodes[bare.partition(".")[0]], self._stored(group)
+        if rows is None:
+            return None
+        kind, names = part.type_name.partition(".")[0], rows.table.column_names
+        in_full = self._stored(f"{group}/{IN_FULL}")
+        if in_full is not None:
+            rows = rows.where(~np.isin(rows.turn, in_full.turn))
+        if kind in WHOLE_KINDS or "id" not in names:
+            rows = rows.without(self._added(bare))
+            rows = self._exchanged(rows, bare, part, prefix) if kind == "exchange" else rows
+        else:
+            rows = completed(rows, [given for edge in _by_socket(part) if (given := self._input(edge, prefix))])
+        return rows if in_full is None else laid_together([rows, in_full.without(self._added(bare))])
+
+    def _input(self, edge: Edge, prefix: str) -> Rows | None:
+        return self.joined(prefix + edge.ref) if edge.origin in self._graph.nodes else None
+
+    def _added(self, ref: str) -> list[str]:
+        """The columns of whole rows that are the store's, not the frame's."""
+        given = self._types.get(ref)
+        if given is None or not issubclass(given.base, Frame):
+            return []
+        declared = given.base.declared(given.marks)
+        return [name for name in ORIGIN if name not in declared]
+
+    def _exchanged(self, external: Rows, ref: str, part: Part, prefix: str) -> Rows:
+        """What an exchange gave: the rows of others, which it stored, and those of the own offer at their places."""
+        tables = external.by_turn()
+        given = {edge.ref: rows.by_turn() for edge in part.edges() if (rows := self._input(edge, prefix)) is not None}
+        for turn in np.flatnonzero(self._wanted).tolist():
+            facts = json.loads(self._facts.get((prefix + part.name, turn), "{}"))
+            if own := facts.get("own_rows", {}).get(ref):
+                offer = self._offer(part, {name: rows[turn] for name, rows in given.items() if turn in rows})
+                tables[turn] = _placed(tables.get(turn, external.table.slice(0, 0)), offer, own)
+        parts = [Rows(tables[turn], np.full(tables[turn].num_rows, turn, np.int64)) for turn in sorted(tables)]
+        return laid_together([*parts, external.where(external.turn < 0)])
+
+    def _offer(self, part: Part, given: Mapping[str, pa.Table]) -> pa.Table:
+        """What an exchange offered, of the rows that it read; without its class, or a param of it, all that it read."""
+        offer = getattr(part.declared, "offer", None)
+        if offer is None:
+            return next(iter(given.values()))
+        frames = {
+            ref: typed(self._types[ref], given.get(ref, pa.table({}))) for ref in {edge.ref for edge in part.edges()}
+        }
+        inputs: dict[str, object] = {}
+        for name, wire in part.inputs.items():
+            socket = part.socket(name)
+            if isinstance(wire, str):
+                several = socket is not None and socket.many == "list"
+                inputs[name] = [frames[wire]] if several else frames[wire]
+            elif isinstance(wire, Mapping):
+                inputs[name] = {key: frames[ref] for key, ref in wire.items()}
+            else:
+                inputs[name] = [frames[ref] for ref in wire]
+        frame: Frame = offer(**inputs)
+        return frame.table
+
+
+def typed(kind: EdgeType, table: pa.Table) -> Frame:
+    """The rows of a table as the type says; columns that it does not have are left out."""
+    assert issubclass(kind.base, Frame)
+    if not table.num_rows:  # without rows a table has no types worth a word
+        return kind.base.empty(marks=kind.marks)
+    return kind.base(table.select(columns_of(kind, table)), marks=kind.marks)
+
+
+def columns_of(kind: EdgeType, table: pa.Table) -> list[str]:
+    """The columns of a table that rows of a type have: those declared, and those of the families of its marks."""
+    assert issubclass(kind.base, Frame)
+    declared = kind.base.declared(kind.marks)
+    families = tuple(mark.prefix[0] for mark in kind.marks if mark.prefix is not None)
+    return [name for name in table.column_names if name in declared or name.startswith(families)]
+
+
+def laid_together(parts: Sequence[Rows]) -> Rows:
+    """All rows in the order of their turns, with the columns that all of them have."""
+    full = [rows for rows in parts if rows.table.num_rows] or list(parts[:1])
+    names = [name for name in full[0].table.column_names if all(name in rows.table.column_names for rows in full)]
+    turn = np.concatenate([rows.turn for rows in full])
+    table = pa.concat_tables([rows.table.select(names) for rows in full])
+    if (np.diff(turn) >= 0).all():
+        return Rows(table, turn)
+    order = np.argsort(turn, kind="stable")
+    return Rows(table.take(pa.array(order)), turn[order])
+
+
+def _by_socket(part: Part) -> list[Edge]:
+    """The incoming edges in the order of the node's inputs, which a file may write in any other."""
+    sockets = part.cls.signature.inputs if part.cls is not None and issubclass(part.cls, Node) else ()
+    order = {socket.name: at for at, socket in enumerate(sockets)}
+    return sorted(part.edges(), key=lambda edge: order.get(edge.socket, 0))
+
+
+def _placed(external: pa.Table, offer: pa.Table, own: Sequence[Sequence[int]]) -> pa.Table:
+    """Rows of others and of the offer in one table; `own` lists [place there, place in the offer, rows]."""
+    mine = offer.take(pa.array([row for _, at, count in own for row in range(at, at + count)]))
+    if not external.num_rows:
+        return mine.select([name for name in external.column_names if name in mine.column_names])
+    names = [name for name in external.column_names if name in mine.column_names]
+    places = np.full(external.num_rows + mine.num_rows, -1, dtype=np.int64)
+    places[[row for at, _, count in own for row in range(at, at + count)]] = np.arange(mine.num_rows)
+    places[places < 0] = mine.num_rows + np.arange(external.num_rows)
+    return pa.concat_tables([mine.select(names), external.select(names)]).take(pa.array(places))
+
+
+def completed(own: Rows, inputs: Sequence[Rows]) -> Rows:
+    """The stored columns of rows and, by id, those of the inputs that all of the rows have there."""
+    given = [rows for rows in inputs if "id" in rows.table.column_names and rows.table.num_rows]
+    keys = own.keys()
+    places = [pc.index_in(keys, value_set=rows.keys()) for rows in given]
+    columns: dict[str, pa.ChunkedArray] = {}
+    for name in dict.fromkeys(name for rows in given for name in rows.table.column_names):
+        having = [
+            (r.table.column(name), at) for r, at in zip(given, places, strict=True) if name in r.table.schema.names
+        ]
+        found = _taken(having)
+        if found is not None:
+            columns[name] = found
+    for name in own.table.column_names:
+        if name not in ORIGIN or name not in columns:
+            columns[name] = own.table.column(name)
+    return Rows(pa.table(columns), own.turn)
+
+
+def _taken(having: Sequence[tuple[pa.ChunkedArray, pa.Array]]) -> pa.ChunkedArray | None:
+    """A column at the places of the rows in the inputs that have it; None where some row is in none of them."""
+    for column, places in having:
+        if not places.null_count:
+            return column.take(places)
+    alike = [(column, places) for column, places in having if column.type == having[0][0].type]
+    starts = np.cumsum([0, *(len(column) for column, _ in alike)])[:-1]
+    moved = [pc.add(pc.cast(places, pa.int64()), int(start)) for (_, places), start in zip(alike, starts, strict=True)]
+    at = pc.coalesce(*moved)
+    if at.null_count:
+        return None
+    return pa.chunked_array([chunk for column, _ in alike for chunk in column.chunks]).take(at)

@@ -1,0 +1,212 @@
+"""Where a run that was cut goes on: what is given is held against what ran, and the newest checkpoint is loaded."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from genrl_graph.diff import compare
+from genrl_graph.document import parse_document
+from genrl_graph.errors import GraphError, ParamError, StoreError
+from genrl_graph.graph import Graph
+from genrl_graph.run_config import RunConfig
+from genrl_graph.runfolder import GRAPH, write_graph
+from genrl_graph.runners.checkpoint import checkpoint_folder, load_checkpoint, newest_checkpoint, remove_drafts
+from genrl_graph.runners.peers import changing_carries
+from genrl_graph.runners.recall import Recall, Recorded
+from genrl_graph.runners.round import EVAL, Peer
+from genrl_graph.schedule import Schedule
+from genrl_graph.spec import read_document
+from genrl_graph.store import RunStore
+
+MAY_DIFFER = frozenset({"rounds", "checkpoint_every", "trackers", "keep"})
+"""Run options that change neither what is played nor how."""
+
+NOT_PACKAGES = frozenset({"fingerprint", "imports", "carries", "classes", "resumed"})
+"""What stands among the versions of a run folder and is the version of no package."""
+
+MOVED = "starts as {}, but as {} when the run began; was its model or its file changed?"
+
+Line = tuple[str, int, str]
+"""A line of metrics.jsonl: "round" or "eval", its number and its peer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where the rounds begin: at round 0 of a new run, or behind the newest checkpoint of one that goes on.
+
+    `reported` are the lines that metrics.jsonl has; rows that failed and steps tried again are those before `first`.
+    """
+
+    first: int = 0
+    recall: Callable[[int, str, str], Recorded | None] = lambda round, node, peer: None
+    reported: frozenset[Line] = frozenset()
+    failed_rows: int = 0
+    retries: int = 0
+
+
+class Past:
+    """A run that exists, open for writing, before it goes on."""
+
+    def __init__(self, store: RunStore) -> None:
+        self.store = store
+        self._run = RunConfig.model_validate(yaml.safe_load(store.graph_yaml).get("run") or {})
+        self.reported = frozenset(_lines(store.folder / "metrics.jsonl"))
+        self.first = newest_checkpoint(store.checkpoints)
+
+    def refuse_another(self, graph: Graph, imports: Mapping[str, str]) -> None:
+        """Raise where something else is asked for than what ran: `GraphError`, or `ParamError` for `rounds`.
+
+        `graph` has the options that are asked for. Of them only those in `MAY_DIFFER` may be others than they were.
+        """
+        refuse_other_imports(self.store.folder, self.store.versions, imports)
+        told = self._differences(graph)
+        told += _changed("version of {}", self.store.versions.get("classes", {}), class_versions(graph))
+        if told:
+            may = ", ".join(f"run.{name}" for name in sorted(MAY_DIFFER))
+            raise GraphError("\n".join([f"{self.store.folder}: ran another game; only {may} may differ", *told]))
+        begun = max([self.first, *(step["round"] + 1 for step in self._steps_from(self.first) if _trains(step))])
+        if graph.run.rounds < begun and graph.run.mode != "evaluate":
+            what = f"run.rounds: {graph.run.rounds}, but round {begun} was begun in {self.store.folder}"
+            raise ParamError(f"{what}; give at least {begun}")
+
+    def warnings(self, versions: Mapping[str, Any]) -> list[str]:
+        """One line for each package that is now another, for its numbers may differ in their last bits."""
+        return [
+            f"{name} was {then or 'not installed'}, is {versions.get(name) or 'not installed'}: bits may differ"
+            for name, then in self._others(versions).items()
+        ]
+
+    def is_complete(self, rounds: int, peers: Sequence[str], *, evaluated: bool) -> bool:
+        """Whether nothing of the run is left to do."""
+        wanted = {("eval", rounds, peer) for peer in peers if evaluated}
+        wanted |= {("round", rounds - 1, peer) for peer in peers if rounds}
+        return self.first >= rounds and wanted <= self.reported
+
+    def digests(self, schedule: Schedule, peers: Sequence[str], *, rounds: int) -> dict[tuple[str, str], str]:
+        """What all carries were after so many rounds, by peer and name, as far as it is recorded."""
+        begun = self.store.versions.get("carries", {})
+        found = {(peer, name): digest for peer in peers for name, digest in begun.items()}
+        if rounds:
+            for step in self.store.steps(range(rounds - 1, rounds)).to_pylist():
+                given = json.loads(step["facts"]).get("digests", {})
+                for name, part in schedule.graph.carries.items():
+                    if part.next in given and _trains(step):
+                        found[step["holder"], name] = given[part.next]
+        return found
+
+    def restore(self, schedule: Schedule, players: Sequence[Peer]) -> Start:
+        """Let the carries become what the newest checkpoint holds, and verify all that is known of them.
+
+        Raises `StoreError` where a carry is not what it was.
+        """
+        peers, carries = [player.name for player in players], changing_carries(schedule, players)
+        frozen = [name for name, part in schedule.graph.carries.items() if part.next is None or not self.first]
+        self._verify(players, frozen, self.digests(schedule, peers, rounds=0), MOVED)
+        remove_drafts(self.store.checkpoints)
+        if self.first:
+            folder = checkpoint_folder(self.store.checkpoints, self.first)
+            load_checkpoint(folder, carries)
+            known = self.digests(schedule, peers, rounds=self.first)
+            damaged = f"is {{}} in {folder}, but was {{}} then; remove that folder to go on from an earlier one"
+            self._verify(players, list(schedule.graph.carries), known, damaged)
+        last = max([self.first - 1, *(step["round"] for step in self._steps_from(self.first))])
+        return Start(self.first, Recall(self.store, last=last), self.reported, *self._spent())
+
+    def note(self, graph: Graph, versions: Mapping[str, Any]) -> None:
+        """Write the options and versions with which the run goes on to graph.yaml, where they are others."""
+        run, old = graph.run.model_dump(mode="json"), self._run.model_dump(mode="json")
+        changed: dict[str, Any] = {name: [old[name], value] for name, value in run.items() if value != old[name]}
+        packages = {name: versions.get(name) for name in self._others(versions)}
+        if not changed and not packages:
+            return
+        noted = {"round": self.first, "run": changed, "versions": packages}
+        resumed = [*self.store.versions.get("resumed", []), noted]
+        write_graph(self.store.folder, graph.record(), {**self.store.versions, "resumed": resumed})
+
+    def _differences(self, graph: Graph) -> list[str]:
+        """What differs from the graph that ran, in words, but for the options that may."""
+        free = {name: getattr(graph.run, name) for name in MAY_DIFFER & set(RunConfig.model_fields)}
+        run = self._run.model_copy(update=free)
+        if _content(self.store.graph_yaml) == _content(graph.record()) and run == graph.run:
+            return []
+        document = parse_document(self.store.graph_yaml, file=str(self.store.folder / GRAPH))
+        ran = read_document(document, folder=self.store.folder).graph
+        ran.run = run
+        return compare(ran, graph).lines()
+
+    def _others(self, versions: Mapping[str, Any]) -> dict[str, Any]:
+        """The packages that are others than when the run was last begun, with their versions then."""
+        then = {name: version for name, version in self.store.versions.items() if name not in NOT_PACKAGES}
+        for noted in self.store.versions.get("resumed", []):
+            then |= noted.get("versions", {})
+        names = sorted(then.keys() | versions.keys() - NOT_PACKAGES)
+        return {name: then.get(name) for name in names if then.get(name) != versions.get(name)}
+
+    def _verify(
+        self, players: Sequence[Peer], names: Sequence[str], known: Mapping[tuple[str, str], str], what: str
+    ) -> None:
+        for player in players:
+            for name in names:
+                digest, then = player.carries[name].digest(), known.get((player.name, name))
+                if then not in (None, digest):
+                    raise StoreError(f"{self.store.folder}: carry.{name} ({player.name}) {what.format(digest, then)}")
+
+    def _steps_from(self, round: int) -> list[dict[str, Any]]:
+        steps: list[dict[str, Any]] = self.store.steps(range(round, sys.maxsize)).to_pylist()
+        return steps
+
+    def _spent(self) -> tuple[int, int]:
+        """Rows that failed, and steps tried again, before the checkpoint; the baseline is recalled, so not counted."""
+        failed_rows = retries = 0
+        for step in self.store.steps(range(self.first)).to_pylist() if self.first else ():
+            if '"failed_rows"' in step["facts"] or '"retried"' in step["facts"]:
+                recorded = Recorded(json.loads(step["facts"]), {})
+                if _trains(step) or step["round"]:
+                    failed_rows += int(recorded.metrics.get("failed_rows", 0))
+                    retries += recorded.retries
+        return failed_rows, retries
+
+
+def refuse_other_imports(folder: Path, versions: Mapping[str, Any], imports: Mapping[str, str]) -> None:
+    """Raise `GraphError` where a run was given a script or module with --import that is missing or another one now."""
+    for name, digest in versions.get("imports", {}).items():
+        if name in imports and imports[name] != digest:
+            what = f"has changed since the run began ({digest[:12]} then, {imports[name][:12]} now)"
+            raise GraphError(f"{folder}: --import {name}: {what}; bring it back, or start a new run")
+        if digest not in imports.values():
+            raise GraphError(f"{folder}: was given --import {name}; give it again")
+
+
+def class_versions(graph: Graph) -> dict[str, int]:
+    """The versions of the classes of a graph's parts, by type, where they are not 1."""
+    classes = [part.cls for part in (*graph.carries.values(), *graph.nodes.values()) if part.cls is not None]
+    return {cls.type_name: cls.class_version for cls in classes if cls.class_version != 1}
+
+
+def _trains(step: Mapping[str, Any]) -> bool:
+    return not step["node"].startswith(EVAL)
+
+
+def _lines(path: Path) -> Iterator[Line]:
+    """The whole lines of metrics.jsonl."""
+    text = path.read_text() if path.exists() else ""
+    for line in text.splitlines(keepends=True):
+        if line.endswith("\n"):
+            values = json.loads(line)
+            yield "eval" if f"{EVAL}time" in values else "round", values["round"], values["peer"]
+
+
+def _content(graph_yaml: str) -> str:
+    """A graph as its file has it, in its order, without its run options."""
+    return json.dumps({name: value for name, value in yaml.safe_load(graph_yaml).items() if name != "run"})
+
+
+def _changed(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted(then.keys() | now.keys()):
+        if then.get(name, 1) != now.get(name, 1):
+            yield f"{what.format(name)}: {then.get(name, 1)} then, {now.get(name, 1)} now"
