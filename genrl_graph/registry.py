@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _TYPES: "dict[str, type[Declared]]" = {}
 _loaded: list[str] = []
 _consented: set[str] = set()
+_imported: dict[str, tuple[Path, str]] = {}  # scripts by module name: the file, and the hash of what was run
 
 
 def register(cls: "type[Declared]") -> None:
@@ -63,13 +64,19 @@ def load_packages() -> None:
 
 
 def import_file(path: Path) -> str:
-    """Run a script that defines nodes; returns the hash of its content. Raises `GraphError` where it does not run."""
+    """Run a script that defines nodes, once; returns the hash of its content.
+
+    A script that has changed is run again. Raises `GraphError` where it does not run.
+    """
     load_packages()
     where, name, file = f"--import {path}", path.stem, path.resolve()
     try:
         source = file.read_bytes()
     except OSError as error:
         raise GraphError(f"{where}: {error.strerror}; name a Python file") from error
+    content = hashlib.sha256(source).hexdigest()
+    if _imported.get(name) == (file, content) and name in sys.modules:
+        return content
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise GraphError(f"{where}: not a Python file; name one that ends in .py")
@@ -88,7 +95,8 @@ def import_file(path: Path) -> str:
             raise type(error)(f"{where}: {error}") from error
         raise GraphError(f"{where}: {type(error).__name__}: {error}") from error
     _consented.add(name)
-    return hashlib.sha256(source).hexdigest()
+    _imported[name] = (file, content)
+    return content
 
 
 def consented(module: str) -> bool:

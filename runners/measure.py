@@ -29,8 +29,9 @@ Clock = Callable[[], float]
 """Seconds since some moment."""
 
 MOST_TRIES, PATIENCE_S = 12, 0.8
-FEW, MORE = 2, 6
-"""Layers of the two models that are timed; a whole model is as many more layers of the same."""
+FEW, MORE, WHOLE = 2, 6, 300_000_000
+"""Layers of the two models that are timed; a whole model is as many more layers of the same. What is drawn from so few
+errs by several times what was measured, so a model of up to `WHOLE` parameters is timed as it is."""
 
 
 def best(work: Callable[[], object], clock: Clock) -> float:
@@ -108,9 +109,9 @@ def _disk_seconds(content: bytes) -> tuple[float, float]:
 
 
 def measure_speeds(sized: Sized, clock: Clock) -> Speeds:
-    """The speeds of a model, from two with the same layers but only a few, with random weights."""
+    """The speeds of a model with random weights; those of a large one from two with the same layers but only a few."""
     layers = sized.model.layers
-    if layers <= MORE:
+    if layers <= MORE or sized.model.parameters <= WHOLE:
         return Speeds(**_measure(sized, layers, clock))
     few, more = _measure(sized, FEW, clock), _measure(sized, MORE, clock)
     whole = {}

@@ -69,6 +69,9 @@ def test_a_script_defines_types_and_its_hash_is_known(tmp_path: Path) -> None:
     first = registry.lookup("reward.loud_one")
     assert first is not None
     registry.import_file(path)
+    assert registry.lookup("reward.loud_one") is first  # the same script is not run again
+    path.write_text(NODE.format(name="loud_one") + "\n")
+    registry.import_file(path)
     assert registry.lookup("reward.loud_one") is not first
 
 
