@@ -84,7 +84,7 @@ def in_mlflow(folder: Path, peer: str) -> Curves:
 
 def in_wandb(folder: Path, peer: str) -> Curves:
     curves: Curves = {}
-    for path in sorted(folder.glob(f"wandb/offline-run-*-{peer}/*.wandb")):
+    for path in sorted(folder.glob(f"wandb/offline-run-*-{peer}*/*.wandb")):
         for record in wandb_records(path):
             if record.WhichOneof("record_type") == "run":
                 assert (record.run.display_name, record.run.run_group) == (f"toy-1/{peer}", "toy-1")
