@@ -11,8 +11,9 @@ quickstart: $(INSTALLED)
 	rm -rf runs/quickstart
 	$(BIN)/genrl-graph run graphs/quickstart.yaml -o runs/quickstart
 
+# Files are shared out among as many processes as there are cores, 4 at most; each of them has one thread.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
