@@ -157,8 +157,10 @@ class RolloutArrays:
             self._write(path, data)
 
     def _write(self, path: Path, data: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._touched.add(path.parent)
+        folder = path.parent
+        if folder not in self._touched:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._touched.add(folder)
         write_file(path, data)
 
     def _sync(self) -> None:
@@ -178,6 +180,7 @@ class RolloutArrays:
         for name in schema.names:
             if (self.folder / group / name).exists():
                 shutil.rmtree(self.folder / group / name)
+                self._touched = {path for path in self._touched if not path.is_relative_to(self.folder / group / name)}
         self._write(self.folder / group / METADATA, group_file({"schema_version": 1, "columns": schema_json(schema)}))
 
     def _level_counts(self, group: str, schema: pa.Schema) -> dict[str, int]:

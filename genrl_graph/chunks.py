@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ STRINGS_A_CHUNK = 4_096
 ROWS_A_CHUNK = 16_384
 VALUE_BYTES_A_CHUNK = 2 * 2**20
 CHECKSUM = struct.Struct("<I")
+LENGTH = b"<length>"
+LITTLE_ENDIAN = {"configuration": {"endian": "little"}}
 READERS = 4  # threads that decompress,
 BYTES_FOR_THREADS = 8 * 2**20  # where there is enough to do
 
@@ -63,26 +66,7 @@ class ChunkedArray:
 
     def describe(self, length: int) -> bytes:
         """The metadata of the array with `length` elements."""
-        text = self._is_text
-        one_byte = self.leaf.dtype in ("bool", "int8", "uint8")
-        plain = {"name": "bytes"} | ({} if one_byte else {"configuration": {"endian": "little"}})
-        described = {
-            "shape": [length, *self.leaf.shape],
-            "data_type": self.leaf.dtype,
-            "chunk_grid": _named("regular", chunk_shape=[self.size, *(max(1, n) for n in self.leaf.shape)]),
-            "chunk_key_encoding": _named("default", separator="/"),
-            "fill_value": "" if text else np.zeros((), self.leaf.dtype).item(),
-            "codecs": [
-                {"name": "vlen-utf8", "configuration": {}} if text else plain,
-                _named("zstd", level=LEVEL, checksum=False),
-                {"name": "crc32c"},
-            ],
-            "attributes": {},
-            "zarr_format": 3,
-            "node_type": "array",
-            "storage_transformers": [],
-        }
-        return json.dumps(described, indent=2).encode()
+        return _description(self.leaf, self.size).replace(LENGTH, b"%d" % length, 1)
 
     def files(self, values: Flat, at: int) -> Iterator[tuple[Path, bytes]]:
         """The files that change when `values` come to stand from element `at` on; what stood there or beyond goes.
@@ -158,6 +142,31 @@ class ChunkedArray:
     @property
     def _dtype(self) -> "np.dtype[Any]":
         return np.dtype(object if self._is_text else self.leaf.dtype)
+
+
+@lru_cache(maxsize=4096)
+def _description(leaf: Leaf, chunk: int) -> bytes:
+    """The metadata of an array in chunks of so many elements, with `LENGTH` where its length goes."""
+    text = leaf.dtype == "string"
+    plain = {"name": "bytes"} | ({} if leaf.dtype in ("bool", "int8", "uint8") else LITTLE_ENDIAN)
+    described = {
+        "shape": [0, *leaf.shape],
+        "data_type": leaf.dtype,
+        "chunk_grid": _named("regular", chunk_shape=[chunk, *(max(1, n) for n in leaf.shape)]),
+        "chunk_key_encoding": _named("default", separator="/"),
+        "fill_value": "" if text else np.zeros((), leaf.dtype).item(),
+        "codecs": [
+            {"name": "vlen-utf8", "configuration": {}} if text else plain,
+            _named("zstd", level=LEVEL, checksum=False),
+            {"name": "crc32c"},
+        ],
+        "attributes": {},
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
+    before, after = json.dumps(described, indent=2).encode().split(b"[\n    0", 1)
+    return before + b"[\n    " + LENGTH + after
 
 
 def _named(name: str, **configuration: Any) -> dict[str, Any]:

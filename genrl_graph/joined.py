@@ -1,7 +1,7 @@
 """The rows of outputs put together again, for many rounds at once: what steps stored, and what their inputs had.
 
 `runners.record` says what is stored, and `runners.rebuild` makes the outputs of one step again while a run goes on;
-this needs no inputs at hand, for it follows the edges of the graph.
+this needs no inputs at hand, for it follows the edges of the graph. Both find columns as `inherited` says.
 """
 
 import json
@@ -16,16 +16,13 @@ from numpy.typing import NDArray
 from genrl_graph.edges import EdgeType
 from genrl_graph.frames import Frame
 from genrl_graph.graph import Edge, Graph, Part
+from genrl_graph.inherited import IN_FULL, ORIGIN, Given, Inherited, allowed_in, placed, with_inherited
 from genrl_graph.node import Node
 from genrl_graph.store import RunStore
 
 EVAL = "eval/"
-ORIGIN = ("round", "holder")
-"""The columns that the store adds to rows that have none of the name."""
 WHOLE_KINDS = ("source", "generate", "exchange")
 """The kinds of nodes whose rows are stored with all their columns."""
-IN_FULL = "_whole"
-"""Under the group of an output, the group of rows that could not be made again from the inputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +32,10 @@ class Rows:
     table: pa.Table
     turn: NDArray[np.int64]
 
-    def keys(self) -> pa.Array:
+    def keys(self) -> pa.ChunkedArray:
         """A text a row: turn and id. One peer may hold an id in two rounds, two peers in one."""
         turns, ids = pc.cast(pa.array(self.turn), pa.string()), pc.cast(self.table.column("id"), pa.string())
-        joined = pc.binary_join_element_wise(pa.chunked_array([turns]), ids, " ")
-        return joined.combine_chunks()
+        return pc.binary_join_element_wise(pa.chunked_array([turns]), ids, " ")
 
     def where(self, mask: NDArray[np.bool_]) -> "Rows":
         """The rows at which the mask holds."""
@@ -140,7 +136,7 @@ class Snapshot:
             facts = json.loads(self._facts.get((prefix + part.name, turn), "{}"))
             if own := facts.get("own_rows", {}).get(ref):
                 offer = self._offer(part, {name: rows[turn] for name, rows in given.items() if turn in rows})
-                tables[turn] = _placed(tables.get(turn, external.table.slice(0, 0)), offer, own)
+                tables[turn] = placed(tables.get(turn, external.table.slice(0, 0)), offer, own)
         parts = [Rows(tables[turn], np.full(tables[turn].num_rows, turn, np.int64)) for turn in sorted(tables)]
         return laid_together([*parts, external.where(external.turn < 0)])
 
@@ -175,11 +171,8 @@ def typed(kind: EdgeType, table: pa.Table) -> Frame:
 
 
 def columns_of(kind: EdgeType, table: pa.Table) -> list[str]:
-    """The columns of a table that rows of a type have: those declared, and those of the families of its marks."""
-    assert issubclass(kind.base, Frame)
-    declared = kind.base.declared(kind.marks)
-    families = tuple(mark.prefix[0] for mark in kind.marks if mark.prefix is not None)
-    return [name for name in table.column_names if name in declared or name.startswith(families)]
+    """The columns of a table that rows of a type have."""
+    return list(filter(allowed_in(kind), table.column_names))
 
 
 def laid_together(parts: Sequence[Rows]) -> Rows:
@@ -201,46 +194,35 @@ def _by_socket(part: Part) -> list[Edge]:
     return sorted(part.edges(), key=lambda edge: order.get(edge.socket, 0))
 
 
-def _placed(external: pa.Table, offer: pa.Table, own: Sequence[Sequence[int]]) -> pa.Table:
-    """Rows of others and of the offer in one table; `own` lists [place there, place in the offer, rows]."""
-    mine = offer.take(pa.array([row for _, at, count in own for row in range(at, at + count)]))
-    if not external.num_rows:
-        return mine.select([name for name in external.column_names if name in mine.column_names])
-    names = [name for name in external.column_names if name in mine.column_names]
-    places = np.full(external.num_rows + mine.num_rows, -1, dtype=np.int64)
-    places[[row for at, _, count in own for row in range(at, at + count)]] = np.arange(mine.num_rows)
-    places[places < 0] = mine.num_rows + np.arange(external.num_rows)
-    return pa.concat_tables([mine.select(names), external.select(names)]).take(pa.array(places))
-
-
 def completed(own: Rows, inputs: Sequence[Rows]) -> Rows:
-    """The stored columns of rows and, by id, those of the inputs that all of the rows have there."""
-    given = [rows for rows in inputs if "id" in rows.table.column_names and rows.table.num_rows]
-    keys = own.keys()
-    places = [pc.index_in(keys, value_set=rows.keys()) for rows in given]
-    columns: dict[str, pa.ChunkedArray] = {}
-    for name in dict.fromkeys(name for rows in given for name in rows.table.column_names):
-        having = [
-            (r.table.column(name), at) for r, at in zip(given, places, strict=True) if name in r.table.schema.names
-        ]
-        found = _taken(having)
-        if found is not None:
-            columns[name] = found
-    for name in own.table.column_names:
-        if name not in ORIGIN or name not in columns:
-            columns[name] = own.table.column(name)
-    return Rows(pa.table(columns), own.turn)
+    """The stored columns of rows and, by id, those that the inputs of the same turn hold of them."""
+    turns = np.unique(own.turn)
+    given = [
+        rows.where(np.isin(rows.turn, turns))
+        for rows in inputs
+        if rows.table.num_rows and "id" in rows.table.column_names
+    ]
+    if not len(turns) or not given:
+        return own
+    keys, theirs = own.keys(), [Given(rows.keys(), rows.table) for rows in given]
+    fits = [_fit(own, keys, rows, input.keys) for rows, input in zip(given, theirs, strict=True)]
+    kinds, kind_of = np.unique(np.stack(fits, axis=1), axis=0, return_inverse=True)
+    if len(kinds) == 1:
+        return Rows(pa.table(with_inherited(own.table, Inherited(keys, theirs))), own.turn)
+    alike = [turns[kind_of.reshape(-1) == kind] for kind in range(len(kinds))]  # each as if it were one step
+    return laid_together([completed(own.where(np.isin(own.turn, some)), given) for some in alike])
 
 
-def _taken(having: Sequence[tuple[pa.ChunkedArray, pa.Array]]) -> pa.ChunkedArray | None:
-    """A column at the places of the rows in the inputs that have it; None where some row is in none of them."""
-    for column, places in having:
-        if not places.null_count:
-            return column.take(places)
-    alike = [(column, places) for column, places in having if column.type == having[0][0].type]
-    starts = np.cumsum([0, *(len(column) for column, _ in alike)])[:-1]
-    moved = [pc.add(pc.cast(places, pa.int64()), int(start)) for (_, places), start in zip(alike, starts, strict=True)]
-    at = pc.coalesce(*moved)
-    if at.null_count:
-        return None
-    return pa.chunked_array([chunk for column, _ in alike for chunk in column.chunks]).take(at)
+def _fit(own: Rows, keys: pa.ChunkedArray, given: Rows, theirs: pa.ChunkedArray) -> NDArray[np.int8]:
+    """For each turn 2 where an input has the same rows in the same order, 1 where it has all of them, else 0."""
+    turns, starts, counts = np.unique(own.turn, return_index=True, return_counts=True)
+    if keys.equals(theirs):
+        return np.full(len(turns), 2, np.int8)
+    held = pc.is_valid(pc.index_in(keys, value_set=theirs.combine_chunks())).to_numpy()
+    first, last = (np.searchsorted(given.turn, turns, side=side) for side in ("left", "right"))
+    many = last - first == counts
+    at = np.flatnonzero(np.repeat(many, counts))
+    there = at + np.repeat(first - starts, counts)[at]
+    same = np.zeros(len(own.turn), dtype=bool)
+    same[at] = pc.equal(keys.take(pa.array(at)), theirs.take(pa.array(there))).to_numpy()
+    return np.logical_and.reduceat(held, starts).astype(np.int8) + np.logical_and.reduceat(same, starts)

@@ -21,6 +21,8 @@ from genrl_graph.durable import failed, sync_folder, write_parts
 from genrl_graph.errors import StoreError
 from genrl_graph.framing import Bytes, Frame, content_hash, pack, read_frames
 
+IPC_OPTIONS = pa.ipc.IpcWriteOptions()
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -80,12 +82,12 @@ class Journal:
     def commit(self, records: Sequence[Record]) -> list[Entry]:
         """`append_many` that returns the entries as they would be read: their rows are those bytes, nobody else's."""
         contents = [_content(record) for record in records]
-        framed = [pack(content, index=at, count=len(records)) for at, content in enumerate(contents)]
+        framed = [pack(content, index=at, count=len(records)) for at, (_, content) in enumerate(contents)]
         if framed:
             self._write([part for parts in framed for part in parts])
         made = [
-            Entry(self.end + at, _record(header, streams), bytes(parts[-1]).hex(), sum(map(len, parts)))
-            for at, ((header, *streams), parts) in enumerate(zip(contents, framed, strict=True))
+            Entry(self.end + at, _record(values, streams), bytes(parts[-1]).hex(), sum(map(len, parts)))
+            for at, ((values, (_, *streams)), parts) in enumerate(zip(contents, framed, strict=True))
         ]
         self.end += len(made)
         return made
@@ -194,7 +196,7 @@ def torn_tail(folder: Path, *, since: int) -> tuple[Path, int, int] | None:
 
 def digest_of(record: Record) -> str:
     """The content hash that a record has in every journal (hex), given its tables as they are stored."""
-    return content_hash(_content(record)).hex()
+    return content_hash(_content(record)[1]).hex()
 
 
 def _needed(segments: list[int], since: int) -> list[int]:
@@ -207,15 +209,14 @@ def _read(folder: Path, first: int) -> memoryview:
 
 
 def _entry(data: memoryview, frame: Frame, position: int) -> Entry:
-    header = data[frame.header : frame.body]
-    ends = list(itertools.accumulate((size for _, size in json.loads(bytes(header))["tables"]), initial=frame.body))
-    record = _record(header, [data[begin:end] for begin, end in itertools.pairwise(ends)])
+    values = json.loads(bytes(data[frame.header : frame.body]))
+    ends = list(itertools.accumulate((size for _, size in values["tables"]), initial=frame.body))
+    record = _record(values, [data[begin:end] for begin, end in itertools.pairwise(ends)])
     return Entry(position, record, bytes(data[frame.hash : frame.end]).hex(), frame.end - frame.begin)
 
 
-def _record(header: Bytes, streams: Sequence[Bytes]) -> Record:
-    """A record whose tables are these very bytes."""
-    values = json.loads(bytes(header))
+def _record(values: Mapping[str, Any], streams: Sequence[Bytes]) -> Record:
+    """The record of a header, whose tables are these very bytes."""
     names = [name for name, _ in values["tables"]]
     tables = {
         name: pa.ipc.open_stream(pa.py_buffer(stream)).read_all() for name, stream in zip(names, streams, strict=True)
@@ -223,8 +224,8 @@ def _record(header: Bytes, streams: Sequence[Bytes]) -> Record:
     return Record(values["round"], values["node"], values["holder"], values["facts"], tables)
 
 
-def _content(record: Record) -> list[Bytes]:
-    """The header and the streams of a record."""
+def _content(record: Record) -> tuple[dict[str, Any], list[Bytes]]:
+    """The header of a record, and the bytes of it and of the streams."""
     streams = {name: _stream(table) for name, table in record.tables.items()}
     try:
         values = {
@@ -237,12 +238,12 @@ def _content(record: Record) -> list[Bytes]:
         header = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
     except (TypeError, ValueError) as error:
         raise StoreError(f"{record.node}: round {record.round}: facts must be plain JSON values: {error}") from error
-    return [header, *streams.values()]
+    return values, [header, *streams.values()]
 
 
 def _stream(table: pa.Table) -> memoryview:
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
+    with pa.RecordBatchStreamWriter(sink, table.schema, options=IPC_OPTIONS) as writer:
         writer.write_table(table.combine_chunks())
     return memoryview(sink.getvalue())
 

@@ -8,7 +8,6 @@ position in the journal from which records count, so one rename publishes both.
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -16,7 +15,7 @@ from typing import Any, Literal, Self
 import pyarrow as pa
 
 from genrl_graph import runfolder
-from genrl_graph.columns import conform
+from genrl_graph.conform import conform
 from genrl_graph.durable import PARTIAL, failed, make_folder, sync_folder
 from genrl_graph.errors import StoreError
 from genrl_graph.history import STEPS, History, View, position, steps_table, view_on_disk
@@ -223,7 +222,8 @@ class RunStore:
             if group != STEPS:
                 self._groups[group] = (self._arrays.schema(group), rows)
         for entry in self._pending:
-            _learn(entry.record, self._groups)
+            for group, table in entry.record.tables.items():
+                _learn(group, table, self._groups)
         self._journal = journal
 
     def _tidy(self) -> int:
@@ -243,21 +243,21 @@ def _conformed(record: Record, groups: dict[str, tuple[pa.Schema, int]]) -> Reco
         if known is None:
             _check_names(name, table.column_names, groups)
         tables[name] = conform(table, known, fixed=rows > 0, where=name)
-        _learn(replace(record, tables={name: tables[name]}), groups)
-    return replace(record, tables=tables)
+        _learn(name, tables[name], groups)
+    return Record(record.round, record.node, record.holder, record.facts, tables)
 
 
-def _learn(record: Record, groups: dict[str, tuple[pa.Schema, int]]) -> None:
-    for name, table in record.tables.items():
-        rows = groups[name][1] if name in groups else 0
-        groups[name] = (groups[name][0] if rows else table.schema, rows + table.num_rows)
+def _learn(name: str, table: pa.Table, groups: dict[str, tuple[pa.Schema, int]]) -> None:
+    known, rows = groups.get(name, (table.schema, 0))
+    groups[name] = (known if rows else table.schema, rows + table.num_rows)
 
 
 def _with_origin(table: pa.Table, record: Record) -> pa.Table:
-    if "round" not in table.column_names:
-        table = table.append_column("round", pa.array([record.round] * table.num_rows, pa.int32()))
-    if "holder" not in table.column_names:
-        table = table.append_column("holder", pa.array([record.holder] * table.num_rows, pa.string()))
+    names = table.column_names
+    if "round" not in names:
+        table = table.append_column("round", pa.repeat(pa.scalar(record.round, pa.int32()), table.num_rows))
+    if "holder" not in names:
+        table = table.append_column("holder", pa.repeat(pa.scalar(record.holder, pa.string()), table.num_rows))
     return table
 
 

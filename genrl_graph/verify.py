@@ -19,7 +19,8 @@ import yaml
 from genrl_graph import runfolder
 from genrl_graph.arrays import METADATA, RolloutArrays, group_file, root_file
 from genrl_graph.chunks import ChunkedArray
-from genrl_graph.columns import conform, leaves, schema_json
+from genrl_graph.columns import leaves, schema_json
+from genrl_graph.conform import conform
 from genrl_graph.durable import failed
 from genrl_graph.errors import StoreError
 from genrl_graph.history import STEPS, STEPS_SCHEMA, position

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from genrl_graph.durable import failed, sync_file, sync_folder
-from genrl_graph.errors import named
-from genrl_graph.manifest import write_manifest
+from genrl_graph.errors import StoreError, named
+from genrl_graph.manifest import damaged_files, write_manifest
 from genrl_graph.policy import Carried
-from genrl_graph.runfolder import DRAFT, REPLACED, tidy_checkpoints
+from genrl_graph.runfolder import DRAFT, REPLACED
 
 Carries = Mapping[str, Mapping[str, Carried]]
 """Carried values by peer and name."""
@@ -19,9 +19,18 @@ def checkpoint_folder(checkpoints: Path, rounds: int) -> Path:
     return checkpoints / f"{rounds:06d}"
 
 
-def newest_checkpoint(checkpoints: Path) -> int:
-    """After how many rounds the newest checkpoint was made, 0 where there is none."""
-    return max((int(path.name) for path in checkpoints.iterdir() if path.name.isdecimal()), default=0)
+def newest_checkpoint(checkpoints: Path, *, at_most: int | None = None) -> int:
+    """After how many rounds (`at_most` so many) the newest checkpoint was made, 0 where there is none."""
+    made = (int(path.name) for path in checkpoints.iterdir() if path.name.isdecimal())
+    return max((rounds for rounds in made if at_most is None or rounds <= at_most), default=0)
+
+
+def damage(folder: Path) -> str | None:
+    """What is first found wrong with the files of a checkpoint, None where all are as they were written."""
+    try:
+        return next((f"{path} {what}" for path, what in damaged_files(folder)), None)
+    except StoreError as error:
+        return str(error)
 
 
 def save_checkpoint(folder: Path, peers: Carries, *, keep: int | None = None) -> None:
@@ -46,7 +55,7 @@ def save_checkpoint(folder: Path, peers: Carries, *, keep: int | None = None) ->
         finally:
             shutil.rmtree(draft, ignore_errors=True)  # what is cut takes room
         if keep is not None:
-            _keep_newest(folder.parent, keep)
+            _keep_newest(folder, keep)
     except OSError as error:
         raise failed(folder, "write a checkpoint", error) from error
 
@@ -62,11 +71,6 @@ def load_checkpoint(folder: Path, peers: Carries) -> None:
                 raise failed(folder / peer / name, "read a checkpoint", error) from error
 
 
-def remove_drafts(checkpoints: Path) -> None:
-    """Remove what a crash left of checkpoints."""
-    tidy_checkpoints(checkpoints)
-
-
 def _put(draft: Path, folder: Path) -> None:
     """Give a draft its name for good; one that had the name before can be put back until then."""
     aside = folder.with_name(f".{folder.name}{REPLACED}")
@@ -78,8 +82,12 @@ def _put(draft: Path, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _keep_newest(checkpoints: Path, keep: int) -> None:
-    """Remove the oldest checkpoints; each loses its name first, so that half of one is never taken for a whole."""
-    known = sorted((path for path in checkpoints.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
+def _keep_newest(saved: Path, keep: int) -> None:
+    """Remove the oldest checkpoints; each loses its name first, so that half of one is never taken for a whole.
+
+    The one just saved stays: a run that went back has newer ones, and they are damaged.
+    """
+    known = sorted((path for path in saved.parent.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
     for old in known[:-keep]:
-        shutil.rmtree(old.rename(old.with_name(f".{old.name}{DRAFT}")))
+        if old != saved:
+            shutil.rmtree(old.rename(old.with_name(f".{old.name}{DRAFT}")))

@@ -10,9 +10,10 @@ import pyarrow as pa
 from genrl_graph.edges import EdgeType
 from genrl_graph.errors import StoreError
 from genrl_graph.frames import Frame
+from genrl_graph.inherited import IN_FULL
 from genrl_graph.journal import Record
 from genrl_graph.node import Exchange, Node
-from genrl_graph.runners.rebuild import WHOLE, described_type, exchanged_rows, rebuild, whole_rows
+from genrl_graph.runners.rebuild import described_type, exchanged_rows, rebuild, whole_rows
 from genrl_graph.runners.record import is_exchanged, is_whole
 from genrl_graph.store import RunStore
 
@@ -53,8 +54,8 @@ class Recorded:
         group = prefix + ref.replace(".", "/")
         if ref in (types := self.facts.get("types", {})):
             kind = described_type(types[ref], kind, inputs)
-        if f"{group}/{WHOLE}" in self.tables:
-            return whole_rows(kind, self.tables[f"{group}/{WHOLE}"])
+        if f"{group}/{IN_FULL}" in self.tables:
+            return whole_rows(kind, self.tables[f"{group}/{IN_FULL}"])
         if (own := self.facts.get("own_rows", {}).get(ref)) and is_exchanged(node, kind):
             assert isinstance(node, Exchange)
             offer = node.offer(**inputs)  # type: ignore[attr-defined]  # the contract was read at definition

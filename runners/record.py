@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from genrl_graph.edges import PEER, SCORED, EdgeType
 from genrl_graph.frames import Frame, Rollouts
+from genrl_graph.inherited import IN_FULL, Runs
 from genrl_graph.journal import Record
 from genrl_graph.node import Advantage, Exchange, Generator, Node, Reward, Source
 from genrl_graph.policy import Carried, Policy
 from genrl_graph.resources import Log
-from genrl_graph.runners.rebuild import WHOLE, Inherited, Runs, described, gives, own_places
+from genrl_graph.runners.rebuild import described, gives, inherited_by, own_places
 
 Inputs = Mapping[str, Any]
 
@@ -48,7 +50,7 @@ def step_record(
             if own:
                 facts.setdefault("own_rows", {})[ref] = own
             if not enough:
-                tables[f"{group}/{WHOLE}"] = value.table
+                tables[f"{group}/{IN_FULL}"] = value.table
         elif isinstance(value, Carried):
             facts.setdefault("digests", {})[ref] = value.digest()
             if isinstance(value, Policy):
@@ -73,12 +75,12 @@ def _kept(
     if is_exchanged(node, rows.edge_type):
         if "peer" not in rows.table.column_names:
             return rows.table, None, True
-        mine = np.asarray([peer == holder for peer in rows.values("peer")], dtype=bool)
+        mine = pc.equal(rows.table.column("peer"), holder).to_numpy()
         own = own_places(rows, mine, offer) if offer is not None else None
-        return rows.where(~mine).table, own, own is not None or not mine.any()
+        return rows.table.filter(pa.array(~mine)), own, own is not None or not mine.any()
     if is_whole(node, rows.edge_type):
         return rows.table, None, True
-    inherited = Inherited(rows.table.column("id"), inputs)
+    inherited = inherited_by(rows.table.column("id"), inputs)
     added = _added(node)
     names = (name for name in rows.table.column_names if name != "id" and (name in added or not inherited.has(name)))
     stored = rows.table.select(["id", *names])

@@ -16,6 +16,7 @@ from genrl_graph import seeds
 from genrl_graph.errors import StoreError
 
 FORMAT = 1
+WORTH_THREADS = 2**20  # bytes from which starting threads takes less time than hashing on one
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "policy.json"
 
 Tensors = Mapping[str, torch.Tensor]
@@ -30,8 +31,11 @@ def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def weights_digest(tensors: Tensors) -> str:
     """Hex digest over names, dtypes, shapes and bytes."""
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        digests = list(pool.map(_tensor_digest, tensors.values()))
+    if sum(tensor.nbytes for tensor in tensors.values()) < WORTH_THREADS:
+        digests = list(map(_tensor_digest, tensors.values()))
+    else:
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            digests = list(pool.map(_tensor_digest, tensors.values()))
     return seeds.digest([part for name, part in zip(tensors, digests, strict=True) for part in (name, part)])
 
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrl_graph.arrays import RolloutArrays
-from genrl_graph.columns import conform, join, leaves, schema_from_json, schema_json, split
+from genrl_graph.columns import join, leaves, schema_from_json, schema_json, split
+from genrl_graph.conform import conform
 from genrl_graph.errors import StoreError
 
 INTEGERS = [pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()]

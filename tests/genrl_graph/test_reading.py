@@ -108,6 +108,26 @@ class Shout(Exchange, name="reading_shout"):
         return kind.concat([nothing, *frames]).marked(genrl_graph.edges.PEER)
 
 
+class Late(Exchange, name="reading_late"):
+    """Takes the rows of all as those of an earlier round."""
+
+    def offer(self, rows: R) -> R:
+        return rows
+
+    def admit(self, packets: list[Packet[R]], *, round: int) -> Peer[R]:
+        rows = type(packets[0].rows).concat([packet.rows for packet in packets])
+        at = rows.table.column_names.index("round")
+        earlier = rows.table.set_column(at, "round", pa.array([round - 1] * len(rows), pa.int32()))
+        return type(rows)(earlier, marks=rows.marks).marked(genrl_graph.edges.PEER)
+
+
+class Turned(Select, name="reading_turned"):
+    """The rows of the first input, in every second round the last one first."""
+
+    def run(self, rows: list[R], *, round: int) -> R:
+        return rows[0].take(range(len(rows[0]))[:: -1 if round % 2 else 1])
+
+
 def branched() -> Graph:
     """Every way in which rows can be stored: unions, splits, sums of rewards, own frames, exchanges of judged rows."""
     g = Graph("branched")
@@ -121,6 +141,8 @@ def branched() -> Graph:
     both = [g.add("even", Parity(), rollouts=answer), g.add("match", Matches(), rollouts=answer)]
     total = g.add("total", WeightedSum(terms={"even": {"weight": 2.0}}, others=1.0), scored=both)  # type: ignore[arg-type]
     judged = g.add("judged", Gather(min_peers=1), rows=total)
+    g.add("old", Same(), rows=g.add("late", Late(min_peers=1), rows=answer))
+    g.add("turned", Turned(), rows=[answer, halves.low])
     g.add("told", Best(), scored=g.add("heard", Shout(min_peers=1), rows=total))
     best = g.add("best", Best(), scored=judged)
     credit = g.add("credit", Centred(), scored=best)

@@ -1,15 +1,20 @@
 """Kills runs, lets them go on, and holds what they leave against a run that was never cut; also a script.
 
     OMP_NUM_THREADS=1 python tests/runners/crash.py --kills 100
+    OMP_NUM_THREADS=1 python tests/runners/crash.py --game quickstart --kills 5 --rounds 2
 
-A run is a forked process. It kills itself (SIGKILL) before the n-th time that it makes something durable or gives a
-file its name, in a commit, a block or a checkpoint, or is killed at a moment; a commit that is killed can be torn.
+A run is a forked process. One of the tiny game kills itself (SIGKILL) before the n-th time that it makes something
+durable or gives a file its name, in a commit, a block or a checkpoint, or is killed at a moment; a commit that is
+killed can be torn. One of the quickstart, a game with a real model, kills itself in the middle of stage 1 or of the
+update: before the n-th forward pass or optimiser step there.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import tempfile
 import time
@@ -22,28 +27,58 @@ from pathlib import Path
 from typing import Any
 
 from genrl_graph.graph import Graph
+from genrl_graph.node import Node
 from genrl_graph.spec import load
 
-GAME = Path(__file__).resolve().parents[2] / "graphs" / "tiny_multistage.yaml"
-SMALL = (
-    "nodes.tasks.params.num_tasks=2",
-    "nodes.tasks.params.holdout=0.2",
-    *(f"nodes.{name}.params.num_generations=2" for name in ("answer", "critique", "final")),
-    "nodes.update.params.learning_rate=0.05",
-    "run.checkpoint_every=2",
-    "run.block_rounds=2",
-    "run.mode=train_and_evaluate",
-    "run.eval_tasks=2",
-    "run.trackers=[]",
-)
-PLACES = ("journal", "rollouts.zarr", "checkpoints", "folder", "moment")
+GRAPHS = Path(__file__).resolve().parents[2] / "graphs"
+FILES = ("journal", "rollouts.zarr", "checkpoints", "folder")
+STEPS = ("critique", "update")
+
+
+@dataclass(frozen=True, slots=True)
+class Game:
+    """A game, made small, and where its runs are killed."""
+
+    file: str
+    overrides: Sequence[str]
+    places: Sequence[str]
+
+
+GAMES = {
+    "tiny": Game(
+        "tiny_multistage.yaml",
+        (
+            "nodes.tasks.params.num_tasks=2",
+            "nodes.tasks.params.holdout=0.2",
+            *(f"nodes.{name}.params.num_generations=2" for name in ("answer", "critique", "final")),
+            "nodes.update.params.learning_rate=0.05",
+            "run.checkpoint_every=2",
+            "run.block_rounds=2",
+            "run.mode=train_and_evaluate",
+            "run.eval_tasks=2",
+            "run.trackers=[]",
+        ),
+        (*FILES, "moment"),
+    ),
+    "quickstart": Game(
+        "quickstart.yaml",
+        (
+            "nodes.tasks.params.num_tasks=2",
+            *(f"nodes.{name}.params.max_new_tokens=16" for name in ("answer", "critique", "final")),
+            "run.checkpoint_every=1",
+            "run.keep=1",
+            "run.trackers=[]",
+        ),
+        STEPS,
+    ),
+}
 NOT_THE_SAME = ("time/", "speed/", "memory/", "eval/time", "trackers/")
 """Metrics that two equal runs do not share."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """Where a run ends: before call `call` that makes something durable, or after so many seconds."""
+    """Where a run ends: before call `call` of those that are watched, or after so many seconds."""
 
     place: str
     call: int = 0
@@ -56,23 +91,51 @@ class Kill:
 
 @dataclass(slots=True)
 class Watch:
-    """Counts, in the process of a run, what is made durable; kills the process at the call of a `Kill`."""
+    """Counts, in the process of a run, what is made durable, or passes of a model; kills it at the call of a `Kill`."""
 
     kill: Kill | None
     folder: Path
     places: list[str] = field(default_factory=list)
 
-    def start(self) -> None:
-        """From now on every call counts."""
+    def files(self) -> None:
+        """From now on every call counts that makes a file or a name durable."""
         for name in ("fsync", "rename", "replace"):
             setattr(os, name, partial(self._call, getattr(os, name)))
+
+    def steps(self, graph: Graph) -> None:
+        """From now on every forward pass of a whole model and every optimiser step counts, in the `STEPS`."""
+        from torch.nn.modules.module import register_module_forward_pre_hook
+        from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+        inside = [""]
+        for name in STEPS:
+            _note_runs(graph, name, inside)
+
+        def passing(module: object, *_: object) -> None:
+            if inside[0] and type(module).__name__.endswith("ForCausalLM"):
+                self._count(inside[0])
+
+        def stepping(*_: object) -> None:
+            self._count(inside[0])
+
+        register_module_forward_pre_hook(passing)
+        register_optimizer_step_pre_hook(stepping)
+
+    def _count(self, place: str) -> bool:
+        """Whether the process is to be killed now."""
+        self.places.append(place)
+        if self.kill is None or len(self.places) != self.kill.call:
+            return False
+        if place in STEPS:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return True
 
     def _call(self, function: Callable[..., Any], first: Any, *rest: Any, **named: Any) -> Any:
         path = Path(f"/proc/self/fd/{first}").readlink() if isinstance(first, int) else Path(first)
         parts = path.relative_to(self.folder).parts if path.is_relative_to(self.folder) else ()
-        place = parts[0] if parts and parts[0] in PLACES else "folder"
-        self.places.append(place)
-        if self.kill is not None and len(self.places) == self.kill.call:
+        place = parts[0] if parts and parts[0] in FILES else "folder"
+        if self._count(place):
+            assert self.kill is not None
             if place == "journal" and isinstance(first, int) and path.is_file():
                 os.ftruncate(first, max(0, os.fstat(first).st_size - self.kill.torn))
             os.kill(os.getpid(), signal.SIGKILL)
@@ -83,8 +146,8 @@ class Watch:
 class Left:
     """What a run leaves: the files of its store and of its last checkpoint, its metrics, and the carries' digests."""
 
-    store: Mapping[str, bytes]
-    checkpoint: Mapping[str, bytes]
+    store: Mapping[str, str]
+    checkpoint: Mapping[str, str]
     metrics: Sequence[Mapping[str, Any]]
     after: Mapping[str, str]
 
@@ -108,16 +171,25 @@ class Left:
         return found + (["metrics"] if self.metrics != other.metrics else [])
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by its path."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+def contents(folder: Path) -> dict[str, str]:
+    """The hash of every file below a folder, by its path."""
+    files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: _hash(path) for name, path in files.items()}
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Crashes:
-    """Plays one game again and again in a folder; `kills` counts by place how many runs were killed."""
+    """Plays one game again and again in a folder; `kills` counts by place how many runs were killed.
 
-    def __init__(self, graph: Graph, folder: Path, *, seed: int) -> None:
-        self._graph, self._folder, self._rng = graph, folder, random.Random(seed)
+    `only` are the places at which they are.
+    """
+
+    def __init__(self, graph: Graph, folder: Path, *, only: Sequence[str], seed: int) -> None:
+        self._graph, self._folder, self._only, self._rng = graph, folder, only, random.Random(seed)
         self.kills: Counter[str] = Counter()
         started = time.monotonic()
         places, after = self._finish(folder / "whole", None)
@@ -129,7 +201,7 @@ class Crashes:
     def round(self, number: int) -> list[str]:
         """A run that is killed once or more and then ends: what it leaves that differs, with the kills."""
         folder, kills = self._folder / f"run-{number}", []
-        places = [place for place in PLACES if place == "moment" or place in self._places]
+        places = [place for place in self._only if place == "moment" or place in self._places]
         kill: Kill | None = self._draw(places[number % len(places)])
         while True:
             found = self._run(folder, kill)
@@ -140,7 +212,9 @@ class Crashes:
             self.kills[kill.place] += 1
             kill = self._draw(self._rng.choice(places)) if self._rng.random() < 0.4 else None
         _, after = found
-        return [f"{what} (killed at {', '.join(kills)})" for what in self.whole.differences(Left.of(folder, after))]
+        told = self.whole.differences(Left.of(folder, after))
+        shutil.rmtree(folder)
+        return [f"{what} (killed at {', '.join(kills)})" for what in told]
 
     def _draw(self, place: str) -> Kill:
         if place == "moment":
@@ -158,7 +232,7 @@ class Crashes:
         told = folder.with_name(f"{folder.name}.json")
         child = os.fork()
         if child == 0:
-            os._exit(_play(self._graph, folder, kill, told))
+            os._exit(_play(self._graph, Watch(kill, folder), told, in_steps=not set(self._only).isdisjoint(STEPS)))
         if kill is not None and kill.place == "moment":
             _kill_after(child, kill.seconds)
         _, status = os.waitpid(child, 0)
@@ -169,18 +243,35 @@ class Crashes:
         return places, after
 
 
-def _play(graph: Graph, folder: Path, kill: Kill | None, told: Path) -> int:
+def _play(graph: Graph, watch: Watch, told: Path, *, in_steps: bool) -> int:
     from genrl_graph.runners.play import play
 
-    watch = Watch(kill, folder)
     try:
-        watch.start()
-        run = play(graph, out=folder, quiet=True, resume=True)
+        if in_steps:
+            watch.steps(graph)
+        else:
+            watch.files()
+        run = play(graph, out=watch.folder, quiet=True, resume=True)
         told.write_text(json.dumps([watch.places, {"/".join(key): digest for key, digest in run.after.items()}]))
     except BaseException:
         traceback.print_exc()
         return 1
     return 0
+
+
+def _note_runs(graph: Graph, name: str, inside: list[str]) -> None:
+    """Let `inside` hold the name of a node of the graph while it runs."""
+    cls = type(graph.nodes[name].node)
+    run = cls.run  # type: ignore[attr-defined]  # every node has one
+
+    def noted(self: Node, *args: object, **inputs: object) -> object:
+        inside[0] = name if self.place.node == name else inside[0]
+        try:
+            return run(self, *args, **inputs)
+        finally:
+            inside[0] = ""
+
+    cls.run = noted  # type: ignore[attr-defined]
 
 
 def _kill_after(child: int, seconds: float) -> None:
@@ -207,16 +298,19 @@ def _import_all(graph: Graph) -> None:
 def main() -> None:
     """Kill so many runs; prints what differs, and fails where anything does."""
     parser = argparse.ArgumentParser(description="kill runs, resume them, compare with a run that was never cut")
+    parser.add_argument("--game", choices=GAMES, default="tiny")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="other params than those of the small game")
     args = parser.parse_args()
 
-    graph, found, runs = load(GAME, (*SMALL, f"run.rounds={args.rounds}")), [], 0
+    game, found, runs = GAMES[args.game], list[str](), 0
+    graph = load(GRAPHS / game.file, (*game.overrides, f"run.rounds={args.rounds}", *args.overrides))
     _import_all(graph)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        crashes = Crashes(graph, Path(folder), seed=args.seed)
+        crashes = Crashes(graph, Path(folder), only=game.places, seed=args.seed)
         while crashes.kills.total() < args.kills:
             found += crashes.round(runs)
             runs += 1

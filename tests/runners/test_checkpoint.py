@@ -46,6 +46,14 @@ def test_the_newest_checkpoints_are_kept(tmp_path: Path, keep: int | None, kept:
     assert not [problem for folder in tmp_path.iterdir() for problem in damaged_files(folder)]
 
 
+def test_the_checkpoint_just_saved_stays_though_newer_ones_are_there(tmp_path: Path) -> None:
+    for rounds in (3, 4):
+        save_checkpoint(tmp_path / f"{rounds:06d}", carries(rounds))
+    save_checkpoint(tmp_path / "000001", carries(1), keep=1)
+    assert names(tmp_path) == ["000001", "000004"] and loaded(tmp_path / "000001") == 1
+    assert [newest_checkpoint(tmp_path, at_most=most) for most in (None, 4, 3, 1, 0)] == [4, 4, 1, 1, 0]
+
+
 def test_a_checkpoint_that_the_disk_refuses_leaves_the_others_and_no_draft(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "000001", carries(1), keep=1)
     with pytest.raises(StoreError, match=r"half: cannot write a checkpoint: No space left on device") as caught:

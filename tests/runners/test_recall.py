@@ -46,6 +46,7 @@ from genrl_graph import (
 from genrl_graph.edges import PEER
 from genrl_graph.errors import StoreError
 from genrl_graph.graph import Handle
+from genrl_graph.inherited import IN_FULL
 from genrl_graph.journal import Record
 from genrl_graph.nodes.advantage.pool import PoolAdvantage
 from genrl_graph.nodes.exchange.gather import Gather
@@ -54,7 +55,7 @@ from genrl_graph.nodes.select.nonzero_advantage import NonzeroAdvantage
 from genrl_graph.nodes.select.top import Top
 from genrl_graph.runners.meet import LocalSwarm
 from genrl_graph.runners.peers import make_peers, peer_names
-from genrl_graph.runners.rebuild import WHOLE, same_rows
+from genrl_graph.runners.rebuild import same_rows
 from genrl_graph.runners.recall import Recall
 from genrl_graph.runners.round import Done, Loop
 from genrl_graph.schedule import compile_graph
@@ -141,7 +142,7 @@ def test_several_outputs_and_inputs_by_name_and_in_lists(tmp_path: Path) -> None
     live, again, store = played(graph, tmp_path / "run")
     assert_alike(live, again)
     assert store.table("halves/low").column_names == ["id", "round", "holder"]
-    assert not [group for group in store.groups() if WHOLE in group]
+    assert not [group for group in store.groups() if IN_FULL in group]
 
 
 def test_terms_of_two_rewards_are_joined_again(tmp_path: Path) -> None:
@@ -152,7 +153,7 @@ def test_terms_of_two_rewards_are_joined_again(tmp_path: Path) -> None:
     live, again, store = played(graph, tmp_path / "run")
     assert_alike(live, again)
     assert store.table("sum").column_names == ["id", "reward", "round", "holder"]
-    assert not [group for group in store.groups() if WHOLE in group]
+    assert not [group for group in store.groups() if IN_FULL in group]
 
 
 class Rewrite(Reward, name="recall_rewrite"):
@@ -185,7 +186,7 @@ def test_a_node_that_breaks_its_word_is_stored_whole(tmp_path: Path) -> None:
     graph.add("credit", Centred(), scored=rows)
     live, again, store = played(graph, tmp_path / "run")
     assert_alike(live, again)
-    assert [group for group in store.groups() if WHOLE in group] == [f"rewrite/{WHOLE}"]
+    assert [group for group in store.groups() if IN_FULL in group] == [f"rewrite/{IN_FULL}"]
 
 
 class Boards(Source, name="recall_boards"):
@@ -275,10 +276,34 @@ def test_exchanges_keep_the_rows_of_others_and_places_of_the_own(node: Exchange,
     graph.add("same", Twice(), rows=met)
     live, again, store = played(graph, tmp_path / "run", peers=peers)
     assert_alike(live, again)
-    whole = {group for group in store.groups() if WHOLE in group}
-    assert whole == ({f"met/{WHOLE}"} if isinstance(node, Mixed) and node.changed else set())
+    whole = {group for group in store.groups() if IN_FULL in group}
+    assert whole == ({f"met/{IN_FULL}"} if isinstance(node, Mixed) and node.changed else set())
     holders, authors = (store.table("met_scored").column(name).to_pylist() for name in ("holder", "peer"))
     assert all(holder != author for holder, author in zip(holders, authors, strict=True))
+
+
+class Late(Exchange, name="recall_late"):
+    """Takes the rows of all as those of an earlier round."""
+
+    def offer(self, rows: R) -> R:
+        return rows
+
+    def admit(self, packets: list[Packet[R]], *, round: int) -> Peer[R]:
+        rows = type(packets[0].rows).concat([packet.rows for packet in packets])
+        at = rows.table.column_names.index("round")
+        earlier = rows.table.set_column(at, "round", pa.array([round - 1] * len(rows), pa.int32()))
+        return type(rows)(earlier, marks=rows.marks).marked(PEER)
+
+
+def test_rows_of_an_earlier_round_keep_it(tmp_path: Path) -> None:
+    graph = Graph("late")
+    late = graph.add("late", Late(min_peers=1), rows=drawn(graph))
+    graph.add("credit", Centred(), scored=graph.add("score", Parity(), rollouts=late))
+    live, again, _ = played(graph, tmp_path / "run")
+    assert_alike(live, again)
+    last = next(done for done in reversed(again) if done.step.node == "credit")
+    rows = last.outputs["credit"]
+    assert isinstance(rows, Frame) and set(rows.values("round")) == {ROUNDS - 2}
 
 
 CHAIN = {"same": Same, "twice": Twice, "best": Best, "centred": Centred, "bare": Bare}
