@@ -10,7 +10,8 @@
     │   ├── DataError      10    a data set or model: missing, unreadable, empty, without the column asked for
     │   ├── ExchangeTimeout 11   too few peers answered in time
     │   ├── StoreError     12    a run folder: taken, broken, of another version
-    │   └── PeerRefused    13    a peer that breaks the protocol
+    │   ├── PeerRefused    13    a peer that breaks the protocol
+    │   └── SwarmError     14    the way to the other peers: identity, addresses, daemon, streams
     └── NodeFailed         20    a node that failed while it ran
         └── RewardFailed   21    a reward that raised, hung, returned too few values or judged nothing
 
@@ -82,6 +83,12 @@ class PeerRefused(WorldError):
     """A peer breaks the protocol."""
 
     exit_code = 13
+
+
+class SwarmError(WorldError):
+    """This peer cannot take part in the swarm, or cannot reach another peer."""
+
+    exit_code = 14
 
 
 class NodeFailed(GenrlGraphError):

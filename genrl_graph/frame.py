@@ -9,6 +9,7 @@ import pyarrow as pa
 from genrl_graph.arrow import Column, Tensor, cast_column, count_nulls, first_line, fits, to_arrow
 from genrl_graph.edges import EdgeType, EdgeValue, Mark, closure
 from genrl_graph.errors import ColumnError
+from genrl_graph.flaws import Flaw, Known
 from genrl_graph.registry import did_you_mean
 
 if TYPE_CHECKING:
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
 class Frame(EdgeValue):
     """Rows with declared columns; a subclass is an edge type, and declaring one is all that a new game needs.
 
-    `columns` holds the declared columns in order; `version` belongs to the wire and store format of the type.
+    `columns` holds the declared columns in order; `version` belongs to the wire and store format of the type;
+    `task_column` names the column, if there is one, whose tasks a receiver must be able to make itself.
     No value is null. Raises `ColumnError` where a column is missing, unknown, null or of another type.
     """
 
     columns: ClassVar[Mapping[str, Column]] = {}
     version: ClassVar[int] = 1
+    task_column: ClassVar[str] = "task_id"
     __slots__ = ("marks", "table")
 
     def __init_subclass__(cls, **options: object) -> None:
@@ -56,7 +59,7 @@ class Frame(EdgeValue):
         marks = closure(marks)
         declared = cls.declared(marks)
         arrays = {
-            name: to_arrow(f"{cls.__name__}.{name}", value, declared.get(name) or _in_family(name, marks))
+            name: to_arrow(f"{cls.__name__}.{name}", value, declared.get(name) or in_family(name, marks))
             for name, value in values.items()
         }
         if len({len(array) for array in arrays.values()}) > 1:
@@ -89,7 +92,7 @@ class Frame(EdgeValue):
             return cls.empty()
         marks = frozenset.intersection(*(frame.marks for frame in frames))
         names = [name for name in frames[0].table.column_names if all(name in f.table.column_names for f in frames)]
-        kept = [name for name in names if name in cls.declared(marks) or _in_family(name, marks) is not None]
+        kept = [name for name in names if name in cls.declared(marks) or in_family(name, marks) is not None]
         full = [frame for frame in frames if len(frame)] or frames[:1]  # without rows a tensor has no shape
         try:
             table = pa.concat_tables([frame.table.select(kept) for frame in full])
@@ -114,6 +117,13 @@ class Frame(EdgeValue):
         return self.edge_type == other.edge_type and bool(self.table.equals(other.table))
 
     __hash__ = None  # type: ignore[assignment]  # rows are compared by value and too many to hash
+
+    def flaws(self, known: Known) -> Iterable[Flaw]:
+        """What is wrong in these rows, of another peer, beyond what holds for rows of every type.
+
+        The first flaw of a row is why it is refused. All tasks of the rows are known.
+        """
+        return ()
 
     def values(self, column: str) -> list[Any]:
         """One column as Python values."""
@@ -177,7 +187,7 @@ class Frame(EdgeValue):
         table = self.table
         for name, value in (columns or {}).items():
             where = f"{type(self).__name__}.{name}"
-            array = to_arrow(where, value, mark.columns.get(name) or _in_family(name, [mark]))
+            array = to_arrow(where, value, mark.columns.get(name) or in_family(name, [mark]))
             if len(array) != len(self):
                 raise ColumnError(f"{where}: {len(array)} values for {len(self)} rows; give one a row")
             at = table.column_names.index(name) if name in table.column_names else None
@@ -189,14 +199,17 @@ class Frame(EdgeValue):
         if name not in names:
             hint = did_you_mean(name, names) or f"; it has {', '.join(names)}"
             raise ColumnError(f"{type(self).__name__}: no column {name!r}{hint}")
-        return self.table.column(name).combine_chunks()
+        column = self.table.column(name)
+        if column.num_chunks == 0 and isinstance(column.type, pa.FixedShapeTensorType):  # Arrow cannot combine none
+            return pa.ExtensionArray.from_storage(column.type, pa.array([], column.type.storage_type))
+        return column.combine_chunks()
 
     def _conform(self, table: pa.Table) -> pa.Table:
         declared = self.declared(self.marks)
         given = table.column_names
         extra = [name for name in given if name not in declared]
         for name in extra:
-            if _in_family(name, self.marks) is None:
+            if in_family(name, self.marks) is None:
                 hint = did_you_mean(name, declared) or f"; it has {', '.join(declared)}"
                 raise ColumnError(f"{type(self).__name__}: unknown column {name!r}{hint}")
         for name in declared:
@@ -206,7 +219,7 @@ class Frame(EdgeValue):
                 )
         if len(set(given)) < len(given):
             raise ColumnError(f"{type(self).__name__}: two columns of one name; given {', '.join(given)}")
-        wanted = declared | {name: _in_family(name, self.marks) for name in extra}
+        wanted = declared | {name: in_family(name, self.marks) for name in extra}
         if list(wanted) != table.column_names:
             table = table.select(list(wanted))
         for at, (name, column) in enumerate(wanted.items()):
@@ -219,7 +232,8 @@ class Frame(EdgeValue):
         return table
 
 
-def _in_family(name: str, marks: Iterable[Mark]) -> pa.DataType | None:
+def in_family(name: str, marks: Iterable[Mark]) -> pa.DataType | None:
+    """The type of a column beyond the declared ones that one of the marks allows by its name, or None."""
     for mark in marks:
         if mark.prefix and name.startswith(mark.prefix[0]):
             return mark.prefix[1]

@@ -1,6 +1,6 @@
 """The edge types that ship with the language: tasks, rollouts, and the marks that rewards and advantages add."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Self
 
 import numpy as np
@@ -10,8 +10,10 @@ from typing_extensions import TypeVar
 from genrl_graph.arrow import CHAT, FLOATS, IDS, TEXT, TEXTS, Column, Tensor
 from genrl_graph.edges import CREDITED, PEER, SCORED
 from genrl_graph.errors import ColumnError
+from genrl_graph.flaws import Flaw, Known, differing
 from genrl_graph.frame import Frame
 from genrl_graph.registry import did_you_mean
+from genrl_graph.rollout_flaws import rollout_flaws
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -41,7 +43,15 @@ class Tasks(Frame):
     """What a round is about; `metadata` is JSON, `answer` is empty where there is none."""
 
     columns = {"id": TEXT, "messages": CHAT, "answer": TEXT, "metadata": TEXT}
+    task_column = "id"
     __slots__ = ()
+
+    def flaws(self, known: Known) -> Iterator[Flaw]:
+        """Another question or answer than the own source gives."""
+        own = [known.tasks[id] for id in self.values("id")]
+        for name in ("messages", "answer"):  # a row at a time: a chat is much larger in Python than on the wire
+            given = (value.as_py() for value in self.table.column(name))
+            yield Flaw("task", name, differing(given, [getattr(task, name) for task in own]))
 
 
 class Rollouts(Frame):
@@ -75,6 +85,10 @@ class Rollouts(Frame):
         "error": TEXT,
     }
     __slots__ = ()
+
+    def flaws(self, known: Known) -> Iterator[Flaw]:
+        """Values that no generator gives, and ids that are not the hash of what they name."""
+        return rollout_flaws(self, known)
 
     def of(self, task_id: str) -> Self:
         """The rollouts of one task."""
