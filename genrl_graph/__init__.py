@@ -28,6 +28,7 @@ from genrl_graph.run_config import RunConfig
 if TYPE_CHECKING:
     from genrl_graph.reading import StoredRun
     from genrl_graph.runners.play import Run
+    from genrl_graph.runners.replay import Replay
 
 __version__ = "0.1.0"
 
@@ -53,6 +54,26 @@ def play(
     return play_locally(
         graph, out=out, rounds=rounds, seed=seed, peers=peers, threads=threads, quiet=quiet, resume=resume
     )
+
+
+def replay(
+    run: "Path | str",
+    graph: Graph,
+    *,
+    out: "Path | str",
+    rounds: tuple[int, int | None] | None = None,
+    update: bool = False,
+    recompute: Sequence[str] = (),
+) -> "Replay":
+    """Play an edited graph over the stored rollouts of a run, without a model: new rewards and advantages in `out`.
+
+    `rounds` are from one up to but without another; with `update` the policies are made and trained, off-policy;
+    nodes in `recompute` (`all`: every one) are computed even where nothing changed. Raises `GraphError` for an edit
+    that would change what sources, generators or exchanges gave.
+    """
+    from genrl_graph.runners.replay import replay as replay_run
+
+    return replay_run(run, graph, out=out, rounds=rounds, update=update, recompute=recompute, quiet=True)
 
 
 def load(path: "Path | str", overrides: Sequence[str] = ()) -> Graph:
@@ -111,5 +132,6 @@ __all__ = [
     "load",
     "open_run",
     "play",
+    "replay",
     "score",
 ]

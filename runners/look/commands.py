@@ -112,12 +112,12 @@ def _rows(args: argparse.Namespace) -> int:
     for name in args.imports:
         is_file = name.endswith(".py") or "/" in name
         registry.import_file(Path(name)) if is_file else registry.import_module(name)
-    count = export_rows(open_run(args.run), args.node, args.out, rounds=_span(args.rounds), holder=args.peer)
+    count = export_rows(open_run(args.run), args.node, args.out, rounds=span(args.rounds), holder=args.peer)
     print(f"{args.out}: {count} rows")
     return 0
 
 
-def _span(text: str | None) -> range | None:
+def span(text: str | None) -> range | None:
     """The rounds that `A:B`, `A:`, `:B` or `A` names."""
     if text is None:
         return None

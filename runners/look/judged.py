@@ -6,7 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from genrl_graph.joined import EVAL, IN_FULL
+from genrl_graph.inherited import IN_FULL
+from genrl_graph.joined import EVAL
 from genrl_graph.reading import Rounds, StoredRun
 
 Row = Mapping[str, Any]

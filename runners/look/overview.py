@@ -63,6 +63,11 @@ def _print_head(run: StoredRun, console: Console) -> None:
     say(console, f"options: {line(', '.join(f'{name} {value}' for name, value in options.items()) or 'the defaults')}")
     versions: Mapping[str, object] = {name: value for name, value in run.versions.items() if isinstance(value, str)}
     say(console, f"versions: {line(', '.join(f'{name} {value}' for name, value in versions.items()))}")
+    if replayed := run.versions.get("replayed"):
+        first, end = replayed["rounds"]
+        made = [name for name, (fate, _) in replayed["nodes"].items() if fate in ("recomputed", "updated")]
+        what = f"replay of {replayed['run']}, rounds {first} to {end - 1}; computed: {', '.join(made) or 'nothing'}"
+        say(console, line(what))
     if scripts := run.versions.get("imports"):
         say(console, f"imports: {line(', '.join(scripts))}")
 
