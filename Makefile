@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test lint bench crash pictures clean
+.PHONY: quickstart test lint bench crash swarm fuzz pictures clean
 
 quickstart: $(INSTALLED)
 	rm -rf runs/quickstart
@@ -26,6 +26,16 @@ bench: $(INSTALLED)
 # A hundred runs that are killed and go on, held against one that was never cut.
 crash: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/crash.py --kills 100
+
+# Eight real peers for a hundred rounds: some die, join or come late, one is hostile.
+swarm: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/swarm/soak.py
+
+# Ten minutes of hostile payloads; `make fuzz SECONDS=60` for less.
+SECONDS ?= 600
+fuzz: $(INSTALLED)
+	-$(BIN)/python -m pip install --quiet atheris
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz_admission.py --seconds $(SECONDS)
 
 # What is made of the shipped games: their pictures and the schema that editors read.
 pictures: $(INSTALLED)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from genrl_graph.declared import named_carries
+from genrl_graph.declared import Declared, named_carries
 from genrl_graph.edges import EdgeType, Socket
 from genrl_graph.errors import UserError
 from genrl_graph.graph import Edge, Graph, Part, Section
@@ -181,8 +181,15 @@ def _check_inputs(
             givers = _givers(graph, socket.pattern.bound, types, reader=part.name)
             yield Problem(at, f"input {socket.name!r} ({socket}) is missing{givers}", at_key=True)
     if isinstance(part.declared, Node) and not misspelt and not unreadable:
-        for text in part.declared.check_inputs(part.inputs):
+        for text in (*part.declared.check_inputs(part.inputs), *part.declared.check_parts(_givers_of(graph, part))):
             yield Problem(("nodes", part.name), text, at_key=True)
+
+
+def _givers_of(graph: Graph, part: Part) -> dict[str, Declared]:
+    """What is declared at the other end of every input of one edge, where it is known and can be read."""
+    names = {socket: wire.partition(".")[0] for socket, wire in part.inputs.items() if isinstance(wire, str)}
+    found = {s: graph.part(name).declared for s, name in names.items() if name in graph.nodes or name in graph.carries}
+    return {socket: declared for socket, declared in found.items() if declared is not None}
 
 
 def _unknown_input(part: Part, name: str, sockets: Mapping[str, Socket]) -> str:

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from genrl_graph import __version__
 from genrl_graph.errors import GenrlGraphError, GraphError, ParamError, StoreError
+from genrl_graph.runners.arguments import add_runner_arguments, runner_of
 from genrl_graph.runners.look.commands import add_look_commands
+from genrl_graph.runners.swarm.commands import add_swarm_commands
 
 if TYPE_CHECKING:
+    from genrl_graph.runners.runner import Runner
     from genrl_graph.spec import Loaded
 
 
@@ -109,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dry", action="store_true", help="play one round with stand-ins for models and hubs, in seconds")
     run.add_argument("--resume", action="store_true", help="go on if the folder holds this run, else start it")
     run.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    add_runner_arguments(run)
     run.set_defaults(command=_run)
 
     resume = commands.add_parser("resume", help="go on with a run that was cut, to the bits of one that was not")
@@ -118,9 +122,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     _import_argument(resume)
     resume.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    add_runner_arguments(resume)
     resume.set_defaults(command=_resume)
 
+    replay = commands.add_parser("replay", help="play an edited graph over the rollouts of a run, without a model")
+    replay.add_argument("run", metavar="RUN", type=Path, help="run folder, such as runs/tiny")
+    _graph_arguments(replay)
+    replay.add_argument("-o", "--out", type=Path, required=True, help="new run folder")
+    replay.add_argument("--rounds", metavar="A:B", help="rounds from A up to but without B; also A:, :B and A")
+    replay.add_argument("--recompute", action="append", default=[], metavar="NODE", help="also compute this; or `all`")
+    replay.add_argument("--update", action="store_true", help="also train, off-policy, on what is replayed")
+    replay.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    replay.set_defaults(command=_replay)
+
     add_look_commands(commands)
+    add_swarm_commands(commands)
 
     export = commands.add_parser("export", help="write a policy of a run as a Hugging Face folder")
     export.add_argument("folder", metavar="RUN", type=Path, help="run folder, such as runs/tiny")
@@ -280,29 +296,64 @@ def _schema(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     from genrl_graph.runners.dry import dry_play
 
+    runner = runner_of(args)
     if args.dry and args.resume:
         raise ParamError("--resume: a dry run does not go on; leave out --dry or --resume")
     imports = _imports(args)
+    if args.dry and runner is not None:
+        raise ParamError(f"--runner {args.runner}: a dry run plays in one process; leave out --dry or --runner")
     if args.dry:
         return _played(partial(dry_play, _valid(args).graph, out=args.out, quiet=args.quiet, imports=imports))
-    return _play(args, args.out, imports, resume=args.resume)
+    return _play(args, args.out, imports, runner, resume=args.resume)
 
 
 def _resume(args: argparse.Namespace) -> int:
     from genrl_graph.runfolder import GRAPH, read_graph
     from genrl_graph.runners.resume import refuse_other_imports
 
-    _, versions = read_graph(args.folder)
+    runner = runner_of(args)
+    folder = args.folder if runner is None else runner.home(args.folder)
+    _, versions = read_graph(folder)
     imports = _imports(args)
-    refuse_other_imports(args.folder, versions, imports)
-    args.graph = args.folder / GRAPH
-    return _play(args, args.folder, imports, resume=True)
+    refuse_other_imports(folder, versions, imports)
+    args.graph = folder / GRAPH
+    return _play(args, args.folder, imports, runner, resume=True)
 
 
-def _play(args: argparse.Namespace, out: Path | None, imports: Mapping[str, str], *, resume: bool) -> int:
+def _replay(args: argparse.Namespace) -> int:
+    from genrl_graph.runners.look.commands import span
+    from genrl_graph.runners.look.replayed import print_replay
+    from genrl_graph.runners.look.text import new_console
+    from genrl_graph.runners.replay import replay
+
+    for text in args.overrides:
+        if text.lstrip("~").startswith("run."):
+            raise ParamError(f"{text}: a replay has the run options of {args.run}; leave it out")
+    rounds = span(args.rounds)
+    bounds = None if rounds is None else (rounds.start, None if rounds.stop == 2**31 else rounds.stop)
+    imports = _imports(args)
+    found = replay(
+        args.run,
+        _valid(args).graph,
+        out=args.out,
+        rounds=bounds,
+        update=args.update,
+        recompute=args.recompute,
+        imports=imports,
+        quiet=args.quiet,
+    )
+    if not args.quiet:
+        print_replay(found, new_console())
+    return 0
+
+
+def _play(
+    args: argparse.Namespace, out: Path | None, imports: Mapping[str, str], runner: "Runner | None", *, resume: bool
+) -> int:
     from genrl_graph.runners.play import play
 
-    return _played(partial(play, _valid(args).graph, out=out, quiet=args.quiet, imports=imports, resume=resume))
+    graph = _valid(args).graph
+    return _played(partial(play, graph, out=out, quiet=args.quiet, imports=imports, resume=resume, runner=runner))
 
 
 def _played(play: Callable[[], object]) -> int:

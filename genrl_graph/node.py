@@ -18,6 +18,7 @@ from genrl_graph.evaluation import Evaluation
 from genrl_graph.frames import R
 from genrl_graph.policy import Carried, Policy
 from genrl_graph.resources import Task
+from genrl_graph.wire import Limits
 
 Wire = str | tuple[str, ...] | Mapping[str, str]
 """What an input reads: one `node` or `node.field`, several in order, or several by name."""
@@ -75,6 +76,13 @@ class Node(Declared):
 
     def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:
         """Problems between params and wired inputs, one line each; part of the check of a graph."""
+        return ()
+
+    def check_parts(self, parts: Mapping[str, Declared]) -> Iterable[str]:
+        """Problems between params and those of the wired parts, one line each; part of the check of a graph.
+
+        `parts` has, for every input of one edge, the node or carry that gives it, where that can be read.
+        """
         return ()
 
     def evaluated(self, how: Evaluation) -> Self:
@@ -186,6 +194,24 @@ class Exchange(Node, kind="exchange"):
     min_peers: int = Field(ge=1)
     timeout_s: float = Field(60.0, gt=0)
     on_short: Literal["wait", "continue", "fail"] = "wait"
+    max_staleness: int = Field(
+        0, ge=0, le=64, description="rounds that rows of a peer which is behind may be old (swarm runner)"
+    )
+    max_rows: int = Field(4096, ge=1, le=2**20, description="the most rows that a peer may offer")
+    max_row_kb: int = Field(1024, ge=1, le=2**20, description="the most that one row may hold; a larger one is refused")
+    max_payload_mb: int = Field(64, ge=1, le=2048, description="the most that an offer may weigh; unpacked, four times")
+
+    @property
+    def limits(self) -> Limits:
+        """What is taken of one peer in one round."""
+        row, payload = self.max_row_kb * 2**10, self.max_payload_mb * 2**20
+        return Limits(
+            max_rows=self.max_rows,
+            max_row_bytes=row,
+            max_payload_bytes=payload,
+            max_decoded_bytes=4 * payload,
+            max_list=row // 4,
+        )
 
     def evaluated(self, how: Evaluation) -> Self:
         """A peer is evaluated alone: it meets itself."""

@@ -20,6 +20,7 @@ from genrl_graph.runners.counting import Assumed, CountingPolicy
 from genrl_graph.runners.models import Sized, Unknown, size_policy
 from genrl_graph.runners.observed import Observed, read_observed
 from genrl_graph.runners.peers import peer_names, require_enough
+from genrl_graph.runners.play import set_threads
 from genrl_graph.runners.rehearse import Rehearsal, Rehearsed
 from genrl_graph.schedule import Schedule, compile_graph
 
@@ -94,7 +95,7 @@ def report(
 
 class _Estimator:
     def __init__(self, graph: Graph, *, calibration: Calibration) -> None:
-        _set_threads(graph.run.threads)
+        set_threads(graph.run.threads)
         self.graph, self.calibration = graph, calibration
         self.schedule = compile_graph(graph)
         self.names = peer_names(graph.run.peers)
@@ -309,10 +310,3 @@ def _mean(done: Sequence[Rehearsed], rounds: int, value: Callable[[Rehearsed], f
     for step in done:
         found[str(step.step)] = found.get(str(step.step), 0.0) + value(step) / rounds
     return found
-
-
-def _set_threads(threads: int | None) -> None:
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)

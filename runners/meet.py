@@ -2,29 +2,49 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from genrl_graph.errors import ExchangeTimeout
 from genrl_graph.frames import Frame
 from genrl_graph.node import Exchange, Packet
+from genrl_graph.resources import TaskBook
+
+
+class Behind(Exception):
+    """The swarm is in a later round, `round`, and nobody is left to meet in the one that is played."""
+
+    def __init__(self, round: int) -> None:
+        super().__init__(f"the swarm is in round {round}")
+        self.round = round
 
 
 @dataclass(frozen=True, slots=True)
 class Meeting:
-    """What an exchange gave one peer: the packets in the order of the sorted peer names, and facts for the journal."""
+    """What an exchange gave one peer: the packets in the order of the sorted peer names, and what is kept of it.
+
+    `facts` go to the journal, `metrics` to the curves, `refusals` (columns) to the group `<exchange>/refusals`.
+    """
 
     packets: tuple[Packet[Frame], ...]
     facts: Mapping[str, object] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    refusals: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 class Swarm(Protocol):
     """The peers that play the same game, met only in exchanges."""
 
     def open(self, node: Exchange, *, round: int, peer: str, offer: Frame) -> None:
-        """Announce what `peer` offers; returns at once."""
+        """Announce what `peer` offers; raises `Behind` where the others have gone on without it."""
 
-    def close(self, node: Exchange, *, round: int, peer: str) -> Meeting:
-        """What the peers offered; raises `ExchangeTimeout` where too few did and the node says `on_short: fail`."""
+    def close(self, node: Exchange, *, round: int, peer: str, tasks: TaskBook) -> Meeting:
+        """What the peers offered; raises `ExchangeTimeout` where too few did and the node says `on_short: fail`.
+
+        Rows of others are looked at with the help of `tasks`. Raises `Behind` where nobody will come any more.
+        """
+
+    def wanted(self, node: Exchange, *, round: int) -> bool:
+        """Whether others wait for an offer of this round although this peer has closed the exchange before a cut."""
 
 
 class LocalSwarm:
@@ -38,11 +58,15 @@ class LocalSwarm:
         """Keep the offer of one peer."""
         self._offers.setdefault(node.place.node, {})[peer] = Packet(peer, round, offer)
 
-    def close(self, node: Exchange, *, round: int, peer: str) -> Meeting:
+    def close(self, node: Exchange, *, round: int, peer: str, tasks: TaskBook) -> Meeting:
         """The offers of all peers; nobody can be late here, and nobody else can come."""
         require_peers(node, len(self._peers), round=round)
         offers = self._offers[node.place.node]
         return Meeting(tuple(offers[name] for name in self._peers))
+
+    def wanted(self, node: Exchange, *, round: int) -> bool:
+        """Never: all peers were cut together."""
+        return False
 
 
 class Alone:
@@ -55,9 +79,13 @@ class Alone:
         """Keep the offer for its own peer."""
         self._offers[node.place.node, peer] = Packet(peer, round, offer)
 
-    def close(self, node: Exchange, *, round: int, peer: str) -> Meeting:
+    def close(self, node: Exchange, *, round: int, peer: str, tasks: TaskBook) -> Meeting:
         """The own offer."""
         return Meeting((self._offers.pop((node.place.node, peer)),))
+
+    def wanted(self, node: Exchange, *, round: int) -> bool:
+        """Never."""
+        return False
 
 
 def require_peers(node: Exchange, present: int, *, round: int) -> None:

@@ -56,6 +56,10 @@ class RoundMetrics:
             whole[peer] = staged | metrics | common
         return self._write("round", round, whole)
 
+    def drop(self) -> None:
+        """Forget what was taken: its round is left."""
+        self._peers = {}
+
     def evaluation(self, number: int, peers: Mapping[str, Mapping[str, float]]) -> None:
         """Give an evaluation, its names under `eval/`, to the trackers; `number` is how many rounds came before it."""
         self._write("eval", number, peers)

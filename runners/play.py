@@ -1,6 +1,5 @@
 """Plays a graph: makes the run folder, the carries and the peers, and runs the loop to the end."""
 
-import importlib.metadata
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,25 +13,24 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from genrl_graph.errors import ParamError
-from genrl_graph.fingerprint import full_fingerprint
 from genrl_graph.graph import Graph
 from genrl_graph.plan import counted
 from genrl_graph.run_config import Mode, RunConfig
 from genrl_graph.runfolder import GRAPH, refuse_taken
 from genrl_graph.runners.evaluate import evaluation_schedule
 from genrl_graph.runners.metrics import RoundMetrics
-from genrl_graph.runners.peers import Make, declared_value, digests, make_peers, peer_names, prepare, require_enough
+from genrl_graph.runners.origins import run_versions
+from genrl_graph.runners.peers import Make, declared_value, digests, make_peers, prepare
 from genrl_graph.runners.progress import Terminal
-from genrl_graph.runners.resume import Past, Start, class_versions
+from genrl_graph.runners.resume import Past, Start
 from genrl_graph.runners.round import Done, Peer
+from genrl_graph.runners.runner import Kept, LocalRunner, Runner
 from genrl_graph.runners.session import Session
 from genrl_graph.runners.signals import stop_on_signals
 from genrl_graph.runners.stages import Stages
 from genrl_graph.runners.trackers import make_trackers, require_trackers
 from genrl_graph.schedule import Schedule, compile_graph
 from genrl_graph.store import RunStore
-
-PACKAGES = ("genrl-graph", "torch", "transformers", "trl", "numpy", "pyarrow", "zarr")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +61,9 @@ def play(
     quiet: bool = False,
     imports: Mapping[str, str] | None = None,
     resume: bool = False,
+    runner: Runner | None = None,
 ) -> Run:
-    """Play a graph in this process with `peers` peers in lockstep.
+    """Play a graph: in this process with `peers` peers in lockstep, or as `runner` says.
 
     What is given wins over the graph's `run:` options. Without `out` the run gets a new folder `runs/<graph>-<n>`.
     `imports` records the scripts that defined nodes (path: hash). With `resume` a run that is in the folder goes on
@@ -85,42 +84,54 @@ def play(
         raise ParamError("resume: name the run folder (out, or -o on the command line)")
     schedule = compile_graph(graph)
     console = Console(stderr=True, highlight=False, quiet=quiet)
-    folder = Path(out) if out is not None else free_folder(graph.name)
-    return play_schedule(schedule, config, folder=folder, console=console, imports=imports or {}, resume=resume)
+    folder = None if out is None else Path(out)
+    return play_schedule(
+        schedule, config, folder=folder, console=console, imports=imports or {}, resume=resume, runner=runner
+    )
 
 
 def play_schedule(
     schedule: Schedule,
     config: RunConfig,
     *,
-    folder: Path,
+    folder: Path | None,
     console: Console,
     imports: Mapping[str, str],
     make: Make = declared_value,
     see: Callable[[Done], None] = lambda done: None,
     resume: bool = False,
+    runner: Runner | None = None,
 ) -> Run:
     """Play a compiled graph; `make` makes the carries, `see` is shown every step that was committed."""
-    names = peer_names(config.peers)
-    require_enough(schedule, names)
+    runner = runner or LocalRunner(config.peers)
+    config, names = runner.configured(config), runner.names
+    console.quiet = console.quiet or not runner.leads
     require_trackers(config.trackers)
-    _set_threads(config.threads)
+    set_threads(config.threads)
     evaluation = None if config.mode == "train" else evaluation_schedule(schedule, config.evaluation)
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
         played, rounds = replace_run(schedule.graph, config), 0 if config.mode == "evaluate" else config.rounds
-        versions = _versions(played, imports)
+        versions = run_versions(played, imports)
         tell = partial(console.print, markup=False, soft_wrap=True)
+        stack.push(lambda kind, error, at: runner.close(failed=kind is not None))
+        free = partial(free_folder, schedule.graph.name)
+        run, swarm = runner.start(schedule, run=folder, free=free, stop=stop, tell=tell)
+        folder = runner.home(run)
         past = None
         if resume and (folder / GRAPH).exists():
             past = Past(stack.enter_context(RunStore.open(folder, "a", block_rounds=config.block_rounds)))
             past.refuse_another(played, imports)
-            if past.is_complete(rounds, names, evaluated=evaluation is not None):
+        else:
+            refuse_taken(folder)
+        here = past.kept(schedule, rounds, names, evaluated=evaluation is not None) if past else Kept()
+        everywhere, latest = runner.agree(here)
+        if past is not None:
+            if everywhere.complete:
                 tell(f"{folder}: complete after {counted(rounds, 'round')}; raise run.rounds to go on")
                 before, after = (past.digests(schedule, names, rounds=at) for at in (0, rounds))
                 return Run(folder, rounds, before, after)
-        else:
-            refuse_taken(folder)
+            past.go_on_from(latest)
         prepare(schedule, ready=stop.check)
         if evaluation is not None:
             prepare(evaluation, known=schedule, ready=stop.check)
@@ -138,7 +149,7 @@ def play_schedule(
         trackers = make_trackers(
             config.trackers,
             folder=folder,
-            run_name=folder.name,
+            run_name=run.name,
             project="genrl_graph",
             peers=names,
             config=yaml.safe_load(played.record()),
@@ -151,6 +162,8 @@ def play_schedule(
             schedule,
             evaluation,
             players,
+            runner,
+            swarm,
             config=config,
             store=store,
             metrics=metrics,
@@ -213,21 +226,10 @@ def free_folder(name: str) -> Path:
     return next(path for n in itertools.count(1) if not (path := Path("runs") / f"{name}-{n}").exists())
 
 
-def _set_threads(threads: int | None) -> None:
+def set_threads(threads: int | None) -> None:
+    """Let torch use so many CPU threads; `OMP_NUM_THREADS`, where it is set, is left to other libraries."""
     if threads is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         import torch
 
         torch.set_num_threads(threads)
-
-
-def _versions(graph: Graph, imports: Mapping[str, str]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    found["fingerprint"] = full_fingerprint(graph)
-    noted = {"imports": dict(imports), "classes": class_versions(graph)}
-    return found | {name: value for name, value in noted.items() if value}

@@ -71,6 +71,12 @@ class Terminal:
                 f"round {round + 1}/{self._rounds}  {self._last}  {seconds:.1f} s, {eta:.0f} s left", soft_wrap=True
             )
 
+    def left(self, round: int, later: int) -> None:
+        """Say that a round was left because the swarm had gone on."""
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=later)
+        self._console.print(f"round {round + 1}/{self._rounds}  left: the swarm is in round {later + 1}")
+
     def summary(self, *, before: Digests, after: Digests, store: Path) -> None:
         """The run per stage, the weights per peer, and where the rollouts are."""
         self._console.print(_stage_table(self._history))

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,21 @@ from genrl_graph.errors import GraphError, ParamError, StoreError
 from genrl_graph.graph import Graph
 from genrl_graph.run_config import RunConfig
 from genrl_graph.runfolder import GRAPH, write_graph
-from genrl_graph.runners.checkpoint import checkpoint_folder, load_checkpoint, newest_checkpoint, remove_drafts
+from genrl_graph.runners.checkpoint import checkpoint_folder, damage, load_checkpoint, newest_checkpoint
 from genrl_graph.runners.peers import changing_carries
 from genrl_graph.runners.recall import Recall, Recorded
 from genrl_graph.runners.round import EVAL, Peer
+from genrl_graph.runners.runner import BEHIND, Kept, exchanges
 from genrl_graph.schedule import Schedule
 from genrl_graph.spec import read_document
 from genrl_graph.store import RunStore
 
-MAY_DIFFER = frozenset({"rounds", "checkpoint_every", "trackers", "keep"})
-"""Run options that change neither what is played nor how."""
+MAY_DIFFER = frozenset(
+    {"rounds", "checkpoint_every", "trackers", "keep", "max_failed_rows", "max_retries", "retry_wait_s"}
+)
+"""Run options that change neither what is played nor how: where a run ends, what it keeps, how patient it is."""
 
-NOT_PACKAGES = frozenset({"fingerprint", "imports", "carries", "classes", "resumed"})
+NOT_PACKAGES = frozenset({"fingerprint", "imports", "carries", "classes", "packages", "resumed", "replayed"})
 """What stands among the versions of a run folder and is the version of no package."""
 
 MOVED = "starts as {}, but as {} when the run began; was its model or its file changed?"
@@ -39,12 +42,14 @@ Line = tuple[str, int, str]
 class Start:
     """Where the rounds begin: at round 0 of a new run, or behind the newest checkpoint of one that goes on.
 
-    `reported` are the lines that metrics.jsonl has; rows that failed and steps tried again are those before `first`.
+    `reported` are the lines that metrics.jsonl has; `left` says of rounds that were left because the swarm had gone
+    on which one came next; rows that failed and steps tried again are those before `first`.
     """
 
     first: int = 0
     recall: Callable[[int, str, str], Recorded | None] = lambda round, node, peer: None
     reported: frozenset[Line] = frozenset()
+    left: Mapping[int, int] = field(default_factory=dict)
     failed_rows: int = 0
     retries: int = 0
 
@@ -56,13 +61,17 @@ class Past:
         self.store = store
         self._run = RunConfig.model_validate(yaml.safe_load(store.graph_yaml).get("run") or {})
         self.reported = frozenset(_lines(store.folder / "metrics.jsonl"))
-        self.first = newest_checkpoint(store.checkpoints)
+        self._damage: dict[int, str | None] = {}  # of the checkpoints that were looked at
+        self.first = self._newest_sound(None)
 
     def refuse_another(self, graph: Graph, imports: Mapping[str, str]) -> None:
         """Raise where something else is asked for than what ran: `GraphError`, or `ParamError` for `rounds`.
 
         `graph` has the options that are asked for. Of them only those in `MAY_DIFFER` may be others than they were.
         """
+        if replayed := self.store.versions.get("replayed"):
+            what = f"is a replay of {replayed['run']}, which has an end; replay it again, or resume that run"
+            raise StoreError(f"{self.store.folder}: {what}")
         refuse_other_imports(self.store.folder, self.store.versions, imports)
         told = self._differences(graph)
         told += _changed("version of {}", self.store.versions.get("classes", {}), class_versions(graph))
@@ -75,11 +84,23 @@ class Past:
             raise ParamError(f"{what}; give at least {begun}")
 
     def warnings(self, versions: Mapping[str, Any]) -> list[str]:
-        """One line for each package that is now another, for its numbers may differ in their last bits."""
-        return [
+        """One line for each checkpoint that is damaged, and for each package that is now another."""
+        damaged = [f"{what}; that checkpoint is passed over" for what in self._damage.values() if what is not None]
+        return damaged + [
             f"{name} was {then or 'not installed'}, is {versions.get(name) or 'not installed'}: bits may differ"
             for name, then in self._others(versions).items()
         ]
+
+    def kept(self, schedule: Schedule, rounds: int, peers: Sequence[str], *, evaluated: bool) -> Kept:
+        """How many exchanges of the run were closed, and whether nothing is left to do."""
+        order = list(exchanges(schedule))
+        steps = self.store.steps().to_pylist()
+        places = [step["round"] * len(order) + order.index(step["node"]) for step in steps if step["node"] in order]
+        return Kept(max(places, default=-1) + 1, self.is_complete(rounds, peers, evaluated=evaluated))
+
+    def go_on_from(self, latest: int | None) -> None:
+        """Take the newest undamaged checkpoint that was made after at most `latest` rounds."""
+        self.first = self._newest_sound(latest)
 
     def is_complete(self, rounds: int, peers: Sequence[str], *, evaluated: bool) -> bool:
         """Whether nothing of the run is left to do."""
@@ -107,7 +128,6 @@ class Past:
         peers, carries = [player.name for player in players], changing_carries(schedule, players)
         frozen = [name for name, part in schedule.graph.carries.items() if part.next is None or not self.first]
         self._verify(players, frozen, self.digests(schedule, peers, rounds=0), MOVED)
-        remove_drafts(self.store.checkpoints)
         if self.first:
             folder = checkpoint_folder(self.store.checkpoints, self.first)
             load_checkpoint(folder, carries)
@@ -115,7 +135,11 @@ class Past:
             damaged = f"is {{}} in {folder}, but was {{}} then; remove that folder to go on from an earlier one"
             self._verify(players, list(schedule.graph.carries), known, damaged)
         last = max([self.first - 1, *(step["round"] for step in self._steps_from(self.first))])
-        return Start(self.first, Recall(self.store, last=last), self.reported, *self._spent())
+        return Start(self.first, Recall(self.store, last=last), self.reported, self._left(), *self._spent())
+
+    def _left(self) -> dict[int, int]:
+        steps = (step for step in self._steps_from(self.first) if step["node"] == BEHIND)
+        return {step["round"]: json.loads(step["facts"])["to"] for step in steps}
 
     def note(self, graph: Graph, versions: Mapping[str, Any]) -> None:
         """Write the options and versions with which the run goes on to graph.yaml, where they are others."""
@@ -127,6 +151,18 @@ class Past:
         noted = {"round": self.first, "run": changed, "versions": packages}
         resumed = [*self.store.versions.get("resumed", []), noted]
         write_graph(self.store.folder, graph.record(), {**self.store.versions, "resumed": resumed})
+
+    def _newest_sound(self, latest: int | None) -> int:
+        """After how many rounds the newest checkpoint was made that is as it was written, 0 where there is none."""
+        first = newest_checkpoint(self.store.checkpoints, at_most=latest)
+        while first and self._damaged(first):
+            first = newest_checkpoint(self.store.checkpoints, at_most=first - 1)
+        return first
+
+    def _damaged(self, rounds: int) -> str | None:
+        if rounds not in self._damage:
+            self._damage[rounds] = damage(checkpoint_folder(self.store.checkpoints, rounds))
+        return self._damage[rounds]
 
     def _differences(self, graph: Graph) -> list[str]:
         """What differs from the graph that ran, in words, but for the options that may."""

@@ -16,10 +16,11 @@ from genrl_graph.node import Coordinate, Exchange, Fork, Node, Reward, Source, U
 from genrl_graph.policy import Carried, Policy
 from genrl_graph.resources import Log, TaskBook
 from genrl_graph.runners.budget import Budget
-from genrl_graph.runners.meet import Meeting, Swarm
+from genrl_graph.runners.meet import Behind, Meeting, Swarm
 from genrl_graph.runners.outputs import failed_rows, named_outputs, refuse_useless
 from genrl_graph.runners.recall import Recorded, verify
 from genrl_graph.runners.record import step_metrics, step_record
+from genrl_graph.runners.signals import Interrupted
 from genrl_graph.schedule import Schedule, Step
 
 EVAL = "eval/"
@@ -74,6 +75,8 @@ class Loop:
 
     What `recall` knows of a round, node and peer was committed before the run was cut. Such a step is not run: its
     outputs are made again from the record; only updates and forks are applied again, and verified.
+
+    `inputs` gives what a node reads in a round; by default the outputs of this round as the graph wires them.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Loop:
         budget: Budget | None = None,
         evaluating: bool = False,
         recall: Callable[[int, str, str], Recorded | None] = lambda round, node, peer: None,
+        inputs: Callable[[str, int, Peer], dict[str, Any]] | None = None,
     ) -> None:
         self.schedule = schedule
         self.peers = list(peers)
@@ -98,41 +102,62 @@ class Loop:
         self._begin, self._watch = begin, watch
         self._budget, self._evaluating = budget or Budget(), evaluating
         self._recall, self._prefix = recall, EVAL if evaluating else ""
+        self._inputs = inputs or (lambda node, round, peer: wired_inputs(schedule.graph.nodes[node], peer.values))
 
-    def play(self, round: int) -> None:
-        """One pass over the graph; each step of all peers is committed before the next begins."""
+    def play(self, round: int, *, only_recorded: bool = False) -> None:
+        """One pass over the graph; each step of all peers is committed before the next begins.
+
+        A pass that ends early hands on what its updates have made so far: one of `only_recorded` ends where the run
+        was cut, and one in which the swarm has gone on without these peers raises `Behind`.
+        """
         for peer in self.peers:
             peer.values = dict(peer.carries)
-        for step in self.schedule.steps:
-            if self._evaluating and isinstance(self.schedule.nodes[step.node], Coordinate):
-                continue
-            if step.action == "open" and all(self._recorded(step, round, peer) for peer in self.peers):
-                continue
-            records, done = [], []
+        try:
+            for step in self.schedule.steps:
+                recorded = all(self._recorded(step, round, peer) for peer in self.peers)
+                if only_recorded and not recorded and step.action != "open":
+                    break
+                if not self._is_left_out(step, recorded, round):
+                    self._play_step(step, round)
+        finally:
             for peer in self.peers:
-                self._begin(step, peer.name)
-                started = time.perf_counter()
-                played = self._play(step, round, peer)
-                seconds = time.perf_counter() - started
-                told = (played.metrics, played.outputs, played.tries, played.recalled)
-                done.append(Done(round, step, peer.name, seconds, *told, self._evaluating))
-                if played.record is not None:
-                    records.append(played.record)
-            if records:
-                self._commit(records)
-            for item in done:
-                rows = int(item.metrics.get("failed_rows", 0))
-                self._budget.spend_rows(rows, where=self._where(step, round, item.peer))
-                self._watch(item)
+                self._hand_on(peer)
+
+    def _is_left_out(self, step: Step, recorded: bool, round: int) -> bool:
+        """Whether a step is nothing to do: its exchange was closed before a cut, or nobody is told of evaluations."""
+        node = self.schedule.nodes[step.node]
+        if self._evaluating and isinstance(node, Coordinate):
+            return True
+        return step.action == "open" and recorded and not self._is_wanted(node, round)
+
+    def _is_wanted(self, node: Node, round: int) -> bool:
+        return isinstance(node, Exchange) and self._swarm.wanted(node, round=round)
+
+    def _play_step(self, step: Step, round: int) -> None:
+        records, done = [], []
         for peer in self.peers:
-            if self._evaluating:
-                peer.values = {}
-                continue
+            self._begin(step, peer.name)
+            started = time.perf_counter()
+            played = self._play(step, round, peer)
+            seconds = time.perf_counter() - started
+            told = (played.metrics, played.outputs, played.tries, played.recalled)
+            done.append(Done(round, step, peer.name, seconds, *told, self._evaluating))
+            if played.record is not None:
+                records.append(played.record)
+        if records:
+            self._commit(records)
+        for item in done:
+            rows = int(item.metrics.get("failed_rows", 0))
+            self._budget.spend_rows(rows, where=self._where(step, round, item.peer))
+            self._watch(item)
+
+    def _hand_on(self, peer: Peer) -> None:
+        if not self._evaluating:
             for name, part in self.schedule.graph.carries.items():
-                peer.carries[name] = value = peer.values[part.next or name]
+                peer.carries[name] = value = peer.values.get(part.next or name, peer.carries[name])
                 if isinstance(value, Policy):
                     value.name = name  # a fork that is carried on becomes the policy of that carry
-            peer.values = {}
+        peer.values = {}
 
     def _play(self, step: Step, round: int, peer: Peer) -> "_Played":
         """One step of one peer, tried again as long as the budget allows."""
@@ -150,15 +175,19 @@ class Loop:
 
     def _step(self, step: Step, round: int, peer: Peer, errors: Sequence[str]) -> "_Played":
         node = self.schedule.nodes[step.node]
-        inputs = _inputs(self.schedule.graph.nodes[step.node], peer.values)
+        inputs = self._inputs(step.node, round, peer)
         recorded = None if step.action == "open" else self._recorded(step, round, peer)
         try:
             if recorded is not None and not isinstance(node, Update | Fork):
+                if step.action == "close" and self._is_wanted(node, round):
+                    self._close(node, round, peer)
                 played = self._recalled(node, inputs, peer, recorded)
             elif self._evaluating and isinstance(node, Update | Fork):
                 played = _Played(None, {}, _handed_on(step.node, node, inputs))
             else:
                 played = self._run(step, node, inputs, round, peer, errors)
+        except (Behind, Interrupted):
+            raise
         except GenrlGraphError as error:
             text = str(error).removeprefix(f"{step.node}: ")  # nodes that are run by hand name themselves
             kind = RewardFailed if isinstance(node, Reward) and isinstance(error, ColumnError) else type(error)
@@ -190,7 +219,7 @@ class Loop:
         resources = self._resources(node, round, peer, log)
         if step.action == "close":
             assert isinstance(node, Exchange)
-            meeting = self._swarm.close(node, round=round, peer=peer.name)
+            meeting = self._close(node, round, peer)
             offer = next((packet.rows for packet in meeting.packets if packet.peer == peer.name), None)
             output = node.admit(list(meeting.packets), **resources)  # type: ignore[attr-defined]
             _note(log, meeting)
@@ -217,6 +246,10 @@ class Loop:
             log=log,
         )
         return _Played(record, metrics, outputs, len(errors) + 1)
+
+    def _close(self, node: Node, round: int, peer: Peer) -> Meeting:
+        assert isinstance(node, Exchange)
+        return self._swarm.close(node, round=round, peer=peer.name, tasks=peer.tasks)
 
     def _where(self, step: Step, round: int, peer: str) -> str:
         when = f"evaluation after {round} rounds" if self._evaluating else f"round {round}"
@@ -251,7 +284,8 @@ def _raised_at(error: Exception) -> str:
     return f"{Path(last.filename).name}:{last.lineno} in {last.name}"
 
 
-def _inputs(part: Part, values: Mapping[str, Any]) -> dict[str, Any]:
+def wired_inputs(part: Part, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a node reads, by input, of the outputs and carries by name."""
     inputs: dict[str, Any] = {}
     for name, wire in part.inputs.items():
         socket = part.socket(name)
@@ -274,4 +308,7 @@ def _note(log: Log, meeting: Meeting) -> None:
     log.fact("peers", {packet.peer: len(packet.rows) for packet in meeting.packets})
     for name, fact in meeting.facts.items():
         log.fact(name, fact)
-    log.metric("peers", len(meeting.packets))
+    for name, value in {"peers": len(meeting.packets), **meeting.metrics}.items():
+        log.metric(name, value)
+    if meeting.refusals:
+        log.rows("refusals", meeting.refusals)

@@ -10,12 +10,13 @@ from genrl_graph.run_config import RunConfig
 from genrl_graph.runners.budget import Budget
 from genrl_graph.runners.checkpoint import checkpoint_folder, save_checkpoint
 from genrl_graph.runners.evaluate import Evaluator, evaluation_line, evaluation_table
-from genrl_graph.runners.meet import LocalSwarm
+from genrl_graph.runners.meet import Behind, Swarm
 from genrl_graph.runners.metrics import RoundMetrics
 from genrl_graph.runners.peers import changing_carries
 from genrl_graph.runners.progress import Terminal
 from genrl_graph.runners.resume import Start
 from genrl_graph.runners.round import Done, Loop, Peer
+from genrl_graph.runners.runner import Runner, left
 from genrl_graph.runners.signals import Stop
 from genrl_graph.schedule import Schedule
 from genrl_graph.store import RunStore
@@ -32,6 +33,8 @@ class Session:
         schedule: Schedule,
         evaluation: Schedule | None,
         players: Sequence[Peer],
+        runner: Runner,
+        swarm: Swarm,
         *,
         config: RunConfig,
         store: RunStore,
@@ -42,7 +45,7 @@ class Session:
         see: Callable[[Done], None],
         start: Start,
     ) -> None:
-        self._schedule, self._players, self._config = schedule, players, config
+        self._schedule, self._players, self._runner, self._config = schedule, players, runner, config
         self._store, self._metrics, self._terminal, self._console = store, metrics, terminal, console
         self._stop, self._see, self._start = stop, see, start
         self.rounds = 0 if config.mode == "evaluate" else config.rounds
@@ -51,7 +54,7 @@ class Session:
         self._loop = Loop(
             schedule,
             players,
-            LocalSwarm([player.name for player in players]),
+            swarm,
             seed=config.seed,
             commit=store.commit,
             begin=terminal.step,
@@ -66,18 +69,36 @@ class Session:
         self._evaluate(0)
         if self._start.first:
             self._evaluate(self._start.first)
-        for number in range(self._start.first, self.rounds):
-            started = time.perf_counter()
-            self._loop.play(number)
-            seconds = time.perf_counter() - started
-            self._terminal.round(number, self._metrics.end(number, seconds, self._budget.metrics()), seconds)
-            if self._stop.wanted or self._due(number + 1, self._config.checkpoint_every):
-                self._checkpoint(number + 1)
-            self._evaluate(number + 1)
-            if number < self.rounds - 1:
+        number = self._start.first
+        while number < self.rounds:
+            number = self._round(number)
+            if self._stop.wanted or self._due(number, self._config.checkpoint_every):
+                self._checkpoint(number)
+            self._evaluate(number)
+            if number < self.rounds:
                 self._stop.check()
         if self._evaluator is not None:
             self._console.print(evaluation_table(self._evaluator.history))
+
+    def _round(self, number: int) -> int:
+        """Play a round, or what there is of it where the swarm goes on without this peer; returns the next one."""
+        if number in self._start.left:
+            self._loop.play(number, only_recorded=True)
+            self._metrics.drop()
+            return self._start.left[number]
+        started = time.perf_counter()
+        try:
+            self._runner.begin(number)
+            self._loop.play(number)
+        except Behind as behind:
+            later = min(behind.round, self.rounds)
+            self._store.commit([left(number, player.name, to=later) for player in self._players])
+            self._metrics.drop()
+            self._terminal.left(number, later)
+            return later
+        seconds = time.perf_counter() - started
+        self._terminal.round(number, self._metrics.end(number, seconds, self._budget.metrics()), seconds)
+        return number + 1
 
     def _checkpoint(self, played: int) -> None:
         """Save the carries; the metrics of the rounds that will not be redone are made durable first."""

@@ -56,3 +56,17 @@ def stop_on_signals() -> Iterator[Stop]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+@contextmanager
+def ended_at_once() -> Iterator[None]:
+    """Let signals end the process inside the block, where a library waits in C and nothing is committed yet."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.signal(signum, signal.SIG_DFL) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,10 @@ FILE_NAME = re.compile(r"# (\w+\.(?:py|yaml))\n")
 def test_the_code_blocks_run(tmp_path: Path) -> None:
     (tmp_path / "graphs").symlink_to(ROOT / "graphs")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "PORT": port}
     played = 0
     for language, text in BLOCKS:
         named = FILE_NAME.match(text)

@@ -22,9 +22,11 @@ from genrl_graph.errors import GraphError, NodeFailed, ParamError, StoreError
 from genrl_graph.evaluation import Evaluation
 from genrl_graph.frames import Frame
 from genrl_graph.journal import Record
+from genrl_graph.manifest import write_manifest
 from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.nodes.update.level import LevelCarry, RaiseLevel
 from genrl_graph.runfolder import read_graph
+from genrl_graph.runners.checkpoint import damage
 from genrl_graph.runners.play import Run, play
 from genrl_graph.spec import read_document
 from genrl_graph.store import RunStore
@@ -129,6 +131,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return play(evaluated_game(), out=tmp_path_factory.mktemp("resume") / "run", quiet=True)
 
 
+@pytest.fixture(scope="module")
+def whole_game(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of the game without evaluations that is never cut."""
+    return play(game(), out=tmp_path_factory.mktemp("whole") / "run", quiet=True)
+
+
 def resumed(folder: Path, graph: Graph | None = None, **options: int) -> Run:
     return play(graph or evaluated_game(), out=folder, quiet=True, resume=True, **options)  # type: ignore[arg-type]
 
@@ -173,7 +181,7 @@ def test_nothing_that_was_committed_is_asked_again(tmp_path: Path) -> None:
     assert store.steps().num_rows == 4 * 2 * STEPS
 
 
-def test_rows_that_failed_before_count_in_the_whole_run(tmp_path: Path, whole: Run) -> None:
+def test_rows_that_failed_before_count_in_the_whole_run(tmp_path: Path, whole: Run, whole_game: Run) -> None:
     lines = [json.loads(line) for line in (whole.folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["budget/failed_rows"] for line in lines if "budget/failed_rows" in line][-1] > 8
     graph = game()
@@ -182,6 +190,10 @@ def test_rows_that_failed_before_count_in_the_whole_run(tmp_path: Path, whole: R
         play(graph, out=tmp_path / "run", quiet=True)
     with pytest.raises(NodeFailed, match=r"16 rows of this run failed, but run.max_failed_rows is 15"):
         resumed(tmp_path / "run", graph)
+    graph.run = graph.run.model_copy(update={"max_failed_rows": None, "max_retries": 7, "retry_wait_s": 0.5})
+    assert left(whole_game).differences(left(resumed(tmp_path / "run", graph))) == []
+    changed = {"max_failed_rows": [15, None], "max_retries": [3, 7], "retry_wait_s": [1.0, 0.5]}
+    assert read_graph(tmp_path / "run")[1]["resumed"][-1]["run"] == changed
 
 
 def test_lines_of_metrics_are_written_once_and_a_torn_one_again(tmp_path: Path, whole: Run) -> None:
@@ -247,14 +259,36 @@ def test_an_update_that_gives_another_result_is_refused(tmp_path: Path, monkeypa
         resumed(tmp_path / "run", game())
 
 
+@pytest.mark.parametrize("rounds", [4, 5])
+def test_a_damaged_checkpoint_is_passed_over_and_made_anew(
+    rounds: int, tmp_path: Path, whole_game: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one before it serves, and where all are damaged the start: what was committed is applied and verified."""
+    longer = whole_game if rounds == 4 else play(game(), out=tmp_path / "longer", rounds=5, quiet=True)
+    for at, serves in enumerate(("the checkpoint after 2 rounds", "the start")):
+        folder = tmp_path / f"run-{at}"
+        shutil.copytree(whole_game.folder, folder)
+        (folder / "checkpoints" / "000004" / "peer0001" / "total" / "total").write_text("7")
+        if at:
+            (folder / "checkpoints" / "000002" / "files.json").unlink()  # as if it were incomplete
+        run = play(game(), out=folder, rounds=rounds, resume=True)
+        told = capsys.readouterr().err
+        assert told.count("that checkpoint is passed over") == 1 + at
+        assert "000004/peer0001/total/total has size and hash" in told and f"goes on from {serves}" in told
+        assert left(longer).differences(left(run)) == []
+        assert damage(folder / "checkpoints" / f"{rounds:06d}") is None
+
+
 def test_carries_that_are_not_what_they_were_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = play(game(), out=tmp_path / "run", rounds=2, quiet=True)
     saved = run.folder / "checkpoints" / "000002" / "peer0001" / "total" / "total"
     number = saved.read_text()
     saved.write_text("7")
+    write_manifest(run.folder / "checkpoints" / "000002")
     with pytest.raises(StoreError, match=r"carry.total \(peer0001\) is \w+ in .*000002, but was \w+ then; remove that"):
         resumed(run.folder, game(), rounds=3)
     saved.write_text(number)
+    write_manifest(run.folder / "checkpoints" / "000002")
     init = ToyPolicyCarry.init
     monkeypatch.setattr(
         ToyPolicyCarry,
@@ -308,4 +342,4 @@ def test_kills_in_commits_blocks_and_checkpoints_leave_no_trace() -> None:
         command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
     )
     assert found.returncode == 0, found.stdout + found.stderr
-    assert found.stdout.startswith("10 kills of ") or found.stdout.startswith("11 kills of ")
+    assert int(found.stdout.split()[0]) >= 10, found.stdout  # the last run may be killed more than once

@@ -1,0 +1,112 @@
+"""The swarm runner: this process is one peer among many that come and go."""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from genrl_graph.errors import PeerRefused
+from genrl_graph.run_config import RunConfig
+from genrl_graph.runners.admission import Admission, makers
+from genrl_graph.runners.meet import Swarm
+from genrl_graph.runners.runner import Kept, Tell, exchanges
+from genrl_graph.runners.signals import Stop
+from genrl_graph.runners.swarm.host import Host, Play
+from genrl_graph.runners.swarm.identity import Identity
+from genrl_graph.runners.swarm.meeting import PAUSE_S, PeerSwarm
+from genrl_graph.runners.swarm.network import Network
+from genrl_graph.runners.swarm.offers import MAX_HEAD, MAX_INLINE, Inbox, Offer
+from genrl_graph.runners.swarm.signed import open_message, sign_message
+from genrl_graph.schedule import Schedule
+
+
+class SwarmRunner:
+    """One peer of a swarm: `name` is what seeds and rows call it, `identity` the file with its key.
+
+    `swarm` tells swarms that play one graph apart. The run is in `<run folder>/<name>`, the key beside it unless a
+    file is named.
+    """
+
+    leads = True
+
+    def __init__(self, *, name: str, network: Network, identity: Path | None = None, swarm: str | None = None) -> None:
+        self.names: Sequence[str] = (name,)
+        self._network, self._identity, self._swarm_name = network, identity, swarm
+        self._host: Host | None = None
+        self._swarm: PeerSwarm | None = None
+        self._rounds = 0
+        self._linger_s = 0.0
+
+    def configured(self, config: RunConfig) -> RunConfig:
+        """One peer plays here."""
+        self._rounds = config.rounds
+        return config.model_copy(update={"peers": 1})
+
+    def home(self, run: Path) -> Path:
+        """`<run folder>/<peer name>`."""
+        return run / self.names[0]
+
+    def start(
+        self, schedule: Schedule, *, run: Path | None, free: Callable[[], Path], stop: Stop, tell: Tell
+    ) -> tuple[Path, Swarm]:
+        """Join the swarm, or be its first peer; raises `SwarmError` where neither can be."""
+        run = run or free()
+        path = self._identity or run / f"{self.names[0]}.key"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        identity = Identity.load(path)
+        nodes = exchanges(schedule)
+        inbox = Inbox(schedule.protocol, {name: node.max_staleness for name, node in nodes.items()}, greet=self._greet)
+        play = Play(swarm=self._swarm_name or schedule.graph.name, protocol=schedule.protocol, name=self.names[0])
+        host = Host.start(identity, play, network=self._network, on_push=partial(_take, inbox), tell=tell)
+        self._host, self._linger_s = host, max((node.timeout_s for node in nodes.values()), default=0.0)
+        self._swarm = PeerSwarm(
+            host,
+            inbox,
+            name=self.names[0],
+            protocol=schedule.protocol,
+            admissions={
+                name: Admission(node, makers(schedule, name), max_staleness=node.max_staleness)
+                for name, node in nodes.items()
+            },
+            staleness=max((node.max_staleness for node in nodes.values()), default=0),
+            sign=partial(sign_message, identity),
+            stop=stop,
+            tell=tell,
+        )
+        for address in host.addresses:
+            tell(f"{self.names[0]}: others come with --join {address}")
+        return run, self._swarm
+
+    def agree(self, kept: Kept) -> tuple[Kept, int | None]:
+        """A peer goes on by itself: the swarm does not wait for it."""
+        return kept, None
+
+    def begin(self, round: int) -> None:
+        """Tell the others; raises `Behind` where most of them are further."""
+        assert self._swarm is not None
+        self._swarm.begin(round)
+
+    def close(self, *, failed: bool) -> None:
+        """Stay until the others have come to the end, for the longest time that an exchange waits, then leave."""
+        if self._host is None:
+            return
+        try:
+            until = time.monotonic() + (0.0 if failed or self._swarm is None else self._linger_s)
+            if self._swarm is not None and not failed:
+                self._swarm.end(self._rounds)
+            while self._swarm is not None and time.monotonic() < until and self._swarm.is_needed(self._rounds):
+                time.sleep(PAUSE_S)
+        finally:
+            self._host.close()
+
+    def _greet(self, peer_id: str, offer: Offer) -> None:
+        if self._swarm is not None:
+            self._swarm.greet(peer_id, offer)
+
+
+def _take(inbox: Inbox, peer_id: str, data: bytes) -> None:
+    """Keep an announcement that its sender has signed; a peer can only speak for itself."""
+    message = open_message(data, max_bytes=MAX_HEAD + 1 + MAX_INLINE)
+    if message.peer_id != peer_id:
+        raise PeerRefused(f"announcement: {peer_id} sent what {message.peer_id} has signed")
+    inbox.take(peer_id, message.body)

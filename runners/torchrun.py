@@ -1,0 +1,254 @@
+"""The torch runner: every rank of a torchrun job is a peer, and exchanges are collectives on tensors of bytes."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from genrl_graph.errors import ExchangeTimeout, ParamError
+from genrl_graph.frames import Frame
+from genrl_graph.node import Exchange, Packet
+from genrl_graph.resources import TaskBook
+from genrl_graph.run_config import RunConfig
+from genrl_graph.runners.meet import Meeting, Swarm
+from genrl_graph.runners.peers import peer_names, require_enough
+from genrl_graph.runners.runner import Kept, Tell, exchanges
+from genrl_graph.runners.signals import Stop, ended_at_once
+from genrl_graph.schedule import Schedule
+from genrl_graph.wire import decode, encode
+
+if TYPE_CHECKING:
+    import torch
+    from torch.distributed import Store, Work
+
+Backend = Literal["gloo", "nccl"]
+
+START_TIMEOUT_S = 600.0
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 5e-5, 5e-3
+MAX_TEXT = 4096
+
+
+class TorchRunner:
+    """Rank i of a torchrun job is the peer that a local run calls `peer_names(n)[i]`, with a folder of its own.
+
+    The ranks are one job: an exchange ends when all of them have come to it. One that is late is waited for and
+    told of after the exchange's `timeout_s`, which ends the job only with `on_short: fail`; one that dies ends it.
+    Raises `ParamError` outside a torchrun job.
+    """
+
+    def __init__(self, *, backend: Backend = "gloo") -> None:
+        for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            if name not in os.environ:
+                launch = "torchrun --nproc-per-node 2 -m genrl_graph run ... --runner torch"
+                raise ParamError(f"--runner torch: {name} is not set; start it with `{launch}`")
+        self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.leads = self.rank == 0
+        self.names: Sequence[str] = peer_names(self.size)[self.rank : self.rank + 1]
+        self._backend: Backend = backend
+        self._ranks: Ranks | None = None
+        self._swarm: TorchSwarm | None = None
+
+    def configured(self, config: RunConfig) -> RunConfig:
+        """As many peers as ranks."""
+        return config.model_copy(update={"peers": self.size})
+
+    def start(
+        self, schedule: Schedule, *, run: Path | None, free: Callable[[], Path], stop: Stop, tell: Tell
+    ) -> tuple[Path, Swarm]:
+        """Join the job; the first rank finds a free run folder. Raises `ParamError` where ranks play other games."""
+        names = peer_names(self.size)
+        require_enough(schedule, names)
+        self._ranks = ranks = Ranks(self.rank, self.size, backend=self._backend, stop=stop)
+        for name, protocol in zip(names, ranks.texts(schedule.protocol), strict=True):
+            if protocol != schedule.protocol:
+                what = f"{names[self.rank]} plays a graph of protocol {schedule.protocol[:12]}"
+                raise ParamError(f"--runner torch: {what}, {name} one of {protocol[:12]}; give all ranks one graph")
+        chosen = ranks.texts(str(run or free()) if self.leads else "")[0]
+        self._swarm = TorchSwarm(ranks, list(exchanges(schedule)), tell=tell)
+        return run or Path(chosen), self._swarm
+
+    def home(self, run: Path) -> Path:
+        """`<run folder>/<peer name>`."""
+        return run / self.names[0]
+
+    def agree(self, kept: Kept) -> tuple[Kept, int | None]:
+        """What all ranks have; they go on from a checkpoint before the first exchange that one of them lacks."""
+        assert self._ranks is not None and self._swarm is not None
+        closed = int(self._ranks.numbers(kept.closed).min())
+        complete = bool(self._ranks.numbers(int(kept.complete)).all())
+        self._swarm.shared = closed
+        a_round = len(self._swarm.order)
+        return Kept(closed, complete), closed // a_round if a_round else None
+
+    def begin(self, round: int) -> None:
+        """The ranks are in one round, give or take what no exchange parts."""
+
+    def close(self, *, failed: bool) -> None:
+        """Wait for the other ranks, which may need this one for an exchange, unless it fails."""
+        if self._ranks is not None:
+            self._ranks.close(wait=not failed)
+
+
+@dataclass(slots=True)
+class _Opened:
+    """An exchange that this rank has opened: its offer, also as bytes, and the sizes of all, once they have come."""
+
+    place: int
+    offer: Frame
+    data: bytes
+    sizes: "list[torch.Tensor]"
+    work: "Work"
+    since: float
+
+
+class TorchSwarm:
+    """Exchanges as two collectives: the sizes when it opens, the padded bytes when it closes. Nothing is pickled.
+
+    `order` names the exchanges as a round closes them; of the first `shared` ones of the run all ranks had the rows
+    before they were cut.
+    """
+
+    def __init__(self, ranks: "Ranks", order: Sequence[str], *, tell: Tell) -> None:
+        self.order, self.shared = list(order), 0
+        self._ranks, self._tell = ranks, tell
+        self._names = peer_names(ranks.size)
+        self._opened: dict[str, _Opened] = {}
+
+    def wanted(self, node: Exchange, *, round: int) -> bool:
+        """Whether another rank was cut before it closed this exchange."""
+        return self._place(node, round) >= self.shared
+
+    def open(self, node: Exchange, *, round: int, peer: str, offer: Frame) -> None:
+        """Tell the others how long the own payload is; returns at once."""
+        data, place = encode(offer, limits=node.limits), self._place(node, round)
+        self._ranks.arrive(place)
+        sizes, work = self._ranks.gather(np.asarray([len(data)], dtype=np.int64))
+        self._opened[node.place.node] = _Opened(place, offer, data, sizes, work, time.monotonic())
+
+    def close(self, node: Exchange, *, round: int, peer: str, tasks: TaskBook) -> Meeting:
+        """The offers of all ranks; raises `ExchangeTimeout` where one is gone, or late with `on_short: fail`."""
+        opened = self._opened.pop(node.place.node)
+        self._wait(opened.work, node, round, opened)
+        sizes = [int(size) for size in opened.sizes]
+        padded = np.zeros(max(sizes), dtype=np.uint8)
+        padded[: len(opened.data)] = np.frombuffer(opened.data, dtype=np.uint8)
+        payloads, work = self._ranks.gather(padded)
+        self._wait(work, node, round, opened)
+        packets = []
+        for name, size, payload in zip(self._names, sizes, payloads, strict=True):
+            data = payload.cpu().numpy()[:size].tobytes()
+            rows = opened.offer if name == peer else decode(data, like=opened.offer, limits=node.limits)
+            packets.append(Packet(name, round, rows))
+        return Meeting(tuple(packets))
+
+    def _place(self, node: Exchange, round: int) -> int:
+        """How many exchanges of the run are closed before this one."""
+        return round * len(self.order) + self.order.index(node.place.node)
+
+    def _wait(self, work: "Work", node: Exchange, round: int, opened: _Opened) -> None:
+        where = f"nodes.{node.place.node} (round {round})"
+        told = False
+
+        def waiting() -> None:
+            nonlocal told
+            if told or time.monotonic() - opened.since < node.timeout_s:
+                return
+            told = True
+            absent = [
+                name for name, place in zip(self._names, self._ranks.places(), strict=True) if place < opened.place
+            ]
+            what = f"{where}: {', '.join(absent) or 'a rank'} did not come within {node.timeout_s:g} s"
+            if node.on_short == "fail":
+                raise ExchangeTimeout(f"{what}, and on_short is fail")
+            self._tell(f"{what}; the ranks of a torchrun job wait for each other")
+
+        try:
+            self._ranks.wait(work, waiting)
+        except RuntimeError as error:
+            raise ExchangeTimeout(f"{where}: a rank is gone: {' '.join(str(error).split())[:200]}") from error
+
+
+class Ranks:
+    """The ranks of a job as one of them sees it: small collectives, and how far each has come."""
+
+    def __init__(self, rank: int, size: int, *, backend: Backend, stop: Stop) -> None:
+        import torch
+        from torch import distributed
+
+        self.rank, self.size, self._stop = rank, size, stop
+        timeout = timedelta(seconds=START_TIMEOUT_S)
+        try:
+            with ended_at_once():
+                shared, _, _ = next(distributed.rendezvous("env://", rank, size, timeout=timeout))
+                store = distributed.PrefixStore(f"try/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
+                self._store: Store = distributed.PrefixStore("genrl_graph", store)
+                self._store.set(f"place/{rank}", "-1")
+                joined = distributed.PrefixStore("group", store)
+                distributed.init_process_group(backend, store=joined, rank=rank, world_size=size)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ExchangeTimeout(
+                f"--runner torch: cannot join the job: {' '.join(str(error).split())[:200]}"
+            ) from error
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        self._device = torch.device("cuda", local) if backend == "nccl" else torch.device("cpu")
+
+    def gather(self, values: np.ndarray[tuple[int], np.dtype[np.generic]]) -> "tuple[list[torch.Tensor], Work]":
+        """Arrays of one length and dtype of all ranks, once the work is done."""
+        import torch
+        from torch import distributed
+
+        mine = torch.from_numpy(values).to(self._device)
+        found = [torch.empty_like(mine) for _ in range(self.size)]
+        work = distributed.all_gather(found, mine, async_op=True)
+        assert work is not None
+        return found, work
+
+    def numbers(self, value: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """A number of each rank."""
+        found, work = self.gather(np.asarray([value], dtype=np.int64))
+        self.wait(work)
+        return np.asarray([int(each) for each in found], dtype=np.int64)
+
+    def texts(self, text: str) -> list[str]:
+        """A short text of each rank."""
+        data = text.encode()
+        if len(data) > MAX_TEXT:
+            raise ParamError(
+                f"--runner torch: {text[:40]!r}... has {len(data)} bytes, more than {MAX_TEXT}; shorten it"
+            )
+        padded = np.zeros(MAX_TEXT, dtype=np.uint8)
+        padded[: len(data)] = np.frombuffer(data, dtype=np.uint8)
+        found, work = self.gather(padded)
+        self.wait(work)
+        return [each.cpu().numpy().tobytes().rstrip(b"\0").decode() for each in found]
+
+    def arrive(self, place: int) -> None:
+        """Say that this rank has come to an exchange."""
+        self._store.set(f"place/{self.rank}", str(place))
+
+    def places(self) -> list[int]:
+        """To which exchange each rank has come."""
+        return [int(self._store.get(f"place/{rank}")) for rank in range(self.size)]
+
+    def wait(self, work: "Work", waiting: Callable[[], None] = lambda: None) -> None:
+        """Wait for a collective; a signal, or what `waiting` raises, ends it. Raises `RuntimeError` for lost ranks."""
+        pause = SHORTEST_PAUSE_S
+        while not work.is_completed():
+            self._stop.check()
+            waiting()
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+        work.wait()
+
+    def close(self, *, wait: bool) -> None:
+        """Leave the job; with `wait` once all ranks do."""
+        from torch import distributed
+
+        if wait:
+            self.numbers(0)
+        distributed.destroy_process_group()

@@ -1,0 +1,207 @@
+import json
+import time
+
+import msgpack
+import pytest
+from hivemind.dht.routing import DHTID
+from hivemind.dht.validation import DHTRecord
+from hivemind.utils.serializer import MSGPackSerializer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from genrl_graph.runners.swarm.beats import MAX_BEAT, Beat
+from genrl_graph.runners.swarm.dht import FlatSerializer, OnlyBeats, key_of
+from genrl_graph.runners.swarm.refusals import MAX_PENDING, Refusals
+from genrl_graph.runners.swarm.roster import Member, Roster
+from genrl_graph.runners.swarm.signed import sign_message
+
+
+class Watch:
+    """A clock that a test turns."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def watch():
+    return Watch()
+
+
+@pytest.fixture
+def roster(key, watch):
+    own = Member("me", key("me").peer_id, 0)
+    return Roster(own, swarm="game", protocol="p1", session="s0", refusals=Refusals(), clock=watch)
+
+
+def beat(watch, name="ann", *, age=0.0, ttl=30.0, **changes):
+    made = watch.now - age
+    fields = {"swarm": "game", "protocol": "p1", "session": "s1", "round": 0} | changes
+    return Beat(name=name, time=made, expires=made + ttl, **fields)
+
+
+def reasons(roster):
+    return [(refusal.peer_id, refusal.reason) for refusal in roster._refusals.take()]
+
+
+def test_members_are_the_fresh_peers_of_the_same_graph_by_name_with_oneself(roster, key, watch):
+    assert roster.members() == [Member("me", key("me").peer_id, 0)]
+
+    assert roster.take(beat(watch, "zoe").sealed(key("zoe")), subkey=key("zoe").peer_id)
+    assert roster.take(beat(watch, "ann", ttl=10, round=4).sealed(key("ann")), subkey=key("ann").peer_id)
+    roster.take(beat(watch, "bob", protocol="p2").sealed(key("bob")))
+    roster.enter(5)
+
+    assert [(member.name, member.round) for member in roster.members()] == [("ann", 4), ("me", 5), ("zoe", 0)]
+    assert roster.strangers() == {"p2": ["bob"]}
+    watch.now += 11
+    assert [member.name for member in roster.members()] == ["me", "zoe"]
+    assert reasons(roster) == []
+
+
+def test_a_newer_beat_counts_and_an_older_one_does_not_bring_back_what_was(roster, key, watch):
+    old = beat(watch, age=5).sealed(key("ann"))
+    roster.take(old)
+    roster.take(beat(watch, round=7).sealed(key("ann")))
+    roster.take(old)
+    assert roster.members()[0].round == 7
+
+    watch.now += 1
+    bye = beat(watch, left=True).sealed(key("ann"))
+    assert not roster.take(bye)
+    assert not roster.take(old)
+    assert [member.name for member in roster.members()] == ["me"]
+
+
+def test_the_first_owner_of_a_name_keeps_it_even_when_it_is_away(roster, key, watch):
+    roster.take(beat(watch, "ann", ttl=10).sealed(key("ann")), subkey=key("ann").peer_id)
+    watch.now += 20
+
+    assert not roster.take(beat(watch, "ann").sealed(key("thief")), subkey=key("thief").peer_id)
+    assert not roster.take(beat(watch, "me").sealed(key("thief")), subkey=key("thief").peer_id)
+
+    (thief, name), (_, own) = reasons(roster)
+    assert thief == key("thief").peer_id
+    assert f"takes the name 'ann', which is {key('ann').peer_id}'s here" in name
+    assert "takes the name 'me'" in own and roster.rival == key("thief").peer_id
+    assert roster.take(beat(watch, "ann").sealed(key("ann")), subkey=key("ann").peer_id)
+    assert [member.name for member in roster.members()] == ["ann", "me"]
+
+
+def test_a_peer_speaks_only_for_itself(roster, key, watch):
+    good = beat(watch)
+    forged = good.sealed(key("ann"))[:-1] + b" "
+    for data, subkey, reason in [
+        (good.sealed(key("ann")), key("bob").peer_id, "stands under another peer's id"),
+        (forged, key("ann").peer_id, "not signed by the key in it"),
+        (good.sealed(key("ann")), 17, "stands under another peer's id"),
+        (beat(watch, swarm="other").sealed(key("ann")), key("ann").peer_id, "of swarm 'other', not 'game'"),
+        (sign_message(key("ann"), good.model_dump_json().encode()), key("ann").peer_id, "not signed by the key in it"),
+        (beat(watch, age=-60).sealed(key("ann")), key("ann").peer_id, "was made 60 s from now"),
+        (beat(watch, ttl=9e6).sealed(key("ann")), key("ann").peer_id, "lasts 9000000 s"),
+        (bytes(MAX_BEAT + 1), key("ann").peer_id, f"{MAX_BEAT + 1} bytes, at most {MAX_BEAT}"),
+        ("text", key("ann").peer_id, "is no bytes but str"),
+        (None, None, "is no bytes but NoneType"),
+    ]:
+        assert not roster.take(data, subkey=subkey)
+        (refused,) = reasons(roster)
+        assert reason in refused[1]
+    assert [member.name for member in roster.members()] == ["me"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 900,
+        b'{"swarm":"game"}',
+        b"\xff\xfe",
+        b'{"swarm":"game","protocol":"p1","session":"s1","name":"../../etc","round":0,"time":1.0,"expires":2.0}',
+        b'{"swarm":"game","protocol":"p1","session":"s1","name":"ann","round":-1,"time":1.0,"expires":2.0}',
+        b'{"swarm":"game","protocol":"p1","session":"s1","name":"ann","round":true,"time":1.0,"expires":2.0}',
+        b'{"swarm":"game","protocol":"p1","session":"s1","name":"ann","round":0,"time":NaN,"expires":2.0}',
+        b'{"swarm":"game","protocol":"p1","session":"s1","name":"ann","round":0,"time":1.0,"expires":1e999}',
+        b'{"swarm":"game","protocol":"p1","session":"s1","name":"ann","round":0,"time":1.0,"expires":2.0,"more":1}',
+    ],
+)
+def test_a_signed_body_of_the_wrong_shape_is_refused(roster, key, body):
+    assert not roster.take(sign_message(key("ann"), body, purpose="beat"), subkey=key("ann").peer_id)
+    ((peer_id, reason),) = reasons(roster)
+    assert peer_id == key("ann").peer_id and reason.startswith("beat: ")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
+@given(
+    data=st.one_of(st.binary(max_size=300), st.text(), st.none(), st.integers(), st.lists(st.integers())),
+    subkey=st.one_of(st.none(), st.text(), st.binary(), st.integers()),
+)
+def test_no_record_makes_the_roster_raise(roster, data, subkey):
+    assert roster.take(data, subkey=subkey) is False
+    assert len(roster.members()) == 1
+
+
+def test_a_second_running_copy_of_the_own_identity_is_noticed_and_an_earlier_run_is_not(roster, key, watch):
+    roster.take(beat(watch, "me", age=5).sealed(key("me")), subkey=key("me").peer_id)
+    assert reasons(roster) == []
+
+    watch.now += 1
+    roster.take(beat(watch, "me").sealed(key("me")), subkey=key("me").peer_id)
+    assert "has this peer's identity" in reasons(roster)[0][1]
+
+
+def test_addresses_are_left_out_where_they_do_not_fit(roster, key, watch):
+    long = beat(watch, addresses=["/dns4/" + "a" * 100 + f"/tcp/{port}" for port in range(1000, 1008)])
+    sealed = long.sealed(key("ann"))
+
+    assert len(sealed) <= MAX_BEAT and roster.take(sealed)
+    assert 3 <= len(roster.addresses(key("ann").peer_id)) < 8
+    assert roster.addresses("unknown") == []
+
+
+def test_refusals_are_counted_and_bounded():
+    refusals = Refusals()
+    for _ in range(3):
+        refusals.add("peer", "beat", "too\nlong " + "x" * 1000)
+    for at in range(2 * MAX_PENDING):
+        refusals.add("peer", "beat", f"reason {at}")
+
+    taken = refusals.take()
+    assert taken[0].count == 3 and len(taken[0].reason) == 300 and "\n" not in taken[0].reason
+    assert len(taken) == MAX_PENDING and refusals.total == 3 + 2 * MAX_PENDING
+    assert refusals.take() == []
+
+
+def record(identity, sealed, expires, *, swarm="game", subkey=None):
+    dumps = MSGPackSerializer.dumps
+    tag = dumps(identity.peer_id) if subkey is None else subkey
+    return DHTRecord(DHTID.generate(key_of(swarm)).to_bytes(), tag, dumps(sealed), expires)
+
+
+def test_the_dht_keeps_only_beats_in_their_place(key, watch):
+    ann = beat(watch)
+    sealed = ann.sealed(key("ann"))
+    keeps = OnlyBeats().validate
+
+    assert keeps(record(key("ann"), sealed, ann.expires))
+    assert not keeps(record(key("bob"), sealed, ann.expires)), "another peer's place"
+    assert not keeps(record(key("ann"), sealed, ann.expires + 60)), "longer than its author said"
+    assert not keeps(record(key("ann"), sealed, ann.expires, swarm="other")), "another swarm's key"
+    assert not keeps(record(key("ann"), sealed, ann.expires, subkey=MSGPackSerializer.dumps(None))), "no dictionary"
+    assert not keeps(record(key("ann"), bytes(3000), ann.expires))
+    assert not keeps(record(key("ann"), json.dumps({"a": 1}), ann.expires))
+
+
+def test_nested_extensions_that_overflow_hivemind_are_refused():
+    bomb = bytes(1000)
+    for _ in range(5000):
+        bomb = msgpack.packb(msgpack.ExtType(0x40, bomb))
+    for data in (
+        bomb,
+        msgpack.packb(msgpack.ExtType(0x50, bomb)),
+        b"\xdd\xff\xff\xff\xff",
+        b"\xc9\xff\xff\xff\xff\x50",
+    ):
+        with pytest.raises(ValueError):
+            FlatSerializer.loads(data)
