@@ -12,10 +12,23 @@ from genrl_graph.document import parse_document
 from genrl_graph.spec import Loaded, read_document
 
 TOYS = Path(__file__).parent / "toys.py"
+LONGEST = (
+    "test_readme.py",
+    "test_crashes.py",
+    "test_torchrun.py",
+    "test_game.py",
+    "test_replay.py",
+    "test_trackers.py",
+)
 registry.import_file(TOYS)
 # a busy machine is no failure; CI plays the same examples every time, everybody else new ones
 settings.register_profile("unhurried", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("unhurried")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest begin, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")

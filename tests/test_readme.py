@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from genrl_graph import load
 from genrl_graph.draw import draw
 from genrl_graph.schedule import compile_graph
@@ -17,6 +19,7 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r"# (\w+\.(?:py|yaml))\n")
 
 
+@pytest.mark.timeout(900)
 def test_the_code_blocks_run(tmp_path: Path) -> None:
     (tmp_path / "graphs").symlink_to(ROOT / "graphs")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
