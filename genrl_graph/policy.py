@@ -80,10 +80,18 @@ class TextPolicy(Policy):
 
     tokenizer: str  # fingerprint of vocabulary and chat template: equal fingerprints give equal ids
     context: int  # the longest prompt plus completion, in tokens
+    vocabulary: int  # how many ids it reads: 0 to vocabulary - 1
 
     @abstractmethod
     def render(self, messages: Sequence[dict[str, str]]) -> "NDArray[np.int32]":
         """The ids of a chat, up to where the completion begins."""
+
+    @abstractmethod
+    def encode(self, text: str, *, ended: bool) -> "NDArray[np.int32]":
+        """The ids of a completion's text, and the end token after them where it `ended`.
+
+        A special token spelled out in the text stays text.
+        """
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:

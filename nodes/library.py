@@ -1,17 +1,23 @@
 """The library of nodes: importing this module registers every type that ships with the project."""
 
 from genrl_graph.nodes.advantage.backup import BackupAdvantage
+from genrl_graph.nodes.advantage.gae import GaeAdvantage
 from genrl_graph.nodes.advantage.group import GroupAdvantage
 from genrl_graph.nodes.advantage.pool import PoolAdvantage
+from genrl_graph.nodes.advantage.rae import RoleAdvantage
+from genrl_graph.nodes.advantage.return_to_go import ReturnToGo
 from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.nodes.generate.answer import Answer
 from genrl_graph.nodes.generate.chat import Chat
 from genrl_graph.nodes.generate.critique import Critique
+from genrl_graph.nodes.generate.play import Play
 from genrl_graph.nodes.generate.revise import Revise
+from genrl_graph.nodes.policy.actor_critic import ActorCriticCarry
 from genrl_graph.nodes.policy.causal_lm import CausalLM
 from genrl_graph.nodes.policy.checkpoint import Checkpoint
 from genrl_graph.nodes.policy.fork import ForkPolicy
 from genrl_graph.nodes.policy.lora import Lora
+from genrl_graph.nodes.policy.q_network import QNetworkCarry
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 from genrl_graph.nodes.reward.choice import ChoiceReward
 from genrl_graph.nodes.reward.function import FunctionReward
@@ -21,28 +27,41 @@ from genrl_graph.nodes.reward.reasoning_gym import ReasoningGymReward
 from genrl_graph.nodes.reward.regex import RegexReward
 from genrl_graph.nodes.reward.weighted_sum import WeightedSum
 from genrl_graph.nodes.select.nonzero_advantage import NonzeroAdvantage
+from genrl_graph.nodes.select.swarm_sapo import SwarmSapo
 from genrl_graph.nodes.select.top import Top
+from genrl_graph.nodes.source.environment import EnvironmentSource
 from genrl_graph.nodes.source.hf_dataset import HfDataset
 from genrl_graph.nodes.source.image_folder import ImageFolder
 from genrl_graph.nodes.source.listed import ListSource
 from genrl_graph.nodes.source.mix import Mix
 from genrl_graph.nodes.source.reasoning_gym import ReasoningGym
+from genrl_graph.nodes.update.baselines import BaselinesCarry, TrackBaselines
 from genrl_graph.nodes.update.dpo import Dpo
+from genrl_graph.nodes.update.dqn import Dqn
 from genrl_graph.nodes.update.grpo import Grpo
 from genrl_graph.nodes.update.level import LevelCarry, RaiseLevel
+from genrl_graph.nodes.update.ppo import Ppo
+from genrl_graph.nodes.update.reinforce import Reinforce
+from genrl_graph.nodes.update.replay import Remember, ReplayCarry
 from genrl_graph.nodes.update.sft import Sft
+from genrl_graph.nodes.update.snapshots import SnapshotsCarry, TakeSnapshot
 
 __all__ = [
+    "ActorCriticCarry",
     "Answer",
     "BackupAdvantage",
+    "BaselinesCarry",
     "CausalLM",
     "Chat",
     "Checkpoint",
     "ChoiceReward",
     "Critique",
     "Dpo",
+    "Dqn",
+    "EnvironmentSource",
     "ForkPolicy",
     "FunctionReward",
+    "GaeAdvantage",
     "Gather",
     "GroupAdvantage",
     "Grpo",
@@ -55,14 +74,26 @@ __all__ = [
     "MathReward",
     "Mix",
     "NonzeroAdvantage",
+    "Play",
     "PoolAdvantage",
+    "Ppo",
+    "QNetworkCarry",
     "RaiseLevel",
     "ReasoningGym",
     "ReasoningGymReward",
     "RegexReward",
+    "Reinforce",
+    "Remember",
+    "ReplayCarry",
+    "ReturnToGo",
     "Revise",
+    "RoleAdvantage",
     "Sft",
+    "SnapshotsCarry",
+    "SwarmSapo",
+    "TakeSnapshot",
     "TinyLM",
     "Top",
+    "TrackBaselines",
     "WeightedSum",
 ]

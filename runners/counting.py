@@ -44,7 +44,7 @@ class CountingPolicy(TextPolicy):
 
     def __init__(self, name: str, tokens: ChatTokens, *, context: int) -> None:
         self.name, self.version = name, 0
-        self.tokenizer, self.context = tokens.fingerprint, context
+        self.tokenizer, self.context, self.vocabulary = tokens.fingerprint, context, len(tokens.tokenizer)
         self.length: Callable[[int], float] = float
         self.works: list[Work] = []
         self.prompt_tokens, self.sampled = 0, 0.0
@@ -54,6 +54,10 @@ class CountingPolicy(TextPolicy):
     def render(self, messages: Sequence[dict[str, str]]) -> NDArray[np.int32]:
         """The ids of a chat."""
         return self._tokens.render(messages)
+
+    def encode(self, text: str, *, ended: bool) -> NDArray[np.int32]:
+        """The ids of a text, and the end token where it `ended`."""
+        return self._tokens.encode(text, ended=ended)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids."""

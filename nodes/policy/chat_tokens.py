@@ -49,6 +49,11 @@ class ChatTokens:
             raise ParamError(f"{self.where}: its chat template refuses the roles {roles}: {error}") from error
         return np.asarray(ids, dtype=np.int32)
 
+    def encode(self, text: str, *, ended: bool) -> NDArray[np.int32]:
+        """The ids of a completion's text, in which special tokens stay text, and the end token where it `ended`."""
+        ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return np.asarray([*ids, self.tokenizer.eos_token_id] if ended else ids, dtype=np.int32)
+
     def texts(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """The text of each row of ids, without special tokens."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)

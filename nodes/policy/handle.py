@@ -50,7 +50,7 @@ class CausalPolicy(TextPolicy):
         self, name: str, model: torch.nn.Module, tokens: ChatTokens, *, context: int, training: Training
     ) -> None:
         self.name, self.version = name, 0
-        self.context, self.tokenizer = context, tokens.fingerprint
+        self.context, self.tokenizer, self.vocabulary = context, tokens.fingerprint, _vocabulary(model)
         self.model = model.float().eval()
         self.pristine = True  # whether the weights are still those that it was made with
         self._tokens, self._training = tokens, training
@@ -75,6 +75,10 @@ class CausalPolicy(TextPolicy):
     def render(self, messages: Sequence[dict[str, str]]) -> NDArray[np.int32]:
         """The ids of a chat; special tokens spelled out in a content stay text."""
         return self._tokens.render(messages)
+
+    def encode(self, text: str, *, ended: bool) -> NDArray[np.int32]:
+        """The ids of a completion's text, and the end token of the tokenizer where it `ended`."""
+        return self._tokens.encode(text, ended=ended)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of completion ids without special tokens."""
@@ -250,6 +254,12 @@ class CausalPolicy(TextPolicy):
         return torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=0.0, betas=self._training.betas, fused=True
         )
+
+
+def _vocabulary(model: torch.nn.Module) -> int:
+    """The ids that both ends of the model know; often some more than the tokenizer has."""
+    layers = (cast(Any, model).get_input_embeddings(), cast(Any, model).get_output_embeddings())
+    return min(int(layer.weight.shape[0]) for layer in layers if layer is not None)
 
 
 def _eos_ids(model: torch.nn.Module, tokenizer: Any) -> list[int]:

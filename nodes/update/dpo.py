@@ -21,8 +21,9 @@ class Dpo(TrlUpdate, name="dpo"):
     """Prefer the better of two rollouts of a group by its reward, close to a reference (DPO, arXiv 2305.18290).
 
     The reference is the policy wired as `reference`, or else this policy as it was before the first step; its
-    log-probs are taken beforehand. Rows without a finite reward, that failed, hold no sampled token or come from
-    another tokenizer are left out and counted; so are groups without a pair.
+    log-probs are taken beforehand. Rows of other peers that another tokenizer made are tokenised again. Rows without
+    a finite reward, that failed, hold no sampled token or come from another tokenizer, and those of other peers that
+    this policy cannot hold, are left out and counted; so are groups without a pair.
     """
 
     learning_rate: float = Field(1e-6, gt=0)
@@ -54,9 +55,14 @@ class Dpo(TrlUpdate, name="dpo"):
         *,
         rng: np.random.Generator,
         log: Log,
+        peer: str,
+        round: int = 0,
     ) -> TextPolicy:
         """The policy after `epochs` passes; logs the pairs trained on (ids, digest of the prompt ids)."""
+        if not self.is_due(round):
+            return policy
         from genrl_graph.nodes.update.trl_dpo import prefer
 
-        prefer(self, policy, policy if reference is None else reference, Rollouts.concat(scored), rng=rng, log=log)
+        judge = policy if reference is None else reference
+        prefer(self, policy, judge, Rollouts.concat(scored), rng=rng, log=log, peer=peer)
         return policy

@@ -9,20 +9,23 @@ from pydantic import Field, model_validator
 
 from genrl_graph.errors import ParamError
 from genrl_graph.frames import Credited, Rollouts
-from genrl_graph.node import Update, Wire
+from genrl_graph.node import Wire
+from genrl_graph.nodes.update.cadence import PacedUpdate
 from genrl_graph.nodes.update.loss_config import Importance, LossConfig, LossType
 from genrl_graph.nodes.update.schedules import Decay, rate_factor
 from genrl_graph.policy import TextPolicy
 from genrl_graph.resources import Log
 
 
-class Grpo(Update, name="grpo"):
+class Grpo(PacedUpdate, name="grpo"):
     """Train a policy on rollouts with advantages, by any of the losses of the GRPO family (arXiv 2402.03300 and later).
 
     Rollouts that this very version sampled are on-policy: their ratio is 1. Once the policy has moved, the old
-    log-probs are the sampler's; those of other peers' rollouts are the own policy's, from before the first step.
-    Rows without a finite advantage, or of another tokenizer, are left out and counted; groups without variance count
-    in the loss but cost no forward pass.
+    log-probs are the sampler's; those of other peers' rollouts are the own policy's, from before the first step, so
+    all that `importance` and the bounds act on is how far these steps have moved it. Other peers' rollouts that
+    another tokenizer made are tokenised again. Left out and counted are rows without a finite advantage, of another
+    tokenizer, and those of other peers that this policy cannot hold; groups without variance count in the loss but
+    cost no forward pass.
     """
 
     loss_type: LossType = Field("dapo", description="the loss; `genrl_graph.nodes.update.losses` has them in a table")
@@ -78,8 +81,11 @@ class Grpo(Update, name="grpo"):
         rng: np.random.Generator,
         log: Log,
         peer: str,
+        round: int = 0,
     ) -> TextPolicy:
         """The policy after `epochs` passes; logs the rows trained on (id, ratio, digest of the prompt ids)."""
+        if not self.is_due(round):
+            return policy
         from genrl_graph.nodes.update.training import Trainer
 
         trainer = Trainer(self, policy, reference, rng=rng, log=log, peer=peer)

@@ -11,6 +11,7 @@ from torch import Tensor
 from genrl_graph.errors import ParamError
 from genrl_graph.frames import Rollouts
 from genrl_graph.nodes.update.batches import micro_batches, split_groups
+from genrl_graph.nodes.update.external import ExternalRows
 from genrl_graph.nodes.update.grpo import Grpo
 from genrl_graph.nodes.update.losses import LossSums, Totals, policy_loss
 from genrl_graph.policy import TextPolicy, TokenSequence
@@ -73,6 +74,8 @@ class Trainer:
         self._config = node.loss_config()
         if reference is not None and reference.tokenizer != policy.tokenizer:
             raise ParamError(f"reference {reference.name!r} reads other tokens than policy {policy.name!r}")
+        self._external = ExternalRows(policy, peer=peer)
+        self._first_version = policy.version
         self._sums = LossSums()
         self._loss = self._grad_norm = 0.0
         self._steps = self._left_out = self._foreign_tokens = self._still_groups = self._still_rows = 0
@@ -97,10 +100,12 @@ class Trainer:
         """The rows that can be trained on: with tokens, of this policy's tokenizer, with a finite advantage."""
         lengths = np.asarray([len(ids) for ids in rows.ragged("completion_ids")], dtype=np.int64)
         readable = np.asarray([name == self._policy.tokenizer for name in rows.values("tokenizer")], dtype=bool)
-        usable = np.isfinite(rows.numpy("advantage")) & (lengths > 0) & readable
-        self._left_out += int(len(rows) - usable.sum())
-        self._foreign_tokens += int((~readable).sum())
-        return Batch.of(rows.where(usable), policy=self._policy, peer=self._peer)
+        external = self._external.among(rows)
+        usable = np.isfinite(rows.numpy("advantage")) & ((lengths > 0) & readable | external)
+        kept = self._external.fit(rows.where(usable))
+        self._left_out += len(rows) - len(kept)
+        self._foreign_tokens += int((~readable & ~external).sum())
+        return Batch.of(kept, policy=self._policy, peer=self._peer)
 
     def report(self) -> None:
         """Log the metrics and, for the store, what was trained on."""
@@ -120,6 +125,7 @@ class Trainer:
         }
         for name, value in {**metrics, **(means if self._sums.tokens else {})}.items():
             self._log.metric(name, value)
+        self._external.report(self._log, trained=self._trained)
         self._log.rows(
             "trained",
             {
@@ -177,10 +183,13 @@ class Trainer:
             self._trained[batch.ids[i]] = (ratio, prompt_digest(batch.sequences[i].prompt_ids))
 
     def _old(self, batch: Batch, at: NDArray[np.int64], current: Tensor) -> Tensor:
-        """Old log-probs [rows, tokens]: the current ones for on-policy rows, else the sampler's or the frozen ones."""
-        old = current.clone()
+        """Old log-probs [rows, tokens]: the current ones for on-policy rows, else the sampler's or the frozen ones.
+
+        In the first step the frozen ones are the current ones, but for what rounding makes of another micro-batch.
+        """
+        old, first = current.clone(), self._policy.version == self._first_version
         for row, i in enumerate(at.tolist()):
-            known = batch.frozen.get(i)
+            known = None if first else batch.frozen.get(i)
             if batch.own[i] and batch.versions[i] != self._policy.version:
                 known = batch.logprobs[i]
             if known is not None:

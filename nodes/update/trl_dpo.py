@@ -13,6 +13,7 @@ from genrl_graph.frames import Rollouts
 from genrl_graph.nodes.policy.handle import CausalPolicy
 from genrl_graph.nodes.update.batches import micro_batches
 from genrl_graph.nodes.update.dpo import Dpo
+from genrl_graph.nodes.update.external import ExternalRows
 from genrl_graph.nodes.update.pairs import Pairs, preference_pairs
 from genrl_graph.nodes.update.training import prompt_digest
 from genrl_graph.nodes.update.trl_training import (
@@ -65,18 +66,27 @@ class _Collator(DataCollatorForPreference):  # type: ignore[misc]
 
 
 def prefer(
-    node: Dpo, policy: TextPolicy, reference: TextPolicy, rows: Rollouts, *, rng: np.random.Generator, log: Log
+    node: Dpo,
+    policy: TextPolicy,
+    reference: TextPolicy,
+    rows: Rollouts,
+    *,
+    rng: np.random.Generator,
+    log: Log,
+    peer: str,
 ) -> None:
     """Take the steps of all epochs on the pairs of these rows, and report."""
-    trained = live(policy)
+    trained, external = live(policy), ExternalRows(policy, peer=peer)
     if reference.tokenizer != policy.tokenizer:
         raise ParamError(f"reference {reference.name!r} reads other tokens than policy {policy.name!r}")
-    rows = usable_rows(rows, trained, log)
+    rows = usable_rows(rows, trained, external, log)
     pairs = preference_pairs(rows, rule=node.pairs, min_margin=node.min_margin)
     if pairs.chosen:
         _train(node, trained, reference, rows, pairs, rng=rng, log=log)
     else:
         report_nothing(log)
+    ids = rows.values("id")
+    external.report(log, trained={ids[at] for at in (*pairs.chosen, *pairs.rejected)})
     _report(node, policy, rows, pairs, log)
 
 

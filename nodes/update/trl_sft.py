@@ -5,6 +5,7 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from genrl_graph.frames import Rollouts
+from genrl_graph.nodes.update.external import ExternalRows
 from genrl_graph.nodes.update.sft import Sft
 from genrl_graph.nodes.update.training import prompt_digest
 from genrl_graph.nodes.update.trl_training import InPlace, Recipe, live, report_nothing, train_in_place, usable_rows
@@ -18,10 +19,10 @@ class _InPlaceSft(InPlace, SFTTrainer):  # type: ignore[misc]
     """SFTTrainer on a live policy."""
 
 
-def imitate(node: Sft, policy: TextPolicy, rows: Rollouts, *, rng: np.random.Generator, log: Log) -> None:
+def imitate(node: Sft, policy: TextPolicy, rows: Rollouts, *, rng: np.random.Generator, log: Log, peer: str) -> None:
     """Take the steps of all epochs on the rows that can be trained on, and report."""
-    trained = live(policy)
-    rows = usable_rows(rows, trained, log)
+    trained, external = live(policy), ExternalRows(policy, peer=peer)
+    rows = usable_rows(rows, trained, external, log)
     prompts, completions = rows.ragged("prompt_ids"), rows.ragged("completion_ids")
     masks = rows.ragged("completion_mask")
     columns = {
@@ -47,4 +48,5 @@ def imitate(node: Sft, policy: TextPolicy, rows: Rollouts, *, rng: np.random.Gen
     log.metric("trained_rows", len(rows))
     log.metric("trained_tokens", node.epochs * sum(int(mask.sum()) for mask in masks))
     log.metric("learning_rate", node.learning_rate_at(max(policy.version - 1, 0)))
+    external.report(log, trained=rows.values("id"))
     log.rows("trained", {"id": rows.values("id"), "prompt_digest": list(map(prompt_digest, prompts))})

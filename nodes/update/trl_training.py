@@ -15,6 +15,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from genrl_graph.errors import NodeFailed, ParamError
 from genrl_graph.frames import Rollouts
 from genrl_graph.nodes.policy.handle import CausalPolicy
+from genrl_graph.nodes.update.external import ExternalRows
 from genrl_graph.nodes.update.trl_alone import alone
 from genrl_graph.nodes.update.trl_update import TrlUpdate
 from genrl_graph.policy import TextPolicy
@@ -117,20 +118,23 @@ def live(policy: TextPolicy) -> CausalPolicy:
     return policy
 
 
-def usable_rows(rows: Rollouts, policy: TextPolicy, log: Log) -> Rollouts:
+def usable_rows(rows: Rollouts, policy: TextPolicy, external: ExternalRows, log: Log) -> Rollouts:
     """The rows that can be trained on; counts the others.
 
     Those have a token that was sampled, of the policy's tokenizer, did not fail, and a finite reward if they have one.
+    Of other peers' rows `external` says which can be.
     """
+    others = external.among(rows)
     readable = np.asarray([name == policy.tokenizer for name in rows.values("tokenizer")], dtype=bool)
     sampled = np.asarray([mask.any() for mask in rows.ragged("completion_mask")], dtype=bool)
     finished = np.asarray([finish != "failed" for finish in rows.values("finish")], dtype=bool)
-    kept = readable & sampled & finished
+    usable = (readable & sampled | others) & finished
     if "reward" in rows.table.column_names:
-        kept &= np.isfinite(rows.numpy("reward"))
-    log.metric("left_out_rows", len(rows) - int(kept.sum()))
-    log.metric("rows_of_another_tokenizer", int((~readable).sum()))
-    return rows.where(kept)
+        usable &= np.isfinite(rows.numpy("reward"))
+    kept = external.fit(rows.where(usable))
+    log.metric("left_out_rows", len(rows) - len(kept))
+    log.metric("rows_of_another_tokenizer", int((~readable & ~others).sum()))
+    return kept
 
 
 @dataclass(frozen=True, slots=True)

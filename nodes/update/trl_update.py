@@ -2,11 +2,11 @@
 
 from pydantic import Field, model_validator
 
-from genrl_graph.node import Update
+from genrl_graph.nodes.update.cadence import PacedUpdate
 from genrl_graph.nodes.update.schedules import Decay, rate_factor
 
 
-class TrlUpdate(Update):
+class TrlUpdate(PacedUpdate):
     """An update whose loss and loop are those of a TRL trainer; weights, AdamW and its state stay the policy's."""
 
     learning_rate: float = Field(1e-5, gt=0)

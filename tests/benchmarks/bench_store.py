@@ -210,6 +210,22 @@ def test_steps_of_the_tiny_game(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     )
 
 
+def test_rounds_of_the_smollm2_game(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run takes with its store against the same run without what the store took: no second run, no noise."""
+    clocks = {name: Clock(getattr(RunStore, name)) for name in ("commit", "close")}
+    monkeypatch.setattr(RunStore, "commit", lambda store, records: clocks["commit"](store, records))
+    monkeypatch.setattr(RunStore, "close", lambda store: clocks["close"](store))
+    whole = Clock(play)
+    whole(load(GRAPHS / "quickstart.yaml"), out=folder / "run", rounds=1, quiet=True)
+    stored = sum(clock.seconds for clock in clocks.values())
+    without = Row("a round of quickstart.yaml without its store", [whole.seconds - stored])
+    report(
+        "store_smollm2",
+        "Store: a game on a real model, one round, loading and checkpoint included",
+        [without, Row("with it", [whole.seconds], without, at_most_ratio=1.02)],
+    )
+
+
 def read(store: RunStore, group: str, column: str) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
     """All values of a column, one after the other."""
     found = store.table(group, columns=[column])[column]

@@ -332,7 +332,7 @@ nodes:
     assert order(read, text) == ["tasks", "answer", "kept"]
 
 
-def test_the_fork_of_the_library_takes_policies_over_texts(read: Read) -> None:
+def test_the_fork_of_the_library_takes_any_policy(read: Read) -> None:
     text = """\
 graph: game
 version: 1
@@ -353,8 +353,7 @@ nodes:
         + "  x: {type: policy.fork, inputs: {policy: answer}}\n",
     )[1:]
     assert problem == (
-        "nodes.x.policy: wants TextPolicy, but 'answer' gives Rollouts; nodes that give TextPolicy: policy, twin, up, "
-        "up2, copy"
+        "nodes.x.policy: wants Policy, but 'answer' gives Rollouts; nodes that give Policy: policy, twin, up, up2, copy"
     )
 
 

@@ -111,8 +111,10 @@ def test_every_reader_of_a_policy_comes_before_the_update_that_replaces_what_it_
     replaced = 0
     for at, step in enumerate(schedule.steps):
         for socket in schedule.replaced(step.node).values():
+            ref = step.reads.get(socket)
+            if ref is None:
+                continue  # a value that no update changes in place
             replaced += 1
-            ref = step.reads[socket]
             assert [later.node for later in schedule.steps[at + 1 :] if ref in later.reads.values()] == []
     assert replaced >= 1
 

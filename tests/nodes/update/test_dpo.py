@@ -67,7 +67,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]] = {
 
 def train(node: Dpo, policy: TextPolicy, *inputs: Rollouts, reference: TextPolicy | None = None) -> Log:
     log = Log()
-    node.run(policy, list(inputs), reference, rng=np.random.default_rng(0), log=log)
+    node.run(policy, list(inputs), reference, rng=np.random.default_rng(0), log=log, peer="peer0000")
     return log
 
 

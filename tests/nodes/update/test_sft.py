@@ -41,7 +41,7 @@ nodes:
 
 def train(node: Sft, policy: TextPolicy, *inputs: Rollouts) -> Log:
     log = Log()
-    node.run(policy, list(inputs), rng=np.random.default_rng(0), log=log)
+    node.run(policy, list(inputs), rng=np.random.default_rng(0), log=log, peer="peer0000")
     return log
 
 

@@ -31,7 +31,7 @@ def play(rank):
     digests = []
     for update in (Sft, Dpo):
         node = update(learning_rate=1e-2, batch_size=4, max_batch_tokens=40, epochs=1 + rank)
-        node.run(policy, [rows], rng=rng, log=(log := Log()))
+        node.run(policy, [rows], rng=rng, log=(log := Log()), peer=f"peer{rank:04d}")
         digests.append(policy.digest())
     return {"digests": digests, "steps": policy.version, "loss": log.metrics["loss"]}
 

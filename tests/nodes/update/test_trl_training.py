@@ -28,7 +28,7 @@ NODES = [
 
 def train(node: Sft | Dpo, policy: TextPolicy, *inputs: Rollouts, seed: int = 0) -> Log:
     log = Log()
-    assert node.run(policy, list(inputs), rng=np.random.default_rng(seed), log=log) is policy
+    assert node.run(policy, list(inputs), rng=np.random.default_rng(seed), log=log, peer="peer0000") is policy
     return log
 
 

@@ -1,0 +1,121 @@
+"""The edge type of games that are played in steps, and the mark that a critic's targets add."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from genrl_graph.arrow import TEXT, Tensor
+from genrl_graph.edges import CREDITED, Mark
+from genrl_graph.flaws import Flaw, Known, differing
+from genrl_graph.frame import Frame
+from genrl_graph.frames import R
+from genrl_graph.seeds import digest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+VALUED = Mark("Valued", {"target": pa.float64()}, implies=(CREDITED,))
+Valued = Annotated[R, VALUED]
+
+LARGEST_LOGPROB = 1e-6
+FINISHES = ("", "terminated", "truncated", "failed")
+
+
+class Trajectories(Frame):
+    """Steps of games: one row for every action of one seat in one episode.
+
+    `group_id` names the episode, which its seats share; `seat` and `step` count from 0, so `id` is
+    `<hash of the seat's episode>-<step>`. `mask` is 1 where an action was legal; `logprob` and `value` are those of
+    the policy that acted. `finish` is empty but in the last step of a seat: terminated, truncated (then `bootstrap`
+    is the value of the observation that was left, else 0), or failed (then `error` says why; such an episode has one
+    row). The reward of a step is all that the seat earned up to its next one.
+    """
+
+    columns = {
+        "id": TEXT,
+        "task_id": TEXT,
+        "group_id": TEXT,
+        "peer": TEXT,
+        "node": TEXT,
+        "stage": pa.int32(),
+        "round": pa.int32(),
+        "sample": pa.int32(),
+        "policy": TEXT,
+        "policy_version": pa.int64(),
+        "seat": pa.int32(),
+        "step": pa.int32(),
+        "observation": Tensor(pa.float32()),
+        "mask": Tensor(pa.int8(), ndim=1),
+        "action": pa.int32(),
+        "logprob": pa.float32(),
+        "value": pa.float32(),
+        "bootstrap": pa.float32(),
+        "finish": TEXT,
+        "error": TEXT,
+    }
+    __slots__ = ()
+
+    def finished(self) -> Self:
+        """The steps of episodes that did not fail."""
+        return self.where(~self.finish_is("failed"))
+
+    def finish_is(self, finish: str) -> "NDArray[np.bool_]":
+        """For each row whether it ended so, shape (rows,)."""
+        found: NDArray[np.bool_] = pc.equal(self._column("finish"), finish).to_numpy(zero_copy_only=False)
+        return found
+
+    def seat_codes(self) -> "NDArray[np.int64]":
+        """For each row the number of its trajectory, one seat's steps of one episode, from 0 on, shape (rows,)."""
+        codes = self.numpy("seat").astype(np.int64)
+        for name in ("group_id", "node", "peer"):  # with node and peer nobody slips steps into another's episode
+            encoded = self._column(name).dictionary_encode()
+            within = np.unique(codes, return_inverse=True)[1]
+            codes = within * max(len(encoded.dictionary), 1) + encoded.indices.to_numpy(zero_copy_only=False)
+        return np.unique(codes, return_inverse=True)[1].astype(np.int64)
+
+    def content_ids(self, *, protocol: str) -> list[str]:
+        """The id that each row must have in a graph of this protocol; those of an episode need all of its steps."""
+        ids = [""] * len(self)
+        order = np.lexsort((self.numpy("step"), codes := self.seat_codes()))
+        actions = self.numpy("action")
+        for rows in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1) if len(order) else []:
+            (first,) = self.take(rows[:1]).rows("peer", "round", "node", "task_id", "sample", "seat")
+            name = trajectory_id(protocol=protocol, actions=actions[rows], where=first)
+            for at, step in zip(rows.tolist(), self.numpy("step")[rows].tolist(), strict=True):
+                ids[at] = step_id(name, step)
+        return ids
+
+    def flaws(self, known: Known) -> Iterator[Flaw]:
+        """What is wrong with steps that came from another peer; ids hash to the content and to where it was played."""
+        masks, actions = self.numpy("mask"), self.numpy("action")
+        inside = (actions >= 0) & (actions < masks.shape[1])
+        legal = np.zeros(len(self), dtype=bool)
+        legal[inside] = masks[np.flatnonzero(inside), actions[inside]] == 1
+        yield Flaw("finish", "finish", ~np.isin(self.numpy("finish").astype(str), FINISHES))
+        yield Flaw("legal", "action", ~(legal | self.finish_is("failed")))
+        yield Flaw("logprob", "logprob", self.numpy("logprob") > LARGEST_LOGPROB)
+        yield Flaw("seat", "seat", self.numpy("seat") < 0)
+        yield Flaw("step", "step", self.numpy("step") < 0)
+        yield Flaw("hash", "id", differing(self.values("id"), self.content_ids(protocol=known.protocol)))
+        places = self.rows("peer", "round", "node", "task_id", "sample")
+        episodes = [episode_id(protocol=known.protocol, **place) for place in places]
+        yield Flaw("group", "group_id", differing(self.values("group_id"), episodes))
+
+
+def episode_id(*, protocol: str, peer: str, round: int, node: str, task_id: str, sample: int) -> str:
+    """The `group_id` that all seats of an episode share: where and of what it was played."""
+    return digest(("episode", protocol, peer, round, node, task_id, sample))
+
+
+def trajectory_id(*, protocol: str, actions: "NDArray[np.int32]", where: "dict[str, Any]") -> str:
+    """The name of one seat's episode: a hash of `where` it was played and of the actions; floats stay out of it."""
+    place = (where["peer"], where["round"], where["node"], where["task_id"], where["sample"], where["seat"])
+    return digest(("trajectory", protocol, *place, actions.astype("<i4").tobytes()))
+
+
+def step_id(trajectory: str, step: int) -> str:
+    """The id of a step of a trajectory."""
+    return f"{trajectory}-{step}"

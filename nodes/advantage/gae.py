@@ -1,0 +1,43 @@
+"""`advantage.gae`: generalised advantage estimation along trajectories."""
+
+import numpy as np
+from pydantic import Field
+
+from genrl_graph.frames import Scored
+from genrl_graph.node import Advantage
+from genrl_graph.nodes.advantage.baseline import log_mean
+from genrl_graph.nodes.advantage.returns import Whole, generalized_advantages
+from genrl_graph.resources import Log
+from genrl_graph.trajectories import VALUED, Trajectories, Valued
+
+
+class GaeAdvantage(Advantage, name="gae"):
+    """Generalised advantage estimation (arXiv 1506.02438) from the rewards and the critic's values of every step.
+
+    The `target` of the critic is advantage + value. A terminal step is worth its reward; one that was truncated also
+    what was left. Steps of episodes that failed, or that are not whole any more, get NaN.
+    """
+
+    gamma: float = Field(0.99, ge=0, le=1, description="discount of a step")
+    lam: float = Field(0.95, ge=0, le=1, description="0 trusts the critic, 1 the rewards")
+
+    def run(self, scored: Scored[Trajectories], *, log: Log) -> Valued[Trajectories]:
+        """The rows with an `advantage` and a `target`."""
+        whole, values = Whole.of(scored), scored.numpy("value").astype(np.float64)
+        ends = whole.rows[np.arange(len(whole.rows)), whole.lengths - 1]
+        advantages = generalized_advantages(
+            whole.laid_out(scored.numpy("reward")),
+            whole.laid_out(values),
+            scored.numpy("bootstrap").astype(np.float64)[ends],
+            whole.lengths,
+            gamma=self.gamma,
+            lam=self.lam,
+        )
+        found = whole.gathered(advantages, len(scored))
+        targets = found + values
+        log_mean(log, "reward", scored.numpy("reward"))
+        finite = np.isfinite(targets)
+        log.metric("left_out", len(scored) - int(finite.sum()))
+        if finite.any() and (spread := float(targets[finite].var())) > 0:
+            log.metric("explained_variance", 1.0 - float(found[finite].var()) / spread)
+        return scored.marked(VALUED, {"advantage": found, "target": targets})

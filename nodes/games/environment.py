@@ -1,0 +1,130 @@
+"""Which environment is played: how a graph names it, what it shows and takes, and where own ones are made known."""
+
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from importlib.util import find_spec
+from json import dumps, loads
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from genrl_graph.errors import DataError
+from genrl_graph.nodes.games.game import Game, Spaces
+
+if TYPE_CHECKING:
+    from pettingzoo import AECEnv
+
+Kind = Literal["gymnasium", "pettingzoo"]
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*(/[A-Za-z0-9][A-Za-z0-9_.\-]*)?")
+_AEC_MODULE = re.compile(r"[a-z][a-z0-9_]*_v[0-9]+")
+AEC_FAMILIES = ("classic", "butterfly")
+MISSING = "is not installed; pip install 'genrl-graph[games]'"
+
+_own: dict[str, "Callable[..., AECEnv[Any, Any, Any]]"] = {}
+
+
+class Environment(BaseModel):
+    """An environment by id: of Gymnasium's registry, of PettingZoo's families, or made known by a script.
+
+    `params` are the keyword arguments that it is made with. An id is looked up and never imported, so a graph file
+    runs no code: a script (`--import`) calls `gymnasium.register` or `register_aec` for an environment of its own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(min_length=1)
+    kind: Kind = "gymnasium"
+    params: dict[str, Any] = {}
+
+    @field_validator("id")
+    @classmethod
+    def _plain_id(cls, id: str) -> str:
+        if not _ID.fullmatch(id):
+            raise ValueError(f"{id!r} is no id of an environment; a module is imported with --import, not named here")
+        return id
+
+    @field_validator("params")
+    @classmethod
+    def _json(cls, params: dict[str, Any]) -> dict[str, Any]:
+        try:
+            dumps(params)
+        except TypeError as error:
+            raise ValueError(f"no value of a graph file: {error}") from error
+        return params
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}"
+
+    def open(self) -> Game:
+        """A new game of it; raises `DataError` where there is no such environment or it cannot be used here."""
+        if self.kind == "gymnasium":
+            return _open_gymnasium(self)
+        return _open_aec(self)
+
+    def spaces(self) -> Spaces:
+        """What it shows and takes; raises `DataError` like `open`."""
+        return _spaces(self.kind, self.id, dumps(self.params, sort_keys=True))
+
+
+def register_aec(id: str, make: "Callable[..., AECEnv[Any, Any, Any]]") -> None:
+    """Make an AEC environment of your own known under an id; `make` takes the `params` of the graph as keywords."""
+    if not _ID.fullmatch(id):
+        raise DataError(f"{id!r} is no id of an environment; use letters, digits and _ . -")
+    _own[id] = make
+    _spaces.cache_clear()
+
+
+@lru_cache(maxsize=64)
+def _spaces(kind: Kind, id: str, params: str) -> Spaces:
+    game = Environment(id=id, kind=kind, params=loads(params)).open()
+    game.close()
+    return game.spaces
+
+
+def _open_gymnasium(environment: Environment) -> Game:
+    if find_spec("gymnasium") is None:
+        raise DataError(f"{environment}: gymnasium {MISSING}")
+    import gymnasium
+
+    from genrl_graph.nodes.games.gymnasium_game import GymnasiumGame
+
+    def make(params: Mapping[str, Any]) -> Any:
+        return gymnasium.make(environment.id, disable_env_checker=True, **params)
+
+    return GymnasiumGame(_made(environment, make), where=str(environment))
+
+
+def _open_aec(environment: Environment) -> Game:
+    if find_spec("pettingzoo") is None:
+        raise DataError(f"{environment}: pettingzoo {MISSING}")
+    from genrl_graph.nodes.games.aec_game import AecGame
+
+    own = _own.get(environment.id)
+    make = own if own is not None else _shipped_aec(environment)
+    return AecGame(_made(environment, lambda params: make(**params)), where=str(environment))
+
+
+def _shipped_aec(environment: Environment) -> "Callable[..., AECEnv[Any, Any, Any]]":
+    import importlib
+
+    id = environment.id
+    for family in AEC_FAMILIES if _AEC_MODULE.fullmatch(id) else ():
+        folder = importlib.import_module(f"pettingzoo.{family}")
+        if find_spec(f"{folder.__name__}.{id}") is not None:
+            try:
+                module = importlib.import_module(f"{folder.__name__}.{id}")
+            except ImportError as error:
+                raise DataError(f"{environment}: needs {error.name}, which {MISSING}") from error
+            made: Callable[..., Any] = module.raw_env
+            return made
+    raise DataError(f"{environment}: pettingzoo has no such game; name one such as tictactoe_v3, or register_aec it")
+
+
+def _made(environment: Environment, make: Callable[[Mapping[str, Any]], Any]) -> Any:
+    try:
+        return make(environment.params)
+    except Exception as error:  # what environments raise is theirs; the user is told which and why
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"{environment}: cannot be made with params {environment.params}: {what}") from error

@@ -1,0 +1,54 @@
+"""A Gymnasium environment as a game of one seat."""
+
+from typing import Any
+
+import numpy as np
+
+from genrl_graph.nodes.games.game import (
+    Floats,
+    Mask,
+    Observations,
+    Spaces,
+    Turn,
+    discrete_actions,
+    read_mask,
+    read_reward,
+)
+
+
+class GymnasiumGame:
+    """One seat; legal actions come from the `action_mask` in `info`, all are legal where there is none."""
+
+    def __init__(self, env: Any, *, where: str) -> None:
+        self._env = env
+        self._observations = Observations(env.observation_space, where=where)
+        actions = discrete_actions(env.action_space, where=where)
+        self.spaces = Spaces(self._observations.shape, actions)
+        self._all: Mask = np.ones(actions, np.int8)
+        self._last: Floats = np.zeros(self.spaces.observation, np.float32)
+
+    def reset(self, seed: int) -> Turn:
+        """Begin an episode."""
+        raw, info = self._env.reset(seed=seed)
+        return self._turn(raw, info, (0.0,), "")
+
+    def step(self, action: int) -> Turn:
+        """Act, and earn what the environment pays."""
+        raw, reward, terminated, truncated, info = self._env.step(action)
+        finish = "terminated" if terminated else "truncated" if truncated else ""
+        return self._turn(raw, info, (read_reward(reward),), finish)
+
+    def left(self, seat: int) -> Floats:
+        """The observation after the last action."""
+        return self._last
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()
+
+    def _turn(self, raw: Any, info: Any, rewards: tuple[float, ...], finish: str) -> Turn:
+        self._last = self._observations.read(raw)
+        mask = self._all
+        if not finish and "action_mask" in info:
+            mask = read_mask(info["action_mask"], self.spaces.actions)
+        return Turn(0, self._last, mask, rewards, finish)

@@ -1,0 +1,75 @@
+"""`carry.baselines` and `update.baselines`: what a role earns on average, remembered from round to round."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from genrl_graph.errors import StoreError
+from genrl_graph.frames import Frame, Scored
+from genrl_graph.node import Carry, Update
+from genrl_graph.nodes.roles import endings
+from genrl_graph.policy import Carried
+from genrl_graph.resources import Log
+from genrl_graph.seeds import digest
+
+
+class Baselines(Carried):
+    """A running mean a role, 0 for one that was never seen. An update gives new ones."""
+
+    mutable = False
+
+    def __init__(self, means: Mapping[str, float] | None = None) -> None:
+        self.means = dict(means or {})
+
+    def of(self, role: str) -> float:
+        """The mean of a role."""
+        return self.means.get(role, 0.0)
+
+    def save(self, folder: Path) -> None:
+        """Write `baselines.json`."""
+        (folder / "baselines.json").write_text(json.dumps(self.means, sort_keys=True))
+
+    def load(self, folder: Path) -> None:
+        """Become the baselines in `folder`; raises `StoreError` where there are none."""
+        file = folder / "baselines.json"
+        try:
+            self.means = {str(role): float(value) for role, value in json.loads(file.read_text()).items()}
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise StoreError(f"{file}: holds no baselines: {error}") from error
+
+    def digest(self) -> str:
+        """Hex digest of roles and means."""
+        return digest(("baselines", *(part for role in sorted(self.means) for part in (role, self.means[role].hex()))))
+
+
+class BaselinesCarry(Carry, name="baselines"):
+    """Running means that are all 0 at first."""
+
+    def init(self, name: str, *, seed: int) -> Baselines:
+        """The baselines of the first round."""
+        return Baselines()
+
+
+class TrackBaselines(Update, name="baselines"):
+    """Moves the baseline of each role towards the outcomes of its trajectories: b = decay b + (1 - decay) R.
+
+    In the order of the rows, as role-conditioned advantage estimation has it (arXiv 2506.24119). A role is the seat
+    of a game, or the node of other rows; trajectories that could not be judged are passed over.
+    """
+
+    decay: float = Field(0.95, ge=0, lt=1, description="how much of the old baseline an outcome leaves")
+
+    def run(self, baselines: Baselines, scored: list[Scored[Frame]], *, log: Log) -> Baselines:
+        """The baselines of the next round."""
+        means = dict(baselines.means)
+        for rows in scored:
+            ending = endings(rows)
+            for role, outcome in zip(ending.roles, ending.outcomes.tolist(), strict=True):
+                if np.isfinite(outcome):
+                    means[role] = self.decay * means.get(role, 0.0) + (1.0 - self.decay) * outcome
+        for role, mean in means.items():
+            log.metric(f"{role}/baseline", mean)
+        return Baselines(means)

@@ -1,0 +1,40 @@
+"""`update.reinforce`: the plain policy gradient."""
+
+import numpy as np
+from pydantic import Field
+
+from genrl_graph.frames import Credited
+from genrl_graph.nodes.policy.acting import ActorCritic
+from genrl_graph.nodes.update.actor_update import ActorUpdate
+from genrl_graph.resources import Log
+from genrl_graph.trajectories import Trajectories
+
+
+class Reinforce(ActorUpdate, name="reinforce"):
+    """REINFORCE (doi:10.1007/BF00992696): one step along the gradient of log-prob times advantage, plus entropy.
+
+    What the advantage is, a return-to-go or an outcome against the baseline of a role, is wired. Every row is trained
+    on once, in `minibatches` steps; only the first of them is on-policy. The critic stays as it is. Rows without a
+    finite advantage are left out and counted.
+    """
+
+    entropy_coef: float = Field(0.0, ge=0, description="weight of the entropy bonus")
+    minibatches: int = Field(1, ge=1, description="optimiser steps of a round")
+    normalize: bool = Field(False, description="advantages of a step to mean 0 and deviation 1")
+
+    def run(
+        self,
+        policy: ActorCritic,
+        scored: list[Credited[Trajectories]],
+        *,
+        rng: np.random.Generator,
+        log: Log,
+        round: int,
+        peer: str,
+    ) -> ActorCritic:
+        """The policy after its steps; logs the rows trained on (id)."""
+        if self.is_due(round):
+            from genrl_graph.nodes.update.actor_training import train_reinforce
+
+            train_reinforce(self, policy, Trajectories.concat(scored), rng=rng, log=log, peer=peer)
+        return policy

@@ -1,0 +1,70 @@
+"""`carry.snapshots` and `update.snapshot`: a pool of a policy's past selves to play against."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from genrl_graph.errors import StoreError
+from genrl_graph.node import Carry, Update
+from genrl_graph.nodes.policy.acting import Actor
+from genrl_graph.nodes.update.cadence import due
+from genrl_graph.policy import Carried
+from genrl_graph.resources import Log
+from genrl_graph.seeds import digest
+
+POOL = "snapshots.json"
+
+
+class Snapshots(Carried):
+    """Frozen policies, oldest first. An update gives a new pool."""
+
+    mutable = False
+
+    def __init__(self, members: Sequence[Actor] = ()) -> None:
+        self.members = tuple(members)
+
+    def save(self, folder: Path) -> None:
+        """Write every member into a folder of its own."""
+        for at, member in enumerate(self.members):
+            (folder / str(at)).mkdir()
+            member.save(folder / str(at))
+        (folder / POOL).write_text(json.dumps({"members": len(self.members)}) + "\n")
+
+    def load(self, folder: Path) -> None:
+        """Become the pool in `folder`; raises `StoreError` where there is none."""
+        from genrl_graph.nodes.policy.network_handle import load_frozen
+
+        try:
+            count = int(json.loads((folder / POOL).read_text())["members"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{folder / POOL}: holds no pool of policies: {error}") from error
+        self.members = tuple(load_frozen(folder / str(at)) for at in range(count))
+
+    def digest(self) -> str:
+        """Hex digest of the members in their order."""
+        return digest(("snapshots", *(part for member in self.members for part in (member.name, member.digest()))))
+
+
+class SnapshotsCarry(Carry, name="snapshots"):
+    """A pool of past policies that is empty at first."""
+
+    def init(self, name: str, *, seed: int) -> Snapshots:
+        """The empty pool."""
+        return Snapshots()
+
+
+class TakeSnapshot(Update, name="snapshot"):
+    """Adds a copy of the policy to the pool in every `every`-th round; the oldest beyond `size` go."""
+
+    every: int = Field(10, ge=1, description="rounds from one copy to the next")
+    size: int = Field(8, ge=1, description="the most copies that the pool holds")
+
+    def run(self, snapshots: Snapshots, policy: Actor, *, round: int, log: Log) -> Snapshots:
+        """The pool of the next round."""
+        members = snapshots.members
+        if due(round, self.every):
+            members = (*members, policy.frozen(f"{policy.name}@{policy.version}"))[-self.size :]
+        log.metric("snapshots", len(members))
+        return Snapshots(members)

@@ -1,0 +1,60 @@
+"""Steps of games as a generator gives them, with made-up rewards and values."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genrl_graph.edges import SCORED
+from genrl_graph.trajectories import Trajectories
+
+MakeSteps = Callable[..., Trajectories]
+
+
+@pytest.fixture(scope="session")
+def make_steps() -> MakeSteps:
+    """`make_steps([[reward, ...], ...])`: one trajectory a list; what else is given is one value a trajectory."""
+    return steps_of
+
+
+def steps_of(
+    rewards: Sequence[Sequence[float]],
+    *,
+    values: Sequence[Sequence[float]] | None = None,
+    bootstrap: Sequence[float] | None = None,
+    finish: Sequence[str] | None = None,
+    seats: Sequence[int] | None = None,
+    source: str = "tasks",
+) -> Trajectories:
+    rows: list[dict[str, Any]] = []
+    for at, earned in enumerate(rewards):
+        for step, reward in enumerate(earned):
+            last = step == len(earned) - 1
+            rows.append(
+                {
+                    "id": f"{at}-{step}",
+                    "task_id": f"{source}/{at}",
+                    "group_id": f"g{at}",
+                    "peer": "peer0000",
+                    "node": "play",
+                    "stage": 0,
+                    "round": 0,
+                    "sample": 0,
+                    "policy": "policy",
+                    "policy_version": 0,
+                    "seat": seats[at] if seats else 0,
+                    "step": step,
+                    "observation": np.zeros(3, np.float32),
+                    "mask": np.ones(2, np.int8),
+                    "action": 0,
+                    "logprob": -0.5,
+                    "value": values[at][step] if values else 0.0,
+                    "bootstrap": bootstrap[at] if bootstrap and last else 0.0,
+                    "finish": (finish[at] if finish else "terminated") if last else "",
+                    "error": "",
+                    "reward": reward,
+                }
+            )
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return Trajectories.from_columns(columns, marks=[SCORED])
