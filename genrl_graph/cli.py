@@ -14,7 +14,7 @@ from genrl_graph import __version__
 from genrl_graph.errors import GenrlGraphError, GraphError, ParamError, StoreError
 from genrl_graph.runners.arguments import add_runner_arguments, runner_of
 from genrl_graph.runners.look.commands import add_look_commands
-from genrl_graph.runners.swarm.commands import add_swarm_commands
+from genrl_graph.runners.swarm.commands import add_swarm_commands, spread_addresses
 
 if TYPE_CHECKING:
     from genrl_graph.runners.runner import Runner
@@ -46,7 +46,7 @@ def run_command(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; overrides may stand behind options, where argparse leaves them over."""
-    parser = _parser()
+    parser, argv = _parser(), spread_addresses(sys.argv[1:] if argv is None else argv)
     args, rest = parser.parse_known_args(argv)
     if not hasattr(args, "overrides") or any(text.startswith("-") for text in rest):
         args = parser.parse_args(argv)

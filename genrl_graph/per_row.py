@@ -71,7 +71,7 @@ def _leaf_bytes(array: pa.Array) -> Counts:
         return lengths + OFFSET_BYTES
     if pa.types.is_null(array.type):
         return _nothing(array)
-    return np.full(len(array), max(1, array.type.bit_width // 8), np.int64)
+    return _all(max(1, array.type.bit_width // 8), array)
 
 
 def _leaf_non_finite(array: pa.Array) -> Counts:
@@ -82,4 +82,9 @@ def _leaf_non_finite(array: pa.Array) -> Counts:
 
 
 def _nothing(array: pa.Array) -> Counts:
-    return np.zeros(len(array), np.int64)
+    return _all(0, array)
+
+
+def _all(value: int, array: pa.Array) -> Counts:
+    """The same number for each value, in the memory of one."""
+    return np.broadcast_to(np.int64(value), len(array))

@@ -37,10 +37,13 @@ class Swarm(Protocol):
     def open(self, node: Exchange, *, round: int, peer: str, offer: Frame) -> None:
         """Announce what `peer` offers; raises `Behind` where the others have gone on without it."""
 
-    def close(self, node: Exchange, *, round: int, peer: str, tasks: TaskBook) -> Meeting:
+    def close(
+        self, node: Exchange, *, round: int, peer: str, tasks: TaskBook, vocabularies: Mapping[str, int]
+    ) -> Meeting:
         """What the peers offered; raises `ExchangeTimeout` where too few did and the node says `on_short: fail`.
 
-        Rows of others are looked at with the help of `tasks`. Raises `Behind` where nobody will come any more.
+        Rows of others are judged by what this peer knows: its tasks, and how many ids each tokenizer has, by
+        fingerprint. Raises `Behind` where nobody will come any more.
         """
 
     def wanted(self, node: Exchange, *, round: int) -> bool:
@@ -58,7 +61,9 @@ class LocalSwarm:
         """Keep the offer of one peer."""
         self._offers.setdefault(node.place.node, {})[peer] = Packet(peer, round, offer)
 
-    def close(self, node: Exchange, *, round: int, peer: str, tasks: TaskBook) -> Meeting:
+    def close(
+        self, node: Exchange, *, round: int, peer: str, tasks: TaskBook, vocabularies: Mapping[str, int]
+    ) -> Meeting:
         """The offers of all peers; nobody can be late here, and nobody else can come."""
         require_peers(node, len(self._peers), round=round)
         offers = self._offers[node.place.node]
@@ -79,7 +84,9 @@ class Alone:
         """Keep the offer for its own peer."""
         self._offers[node.place.node, peer] = Packet(peer, round, offer)
 
-    def close(self, node: Exchange, *, round: int, peer: str, tasks: TaskBook) -> Meeting:
+    def close(
+        self, node: Exchange, *, round: int, peer: str, tasks: TaskBook, vocabularies: Mapping[str, int]
+    ) -> Meeting:
         """The own offer."""
         return Meeting((self._offers.pop((node.place.node, peer)),))
 

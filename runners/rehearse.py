@@ -120,7 +120,7 @@ class Rehearsal:
         resources = self._resources(node, round, player)
         if step.action == "close":
             assert isinstance(node, Exchange)
-            meeting = self._swarm.close(node, round=round, peer=player.name, tasks=player.tasks)
+            meeting = self._swarm.close(node, round=round, peer=player.name, tasks=player.tasks, vocabularies={})
             output = node.admit(list(meeting.packets), **resources)  # type: ignore[attr-defined]
         elif isinstance(node, Reward):
             output = self._rewarded(node, inputs, frames, resources)

@@ -113,6 +113,8 @@ class Past:
         begun = self.store.versions.get("carries", {})
         found = {(peer, name): digest for peer in peers for name, digest in begun.items()}
         if rounds:
+            trained = {name for name, part in schedule.graph.carries.items() if part.next is not None}
+            found = {key: digest for key, digest in found.items() if key[1] not in trained}  # of a left round: unknown
             for step in self.store.steps(range(rounds - 1, rounds)).to_pylist():
                 given = json.loads(step["facts"]).get("digests", {})
                 for name, part in schedule.graph.carries.items():

@@ -13,7 +13,7 @@ from genrl_graph.errors import ColumnError, GenrlGraphError, NodeFailed, RewardF
 from genrl_graph.graph import Part
 from genrl_graph.journal import Record
 from genrl_graph.node import Coordinate, Exchange, Fork, Node, Reward, Source, Update
-from genrl_graph.policy import Carried, Policy
+from genrl_graph.policy import Carried, Policy, TextPolicy
 from genrl_graph.resources import Log, TaskBook
 from genrl_graph.runners.budget import Budget
 from genrl_graph.runners.meet import Behind, Meeting, Swarm
@@ -35,6 +35,11 @@ class Peer:
     carries: dict[str, Carried]
     tasks: TaskBook
     values: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def vocabularies(self) -> dict[str, int]:
+        """How many ids each tokenizer of the carried policies has, by its fingerprint."""
+        return {p.tokenizer: p.vocabulary for p in self.carries.values() if isinstance(p, TextPolicy)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +120,20 @@ class Loop:
         try:
             for step in self.schedule.steps:
                 recorded = all(self._recorded(step, round, peer) for peer in self.peers)
-                if only_recorded and not recorded and step.action != "open":
+                if only_recorded and not recorded:
+                    if step.action == "open":  # it has no record; what was committed may stand behind it
+                        continue
                     break
                 if not self._is_left_out(step, recorded, round):
                     self._play_step(step, round)
         finally:
             for peer in self.peers:
                 self._hand_on(peer)
+
+    def meets(self, round: int) -> bool:
+        """Whether this round needs the others: an exchange of it was not closed before a cut."""
+        closes = [step for step in self.schedule.steps if step.action == "close"]
+        return not closes or not all(self._recorded(step, round, peer) for step in closes for peer in self.peers)
 
     def _is_left_out(self, step: Step, recorded: bool, round: int) -> bool:
         """Whether a step is nothing to do: its exchange was closed before a cut, or nobody is told of evaluations."""
@@ -249,7 +261,8 @@ class Loop:
 
     def _close(self, node: Node, round: int, peer: Peer) -> Meeting:
         assert isinstance(node, Exchange)
-        return self._swarm.close(node, round=round, peer=peer.name, tasks=peer.tasks)
+        known = peer.vocabularies
+        return self._swarm.close(node, round=round, peer=peer.name, tasks=peer.tasks, vocabularies=known)
 
     def _where(self, step: Step, round: int, peer: str) -> str:
         when = f"evaluation after {round} rounds" if self._evaluating else f"round {round}"

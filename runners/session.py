@@ -88,7 +88,8 @@ class Session:
             return self._start.left[number]
         started = time.perf_counter()
         try:
-            self._runner.begin(number)
+            if self._loop.meets(number):
+                self._begin(number)
             self._loop.play(number)
         except Behind as behind:
             later = min(behind.round, self.rounds)
@@ -99,6 +100,14 @@ class Session:
         seconds = time.perf_counter() - started
         self._terminal.round(number, self._metrics.end(number, seconds, self._budget.metrics()), seconds)
         return number + 1
+
+    def _begin(self, number: int) -> None:
+        """Tell the others; where they have gone on, what was committed of the round before a cut is not lost."""
+        try:
+            self._runner.begin(number)
+        except Behind:
+            self._loop.play(number, only_recorded=True)
+            raise
 
     def _checkpoint(self, played: int) -> None:
         """Save the carries; the metrics of the rounds that will not be redone are made durable first."""

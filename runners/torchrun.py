@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -130,7 +130,9 @@ class TorchSwarm:
         sizes, work = self._ranks.gather(np.asarray([len(data)], dtype=np.int64))
         self._opened[node.place.node] = _Opened(place, offer, data, sizes, work, time.monotonic())
 
-    def close(self, node: Exchange, *, round: int, peer: str, tasks: TaskBook) -> Meeting:
+    def close(
+        self, node: Exchange, *, round: int, peer: str, tasks: TaskBook, vocabularies: Mapping[str, int]
+    ) -> Meeting:
         """The offers of all ranks; raises `ExchangeTimeout` where one is gone, or late with `on_short: fail`."""
         opened = self._opened.pop(node.place.node)
         self._wait(opened.work, node, round, opened)

@@ -1,6 +1,8 @@
 """The command line of the swarm: `swarm bootstrap`, and the options that say how a peer is reached."""
 
 import argparse
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from genrl_graph.runners.swarm.network import Network
 
 IDENTITY = Path("identity.key")
+ADDRESSES = ("--listen", "--join", "--announce", "--trusted-relay")
+ADDRESS = re.compile(r"/(ip4|ip6|dns|dns4|dns6|dnsaddr|p2p)/")
 
 
 def add_swarm_commands(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -48,6 +52,21 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--join-timeout", type=_seconds, default=10.0, metavar="SECONDS", help="for each joined peer")
 
 
+def spread_addresses(argv: Sequence[str]) -> list[str]:
+    """Arguments in which each address has its own option: `--join A B x=1` is `--join A --join B x=1`."""
+    spread: list[str] = []
+    flag: str | None = None
+    for text in argv:
+        if text in ADDRESSES:
+            flag = text
+        elif not ADDRESS.match(text):
+            flag = None
+        elif flag is not None and spread[-1] != flag:
+            spread.append(flag)
+        spread.append(text)
+    return spread
+
+
 def network_of(args: argparse.Namespace) -> "Network":
     """The options as a `Network`; raises `ParamError` for an address that is none, `SwarmError` without hivemind."""
     try:
@@ -72,7 +91,7 @@ def network_of(args: argparse.Namespace) -> "Network":
 
 
 def _add_addresses(group: argparse._ArgumentGroup, flag: str, help: str) -> None:
-    group.add_argument(flag, nargs="+", action="extend", default=[], metavar="MADDR", help=help)
+    group.add_argument(flag, action="append", default=[], metavar="MADDR", help=f"{help}; may be given several")
 
 
 def _seconds(text: str) -> float:

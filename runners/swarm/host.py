@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+from collections.abc import Callable
 from concurrent.futures import Future
 
 from genrl_graph.runners.swarm.beats import MAX_TTL_S
@@ -133,13 +134,23 @@ class Host:
         """Serve a payload no more."""
         self._presence.shelf.drop(key)
 
-    def fetch(self, peer_id: str, key: str, *, max_bytes: int, timeout_s: float) -> Future[bytes]:
+    def fetch(
+        self,
+        peer_id: str,
+        key: str,
+        *,
+        max_bytes: int,
+        timeout_s: float,
+        watch: Callable[[bytes], object] = lambda chunk: None,
+    ) -> Future[bytes]:
         """Get what another peer serves; whether it is what was announced is the caller's to check.
+
+        `watch` sees every piece of it as it comes, on the host's thread: a hash need not wait for the last.
 
         The future raises `NotHere`, `Unreachable`, or `PeerRefused` where it is larger than `max_bytes`. Cancelling
         the future ends the transfer.
         """
-        fetched = self._presence.streams.fetch(peer_id, key, max_bytes=max_bytes, timeout_s=timeout_s)
+        fetched = self._presence.streams.fetch(peer_id, key, max_bytes=max_bytes, timeout_s=timeout_s, watch=watch)
         return self._thread.submit(fetched)
 
     def take_refusals(self) -> list[Refusal]:

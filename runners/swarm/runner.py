@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from genrl_graph.errors import PeerRefused
 from genrl_graph.run_config import RunConfig
 from genrl_graph.runners.admission import Admission, makers
 from genrl_graph.runners.meet import Swarm
@@ -13,10 +12,11 @@ from genrl_graph.runners.runner import Kept, Tell, exchanges
 from genrl_graph.runners.signals import Stop
 from genrl_graph.runners.swarm.host import Host, Play
 from genrl_graph.runners.swarm.identity import Identity
+from genrl_graph.runners.swarm.limits import Limits
 from genrl_graph.runners.swarm.meeting import PAUSE_S, PeerSwarm
 from genrl_graph.runners.swarm.network import Network
-from genrl_graph.runners.swarm.offers import MAX_HEAD, MAX_INLINE, Inbox, Offer
-from genrl_graph.runners.swarm.signed import open_message, sign_message
+from genrl_graph.runners.swarm.offers import MAX_ANNOUNCEMENT, Inbox
+from genrl_graph.runners.swarm.signed import sign_message
 from genrl_graph.schedule import Schedule
 
 
@@ -34,6 +34,7 @@ class SwarmRunner:
         self._network, self._identity, self._swarm_name = network, identity, swarm
         self._host: Host | None = None
         self._swarm: PeerSwarm | None = None
+        self._stop: Stop | None = None
         self._rounds = 0
         self._linger_s = 0.0
 
@@ -50,14 +51,21 @@ class SwarmRunner:
         self, schedule: Schedule, *, run: Path | None, free: Callable[[], Path], stop: Stop, tell: Tell
     ) -> tuple[Path, Swarm]:
         """Join the swarm, or be its first peer; raises `SwarmError` where neither can be."""
-        run = run or free()
+        run, self._stop = run or free(), stop
         path = self._identity or run / f"{self.names[0]}.key"
         path.parent.mkdir(parents=True, exist_ok=True)
         identity = Identity.load(path)
         nodes = exchanges(schedule)
-        inbox = Inbox(schedule.protocol, {name: node.max_staleness for name, node in nodes.items()}, greet=self._greet)
+        inbox = Inbox(schedule.protocol, {name: node.max_staleness for name, node in nodes.items()})
         play = Play(swarm=self._swarm_name or schedule.graph.name, protocol=schedule.protocol, name=self.names[0])
-        host = Host.start(identity, play, network=self._network, on_push=partial(_take, inbox), tell=tell)
+        host = Host.start(
+            identity,
+            play,
+            network=self._network,
+            limits=Limits(push_bytes=MAX_ANNOUNCEMENT),
+            on_push=inbox.take,
+            tell=tell,
+        )
         self._host, self._linger_s = host, max((node.timeout_s for node in nodes.values()), default=0.0)
         self._swarm = PeerSwarm(
             host,
@@ -78,7 +86,9 @@ class SwarmRunner:
         return run, self._swarm
 
     def agree(self, kept: Kept) -> tuple[Kept, int | None]:
-        """A peer goes on by itself: the swarm does not wait for it."""
+        """A peer goes on by itself; what it had closed is there for who still waits for it."""
+        assert self._swarm is not None
+        self._swarm.resume(kept.closed)
         return kept, None
 
     def begin(self, round: int) -> None:
@@ -95,18 +105,8 @@ class SwarmRunner:
             if self._swarm is not None and not failed:
                 self._swarm.end(self._rounds)
             while self._swarm is not None and time.monotonic() < until and self._swarm.is_needed(self._rounds):
+                if self._stop is not None and self._stop.wanted:
+                    break
                 time.sleep(PAUSE_S)
         finally:
             self._host.close()
-
-    def _greet(self, peer_id: str, offer: Offer) -> None:
-        if self._swarm is not None:
-            self._swarm.greet(peer_id, offer)
-
-
-def _take(inbox: Inbox, peer_id: str, data: bytes) -> None:
-    """Keep an announcement that its sender has signed; a peer can only speak for itself."""
-    message = open_message(data, max_bytes=MAX_HEAD + 1 + MAX_INLINE)
-    if message.peer_id != peer_id:
-        raise PeerRefused(f"announcement: {peer_id} sent what {message.peer_id} has signed")
-    inbox.take(peer_id, message.body)

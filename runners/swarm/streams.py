@@ -29,8 +29,14 @@ PUSH, BEAT, FETCH = "/genrl-graph/push/1", "/genrl-graph/beat/1", "/genrl-graph/
 CHUNK = 1 << 18
 SIZE16, SIZE32, SIZE64 = struct.Struct(">H"), struct.Struct(">I"), struct.Struct(">Q")
 
+Watch = Callable[[bytes], object]
 OnBytes = Callable[[str, bytes], object]
+CUT_SHORT = "stream: cut short"
 Handler = Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def _ignore(chunk: bytes) -> None:
+    """Nobody watches."""
 
 
 class Status(IntEnum):
@@ -96,8 +102,8 @@ class Streams:
         if status != Status.OK:
             raise PeerRefused(f"peer {peer_id}: did not take a message of {len(data)} bytes ({_name(status)})")
 
-    async def fetch(self, peer_id: str, key: str, *, max_bytes: int, timeout_s: float) -> bytes:
-        """Ask a peer for what it serves under a key.
+    async def fetch(self, peer_id: str, key: str, *, max_bytes: int, timeout_s: float, watch: Watch = _ignore) -> bytes:
+        """Ask a peer for what it serves under a key; `watch` sees every piece of it when it has come.
 
         Raises:
             NotHere: it does not serve that, not yet or no more.
@@ -120,7 +126,7 @@ class Streams:
                 (size,) = SIZE64.unpack(await reader.readexactly(SIZE64.size))
                 if size > max_bytes:
                     raise PeerRefused(f"peer {peer_id}: {key!r} claims {size} bytes, at most {max_bytes} are allowed")
-                return await _read(reader, size)
+                return await _read(reader, size, watch)
 
     async def _stream(self, peer_id: str, verb: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A stream to a peer; where libp2p knows no way to it, by the addresses in its heartbeat."""
@@ -165,7 +171,7 @@ class Streams:
                 except TimeoutError:
                     self._refusals.add(peer_id, what, f"stream: stalled for {self._limits.request_s:g} s")
                 except (ConnectionError, asyncio.IncompleteReadError):
-                    self._refusals.add(peer_id, what, "stream: cut short")
+                    self._refusals.add(peer_id, what, CUT_SHORT)
 
         return handle
 
@@ -188,8 +194,9 @@ class Streams:
         try:
             take(peer_id, data)
         except Exception as error:  # ours or the caller's; the record is how it is seen
-            self._refusals.add(peer_id, what, f"{type(error).__name__}: {error}")
-            status = Status.REFUSED if isinstance(error, PeerRefused) else Status.FAILED
+            is_refused = isinstance(error, PeerRefused)
+            self._refusals.add(peer_id, what, error if is_refused else f"{type(error).__name__}: {error}")
+            status = Status.REFUSED if is_refused else Status.FAILED
         writer.write(bytes([status]))
         await writer.drain()
 
@@ -222,13 +229,14 @@ async def _deadline(peer_id: str, timeout_s: float) -> AsyncIterator[None]:
         raise Unreachable(f"peer {peer_id}: the stream was lost: {_one_line(error)}") from error
 
 
-async def _read(reader: asyncio.StreamReader, size: int) -> bytes:
+async def _read(reader: asyncio.StreamReader, size: int, watch: Watch = _ignore) -> bytes:
     """Exactly `size` bytes; memory grows with what has arrived, not with what was claimed."""
     chunks = []
     while size:
         chunk = await reader.read(min(size, CHUNK))
         if not chunk:
             raise asyncio.IncompleteReadError(b"", size)
+        watch(chunk)
         chunks.append(chunk)
         size -= len(chunk)
     return b"".join(chunks)

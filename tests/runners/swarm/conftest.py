@@ -1,6 +1,7 @@
 """Real peers on loopback: keys that are made once, hosts that are closed whatever a test does."""
 
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from genrl_graph.runners.swarm.identity import Identity
 from genrl_graph.runners.swarm.network import Network
 
 StartHost = Callable[..., Host]
+sys.path.append(str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,57 @@
+"""What peers gather in `bench_gather`: rows of so many bytes that do not pack, and the exchange that takes them."""
+
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from genrl_graph import Frame, Graph, R, Select, Source, Task, Tensor
+from genrl_graph.arrow import Column
+from genrl_graph.nodes.exchange.gather import Gather
+from genrl_graph.schedule import compile_graph
+
+ROW_KB = 256
+
+
+class Blobs(Frame):
+    """Bytes that mean nothing."""
+
+    columns: ClassVar[dict[str, Column]] = {"data": Tensor(pa.uint8())}
+
+
+class Blob(Source, name="bench_blob"):
+    """A source that the graph needs, and nobody runs."""
+
+    def run(self) -> Blobs:
+        """No bytes."""
+        return Blobs.empty()
+
+    def resolve(self, task_id: str) -> Task:
+        """There are no tasks."""
+        raise NotImplementedError
+
+
+class Read(Select, name="bench_read"):
+    """Whoever reads what was gathered."""
+
+    def run(self, rows: R) -> R:
+        """The same."""
+        return rows
+
+
+def _schedule():
+    graph = Graph("bench_gather")
+    gathered = graph.add("gathered", Gather(min_peers=2, timeout_s=300.0), rows=graph.add("blobs", Blob()))
+    graph.add("read", Read(), rows=gathered)
+    return compile_graph(graph)
+
+
+SCHEDULE = _schedule()
+EXCHANGE = SCHEDULE.nodes["gathered"]
+
+
+def rows_of_size(kilobytes: int, *, seed: int) -> Blobs:
+    """Rows of at most `ROW_KB` kB."""
+    count = max(1, kilobytes // ROW_KB)
+    data = np.random.default_rng(seed).integers(0, 256, (count, kilobytes * 1024 // count), dtype=np.uint8)
+    return Blobs.from_columns({"data": data})

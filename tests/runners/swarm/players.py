@@ -1,0 +1,124 @@
+"""Peers of a swarm as processes: started with a name, joined to the first, waited for with a limit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+TINY = ROOT / "graphs/tiny_multistage.yaml"
+
+SLOW = """
+# Waits SLOW_S seconds before answering in the rounds whose number is SLOW_AT modulo SLOW_EVERY.
+import os, time
+from genrl_graph.runners.round import Loop
+
+whole, seconds = Loop.play, float(os.environ.get("SLOW_S", "0"))
+every, at = int(os.environ.get("SLOW_EVERY", "1")), int(os.environ.get("SLOW_AT", "0"))
+
+def playing(self, round, *, only_recorded=False):
+    if seconds and round % every == at and not only_recorded:
+        time.sleep(seconds)
+    return whole(self, round, only_recorded=only_recorded)
+
+Loop.play = playing
+"""
+
+
+@dataclass
+class Player:
+    """One process and what it says, which goes into a file."""
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    @property
+    def text(self) -> str:
+        """All that it has said so far."""
+        return self.log.read_text()
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self.process.poll() is None
+
+    def address(self, *, limit_s: float = 60.0) -> str:
+        """Where others join it."""
+        until = time.monotonic() + limit_s
+        while time.monotonic() < until:
+            found = [line.rpartition(" --join ")[2] for line in self.text.splitlines() if " --join " in line]
+            if found:
+                return found[0]
+            assert self.running, self.text
+            time.sleep(0.05)
+        raise AssertionError(f"{self.name} is not there after {limit_s} s: {self.text}")
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def rss(self) -> int:
+        """Bytes of memory that it has now."""
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass
+class Players:
+    """The processes of one swarm, in a folder; ended at the end of the block, however it ends."""
+
+    folder: Path
+    arguments: Sequence[str] = ()
+    started: list[Player] = field(default_factory=list)
+
+    def __enter__(self) -> "Players":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for player in self.started:
+            if player.running:
+                player.kill()
+
+    def run(self, name: str) -> Path:
+        """The run folder of a peer."""
+        return self.folder / "run" / name
+
+    def start(self, name: str, *more: str, join: str | None = None, env: Mapping[str, str] | None = None) -> Player:
+        """Start a peer; with `join` it joins the swarm of that address."""
+        joined = ["--join", join] if join else []
+        own = ["--runner", "swarm", "--peer-name", name, "-o", str(self.folder / "run"), *joined]
+        return self.launch(name, ["-m", "genrl_graph", "run", str(TINY), *own, *self.arguments, *more], env or {})
+
+    def launch(self, name: str, command: Sequence[str], env: Mapping[str, str]) -> Player:
+        """Start any Python program of the swarm."""
+        log = self.folder / f"{name}.log"
+        before = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+        with log.open("ab") as out:
+            process = subprocess.Popen([sys.executable, *command], env={**before, **env}, stdout=out, stderr=out)
+        player = Player(name, process, log)
+        self.started.append(player)
+        return player
+
+    def wait(self, *players: Player, limit_s: float) -> None:
+        """Wait until these have ended well."""
+        until = time.monotonic() + limit_s
+        while any(player.running for player in players) and time.monotonic() < until:
+            failed = next((player for player in players if player.process.poll()), None)
+            assert failed is None, f"{failed.name} ended with {failed.process.poll()}: {failed.text[-4000:]}"
+            time.sleep(0.05)
+        for player in players:
+            code = player.process.poll()
+            assert code == 0, f"{player.name} ended with {code}: {player.text[-4000:]}"
+
+
+def wait_until(what: str, holds, *, limit_s: float) -> None:
+    """Wait for something to become true."""
+    until = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < until, f"not within {limit_s} s: {what}"
+        time.sleep(0.05)
