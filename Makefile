@@ -13,7 +13,7 @@ quickstart: $(INSTALLED)
 
 # Files are shared out among as many processes as there are cores, 4 at most; each of them has one thread.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -29,6 +29,7 @@ crash: $(INSTALLED)
 
 # Eight real peers for a hundred rounds: some die, join or come late, one is hostile.
 swarm: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m soak tests/runners/swarm
 	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/swarm/soak.py
 
 # Ten minutes of hostile payloads; `make fuzz SECONDS=60` for less.

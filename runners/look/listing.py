@@ -33,7 +33,8 @@ class Standing:
         asked = 0 if config.mode == "evaluate" else config.rounds
         played = len(run.rounds)
         writers = [pid for folder in run.folders if (pid := writer_of(folder)) is not None]
-        done = played >= asked and (config.mode == "train" or run.evaluations().num_rows > 0)
+        end = max(run.rounds, default=-1) + 1  # a swarm peer may have left rounds before it
+        done = end >= asked and (config.mode == "train" or run.evaluations().num_rows > 0)
         state = f"running ({', '.join(map(str, writers))})" if writers else "finished" if done else "stopped"
         return cls(played, asked, state, time.time() - max(map(_written, run.folders)))
 

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+END_S = 5.0  # for tasks to end that were cancelled: one that does not must not keep the process
 
 
 class LoopThread:
@@ -51,4 +52,5 @@ class LoopThread:
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=END_S)

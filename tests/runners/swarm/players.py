@@ -29,6 +29,24 @@ Loop.play = playing
 """
 
 
+GATE = """
+# Waits in round GATE_AT until the file GATE is there.
+import os, time
+from pathlib import Path
+from genrl_graph.runners.round import Loop
+
+passing = Loop.play
+
+def gated(self, round, *, only_recorded=False):
+    until = time.monotonic() + 120
+    while round == int(os.environ["GATE_AT"]) and not Path(os.environ["GATE"]).exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    return passing(self, round, only_recorded=only_recorded)
+
+Loop.play = gated
+"""
+
+
 @dataclass
 class Player:
     """One process and what it says, which goes into a file."""
@@ -47,7 +65,7 @@ class Player:
         """Whether it has not ended."""
         return self.process.poll() is None
 
-    def address(self, *, limit_s: float = 60.0) -> str:
+    def address(self, *, limit_s: float = 120.0) -> str:
         """Where others join it."""
         until = time.monotonic() + limit_s
         while time.monotonic() < until:

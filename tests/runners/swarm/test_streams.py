@@ -129,7 +129,7 @@ def test_a_payload_is_fetched_until_it_is_forgotten(honest, other, size):
 def test_what_the_receiver_raises_is_told_and_recorded_and_ends_nothing(honest, other, heard, refused):
     with pytest.raises(PeerRefused, match=r"did not take a message of 9 bytes \(refused\)"):
         other.push(honest.peer_id, b"refuse me").result()
-    assert refused() == {(other.peer_id, "push"): "PeerRefused: not like this"}
+    assert refused() == {(other.peer_id, "push"): "not like this"}
     with pytest.raises(PeerRefused, match=r"\(failed\)"):
         other.push(honest.peer_id, b"break me").result()
     assert refused() == {(other.peer_id, "push"): "KeyError: 'ours'"}
