@@ -1,5 +1,6 @@
 """What each row of a column holds, summed over all that is nested in it."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -18,7 +19,10 @@ def per_row(
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array.type, pa.FixedShapeTensorType):
         flat = leaf(array.storage.flatten())
-        total: Counts = flat.reshape(len(array), -1 if len(array) else 1).sum(axis=1, dtype=np.int64)
+        width = math.prod(array.type.shape)
+        if _is_uniform(flat):
+            return _all(int(flat[0]) * width, array)
+        total: Counts = flat.reshape(len(array), width).sum(axis=1, dtype=np.int64)
         return total
     if pa.types.is_struct(array.type):
         fields = (per_row(field, leaf, a_list=a_list, an_element=an_element) for field in array.flatten())
@@ -26,8 +30,12 @@ def per_row(
         return both
     if not pa.types.is_list(array.type):
         return leaf(array)
-    lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False).astype(np.int64)
+    lengths: Counts = pc.list_value_length(array).to_numpy(zero_copy_only=False).astype(np.int64)
     inner = per_row(array.flatten(), leaf, a_list=a_list, an_element=an_element)
+    if _is_uniform(inner):
+        lengths *= an_element + inner[0]
+        lengths += a_list
+        return lengths
     before = np.concatenate([np.zeros(1, np.int64), np.cumsum(inner)])
     ends = np.cumsum(lengths)
     sums: Counts = before[ends] - before[ends - lengths] + a_list + an_element * lengths
@@ -83,6 +91,11 @@ def _leaf_non_finite(array: pa.Array) -> Counts:
 
 def _nothing(array: pa.Array) -> Counts:
     return _all(0, array)
+
+
+def _is_uniform(counts: Counts) -> bool:
+    """Whether all are one number, made by `_all`: sums over them need not look at each."""
+    return len(counts) > 0 and counts.strides == (0,)
 
 
 def _all(value: int, array: pa.Array) -> Counts:

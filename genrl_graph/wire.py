@@ -9,11 +9,11 @@ they are allocated.
 """
 
 import json
+import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,7 +37,7 @@ MOST_DIMENSIONS = 8
 MOST_EXTRA_COLUMNS = 64
 MOST_NAME = 80
 SMALL = 512  # bytes that are not worth packing
-SAMPLE = 2**16
+SAMPLE, PIECES = 2**16, 16
 WORTH = 0.9
 
 _EXTRA_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -60,21 +60,22 @@ class Limits:
 
 def encode(rows: Frame, *, limits: Limits | None = None) -> bytes:
     """The bytes of rows; raises `ParamError` where they break `limits`, so that every peer would refuse them."""
-    body = b"".join(part for column in rows.table.columns for part in parts(column.combine_chunks()))
-    packed: bytes | pa.Buffer = body
-    codec = PLAIN
-    if _is_worth_packing(body):
-        codec, packed = ZSTD, _codec().compress(body)
+    body: list[memoryview] = [part for column in rows.table.columns for part in parts(column.combine_chunks())]
+    size = sum(map(len, body))
+    codec, packed = PLAIN, body
+    if _is_worth_packing(body, size):
+        codec, packed = ZSTD, [memoryview(_codec().compress(b"".join(body)))]
     header = json.dumps(_described(rows, len(rows)), separators=(",", ":")).encode()
     if len(header) > MOST_HEADER_BYTES:
         raise ColumnError(f"{rows.edge_type}: its columns take {len(header)} bytes to describe, of {MOST_HEADER_BYTES}")
-    data = b"".join([HEAD.pack(MAGIC, VERSION, codec, len(header), len(packed), len(body)), header, memoryview(packed)])
+    head = HEAD.pack(MAGIC, VERSION, codec, len(header), sum(map(len, packed)), size)
+    data = b"".join([head, header, *packed])
     if limits is not None:
-        _fit(len(rows), len(body), len(data), limits)
+        _fit(len(rows), size, len(data), limits)
     return data
 
 
-def decode(data: bytes | memoryview, *, like: Rows, limits: Limits) -> Rows:
+def decode(data: bytes | bytearray | memoryview, *, like: Rows, limits: Limits) -> Rows:
     """The rows that a peer sent, of the type, marks and columns of `like`, which is the own offer.
 
     The sender chooses no more than how many rows there are, the shapes of tensors where `like` has no rows, and the
@@ -117,15 +118,20 @@ def _codec() -> pa.Codec:
     return pa.Codec("zstd", compression_level=LEVEL)
 
 
-def _is_worth_packing(body: bytes) -> bool:
+def _is_worth_packing(body: Sequence[memoryview], size: int) -> bool:
     """Whether a sample from all over the body becomes shorter by more than it costs."""
-    if len(body) < SMALL:
+    if size < SMALL:
         return False
-    piece = SAMPLE // 16
-    sample = body
-    if len(body) > SAMPLE:
-        sample = b"".join(body[at : at + piece] for at in range(0, len(body), len(body) // 16))
+    share = min(1.0, SAMPLE / size)
+    sample = b"".join(piece for part in body for piece in _pieces(part, share))
     return len(_codec().compress(sample)) < WORTH * len(sample)
+
+
+def _pieces(part: memoryview, share: float) -> Iterator[memoryview]:
+    """That share of a part in pieces from all over it."""
+    step = max(1, len(part) // PIECES)
+    for at in range(0, len(part), step):
+        yield part[at : at + math.ceil(share * step)]
 
 
 def _read_head(view: memoryview, limits: Limits) -> tuple[int, int, int]:
@@ -218,7 +224,7 @@ def _tensor_type(name: str, given: object, column: Tensor, rows: int, limits: Li
         refuse("shape", f"{name!r} has {short(shape)}, not {column.ndim} dimensions")
     if min(shape) < (1 if rows else 0):
         refuse("shape", f"{name!r} has {short(shape)}, but only sizes above 0 hold something")
-    at_most("shape", prod(max(1, n) for n in shape) * max(1, column.dtype.bit_width // 8), limits.max_row_bytes)
+    at_most("shape", math.prod(max(1, n) for n in shape) * max(1, column.dtype.bit_width // 8), limits.max_row_bytes)
     if dim_names is not None and not _are_names(dim_names, len(shape)):
         refuse("shape", f"{name!r} has the dimensions {short(dim_names)}, not {len(shape)} short names")
     return pa.fixed_shape_tensor(column.dtype, shape, dim_names=dim_names)

@@ -24,28 +24,32 @@ from genrl_graph.errors import PeerRefused
 MOST_IN_AN_ARRAY = 2**31 - 1  # what the int32 offsets of Arrow can count
 
 
-def parts(array: pa.Array) -> Iterator[bytes]:
-    """The flat arrays of a column without nulls."""
+def parts(array: pa.Array) -> Iterator[memoryview]:
+    """The flat arrays of a column without nulls, as bytes that are not copied where they need not be."""
     if isinstance(array.type, pa.FixedShapeTensorType):
         yield from parts(array.storage.flatten())
     elif pa.types.is_struct(array.type):
         for field in array.flatten():
             yield from parts(field)
     elif pa.types.is_list(array.type):
-        yield np.diff(array.offsets.to_numpy(zero_copy_only=False)).astype("<i4").tobytes()
+        yield _bytes(np.diff(array.offsets.to_numpy(zero_copy_only=False)).astype("<i4"))
         yield from parts(array.flatten())
     elif pa.types.is_string(array.type):
         _, offsets, text = array.buffers()
         bounds = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1] if len(array) else [0]
-        yield np.diff(bounds).astype("<i4").tobytes()
-        yield bytes(memoryview(text)[bounds[0] : bounds[-1]]) if text is not None else b""
+        yield _bytes(np.diff(bounds).astype("<i4"))
+        yield memoryview(text if text is not None else b"")[bounds[0] : bounds[-1]]
     elif not pa.types.is_null(array.type):
         values = array.to_numpy(zero_copy_only=False)
-        yield values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+        yield _bytes(values.astype(values.dtype.newbyteorder("<"), copy=False))
+
+
+def _bytes(values: NDArray[Any]) -> memoryview:
+    return np.ascontiguousarray(values).view("u1").data
 
 
 class Body:
-    """Reads flat arrays off a body, one after the other; what it gives is a copy."""
+    """Reads flat arrays off a body, one after the other; what it gives may lie in the body, which must not change."""
 
     def __init__(self, data: memoryview) -> None:
         self._data, self._at = data, 0
@@ -107,7 +111,7 @@ class Body:
         at_most("body", count * dtype.itemsize, len(self._data) - self._at, path)
         start, self._at = self._at, self._at + count * dtype.itemsize
         little = np.frombuffer(self._data[start : self._at], dtype.newbyteorder("<"))
-        return little.astype(dtype)  # a copy: aligned, and the body is let go
+        return little if little.flags.aligned and little.dtype.isnative else little.astype(dtype)
 
 
 def at_most(rule: str, value: int, most: int, what: str = "") -> None:

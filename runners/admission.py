@@ -54,7 +54,7 @@ class Admission:
 
     def receive(
         self,
-        data: bytes | memoryview,
+        data: bytes | bytearray | memoryview,
         *,
         like: Frame,
         sender: str,

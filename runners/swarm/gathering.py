@@ -32,12 +32,12 @@ class Asked:
 
     member: Member
     offer: Offer | None = None
-    data: bytes | None = None
+    data: bytes | bytearray | None = None
     missing: str = ""
     until: float = math.inf
     again_at: float = 0.0
     pause_s: float = FIRST_PULL_S
-    coming: "Future[bytes] | None" = None
+    coming: "Future[bytearray] | None" = None
     pulled_ahead: bool = False
     hashed: "hashlib._Hash | None" = None
     verified: bool = False
@@ -161,7 +161,7 @@ class Gathering:
             asked.again_at, asked.pause_s = now + asked.pause_s, min(2 * asked.pause_s, LONGEST_PULL_S)
             error = coming.exception()
             if error is None:
-                self._inbox.take(asked.member.peer_id, coming.result())
+                self._inbox.take(asked.member.peer_id, bytes(coming.result()))
             elif isinstance(error, PeerRefused):
                 self._refuse(asked, str(error))
             if asked.pulled_ahead and asked.offer is None and not asked.missing:

@@ -142,7 +142,7 @@ class Host:
         max_bytes: int,
         timeout_s: float,
         watch: Callable[[bytes], object] = lambda chunk: None,
-    ) -> Future[bytes]:
+    ) -> Future[bytearray]:
         """Get what another peer serves; whether it is what was announced is the caller's to check.
 
         `watch` sees every piece of it as it comes, on the host's thread: a hash need not wait for the last.

@@ -102,7 +102,9 @@ class Streams:
         if status != Status.OK:
             raise PeerRefused(f"peer {peer_id}: did not take a message of {len(data)} bytes ({_name(status)})")
 
-    async def fetch(self, peer_id: str, key: str, *, max_bytes: int, timeout_s: float, watch: Watch = _ignore) -> bytes:
+    async def fetch(
+        self, peer_id: str, key: str, *, max_bytes: int, timeout_s: float, watch: Watch = _ignore
+    ) -> bytearray:
         """Ask a peer for what it serves under a key; `watch` sees every piece of it when it has come.
 
         Raises:
@@ -189,7 +191,7 @@ class Streams:
             if size > self._limits.push_bytes:
                 raise PeerRefused(f"stream: claims {size} bytes, at most {self._limits.push_bytes} are allowed")
             self._meter.spend(peer_id, size)
-            data = await _read(reader, size)
+            data = bytes(await _read(reader, size))
         status = Status.OK
         try:
             take(peer_id, data)
@@ -229,17 +231,16 @@ async def _deadline(peer_id: str, timeout_s: float) -> AsyncIterator[None]:
         raise Unreachable(f"peer {peer_id}: the stream was lost: {_one_line(error)}") from error
 
 
-async def _read(reader: asyncio.StreamReader, size: int, watch: Watch = _ignore) -> bytes:
+async def _read(reader: asyncio.StreamReader, size: int, watch: Watch = _ignore) -> bytearray:
     """Exactly `size` bytes; memory grows with what has arrived, not with what was claimed."""
-    chunks = []
-    while size:
-        chunk = await reader.read(min(size, CHUNK))
+    data = bytearray()
+    while len(data) < size:
+        chunk = await reader.read(min(size - len(data), CHUNK))
         if not chunk:
-            raise asyncio.IncompleteReadError(b"", size)
+            raise asyncio.IncompleteReadError(b"", size - len(data))
         watch(chunk)
-        chunks.append(chunk)
-        size -= len(chunk)
-    return b"".join(chunks)
+        data += chunk
+    return data
 
 
 async def _write(writer: asyncio.StreamWriter, data: bytes, *, chunk_s: float) -> None:

@@ -82,13 +82,20 @@ class GatherPeer:
         await asyncio.gather(*(self._ask(other, size) for other in self._others))
 
     async def _ask(self, peer_id: str, size: int) -> None:
+        """Ask, and ask again where libp2p resets the stream of a peer that is slow to read."""
+        while not await self._answered(peer_id, size):
+            pass
+
+    async def _answered(self, peer_id: str, size: int) -> bool:
         _, reader, writer = await self._p2p.call_binary_stream_handler(PeerID.from_base58(peer_id), BARE)
         writer.write(size.to_bytes(REQUEST))
         while size:
             chunk = await reader.read(1 << 18)
-            assert chunk, "the stream was cut"
+            if not chunk:
+                break
             size -= len(chunk)
         writer.close()
+        return not size
 
     async def _answer(self, _: object, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         size = int.from_bytes(await reader.readexactly(REQUEST))

@@ -1,5 +1,6 @@
 """The shipped graph files, and one thread for the tiny models that they play with."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import genrl_graph.graphs
 from genrl_graph.nodes.reward.pool import shared_pool
 
+sys.path.append(str(Path(__file__).parents[1] / "runners"))  # the harnesses `crash` and `ranks`
 GRAPHS = Path(genrl_graph.graphs.__file__).resolve().parent
 
 
