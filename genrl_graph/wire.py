@@ -64,7 +64,7 @@ def encode(rows: Frame, *, limits: Limits | None = None) -> bytes:
     size = sum(map(len, body))
     codec, packed = PLAIN, body
     if _is_worth_packing(body, size):
-        codec, packed = ZSTD, [memoryview(_codec().compress(b"".join(body)))]
+        codec, packed = ZSTD, [memoryview(_codec().compress(b"".join(body), asbytes=True))]
     header = json.dumps(_described(rows, len(rows)), separators=(",", ":")).encode()
     if len(header) > MOST_HEADER_BYTES:
         raise ColumnError(f"{rows.edge_type}: its columns take {len(header)} bytes to describe, of {MOST_HEADER_BYTES}")
