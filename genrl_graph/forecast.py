@@ -1,7 +1,7 @@
 """What `plan --estimate` prints: the costs of a run step by step, and estimate against fact."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from genrl_graph.costs import GB, Range
@@ -11,7 +11,8 @@ from genrl_graph.costs import GB, Range
 class StepCost:
     """A step of a round, over all peers of the process; what cannot be known is None, and `open` says why.
 
-    `seconds` are those of a mean round; the first one takes up to `first_seconds` more.
+    `effort` is what else people count of it, such as the steps of games, by the words for it. `seconds` are those of a
+    mean round; the first one takes up to `first_seconds` more.
     """
 
     step: str
@@ -23,6 +24,7 @@ class StepCost:
     seconds: Range | None = None
     first_seconds: float = 0.0
     open: str = ""
+    effort: Mapping[str, Range] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,20 +106,17 @@ def compared(forecast: Forecast, fact: Fact) -> list[Compared]:
 
 def forecast_text(forecast: Forecast) -> str:
     """The table of steps, the totals, the peak and what was assumed."""
-    rows = [("step", "type", "rows", "prompt tokens", "completion tokens", "seconds")]
+    effort = list(dict.fromkeys(words for step in forecast.steps for words in step.effort))
+    tokens = ["prompt tokens", "completion tokens"] if not effort or _has_tokens(forecast) else []
+    rows = [("step", "type", "rows", *tokens, *effort, "seconds")]
     for step in forecast.steps:
-        rows.append(
-            (
-                step.step,
-                step.type_name,
-                _number(step.rows),
-                _number(step.prompt_tokens),
-                _number(step.completion_tokens),
-                _seconds(step.seconds),
-            )
-        )
+        counted = [_number(step.prompt_tokens), _number(step.completion_tokens)] if tokens else []
+        counted += [_number(step.effort.get(words, Range(0, 0))) for words in effort]
+        seconds = _seconds(step.seconds, timed=bool(effort))
+        rows.append((step.step, step.type_name, _number(step.rows), *counted, seconds))
     each = forecast.round_seconds
-    rows.append(("a round", "", "", *_totals(forecast), _seconds(each)))
+    totals = _totals(forecast) if tokens else ()
+    rows.append(("a round", "", "", *totals, *("" for _ in effort), _seconds(each, timed=bool(effort))))
     peers = f"{forecast.peers} peer{'s' * (forecast.peers > 1)}"
     first = sum(step.first_seconds for step in forecast.steps)
     lines = [f"{forecast.graph}: a mean round of {forecast.rounds}, over {peers}", "", *_table(rows, left=2), ""]
@@ -144,6 +143,11 @@ def compared_text(pairs: Sequence[Compared], fact: Fact) -> str:
     return "\n".join([f"fact: {fact.folder}", *_table(rows, left=1)]) + "\n"
 
 
+def _has_tokens(forecast: Forecast) -> bool:
+    counts = [count for step in forecast.steps for count in (step.prompt_tokens, step.completion_tokens)]
+    return any(count is None or count.high > 0 for count in counts)
+
+
 def _totals(forecast: Forecast) -> tuple[str, str]:
     prompts = [step.prompt_tokens for step in forecast.steps if step.prompt_tokens is not None]
     sampled = [step.completion_tokens for step in forecast.steps if step.completion_tokens is not None]
@@ -168,11 +172,15 @@ def _number(value: Range | None) -> str:
     return "" if high == "0" else low if low == high else f"{low} - {high}"
 
 
-def _seconds(value: Range | None) -> str:
+def _seconds(value: Range | None, *, timed: bool = False) -> str:
+    """What was `timed` is known to the millisecond; what comes of arithmetic is not."""
     if value is None:
         return "?"
+    least = 0.001 if timed else 1
+    if value.high < least:
+        return f"< {least:g}"
     if value.high < 1:
-        return "< 1"
+        return f"{value.low:.3f} - {value.high:.3f}"
     digits = 0 if value.high >= 20 else 1
     return f"{value.low:.{digits}f} - {value.high:.{digits}f}"
 

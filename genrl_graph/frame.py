@@ -1,6 +1,6 @@
 """The base of all rows that travel on edges: immutable, typed columns over a `pyarrow.Table`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -11,6 +11,7 @@ from genrl_graph.edges import EdgeType, EdgeValue, Mark, closure
 from genrl_graph.errors import ColumnError
 from genrl_graph.flaws import Flaw, Known
 from genrl_graph.registry import did_you_mean
+from genrl_graph.shown import Shown, Transcript
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -20,13 +21,15 @@ class Frame(EdgeValue):
     """Rows with declared columns; a subclass is an edge type, and declaring one is all that a new game needs.
 
     `columns` holds the declared columns in order; `version` belongs to the wire and store format of the type;
-    `task_column` names the column, if there is one, whose tasks a receiver must be able to make itself.
+    `task_column` names the column, if there is one, whose tasks a receiver must be able to make itself; `shown` says
+    which numbers of its generators people see first.
     No value is null. Raises `ColumnError` where a column is missing, unknown, null or of another type.
     """
 
     columns: ClassVar[Mapping[str, Column]] = {}
     version: ClassVar[int] = 1
     task_column: ClassVar[str] = "task_id"
+    shown: ClassVar[Shown] = Shown()
     __slots__ = ("marks", "table")
 
     def __init_subclass__(cls, **options: object) -> None:
@@ -124,6 +127,15 @@ class Frame(EdgeValue):
         The first flaw of a row is why it is refused. All tasks of the rows are known.
         """
         return ()
+
+    @classmethod
+    def story(cls, id: str) -> str:
+        """The name of what a row of this id tells together with others; its own where it stands for itself."""
+        return id
+
+    def transcripts(self) -> Iterator[Transcript]:
+        """What happened in these rows as a person reads it; nothing for a type that nobody reads."""
+        return iter(())
 
     def values(self, column: str) -> list[Any]:
         """One column as Python values."""

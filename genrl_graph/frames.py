@@ -14,6 +14,7 @@ from genrl_graph.flaws import Flaw, Known, differing
 from genrl_graph.frame import Frame
 from genrl_graph.registry import did_you_mean
 from genrl_graph.rollout_flaws import rollout_flaws
+from genrl_graph.shown import Transcript
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -89,6 +90,13 @@ class Rollouts(Frame):
     def flaws(self, known: Known) -> Iterator[Flaw]:
         """Values that no generator gives, and ids that are not the hash of what they name."""
         return rollout_flaws(self, known)
+
+    def transcripts(self) -> Iterator[Transcript]:
+        """One for every completion: the chat as it was rendered, and what came back."""
+        for at, row in enumerate(self.rows("messages", "completion", "completion_ids", "finish", "temperature")):
+            said = tuple((f"[{message['role']}]", message["content"]) for message in row["messages"])
+            facts = f"{len(row['completion_ids'])} tokens, {row['finish']}, temperature {row['temperature']:g}"
+            yield Transcript(np.asarray([at]), facts, row["completion"], (*said, ("[completion]", row["completion"])))
 
     def of(self, task_id: str) -> Self:
         """The rollouts of one task."""

@@ -57,7 +57,9 @@ class Carry(Declared, kind="carry"):
 
 
 class PolicyCarry(Carry, kind="policy"):
-    """Declares a policy."""
+    """Declares a policy; one that is `small` is made in a moment, so that an estimate plays with it to time it."""
+
+    small: ClassVar[bool] = False
 
 
 class Node(Declared):

@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from genrl_graph.arrow import TEXT, Tensor
-from genrl_graph.edges import CREDITED, Mark
+from genrl_graph.edges import CREDITED, SCORED, Mark
 from genrl_graph.flaws import Flaw, Known, differing
 from genrl_graph.frame import Frame
 from genrl_graph.frames import R
 from genrl_graph.seeds import digest
+from genrl_graph.shown import Shown, Transcript
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,6 +22,8 @@ VALUED = Mark("Valued", {"target": pa.float64()}, implies=(CREDITED,))
 Valued = Annotated[R, VALUED]
 
 LARGEST_LOGPROB = 1e-6
+LARGEST_VALUE = 1e6  # of another peer's rewards and values: what overflows would end the game of all who train on it
+MOST_SEATS = 64
 FINISHES = ("", "terminated", "truncated", "failed")
 
 
@@ -56,7 +59,28 @@ class Trajectories(Frame):
         "finish": TEXT,
         "error": TEXT,
     }
+    shown = Shown(
+        line=("return", "episode_length", "*/wins"),
+        evaluation=("*/draws", "*/losses"),
+        unit="steps",
+        effort={"episode_length": "steps an episode", "steps": "environment steps"},
+    )
     __slots__ = ()
+
+    @classmethod
+    def story(cls, id: str) -> str:
+        """The trajectory that a step belongs to."""
+        return id.rpartition("-")[0] or id
+
+    def transcripts(self) -> Iterator[Transcript]:
+        """One for every trajectory, in the order in which they begin."""
+        from genrl_graph.moves import moves
+
+        codes = self.seat_codes()
+        order = np.lexsort((self.numpy("step"), codes))
+        parts = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1) if len(order) else []
+        for rows in sorted(parts, key=lambda part: int(part.min())):
+            yield moves(self.take(rows), rows)
 
     def finished(self) -> Self:
         """The steps of episodes that did not fail."""
@@ -89,20 +113,49 @@ class Trajectories(Frame):
         return ids
 
     def flaws(self, known: Known) -> Iterator[Flaw]:
-        """What is wrong with steps that came from another peer; ids hash to the content and to where it was played."""
-        masks, actions = self.numpy("mask"), self.numpy("action")
+        """What is wrong with steps that came from another peer; ids hash to the content and to where it was played.
+
+        A trajectory that does not begin at step 0, leaves one out, or ends anywhere but at its last is refused whole,
+        and so is one of which a step is refused.
+        """
+        codes, bad = self.seat_codes(), np.zeros(len(self), dtype=bool)
+        for flaw in self._row_flaws(known):
+            bad |= flaw.rows
+            yield flaw
+        yield Flaw("whole", "finish", (np.bincount(codes, weights=bad) > 0)[codes])
+
+    def _row_flaws(self, known: Known) -> Iterator[Flaw]:
+        masks, actions, failed = self.numpy("mask"), self.numpy("action"), self.finish_is("failed")
         inside = (actions >= 0) & (actions < masks.shape[1])
         legal = np.zeros(len(self), dtype=bool)
         legal[inside] = masks[np.flatnonzero(inside), actions[inside]] == 1
         yield Flaw("finish", "finish", ~np.isin(self.numpy("finish").astype(str), FINISHES))
-        yield Flaw("legal", "action", ~(legal | self.finish_is("failed")))
+        yield Flaw("mask", "action", ((masks != 0) & (masks != 1)).any(axis=1))
+        yield Flaw("legal", "action", ~(legal | failed))
         yield Flaw("logprob", "logprob", self.numpy("logprob") > LARGEST_LOGPROB)
-        yield Flaw("seat", "seat", self.numpy("seat") < 0)
+        yield Flaw("seat", "seat", (self.numpy("seat") < 0) | (self.numpy("seat") >= MOST_SEATS))
         yield Flaw("step", "step", self.numpy("step") < 0)
+        yield Flaw("value", "value", np.abs(self.numpy("value")) > LARGEST_VALUE)
+        left = np.where(self.finish_is("truncated"), LARGEST_VALUE, 0.0)
+        yield Flaw("bootstrap", "bootstrap", np.abs(self.numpy("bootstrap")) > left)
+        if SCORED in self.marks:
+            yield Flaw("reward", "reward", ~((np.abs(self.numpy("reward")) <= LARGEST_VALUE) | failed))
+        yield Flaw("whole", "finish", self._torn())
         yield Flaw("hash", "id", differing(self.values("id"), self.content_ids(protocol=known.protocol)))
         places = self.rows("peer", "round", "node", "task_id", "sample")
         episodes = [episode_id(protocol=known.protocol, **place) for place in places]
         yield Flaw("group", "group_id", differing(self.values("group_id"), episodes))
+
+    def _torn(self) -> "NDArray[np.bool_]":
+        """For each row whether its trajectory is other than steps 0, 1, ... of which the last alone is finished."""
+        codes, steps = self.seat_codes(), self.numpy("step").astype(np.int64)
+        order = np.lexsort((steps, codes))
+        sizes = np.bincount(codes)
+        within = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        last = within == np.repeat(sizes, sizes) - 1
+        wrong = (steps[order] != within) | (last == self.finish_is("")[order])
+        torn: NDArray[np.bool_] = (np.bincount(codes[order], weights=wrong, minlength=len(sizes)) > 0)[codes]
+        return torn
 
 
 def episode_id(*, protocol: str, peer: str, round: int, node: str, task_id: str, sample: int) -> str:

@@ -29,6 +29,7 @@ from genrl_graph.nodes.reward.weighted_sum import WeightedSum
 from genrl_graph.nodes.select.nonzero_advantage import NonzeroAdvantage
 from genrl_graph.nodes.select.swarm_sapo import SwarmSapo
 from genrl_graph.nodes.select.top import Top
+from genrl_graph.nodes.select.verified import Verified
 from genrl_graph.nodes.source.environment import EnvironmentSource
 from genrl_graph.nodes.source.hf_dataset import HfDataset
 from genrl_graph.nodes.source.image_folder import ImageFolder
@@ -95,5 +96,6 @@ __all__ = [
     "TinyLM",
     "Top",
     "TrackBaselines",
+    "Verified",
     "WeightedSum",
 ]

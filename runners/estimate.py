@@ -22,6 +22,7 @@ from genrl_graph.runners.observed import Observed, read_observed
 from genrl_graph.runners.peers import peer_names, require_enough
 from genrl_graph.runners.play import set_threads
 from genrl_graph.runners.rehearse import Rehearsal, Rehearsed
+from genrl_graph.runners.tryout import is_small, tried_forecast, try_out
 from genrl_graph.schedule import Schedule, compile_graph
 
 REHEARSED_ROUNDS = 3
@@ -57,14 +58,24 @@ def estimate(
     recalibrate: bool = False,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Forecast:
-    """The costs of playing a graph in this process, as ranges; nothing of it is played or loaded.
+    """The costs of playing a graph in this process, as ranges; nothing is loaded, and nothing played but small games.
 
-    Completions are `completion_tokens` long, or as long as in a stored run, or 45 % to 100 % of max_new_tokens.
+    Where all policies are small, as in games in steps, a few rounds are tried out and timed. Else
+    completions are `completion_tokens` long, or as long as in a stored run, or 45 % to 100 % of max_new_tokens.
     Speeds are measured on this machine with layers of the models and kept; `recalibrate` measures them anew. A run of
     the same kind corrects them. Raises `GraphError`, and what sources and templates raise.
     """
     if completion_tokens is not None and completion_tokens < 1:
         raise ParamError(f"completion_tokens: {completion_tokens:g}; wants at least 1")
+    schedule = compile_graph(graph)
+    if is_small(schedule):
+        if completion_tokens is not None:
+            raise ParamError(f"completion_tokens: {graph.name!r} samples no tokens; leave it out")
+        set_threads(graph.run.threads)
+        require_enough(schedule, peer_names(graph.run.peers))
+        tell(f"trying out rounds of {graph.name} (a few seconds)")
+        tried = try_out(_rehearsable(schedule, known=True))
+        return tried_forecast(schedule, tried, fact=None if observed is None else observed.fact)
     return _Estimator(graph, calibration=Calibration(afresh=recalibrate, tell=tell)).forecast(
         completion_tokens, observed
     )
@@ -154,6 +165,8 @@ class _Estimator:
 
     def _counting(self, name: str) -> Carried:
         part = self.graph.carries[name]
+        if isinstance(part.carry, PolicyCarry) and part.carry.small:
+            return part.carry.init(name, seed=self.graph.run.seed)
         if not isinstance(part.carry, PolicyCarry):
             return part.carry.dry(name, seed=self.graph.run.seed)
         sized = self.sized.get(name)
@@ -288,7 +301,7 @@ def _sizes(graph: Graph) -> tuple[dict[str, Sized], dict[str, str]]:
     """The policies whose size is known, and why it is not of the others."""
     sized, unknown = {}, {}
     for name, part in graph.carries.items():
-        if isinstance(part.carry, PolicyCarry):
+        if isinstance(part.carry, PolicyCarry) and not part.carry.small:
             try:
                 sized[name] = size_policy(part.carry)
             except Unknown as reason:

@@ -1,6 +1,7 @@
 """Evaluations: the game on held-out tasks with updates off, and what share of them is solved (pass@k)."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -21,7 +23,7 @@ from genrl_graph.runners.budget import Budget
 from genrl_graph.runners.meet import Alone
 from genrl_graph.runners.recall import Recorded
 from genrl_graph.runners.round import EVAL, Done, Loop, Peer
-from genrl_graph.runners.stages import totals
+from genrl_graph.runners.stages import Stages, totals
 from genrl_graph.schedule import Schedule, Step
 
 Metrics = dict[str, dict[str, float]]
@@ -92,7 +94,7 @@ class Evaluator:
         self._peers = {peer.name: peer for peer in peers}
         self._threshold = config.eval_threshold
         self._at = sorted({1, *(2**n for n in range(1, config.eval_samples.bit_length())), config.eval_samples})
-        self._totals = totals(schedule)
+        self._totals, self._stages = totals(schedule), Stages(schedule, evaluating=True)
         self._watch = watch
         self._found: Metrics = {}
         self._tallies: dict[tuple[str, str], Tally] = {}
@@ -117,7 +119,8 @@ class Evaluator:
         self._loop.play(number)
         for (peer, node), tally in self._tallies.items():
             self._found[peer] |= self._shares(node, tally, self._peers[peer].tasks)
-        for metrics in self._found.values():
+        for peer, metrics in self._found.items():
+            metrics |= self._results(peer)
             metrics[f"{EVAL}time"] = time.perf_counter() - started
         self.history.append((number, self._found))
         return self._found
@@ -132,6 +135,12 @@ class Evaluator:
                 tally.take(rows, threshold=self._threshold)
         self._watch(done)
 
+    def _results(self, peer: str) -> dict[str, float]:
+        """What the generators of each stage show, such as returns of games and how many were won."""
+        plain = {name.removeprefix(EVAL): value for name, value in self._found[peer].items()}
+        lines = self._stages.lines({peer: plain})
+        return {f"{EVAL}stage{line.stage}/{name}": v for line in lines for name, v in line.results.items()}
+
     def _shares(self, node: str, tally: Tally, book: TaskBook) -> dict[str, float]:
         found = {f"{EVAL}{node}/tasks": float(len(tally.passed))}
         kinds = tally.by_kind(book)
@@ -145,31 +154,56 @@ class Evaluator:
 
 
 def evaluation_line(number: int, peers: Metrics, baseline: Metrics) -> str:
-    """One evaluation in a line: pass@1 of every reward, over all peers."""
+    """One evaluation in a line: pass@1 of every reward and the results of every stage, over all peers."""
     parts = []
     for name in _shares(peers):
         node, _, measure = name.removeprefix(EVAL).partition("/")
         if measure == "pass_at_1":
             first = "" if peers is baseline else f" (baseline {_mean(baseline, name):.3f})"
             parts.append(f"{node} pass@1 {_mean(peers, name):.3f}{first}")
+    for name in result_names(name for metrics in peers.values() for name in metrics):
+        first = "" if peers is baseline else f" (baseline {_mean(baseline, name):.4g})"
+        parts.append(f"{name.partition('/')[2].partition('/')[2]} {_mean(peers, name):.4g}{first}")
     when = "before round 1" if number == 0 else f"after round {number}"
     return f"evaluation {when}: {', '.join(parts) or 'nothing was judged'}"
 
 
-def evaluation_table(history: Sequence[tuple[int, Metrics]]) -> Table:
-    """pass@k of every reward and kind of task, over all peers: before training, at the end, and the change."""
+def evaluation_table(history: Sequence[tuple[int, Metrics]]) -> Group:
+    """pass@k of every reward and kind of task, results of every stage: before training, at the end, and the change."""
     (_, first), (_, last) = history[0], history[-1]
+    shares, results = _shares(first), result_names(name for metrics in first.values() for name in metrics)
+    tables = []
+    if shares or not results:
+        table = _new_table("reward", "tasks", "pass@k", change=first is not last)
+        for name in shares:
+            node, _, rest = name.removeprefix(EVAL).partition("/")
+            kind, _, k = rest.rpartition("pass_at_")
+            table.add_row(*map(Text, (node, kind.removesuffix("/") or "all", k, *_changed(first, last, name))))
+        tables.append(table)
+    if results:
+        table = _new_table("stage", "result", change=first is not last)
+        for name in results:
+            stage, _, metric = name.removeprefix(EVAL).partition("/")
+            table.add_row(*map(Text, (stage.removeprefix("stage"), metric, *_changed(first, last, name))))
+        tables.append(table)
+    return Group(*tables)
+
+
+def result_names(names: Iterable[str]) -> list[str]:
+    """The names of the results of a stage in evaluations (`eval/stage<k>/...`), in order."""
+    return list(dict.fromkeys(name for name in names if re.match(rf"{EVAL}stage\d+/", name)))
+
+
+def _new_table(*names: str, change: bool) -> Table:
     table = Table(box=SIMPLE_HEAD)
-    for column in ("reward", "tasks", "pass@k", "baseline", "last", "change")[: 4 if first is last else 6]:
-        table.add_column(column, justify="left" if column in ("reward", "tasks") else "right", no_wrap=True)
-    for name in _shares(first):
-        node, _, rest = name.removeprefix(EVAL).partition("/")
-        kind, _, k = rest.rpartition("pass_at_")
-        before, after = _mean(first, name), _mean(last, name)
-        row = [node, kind.removesuffix("/") or "all", k, f"{before:.3f}"]
-        row += [] if first is last else [f"{after:.3f}", f"{after - before:+.3f}"]
-        table.add_row(*map(Text, row))
+    for name in (*names, *(("baseline", "last", "change") if change else ("baseline",))):
+        table.add_column(name, justify="left" if name in ("reward", "tasks", "result") else "right", no_wrap=True)
     return table
+
+
+def _changed(first: Metrics, last: Metrics, name: str) -> list[str]:
+    before, after = _mean(first, name), _mean(last, name)
+    return [f"{before:.3f}"] + ([] if first is last else [f"{after:.3f}", f"{after - before:+.3f}"])
 
 
 def _shares(peers: Metrics) -> list[str]:

@@ -6,6 +6,7 @@ from functools import lru_cache
 METRICS = {
     "stage<k>/reward": "mean reward of stage k over its rewards; of rewards in a chain, the last",
     "stage<k>/zero_variance": "share of the groups of stage k whose rewards are all equal, so that they train nothing",
+    "stage<k>/<metric>": "of games: return, episode_length and <opponent>/wins of the generators of stage k",
     "<reward>/reward": "mean over the rows that could be judged",
     "<reward>/reward_<term>": "the same for each term",
     "<reward>/unjudged": "share of the rows that could not be judged; completions that failed do not count",
@@ -43,6 +44,7 @@ METRICS = {
     "<exchange>/refused": "rows refused, and payloads refused whole",
     "<exchange>/late": "members of the frozen roster that did not answer by the deadline (swarm runner)",
     "<select>/kept": "share of the rows that were kept",
+    "<select>/refuted": "episodes of other peers that came out otherwise when they were played again (select.verified)",
     "<select>/own_groups": "groups of its own that a peer trains on (select.swarm_sapo)",
     "<select>/external_groups": "groups of other peers that it trains on",
     "<select>/external_peers": "peers whose groups those are",
@@ -90,6 +92,7 @@ METRICS = {
     "budget/retries": "steps of the run that were tried again so far",
     "trackers/failures": "calls of trackers that failed so far",
     "eval/<node>/<metric>": "a metric of the node in an evaluation, on held-out tasks",
+    "eval/stage<k>/<metric>": "the same, with <opponent>/draws and <opponent>/losses, in an evaluation",
     "eval/<reward>/tasks": "held-out tasks of which at least one completion was judged",
     "eval/<reward>/pass_at_<k>": "share of the held-out tasks that one of k completions solves",
     "eval/<reward>/<kind>/pass_at_<k>": "the same over the tasks of one kind",

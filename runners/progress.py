@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from genrl_graph.runners.stages import Peers, StageLine, Stages, tokens_per_s
+from genrl_graph.runners.stages import Peers, StageLine, Stages, speeds
 from genrl_graph.schedule import Schedule, Step
 
 Digests = Mapping[tuple[str, str], str]
@@ -57,9 +57,8 @@ class Terminal:
         """Say what a round gave."""
         lines = self._stages.lines(peers)
         self._history.append(lines)
-        speed = tokens_per_s(lines)
-        parts = [str(line) for line in lines if line.reward is not None]
-        self._last = "; ".join([*parts, f"{speed} tokens/s"] if speed else parts)
+        parts = [str(line) for line in lines if line.measured]
+        self._last = "; ".join([*parts, *(f"{speed} {unit}/s" for unit, speed in speeds(lines).items())])
         if self._console.is_terminal:
             self._bar.update(self._task, advance=1, doing=self._last)
             return
@@ -88,18 +87,22 @@ class Terminal:
 
 
 def _stage_table(history: Sequence[Sequence[StageLine]]) -> Table:
+    units = list(dict.fromkeys(unit for lines in history for line in lines for unit in line.made)) or ["tokens"]
+    named = list(dict.fromkeys(found[0] for lines in history for line in lines if (found := line.outcome)))
+    outcome = named[0] if len(named) == 1 else "reward" if not named else "outcome"
     table = Table(box=SIMPLE_HEAD)
-    for name in ("stage", "first reward", "last", "mean", "groups with variance", "tokens/s"):
+    for name in ("stage", f"first {outcome}", "last", "mean", "groups with variance", *(f"{u}/s" for u in units)):
         table.add_column(name, justify="right", no_wrap=True)
     for lines in zip(*history, strict=True):
-        rewards = [line.reward for line in lines if line.reward is not None]
+        outcomes = [found[1] for line in lines if (found := line.outcome) is not None]
         groups, varied = sum(line.groups for line in lines), sum(line.varied for line in lines)
+        speed = speeds(lines)
         table.add_row(
             str(lines[0].stage),
-            f"{rewards[0]:.3f}" if rewards else "-",
-            f"{rewards[-1]:.3f}" if rewards else "-",
-            f"{sum(rewards) / len(rewards):.3f}" if rewards else "-",
+            f"{outcomes[0]:.3f}" if outcomes else "-",
+            f"{outcomes[-1]:.3f}" if outcomes else "-",
+            f"{sum(outcomes) / len(outcomes):.3f}" if outcomes else "-",
             f"{varied} of {groups}" if groups else "-",
-            tokens_per_s(lines) or "-",
+            *(speed.get(unit, "-") for unit in units),
         )
     return table

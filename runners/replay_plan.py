@@ -11,6 +11,7 @@ from genrl_graph.graph import Graph, Part
 from genrl_graph.infer import infer, inference_order
 from genrl_graph.node import Coordinate, Exchange, Fork, Generator, Source, Update
 from genrl_graph.part_changes import InputChange, PartChange, find_renames, new_ref, part_changes
+from genrl_graph.policy import Policy
 from genrl_graph.registry import did_you_mean
 from genrl_graph.runners.origins import Origins
 
@@ -104,6 +105,8 @@ class _Planner:
         why = own or self._because(part, carried=live)
         if live:
             return Verdict(part.name, "left out" if why else "read", why)
+        if not why and self._update:
+            why = self._because_carried(part)
         if not why and {part.name, ALL} & self._forced:
             why = "asked for"
         if not why:
@@ -171,6 +174,18 @@ class _Planner:
             if names
         ]
         return f"because {' and '.join(said)}"
+
+    def _because_carried(self, part: Part) -> str:
+        """Which updates of what it reads beside rows and policies, such as baselines, are others than in the run."""
+        for edge in part.edges():
+            kind = self._types.get(edge.ref)
+            if kind is None or _is_frame(kind) or issubclass(kind.base, Policy):
+                continue
+            maker = self._new.carries[edge.origin].next if edge.origin in self._new.carries else edge.ref
+            name = (maker or "").partition(".")[0]
+            if name in self._new.nodes and self._own(self._new.nodes[name]):
+                return f"because {name} is another one"
+        return ""
 
     def _is_rows(self, ref: str) -> bool:
         return _is_frame(self._types.get(ref))

@@ -93,6 +93,8 @@ class NetworkCarry(PolicyCarry):
     `channels` are 3 x 3 convolutions over an observation of height x width x planes, before the `hidden` layers.
     """
 
+    small = True
+
     environment: Environment | None = None
     observation: tuple[int, ...] | None = Field(None, description="shape of an observation")
     actions: int | None = Field(None, ge=1, description="how many actions there are")

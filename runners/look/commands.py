@@ -18,7 +18,9 @@ def add_look_commands(commands: "_SubParsersAction[argparse.ArgumentParser]") ->
     runs.add_argument("--png", type=Path, metavar="FILE", help="also write the curves as a picture (needs matplotlib)")
     runs.set_defaults(command=_runs)
 
-    rollouts = commands.add_parser("rollouts", help="print rollouts: prompt, completion, rewards, parents")
+    rollouts = commands.add_parser(
+        "rollouts", help="print rollouts: prompt, completion, rewards, parents; of games the moves"
+    )
     rollouts.add_argument("run", metavar="RUN", type=Path, help="run folder, such as runs/tiny")
     rollouts.add_argument("--round", type=int, help="only of this round (default: the last one)")
     rollouts.add_argument("--node", help="only of this generator or exchange, such as critique or eval/answer")

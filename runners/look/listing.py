@@ -1,5 +1,6 @@
 """The runs of a folder in a table."""
 
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from genrl_graph.errors import GenrlGraphError, StoreError
 from genrl_graph.reading import StoredRun, open_run, run_folders, writer_of
 from genrl_graph.runfolder import GRAPH, JOURNAL
 from genrl_graph.runners.look.text import line, number
+
+_STAGE = re.compile(r"stage\d+/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ def print_runs(folder: Path, console: Console) -> None:
     if not runs:
         raise StoreError(f"{folder}: holds no run; `genrl-graph run GRAPH -o {folder}/NAME` makes one")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("run", "graph", "rounds", "state", "reward of each stage", "last change"):
+    for name in ("run", "graph", "rounds", "state", "outcome of each stage", "last change"):
         table.add_column(name, no_wrap=name != "run", overflow="fold" if name == "run" else "ellipsis")
     for path in runs:
         try:
@@ -61,7 +64,7 @@ def _cells(path: Path) -> list[str]:
         return [f"{path.name}/", "", "", f"{len(list(path.glob(f'*/{GRAPH}')))} runs", "", ""]
     run = open_run(path)
     standing = Standing.of(run)
-    rewards = " ".join(number(value) for value in last_rewards(run.metrics()).values())
+    rewards = " ".join(number(value) for value in last_outcomes(run.metrics()).values())
     return [
         run.name,
         run.graph.name,
@@ -72,13 +75,19 @@ def _cells(path: Path) -> list[str]:
     ]
 
 
-def last_rewards(metrics: pa.Table) -> dict[str, float | None]:
-    """The mean reward of each stage over the peers, in the last round that was measured."""
-    names = [name for name in metrics.column_names if name.startswith("stage") and name.endswith("/reward")]
+def last_outcomes(metrics: pa.Table) -> dict[str, float | None]:
+    """The mean reward of each stage over the peers, or its first result, in the last round that was measured."""
     if not metrics.num_rows:
         return {}
+    names = {name.partition("/")[0]: name for name in reversed(stage_metrics(metrics))}
     last = metrics.filter(pc.equal(metrics.column("round"), pc.max(metrics.column("round"))))
-    return {name: pc.mean(last.column(name)).as_py() for name in sorted(names)}
+    return {name: pc.mean(last.column(name)).as_py() for _, name in sorted(names.items())}
+
+
+def stage_metrics(metrics: pa.Table) -> list[str]:
+    """The names of what tells how each stage went: its reward, and the results that its generators show."""
+    names = [name for name in metrics.column_names if _STAGE.match(name) and not name.endswith("/zero_variance")]
+    return sorted(names, key=lambda name: (name.partition("/")[0], not name.endswith("/reward"), names.index(name)))
 
 
 def ago(seconds: float) -> str:

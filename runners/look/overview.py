@@ -1,5 +1,6 @@
 """One run on a page: what ran, where it stands, numbers per node, reward curves, evaluations."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,12 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from genrl_graph.reading import StoredRun
-from genrl_graph.runners.look.listing import Standing, ago
+from genrl_graph.runners.look.listing import Standing, ago, stage_metrics
 from genrl_graph.runners.look.plot import Curve, braille, default_window, smoothed, write_png
 from genrl_graph.runners.look.text import line, number, say
 
-SHOWN = ("rows", "reward", "zero_variance", "completion_length", "truncated", "failed_rows", "loss", "kl", "version")
+SHOWN = (
+    *("rows", "reward", "return", "zero_variance", "completion_length", "episode_length", "truncated", "failed_rows"),
+    *("loss", "kl", "version"),
+)
 """Metrics of a node that the table shows, where some node has them."""
+RESULT = re.compile(r"eval/stage\d+/")
 
 
 def print_run(run: StoredRun, console: Console, *, window: int | None = None, png: Path | None = None) -> None:
@@ -42,9 +47,8 @@ def print_run(run: StoredRun, console: Console, *, window: int | None = None, pn
 
 
 def reward_curves(metrics: pa.Table) -> dict[str, Curve]:
-    """The reward of each stage by round, the mean over the peers."""
-    names = [name for name in metrics.column_names if name.startswith("stage") and name.endswith("/reward")]
-    return {name: over_peers(metrics, name) for name in sorted(names)}
+    """The reward of each stage by round, or what else its generators show, the mean over the peers."""
+    return {name: over_peers(metrics, name) for name in stage_metrics(metrics)}
 
 
 def over_peers(metrics: pa.Table, name: str) -> Curve:
@@ -95,19 +99,19 @@ def _node_table(run: StoredRun, metrics: pa.Table) -> Table:
 def _cell(name: str, values: Sequence[float]) -> str:
     if not values:
         return ""
-    if name == "reward" and len(values) > 1:
+    if name in ("reward", "return") and len(values) > 1:
         return f"{number(values[0])} > {number(values[-1])}"
     return f"{values[-1]:.4g}"
 
 
 def _evaluation_table(run: StoredRun, evaluations: pa.Table) -> Table:
-    """pass@k and mean rewards in the first evaluation against those in the last, over the peers."""
+    """pass@k, mean rewards and results of stages in the first evaluation against those in the last, over the peers."""
     rewards = [f"eval/{name}/reward" for name, part in run.graph.nodes.items() if part.type_name.startswith("reward.")]
     table = Table(box=SIMPLE_HEAD, pad_edge=False, title="evaluations", title_justify="left")
     for column in ("metric", "baseline", "last", "change"):
         table.add_column(column, justify="left" if column == "metric" else "right", no_wrap=True)
     for name in evaluations.column_names:
-        if not (name.rpartition("/")[2].startswith("pass_at_") or name in rewards):
+        if not (name.rpartition("/")[2].startswith("pass_at_") or name in rewards or RESULT.match(name)):
             continue
         rounds, values = over_peers(evaluations, name)
         if not values:

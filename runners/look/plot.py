@@ -63,16 +63,18 @@ def write_png(path: Path, curves: Mapping[str, Curve], *, title: str, window: in
     if importlib.util.find_spec("matplotlib") is None:
         raise ParamError("--png: matplotlib is not installed; pip install 'genrl-graph[plots]'")
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8, 2.2 * max(len(curves), 1)), layout="constrained")
     figure.suptitle(title, parse_math=False)
     axes = figure.subplots(max(len(curves), 1), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (name, (rounds, values)) in zip(axes, curves.items(), strict=False):
-        axis.plot(rounds, values, alpha=0.3)
+        axis.plot(rounds, values, alpha=0.3, marker="o" if len(rounds) == 1 else "")
         axis.plot(rounds, smoothed(values, window), color="C0")
         axis.set_ylabel(name, parse_math=False)
         axis.grid(alpha=0.3)
     axes[-1].set_xlabel("round")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     try:
         figure.savefig(path, dpi=150, format="png")
     except OSError as error:

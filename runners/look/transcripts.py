@@ -10,10 +10,11 @@ from rich.rule import Rule
 from rich.text import Text
 
 from genrl_graph.errors import ParamError
+from genrl_graph.frames import Frame
 from genrl_graph.joined import EVAL
 from genrl_graph.reading import StoredRun
 from genrl_graph.registry import did_you_mean
-from genrl_graph.runners.look.judged import Row, Verdict, Verdicts, rollout_groups
+from genrl_graph.runners.look.judged import Row, Story, Verdict, Verdicts, rollout_groups, stories
 from genrl_graph.runners.look.text import cut, line, say, short, shown
 
 CHARACTERS = 600
@@ -39,16 +40,16 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A rollout, the group that holds it, and its verdict."""
+    """A rollout, or the steps of an episode, the group that holds it, and its verdict."""
 
-    row: Row
+    story: Story
     group: str
     verdict: Verdict
 
     @property
     def failed(self) -> bool:
         """Whether it was not made, or not judged."""
-        return self.row["finish"] == "failed" or bool(self.verdict.reasons)
+        return any(row["finish"] == "failed" for row in self.story.rows) or bool(self.verdict.reasons)
 
 
 def print_rollouts(run: StoredRun, wanted: Wanted, console: Console, *, full: bool = False) -> None:
@@ -63,28 +64,26 @@ def print_rollouts(run: StoredRun, wanted: Wanted, console: Console, *, full: bo
 
 def print_rollout(found: Found, console: Console, *, limit: int | None = CHARACTERS) -> None:
     """One rollout; `limit` cuts its messages and its completion to so many characters."""
-    row, verdict = found.row, found.verdict
+    story, verdict = found.story, found.verdict
+    row = story.rows[0]
     head = f"{line(found.group)}  round {row['round']}  {line(row['peer'])}  {short(row['id'])}"
     console.print(Rule(Text(head, style="bold"), align="left")) if console.is_terminal else say(console, f"--- {head}")
     policy = f"{line(row['policy'])} version {row['policy_version']}"
-    how = f"{len(row['completion_ids'])} tokens, {line(row['finish'])}, temperature {row['temperature']:g}"
-    say(console, f"task {line(row['task_id'])}  policy {policy}  {how}")
-    if row["parent_ids"]:
+    say(console, f"task {line(row['task_id'])}  policy {policy}  {line(story.facts)}")
+    if row.get("parent_ids"):
         say(console, f"quotes {' '.join(map(short, row['parent_ids']))}")
     say(console, (line(str(verdict)), "green" if (verdict.reward or 0) > 0 else "yellow"))
     for node, reason in verdict.reasons.items():
         say(console, (f"not judged by {line(node)}: {line(cut(reason, limit))}", "red"))
     if row["error"]:
         say(console, (f"error: {line(cut(row['error'], limit))}", "red"))
-    for message in row["messages"]:
-        say(console, (f"[{line(message['role'])}]", "cyan"))
-        say(console, shown(cut(message["content"], limit)))
-    say(console, ("[completion]", "cyan"))
-    say(console, shown(cut(row["completion"], limit)))
+    for heading, text in story.parts:
+        say(console, (line(heading), "cyan"))
+        say(console, shown(cut(text, limit)))
     console.print()
 
 
-def _groups(run: StoredRun, wanted: Wanted) -> list[str]:
+def _groups(run: StoredRun, wanted: Wanted) -> dict[str, type[Frame]]:
     """The groups to look at: that of the node, else those of all generators in training."""
     known = rollout_groups(run)
     if wanted.node is not None:
@@ -92,9 +91,9 @@ def _groups(run: StoredRun, wanted: Wanted) -> list[str]:
         if group not in known:
             hint = did_you_mean(wanted.node, known) or f"; nodes with rollouts: {', '.join(known) or 'none'}"
             raise ParamError(f"{run.folder}: no rollouts of {wanted.node!r}{hint}")
-        return [group]
+        return {group: known[group]}
     kinds = {name: part.type_name.partition(".")[0] for name, part in run.graph.nodes.items()}
-    return [name for name in known if kinds.get(name.partition("/")[0]) == "generate"]
+    return {name: kind for name, kind in known.items() if kinds.get(name.partition("/")[0]) == "generate"}
 
 
 def _check_peer(run: StoredRun, wanted: Wanted) -> None:
@@ -104,17 +103,17 @@ def _check_peer(run: StoredRun, wanted: Wanted) -> None:
         raise ParamError(f"{run.folder}: no peer named {wanted.peer!r}{hint}")
 
 
-def _matching(run: StoredRun, groups: list[str], wanted: Wanted) -> Iterator[Found]:
+def _matching(run: StoredRun, groups: dict[str, type[Frame]], wanted: Wanted) -> Iterator[Found]:
     """All that is asked for, a few rounds at a time."""
-    for group in groups:
+    for group, kind in groups.items():
         rounds: range | int | None = wanted.round
         if rounds is None and wanted.task is None and wanted.order != "failed":
             rounds = max((span.stop - 1 for span in run.spans(group, rows=1)), default=None)
         for span in run.spans(group, rounds, rows=1024):
             verdicts = Verdicts(run, span, evaluation=group.startswith(EVAL))
-            for row in run.table(group, span).to_pylist():
-                if wanted.takes(row):
-                    found = Found(row, group, verdicts.of(row, row["holder"]))
+            for story in stories(kind, run.table(group, span)):
+                if wanted.takes(row := story.rows[0]):
+                    found = Found(story, group, verdicts.over(story.rows, row["holder"]))
                     if wanted.order != "failed" or found.failed:
                         yield found
 

@@ -61,6 +61,10 @@ def test_ids_are_those_of_the_content_in_any_order() -> None:
         ({"finish": ["over", "", "terminated", "terminated"]}, "finish"),
         ({"logprob": [0.5, 0, 0, 0]}, "logprob"),
         ({"seat": [-1, 1, 0, 1]}, "seat"),
+        ({"seat": [64, 1, 0, 1]}, "seat"),
+        ({"mask": np.asarray([[1, 7, 0], *[[1, 1, 0]] * 3], np.int8)}, "mask"),
+        ({"bootstrap": [0.5, 0, 0, 0]}, "bootstrap"),
+        ({"value": [-1e30, 0, 0, 0]}, "value"),
         ({"step": [-1, 0, 1, 1]}, "step"),
         ({"group_id": ["another's", *COLUMNS["group_id"][1:]]}, "group"),
     ],
@@ -68,7 +72,31 @@ def test_ids_are_those_of_the_content_in_any_order() -> None:
 def test_what_is_wrong_with_a_row_of_others(changed: dict[str, object], rule: str) -> None:
     broken = {flaw.rule: np.flatnonzero(flaw.rows).tolist() for flaw in steps(**changed).flaws(Known("p", {}))}
     assert broken.get(rule, [0]) == [0], broken
-    assert {name for name, rows in broken.items() if rows} - {"hash"} == ({rule} if rule else set())
+    assert {name for name, rows in broken.items() if rows} - {"hash", "whole"} == ({rule} if rule else set())
+
+
+@pytest.mark.parametrize(
+    ("changed", "refused"),
+    [
+        ({}, []),
+        ({"finish": ["terminated", "", "terminated", "terminated"]}, [0, 2]),  # it ends and goes on
+        ({"finish": ["", "", "", "truncated"]}, [0, 2]),  # it never ends
+        ({"step": [0, 0, 2, 1]}, [0, 2]),  # a step is missing
+        ({"step": [0, 0, 0, 1]}, [0, 2]),  # one comes twice
+        ({"step": [0, 1, 1, 2]}, [1, 3]),  # it begins in the middle
+    ],
+)
+def test_a_trajectory_that_is_not_whole_or_lies_about_its_end_is_refused_whole(
+    changed: dict[str, object], refused: list[int]
+) -> None:
+    flaws = [flaw for flaw in steps(**changed).flaws(Known("p", {})) if flaw.rule == "whole"]
+    assert next(np.flatnonzero(flaw.rows).tolist() for flaw in flaws) == refused
+
+
+def test_a_reward_of_another_peer_is_a_number() -> None:
+    rows = steps().marked(SCORED, {"reward": [0.0, np.nan, -1e7, 1.0]})
+    broken = {flaw.rule: np.flatnonzero(flaw.rows).tolist() for flaw in rows.flaws(Known("p", {}))}
+    assert broken["reward"] == [1, 2]
 
 
 def test_seats_of_an_episode_are_trajectories_of_their_own() -> None:

@@ -59,16 +59,6 @@ def test_it_plays_and_moves_its_policy(name: str, graphs: Path, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("name", FAST)
-def test_a_run_that_was_cut_goes_on_to_the_same_bits(name: str, graphs: Path, tmp_path: Path) -> None:
-    graph = small(graphs, name, "run.mode=train", "run.checkpoint_every=2")
-    whole = play(graph, out=tmp_path / "whole", rounds=4, quiet=True)
-    play(graph, out=tmp_path / "cut", rounds=3, quiet=True)
-    again = play(graph, out=tmp_path / "cut", rounds=4, quiet=True, resume=True)
-    assert again.after == whole.after
-
-
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", ["cartpole", "tic_tac_toe"])
 def test_an_evaluation_plays_held_out_seeds(name: str, graphs: Path, tmp_path: Path) -> None:
     run = play(small(graphs, name), out=tmp_path / "run", rounds=1, quiet=True)

@@ -8,9 +8,12 @@ from rich.console import Console
 from toys import Centred, Draw, Matches, Numbers, Parity, ToyPolicyCarry
 
 from genrl_graph import Graph
+from genrl_graph.nodes.games.environment import Environment
+from genrl_graph.nodes.library import ActorCriticCarry, EnvironmentSource, GaeAdvantage, Play, Ppo
 from genrl_graph.runners.progress import Terminal
-from genrl_graph.runners.stages import Stages, tokens_per_s
+from genrl_graph.runners.stages import StageLine, Stages, speeds
 from genrl_graph.schedule import Schedule, compile_graph
+from genrl_graph.shown import Shown
 
 PEERS = {
     "peer0000": {"score/reward": 1.0, "more/reward": 5.0, "answer/tokens": 30.0, "time/answer": 1.0},
@@ -32,8 +35,8 @@ def schedule() -> Schedule:
 def test_a_stage_shows_the_total_of_chained_rewards_and_tokens_over_seconds(schedule: Schedule) -> None:
     (line,) = Stages(schedule).lines(PEERS)
     assert line.reward == 6.0
-    assert tokens_per_s([line]) == "10"
-    assert tokens_per_s([]) == ""
+    assert speeds([line]) == {"tokens": "10"}
+    assert speeds([]) == {}
 
 
 def test_plain_lines_and_the_summary(schedule: Schedule, tmp_path: Path) -> None:
@@ -58,3 +61,39 @@ def test_a_game_of_no_rounds_has_an_empty_summary(schedule: Schedule) -> None:
         pass
     terminal.summary(before={("p", "policy"): "a" * 32}, after={}, store=Path("runs/x"))
     assert "(unchanged)" in shown.getvalue()
+
+
+def test_what_games_and_texts_of_one_stage_show_stands_side_by_side() -> None:
+    results = {"return": 0.5, "random/wins": 2 / 3}
+    made = {"tokens": (40.0, 4.0), "steps": (3000.0, 2.0)}
+    line = StageLine(0, 0.25, 4, 3, made, results)
+    assert str(line) == "stage 0 reward 0.250 (3/4 groups vary), return 0.5, random/wins 0.6667"
+    assert str(StageLine(1, None, 0, 0, {}, results)) == "stage 1 return 0.5, random/wins 0.6667"
+    assert str(StageLine(2, None, 0, 0)) == "stage 2 reward -" and not StageLine(2, None, 0, 0).measured
+    assert line.metrics() == {
+        "stage0/reward": 0.25,
+        "stage0/zero_variance": 0.25,
+        "stage0/return": 0.5,
+        "stage0/random/wins": 2 / 3,
+    }
+    assert speeds([line, line]) == {"tokens": "10", "steps": "1,500"}
+
+
+def test_what_a_type_shows_comes_in_its_order_and_by_opponent() -> None:
+    shown = Shown(line=("return", "*/wins"), evaluation=("*/losses",))
+    names = ["self/wins", "random/losses", "steps", "random/wins", "return"]
+    assert shown.chosen(names) == ["return", "random/wins", "self/wins"]
+    assert shown.chosen(names, evaluating=True) == ["return", "random/wins", "random/losses", "self/wins"]
+
+
+def test_two_games_of_one_stage_are_told_apart() -> None:
+    graph, environment = Graph("two"), Environment(id="CartPole-v1")
+    tasks = graph.add("tasks", EnvironmentSource(environment=environment))
+    policy = graph.carry("policy", ActorCriticCarry(environment=environment))
+    games = [graph.add(name, Play(), tasks=tasks, policy=policy) for name in ("play", "other")]
+    credited = [graph.add(f"credit_{at}", GaeAdvantage(), scored=rows) for at, rows in enumerate(games)]
+    graph.next_round(policy=graph.add("update", Ppo(), policy=policy, scored=credited))
+    metrics = {"play/return": 1.0, "other/return": 3.0, "play/steps": 5.0}
+    (line,) = Stages(compile_graph(graph)).lines({"peer0000": metrics})
+    assert line.results == {"play/return": 1.0, "other/return": 3.0}
+    assert line.outcome == ("play/return", 1.0)

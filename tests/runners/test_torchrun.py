@@ -109,6 +109,23 @@ def test_unequal_ranks_end_every_round(tmp_path: Path) -> None:
     assert rows["answers"]["peer"].to_pylist().count("peer0001") == 3 * 16 * 8
 
 
+def test_ranks_share_the_boards_that_they_played(tmp_path: Path) -> None:
+    """Trajectories of two ranks, tensors and all, come through the exchange as between two peers of one process."""
+    file = ROOT / "graphs/games/tic_tac_toe_swarm.yaml"
+    small = ["nodes.tasks.params.num_episodes=16", "nodes.games.params.min_peers=2", "run.mode=train"]
+    small += ["run.eval_every=0", "run.trackers=[]", f"run.rounds={ROUNDS}"]
+    play(read(file, small).graph, out=tmp_path / "local", quiet=True, threads=1)
+    all_well(play_ranks(["run", str(file), "-o", str(tmp_path / "run"), *small], own=[[], []]))
+    for peer in PEERS:
+        here, there = rows_of(tmp_path / "local", peer), rows_of(tmp_path / "run" / peer, peer)
+        assert here.keys() == there.keys()
+        for group, rows in here.items():
+            assert rows.equals(there[group]), (peer, group)
+        assert set(there["games"]["peer"].to_pylist()) == set(PEERS) - {peer}
+        digests = digests_of(tmp_path / "run" / peer, peer)
+        assert digests == digests_of(tmp_path / "local", peer) and len(digests) == 3 * ROUNDS  # of three updates
+
+
 def test_ranks_with_another_game_are_told(tmp_path: Path) -> None:
     ended = play_ranks(["run", str(TINY), "-o", str(tmp_path / "run")], own=[[], ["nodes.tasks.params.num_tasks=8"]])
     assert [process.code for process in ended] == [3, 3]
