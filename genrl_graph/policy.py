@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
+from genrl_graph.batching import micro_batches
 from genrl_graph.edges import EdgeValue
 
 if TYPE_CHECKING:
@@ -111,6 +112,14 @@ class TextPolicy(Policy):
 
         A batch of B sequences counts B x (longest prompt + max_new_tokens) tokens.
         """
+
+    def micro_batches(self, sequences: Sequence[TokenSequence], *, max_batch_tokens: int) -> "list[NDArray[np.int64]]":
+        """Positions of rows that are trained on at once, such that `logprobs` reads at most so many tokens for them.
+
+        A row that is longer is a batch of its own. By default B rows count B x longest row.
+        """
+        lengths = [len(sequence.prompt_ids) + len(sequence.completion_ids) for sequence in sequences]
+        return micro_batches(lengths, max_batch_tokens=max_batch_tokens)
 
     @abstractmethod
     def logprobs(self, sequences: Sequence[TokenSequence], *, temperatures: "NDArray[np.float32]") -> "torch.Tensor":

@@ -17,7 +17,7 @@ from genrl_graph.errors import GenrlGraphError, NodeFailed, RewardFailed
 from genrl_graph.frames import Frame, Rollouts, score
 from genrl_graph.graph import Part
 from genrl_graph.node import Coordinate, Exchange, Fork, Node, Reward, Source, Update
-from genrl_graph.nodes.update.batches import micro_batches
+from genrl_graph.batching import micro_batches
 from genrl_graph.nodes.update.grpo import Grpo
 from genrl_graph.policy import Carried
 from genrl_graph.resources import Log, TaskBook

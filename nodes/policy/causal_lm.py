@@ -30,6 +30,9 @@ class CausalLM(PolicyCarry, name="causal_lm"):
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     gradient_checkpointing: bool = False
+    share_prefixes: bool = Field(
+        default=True, description="read once what rows have in common from their beginning on, above all a prompt"
+    )
 
     def init(self, name: str, *, seed: int) -> TextPolicy:
         """The pretrained weights, whatever the seed; raises `DataError` where they cannot be had."""

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 
 from genrl_graph.errors import NodeFailed, StoreError
 from genrl_graph.nodes.policy.chat_tokens import ChatTokens
-from genrl_graph.nodes.policy.logprobs import completion_logprobs, has_plain_head
+from genrl_graph.nodes.policy.logprobs import completion_logprobs, has_plain_head, read_of
+from genrl_graph.nodes.policy.packed_reading import prepare
+from genrl_graph.nodes.policy.packing import packed_batches
 from genrl_graph.nodes.policy.sampling import sample_completions
 from genrl_graph.nodes.policy.weights import (
     WEIGHTS,
@@ -27,6 +30,8 @@ from genrl_graph.nodes.policy.weights import (
 )
 from genrl_graph.policy import Completion, Sampling, TextPolicy, TokenSequence
 
+TRIED = ("_has_plain_head", "_shares")  # what holds for every copy of a model
+
 
 @dataclass(frozen=True, slots=True)
 class Training:
@@ -36,6 +41,7 @@ class Training:
     betas: tuple[float, float] = (0.9, 0.999)
     bfloat16: bool = False  # autocast; weights and optimiser stay float32
     gradient_checkpointing: bool = False
+    share_prefixes: bool = False  # compute once what rows have in common from their beginning on
 
 
 class CausalPolicy(TextPolicy):
@@ -55,7 +61,6 @@ class CausalPolicy(TextPolicy):
         self.pristine = True  # whether the weights are still those that it was made with
         self._tokens, self._training = tokens, training
         self._optimizer: torch.optim.AdamW | None = None
-        self._plain_head: bool | None = None
         self._eos_ids = _eos_ids(model, tokens.tokenizer)
         if training.gradient_checkpointing:
             older = "gradient_checkpointing_enable"  # its name before transformers renamed it
@@ -105,6 +110,7 @@ class CausalPolicy(TextPolicy):
                 rng=rng,
                 eos_ids=self._eos_ids,
                 max_batch_tokens=max_batch_tokens,
+                shared=self._shares,
             )
         ids = [row[:length] for row, length in zip(sampled.ids, sampled.lengths, strict=True)]
         logprobs = [row[:length] for row, length in zip(sampled.logprobs, sampled.lengths, strict=True)]
@@ -117,15 +123,21 @@ class CausalPolicy(TextPolicy):
         rows = [Completion(*parts) for parts in zip(ids, logprobs, texts, finish, strict=True)]
         return [rows[at : at + num_generations] for at in range(0, len(rows), num_generations)]
 
+    def micro_batches(self, sequences: Sequence[TokenSequence], *, max_batch_tokens: int) -> list[NDArray[np.int64]]:
+        """Positions of rows that are trained on at once; a prompt that rows share counts once where it is read once."""
+        if not self._shares:
+            return super().micro_batches(sequences, max_batch_tokens=max_batch_tokens)
+        return packed_batches([read_of(sequence) for sequence in sequences], max_tokens=max_batch_tokens)
+
     def logprobs(self, sequences: Sequence[TokenSequence], *, temperatures: NDArray[np.float32]) -> torch.Tensor:
         """Log-probs of the completion tokens: float32 [rows, longest completion], 0 beyond a row's completion."""
-        if self._plain_head is None:
-            self._plain_head = has_plain_head(self.model)
         recompute = self._training.gradient_checkpointing and torch.is_grad_enabled()
         self.model.train(recompute)  # transformers recomputes activations in training mode only; dropout is off
         try:
             with self.computing():
-                return completion_logprobs(self.model, sequences, temperatures, plain_head=self._plain_head)
+                return completion_logprobs(
+                    self.model, sequences, temperatures, plain_head=self._has_plain_head, shared=self._shares
+                )
         finally:
             self.model.eval()
 
@@ -204,7 +216,8 @@ class CausalPolicy(TextPolicy):
     def fork(self, name: str) -> Self:
         """A second live version with its own weights and optimiser state."""
         other = self._twin(name)
-        other.version, other.pristine, other._plain_head = self.version, self.pristine, self._plain_head
+        other.version, other.pristine = self.version, self.pristine
+        other.__dict__.update({name: self.__dict__[name] for name in TRIED if name in self.__dict__})
         moments = self._moments()
         if moments is not None:
             restore_optimizer(other.trained(), other.optimizer(), moments)
@@ -238,6 +251,15 @@ class CausalPolicy(TextPolicy):
 
     def _moments(self) -> dict[str, torch.Tensor] | None:
         return None if self._optimizer is None else optimizer_tensors(self.trained(), self._optimizer)
+
+    @cached_property
+    def _has_plain_head(self) -> bool:
+        return has_plain_head(self.model)
+
+    @cached_property
+    def _shares(self) -> bool:
+        """Whether what rows have in common from their beginning on is read once."""
+        return self._training.share_prefixes and self._has_plain_head and prepare(self.model)
 
     def computing(self) -> AbstractContextManager[Any]:
         """The precision in which this policy computes: bfloat16 by autocast, or as its weights are."""

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.checkpoint import checkpoint
 
+from genrl_graph.nodes.policy.packed_reading import read
+from genrl_graph.nodes.policy.packing import Packed
 from genrl_graph.policy import TokenSequence
 
 _BLOCK = 1 << 25  # logits that exist at once, in elements
@@ -19,12 +21,14 @@ def completion_logprobs(
     temperatures: NDArray[np.float32],
     *,
     plain_head: bool = True,
+    shared: bool = False,
 ) -> torch.Tensor:
     """Float32 [rows, longest completion]: log-probs of the completion tokens, 0 beyond a row's completion.
 
     Row i is divided by temperatures[i]; 0, a greedy row, counts as 1. Logits exist for completion tokens only and in
     blocks, which the backward pass computes again. `plain_head` says that logits are the output layer of the last
-    hidden state (see `has_plain_head`); otherwise the whole model makes them.
+    hidden state (see `has_plain_head`); otherwise the whole model makes them. `shared` reads packed
+    rows: what they have in common from their beginning on, above all a prompt, once; it needs a `prepare`d model.
     """
     device = next(model.parameters()).device
     lengths = np.array([len(sequence.completion_ids) for sequence in sequences], np.int64)
@@ -32,24 +36,34 @@ def completion_logprobs(
     if longest == 0:
         return torch.zeros((len(sequences), 0), device=device)
     row, column = np.nonzero(np.arange(longest)[None, :] < lengths[:, None])
-    prompt_lengths = np.array([len(sequence.prompt_ids) for sequence in sequences], np.int64)
-    position = torch.from_numpy(prompt_lengths[row] - 1 + column).to(device)
     target = torch.from_numpy(np.concatenate([s.completion_ids for s in sequences]).astype(np.int64)).to(device)
     temperature = torch.from_numpy(np.where(temperatures > 0, temperatures, 1.0).astype(np.float32)[row]).to(device)
     rows, columns = torch.from_numpy(row).to(device), torch.from_numpy(column).to(device)
 
-    ids = _right_padded(sequences).to(device)
-    if plain_head:
+    read_ids = [read_of(sequence) for sequence in sequences]
+    packed = Packed.of(read_ids) if shared else None
+    paths = [np.arange(len(ids)) for ids in read_ids] if packed is None else packed.paths
+    both = zip(paths, sequences, strict=True)
+    place = np.concatenate([path[len(s.prompt_ids) - 1 :] for path, s in both if len(s.completion_ids)])
+    places = torch.from_numpy(place).to(device)
+    if packed is not None:
+        values = _in_blocks(_head(model), read(model, packed)[places], target, temperature)
+    elif plain_head:
         # a causal model never looks right, so padding there needs no mask and attention takes its fastest path
-        hidden = cast(Any, model).base_model(input_ids=ids, use_cache=False).last_hidden_state[rows, position]
-        head = cast(torch.nn.Module, cast(Any, model).get_output_embeddings())
-        values = _in_blocks(head, hidden, target, temperature)
+        ids = _right_padded(read_ids).to(device)
+        hidden = cast(Any, model).base_model(input_ids=ids, use_cache=False).last_hidden_state[rows, places]
+        values = _in_blocks(_head(model), hidden, target, temperature)
     else:
-        first = int(position.min())
+        ids, first = _right_padded(read_ids).to(device), int(place.min())
         kept = torch.arange(first, ids.shape[1], device=device)
         logits = model(input_ids=ids, use_cache=False, logits_to_keep=kept).logits
-        values = _selected(logits[rows, position - first], target, temperature)
+        values = _selected(logits[rows, places - first], target, temperature)
     return torch.zeros((len(sequences), longest), device=device).index_put((rows, columns), values)
+
+
+def read_of(sequence: TokenSequence) -> NDArray[np.int32]:
+    """What a model reads of a row: the last completion token predicts nothing and is left out."""
+    return np.concatenate([sequence.prompt_ids, sequence.completion_ids])[:-1]
 
 
 def has_plain_head(model: torch.nn.Module) -> bool:
@@ -66,13 +80,15 @@ def has_plain_head(model: torch.nn.Module) -> bool:
     return bool(direct.shape == whole.shape and (direct - whole).abs().max() <= 1e-4 * whole.abs().max())
 
 
-def _right_padded(sequences: Sequence[TokenSequence]) -> torch.Tensor:
-    """Prompt then completion from position 0; the last completion token predicts nothing and is left out."""
-    joined = [np.concatenate([s.prompt_ids, s.completion_ids])[:-1] for s in sequences]
-    ids = np.zeros((len(joined), max(map(len, joined))), np.int64)
-    for at, row in enumerate(joined):
+def _right_padded(rows: Sequence[NDArray[np.int32]]) -> torch.Tensor:
+    ids = np.zeros((len(rows), max(map(len, rows))), np.int64)
+    for at, row in enumerate(rows):
         ids[at, : len(row)] = row
     return torch.from_numpy(ids)
+
+
+def _head(model: torch.nn.Module) -> torch.nn.Module:
+    return cast(torch.nn.Module, cast(Any, model).get_output_embeddings())
 
 
 def _in_blocks(

@@ -61,6 +61,7 @@ def training_of(params: CausalLM, device: torch.device) -> Training:
         betas=params.betas,
         bfloat16=bfloat16,
         gradient_checkpointing=params.gradient_checkpointing,
+        share_prefixes=params.share_prefixes,
     )
 
 

@@ -13,10 +13,13 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache
 
-from genrl_graph.nodes.policy.kv_cache import spread
+from genrl_graph.nodes.policy.kv_cache import spread, spread_paths
+from genrl_graph.nodes.policy.packed_reading import read
+from genrl_graph.nodes.policy.packing import Packed
 from genrl_graph.policy import Sampling
 
 _BLOCK = 1 << 23  # logits that are turned into probabilities at once
+PACKED = 0.9  # share of the tokens of padded rows up to which packed ones are read instead
 _NUCLEUS = 1024  # most probable tokens among which a nucleus is sought before all are sorted
 
 
@@ -42,10 +45,12 @@ def sample_completions(
     rng: np.random.Generator,
     eos_ids: Sequence[int],
     max_batch_tokens: int,
+    shared: bool = False,
 ) -> Sampled:
     """`num_generations` completions of every prompt from a Hugging Face causal language model.
 
-    A row that alone exceeds `max_batch_tokens` makes a batch of its own. The caller has set evaluation mode and
+    A row that alone exceeds `max_batch_tokens` makes a batch of its own. `shared` lets it read once what different
+    prompts have in common from their beginning on; it needs a `prepare`d model. The caller has set evaluation mode and
     autocast.
     """
     rows, steps = len(prompts) * num_generations, sampling.max_new_tokens
@@ -56,7 +61,7 @@ def sample_completions(
     prompt_lengths = np.array([len(prompt) for prompt in prompts], np.int64)[of_prompt]
     with torch.no_grad():
         for chosen in token_batches(prompt_lengths + steps, max_batch_tokens):
-            batch = _Batch(model, [prompts[at] for at in of_prompt[chosen]], sampling, eos_ids)
+            batch = _Batch(model, [prompts[at] for at in of_prompt[chosen]], sampling, eos_ids, shared=shared)
             batch.run(None if uniforms is None else uniforms[chosen])
             width = batch.ids.shape[1]
             ids[chosen, :width] = batch.ids.cpu().numpy()
@@ -90,6 +95,8 @@ class _Batch:
         prompts: Sequence[NDArray[np.int32]],
         sampling: Sampling,
         eos_ids: Sequence[int],
+        *,
+        shared: bool,
     ) -> None:
         self.model, self.sampling = model, sampling
         self.device = next(model.parameters()).device
@@ -99,33 +106,52 @@ class _Batch:
         self.logprobs = torch.zeros((rows, steps), device=self.device)
         self.lengths = torch.full((rows,), steps, device=self.device)
         self.done = torch.zeros(rows, dtype=torch.bool, device=self.device)
-        self._prefill(prompts)
+        self._prefill(prompts, shared=shared)
 
-    def _prefill(self, prompts: Sequence[NDArray[np.int32]]) -> None:
-        """Read each distinct prompt once, left-padded, and give every row its copy of the cache."""
+    def _prefill(self, prompts: Sequence[NDArray[np.int32]], *, shared: bool) -> None:
+        """Read each distinct prompt once and give every row its copy of the cache, left-padded."""
         first: dict[bytes, NDArray[np.int32]] = {}
         keys = [prompt.tobytes() for prompt in prompts]
         for key, prompt in zip(keys, prompts, strict=True):
             first.setdefault(key, prompt)
         distinct, numbers = list(first.values()), {key: at for at, key in enumerate(first)}
-        source = [numbers[key] for key in keys]
         self.width = max(map(len, distinct))
-        ids = np.zeros((len(distinct), self.width), np.int64)
         mask = np.zeros((len(distinct), self.width + self.sampling.max_new_tokens), np.int64)
         for row, prompt in enumerate(distinct):
-            ids[row, self.width - len(prompt) :] = prompt
             mask[row, self.width - len(prompt) :] = 1
         # without padding no mask: attention then takes its fastest path
         padded = any(len(prompt) < self.width for prompt in distinct)
         self.mask = torch.from_numpy(mask).to(self.device) if padded else None
-        positions = (np.cumsum(mask[:, : self.width], axis=1) - 1).clip(min=0)
         self.cache = DynamicCache(config=cast(Any, self.model).config)
-        logits = self._forward(torch.from_numpy(ids), torch.from_numpy(positions))
-        index = torch.tensor(source, device=self.device)
+        index = torch.tensor([numbers[key] for key in keys], device=self.device)
+        packed = Packed.of(distinct) if shared and len(distinct) > 1 else None
+        if packed is not None and len(packed.ids) < PACKED * len(distinct) * self.width:
+            logits = self._read_packed(packed, index)
+        else:
+            logits = self._read_rows(distinct, mask[:, : self.width], index)
         self.logits = logits[index]
-        spread(self.cache, index, self.sampling.max_new_tokens)
         self.mask = None if self.mask is None else self.mask[index]
         self.next_position = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+
+    def _read_rows(
+        self, prompts: Sequence[NDArray[np.int32]], mask: NDArray[np.int64], index: torch.Tensor
+    ) -> torch.Tensor:
+        """The logits after each prompt [prompts, vocabulary]; the cache is that of the rows in `index`."""
+        ids = np.zeros(mask.shape, np.int64)
+        for row, prompt in enumerate(prompts):
+            ids[row, self.width - len(prompt) :] = prompt
+        positions = (np.cumsum(mask, axis=1) - 1).clip(min=0)
+        logits = self._forward(torch.from_numpy(ids), torch.from_numpy(positions))
+        spread(self.cache, index, self.sampling.max_new_tokens)
+        return logits
+
+    def _read_packed(self, packed: Packed, index: torch.Tensor) -> torch.Tensor:
+        """The same of prompts that have much in common, or are of many lengths."""
+        hidden = read(self.model, packed, cache=self.cache)
+        last = torch.tensor([path[-1] for path in packed.paths], device=self.device)
+        spread_paths(self.cache, packed.paths, index, self.sampling.max_new_tokens)
+        head = cast(torch.nn.Module, cast(Any, self.model).get_output_embeddings())
+        return cast(torch.Tensor, head(hidden[last]))
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         seen = int(self.cache.get_seq_length()) + ids.shape[1]

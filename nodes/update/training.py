@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genrl_graph.errors import ParamError
 from genrl_graph.frames import Rollouts
-from genrl_graph.nodes.update.batches import micro_batches, split_groups
+from genrl_graph.nodes.update.batches import split_groups
 from genrl_graph.nodes.update.external import ExternalRows
 from genrl_graph.nodes.update.grpo import Grpo
 from genrl_graph.nodes.update.losses import LossSums, Totals, policy_loss
@@ -50,10 +50,6 @@ class Batch:
             np.asarray([author == (peer, policy.name) for author in authors], dtype=bool),
             rows.numpy("policy_version"),
         )
-
-    def lengths(self, at: Sequence[int] | NDArray[np.int64]) -> list[int]:
-        """Tokens of prompt and completion of the rows at these positions."""
-        return [len(self.sequences[i].prompt_ids) + len(self.sequences[i].completion_ids) for i in at]
 
 
 class Trainer:
@@ -154,11 +150,16 @@ class Trainer:
         totals = Totals(
             sequences=len(part), tokens=max(tokens, 1), max_completion_tokens=self._node.max_completion_tokens
         )
-        for micro in micro_batches(batch.lengths(needed), max_batch_tokens=self._node.max_batch_tokens):
-            self._micro(batch, needed[micro], totals)
+        for at in self._micro_batches(batch, needed):
+            self._micro(batch, at, totals)
         rate = self._node.learning_rate_at(self._policy.version)
         self._grad_norm += self._policy.step(learning_rate=rate, max_grad_norm=self._node.max_grad_norm)
         self._steps += 1
+
+    def _micro_batches(self, batch: Batch, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        sequences = [batch.sequences[at] for at in rows]
+        found = self._policy.micro_batches(sequences, max_batch_tokens=self._node.max_batch_tokens)
+        return [rows[at] for at in found]
 
     def _micro(self, batch: Batch, at: NDArray[np.int64], totals: Totals) -> None:
         sequences, temperatures = [batch.sequences[i] for i in at], batch.temperatures[at]
@@ -199,8 +200,7 @@ class Trainer:
     def _freeze_foreign(self, batch: Batch) -> None:
         """Remember the own policy's log-probs of other peers' rows before the first of several steps."""
         foreign = np.flatnonzero(~batch.own & self._forward_needed(batch))
-        for micro in micro_batches(batch.lengths(foreign), max_batch_tokens=self._node.max_batch_tokens):
-            at = foreign[micro]
+        for at in self._micro_batches(batch, foreign):
             with torch.no_grad():
                 found = self._policy.logprobs([batch.sequences[i] for i in at], temperatures=batch.temperatures[at])
             for row, i in enumerate(at.tolist()):

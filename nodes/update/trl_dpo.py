@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from genrl_graph.batching import micro_batches
 from genrl_graph.errors import ParamError
 from genrl_graph.frames import Rollouts
 from genrl_graph.nodes.policy.handle import CausalPolicy
-from genrl_graph.nodes.update.batches import micro_batches
 from genrl_graph.nodes.update.dpo import Dpo
 from genrl_graph.nodes.update.external import ExternalRows
 from genrl_graph.nodes.update.pairs import Pairs, preference_pairs

@@ -27,7 +27,7 @@ from genrl_graph.graph import Part
 from genrl_graph.node import Source
 from genrl_graph.nodes.generate.chat import ChatGenerator
 from genrl_graph.nodes.generate.quoting import Quotable
-from genrl_graph.nodes.update.batches import micro_batches
+from genrl_graph.batching import micro_batches
 from genrl_graph.nodes.update.grpo import Grpo
 from genrl_graph.nodes.update.losses import Totals, policy_loss
 from genrl_graph.nodes.update.training import Batch
@@ -48,7 +48,7 @@ SMALL = [
     *(f"nodes.{node}.params.max_new_tokens=16" for node in ("answer", "critique", "final")),
 ]
 GAMES = {
-    "smollm2": (GRAPHS / "quickstart.yaml", [*ALONE, *SMALL]),
+    "smollm2": (GRAPHS / "quickstart.yaml", [*ALONE, *SMALL, "carry.policy.params.share_prefixes=false"]),
     "tiny": (GRAPHS / "tiny_multistage.yaml", ALONE),
 }
 LIMITS = {"smollm2": 1.1, "tiny": None}  # a policy that costs nothing makes everything else look dear
@@ -295,7 +295,9 @@ def training(node: Grpo, part: Part, values: Mapping[str, Any], version: int) ->
     batch = Batch.of(rows.where(np.isfinite(rows.numpy("advantage")) & (lengths > 0)), policy=policy, peer=PEER)
     needed = np.flatnonzero(batch.advantages)
     tokens = sum(int(mask.sum()) for mask in batch.masks)
-    micros = micro_batches(batch.lengths(needed), max_batch_tokens=node.max_batch_tokens)
+    sequences = [batch.sequences[at] for at in needed]
+    sizes = [len(sequence.prompt_ids) + len(sequence.completion_ids) for sequence in sequences]
+    micros = micro_batches(sizes, max_batch_tokens=node.max_batch_tokens)
     totals = Totals(
         sequences=max(len(batch.ids), 1), tokens=max(tokens, 1), max_completion_tokens=node.max_completion_tokens
     )

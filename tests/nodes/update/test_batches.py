@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrl_graph.nodes.update.batches import micro_batches, split_groups
+from genrl_graph.batching import micro_batches
+from genrl_graph.nodes.update.batches import split_groups
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=0, max_size=60)
 

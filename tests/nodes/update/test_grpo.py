@@ -11,7 +11,11 @@ from genrl_graph.check import check
 from genrl_graph.nodes.advantage.group import GroupAdvantage
 from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.nodes.generate.answer import Answer
+from genrl_graph.nodes.policy import packing
+from genrl_graph.nodes.policy.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.fork import ForkPolicy
+from genrl_graph.nodes.policy.handle import CausalPolicy, Training
+from genrl_graph.nodes.policy.packed_reading import ATTENTION
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 from genrl_graph.nodes.reward.regex import RegexReward
 from genrl_graph.nodes.source.listed import ListSource
@@ -104,6 +108,23 @@ def test_micro_batches_change_nothing(policy, sample, loss_type: str) -> None:
     train(Grpo(learning_rate=1e-2, loss_type=loss_type, max_batch_tokens=1_000_000), policy, rows)
     train(Grpo(learning_rate=1e-2, loss_type=loss_type, max_batch_tokens=1), other, rows)
     assert_moved_alike(start, policy, other)
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo", "dr_grpo", "cispo", "sapo", "luspo", "vespo"])
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_prompts_that_are_read_once_change_nothing(policy, sample, monkeypatch, loss_type: str, beta: float) -> None:
+    monkeypatch.setattr(packing, "LEAST_SHARED", 2)  # these prompts are short
+    rows, start, padded = sample(policy), weights(policy), policy.fork("policy")
+    tokens = ChatTokens(policy.hf_tokenizer, where="test")
+    shared = CausalPolicy(
+        "policy", policy.model, tokens, context=policy.context, training=Training(share_prefixes=True)
+    )
+    reference = policy.fork("reference") if beta else None
+    for each in (shared, padded):
+        node = Grpo(learning_rate=1e-2, loss_type=loss_type, beta=beta, steps="per_input", max_batch_tokens=200)
+        train(node, each, rows, rows, reference=reference)
+    assert shared.model.config._attn_implementation == ATTENTION
+    assert_moved_alike(start, shared, padded)
 
 
 def test_joint_inputs_are_one_step_on_all_rows(policy, sample) -> None:

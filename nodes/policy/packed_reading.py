@@ -1,0 +1,115 @@
+"""A transformers causal language model reads packed sequences: attention by branches, all else on one row."""
+
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface, DynamicCache
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from genrl_graph.nodes.policy.packing import Branch, Packed
+
+ATTENTION = "genrl_packed"
+"""What transformers calls the attention of models that can read packed sequences: sdpa for all others."""
+
+
+def read(model: torch.nn.Module, packed: Packed, *, cache: DynamicCache | None = None) -> torch.Tensor:
+    """The last hidden states [tokens, width]; `cache` then holds the keys and values of all places."""
+    base, device = cast(Any, model).base_model, next(model.parameters()).device
+    output = base(
+        input_ids=torch.from_numpy(packed.ids).to(device)[None],
+        position_ids=torch.from_numpy(packed.positions).to(device)[None],
+        branches=packed.branches,
+        past_key_values=cache,
+        use_cache=cache is not None,
+    )
+    return cast(torch.Tensor, output.last_hidden_state[0])
+
+
+def prepare(model: torch.nn.Module) -> bool:
+    """Let a model read packed sequences, if it can: tried out on two, so that no window, state or other mask is in it.
+
+    Attention of plain calls stays that of sdpa.
+    """
+    config = cast(Any, model).config
+    if getattr(config, "_attn_implementation", None) != "sdpa" or not _is_full(config.get_text_config()):
+        return getattr(config, "_attn_implementation", None) == ATTENTION
+    config._attn_implementation = ATTENTION
+    try:
+        if _reads_as_one_by_one(model):
+            return True
+    except (TypeError, ValueError, RuntimeError, IndexError):
+        pass  # it takes no such arguments, and reads padded rows instead
+    config._attn_implementation = "sdpa"
+    return False
+
+
+def _is_full(config: Any) -> bool:
+    """Whether every layer attends to all that came before."""
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    windows = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    return layers == {"full_attention"} and not windows
+
+
+def _reads_as_one_by_one(model: torch.nn.Module) -> bool:
+    vocabulary = cast(Any, model).get_input_embeddings().weight.shape[0]
+    ids = (np.arange(60) * 7 % vocabulary).astype(np.int32)
+    sequences = [ids[:40], np.concatenate([ids[:30], ids[40:]])]
+    packed = Packed.of(sequences)
+    with torch.no_grad():
+        together = read(model, packed)
+        for path, sequence in zip(packed.paths, sequences, strict=True):
+            given = torch.from_numpy(sequence.astype(np.int64)).to(together.device)[None]
+            alone = cast(Any, model).base_model(input_ids=given, use_cache=False).last_hidden_state[0]
+            gap = (together[torch.from_numpy(path).to(together.device)] - alone).abs().max()
+            if not gap <= 1e-3 * alone.abs().max():
+                return False
+    return True
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    branches: tuple[Branch, ...] | None = None,
+    scaling: float | None = None,
+    **rest: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention [1, heads, tokens, size] of packed sequences, each branch to what it sees; otherwise that of sdpa."""
+    if branches is None:
+        found: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **rest
+        )
+        return found
+    heads = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, heads), repeat_kv(value, heads)
+    parts = []
+    for branch in branches:
+        runs = [*branch.before, (branch.start, branch.stop)]
+        own, keys, values = query[:, :, branch.start : branch.stop], cat_runs(key, runs), cat_runs(value, runs)
+        mask = _lower_right(branch, query.device) if branch.before else None
+        parts.append(
+            F.scaled_dot_product_attention(own, keys, values, attn_mask=mask, is_causal=mask is None, scale=scaling)
+        )
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+
+
+def cat_runs(part: torch.Tensor, runs: "list[tuple[int, int]]") -> torch.Tensor:
+    """These runs of places of [rows, heads, places, size], one after the other."""
+    pieces = [part[:, :, start:stop] for start, stop in runs]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
+
+
+def _lower_right(branch: Branch, device: torch.device) -> torch.Tensor:
+    """Bool [places of the branch, places that it sees]."""
+    new = branch.stop - branch.start
+    return torch.ones((new, branch.seen + new), dtype=torch.bool, device=device).tril(branch.seen)
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
