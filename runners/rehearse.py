@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from genrl_graph import seeds
+from genrl_graph.batching import micro_batches
 from genrl_graph.costs import Micro, Work
 from genrl_graph.edges import SCORED
 from genrl_graph.errors import GenrlGraphError, NodeFailed, RewardFailed
 from genrl_graph.frames import Frame, Rollouts, score
 from genrl_graph.graph import Part
 from genrl_graph.node import Coordinate, Exchange, Fork, Node, Reward, Source, Update
-from genrl_graph.batching import micro_batches
 from genrl_graph.nodes.update.grpo import Grpo
 from genrl_graph.policy import Carried
 from genrl_graph.resources import Log, TaskBook

@@ -23,11 +23,11 @@ from measure import Clock, Row, report
 from numpy.typing import NDArray
 
 from genrl_graph import Completion, Graph, Rollouts, Sampling, TextPolicy, load, seeds
+from genrl_graph.batching import micro_batches
 from genrl_graph.graph import Part
 from genrl_graph.node import Source
 from genrl_graph.nodes.generate.chat import ChatGenerator
 from genrl_graph.nodes.generate.quoting import Quotable
-from genrl_graph.batching import micro_batches
 from genrl_graph.nodes.update.grpo import Grpo
 from genrl_graph.nodes.update.losses import Totals, policy_loss
 from genrl_graph.nodes.update.training import Batch
