@@ -142,11 +142,12 @@ class Machine:
 class Batch:
     """Rows that are sampled together: `prompts` distinct prompts of `width` tokens, `tokens` sampled in all.
 
-    The longest row has `longest` tokens; there is room for `room`.
+    What prompts share counts once where it is read once. The longest row has `longest` tokens; there is room for
+    `room`.
     """
 
     rows: int
-    prompts: int
+    prompts: float
     width: int
     room: int
     longest: float
@@ -155,16 +156,19 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Micro:
-    """Rows that are trained on together: padded to `width`, with `completions` completion tokens."""
+    """Rows that are trained on together: so many of `width` tokens, with `completions` completion tokens.
 
-    rows: int
+    Packed rows are fewer, a part of one where they share much.
+    """
+
+    rows: float
     width: int
     completions: float
 
     @property
     def tokens(self) -> int:
         """Tokens with padding."""
-        return self.rows * self.width
+        return round(self.rows * self.width)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from genrl_graph import seeds
 from genrl_graph.costs import Batch, Micro, Work, longest_of, varied_share
 from genrl_graph.frames import Frame
 from genrl_graph.nodes.policy.chat_tokens import ChatTokens
+from genrl_graph.nodes.policy.logprobs import read_of
+from genrl_graph.nodes.policy.packing import Packed, packed_batches
 from genrl_graph.nodes.policy.sampling import token_batches
 from genrl_graph.policy import Completion, Sampling, TextPolicy, TokenSequence
 
@@ -42,13 +44,13 @@ class Assumed:
 class CountingPolicy(TextPolicy):
     """A policy without weights: it reads as its tokenizer does and says common words, as many as it is told."""
 
-    def __init__(self, name: str, tokens: ChatTokens, *, context: int) -> None:
+    def __init__(self, name: str, tokens: ChatTokens, *, context: int, shares: bool = False) -> None:
         self.name, self.version = name, 0
         self.tokenizer, self.context, self.vocabulary = tokens.fingerprint, context, len(tokens.tokenizer)
         self.length: Callable[[int], float] = float
         self.works: list[Work] = []
         self.prompt_tokens, self.sampled = 0, 0.0
-        self._tokens = tokens
+        self._tokens, self._shares = tokens, shares
         self._words = _single_tokens(tokens.tokenizer)
 
     def render(self, messages: Sequence[dict[str, str]]) -> NDArray[np.int32]:
@@ -78,10 +80,11 @@ class CountingPolicy(TextPolicy):
         widths = np.repeat(np.array([len(prompt) for prompt in prompts], np.int64), num_generations)
         batches = []
         for chosen in token_batches(widths + most, max_batch_tokens):
-            distinct = {prompts[at // num_generations].tobytes() for at in chosen.tolist()}
+            distinct = {prompts[at // num_generations].tobytes(): at // num_generations for at in chosen.tolist()}
+            read = self._rows([prompts[at] for at in distinct.values()], int(widths[chosen].max()))
             rows = len(chosen)
             longest = longest_of(rows, mean, most)
-            batches.append(Batch(rows, len(distinct), int(widths[chosen].max()), most, longest, rows * mean))
+            batches.append(Batch(rows, read, int(widths[chosen].max()), most, longest, rows * mean))
         self.works.append(Work(self.name, batches=tuple(batches)))
         self.prompt_tokens += sum(len(prompt) for prompt in prompts)
         self.sampled += len(widths) * mean
@@ -95,13 +98,26 @@ class CountingPolicy(TextPolicy):
     def logprobs(self, sequences: Sequence[TokenSequence], *, temperatures: NDArray[np.float32]) -> torch.Tensor:
         """A node of your own may ask: zeros."""
         longest = max((len(sequence.completion_ids) for sequence in sequences), default=0)
-        micro = Micro(
-            len(sequences),
-            max((len(s.prompt_ids) + len(s.completion_ids) for s in sequences), default=0),
-            sum(len(s.completion_ids) for s in sequences),
-        )
-        self.works.append(Work(self.name, forwards=(micro,)))
+        self.works.append(Work(self.name, forwards=(self.micro(sequences),)))
         return torch.zeros(len(sequences), longest)
+
+    def micro_batches(self, sequences: Sequence[TokenSequence], *, max_batch_tokens: int) -> list[NDArray[np.int64]]:
+        """Those of the policy that it stands for."""
+        if not self._shares:
+            return super().micro_batches(sequences, max_batch_tokens=max_batch_tokens)
+        return packed_batches([read_of(sequence) for sequence in sequences], max_tokens=max_batch_tokens)
+
+    def micro(self, sequences: Sequence[TokenSequence]) -> Micro:
+        """What it is to train on these at once."""
+        width = max((len(s.prompt_ids) + len(s.completion_ids) for s in sequences), default=0)
+        rows = self._rows([read_of(sequence) for sequence in sequences], width)
+        return Micro(rows, width, sum(len(s.completion_ids) for s in sequences))
+
+    def _rows(self, sequences: Sequence[NDArray[np.int32]], width: int) -> float:
+        """How many rows of so many tokens take as many as are read of these sequences."""
+        if not self._shares or not sequences:
+            return len(sequences)
+        return len(Packed.of(sequences).ids) / width
 
     def backward(self, loss: torch.Tensor) -> None:
         """Nothing is trained."""
@@ -112,7 +128,7 @@ class CountingPolicy(TextPolicy):
 
     def fork(self, name: str) -> Self:
         """Another that counts for itself."""
-        return type(self)(name, self._tokens, context=self.context)
+        return type(self)(name, self._tokens, context=self.context, shares=self._shares)
 
     def save(self, folder: Path) -> None:
         """There is nothing to save."""

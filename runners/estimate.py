@@ -171,7 +171,7 @@ class _Estimator:
             return part.carry.dry(name, seed=self.graph.run.seed)
         sized = self.sized.get(name)
         if sized is not None:
-            return CountingPolicy(name, sized.tokens, context=sized.context)
+            return CountingPolicy(name, sized.tokens, context=sized.context, shares=sized.shares)
         stub = stub_policy(name, seed=0)
         tokens = ChatTokens(stub.hf_tokenizer, chat_template=CHAT, where="estimate")
         return CountingPolicy(name, tokens, context=stub.context)

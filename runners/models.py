@@ -16,6 +16,7 @@ from genrl_graph.nodes.policy.causal_lm import CausalLM
 from genrl_graph.nodes.policy.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.checkpoint import Checkpoint
 from genrl_graph.nodes.policy.lora import Lora
+from genrl_graph.nodes.policy.packed_reading import is_full
 from genrl_graph.nodes.policy.pretrained import context_of, locate, pick_device, tokens_of, training_of
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 from genrl_graph.nodes.policy.weights import named_tensors
@@ -35,6 +36,7 @@ class Sized:
     context: int
     device: torch.device
     loaded_bytes: int = 0  # of the files that its weights are read from
+    shares: bool = False  # what rows have in common from their beginning on is read once
 
 
 def size_policy(carry: Carry) -> Sized:
@@ -104,7 +106,8 @@ def _pretrained(carry: CausalLM) -> Sized:
     except (OSError, ValueError, DataError) as error:
         raise Unknown(f"model {carry.model!r}: {' '.join(str(error).split())[:200]}") from error
     read = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return Sized(model, config, tokens, context_of(config, carry.max_context), device, read)
+    shares = carry.share_prefixes and is_full(config.get_text_config())
+    return Sized(model, config, tokens, context_of(config, carry.max_context), device, read, shares)
 
 
 def _local(carry: CausalLM) -> Path:

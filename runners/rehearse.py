@@ -19,7 +19,7 @@ from genrl_graph.frames import Frame, Rollouts, score
 from genrl_graph.graph import Part
 from genrl_graph.node import Coordinate, Exchange, Fork, Node, Reward, Source, Update
 from genrl_graph.nodes.update.grpo import Grpo
-from genrl_graph.policy import Carried
+from genrl_graph.policy import Carried, TokenSequence
 from genrl_graph.resources import Log, TaskBook
 from genrl_graph.runners.counting import Assumed, CountingPolicy, Luck
 from genrl_graph.runners.meet import LocalSwarm
@@ -181,12 +181,14 @@ def update_works(
     plans = [_trained_on(node, policy, part) for part in inputs]
     many = epochs * sum(len(parts) for parts in plans) > 1
     for parts in plans:
-        micros = [micro for part in parts for micro in _micros(part, budget)]
+        micros = [micro for part in parts for micro in _micros(policy, part, budget)]
         steps = epochs * sum(len(part) > 0 for part in parts)
         works.append(Work(policy.name, micros=tuple(micros) * epochs, steps=steps))
         if isinstance(node, Grpo) and many:
             foreign = [part.where([name != peer for name in part.values("peer")]) for part in parts]
-            works.append(Work(policy.name, forwards=tuple(m for part in foreign for m in _micros(part, budget))))
+            works.append(
+                Work(policy.name, forwards=tuple(m for part in foreign for m in _micros(policy, part, budget)))
+            )
         if isinstance(reference, CountingPolicy):
             works.append(Work(reference.name, forwards=tuple(micros) * epochs))
     return works
@@ -207,11 +209,8 @@ def _trained_on(node: Update, policy: CountingPolicy, rows: Rollouts) -> list[Ro
     return [kept.take(list(map(int, at))) for at in np.array_split(np.arange(len(kept)), max(parts, 1)) if len(at)]
 
 
-def _micros(rows: Rollouts, budget: int) -> list[Micro]:
-    prompts = [len(ids) for ids in rows.ragged("prompt_ids")]
-    completions = [len(ids) for ids in rows.ragged("completion_ids")]
-    lengths = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
-    return [
-        Micro(len(at), max(lengths[i] for i in at), sum(completions[i] for i in at))
-        for at in micro_batches(lengths, max_batch_tokens=budget)
-    ]
+def _micros(policy: CountingPolicy, rows: Rollouts, budget: int) -> list[Micro]:
+    pairs = zip(rows.ragged("prompt_ids"), rows.ragged("completion_ids"), strict=True)
+    sequences = [TokenSequence(prompt, completion) for prompt, completion in pairs]
+    found = policy.micro_batches(sequences, max_batch_tokens=budget)
+    return [policy.micro([sequences[i] for i in at]) for at in found]

@@ -34,7 +34,7 @@ def prepare(model: torch.nn.Module) -> bool:
     Attention of plain calls stays that of sdpa.
     """
     config = cast(Any, model).config
-    if getattr(config, "_attn_implementation", None) != "sdpa" or not _is_full(config.get_text_config()):
+    if getattr(config, "_attn_implementation", None) != "sdpa" or not is_full(config.get_text_config()):
         return getattr(config, "_attn_implementation", None) == ATTENTION
     config._attn_implementation = ATTENTION
     try:
@@ -46,7 +46,7 @@ def prepare(model: torch.nn.Module) -> bool:
     return False
 
 
-def _is_full(config: Any) -> bool:
+def is_full(config: Any) -> bool:
     """Whether every layer attends to all that came before."""
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
     windows = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,8 +28,10 @@ from genrl_graph.nodes.library import (
     TinyLM,
 )
 from genrl_graph.nodes.policy.weights import named_tensors
+from genrl_graph.policy import Sampling, TokenSequence
 from genrl_graph.runners import calibrate, measure
 from genrl_graph.runners.calibrate import Calibration
+from genrl_graph.runners.counting import CountingPolicy
 from genrl_graph.runners.estimate import estimate
 from genrl_graph.runners.models import Unknown, size_policy
 from genrl_graph.store import RunStore
@@ -109,6 +112,22 @@ def test_quoted_completions_count_with_the_assumed_length() -> None:
     assert sampled == Range(40, 40)
     # per peer and task: two answers of each of two peers, of five characters, and the question mark
     assert prompts == Range(2 * 2 * 21, 2 * 2 * 21)
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_a_prompt_that_is_read_once_counts_once(shares: bool) -> None:
+    tokens = size_policy(TINY).tokens
+    policy = CountingPolicy("policy", tokens, context=1024, shares=shares)
+    prompt = policy.render([{"role": "user", "content": "a question of some thirty letters"}])
+    rows = [TokenSequence(prompt, policy.encode(f"{at} answers", ended=True)) for at in range(4)]
+    each, unique = len(prompt) + 10 - 1, len(prompt) + 4 * 9
+    assert len(policy.micro_batches(rows, max_batch_tokens=unique)) == (1 if shares else 4)
+    assert policy.micro(rows).tokens == (unique if shares else 4 * (each + 1))
+    given = policy.generate(
+        [prompt, prompt], num_generations=2, sampling=Sampling(5), rng=np.random.default_rng(0), max_batch_tokens=10_000
+    )
+    assert len(given) == 2
+    assert policy.works[0].batches[0].prompts == 1
 
 
 def test_ranges_are_ordered_and_narrow() -> None:
