@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from genrl_graph import seeds
-from genrl_graph.batching import micro_batches
 from genrl_graph.costs import Micro, Work
 from genrl_graph.edges import SCORED
 from genrl_graph.errors import GenrlGraphError, NodeFailed, RewardFailed

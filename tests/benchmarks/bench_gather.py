@@ -19,7 +19,8 @@ import pytest
 from measure import Row, figures, interleaved, report
 
 HERE = Path(__file__).parent
-SIZES = {1: (20, 3.0), 64: (20, 3.0), 1024: (9, 1.5), 16384: (3, 1.5)}
+WARM = 3  # rounds before any is timed: memory that is used for the first time is slow
+SIZES = {1: (20, 3.0), 64: (20, 3.0), 1024: (15, 1.5), 16384: (7, 1.5)}
 """Kilobytes: repetitions, and the most times that a gather may take as long as the streams."""
 
 
@@ -103,7 +104,7 @@ def test_gather(folder: Path, count: int) -> None:
     with swarm(count, folder) as peers:
         for size, (times, most) in SIZES.items():
             calls = {what: partial(peers, what, size) for what in ("streams", "gather")}
-            for call in calls.values():
+            for call in [*calls.values()] * WARM:
                 call()
             found = interleaved(calls, times=times)
             streams = Row(f"bare streams, {size} kB", found["streams"])

@@ -55,6 +55,13 @@ PLANS = {
     ],
     "multistage_math/dapo.yaml": ["multistage_math_dapo: 13 nodes, 3 stages", *THREE_STAGES],
     "multistage_math/big_math.yaml": ["multistage_math_big_math: 13 nodes, 3 stages", *THREE_STAGES],
+    "multistage_math/solver_critic.yaml": [
+        "multistage_solver_critic: 15 nodes, 3 stages, 2 exchanges, 20 rounds, 1 peer, seed 0",
+        *THREE_STAGES[:9],
+        "generate.critique     reads tasks, answers; weights of critic (round's start)",
+        "update.grpo           reads credit_critique; weights of critic (round's start); gives update_critique",
+        "carry critic (policy.causal_lm): next round update_critique",
+    ],
     "multistage_math/reasoning_gym.yaml": [
         "multistage_sums: 15 nodes, 3 stages, 2 exchanges, 20 rounds, 2 peers, seed 0",
         *THREE_STAGES,
