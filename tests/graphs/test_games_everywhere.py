@@ -1,14 +1,11 @@
 """Every shipped game in steps goes through every door: check, draw, plan, store, SIGKILL and resume, replay."""
 
-import os
 import re
-import signal
-import traceback
 from pathlib import Path
 
 import numpy as np
 import pytest
-from crash import Left
+from crash import Left, killed
 
 import genrl_graph.graphs
 from genrl_graph import Graph, load
@@ -18,7 +15,6 @@ from genrl_graph.reading import open_run
 from genrl_graph.runners.play import play
 from genrl_graph.runners.replay import Replay, replay
 from genrl_graph.schedule import compile_graph
-from genrl_graph.store import RunStore
 from genrl_graph.verify import verify_run
 
 GAMES = Path(genrl_graph.graphs.__file__).resolve().parent / "games"
@@ -78,28 +74,6 @@ def whole(game: Graph, tmp_path_factory: pytest.TempPathFactory, one_thread: Non
     """A run that nothing happened to."""
     run = play(game, out=tmp_path_factory.mktemp("games") / "whole", quiet=True)
     return run.folder, Left.of(run.folder, {"/".join(key): digest for key, digest in run.after.items()})
-
-
-def killed(game: Graph, folder: Path, commit: int) -> bool:
-    """Play in a process that kills itself before so many commits; whether it was killed."""
-    child = os.fork()
-    if child == 0:
-        committing, left = RunStore.commit, [commit]
-
-        def commit_or_die(self: RunStore, records: object) -> object:
-            left[0] -= 1
-            if not left[0]:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return committing(self, records)  # type: ignore[arg-type]
-
-        RunStore.commit = commit_or_die  # type: ignore[assignment,method-assign]
-        try:
-            play(game, out=folder, quiet=True)
-        except BaseException:
-            traceback.print_exc()
-        os._exit(1)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
 def test_it_is_checked_drawn_and_planned(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from crash import Left, killed
 
 from genrl_graph import load, play
 from genrl_graph.graph import Graph
+from genrl_graph.runners.play import Run
+from genrl_graph.runners.replay import replay
+from genrl_graph.schedule import compile_graph
 from genrl_graph.store import RunStore
 
 STAGES = ("answer", "critique", "final")
@@ -30,15 +34,19 @@ MOVES = {"update_answer": "policy", "update_critique": "critic", "update": "poli
 
 
 def game(graphs: Path, *overrides: str) -> Graph:
-    return load(graphs / "multistage_math" / "solver_critic.yaml", [*TINY, *overrides])
+    return load(graphs / "multistage_math" / "solver_critic.yaml", [*TINY, f"run.rounds={ROUNDS}", *overrides])
 
 
 @pytest.fixture(scope="module")
-def store(graphs: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> RunStore:
+def run(graphs: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Run:
     """Four rounds of one peer."""
-    out = tmp_path_factory.mktemp("two") / "run"
-    play(game(graphs, "run.checkpoint_every=1"), out=out, rounds=ROUNDS, quiet=True)
-    return RunStore.open(out)
+    return play(game(graphs), out=tmp_path_factory.mktemp("two") / "run", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def store(run: Run) -> RunStore:
+    """What it stored."""
+    return RunStore.open(run.folder)
 
 
 def digests(store: RunStore) -> dict[tuple[int, str], dict[str, str]]:
@@ -77,6 +85,24 @@ def test_each_is_trained_on_what_it_said(store: RunStore) -> None:
         assert trained
         assert {row["id"] for row in trained} <= said[node]
     assert {row["round"] for row in store.table("update_critique/trained").to_pylist()} == {1, 3}
+
+
+def test_killed_between_the_updates_it_goes_on_to_the_same_bits(graphs: Path, tmp_path: Path, run: Run) -> None:
+    """In round 2, when the solver has moved already and the critic, which is due, has not."""
+    steps = [step.node for step in compile_graph(game(graphs)).steps if step.action != "open"]
+    assert killed(game(graphs), tmp_path / "cut", len(steps) + steps.index("update_critique") + 1)
+    again = play(game(graphs), out=tmp_path / "cut", resume=True, quiet=True)
+    assert again.after == run.after
+    whole, left = (Left.of(each.folder, {}) for each in (run, again))
+    assert whole.differences(left) == []
+
+
+def test_replayed_with_another_credit_only_the_critic_is_credited_anew(graphs: Path, tmp_path: Path, run: Run) -> None:
+    same = replay(run.folder, game(graphs), out=tmp_path / "same", quiet=True)
+    assert {verdict.fate for verdict in same.verdicts.values()} <= {"pinned", "read"}
+    edited = game(graphs, "nodes.credit_critique.params.how=mean")
+    found = replay(run.folder, edited, out=tmp_path / "other", quiet=True)
+    assert {node for node, verdict in found.verdicts.items() if verdict.fate == "recomputed"} == {"credit_critique"}
 
 
 def test_without_its_update_a_policy_stays(graphs: Path, tmp_path: Path, store: RunStore, one_thread: None) -> None:

@@ -142,6 +142,31 @@ class Watch:
         return function(first, *rest, **named)
 
 
+def killed(game: Graph, folder: Path, commit: int) -> bool:
+    """Play in a process that kills itself before so many commits; whether it was killed."""
+    from genrl_graph.runners.play import play
+    from genrl_graph.store import RunStore
+
+    child = os.fork()
+    if child == 0:
+        committing, left = RunStore.commit, [commit]
+
+        def commit_or_die(self: RunStore, records: object) -> object:
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return committing(self, records)  # type: ignore[arg-type]
+
+        RunStore.commit = commit_or_die  # type: ignore[assignment,method-assign]
+        try:
+            play(game, out=folder, quiet=True)
+        except BaseException:
+            traceback.print_exc()
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
 @dataclass(frozen=True, slots=True)
 class Left:
     """What a run leaves: the files of its store and of its last checkpoint, its metrics, and the carries' digests."""
