@@ -1,7 +1,7 @@
 """Eight peers, a hundred rounds: two are killed and restarted, one joins half-way, one is hostile, one often late.
 
     OMP_NUM_THREADS=1 python tests/runners/swarm/soak.py
-    OMP_NUM_THREADS=1 python tests/runners/swarm/soak.py --rounds 20 --keep /tmp/soak
+    OMP_NUM_THREADS=1 python tests/runners/swarm/soak.py --rounds 20 --keep runs/soak
 
 All processes are real and meet on the loopback. Prints what came of it, and ends with 1 where a claim does not hold.
 """
