@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0, the code of the error, or 128 + the signal that ended a run."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages for large tensors: first use of memory takes time
     sys.exit(run_command(argv))
 
 
@@ -112,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dry", action="store_true", help="play one round with stand-ins for models and hubs, in seconds")
     run.add_argument("--resume", action="store_true", help="go on if the folder holds this run, else start it")
     run.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    _profile_argument(run)
     add_runner_arguments(run)
     run.set_defaults(command=_run)
 
@@ -122,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _import_argument(resume)
     resume.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    _profile_argument(resume)
     add_runner_arguments(resume)
     resume.set_defaults(command=_resume)
 
@@ -174,6 +177,16 @@ def _import_argument(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FILE|MODULE",
         help="Python file, or installed module, with nodes or reward functions that the graph names (it is run)",
+    )
+
+
+def _profile_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--profile",
+        nargs="?",
+        const="steps",
+        choices=("steps", "ops"),
+        help="write a Chrome trace of the steps to profile.json in the run folder; ops: also the operators of a round",
     )
 
 
@@ -299,6 +312,8 @@ def _run(args: argparse.Namespace) -> int:
     runner = runner_of(args)
     if args.dry and args.resume:
         raise ParamError("--resume: a dry run does not go on; leave out --dry or --resume")
+    if args.dry and args.profile:
+        raise ParamError("--profile: the times of a dry run say nothing; leave out --dry or --profile")
     imports = _imports(args)
     if args.dry and runner is not None:
         raise ParamError(f"--runner {args.runner}: a dry run plays in one process; leave out --dry or --runner")
@@ -353,7 +368,8 @@ def _play(
     from genrl_graph.runners.play import play
 
     graph = _valid(args).graph
-    return _played(partial(play, graph, out=out, quiet=args.quiet, imports=imports, resume=resume, runner=runner))
+    options = {"quiet": args.quiet, "imports": imports, "resume": resume, "runner": runner, "profile": args.profile}
+    return _played(partial(play, graph, out=out, **options))
 
 
 def _played(play: Callable[[], object]) -> int:

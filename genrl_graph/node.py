@@ -69,6 +69,14 @@ class Node(Declared):
     _place: Place | None = PrivateAttr(default=None)
 
     @property
+    def overlaps(self) -> bool:
+        """Whether this node may run in another thread while a generator generates; one that reads a policy never does.
+
+        Nodes that overlap run one after the other in that thread.
+        """
+        return False
+
+    @property
     def place(self) -> Place:
         """Where this node stands; a node outside any graph stands at its type's name."""
         return self._place or Place(type(self).type_name)
@@ -259,6 +267,11 @@ class Reward(Node, kind="reward"):
     """
 
     max_unjudged: float = Field(0.99, ge=0, le=1, description="share of the rows that may stay unjudged (NaN)")
+
+    @property
+    def overlaps(self) -> bool:
+        """Rewards do; one that wants the main thread, as for signals, says no."""
+        return True
 
     @classmethod
     def _check_kind(cls) -> None:

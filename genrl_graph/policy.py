@@ -40,6 +40,11 @@ class Policy(Carried):
     name: str
     version: int
 
+    @property
+    def computes(self) -> str:
+        """What it computes in and where, such as "bfloat16 on cpu", which a run folder notes; by default nothing."""
+        return ""
+
     @abstractmethod
     def fork(self, name: str) -> Self:
         """A second live version with its own copy of weights and optimiser state."""

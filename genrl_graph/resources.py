@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any, Protocol
 
 from genrl_graph.errors import DataError
@@ -43,16 +44,18 @@ class TaskBook:
         self._sources = dict(sources)
         self._size = size
         self._known: dict[str, Task] = {}
+        self._lock = RLock()  # steps that run beside a generator look tasks up too
 
     def __getitem__(self, task_id: str) -> Task:
         """The task; raises `DataError` for an id that no source of this graph can make again."""
-        task = self._known.get(task_id)
-        if task is None:
-            task = self._resolve(task_id)
-            while len(self._known) >= self._size:
-                self._known.pop(next(iter(self._known)))
-            self._known[task_id] = task
-        return task
+        with self._lock:
+            task = self._known.get(task_id)
+            if task is None:
+                task = self._resolve(task_id)
+                while len(self._known) >= self._size:
+                    self._known.pop(next(iter(self._known)))
+                self._known[task_id] = task
+            return task
 
     def _resolve(self, task_id: str) -> Task:
         name, _, key = task_id.partition("/")

@@ -20,7 +20,9 @@ class RunConfig(BaseModel):
     seed: int = Field(0, ge=0, description="seed of every random stream of the run")
     peers: int = Field(1, ge=1, le=1024, description="peers that a local run plays in one process")
     threads: int | None = Field(
-        None, ge=1, description="CPU threads of torch; by default what torch or OMP_NUM_THREADS says"
+        None,
+        ge=1,
+        description="CPU threads of torch; by default OMP_NUM_THREADS, or this rank's share of the processors",
     )
     checkpoint_every: int = Field(0, ge=0, description="rounds between checkpoints; 0 keeps only the one at the end")
     keep: int | None = Field(2, ge=1, description="newest checkpoints that are kept; null keeps all")

@@ -16,11 +16,11 @@ from genrl_graph.nodes.reward.judge import Judge
 from genrl_graph.policy import Carried
 from genrl_graph.runners.assumptions import assumptions
 from genrl_graph.runners.calibrate import Calibration
+from genrl_graph.runners.computing import set_threads
 from genrl_graph.runners.counting import Assumed, CountingPolicy
 from genrl_graph.runners.models import Sized, Unknown, size_policy
 from genrl_graph.runners.observed import Observed, read_observed
 from genrl_graph.runners.peers import peer_names, require_enough
-from genrl_graph.runners.play import set_threads
 from genrl_graph.runners.rehearse import Rehearsal, Rehearsed
 from genrl_graph.runners.tryout import is_small, tried_forecast, try_out
 from genrl_graph.schedule import Schedule, compile_graph

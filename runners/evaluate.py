@@ -21,6 +21,7 @@ from genrl_graph.resources import TaskBook
 from genrl_graph.run_config import RunConfig
 from genrl_graph.runners.budget import Budget
 from genrl_graph.runners.meet import Alone
+from genrl_graph.runners.profile import SILENT, Trace
 from genrl_graph.runners.recall import Recorded
 from genrl_graph.runners.round import EVAL, Done, Loop, Peer
 from genrl_graph.runners.stages import Stages, totals
@@ -90,6 +91,7 @@ class Evaluator:
         recall: Callable[[int, str, str], Recorded | None] = lambda round, node, peer: None,
         begin: Callable[[Step, str], None] = lambda step, peer: None,
         watch: Callable[[Done], None] = lambda done: None,
+        trace: Trace = SILENT,
     ) -> None:
         self._peers = {peer.name: peer for peer in peers}
         self._threshold = config.eval_threshold
@@ -110,6 +112,7 @@ class Evaluator:
             budget=budget,
             evaluating=True,
             recall=recall,
+            trace=trace,
         )
 
     def play(self, number: int) -> Metrics:

@@ -1,7 +1,6 @@
 """Plays a graph: makes the run folder, the carries and the peers, and runs the loop to the end."""
 
 import itertools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,10 +16,12 @@ from genrl_graph.graph import Graph
 from genrl_graph.plan import counted
 from genrl_graph.run_config import Mode, RunConfig
 from genrl_graph.runfolder import GRAPH, refuse_taken
+from genrl_graph.runners.computing import computing, set_threads
 from genrl_graph.runners.evaluate import evaluation_schedule
 from genrl_graph.runners.metrics import RoundMetrics
 from genrl_graph.runners.origins import run_versions
 from genrl_graph.runners.peers import Make, declared_value, digests, make_peers, prepare
+from genrl_graph.runners.profile import SILENT, Profile, ProfileOf
 from genrl_graph.runners.progress import Terminal
 from genrl_graph.runners.resume import Past, Start
 from genrl_graph.runners.round import Done, Peer
@@ -62,12 +63,14 @@ def play(
     imports: Mapping[str, str] | None = None,
     resume: bool = False,
     runner: Runner | None = None,
+    profile: ProfileOf | None = None,
 ) -> Run:
     """Play a graph: in this process with `peers` peers in lockstep, or as `runner` says.
 
     What is given wins over the graph's `run:` options. Without `out` the run gets a new folder `runs/<graph>-<n>`.
     `imports` records the scripts that defined nodes (path: hash). With `resume` a run that is in the folder goes on
-    from its newest checkpoint and what was committed since, to the very bits of a run that was never cut. Raises
+    from its newest checkpoint and what was committed since, to the very bits of a run that was never cut. `profile`
+    writes a Chrome trace of the steps into it, with "ops" also one of the torch operators of a round. Raises
     `GraphError` before anything is loaded, `StoreError` where the folder is taken or an update gives another result
     than it did, `NodeFailed` where a node fails; what was committed stays.
     """
@@ -86,7 +89,14 @@ def play(
     console = Console(stderr=True, highlight=False, quiet=quiet)
     folder = None if out is None else Path(out)
     return play_schedule(
-        schedule, config, folder=folder, console=console, imports=imports or {}, resume=resume, runner=runner
+        schedule,
+        config,
+        folder=folder,
+        console=console,
+        imports=imports or {},
+        resume=resume,
+        runner=runner,
+        profile=profile,
     )
 
 
@@ -101,6 +111,7 @@ def play_schedule(
     see: Callable[[Done], None] = lambda done: None,
     resume: bool = False,
     runner: Runner | None = None,
+    profile: ProfileOf | None = None,
 ) -> Run:
     """Play a compiled graph; `make` makes the carries, `see` is shown every step that was committed."""
     runner = runner or LocalRunner(config.peers)
@@ -139,6 +150,7 @@ def play_schedule(
             schedule, names, seed=config.seed, make=make, tell=partial(_loading, console), ready=stop.check
         )
         before, start = digests(players), Start()
+        versions["computing"] = computing(players[0])
         if past is None:
             versions |= {"carries": {carry: before[names[0], carry] for carry in schedule.graph.carries}}
             store = RunStore.create(folder, played.record(), versions, block_rounds=config.block_rounds)
@@ -157,6 +169,8 @@ def play_schedule(
         )
         metrics = RoundMetrics(trackers, stages=Stages(schedule), reported=start.reported)
         stack.callback(metrics.close)
+        trace = Profile(folder, operators=profile == "ops", rounds=rounds - start.first) if profile else SILENT
+        stack.callback(trace.close)
         terminal = stack.enter_context(Terminal(schedule, rounds=rounds, console=console, played=start.first))
         session = Session(
             schedule,
@@ -172,6 +186,7 @@ def play_schedule(
             stop=stop,
             see=see,
             start=start,
+            trace=trace,
         )
         session.play()
         after = digests(players)
@@ -224,12 +239,3 @@ def run_options(written: RunConfig, given: Mapping[str, int | str | None]) -> Ru
 def free_folder(name: str) -> Path:
     """The first `runs/<name>-<n>` that does not exist."""
     return next(path for n in itertools.count(1) if not (path := Path("runs") / f"{name}-{n}").exists())
-
-
-def set_threads(threads: int | None) -> None:
-    """Let torch use so many CPU threads; `OMP_NUM_THREADS`, where it is set, is left to other libraries."""
-    if threads is not None:
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-        import torch
-
-        torch.set_num_threads(threads)

@@ -29,7 +29,9 @@ MAY_DIFFER = frozenset(
 )
 """Run options that change neither what is played nor how: where a run ends, what it keeps, how patient it is."""
 
-NOT_PACKAGES = frozenset({"fingerprint", "imports", "carries", "classes", "packages", "resumed", "replayed"})
+NOT_PACKAGES = frozenset(
+    {"fingerprint", "imports", "carries", "classes", "packages", "computing", "resumed", "replayed"}
+)
 """What stands among the versions of a run folder and is the version of no package."""
 
 MOVED = "starts as {}, but as {} when the run began; was its model or its file changed?"
@@ -87,7 +89,7 @@ class Past:
         """One line for each checkpoint that is damaged, and for each package that is now another."""
         damaged = [f"{what}; that checkpoint is passed over" for what in self._damage.values() if what is not None]
         return damaged + [
-            f"{name} was {then or 'not installed'}, is {versions.get(name) or 'not installed'}: bits may differ"
+            f"{name} was {then or 'not installed'}, is {_now(versions, name) or 'not installed'}: bits may differ"
             for name, then in self._others(versions).items()
         ]
 
@@ -147,7 +149,7 @@ class Past:
         """Write the options and versions with which the run goes on to graph.yaml, where they are others."""
         run, old = graph.run.model_dump(mode="json"), self._run.model_dump(mode="json")
         changed: dict[str, Any] = {name: [old[name], value] for name, value in run.items() if value != old[name]}
-        packages = {name: versions.get(name) for name in self._others(versions)}
+        packages = {name: _now(versions, name) for name in self._others(versions)}
         if not changed and not packages:
             return
         noted = {"round": self.first, "run": changed, "versions": packages}
@@ -178,12 +180,14 @@ class Past:
         return compare(ran, graph).lines()
 
     def _others(self, versions: Mapping[str, Any]) -> dict[str, Any]:
-        """The packages that are others than when the run was last begun, with their versions then."""
+        """The packages, and ways to compute, that are others than when the run was last begun, with those of then."""
         then = {name: version for name, version in self.store.versions.items() if name not in NOT_PACKAGES}
+        now = {name: version for name, version in versions.items() if name not in NOT_PACKAGES}
+        if "computing" in self.store.versions:
+            then, now = then | self.store.versions["computing"], now | versions.get("computing", {})
         for noted in self.store.versions.get("resumed", []):
             then |= noted.get("versions", {})
-        names = sorted(then.keys() | versions.keys() - NOT_PACKAGES)
-        return {name: then.get(name) for name in names if then.get(name) != versions.get(name)}
+        return {name: then.get(name) for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)}
 
     def _verify(
         self, players: Sequence[Peer], names: Sequence[str], known: Mapping[tuple[str, str], str], what: str
@@ -248,3 +252,7 @@ def _changed(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iter
     for name in sorted(then.keys() | now.keys()):
         if then.get(name, 1) != now.get(name, 1):
             yield f"{what.format(name)}: {then.get(name, 1)} then, {now.get(name, 1)} now"
+
+
+def _now(versions: Mapping[str, Any], name: str) -> Any:
+    return versions.get(name, versions.get("computing", {}).get(name))

@@ -2,8 +2,10 @@
 
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from genrl_graph.journal import Record
 from genrl_graph.node import Coordinate, Exchange, Fork, Node, Reward, Source, Update
 from genrl_graph.policy import Carried, Policy, TextPolicy
 from genrl_graph.resources import Log, TaskBook
+from genrl_graph.runners.ahead import Ahead, late, started_at
 from genrl_graph.runners.budget import Budget
 from genrl_graph.runners.meet import Behind, Meeting, Swarm
 from genrl_graph.runners.outputs import failed_rows, named_outputs, refuse_useless
+from genrl_graph.runners.profile import SILENT, Trace
 from genrl_graph.runners.recall import Recorded, verify
 from genrl_graph.runners.record import step_metrics, step_record
 from genrl_graph.runners.signals import Interrupted
@@ -69,10 +73,15 @@ class _Played:
     outputs: Mapping[str, Any]
     tries: int = 1
     recalled: bool = False
+    seconds: float | None = None  # of a step that ran ahead
 
 
 class Loop:
     """Plays rounds of a schedule. Peers run every step in the order of their names, on one thread.
+
+    Only steps whose nodes may overlap run ahead, in a second one, while a generator generates or peers are waited
+    for. They have their turn behind that generator, whether they were quick or slow: there they are awaited and
+    committed, and there they fail.
 
     One that is `evaluating` plays the schedule of an evaluation (`evaluate.evaluation_schedule`): updates and forks
     hand on the value that they were given, coordinators are left out, random streams and groups of the store are its
@@ -98,6 +107,7 @@ class Loop:
         evaluating: bool = False,
         recall: Callable[[int, str, str], Recorded | None] = lambda round, node, peer: None,
         inputs: Callable[[str, int, Peer], dict[str, Any]] | None = None,
+        trace: Trace = SILENT,
     ) -> None:
         self.schedule = schedule
         self.peers = list(peers)
@@ -106,7 +116,10 @@ class Loop:
         self._commit = commit
         self._begin, self._watch = begin, watch
         self._budget, self._evaluating = budget or Budget(), evaluating
-        self._recall, self._prefix = recall, EVAL if evaluating else ""
+        self._recall, self._prefix, self._trace = recall, EVAL if evaluating else "", trace
+        self.steps = late(schedule)
+        self._starts = started_at(schedule, self.steps) if inputs is None else {}
+        self._ahead = Ahead[_Played]()
         self._inputs = inputs or (lambda node, round, peer: wired_inputs(schedule.graph.nodes[node], peer.values))
 
     def play(self, round: int, *, only_recorded: bool = False) -> None:
@@ -118,15 +131,18 @@ class Loop:
         for peer in self.peers:
             peer.values = dict(peer.carries)
         try:
-            for step in self.schedule.steps:
+            for at, step in enumerate(self.steps):
                 recorded = all(self._recorded(step, round, peer) for peer in self.peers)
                 if only_recorded and not recorded:
                     if step.action == "open":  # it has no record; what was committed may stand behind it
                         continue
                     break
                 if not self._is_left_out(step, recorded, round):
+                    if not recorded:
+                        self._start_ahead(self._starts.get(at, ()), round)
                     self._play_step(step, round)
         finally:
+            self._ahead.end()
             for peer in self.peers:
                 self._hand_on(peer)
 
@@ -150,14 +166,20 @@ class Loop:
         for peer in self.peers:
             self._begin(step, peer.name)
             started = time.perf_counter()
-            played = self._play(step, round, peer)
-            seconds = time.perf_counter() - started
+            with self._span("await" if self._runs_ahead(step, peer) else "step", step, round, peer) as found:
+                played = self._play(step, round, peer)
+                found |= _sizes(played)
+            peer.values.update(played.outputs)
+            seconds = time.perf_counter() - started if played.seconds is None else played.seconds
             told = (played.metrics, played.outputs, played.tries, played.recalled)
             done.append(Done(round, step, peer.name, seconds, *told, self._evaluating))
             if played.record is not None:
                 records.append(played.record)
         if records:
-            self._commit(records)
+            with ExitStack() as spans:
+                for peer in self.peers:
+                    spans.enter_context(self._span("commit", step, round, peer))
+                self._commit(records)
         for item in done:
             rows = int(item.metrics.get("failed_rows", 0))
             self._budget.spend_rows(rows, where=self._where(step, round, item.peer))
@@ -174,10 +196,12 @@ class Loop:
     def _play(self, step: Step, round: int, peer: Peer) -> "_Played":
         """One step of one peer, tried again as long as the budget allows."""
         errors: list[str] = []
+        ahead = self._ahead.take((step.node, peer.name)) if self._runs_ahead(step, peer) else None
         while True:
             try:
-                return self._step(step, round, peer, errors)
+                return self._step(step, round, peer, errors) if ahead is None else ahead.result()
             except GenrlGraphError as error:
+                ahead = None
                 if not self._budget.retry(self.schedule.nodes[step.node], error, attempt=len(errors)):
                     raise
                 errors.append(str(error))
@@ -187,12 +211,13 @@ class Loop:
 
     def _step(self, step: Step, round: int, peer: Peer, errors: Sequence[str]) -> "_Played":
         node = self.schedule.nodes[step.node]
-        inputs = self._inputs(step.node, round, peer)
+        with self._span("inputs", step, round, peer):
+            inputs = self._inputs(step.node, round, peer)
         recorded = None if step.action == "open" else self._recorded(step, round, peer)
         try:
             if recorded is not None and not isinstance(node, Update | Fork):
                 if step.action == "close" and self._is_wanted(node, round):
-                    self._close(node, round, peer)
+                    self._close(step, node, round, peer)
                 played = self._recalled(node, inputs, peer, recorded)
             elif self._evaluating and isinstance(node, Update | Fork):
                 played = _Played(None, {}, _handed_on(step.node, node, inputs))
@@ -211,8 +236,24 @@ class Loop:
         if recorded is not None and played.record is not None:
             verify(recorded, played.record, where=self._where(step, round, peer.name))
             played = replace(played, record=None, metrics=recorded.metrics, recalled=True)
-        peer.values.update(played.outputs)
         return played
+
+    def _start_ahead(self, steps: Iterable[Step], round: int) -> None:
+        """Start what the run has not committed before it was cut; the first try of each runs ahead, others never."""
+        for step in steps:
+            for peer in self.peers:
+                if self._recorded(step, round, peer) is None:
+                    self._ahead.start((step.node, peer.name), partial(self._step_ahead, step, round, peer))
+
+    def _step_ahead(self, step: Step, round: int, peer: Peer) -> "_Played":
+        started = time.perf_counter()
+        with self._span("step", step, round, peer) as found:
+            played = self._step(step, round, peer, ())
+            found |= _sizes(played)
+        return replace(played, seconds=time.perf_counter() - started)
+
+    def _runs_ahead(self, step: Step, peer: Peer) -> bool:
+        return step.action == "run" and (step.node, peer.name) in self._ahead
 
     def _recalled(self, node: Node, inputs: Mapping[str, Any], peer: Peer, recorded: Recorded) -> "_Played":
         outputs = recorded.outputs(node, self.schedule.types, inputs, holder=peer.name, prefix=self._prefix)
@@ -231,7 +272,7 @@ class Loop:
         resources = self._resources(node, round, peer, log)
         if step.action == "close":
             assert isinstance(node, Exchange)
-            meeting = self._close(node, round, peer)
+            meeting = self._close(step, node, round, peer)
             offer = next((packet.rows for packet in meeting.packets if packet.peer == peer.name), None)
             output = node.admit(list(meeting.packets), **resources)  # type: ignore[attr-defined]
             _note(log, meeting)
@@ -259,10 +300,17 @@ class Loop:
         )
         return _Played(record, metrics, outputs, len(errors) + 1)
 
-    def _close(self, node: Node, round: int, peer: Peer) -> Meeting:
+    def _close(self, step: Step, node: Node, round: int, peer: Peer) -> Meeting:
         assert isinstance(node, Exchange)
         known = peer.vocabularies
-        return self._swarm.close(node, round=round, peer=peer.name, tasks=peer.tasks, vocabularies=known)
+        with self._span("wait", step, round, peer):
+            return self._swarm.close(node, round=round, peer=peer.name, tasks=peer.tasks, vocabularies=known)
+
+    def _span(self, kind: str, step: Step, round: int, peer: Peer) -> AbstractContextManager[dict[str, object]]:
+        """The step itself, or a part of it, in the profile."""
+        name = self._prefix + (str(step) if kind == "step" else f"{kind} {step.node}")
+        facts = {"node": step.node, "round": round, "stage": step.stage}
+        return self._trace.span(name, kind, peer.name, facts)
 
     def _where(self, step: Step, round: int, peer: str) -> str:
         when = f"evaluation after {round} rounds" if self._evaluating else f"round {round}"
@@ -286,6 +334,11 @@ class Loop:
             "peer": lambda: peer.name,
         }
         return {resource: supply[resource]() for resource in wanted}
+
+
+def _sizes(played: _Played) -> dict[str, object]:
+    """What a profile says of a step that is done."""
+    return {name: int(played.metrics[name]) for name in ("rows", "tokens") if name in played.metrics}
 
 
 def _raised_at(error: Exception) -> str:

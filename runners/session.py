@@ -13,6 +13,7 @@ from genrl_graph.runners.evaluate import Evaluator, evaluation_line, evaluation_
 from genrl_graph.runners.meet import Behind, Swarm
 from genrl_graph.runners.metrics import RoundMetrics
 from genrl_graph.runners.peers import changing_carries
+from genrl_graph.runners.profile import Trace
 from genrl_graph.runners.progress import Terminal
 from genrl_graph.runners.resume import Start
 from genrl_graph.runners.round import Done, Loop, Peer
@@ -44,10 +45,11 @@ class Session:
         stop: Stop,
         see: Callable[[Done], None],
         start: Start,
+        trace: Trace,
     ) -> None:
         self._schedule, self._players, self._runner, self._config = schedule, players, runner, config
         self._store, self._metrics, self._terminal, self._console = store, metrics, terminal, console
-        self._stop, self._see, self._start = stop, see, start
+        self._stop, self._see, self._start, self._trace = stop, see, start, trace
         self.rounds = 0 if config.mode == "evaluate" else config.rounds
         self._budget = self._new_budget(config.max_failed_rows)
         self._budget.failed_rows, self._budget.retries = start.failed_rows, start.retries
@@ -61,6 +63,7 @@ class Session:
             watch=self._watch,
             budget=self._budget,
             recall=start.recall,
+            trace=trace,
         )
         self._evaluator = None if evaluation is None else self._new_evaluator(evaluation)
 
@@ -90,7 +93,8 @@ class Session:
         try:
             if self._loop.meets(number):
                 self._begin(number)
-            self._loop.play(number)
+            with self._trace.round(number):
+                self._loop.play(number)
         except Behind as behind:
             later = min(behind.round, self.rounds)
             self._store.commit([left(number, player.name, to=later) for player in self._players])
@@ -130,7 +134,7 @@ class Session:
     def _watch(self, done: Done) -> None:
         self._see(done)
         self._metrics.take(done)
-        if done.step is not self._schedule.steps[-1]:  # after the last step the round can end
+        if done.step is not self._loop.steps[-1]:  # after the last step the round can end
             self._stop.check()
 
     def _watch_evaluation(self, done: Done) -> None:
@@ -155,4 +159,5 @@ class Session:
             watch=self._watch_evaluation,
             budget=self._new_budget(None),  # what fails there does not end the training
             recall=self._start.recall,
+            trace=self._trace,
         )

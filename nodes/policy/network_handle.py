@@ -44,6 +44,11 @@ class NetworkActor(TrainedActor):
         self._optimizer: torch.optim.Adam | None = None
         self._device = next(model.parameters()).device
 
+    @property
+    def computes(self) -> str:
+        """The precision of its matrix products, and the kind of device."""
+        return f"float32 on {self._device.type}"
+
     @classmethod
     def drawn(cls, name: str, spec: NetworkSpec, *, seed: int, device: str) -> Self:
         """A handle whose weights are a function of seed and name."""

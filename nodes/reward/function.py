@@ -92,6 +92,11 @@ class FunctionReward(Reward, name="function"):
                 raise ValueError(f"{name} is {value}, but the function runs in this process: {why}")
         return self
 
+    @property
+    def overlaps(self) -> bool:
+        """In this process the function may want the main thread: math-verify's limit does."""
+        return self._in_worker
+
     def plain_params(self) -> dict[str, Any]:
         """The params as YAML has them; raises `ParamError` for a function that no file can name."""
         if not isinstance(self.function, str):

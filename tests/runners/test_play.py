@@ -85,10 +85,10 @@ def test_the_store_holds_full_rows_where_they_are_made_and_ids_elsewhere(store: 
     assert list(names) == [
         "tasks",
         "answer",
-        "score_answer",
-        "credit_answer",
         "answers",
         "final",
+        "score_answer",
+        "credit_answer",
         "score_final",
         "match_final",
         "best",

@@ -71,10 +71,10 @@ def test_a_step_of_all_peers_is_one_commit() -> None:
         for name in (
             "tasks",
             "answer",
-            "score_answer",
-            "credit_answer",
             "answers",
             "final",
+            "score_answer",
+            "credit_answer",
             "score_final",
             "match_final",
             "best",
@@ -87,8 +87,8 @@ def test_a_step_of_all_peers_is_one_commit() -> None:
         "tasks",
         "answer",
         "open answers",
-        "score_answer",
-        "credit_answer",
+        "close answers",
+        "final",
     ]
 
 
