@@ -96,10 +96,10 @@ def report(name: str, title: str, rows: Sequence[Row]) -> None:
         table.add_column(header, justify="right" if header in ("median", "ratio (quartiles)") else "left")
     for row in rows:
         found = row.ratios
-        ratio = f"{median(found):.3g} ({_quartiles(found)})" if found else ""
+        ratio = f"{median(found):.3g} ({quartiles(found)})" if found else ""
         table.add_row(row.what, _time(row.seconds), ratio, row.base.what if row.base and found else "", row.wanted())
     Console(width=150, highlight=False).print("", table)
-    _keep(name, {"title": title, "rows": [_figures(row) for row in rows]})
+    keep(name, {"title": title, "rows": [_figures(row) for row in rows]})
 
 
 def figures(name: str, title: str, values: Mapping[str, tuple[float, float | None]]) -> None:
@@ -115,10 +115,13 @@ def figures(name: str, title: str, values: Mapping[str, tuple[float, float | Non
         {"what": what, "value": value} | ({} if most is None else {"at_most": most, "met": value <= most})
         for what, (value, most) in values.items()
     ]
-    _keep(name, {"title": title, "rows": rows})
+    keep(name, {"title": title, "rows": rows})
 
 
-def _quartiles(values: Sequence[float]) -> str:
+def quartiles(values: Sequence[float]) -> str:
+    """The first and the third quartile as a table shows them."""
+    if len(values) < 2:
+        return "one only"
     low, _, high = quantiles(values, n=4, method="inclusive")
     return f"{low:.3g}, {high:.3g}"
 
@@ -137,7 +140,8 @@ def _figures(row: Row) -> dict[str, object]:
     return figures
 
 
-def _keep(name: str, figures: Mapping[str, object]) -> None:
+def keep(name: str, figures: Mapping[str, object]) -> None:
+    """Put the figures of one benchmark, and what it ran on, into `runs/bench.json`, beside those of the others."""
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     machine = {
         "cpus": os.cpu_count(),
