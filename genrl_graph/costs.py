@@ -1,5 +1,6 @@
 """What a run will cost before it runs: the arithmetic of time and memory, in ranges."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -64,7 +65,7 @@ class Model:
     layers: int
     kv_size: int
     bfloat16: bool = False  # autocast: matrices, activations and cache in two bytes, weights in four
-    checkpointing: bool = False
+    activation_bytes: float = math.inf  # what a micro-batch may keep for its backward pass; layers recompute the rest
     shared: int = 0  # parameters that all adapters of a base share
 
     @property
@@ -211,9 +212,9 @@ def sampling_seconds(batch: Batch, model: Model, speeds: Speeds, machine: Machin
 
 
 def training_seconds(micro: Micro, model: Model, speeds: Speeds, machine: Machine) -> float:
-    """One micro-batch forward and backward; checkpointing goes forward twice."""
+    """One micro-batch forward and backward; what is not kept goes forward twice."""
     tokens = micro.tokens * (1 + model.pair_share * micro.width)
-    again = reading_seconds(micro, model, speeds) if model.checkpointing else 0.0
+    again = _recomputed(micro, model, speeds) / max(model.layers, 1) * reading_seconds(micro, model, speeds)
     head = micro.completions * speeds.train_head
     return speeds.train_call + tokens * speeds.train_token + head + again
 
@@ -244,12 +245,30 @@ def sampling_bytes(batch: Batch, model: Model) -> float:
 
 def training_bytes(micro: Micro, model: Model, speeds: Speeds) -> float:
     """What a micro-batch adds to weights and moments: gradients, what backward needs, and a block of logits."""
-    saved = speeds.saved_token * micro.tokens
-    if model.checkpointing:
-        kept = 4 * model.hidden * model.layers * micro.tokens
-        saved = kept + saved / max(model.layers, 1)
+    each, again = speeds.saved_token * micro.tokens / max(model.layers, 1), _recomputed(micro, model, speeds)
+    inputs = 4 * model.hidden * micro.tokens
+    saved = (model.layers - again) * each + (again * inputs + each if again else 0.0)
     logits = (8 + model.width) * min(micro.completions * model.vocabulary, float(1 << 25))
     return model.gradient_bytes + speeds.saved_call + saved + logits
+
+
+def recomputed_layers(tokens: int, *, layers: int, hidden: int, saved_token: float, limit: float) -> int:
+    """How many layers are to keep only their input, float32, for the backward pass to compute the rest again.
+
+    They are as few as keep the activations of so many tokens within `limit` bytes, or all. `saved_token` is what all
+    layers keep of a token otherwise; while one computes again, it holds what it did not keep.
+    """
+    each, inputs = saved_token * tokens / max(layers, 1), 4.0 * hidden * tokens
+    if layers * each <= limit:
+        return 0
+    if each <= inputs:
+        return layers
+    return min(layers, math.ceil(((layers + 1) * each - limit) / (each - inputs)))
+
+
+def _recomputed(micro: Micro, model: Model, speeds: Speeds) -> int:
+    token, limit = speeds.saved_token, model.activation_bytes
+    return recomputed_layers(micro.tokens, layers=model.layers, hidden=model.hidden, saved_token=token, limit=limit)
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from genrl_graph.costs import GB, Machine, Speeds
 from genrl_graph.durable import failed
 from genrl_graph.nodes.policy.gguf_model import cache_root
 from genrl_graph.nodes.policy.logprobs import completion_logprobs
+from genrl_graph.nodes.policy.recompute import kept_bytes
 from genrl_graph.nodes.policy.sampling import sample_completions
 from genrl_graph.policy import Sampling, TokenSequence
 from genrl_graph.runners.memory import memory
@@ -187,19 +188,8 @@ def _logprobs(model: torch.nn.Module, width: int, completion: int) -> torch.Tens
 
 
 def _saved_bytes(model: torch.nn.Module, width: int, compute: Any) -> float:
-    """Bytes that a forward pass keeps for its backward pass, without the weights themselves."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with compute, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = _logprobs(model, width, 2)
-    total = float(sum(size for at, size in kept.items() if at not in own))
-    del output
-    return total
+    with compute:
+        return kept_bytes(lambda: _logprobs(model, width, 2), model)
 
 
 def _line(name: str, each: str, points: dict[int, float]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The size of a policy and its tokenizer, from what lies on this machine: no weights are loaded, no network asked."""
 
 import copy
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def size_policy(carry: Carry) -> Sized:
     raise Unknown(f"{carry.type_name} is no type whose size is known without making it")
 
 
-def model_of(config: Any, *, bfloat16: bool, checkpointing: bool = False, adapter: Lora | None = None) -> Model:
+def model_of(config: Any, *, bfloat16: bool, activation_bytes: float = math.inf, adapter: Lora | None = None) -> Model:
     """The sizes that a configuration of transformers leads to."""
     with torch.device("meta"):
         whole: Any = AutoModelForCausalLM.from_config(config)
@@ -70,7 +71,7 @@ def model_of(config: Any, *, bfloat16: bool, checkpointing: bool = False, adapte
         layers=text.num_hidden_layers,
         kv_size=2 * text.num_hidden_layers * (getattr(text, "num_key_value_heads", None) or heads) * size,
         bfloat16=bfloat16,
-        checkpointing=checkpointing,
+        activation_bytes=activation_bytes,
         shared=shared,
     )
 
@@ -100,7 +101,7 @@ def _pretrained(carry: CausalLM) -> Sized:
         training = training_of(carry, device)
         adapter = carry if isinstance(carry, Lora) else None
         model = model_of(
-            config, bfloat16=training.bfloat16, checkpointing=training.gradient_checkpointing, adapter=adapter
+            config, bfloat16=training.bfloat16, activation_bytes=training.activation_bytes, adapter=adapter
         )
         tokens = tokens_of(carry, tokenizer)
     except (OSError, ValueError, DataError) as error:

@@ -1,4 +1,4 @@
-"""The toy nodes are registered once, for all tests, as `--import tests/toys.py` would; tests import them as `toys`."""
+"""What tests share is imported once, as `--import tests/toys.py` would; tests import it as `toys`, `architectures`."""
 
 import os
 from collections.abc import Callable
@@ -21,6 +21,7 @@ LONGEST = (
     "test_trackers.py",
 )
 registry.import_file(TOYS)
+registry.import_file(TOYS.with_name("architectures.py"))
 # a busy machine is no failure; CI plays the same examples every time, everybody else new ones
 settings.register_profile("unhurried", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("unhurried")

@@ -29,7 +29,10 @@ class CausalLM(PolicyCarry, name="causal_lm"):
     chat_template: str | None = None
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[Beta, Beta] = (0.9, 0.999)
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Literal["auto"] | bool = Field(
+        default="auto", description="compute activations again in the backward pass; auto: of as few layers as needed"
+    )
+    activation_gb: float = Field(default=0.25, gt=0, description="auto: what a micro-batch may keep of its activations")
     share_prefixes: bool = Field(
         default=True, description="read once what rows have in common from their beginning on, above all a prompt"
     )

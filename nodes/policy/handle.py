@@ -1,10 +1,11 @@
 """The live handle of a causal language model: samples, judges and trains one set of weights."""
 
 import copy
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -16,7 +17,8 @@ from genrl_graph.errors import NodeFailed, StoreError
 from genrl_graph.nodes.policy.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.logprobs import completion_logprobs, has_plain_head, read_of
 from genrl_graph.nodes.policy.packed_reading import prepare
-from genrl_graph.nodes.policy.packing import packed_batches
+from genrl_graph.nodes.policy.packing import packed_batches, packed_tokens
+from genrl_graph.nodes.policy.recompute import Recompute, kept_bytes
 from genrl_graph.nodes.policy.sampling import sample_completions
 from genrl_graph.nodes.policy.weights import (
     WEIGHTS,
@@ -30,7 +32,9 @@ from genrl_graph.nodes.policy.weights import (
 )
 from genrl_graph.policy import Completion, Sampling, TextPolicy, TokenSequence
 
-TRIED = ("_has_plain_head", "_shares")  # what holds for every copy of a model
+TRIED = ("_has_plain_head", "_shares", "_saved_token")  # what holds for every copy of a model
+PROBED = (32, 96)
+"""Tokens of two rows from which it is seen what a token keeps of its activations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Training:
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     bfloat16: bool = False  # autocast; weights and optimiser stay float32
-    gradient_checkpointing: bool = False
+    activation_bytes: float = math.inf  # what a micro-batch may keep of its activations; 0: no more than it must
     share_prefixes: bool = False  # compute once what rows have in common from their beginning on
 
 
@@ -62,15 +66,17 @@ class CausalPolicy(TextPolicy):
         self._tokens, self._training = tokens, training
         self._optimizer: torch.optim.AdamW | None = None
         self._eos_ids = _eos_ids(model, tokens.tokenizer)
-        if training.gradient_checkpointing:
-            older = "gradient_checkpointing_enable"  # its name before transformers renamed it
-            enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, older)
-            enable({"use_reentrant": False})
+        self._recompute = Recompute(model, training.activation_bytes)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.model.parameters()).device
+
+    @property
+    def computes(self) -> str:
+        """The precision of its matrix products, and the kind of device."""
+        return f"{'bfloat16' if self._training.bfloat16 else 'float32'} on {self.device.type}"
 
     @property
     def hf_tokenizer(self) -> Any:
@@ -131,15 +137,36 @@ class CausalPolicy(TextPolicy):
 
     def logprobs(self, sequences: Sequence[TokenSequence], *, temperatures: NDArray[np.float32]) -> torch.Tensor:
         """Log-probs of the completion tokens: float32 [rows, longest completion], 0 beyond a row's completion."""
-        recompute = self._training.gradient_checkpointing and torch.is_grad_enabled()
-        self.model.train(recompute)  # transformers recomputes activations in training mode only; dropout is off
+        grows = torch.is_grad_enabled()
+        if grows and self._recompute.depends:
+            self._recompute.fit(self._tokens_read(sequences), self._saved_token)
+        self.model.train(grows and self._recompute.any)  # dropout is off
         try:
-            with self.computing():
-                return completion_logprobs(
-                    self.model, sequences, temperatures, plain_head=self._has_plain_head, shared=self._shares
-                )
+            return self._logprobs(sequences, temperatures)
         finally:
             self.model.eval()
+
+    def _logprobs(self, sequences: Sequence[TokenSequence], temperatures: NDArray[np.float32]) -> torch.Tensor:
+        with self.computing():
+            return completion_logprobs(
+                self.model, sequences, temperatures, plain_head=self._has_plain_head, shared=self._shares
+            )
+
+    def _tokens_read(self, sequences: Sequence[TokenSequence]) -> int:
+        """Tokens of a micro-batch with what is shared counted once, or else with its padding."""
+        ids = [read_of(sequence) for sequence in sequences]
+        return packed_tokens(ids) if self._shares else len(ids) * max(map(len, ids), default=0)
+
+    @cached_property
+    def _saved_token(self) -> float:
+        """Bytes that a token more adds to what a forward pass keeps for its backward pass."""
+        sizes = []
+        with torch.enable_grad():
+            for count in PROBED:
+                ids = np.linspace(0, self.vocabulary - 1, count).astype(np.int32)
+                probe = [TokenSequence(ids[:-1], ids[-1:])]
+                sizes.append(kept_bytes(partial(self._logprobs, probe, np.ones(1, np.float32)), self.model))
+        return max(0.0, (sizes[1] - sizes[0]) / (PROBED[1] - PROBED[0]))
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of one micro-batch."""

@@ -12,7 +12,7 @@ from genrl_graph.nodes.policy.packed_reading import read
 from genrl_graph.nodes.policy.packing import Packed
 from genrl_graph.policy import TokenSequence
 
-_BLOCK = 1 << 25  # logits that exist at once, in elements
+_BLOCK = 1 << 22  # logits that exist at once, in elements
 
 
 def completion_logprobs(

@@ -1,5 +1,6 @@
 """A transformers causal language model reads packed sequences: attention by branches, all else on one row."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -21,7 +22,7 @@ def read(model: torch.nn.Module, packed: Packed, *, cache: DynamicCache | None =
     output = base(
         input_ids=torch.from_numpy(packed.ids).to(device)[None],
         position_ids=torch.from_numpy(packed.positions).to(device)[None],
-        branches=packed.branches,
+        branches=Branches(packed.branches),
         past_key_values=cache,
         use_cache=cache is not None,
     )
@@ -76,39 +77,66 @@ def _attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    branches: tuple[Branch, ...] | None = None,
+    branches: "Branches | None" = None,
     scaling: float | None = None,
     **rest: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention [1, heads, tokens, size] of packed sequences, each branch to what it sees; otherwise that of sdpa."""
-    if branches is None:
-        found: tuple[torch.Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **rest
-        )
-        return found
-    heads = query.shape[1] // key.shape[1]
-    key, value = repeat_kv(key, heads), repeat_kv(value, heads)
-    parts = []
-    for branch in branches:
+    if branches is not None:
+        parts = [branches.attend(branch, query, key, value, scaling) for branch in branches.all]
+        return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+    if query.shape[2] == 1 and (attention_mask is None or attention_mask.shape[1] == 1):
+        return _grouped(query, key, value, attention_mask, scaling).transpose(1, 2).contiguous(), None
+    found: tuple[torch.Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, scaling=scaling, **rest
+    )
+    return found
+
+
+class Branches:
+    """The branches of packed sequences while a model reads them; what their places see is the same in every layer."""
+
+    def __init__(self, branches: Sequence[Branch]) -> None:
+        self.all = branches
+        self._masks: dict[tuple[int, int, int], torch.Tensor] = {}
+
+    def attend(
+        self, branch: Branch, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
+    ) -> torch.Tensor:
+        """Attention of the places of one branch: [1, heads, places, size]."""
         runs = [*branch.before, (branch.start, branch.stop)]
-        own, keys, values = query[:, :, branch.start : branch.stop], cat_runs(key, runs), cat_runs(value, runs)
-        mask = _lower_right(branch, query.device) if branch.before else None
-        parts.append(
-            F.scaled_dot_product_attention(own, keys, values, attn_mask=mask, is_causal=mask is None, scale=scaling)
-        )
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+        own, keys, values = query[:, :, branch.start : branch.stop], _cat_runs(key, runs), _cat_runs(value, runs)
+        if branch.before:
+            return _grouped(own, keys, values, self._mask(branch, query.shape[1] // key.shape[1], own), scaling)
+        heads = query.shape[1] // key.shape[1]
+        keys, values = repeat_kv(keys, heads), repeat_kv(values, heads)
+        return F.scaled_dot_product_attention(own, keys, values, is_causal=True, scale=scaling)
+
+    def _mask(self, branch: Branch, group: int, like: torch.Tensor) -> torch.Tensor:
+        """What is added [group x places of the branch, places that it sees]: 0 or, where a place lies ahead, -inf."""
+        new = branch.stop - branch.start
+        key = (new, branch.seen, group)
+        if key not in self._masks:
+            ahead = torch.full((new, branch.seen + new), -torch.inf, dtype=like.dtype, device=like.device)
+            self._masks[key] = ahead.triu(branch.seen + 1).repeat(group, 1)
+        return self._masks[key]
 
 
-def cat_runs(part: torch.Tensor, runs: "list[tuple[int, int]]") -> torch.Tensor:
+def _grouped(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float | None
+) -> torch.Tensor:
+    """Attention [rows, heads, places, size] in which heads that share keys are places of one head: no key is copied."""
+    rows, heads, places, size = query.shape
+    shared = key.shape[1]
+    together = query.reshape(rows, shared, heads // shared * places, size)
+    found = F.scaled_dot_product_attention(together, key, value, attn_mask=mask, scale=scaling)
+    return found.view(rows, heads, places, size)
+
+
+def _cat_runs(part: torch.Tensor, runs: "list[tuple[int, int]]") -> torch.Tensor:
     """These runs of places of [rows, heads, places, size], one after the other."""
     pieces = [part[:, :, start:stop] for start, stop in runs]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
-
-
-def _lower_right(branch: Branch, device: torch.device) -> torch.Tensor:
-    """Bool [places of the branch, places that it sees]."""
-    new = branch.stop - branch.start
-    return torch.ones((new, branch.seen + new), dtype=torch.bool, device=device).tril(branch.seen)
 
 
 AttentionInterface.register(ATTENTION, _attention)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,17 +72,36 @@ def in_order(sequences: Sequence[Ids]) -> Iterator[tuple[int, int]]:
 
 
 def packed_batches(sequences: Sequence[Ids], *, max_tokens: int) -> list[Places]:
-    """Positions of sequences in batches of at most `max_tokens` once they are packed; a longer one is alone."""
-    batches: list[list[int]] = []
-    size = 0
-    for row, known in in_order(sequences):
-        new = len(sequences[row]) - known
-        if not batches or size + new > max_tokens:
-            batches.append([])
-            size, new = 0, len(sequences[row])
-        batches[-1].append(row)
-        size += new
-    return [np.asarray(batch, np.int64) for batch in batches]
+    """Positions of sequences in batches of at most `max_tokens` once they are packed; a longer one is alone.
+
+    Sequences that have much in common stay together: of all ways to cut them in their order, this has the fewest
+    tokens in all, and of those the fewest batches.
+    """
+    order = list(in_order(sequences))
+    least, first = [(0, 0)], [0]  # by how many sequences: tokens and batches, and where the last batch begins
+    for end in range(1, len(order) + 1):
+        options = []
+        tokens = 0  # of the batch, but for what its first sequence shares with the one before
+        for begin in range(end - 1, -1, -1):
+            row, known = order[begin]
+            whole = tokens + len(sequences[row])
+            if whole > max_tokens and begin < end - 1:
+                break
+            options.append((least[begin][0] + whole, least[begin][1] + 1, begin))
+            tokens = whole - known
+        fewest = min(options)
+        least.append(fewest[:2])
+        first.append(fewest[2])
+    cuts = [len(order)]
+    while cuts[-1]:
+        cuts.append(first[cuts[-1]])
+    rows = np.asarray([row for row, _ in order], np.int64)
+    return [rows[begin:end] for begin, end in pairwise(reversed(cuts))]
+
+
+def packed_tokens(sequences: Sequence[Ids]) -> int:
+    """How many tokens sequences have once they are packed."""
+    return sum(len(sequences[row]) - known for row, known in in_order(sequences))
 
 
 def common(a: Ids, b: Ids) -> int:

@@ -1,6 +1,7 @@
 """Pretrained weights into live handles: where they are looked for, on which device, in which precision."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # whichev
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from genrl_graph.costs import GB
 from genrl_graph.errors import DataError, ParamError
 from genrl_graph.nodes.policy.causal_lm import CausalLM
 from genrl_graph.nodes.policy.chat_tokens import ChatTokens
@@ -60,9 +62,15 @@ def training_of(params: CausalLM, device: torch.device) -> Training:
         weight_decay=params.weight_decay,
         betas=params.betas,
         bfloat16=bfloat16,
-        gradient_checkpointing=params.gradient_checkpointing,
+        activation_bytes=_activation_bytes(params),
         share_prefixes=params.share_prefixes,
     )
+
+
+def _activation_bytes(params: CausalLM) -> float:
+    if params.gradient_checkpointing == "auto":
+        return params.activation_gb * GB
+    return 0.0 if params.gradient_checkpointing else math.inf
 
 
 def load_pretrained(params: CausalLM) -> tuple[torch.nn.Module, Any]:

@@ -16,6 +16,7 @@ from genrl_graph.costs import (
     Work,
     longest_of,
     peak_memory,
+    recomputed_layers,
     sampling_bytes,
     training_bytes,
     varied_share,
@@ -55,20 +56,43 @@ def test_the_cache_of_a_batch_holds_prompt_and_room() -> None:
 
 
 def test_seconds_of_a_step_by_hand() -> None:
-    flat = replace(MODEL, layers=0)  # no attention between pairs of tokens
+    flat = replace(MODEL, hidden=0)  # no attention between pairs of tokens
     batch = Batch(rows=4, prompts=2, width=10, room=0, longest=6, tokens=20)
     sampled = work_seconds(Work("policy", batches=(batch,)), replace(flat, kv_size=0), SPEEDS, MACHINE)
     assert sampled == pytest.approx(1.0 + 20 * 0.01 + 6 * 0.5 + 20 * 0.1)
     work = Work("policy", micros=(Micro(2, 10, 5),), steps=3, digested=True)
     assert work_seconds(work, flat, SPEEDS, MACHINE) == pytest.approx(2.0 + 20 * 0.03 + 5 * 0.02 + 3 * 1.0 + 1.0)
-    again = work_seconds(Work("policy", micros=(Micro(2, 10, 0),)), replace(flat, checkpointing=True), SPEEDS, MACHINE)
+    again = work_seconds(
+        Work("policy", micros=(Micro(2, 10, 0),)), replace(flat, activation_bytes=0.0), SPEEDS, MACHINE
+    )
     assert again == pytest.approx(2.0 + 20 * 0.03 + 1.0 + 20 * 0.01)
 
 
 def test_checkpointing_keeps_one_layer_and_the_input_of_each() -> None:
     micro = Micro(2, 10, 0)
     assert training_bytes(micro, MODEL, SPEEDS) == 4_000_000 + 1000 + 20 * 100
-    assert training_bytes(micro, replace(MODEL, checkpointing=True), SPEEDS) == 4_000_000 + 1000 + 20 * (50 + 64)
+    assert training_bytes(micro, replace(MODEL, activation_bytes=0.0), SPEEDS) == 4_000_000 + 1000 + 20 * (50 + 64)
+
+
+@given(
+    tokens=st.integers(0, 5000),
+    layers=st.integers(1, 40),
+    saved_token=st.floats(0, 1e7),
+    limit=st.floats(0, 1e10),
+)
+def test_as_few_layers_compute_again_as_the_limit_asks(
+    tokens: int, layers: int, saved_token: float, limit: float
+) -> None:
+    def kept(again: int) -> float:
+        each = saved_token * tokens / layers
+        return (layers - again) * each + (again * 4.0 * 64 * tokens + each if again else 0.0)
+
+    again = recomputed_layers(tokens, layers=layers, hidden=64, saved_token=saved_token, limit=limit)
+    assert 0 <= again <= layers
+    if again < layers:
+        assert kept(again) <= limit * (1 + 1e-9)
+    if again > 1 and kept(1) > kept(2):
+        assert kept(again - 1) > limit * (1 - 1e-9)
 
 
 def test_the_peak_is_the_fullest_moment() -> None:

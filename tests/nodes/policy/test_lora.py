@@ -85,10 +85,10 @@ def test_policies_share_the_base_and_nothing_else(folder):
     assert not torch.equal(logits(first.model), base)
 
 
-@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+@pytest.mark.parametrize("gradient_checkpointing", [False, True, "auto"])
 def test_interleaved_backward_passes_meet_their_own_adapters(folder, gradient_checkpointing):
     def make(name):
-        policy = lora(folder, name, gradient_checkpointing=gradient_checkpointing)
+        policy = lora(folder, name, gradient_checkpointing=gradient_checkpointing, activation_gb=1e-4)
         train(policy, 2)
         return policy
 

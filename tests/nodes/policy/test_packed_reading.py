@@ -1,68 +1,17 @@
 """Reading packed sequences gives what reading them one by one gives: values, gradients, samples and steps."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from architectures import VOCABULARY, drawn, gpt2, llama, policy_of, qwen, rows_of, windowed
 from numpy.typing import NDArray
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedModel,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import LlamaForCausalLM
 
-from genrl_graph.nodes.policy.chat_tokens import ChatTokens
-from genrl_graph.nodes.policy.handle import CausalPolicy, Training
+from genrl_graph.nodes.policy.handle import CausalPolicy
 from genrl_graph.nodes.policy.packed_reading import ATTENTION
-from genrl_graph.nodes.policy.tiny_lm import CONTENTS, PRINTABLE, SPECIAL, character_tokenizer
-from genrl_graph.policy import Sampling, TokenSequence
-
-VOCABULARY = len(PRINTABLE) + len(SPECIAL)
-SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-SIZES |= {"num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 256, "initializer_range": 0.2}
-SIZES |= {"eos_token_id": 1, "pad_token_id": 0, "bos_token_id": None}
-
-
-def llama() -> PreTrainedModel:
-    return LlamaForCausalLM(LlamaConfig(**SIZES))
-
-
-def qwen() -> PreTrainedModel:
-    return Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8))
-
-
-def gpt2() -> PreTrainedModel:
-    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "initializer_range": 0.2}
-    sizes |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, eos_token_id=1, bos_token_id=1, **sizes))
-
-
-def windowed() -> PreTrainedModel:
-    return MistralForCausalLM(MistralConfig(**SIZES, sliding_window=24))
-
-
-def policy_of(make=llama, *, share: bool, **training: bool) -> CausalPolicy:
-    torch.manual_seed(0)
-    tokens = ChatTokens(character_tokenizer(PRINTABLE), chat_template=CONTENTS, where="test")
-    return CausalPolicy("p", make(), tokens, context=256, training=Training(share_prefixes=share, **training))
-
-
-def rows_of(seed: int = 0) -> list[TokenSequence]:
-    """Groups of 4 on prompts of which two have a long beginning in common, one row without a completion."""
-    rng = np.random.default_rng(seed)
-    start = drawn(rng, 30)
-    prompts = [np.concatenate([start, drawn(rng, 9)]), np.concatenate([start, drawn(rng, 4)]), drawn(rng, 20)]
-    rows = [TokenSequence(prompt, drawn(rng, int(rng.integers(1, 24)))) for prompt in prompts for _ in range(4)]
-    return [*rows, TokenSequence(prompts[0], drawn(rng, 0))]
-
-
-def drawn(rng: np.random.Generator, count: int) -> NDArray[np.int32]:
-    return rng.integers(3, VOCABULARY, count).astype(np.int32)
+from genrl_graph.policy import Sampling
 
 
 def gradients(policy: CausalPolicy, loss: torch.Tensor) -> torch.Tensor:
@@ -70,14 +19,14 @@ def gradients(policy: CausalPolicy, loss: torch.Tensor) -> torch.Tensor:
     return torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, parameters)])
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("activation_bytes", [math.inf, 200_000.0, 0.0])
 @pytest.mark.parametrize("make", [llama, qwen, gpt2, windowed])
-def test_values_and_gradients_are_those_of_padded_rows(make, checkpointing: bool) -> None:
+def test_values_and_gradients_are_those_of_padded_rows(make, activation_bytes: float) -> None:
     rows = rows_of()
     temperatures = np.linspace(0.5, 1.5, len(rows)).astype(np.float32)
     found = []
     for share in (True, False):
-        policy = policy_of(make, share=share, gradient_checkpointing=checkpointing)
+        policy = policy_of(make, share=share, activation_bytes=activation_bytes)
         logprobs = policy.logprobs(rows, temperatures=temperatures)
         found.append((logprobs.detach(), gradients(policy, logprobs.square().sum())))
         packs = share and make is not windowed
@@ -112,6 +61,40 @@ def test_samples_are_the_same_tokens_with_the_same_logprobs(make) -> None:
     for ours, theirs in zip(*made, strict=True):
         assert ours.ids.tolist() == theirs.ids.tolist()
         np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_what_is_sampled_has_the_distribution_of_plain_calls(share: bool) -> None:
+    rng, samples = np.random.default_rng(3), 5000
+    start = drawn(rng, 40)
+    prompts = [np.concatenate([start, drawn(rng, size)]) for size in (1, 6)]
+    policy, plain = policy_of(share=share), policy_of(share=False).model
+    policy._eos_ids = []
+    given = policy.generate(
+        prompts, num_generations=samples, sampling=Sampling(2), rng=np.random.default_rng(4), max_batch_tokens=10**6
+    )
+    for prompt, rows in zip(prompts, given, strict=True):
+        made = np.stack([row.ids for row in rows])
+        first = next_token(plain, prompt[None])[0]
+        every = np.concatenate([np.tile(prompt, (VOCABULARY, 1)), np.arange(VOCABULARY)[:, None]], axis=1)
+        for place, exact in enumerate((first, first @ next_token(plain, every))):
+            assert chi_square(np.bincount(made[:, place], minlength=VOCABULARY), exact) > 1e-3
+
+
+def next_token(model: torch.nn.Module, ids: NDArray[np.integer]) -> NDArray[np.float64]:
+    """The distribution of the token behind each row, by a plain call."""
+    with torch.no_grad():
+        return model(input_ids=torch.from_numpy(ids.astype(np.int64))).logits[:, -1].double().softmax(-1).numpy()
+
+
+def chi_square(counts: NDArray[np.integer], exact: NDArray[np.float64]) -> float:
+    """The chance that a sample lies at least so far from its distribution; rare tokens are taken together."""
+    wanted = exact * counts.sum()
+    common = wanted >= 10
+    bins = [(counts[common], wanted[common]), (counts[~common].sum(keepdims=True), wanted[~common].sum(keepdims=True))]
+    found, wanted = (np.concatenate(parts) for parts in zip(*bins, strict=True))
+    distance = float(((found - wanted) ** 2 / wanted).sum())
+    return float(torch.special.gammaincc(torch.tensor((len(found) - 1) / 2), torch.tensor(distance / 2)))
 
 
 def test_a_copy_shares_as_well_and_plain_calls_are_those_of_transformers() -> None:

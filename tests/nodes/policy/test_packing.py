@@ -1,10 +1,13 @@
 """Sequences in one row: each is whole, what they share is there once, and batches keep their budget."""
 
+from collections.abc import Sequence
+from itertools import combinations, pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrl_graph.nodes.policy.packing import LEAST_SHARED, Ids, Packed, packed_batches
+from genrl_graph.nodes.policy.packing import LEAST_SHARED, Ids, Packed, in_order, packed_batches
 
 
 @st.composite
@@ -60,6 +63,23 @@ def test_batches_hold_every_sequence_once_and_keep_the_budget(sequences: list[Id
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(sequences)))
     for batch in batches:
         assert len(batch) == 1 or len(Packed.of([sequences[at] for at in batch]).ids) <= budget
+
+
+@given(families(), st.integers(1, 200))
+def test_no_other_way_to_cut_them_has_fewer_tokens(sequences: list[Ids], budget: int) -> None:
+    sequences = sequences[:7]
+    order = [row for row, _ in in_order(sequences)]
+
+    def cost(cuts: Sequence[int]) -> tuple[float, int]:
+        batches = [[sequences[row] for row in order[begin:end]] for begin, end in pairwise((0, *cuts, len(order)))]
+        sizes = [len(Packed.of(batch).ids) for batch in batches]
+        kept = all(len(batch) == 1 or size <= budget for batch, size in zip(batches, sizes, strict=True))
+        return (sum(sizes) if kept else np.inf, len(batches))
+
+    ways = [cuts for count in range(len(order)) for cuts in combinations(range(1, len(order)), count)]
+    batches = packed_batches(sequences, max_tokens=budget)
+    tokens = sum(len(Packed.of([sequences[at] for at in batch]).ids) for batch in batches)
+    assert (tokens, len(batches)) == min(map(cost, ways))
 
 
 def test_completions_of_one_prompt_cost_it_once() -> None:
