@@ -82,7 +82,7 @@ METRICS = {
     "<update>/level": "the level that the next round is at (update.level)",
     "<node>/rows": "rows that the node gave",
     "<node>/failed_rows": "completions that were not made, or rows left unjudged, in this very step",
-    "time/<node>": "seconds",
+    "time/<node>": "seconds; those of a step that ran beside a generator are its own",
     "time/round": "seconds",
     "speed/<node>": "tokens a second of a generator",
     "memory/rss_gb": "10^9 bytes of memory that this process holds now",

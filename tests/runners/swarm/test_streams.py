@@ -196,7 +196,8 @@ def test_one_peer_cannot_send_more_than_its_share(honest, stranger, refused):
     message = struct.pack(">I", 60_000) + bytes(60_000)
     answers = [stranger.say(PUSH, message) for _ in range(100)]
 
-    assert answers.count(b"\x00") >= 60 and answers[-1] == b"\x01"
+    assert answers.count(b"\x00") >= 60 and answers[-1] != b"\x00"
+    assert b"\x01" in answers  # one that is still sending when it is refused may see its stream end instead
     assert "more than 1 MB/s" in str(refused())
 
 
