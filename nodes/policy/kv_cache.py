@@ -82,6 +82,12 @@ def spread_paths(cache: DynamicCache, paths: Sequence[NDArray[np.int64]], rows: 
         cache.layers[at] = RoomyLayer(layer, read, rows=len(rows), length=length, room=room)
 
 
+def begin_rows(cache: DynamicCache, rows: int, room: int) -> None:
+    """Make the cache one of so many rows that hold no token yet, with room for `room`."""
+    for at, layer in enumerate(cache.layers):
+        cache.layers[at] = RoomyLayer(layer, lambda part, buffer: None, rows=rows, length=0, room=room)
+
+
 def _rows(rows: torch.Tensor) -> Read:
     def read(part: torch.Tensor, buffer: torch.Tensor) -> None:
         buffer[:, :, : part.shape[-2]] = part[rows]

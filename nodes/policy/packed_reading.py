@@ -11,6 +11,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from genrl_graph.nodes.policy.packing import Branch, Packed
+from genrl_graph.nodes.policy.shared_prompts import SharedPrompts
 
 ATTENTION = "genrl_packed"
 """What transformers calls the attention of models that can read packed sequences: sdpa for all others."""
@@ -78,13 +79,20 @@ def _attention(
     attention_mask: torch.Tensor | None,
     *,
     branches: "Branches | None" = None,
+    prompts: SharedPrompts | None = None,
     scaling: float | None = None,
     **rest: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention [1, heads, tokens, size] of packed sequences, each branch to what it sees; otherwise that of sdpa."""
+    """Attention [1, heads, tokens, size] of packed sequences, each branch to what it sees; otherwise that of sdpa.
+
+    With `prompts` that of one token of each row, whose prompts are not among its keys.
+    """
     if branches is not None:
         parts = [branches.attend(branch, query, key, value, scaling) for branch in branches.all]
         return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+    if prompts is not None:
+        layer: int = module.layer_idx  # type: ignore[assignment]
+        return prompts.attend(layer, query, key, value, scaling).transpose(1, 2).contiguous(), None
     if query.shape[2] == 1 and (attention_mask is None or attention_mask.shape[1] == 1):
         return _grouped(query, key, value, attention_mask, scaling).transpose(1, 2).contiguous(), None
     found: tuple[torch.Tensor, None] = sdpa_attention_forward(

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache
 
-from genrl_graph.nodes.policy.kv_cache import spread, spread_paths
+from genrl_graph.nodes.policy.kv_cache import begin_rows, spread, spread_paths
 from genrl_graph.nodes.policy.packed_reading import read
 from genrl_graph.nodes.policy.packing import Packed
+from genrl_graph.nodes.policy.shared_prompts import SharedPrompts
 from genrl_graph.policy import Sampling
 
 _BLOCK = 1 << 23  # logits that are turned into probabilities at once
@@ -125,16 +126,19 @@ class _Batch:
         self.cache = DynamicCache(config=cast(Any, self.model).config)
         index = torch.tensor([numbers[key] for key in keys], device=self.device)
         packed = Packed.of(distinct) if shared and len(distinct) > 1 else None
+        self.prompts: SharedPrompts | None = None
+        # on a GPU the many small products that keep prompts apart would take longer than reading copies
+        apart = shared and self.device.type == "cpu" and len(distinct) < len(prompts)
         if packed is not None and len(packed.ids) < PACKED * len(distinct) * self.width:
-            logits = self._read_packed(packed, index)
+            logits = self._read_packed(packed, index, apart=apart)
         else:
-            logits = self._read_rows(distinct, mask[:, : self.width], index)
+            logits = self._read_rows(distinct, mask[:, : self.width], index, apart=apart)
         self.logits = logits[index]
         self.mask = None if self.mask is None else self.mask[index]
         self.next_position = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
 
     def _read_rows(
-        self, prompts: Sequence[NDArray[np.int32]], mask: NDArray[np.int64], index: torch.Tensor
+        self, prompts: Sequence[NDArray[np.int32]], mask: NDArray[np.int64], index: torch.Tensor, *, apart: bool
     ) -> torch.Tensor:
         """The logits after each prompt [prompts, vocabulary]; the cache is that of the rows in `index`."""
         ids = np.zeros(mask.shape, np.int64)
@@ -142,16 +146,46 @@ class _Batch:
             ids[row, self.width - len(prompt) :] = prompt
         positions = (np.cumsum(mask, axis=1) - 1).clip(min=0)
         logits = self._forward(torch.from_numpy(ids), torch.from_numpy(positions))
-        spread(self.cache, index, self.sampling.max_new_tokens)
+        if apart:
+            lengths = map(len, prompts)
+            places = [torch.arange(self.width - length, self.width, device=self.device) for length in lengths]
+            self._keep_apart(list(enumerate(places)), index)
+        else:
+            spread(self.cache, index, self.sampling.max_new_tokens)
         return logits
 
-    def _read_packed(self, packed: Packed, index: torch.Tensor) -> torch.Tensor:
+    def _read_packed(self, packed: Packed, index: torch.Tensor, *, apart: bool) -> torch.Tensor:
         """The same of prompts that have much in common, or are of many lengths."""
         hidden = read(self.model, packed, cache=self.cache)
         last = torch.tensor([path[-1] for path in packed.paths], device=self.device)
-        spread_paths(self.cache, packed.paths, index, self.sampling.max_new_tokens)
+        if apart:
+            self._keep_apart([(0, torch.from_numpy(path).to(self.device)) for path in packed.paths], index)
+        else:
+            spread_paths(self.cache, packed.paths, index, self.sampling.max_new_tokens)
+        return self._head(hidden[last])
+
+    def _keep_apart(self, places: Sequence[tuple[int, torch.Tensor]], index: torch.Tensor) -> None:
+        """Prompts stay what they are, and the cache holds what rows add to them."""
+        self.prompts, self.mask = SharedPrompts.of(self.cache, places, index), None
+        begin_rows(self.cache, len(index), self.sampling.max_new_tokens)
+
+    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
         head = cast(torch.nn.Module, cast(Any, self.model).get_output_embeddings())
-        return cast(torch.Tensor, head(hidden[last]))
+        return cast(torch.Tensor, head(hidden))
+
+    def _next(self, token: torch.Tensor) -> torch.Tensor:
+        """The logits after one more token of each row."""
+        ids, positions = token[:, None], self.next_position[:, None]
+        if self.prompts is None:
+            return self._forward(ids, positions)
+        output = cast(Any, self.model).base_model(
+            input_ids=ids,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            prompts=self.prompts,
+        )
+        return self._head(output.last_hidden_state[:, -1])
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         seen = int(self.cache.get_seq_length()) + ids.shape[1]
@@ -183,13 +217,15 @@ class _Batch:
             if left <= 0.8 * len(active):
                 active, token = active[running], token[running]
                 self._keep(running.nonzero()[:, 0])
-            self.logits = self._forward(token[:, None], self.next_position[:, None])
+            self.logits = self._next(token)
             self.next_position += 1
 
     def _keep(self, rows: torch.Tensor) -> None:
         self.cache.batch_select_indices(rows)
         self.next_position = self.next_position[rows]
         self.mask = None if self.mask is None else self.mask[rows]
+        if self.prompts is not None:
+            self.prompts.keep(rows)
 
 
 def choose(
