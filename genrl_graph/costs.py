@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Self
 
 GB = 1e9
+LOGITS_AT_ONCE = 1 << 22
+"""Elements of the logits that exist at once in a training pass; more of them go through the output layer in turn."""
 WIDEST = 3.0
 """The most that the ends of a range of seconds or bytes may lie apart, as a factor: a wider one helps nobody."""
 
@@ -248,7 +250,7 @@ def training_bytes(micro: Micro, model: Model, speeds: Speeds) -> float:
     each, again = speeds.saved_token * micro.tokens / max(model.layers, 1), _recomputed(micro, model, speeds)
     inputs = 4 * model.hidden * micro.tokens
     saved = (model.layers - again) * each + (again * inputs + each if again else 0.0)
-    logits = (8 + model.width) * min(micro.completions * model.vocabulary, float(1 << 25))
+    logits = (8 + model.width) * min(micro.completions * model.vocabulary, float(LOGITS_AT_ONCE))
     return model.gradient_bytes + speeds.saved_call + saved + logits
 
 

@@ -8,11 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.checkpoint import checkpoint
 
+from genrl_graph.costs import LOGITS_AT_ONCE
 from genrl_graph.nodes.policy.packed_reading import read
 from genrl_graph.nodes.policy.packing import Packed
 from genrl_graph.policy import TokenSequence
-
-_BLOCK = 1 << 22  # logits that exist at once, in elements
 
 
 def completion_logprobs(
@@ -94,7 +93,7 @@ def _head(model: torch.nn.Module) -> torch.nn.Module:
 def _in_blocks(
     head: torch.nn.Module, hidden: torch.Tensor, target: torch.Tensor, temperature: torch.Tensor
 ) -> torch.Tensor:
-    size = max(1, _BLOCK // int(cast(torch.Tensor, head.weight).shape[0]))
+    size = max(1, LOGITS_AT_ONCE // int(cast(torch.Tensor, head.weight).shape[0]))
     if len(hidden) <= size:
         return _projected(head, hidden, target, temperature)
     blocks = zip(*(torch.split(part, size) for part in (hidden, target, temperature)), strict=True)
