@@ -14,6 +14,7 @@ from genrl_graph import __version__
 from genrl_graph.errors import GenrlGraphError, GraphError, ParamError, StoreError
 from genrl_graph.runners.arguments import add_runner_arguments, runner_of
 from genrl_graph.runners.look.commands import add_look_commands
+from genrl_graph.runners.memory import settle_memory
 from genrl_graph.runners.swarm.commands import add_swarm_commands, spread_addresses
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0, the code of the error, or 128 + the signal that ended a run."""
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages for large tensors: first use of memory takes time
+    settle_memory()
     sys.exit(run_command(argv))
 
 

@@ -1,11 +1,30 @@
-"""How much memory this process holds, on the host and on CUDA devices."""
+"""How much memory this process holds, on the host and on CUDA devices, and how its allocator is to hold it."""
 
+import ctypes
+import os
 import resource
 import sys
 from pathlib import Path
 
 GB = 1e9
 STATUS = Path("/proc/self/status")
+APART, KEPT = 2 << 20, 64 << 20
+"""Bytes from which a tensor has pages of its own, and free ones at the end of the heap that stay for the next."""
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # the numbers of mallopt(3)
+
+
+def settle_memory() -> None:
+    """For a program, before torch is loaded: large tensors lie apart and go back whole when they are freed.
+
+    In one heap the short-lived ones of passes leave holes between longer-lived ones that few others fill. What the
+    variables of glibc or torch say stays.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages: the first use of memory takes time
+    if "MALLOC_MMAP_THRESHOLD_" not in os.environ and sys.platform == "linux":
+        adjust = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+        if adjust is not None:
+            adjust(MMAP_THRESHOLD, APART)
+            adjust(TRIM_THRESHOLD, KEPT)  # it would follow the other threshold, and shrink the heap all the time
 
 
 def memory() -> dict[str, float]:

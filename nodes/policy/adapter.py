@@ -162,8 +162,9 @@ class LoraPolicy(CausalPolicy):
     def _sampler(self) -> torch.nn.Module:
         """The model with the bfloat16 matrices that autocast would make anew for every token: of frozen ones it keeps
         none. Merging the adapter into them would be faster, but rounding then doubles the distance to `logprobs`."""
-        if not self._training.bfloat16:
-            return self.model
+        sampler = super()._sampler()
+        if sampler is not self.model or not self._training.bfloat16:
+            return sampler
         embedding = cast(Any, self.model).get_input_embeddings().weight
         layers = [layer for layer in self.model.modules() if isinstance(layer, torch.nn.Linear)]
         matrices = {id(layer.weight): layer.weight for layer in layers if layer.weight is not embedding}

@@ -18,6 +18,7 @@ from genrl_graph.nodes.policy.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.logprobs import completion_logprobs, has_plain_head, read_of
 from genrl_graph.nodes.policy.packed_reading import prepare
 from genrl_graph.nodes.policy.packing import packed_batches, packed_tokens
+from genrl_graph.nodes.policy.prepacked import prepacked
 from genrl_graph.nodes.policy.recompute import Recompute, kept_bytes
 from genrl_graph.nodes.policy.sampling import sample_completions
 from genrl_graph.nodes.policy.weights import (
@@ -107,6 +108,7 @@ class CausalPolicy(TextPolicy):
         """`num_generations` completions for each prompt; raises `NodeFailed` where log-probs are not finite."""
         if any(len(prompt) == 0 for prompt in prompts):
             raise NodeFailed(f"policy {self.name!r}: a prompt has no tokens; there is nothing to complete")
+        shared = self._shares  # lets the model read packed rows: before the sampler is made of it
         with self.computing():
             sampled = sample_completions(
                 self._sampler(),
@@ -116,7 +118,7 @@ class CausalPolicy(TextPolicy):
                 rng=rng,
                 eos_ids=self._eos_ids,
                 max_batch_tokens=max_batch_tokens,
-                shared=self._shares,
+                shared=shared,
             )
         ids = [row[:length] for row, length in zip(sampled.ids, sampled.lengths, strict=True)]
         logprobs = [row[:length] for row, length in zip(sampled.logprobs, sampled.lengths, strict=True)]
@@ -258,6 +260,8 @@ class CausalPolicy(TextPolicy):
 
     def _sampler(self) -> torch.nn.Module:
         """The model that tokens are sampled from, for one call of `generate`."""
+        if self._training.bfloat16 and self.device.type == "cpu":
+            return prepacked(self.model)
         return self.model
 
     def _whole_weights(self) -> dict[str, torch.Tensor]:

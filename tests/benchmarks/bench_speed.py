@@ -143,9 +143,8 @@ class Contender:
 
     def __init__(self, name: str, job: Job, prompts: Path) -> None:
         threads = os.environ.get("OMP_NUM_THREADS", str(torch.get_num_threads()))
-        environment = {"OMP_NUM_THREADS": threads} | ({"THP_MEM_ALLOC_ENABLE": "1"} if name == "ours" else {})
         self.name = name
-        self._process = started("speed_worker.py", name, json.dumps(job.sent()), str(prompts), **environment)
+        self._process = started("speed_worker.py", name, json.dumps(job.sent()), str(prompts), OMP_NUM_THREADS=threads)
         assert self._told() == {"ready": True}
 
     def round(self) -> dict[str, float]:

@@ -22,7 +22,7 @@ from genrl_graph.node import Source
 from genrl_graph.nodes.policy.handle import CausalPolicy
 from genrl_graph.resources import TaskBook
 from genrl_graph.runners.meet import LocalSwarm
-from genrl_graph.runners.memory import memory
+from genrl_graph.runners.memory import memory, settle_memory
 from genrl_graph.runners.round import Done, Loop, Peer
 from genrl_graph.schedule import compile_graph
 from genrl_graph.store import RunStore
@@ -40,10 +40,14 @@ class Reading:
     padding: int = 0
 
     def watch(self, model: torch.nn.Module) -> None:
-        """Count what the model reads from now on."""
-        cast(Any, model).base_model.register_forward_pre_hook(self._count, with_kwargs=True)
+        """Count what the model, or a copy of it, reads from now on."""
 
-    def _count(self, _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def count(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._count(args, kwargs)  # a function is the same in every copy, a method is not
+
+        cast(Any, model).base_model.register_forward_pre_hook(count, with_kwargs=True)
+
+    def _count(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids, mask = kwargs["input_ids"] if "input_ids" in kwargs else args[0], kwargs.get("attention_mask")
         self.places += ids.numel()
         if mask is not None and mask.dim() == 2:
@@ -215,6 +219,8 @@ def say(figures: dict[str, Any]) -> None:
 
 def main() -> None:
     name, text, file = sys.argv[1:]
+    if name == "ours":
+        settle_memory()  # as the command line does
     job, prompts = Job.of(json.loads(text)), Path(file)
     if name == "ours":
         with TemporaryDirectory(dir=prompts.parent) as folder:

@@ -140,6 +140,17 @@ def test_what_is_sampled_is_judged_alike(folder):
         assert policy.model.get_parameter("model.layers.0.mlp.up_proj.base_layer.weight").dtype == torch.float32
 
 
+def test_the_first_call_shares_prefixes_as_any_other(folder):
+    policy = lora(folder, compute_dtype="bfloat16")
+    start = (np.arange(60) * 7 % 80 + 10).astype(np.int32)
+    prompts = [np.concatenate([start, np.full(size, 7 + size, np.int32)]) for size in (1, 20, 40)]
+    first, later = (policy.generate(prompts, **sampling(4)) for _ in range(2))
+    for rows, others in zip(first, later, strict=True):
+        for row, other in zip(rows, others, strict=True):
+            assert row.ids.tolist() == other.ids.tolist()
+            np.testing.assert_array_equal(row.logprobs, other.logprobs)
+
+
 def test_what_is_saved_is_an_adapter_of_peft(folder, tmp_path):
     policy = lora(folder)
     train(policy, 3)

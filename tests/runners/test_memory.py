@@ -1,0 +1,59 @@
+"""What a process holds, and that large tensors which are freed go back whole."""
+
+import ctypes
+import os
+import subprocess
+import sys
+
+import pytest
+
+from genrl_graph.runners.memory import memory
+
+HOLES = """
+import os, sys
+from genrl_graph.runners.memory import memory, settle_memory
+if sys.argv[1] == "settled":
+    settle_memory()
+import torch
+kept = []
+for _ in range(200):  # 4 MB that go, then 8 kB that stay: holes that no larger tensor fills
+    gone = torch.ones(1_000_000)
+    kept.append(torch.ones(2_000))
+    del gone
+many = [(torch.ones(1_000_000), torch.ones(2_000)) for _ in range(100)]
+kept += [small for _, small in many]
+del many
+print(memory()["memory/rss_gb"], os.environ.get("THP_MEM_ALLOC_ENABLE"))
+"""
+glibc = pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library has no such settings"
+)
+
+
+def held(how: str, **variables: str) -> tuple[float, str]:
+    """Gigabytes that a process holds once its large tensors are gone, and whether torch uses huge pages."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "THP_"))}
+    ran = subprocess.run(
+        [sys.executable, "-c", HOLES, how], env=environment | variables, capture_output=True, text=True, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
+    size, huge = ran.stdout.split()
+    return float(size), huge
+
+
+def test_the_peak_is_no_less_than_what_is_held() -> None:
+    found = memory()
+    assert 0.01 < found["memory/rss_gb"] <= found["memory/peak_gb"] + 0.01
+
+
+@glibc
+def test_large_tensors_leave_no_holes() -> None:
+    plain, settled = held("plain")[0], held("settled")[0]
+    assert settled < plain - 0.2, (settled, plain)
+
+
+@glibc
+def test_what_the_variables_say_stays() -> None:
+    size, huge = held("settled", MALLOC_MMAP_THRESHOLD_="33554432", THP_MEM_ALLOC_ENABLE="0")
+    assert huge == "0"
+    assert size > held("settled")[0] + 0.2
