@@ -296,7 +296,7 @@ def peak_memory(
 ) -> Memory:
     """The fullest moment of a run: all weights and moments of all peers, and of the largest of one thing at a time.
 
-    That is a batch that is sampled, a micro-batch that is trained, or the copies that a checkpoint is written from.
+    That is a batch that is sampled or a micro-batch that is trained; writing a checkpoint copies nothing.
     """
     weights = peers * sum(model.own_bytes for model in models.values())
     weights += 4 * sum({model.shared for model in models.values()})
@@ -307,11 +307,6 @@ def peak_memory(
     tops["sampling"] = max(sampled, default=0.0)
     trained = [training_bytes(micro, model, cost) for model, cost, work in steps for micro in work.micros]
     tops["training"] = max(trained, default=0.0)
-    tops["writing a checkpoint"] = float(
-        max(
-            (4 * model.trained + 2 * model.moment_bytes for name, model in models.items() if name in updated), default=0
-        )
-    )
     if not trained:
         moments = 0
     top = max(tops, key=lambda name: tops[name] + (moments if name != "loading weights" else 0))

@@ -19,7 +19,7 @@ from genrl_graph.runners.measure import Clock, measure_machine, measure_speeds
 from genrl_graph.runners.models import Sized
 from genrl_graph.seeds import digest
 
-CALIBRATION = 2  # grows when what is measured changes
+CALIBRATION = 3  # grows when what is measured changes
 BUSY = 0.15
 """The share of the processors that other programs may take while something is measured that is kept."""
 LOOK_S = 0.5

@@ -20,6 +20,7 @@ from genrl_graph.costs import GB, Machine, Speeds
 from genrl_graph.durable import failed
 from genrl_graph.nodes.policy.gguf_model import cache_root
 from genrl_graph.nodes.policy.logprobs import completion_logprobs
+from genrl_graph.nodes.policy.prepacked import prepacked
 from genrl_graph.nodes.policy.recompute import kept_bytes
 from genrl_graph.nodes.policy.sampling import sample_completions
 from genrl_graph.policy import Sampling, TokenSequence
@@ -134,6 +135,8 @@ def _measure(sized: Sized, layers: int, clock: Clock) -> dict[str, float]:
         text.layer_types = text.layer_types[:layers]
     with torch.random.fork_rng(devices=[]):
         model: torch.nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().to(sized.device)
+    cast = sized.model.bfloat16 and sized.device.type == "cpu"
+    sampler = prepacked(model) if cast else model
     compute: Any = torch.autocast(sized.device.type, torch.bfloat16) if sized.model.bfloat16 else nullcontext()
 
     def sampled(rows: int, width: int, new: int) -> Callable[[], object]:
@@ -143,7 +146,7 @@ def _measure(sized: Sized, layers: int, clock: Clock) -> dict[str, float]:
         def sample() -> object:
             with compute:
                 return sample_completions(
-                    model,
+                    sampler,
                     prompts,
                     num_generations=1,
                     sampling=Sampling(new),

@@ -106,9 +106,9 @@ def _described(tensor: torch.Tensor | None) -> str:
 
 
 def optimizer_tensors(parameters: Tensors, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimiser state as `<parameter>|<key>` tensors."""
+    """The optimiser state itself, no copy, as `<parameter>|<key>` tensors."""
     return {
-        f"{name}|{key}": torch.as_tensor(value).detach().clone().contiguous()
+        f"{name}|{key}": torch.as_tensor(value).detach()
         for name, parameter in sorted(parameters.items())
         for key, value in optimizer.state.get(parameter, {}).items()
     }
