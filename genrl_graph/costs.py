@@ -255,12 +255,12 @@ def training_bytes(micro: Micro, model: Model, speeds: Speeds) -> float:
 
 
 def recomputed_layers(tokens: int, *, layers: int, hidden: int, saved_token: float, limit: float) -> int:
-    """How many layers are to keep only their input, float32, for the backward pass to compute the rest again.
+    """How many layers are to keep only their input and what attention found, for the backward pass to compute the rest.
 
     They are as few as keep the activations of so many tokens within `limit` bytes, or all. `saved_token` is what all
     layers keep of a token otherwise; while one computes again, it holds what it did not keep.
     """
-    each, inputs = saved_token * tokens / max(layers, 1), 4.0 * hidden * tokens
+    each, inputs = saved_token * tokens / max(layers, 1), 8.0 * hidden * tokens  # both float32
     if layers * each <= limit:
         return 0
     if each <= inputs:

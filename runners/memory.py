@@ -1,4 +1,4 @@
-"""How much memory this process holds, on the host and on CUDA devices, and how its allocator is to hold it."""
+"""How much memory this process holds, on the host and on CUDA devices, and what its allocator keeps of it."""
 
 import ctypes
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 GB = 1e9
 STATUS = Path("/proc/self/status")
-APART, KEPT = 2 << 20, 64 << 20
+APART, KEPT = 4 << 20, 64 << 20
 """Bytes from which a tensor has pages of its own, and free ones at the end of the heap that stay for the next."""
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # the numbers of mallopt(3)
 
@@ -25,6 +25,18 @@ def settle_memory() -> None:
         if adjust is not None:
             adjust(MMAP_THRESHOLD, APART)
             adjust(TRIM_THRESHOLD, KEPT)  # it would follow the other threshold, and shrink the heap all the time
+
+
+def release_memory() -> None:
+    """Give what the heap has free back to the system, for milliseconds, where the C library can (malloc_trim(3)).
+
+    What the next step allocates need not fit into the holes that this one leaves.
+    """
+    if _TRIM is not None:
+        _TRIM(0)
+
+
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 def memory() -> dict[str, float]:

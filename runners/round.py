@@ -20,6 +20,7 @@ from genrl_graph.resources import Log, TaskBook
 from genrl_graph.runners.ahead import Ahead, late, started_at
 from genrl_graph.runners.budget import Budget
 from genrl_graph.runners.meet import Behind, Meeting, Swarm
+from genrl_graph.runners.memory import release_memory
 from genrl_graph.runners.outputs import failed_rows, named_outputs, refuse_useless
 from genrl_graph.runners.profile import SILENT, Trace
 from genrl_graph.runners.recall import Recorded, verify
@@ -29,6 +30,8 @@ from genrl_graph.schedule import Schedule, Step
 
 EVAL = "eval/"
 """What the groups of an evaluation in the store, and its metrics, begin with."""
+LONG_S = 1.0
+"""Seconds from which a step is worth the milliseconds in which the heap gives back what it left."""
 
 
 @dataclass(slots=True)
@@ -184,6 +187,8 @@ class Loop:
             rows = int(item.metrics.get("failed_rows", 0))
             self._budget.spend_rows(rows, where=self._where(step, round, item.peer))
             self._watch(item)
+        if max(item.seconds for item in done) > LONG_S:
+            release_memory()
 
     def _hand_on(self, peer: Peer) -> None:
         if not self._evaluating:

@@ -72,8 +72,9 @@ def has_plain_head(model: torch.nn.Module) -> bool:
     capped = getattr(cast(Any, model).config, "final_logit_softcapping", None) is not None
     if head is None or base is model or capped:
         return False
-    ids = torch.linspace(0, head.weight.shape[0] - 1, 8, device=next(model.parameters()).device).long()[None]
-    with torch.no_grad():
+    device = next(model.parameters()).device
+    ids = torch.linspace(0, head.weight.shape[0] - 1, 8, device=device).long()[None]
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
         direct = head(base(input_ids=ids, use_cache=False).last_hidden_state)
         whole = model(input_ids=ids, use_cache=False).logits
     return bool(direct.shape == whole.shape and (direct - whole).abs().max() <= 1e-4 * whole.abs().max())
@@ -113,5 +114,7 @@ def _projected(
 
 
 def _selected(logits: torch.Tensor, target: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
-    scaled = logits.float() / temperature[:, None]
+    scaled = logits.float()
+    if not bool((temperature == 1).all()):
+        scaled = scaled / temperature[:, None]
     return scaled.gather(-1, target[:, None])[:, 0] - scaled.logsumexp(-1)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ class Recompute:
     """Which layers of a model keep only their input, and compute the rest again in the backward pass.
 
     `limit` is what a micro-batch may keep, in bytes: with 0 all layers compute again, always, with infinity none does.
-    Gradients are the same to the bit. A model without such layers keeps everything.
+    Gradients are the same to the bit. A model without such layers keeps everything. What costs more to compute again
+    than to keep, a layer has `once`.
     """
 
     def __init__(self, model: torch.nn.Module, limit: float) -> None:
@@ -26,7 +28,7 @@ class Recompute:
         if self._layers or limit == 0:
             older = "gradient_checkpointing_enable"  # its name before transformers renamed it
             enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, older)
-            enable({"use_reentrant": False})
+            enable({"use_reentrant": False, "context_fn": _passes})
         self._recompute(0)
 
     @property
@@ -49,6 +51,42 @@ class Recompute:
     def _recompute(self, count: int) -> None:
         for at, layer in enumerate(self._layers):
             layer.gradient_checkpointing = at < count
+
+
+class _Pass:
+    """A pass through what is computed again: the first one has `results`, another takes them over in their order."""
+
+    def __init__(self, results: list[torch.Tensor], *, first: bool) -> None:
+        self._results, self._first = results, first
+
+    def __enter__(self) -> None:
+        self._token, self._at = _PASS.set(self), 0
+
+    def __exit__(self, *error: object) -> None:
+        _PASS.reset(self._token)
+
+    def result(self, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """What is computed, by the first pass."""
+        if self._first:
+            found = compute()
+            self._results.append(found.detach())  # with its history a result would hold itself
+            return found
+        self._at += 1
+        return self._results[self._at - 1]
+
+
+_PASS: ContextVar[_Pass | None] = ContextVar("pass", default=None)
+
+
+def _passes() -> tuple[_Pass, _Pass]:
+    results: list[torch.Tensor] = []
+    return _Pass(results, first=True), _Pass(results, first=False)
+
+
+def once(compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """What a function without gradients computes; a layer that computes again has kept it."""
+    current = _PASS.get()
+    return compute() if current is None else current.result(compute)
 
 
 def kept_bytes(forward: Callable[[], torch.Tensor], model: torch.nn.Module) -> float:

@@ -1,4 +1,4 @@
-"""What a process holds, and that large tensors which are freed go back whole."""
+"""What a process holds, and that what it frees goes back."""
 
 import ctypes
 import os
@@ -11,18 +11,20 @@ from genrl_graph.runners.memory import memory
 
 HOLES = """
 import os, sys
-from genrl_graph.runners.memory import memory, settle_memory
+from genrl_graph.runners.memory import memory, release_memory, settle_memory
 if sys.argv[1] == "settled":
     settle_memory()
 import torch
 kept = []
-for _ in range(200):  # 4 MB that go, then 8 kB that stay: holes that no larger tensor fills
-    gone = torch.ones(1_000_000)
+for _ in range(100):  # 8 MB that go, then 8 kB that stay: holes that no larger tensor fills
+    gone = torch.ones(2_000_000)
     kept.append(torch.ones(2_000))
     del gone
-many = [(torch.ones(1_000_000), torch.ones(2_000)) for _ in range(100)]
+many = [(torch.ones(2_000_000), torch.ones(2_000)) for _ in range(50)]
 kept += [small for _, small in many]
 del many
+if sys.argv[1] == "released":
+    release_memory()
 print(memory()["memory/rss_gb"], os.environ.get("THP_MEM_ALLOC_ENABLE"))
 """
 glibc = pytest.mark.skipif(
@@ -50,6 +52,12 @@ def test_the_peak_is_no_less_than_what_is_held() -> None:
 def test_large_tensors_leave_no_holes() -> None:
     plain, settled = held("plain")[0], held("settled")[0]
     assert settled < plain - 0.2, (settled, plain)
+
+
+@glibc
+def test_what_is_free_between_tensors_is_given_back() -> None:
+    plain, released = held("plain")[0], held("released")[0]
+    assert released < plain - 0.2, (released, plain)
 
 
 @glibc

@@ -9,6 +9,7 @@ from architectures import VOCABULARY, drawn, gpt2, llama, policy_of, qwen, rows_
 from numpy.typing import NDArray
 from transformers import LlamaForCausalLM
 
+from genrl_graph.nodes.policy import packed_reading
 from genrl_graph.nodes.policy.handle import CausalPolicy
 from genrl_graph.nodes.policy.packed_reading import ATTENTION
 from genrl_graph.policy import Sampling
@@ -19,9 +20,11 @@ def gradients(policy: CausalPolicy, loss: torch.Tensor) -> torch.Tensor:
     return torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, parameters)])
 
 
+@pytest.mark.parametrize("tiled", [True, False])
 @pytest.mark.parametrize("activation_bytes", [math.inf, 200_000.0, 0.0])
 @pytest.mark.parametrize("make", [llama, qwen, gpt2, windowed])
-def test_values_and_gradients_are_those_of_padded_rows(make, activation_bytes: float) -> None:
+def test_values_and_gradients_are_those_of_padded_rows(make, activation_bytes: float, tiled: bool, monkeypatch) -> None:
+    monkeypatch.setattr(packed_reading, "TILED", {"cpu"} if tiled else set())
     rows = rows_of()
     temperatures = np.linspace(0.5, 1.5, len(rows)).astype(np.float32)
     found = []

@@ -8,6 +8,7 @@ import torch
 from architectures import gpt2, llama, policy_of, rows_of
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from genrl_graph.nodes.policy import tiled_attention
 from genrl_graph.nodes.policy.handle import CausalPolicy
 from genrl_graph.nodes.policy.recompute import kept_bytes
 
@@ -28,12 +29,13 @@ def kept(policy: CausalPolicy) -> float:
     return kept_bytes(lambda: policy.logprobs(rows, temperatures=np.ones(len(rows), np.float32)), policy.model)
 
 
+@pytest.mark.parametrize("bfloat16", [True, False])
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("make", [llama, gpt2])
-def test_gradients_are_the_same_to_the_bit(make, share: bool) -> None:
-    whole = gradients(policy_of(make, share=share))
-    for limit in (1e6, 5e5, 0.0):
-        lean = policy_of(make, share=share, activation_bytes=limit)
+def test_gradients_are_the_same_to_the_bit(make, share: bool, bfloat16: bool) -> None:
+    whole = gradients(policy_of(make, share=share, bfloat16=bfloat16))
+    for limit in (5e5, 3e5, 0.0):
+        lean = policy_of(make, share=share, bfloat16=bfloat16, activation_bytes=limit)
         assert all(torch.equal(mine, other) for mine, other in zip(gradients(lean), whole, strict=True))
         assert any(again(lean))
         assert not lean.model.training
@@ -59,3 +61,14 @@ def test_a_copy_has_the_same_limit() -> None:
     gradients(twin)
     assert again(twin) == again(policy)
     assert any(again(twin))
+
+
+def test_attention_is_not_computed_again(monkeypatch) -> None:
+    computed, whole = [], tiled_attention._found
+    monkeypatch.setattr(tiled_attention, "_found", lambda *given: computed.append(1) or whole(*given))
+    policy = policy_of(share=True, activation_bytes=0.0)
+    layers = len(again(policy))
+    policy.logprobs(rows_of(), temperatures=np.ones(13, np.float32))  # tries the model out
+    computed.clear()
+    gradients(policy)
+    assert len(computed) == layers
