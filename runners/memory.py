@@ -10,21 +10,25 @@ GB = 1e9
 STATUS = Path("/proc/self/status")
 APART, KEPT = 4 << 20, 64 << 20
 """Bytes from which a tensor has pages of its own, and free ones at the end of the heap that stay for the next."""
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # the numbers of mallopt(3)
+TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8  # the numbers of mallopt(3)
 
 
 def settle_memory() -> None:
     """For a program, before torch is loaded: large tensors lie apart and go back whole when they are freed.
 
-    In one heap the short-lived ones of passes leave holes between longer-lived ones that few others fill. What the
-    variables of glibc or torch say stays.
+    In one heap the short-lived ones of passes leave holes between longer-lived ones that few others fill. For small
+    ones threads share the heaps that there are: with one each, these would grow for thousands of rounds, until every
+    thread had done the most that any does. What the variables of glibc or torch say stays.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages: the first use of memory takes time
-    if "MALLOC_MMAP_THRESHOLD_" not in os.environ and sys.platform == "linux":
-        adjust = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
-        if adjust is not None:
-            adjust(MMAP_THRESHOLD, APART)
-            adjust(TRIM_THRESHOLD, KEPT)  # it would follow the other threshold, and shrink the heap all the time
+    adjust = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if adjust is None:  # other C libraries have none
+        return
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        adjust(ARENA_MAX, 1)
+    if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+        adjust(MMAP_THRESHOLD, APART)
+        adjust(TRIM_THRESHOLD, KEPT)  # it would follow the other threshold, and shrink the heap all the time
 
 
 def release_memory() -> None:

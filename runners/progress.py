@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from genrl_graph.runners.stages import Peers, StageLine, Stages, speeds
+from genrl_graph.runners.stages import Peers, Stages, StageTotal, speeds
 from genrl_graph.schedule import Schedule, Step
 
 Digests = Mapping[tuple[str, str], str]
@@ -26,7 +26,8 @@ class Terminal:
         self._stages = Stages(schedule)
         self._rounds = rounds
         self._console = console
-        self._history: list[list[StageLine]] = []
+        self._totals = [StageTotal(stage) for stage in range(schedule.stages)]
+        self._played = 0
         self._started = time.monotonic()
         self._shown = self._started - PLAIN_EVERY_S
         self._bar = Progress(
@@ -56,7 +57,9 @@ class Terminal:
     def round(self, round: int, peers: Peers, seconds: float) -> None:
         """Say what a round gave."""
         lines = self._stages.lines(peers)
-        self._history.append(lines)
+        for total, line in zip(self._totals, lines, strict=True):
+            total.add(line)
+        self._played += 1
         parts = [str(line) for line in lines if line.measured]
         self._last = "; ".join([*parts, *(f"{speed} {unit}/s" for unit, speed in speeds(lines).items())])
         if self._console.is_terminal:
@@ -65,7 +68,7 @@ class Terminal:
         now, left = time.monotonic(), self._rounds - round - 1
         if now - self._shown >= PLAIN_EVERY_S or not left:
             self._shown = now
-            eta = (now - self._started) / len(self._history) * left
+            eta = (now - self._started) / self._played * left
             self._console.print(
                 f"round {round + 1}/{self._rounds}  {self._last}  {seconds:.1f} s, {eta:.0f} s left", soft_wrap=True
             )
@@ -78,7 +81,7 @@ class Terminal:
 
     def summary(self, *, before: Digests, after: Digests, store: Path) -> None:
         """The run per stage, the weights per peer, and where the rollouts are."""
-        self._console.print(_stage_table(self._history))
+        self._console.print(_stage_table(self._totals if self._played else []))
         for (peer, carry), digest in before.items():
             then = after.get((peer, carry), digest)
             change = f"{digest[:16]} -> {then[:16]}" + ("" if digest != then else " (unchanged)")
@@ -86,23 +89,19 @@ class Terminal:
         self._console.print(f"rollouts: {store}", soft_wrap=True, markup=False)
 
 
-def _stage_table(history: Sequence[Sequence[StageLine]]) -> Table:
-    units = list(dict.fromkeys(unit for lines in history for line in lines for unit in line.made)) or ["tokens"]
-    named = list(dict.fromkeys(found[0] for lines in history for line in lines if (found := line.outcome)))
-    outcome = named[0] if len(named) == 1 else "reward" if not named else "outcome"
+def _stage_table(stages: Sequence[StageTotal]) -> Table:
+    units = list(dict.fromkeys(unit for stage in stages for unit in stage.made)) or ["tokens"]
+    named = list(set[str]().union(*(stage.outcomes for stage in stages)))
+    outcome = named[0] if len(named) == 1 else "outcome" if named else "reward"
     table = Table(box=SIMPLE_HEAD)
     for name in ("stage", f"first {outcome}", "last", "mean", "groups with variance", *(f"{u}/s" for u in units)):
         table.add_column(name, justify="right", no_wrap=True)
-    for lines in zip(*history, strict=True):
-        outcomes = [found[1] for line in lines if (found := line.outcome) is not None]
-        groups, varied = sum(line.groups for line in lines), sum(line.varied for line in lines)
-        speed = speeds(lines)
+    for stage in stages:
+        speed = speeds([stage])
         table.add_row(
-            str(lines[0].stage),
-            f"{outcomes[0]:.3f}" if outcomes else "-",
-            f"{outcomes[-1]:.3f}" if outcomes else "-",
-            f"{sum(outcomes) / len(outcomes):.3f}" if outcomes else "-",
-            f"{varied} of {groups}" if groups else "-",
+            str(stage.stage),
+            *("-" if value is None else f"{value:.3f}" for value in (stage.first, stage.last, stage.mean)),
+            f"{stage.varied} of {stage.groups}" if stage.groups else "-",
             *(speed.get(unit, "-") for unit in units),
         )
     return table

@@ -30,8 +30,8 @@ from genrl_graph.schedule import Schedule, Step
 
 EVAL = "eval/"
 """What the groups of an evaluation in the store, and its metrics, begin with."""
-LONG_S = 1.0
-"""Seconds from which a step is worth the milliseconds in which the heap gives back what it left."""
+RELEASE_S = 1.0
+"""Seconds after which steps are worth the milliseconds in which the heap gives back what they left."""
 
 
 @dataclass(slots=True)
@@ -123,6 +123,7 @@ class Loop:
         self.steps = late(schedule)
         self._starts = started_at(schedule, self.steps) if inputs is None else {}
         self._ahead = Ahead[_Played]()
+        self._released = time.perf_counter()
         self._inputs = inputs or (lambda node, round, peer: wired_inputs(schedule.graph.nodes[node], peer.values))
 
     def play(self, round: int, *, only_recorded: bool = False) -> None:
@@ -187,8 +188,9 @@ class Loop:
             rows = int(item.metrics.get("failed_rows", 0))
             self._budget.spend_rows(rows, where=self._where(step, round, item.peer))
             self._watch(item)
-        if max(item.seconds for item in done) > LONG_S:
+        if time.perf_counter() - self._released > RELEASE_S:
             release_memory()
+            self._released = time.perf_counter()
 
     def _hand_on(self, peer: Peer) -> None:
         if not self._evaluating:

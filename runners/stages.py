@@ -55,6 +55,38 @@ class StageLine:
         return found | {f"stage{self.stage}/{name}": value for name, value in self.results.items()}
 
 
+@dataclass(slots=True)
+class StageTotal:
+    """One stage of all rounds so far, which are added up and not kept: a run may have any number of them."""
+
+    stage: int
+    groups: int = 0
+    varied: int = 0
+    made: dict[str, tuple[float, float]] = field(default_factory=dict)
+    outcomes: set[str] = field(default_factory=set)
+    first: float | None = None
+    last: float | None = None
+    _sum: float = 0.0
+    _count: int = 0
+
+    def add(self, line: StageLine) -> None:
+        """Add one more round."""
+        self.groups += line.groups
+        self.varied += line.varied
+        add_made(self.made, line.made)
+        if line.outcome is not None:
+            name, self.last = line.outcome
+            self.outcomes.add(name)
+            self.first = self.last if self.first is None else self.first
+            self._sum += self.last
+            self._count += 1
+
+    @property
+    def mean(self) -> float | None:
+        """The mean outcome of the rounds that had one."""
+        return self._sum / self._count if self._count else None
+
+
 def totals(schedule: Schedule) -> list[str]:
     """The rewards that are part of no other one's total: a reward that another reward adds to is."""
     rewards = [name for name, node in schedule.nodes.items() if isinstance(node, Reward)]
@@ -108,8 +140,7 @@ class Stages:
         found: dict[str, tuple[float, float]] = {}
         for node in generators:
             unit = self._shown[node].unit or "tokens"
-            made, seconds = found.get(unit, (0.0, 0.0))
-            found[unit] = (made + total(peers, f"{node}/{unit}"), seconds + total(peers, f"time/{node}"))
+            add_made(found, {unit: (total(peers, f"{node}/{unit}"), total(peers, f"time/{node}"))})
         return found
 
     def _results(self, peers: Peers, generators: Iterable[str]) -> dict[str, float]:
@@ -126,13 +157,19 @@ class Stages:
         return found
 
 
-def speeds(lines: Iterable[StageLine]) -> dict[str, str]:
+def speeds(lines: "Iterable[StageLine | StageTotal]") -> dict[str, str]:
     """What was made over the seconds that it took, by unit, of several lines together."""
     found: dict[str, tuple[float, float]] = {}
-    for unit, (made, seconds) in (item for line in lines for item in line.made.items()):
-        before = found.get(unit, (0.0, 0.0))
-        found[unit] = (before[0] + made, before[1] + seconds)
+    for line in lines:
+        add_made(found, line.made)
     return {unit: f"{made / seconds:,.0f}" for unit, (made, seconds) in found.items() if made and seconds}
+
+
+def add_made(found: dict[str, tuple[float, float]], made: Mapping[str, tuple[float, float]]) -> None:
+    """Add what was made, and the seconds that it took, by unit."""
+    for unit, (count, seconds) in made.items():
+        before = found.get(unit, (0.0, 0.0))
+        found[unit] = (before[0] + count, before[1] + seconds)
 
 
 def mean(peers: Peers, name: str) -> float | None:

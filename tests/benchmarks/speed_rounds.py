@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from genrl_graph import load
-from genrl_graph.runners.memory import memory
+from genrl_graph.runners.memory import memory, settle_memory
 from genrl_graph.runners.play import play_schedule
 from genrl_graph.runners.round import Done
 from genrl_graph.schedule import compile_graph
@@ -19,6 +19,7 @@ ALONE = ["run.peers=1", "nodes.answers.params.min_peers=1", "nodes.critiques.par
 
 
 def main() -> None:
+    settle_memory()  # as the command line does
     rounds, folder = int(sys.argv[1]), Path(sys.argv[2])
     graph = load(GAME, [*ALONE, f"run.rounds={rounds}"])
     schedule = compile_graph(graph)

@@ -4,6 +4,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,30 @@ del many
 if sys.argv[1] == "released":
     release_memory()
 print(memory()["memory/rss_gb"], os.environ.get("THP_MEM_ALLOC_ENABLE"))
+"""
+HEAPS = """
+import ctypes, sys
+from threading import Barrier, Thread
+from genrl_graph.runners.memory import settle_memory
+settle_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+def tell():
+    file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+    libc.malloc_info(0, file)
+    libc.fclose(file)
+    print(open(sys.argv[1]).read().count("<heap nr="))
+tell()
+together = Barrier(8)
+def work():
+    libc.malloc(1000)
+    together.wait()
+threads = [Thread(target=work) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+tell()
 """
 glibc = pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library has no such settings"
@@ -58,6 +83,17 @@ def test_large_tensors_leave_no_holes() -> None:
 def test_what_is_free_between_tensors_is_given_back() -> None:
     plain, released = held("plain")[0], held("released")[0]
     assert released < plain - 0.2, (released, plain)
+
+
+@glibc
+@pytest.mark.parametrize(("variables", "more"), [({}, False), ({"MALLOC_ARENA_MAX": "1000"}, True)])
+def test_threads_share_the_heaps_that_there_are(variables: dict[str, str], more: bool, tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    command = [sys.executable, "-c", HEAPS, str(tmp_path / "heaps.xml")]
+    ran = subprocess.run(command, env=environment | variables, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    before, after = map(int, ran.stdout.split())
+    assert (after > before) == more, (before, after)
 
 
 @glibc

@@ -1,6 +1,7 @@
 """What a person sees: the stages of a round, the summary, and chained rewards counted once."""
 
 import io
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from genrl_graph import Graph
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.library import ActorCriticCarry, EnvironmentSource, GaeAdvantage, Play, Ppo
 from genrl_graph.runners.progress import Terminal
-from genrl_graph.runners.stages import StageLine, Stages, speeds
+from genrl_graph.runners.stages import StageLine, Stages, StageTotal, speeds
 from genrl_graph.schedule import Schedule, compile_graph
 from genrl_graph.shown import Shown
 
@@ -53,6 +54,31 @@ def test_plain_lines_and_the_summary(schedule: Schedule, tmp_path: Path) -> None
     assert lines[-2] == f"peer0000 policy: weights {'a' * 16} -> {'b' * 16}"
     assert lines[-1] == f"rollouts: {store}"
     assert all(len(line) <= 80 for line in lines[2:])
+
+
+def test_the_summary_adds_up_rounds_and_keeps_none(schedule: Schedule) -> None:
+    shown = io.StringIO()
+    with Terminal(schedule, rounds=4000, console=Console(file=shown, width=80)) as terminal:
+        for round in range(2000):
+            terminal.round(round, PEERS, 0.5)
+        tracemalloc.start()
+        for round in range(2000, 4000):
+            terminal.round(round, PEERS, 0.5)
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert held < 50_000
+    terminal.summary(before={}, after={}, store=Path("runs/x"))
+    assert "6.000   6.000   6.000" in shown.getvalue()
+
+
+def test_rounds_that_measure_nothing_are_no_part_of_the_mean() -> None:
+    total = StageTotal(0)
+    assert total.mean is None
+    for reward, varied in ((None, 0), (0.25, 1), (0.75, 2), (None, 0)):
+        total.add(StageLine(0, reward, 4, varied, {"tokens": (10.0, 2.0)}))
+    assert (total.first, total.last, total.mean) == (0.25, 0.75, 0.5)
+    assert (total.groups, total.varied, total.outcomes) == (16, 3, {"reward"})
+    assert speeds([total, StageLine(1, None, 0, 0, {"tokens": (80.0, 2.0)})]) == {"tokens": "12"}
 
 
 def test_a_game_of_no_rounds_has_an_empty_summary(schedule: Schedule) -> None:

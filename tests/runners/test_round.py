@@ -26,6 +26,7 @@ from genrl_graph import Graph, R, Reward, Rollouts, Scored, Select, play, score
 from genrl_graph.errors import DataError, NodeFailed, RewardFailed, StoreError
 from genrl_graph.journal import Record
 from genrl_graph.nodes.advantage.pool import PoolAdvantage
+from genrl_graph.runners import round as rounds
 from genrl_graph.runners.meet import LocalSwarm
 from genrl_graph.runners.peers import make_peers
 from genrl_graph.runners.round import Done, Loop
@@ -90,6 +91,18 @@ def test_a_step_of_all_peers_is_one_commit() -> None:
         "close answers",
         "final",
     ]
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.0, True), (1e9, False)])
+def test_what_steps_leave_free_goes_back_now_and_then(
+    seconds: float, steps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released: list[int] = []
+    monkeypatch.setattr(rounds, "RELEASE_S", seconds)
+    monkeypatch.setattr(rounds, "release_memory", lambda: released.append(len(played.done)))
+    played = Played(toy_game(), peers=2)
+    played.loop.play(0)
+    assert released == (list(range(2, len(played.done) + 1, 2)) if steps else [])
 
 
 def test_a_record_holds_what_its_step_added() -> None:
