@@ -5,6 +5,7 @@ import os
 import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 GB = 1e9
 STATUS = Path("/proc/self/status")
@@ -21,8 +22,8 @@ def settle_memory() -> None:
     thread had done the most that any does. What the variables of glibc or torch say stays.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages: the first use of memory takes time
-    adjust = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if adjust is None:  # other C libraries have none
+    adjust = _glibc("mallopt")
+    if adjust is None:
         return
     if "MALLOC_ARENA_MAX" not in os.environ:
         adjust(ARENA_MAX, 1)
@@ -40,7 +41,12 @@ def release_memory() -> None:
         _TRIM(0)
 
 
-_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+def _glibc(name: str) -> Any:
+    """A function of the C library; None where it is another one that has none of this name."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+
+
+_TRIM = _glibc("malloc_trim")
 
 
 def memory() -> dict[str, float]:

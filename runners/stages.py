@@ -66,8 +66,8 @@ class StageTotal:
     outcomes: set[str] = field(default_factory=set)
     first: float | None = None
     last: float | None = None
-    _sum: float = 0.0
-    _count: int = 0
+    _sum: float = field(default=0.0, init=False)
+    _count: int = field(default=0, init=False)
 
     def add(self, line: StageLine) -> None:
         """Add one more round."""
@@ -157,7 +157,7 @@ class Stages:
         return found
 
 
-def speeds(lines: "Iterable[StageLine | StageTotal]") -> dict[str, str]:
+def speeds(lines: Iterable[StageLine | StageTotal]) -> dict[str, str]:
     """What was made over the seconds that it took, by unit, of several lines together."""
     found: dict[str, tuple[float, float]] = {}
     for line in lines:

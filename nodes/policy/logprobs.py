@@ -36,7 +36,8 @@ def completion_logprobs(
         return torch.zeros((len(sequences), 0), device=device)
     row, column = np.nonzero(np.arange(longest)[None, :] < lengths[:, None])
     target = torch.from_numpy(np.concatenate([s.completion_ids for s in sequences]).astype(np.int64)).to(device)
-    temperature = torch.from_numpy(np.where(temperatures > 0, temperatures, 1.0).astype(np.float32)[row]).to(device)
+    # on the host: whether there is anything to divide by is known without waiting for a device
+    temperature = torch.from_numpy(np.where(temperatures > 0, temperatures, 1.0).astype(np.float32)[row])
     rows, columns = torch.from_numpy(row).to(device), torch.from_numpy(column).to(device)
 
     read_ids = [read_of(sequence) for sequence in sequences]
@@ -116,5 +117,5 @@ def _projected(
 def _selected(logits: torch.Tensor, target: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
     scaled = logits.float()
     if not bool((temperature == 1).all()):
-        scaled = scaled / temperature[:, None]
+        scaled = scaled / temperature[:, None].to(scaled.device)
     return scaled.gather(-1, target[:, None])[:, 0] - scaled.logsumexp(-1)
