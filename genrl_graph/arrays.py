@@ -24,7 +24,7 @@ from genrl_graph.errors import StoreError
 
 LAYOUT = 2
 ROWS_A_READ = 65_536
-WRITERS = 16  # threads that wait for the disk
+WRITERS = 8  # threads that wait for the disk; each holds a chunk as it is and as it is written
 ATTRIBUTE = "genrl_graph"
 METADATA = "zarr.json"
 
@@ -97,10 +97,10 @@ class RolloutArrays:
 
         Raises `OSError` where the disk refuses; calling again then writes the same places.
         """
-        puts = [put for group, table in tables.items() for put in self._puts(group, table)]
         with ThreadPoolExecutor(WRITERS) as pool:
-            for done in [pool.submit(self._put, put) for put in puts]:
-                done.result()
+            for group, table in tables.items():
+                for done in [pool.submit(self._put, put) for put in self._puts(group, table)]:
+                    done.result()
 
     def publish(self) -> None:
         """Make all appended rows count, in one rename, after they are on the disk."""

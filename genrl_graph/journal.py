@@ -37,12 +37,11 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A record in the journal: its position in the run, content hash (hex) and size in bytes."""
+    """A record in the journal: its position in the run and its content hash (hex)."""
 
     position: int
     record: Record
     digest: str
-    size: int
 
 
 class Journal:
@@ -77,20 +76,16 @@ class Journal:
 
         Raises `StoreError` where the disk refuses; then none of them is in the journal.
         """
-        return [entry.digest for entry in self.commit(records)]
-
-    def commit(self, records: Sequence[Record]) -> list[Entry]:
-        """`append_many` that returns the entries as they would be read: their rows are those bytes, nobody else's."""
-        contents = [_content(record) for record in records]
-        framed = [pack(content, index=at, count=len(records)) for at, (_, content) in enumerate(contents)]
+        framed = [pack(_content(record), index=at, count=len(records)) for at, record in enumerate(records)]
         if framed:
             self._write([part for parts in framed for part in parts])
-        made = [
-            Entry(self.end + at, _record(values, streams), bytes(parts[-1]).hex(), sum(map(len, parts)))
-            for at, ((values, (_, *streams)), parts) in enumerate(zip(contents, framed, strict=True))
-        ]
-        self.end += len(made)
-        return made
+        self.end += len(framed)
+        return [bytes(parts[-1]).hex() for parts in framed]
+
+    @property
+    def size(self) -> int:
+        """The bytes of its segments on the disk."""
+        return sum(_path(self.folder, first).stat().st_size for first in _segments(self.folder))
 
     def __iter__(self) -> Iterator[Record]:
         return (entry.record for entry in entries(self.folder))
@@ -196,7 +191,7 @@ def torn_tail(folder: Path, *, since: int) -> tuple[Path, int, int] | None:
 
 def digest_of(record: Record) -> str:
     """The content hash that a record has in every journal (hex), given its tables as they are stored."""
-    return content_hash(_content(record)[1]).hex()
+    return content_hash(_content(record)).hex()
 
 
 def _needed(segments: list[int], since: int) -> list[int]:
@@ -211,21 +206,16 @@ def _read(folder: Path, first: int) -> memoryview:
 def _entry(data: memoryview, frame: Frame, position: int) -> Entry:
     values = json.loads(bytes(data[frame.header : frame.body]))
     ends = list(itertools.accumulate((size for _, size in values["tables"]), initial=frame.body))
-    record = _record(values, [data[begin:end] for begin, end in itertools.pairwise(ends)])
-    return Entry(position, record, bytes(data[frame.hash : frame.end]).hex(), frame.end - frame.begin)
-
-
-def _record(values: Mapping[str, Any], streams: Sequence[Bytes]) -> Record:
-    """The record of a header, whose tables are these very bytes."""
-    names = [name for name, _ in values["tables"]]
     tables = {
-        name: pa.ipc.open_stream(pa.py_buffer(stream)).read_all() for name, stream in zip(names, streams, strict=True)
+        name: pa.ipc.open_stream(pa.py_buffer(data[begin:end])).read_all()
+        for (name, _), (begin, end) in zip(values["tables"], itertools.pairwise(ends), strict=True)
     }
-    return Record(values["round"], values["node"], values["holder"], values["facts"], tables)
+    record = Record(values["round"], values["node"], values["holder"], values["facts"], tables)
+    return Entry(position, record, bytes(data[frame.hash : frame.end]).hex())
 
 
-def _content(record: Record) -> tuple[dict[str, Any], list[Bytes]]:
-    """The header of a record, and the bytes of it and of the streams."""
+def _content(record: Record) -> list[Bytes]:
+    """The header of a record and the streams of its tables, as bytes."""
     streams = {name: _stream(table) for name, table in record.tables.items()}
     try:
         values = {
@@ -238,7 +228,7 @@ def _content(record: Record) -> tuple[dict[str, Any], list[Bytes]]:
         header = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
     except (TypeError, ValueError) as error:
         raise StoreError(f"{record.node}: round {record.round}: facts must be plain JSON values: {error}") from error
-    return values, [header, *streams.values()]
+    return [header, *streams.values()]
 
 
 def _stream(table: pa.Table) -> memoryview:

@@ -43,8 +43,8 @@ class RunStore:
         self._arrays = RolloutArrays(folder / runfolder.ROLLOUTS)
         self._history = History(self._arrays)
         self._journal: Journal | None = None
-        self._pending: list[Entry] = []
-        self._pending_bytes = 0
+        self._since: int | None = None  # the round of the first record in the journal
+        self._pending: list[Entry] | None = None  # what is there, where somebody asked since the last commit
         self._groups: dict[str, tuple[pa.Schema, int]] = {}
         self.removed = 0  # files and checkpoints that a crash had left half written
         if lock is not None:
@@ -122,30 +122,31 @@ class RunStore:
         """
         journal = self._writing()
         groups = dict(self._groups)
-        committed = journal.commit([_conformed(record, groups) for record in records])
-        self._groups = groups
-        self._pending += committed
-        self._pending_bytes += sum(entry.size for entry in committed)
-        if self._is_block():
-            self.flush()
-        return [entry.digest for entry in committed]
+        digests = journal.append_many([_conformed(record, groups) for record in records])
+        self._groups, self._pending = groups, None
+        if records:
+            self._since = records[0].round if self._since is None else self._since
+            if journal.size >= self._block_bytes or records[-1].round - self._since >= self._block_rounds:
+                self.flush()
+        return digests
 
     def flush(self) -> int:
         """Move what is in the journal to zarr; returns how many records that were.
 
-        Raises `StoreError` where the disk refuses; nothing is lost, and it can be called again.
+        Raises `StoreError` where the disk refuses or has damaged them; nothing is lost, and it can be called again.
         """
-        journal, moved = self._writing(), len(self._pending)
-        if not moved:
-            return 0
+        journal = self._writing()
         try:
-            self._arrays.append({STEPS: steps_table(self._pending), **_blocks(self._pending)})
+            pending = self._in_journal(journal)
+            if not pending:
+                return 0
+            self._arrays.append({STEPS: steps_table(pending), **_blocks(pending)})
             self._arrays.publish()
-            self._pending, self._pending_bytes = [], 0
+            self._since = self._pending = None
             journal.drop_before(journal.roll())
         except OSError as error:
             raise failed(self._arrays.folder, "write a block", error) from error
-        return moved
+        return len(pending)
 
     def close(self) -> None:
         """Move all to zarr and let the next writer in, also where the disk refuses (`StoreError`)."""
@@ -189,7 +190,7 @@ class RunStore:
 
     def _view(self) -> View:
         if self._journal is not None:
-            return View(self._arrays.counts, self._pending)
+            return View(self._arrays.counts, self._in_journal(self._journal))
         return view_on_disk(self._arrays, self.folder / runfolder.JOURNAL)
 
     def _writing(self) -> Journal:
@@ -197,11 +198,15 @@ class RunStore:
             raise StoreError(f"{self.folder}: is not open for writing; open it with mode 'a'")
         return self._journal
 
-    def _is_block(self) -> bool:
-        if not self._pending:
-            return False
-        rounds = [entry.record.round for entry in (self._pending[0], self._pending[-1])]
-        return self._pending_bytes >= self._block_bytes or rounds[1] - rounds[0] >= self._block_rounds
+    def _in_journal(self, journal: Journal) -> Sequence[Entry]:
+        """The records behind those of the arrays, read from the disk.
+
+        In memory they would outlive what steps need for a moment, between which they lie: holes that nothing fills.
+        """
+        start = position(self._arrays.counts)
+        if self._pending is None:
+            self._pending = list(entries(journal.folder, since=start)) if journal.end > start else []
+        return self._pending
 
     def _recover(self) -> None:
         """Remove what was cut, skip what is in zarr already, keep the rest of the journal.
@@ -213,17 +218,17 @@ class RunStore:
         try:
             self.removed = self._tidy()
             journal = Journal(folder, start=start)
-            self._pending = list(entries(folder, since=start))
-            self._pending_bytes = sum(entry.size for entry in self._pending)
-            journal.drop_before(start if self._pending else journal.roll())
+            pending = self._in_journal(journal)
+            journal.drop_before(start if pending else journal.roll())
         except OSError as error:
             raise failed(self.folder, "open the run for writing", error) from error
         for group, rows in self._arrays.counts.items():
             if group != STEPS:
                 self._groups[group] = (self._arrays.schema(group), rows)
-        for entry in self._pending:
+        for entry in pending:
             for group, table in entry.record.tables.items():
                 _learn(group, table, self._groups)
+        self._since = pending[0].record.round if pending else None
         self._journal = journal
 
     def _tidy(self) -> int:

@@ -185,6 +185,39 @@ def test_blocks_are_written_at_a_size_and_at_a_number_of_rounds(tmp_path: Path) 
         assert RolloutArrays(tmp_path / "bytes" / "rollouts.zarr").counts["answer"] == 503
 
 
+def test_what_waits_for_its_block_is_on_the_disk_only(tmp_path: Path) -> None:
+    with new(tmp_path / "run") as store:
+        store.commit(step(0))
+        before = pa.total_allocated_bytes()
+        for number in range(1, 5):
+            store.commit(step(number, rows=500))
+        assert RolloutArrays(tmp_path / "run" / "rollouts.zarr").counts == {}
+        assert pa.total_allocated_bytes() < before + 100_000
+        assert sum(path.stat().st_size for path in (tmp_path / "run").rglob("*.wal")) > 1_000_000
+        assert store.table("answer").num_rows == 2_003
+        store.commit(step(5))
+        assert store.table("answer").num_rows == 2_006 and store.flush() == 18
+        assert store.table("answer").num_rows == 2_006 and store.flush() == 0
+
+
+def test_a_block_is_not_made_of_what_the_disk_has_damaged(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(StoreError, match=r"00000000\.wal"), new(folder) as store:
+        store.commit(step(0))
+        store.commit(step(1))
+        segment = folder / "journal" / "00000000.wal"
+        data = bytearray(segment.read_bytes())
+        data[200] ^= 1
+        segment.write_bytes(data)
+        with pytest.raises(StoreError, match=r"00000000\.wal"):
+            store.flush()
+        assert RolloutArrays(folder / "rollouts.zarr").counts == {}
+    data[200] ^= 1
+    segment.write_bytes(data)
+    with RunStore.open(folder, "a") as store:
+        assert ids(store) == expected_ids(2)
+
+
 def stages_of_a_block(folder: Path) -> dict[str, Path]:
     """Copies of a run as a crash between any two steps of writing a block leaves it."""
     copies = {name: folder.with_name(name) for name in ("journal only", "half", "unpublished", "published", "cut")}
