@@ -1,17 +1,19 @@
-"""How much memory this process holds, on the host and on CUDA devices, and what its allocator keeps of it."""
+"""How much memory this process holds, on the host and on CUDA devices, and how a program has it allocated."""
 
-import ctypes
 import os
 import resource
 import sys
 from pathlib import Path
-from typing import Any
+
+from genrl_graph.heap import of_libc
 
 GB = 1e9
 STATUS = Path("/proc/self/status")
 APART, KEPT = 4 << 20, 64 << 20
 """Bytes from which a tensor has pages of its own, and free ones at the end of the heap that stay for the next."""
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8  # the numbers of mallopt(3)
+KERNELS = 256
+"""Shapes of matrix products whose code oneDNN and torch keep, half a megabyte each; a micro-batch has up to 100."""
 
 
 def settle_memory() -> None:
@@ -19,10 +21,13 @@ def settle_memory() -> None:
 
     In one heap the short-lived ones of passes leave holes between longer-lived ones that few others fill. For small
     ones threads share the heaps that there are: with one each, these would grow for thousands of rounds, until every
-    thread had done the most that any does. What the variables of glibc or torch say stays.
+    thread had done the most that any does. Packed rows bring new shapes of products in every round, so what is kept
+    for them is bounded. What the variables of glibc, oneDNN or torch say stays.
     """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # they are 1024
+        os.environ.setdefault(name, str(KERNELS))
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages: the first use of memory takes time
-    adjust = _glibc("mallopt")
+    adjust = of_libc("mallopt")
     if adjust is None:
         return
     if "MALLOC_ARENA_MAX" not in os.environ:
@@ -30,23 +35,6 @@ def settle_memory() -> None:
     if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
         adjust(MMAP_THRESHOLD, APART)
         adjust(TRIM_THRESHOLD, KEPT)  # it would follow the other threshold, and shrink the heap all the time
-
-
-def release_memory() -> None:
-    """Give what the heap has free back to the system, for milliseconds, where the C library can (malloc_trim(3)).
-
-    What the next step allocates need not fit into the holes that this one leaves.
-    """
-    if _TRIM is not None:
-        _TRIM(0)
-
-
-def _glibc(name: str) -> Any:
-    """A function of the C library; None where it is another one that has none of this name."""
-    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
-
-
-_TRIM = _glibc("malloc_trim")
 
 
 def memory() -> dict[str, float]:

@@ -13,6 +13,7 @@ import genrl_graph
 from genrl_graph import seeds
 from genrl_graph.errors import ColumnError, GenrlGraphError, NodeFailed, RewardFailed
 from genrl_graph.graph import Part
+from genrl_graph.heap import release_memory
 from genrl_graph.journal import Record
 from genrl_graph.node import Coordinate, Exchange, Fork, Node, Reward, Source, Update
 from genrl_graph.policy import Carried, Policy, TextPolicy
@@ -20,7 +21,6 @@ from genrl_graph.resources import Log, TaskBook
 from genrl_graph.runners.ahead import Ahead, late, started_at
 from genrl_graph.runners.budget import Budget
 from genrl_graph.runners.meet import Behind, Meeting, Swarm
-from genrl_graph.runners.memory import release_memory
 from genrl_graph.runners.outputs import failed_rows, named_outputs, refuse_useless
 from genrl_graph.runners.profile import SILENT, Trace
 from genrl_graph.runners.recall import Recorded, verify
@@ -30,8 +30,6 @@ from genrl_graph.schedule import Schedule, Step
 
 EVAL = "eval/"
 """What the groups of an evaluation in the store, and its metrics, begin with."""
-RELEASE_S = 1.0
-"""Seconds after which steps are worth the milliseconds in which the heap gives back what they left."""
 
 
 @dataclass(slots=True)
@@ -123,7 +121,6 @@ class Loop:
         self.steps = late(schedule)
         self._starts = started_at(schedule, self.steps) if inputs is None else {}
         self._ahead = Ahead[_Played]()
-        self._released = time.perf_counter()
         self._inputs = inputs or (lambda node, round, peer: wired_inputs(schedule.graph.nodes[node], peer.values))
 
     def play(self, round: int, *, only_recorded: bool = False) -> None:
@@ -188,9 +185,7 @@ class Loop:
             rows = int(item.metrics.get("failed_rows", 0))
             self._budget.spend_rows(rows, where=self._where(step, round, item.peer))
             self._watch(item)
-        if time.perf_counter() - self._released > RELEASE_S:
-            release_memory()
-            self._released = time.perf_counter()
+        release_memory(seldom=True)
 
     def _hand_on(self, peer: Peer) -> None:
         if not self._evaluating:

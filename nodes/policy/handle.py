@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from genrl_graph.errors import NodeFailed, StoreError
+from genrl_graph.heap import release_memory
 from genrl_graph.nodes.policy.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.logprobs import completion_logprobs, has_plain_head, read_of
 from genrl_graph.nodes.policy.packed_reading import prepare
@@ -140,6 +141,8 @@ class CausalPolicy(TextPolicy):
     def logprobs(self, sequences: Sequence[TokenSequence], *, temperatures: NDArray[np.float32]) -> torch.Tensor:
         """Log-probs of the completion tokens: float32 [rows, longest completion], 0 beyond a row's completion."""
         grows = torch.is_grad_enabled()
+        if self.device.type == "cpu":
+            release_memory(seldom=True)  # another micro-batch does not fit into the holes that one leaves
         if grows and self._recompute.depends:
             self._recompute.fit(self._tokens_read(sequences), self._saved_token)
         self.model.train(grows and self._recompute.any)  # dropout is off

@@ -18,11 +18,12 @@ from measure import Clock
 from speed_game import LEARNING_RATE, STAGES, Job, distinct, endless, game
 from torch.nn.utils.rnn import pad_sequence
 
+from genrl_graph.heap import release_memory
 from genrl_graph.node import Source
 from genrl_graph.nodes.policy.handle import CausalPolicy
 from genrl_graph.resources import TaskBook
 from genrl_graph.runners.meet import LocalSwarm
-from genrl_graph.runners.memory import memory, release_memory, settle_memory
+from genrl_graph.runners.memory import memory, settle_memory
 from genrl_graph.runners.round import Done, Loop, Peer
 from genrl_graph.schedule import compile_graph
 from genrl_graph.store import RunStore

@@ -93,16 +93,12 @@ def test_a_step_of_all_peers_is_one_commit() -> None:
     ]
 
 
-@pytest.mark.parametrize(("seconds", "steps"), [(0.0, True), (1e9, False)])
-def test_what_steps_leave_free_goes_back_now_and_then(
-    seconds: float, steps: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    released: list[int] = []
-    monkeypatch.setattr(rounds, "RELEASE_S", seconds)
-    monkeypatch.setattr(rounds, "release_memory", lambda: released.append(len(played.done)))
+def test_what_steps_leave_free_goes_back_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    released: list[tuple[int, bool]] = []
+    monkeypatch.setattr(rounds, "release_memory", lambda *, seldom: released.append((len(played.done), seldom)))
     played = Played(toy_game(), peers=2)
     played.loop.play(0)
-    assert released == (list(range(2, len(played.done) + 1, 2)) if steps else [])
+    assert released == [(done, True) for done in range(2, len(played.done) + 1, 2)]
 
 
 def test_a_record_holds_what_its_step_added() -> None:

@@ -157,7 +157,7 @@ def test_smollm2_answers(smollm2):
 
 def test_smollm2_is_judged_as_it_was_sampled(smollm2):
     prompts = [smollm2.render([{"role": "user", "content": text}]) for text in ("Name a colour.", "2+3=")]
-    rng, sampling = np.random.default_rng(0), Sampling(6, temperature=0.7)
+    rng, sampling = np.random.default_rng(0), Sampling(24, temperature=0.7)
     made = smollm2.generate(prompts, num_generations=2, sampling=sampling, rng=rng, max_batch_tokens=4096)
     rows = [(prompt, row) for prompt, rows in zip(prompts, made, strict=True) for row in rows]
     sequences = [TokenSequence(prompt, row.ids) for prompt, row in rows]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from genrl_graph.nodes.policy.packing import Packed
 from genrl_graph.nodes.policy.recompute import kept_bytes
-from genrl_graph.nodes.policy.tiled_attention import PLACES, Tile, attend, tiles
+from genrl_graph.nodes.policy.tiled_attention import COLUMNS, PLACES, ROWS, Tile, attend, tiles
 
 SIZE = 8
 
@@ -70,12 +70,25 @@ def test_every_place_is_in_one_tile_that_sees_its_path() -> None:
     for tile in found:
         path = next(path for path in packed.paths if tile.stop - 1 in path)
         seen = [place for start, stop in tile.runs for place in range(start, stop)]
-        assert seen == path[path < tile.stop].tolist()
+        assert seen[: tile.own + tile.stop - tile.start] == path[path < tile.stop].tolist()
+
+
+def test_products_have_few_sizes() -> None:
+    """A processor's library keeps code for each; without bound it would take more memory with every batch."""
+    sizes = set()
+    for seed in range(40):
+        lengths = np.random.default_rng(seed).integers(1, 400, 6).tolist()
+        found = tiles(Packed.of(sequences_of(seed, lengths, 100)).branches)
+        sizes |= {(tile.rows, tile.seen) for tile in found}
+        assert all(0 <= tile.rows - (tile.stop - tile.start) < ROWS for tile in found)
+        assert all(0 <= tile.seen - tile.own - (tile.stop - tile.start) < COLUMNS for tile in found)
+    assert len(sizes) <= PLACES // ROWS * (500 // COLUMNS + 1)
 
 
 def test_runs_that_meet_are_one() -> None:
-    packed = Packed.of([np.arange(200, dtype=np.int32)])
-    assert tiles(packed.branches) == [Tile(0, PLACES, ((0, PLACES),)), Tile(PLACES, 200, ((0, 200),))]
+    packed = Packed.of([np.arange(190, dtype=np.int32)])
+    first, second = Tile(0, PLACES, PLACES, ((0, PLACES),), 0, PLACES), Tile(PLACES, 190, 64, ((0, 192),), PLACES, 192)
+    assert tiles(packed.branches) == [first, second]
 
 
 def test_bfloat16_lies_as_near_as_its_rounding() -> None:
