@@ -13,7 +13,7 @@ APART, KEPT = 4 << 20, 64 << 20
 """Bytes from which a tensor has pages of its own, and free ones at the end of the heap that stay for the next."""
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8  # the numbers of mallopt(3)
 KERNELS = 256
-"""Shapes of matrix products whose code oneDNN and torch keep, half a megabyte each; a micro-batch has up to 100."""
+"""Shapes of matrix products whose code oneDNN and torch keep, half a megabyte each; a micro-batch has about 100."""
 
 
 def settle_memory() -> None:
