@@ -128,5 +128,6 @@ def test_code_for_matrix_products_is_kept_for_so_many_shapes() -> None:
         assert ran.returncode == 0, ran.stderr
         sizes.append(float(ran.stdout))
     bounded, unbounded = sizes
-    assert bounded < 0.05, sizes
-    assert bounded < unbounded / 2 or unbounded < 0.05, sizes  # a processor without bfloat16 products makes no code
+    if unbounded < 0.1:
+        pytest.skip(f"this processor keeps no code for products of bfloat16: {sizes}")
+    assert bounded < unbounded / 2, sizes  # the kernel gives pages in lumps, so no bound in bytes
