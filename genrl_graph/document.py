@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -123,7 +124,7 @@ class _Reader:
         """The root node, None for an empty text."""
         try:
             self.text.encode()
-            self._refuse_deep_text()
+            self._refuse_deep_text(self.text)
             self.loader = _LOADER(self.text)
             return self.loader.get_single_node()
         except UnicodeEncodeError as error:
@@ -134,13 +135,16 @@ class _Reader:
             raise self._error_index(self.text.find(chr(code)), what) from error
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
+            # PyYAML scans ahead, and may give up on text whose depth we refuse at an earlier place
+            with suppress(yaml.MarkedYAMLError):
+                self._refuse_deep_text(self.text[: mark.index])
             what = ", ".join(" ".join(part.split()) for part in (error.context, error.problem) if part)
             raise self._error(mark.line + 1, mark.column + 1, f"{what}; mend the YAML here") from error
 
-    def _refuse_deep_text(self) -> None:
+    def _refuse_deep_text(self, text: str) -> None:
         """Look at the depth of the events first: composing recurses in C, and deep text overflows its stack."""
         depth = 0
-        for event in yaml.parse(self.text, Loader=_LOADER):
+        for event in yaml.parse(text, Loader=_LOADER):
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
                 if depth > MAX_DEPTH:
@@ -191,7 +195,11 @@ class _Reader:
         return values
 
     def _entries(self, node: Any) -> dict[str | int, tuple[Any, Any]]:
-        """Key and value nodes by key; what `<<` brings in comes first, and the mapping's own keys win."""
+        """Return key and value nodes by key: first those that `<<` merges in, then the mapping's own.
+
+        A mapping's own key wins over a merged one wherever `<<` stands, and of several merged mappings the first wins
+        (https://yaml.org/type/merge.html). PyYAML's own reading of `<<` differs from release to release.
+        """
         if id(node) in self.entries:
             return self.entries[id(node)]
         self._check_tag(node, "tag:yaml.org,2002:map")

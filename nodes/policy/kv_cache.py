@@ -1,6 +1,8 @@
 """The key-value cache of a batch that grows: room for all tokens to come, so that a token is written, not appended."""
 
+import inspect
 from collections.abc import Callable, Sequence
+from functools import cache as remember
 from typing import Any
 
 import numpy as np
@@ -55,6 +57,20 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no typ
         shown = (self.keys, self.values)
         self.buffers = [self._with_room(part, _rows(indices), len(indices), length, part.dtype) for part in shown]
         self._show()
+
+
+def cache_argument(model: torch.nn.Module, cache: DynamicCache | None) -> dict[str, DynamicCache | None]:
+    """Return the keyword argument that hands a cache to a model: `cache` since transformers 5.24, which renamed it.
+
+    Models of before, and models whose own code was not renamed, take `past_key_values`.
+    """
+    model_class: Any = type(model)
+    return {_cache_keyword(model_class): cache}
+
+
+@remember
+def _cache_keyword(model_class: Any) -> str:
+    return "cache" if "cache" in inspect.signature(model_class.forward).parameters else "past_key_values"
 
 
 def spread(cache: DynamicCache, rows: torch.Tensor, room: int) -> None:

@@ -11,6 +11,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from genrl_graph.nodes.policy import tiled_attention
+from genrl_graph.nodes.policy.kv_cache import cache_argument
 from genrl_graph.nodes.policy.packing import Branch, Packed
 from genrl_graph.nodes.policy.shared_prompts import SharedPrompts
 
@@ -28,8 +29,8 @@ def read(model: torch.nn.Module, packed: Packed, *, cache: DynamicCache | None =
         input_ids=torch.from_numpy(packed.ids).to(device)[None],
         position_ids=torch.from_numpy(packed.positions).to(device)[None],
         branches=Branches(packed.branches),
-        past_key_values=cache,
         use_cache=cache is not None,
+        **cache_argument(base, cache),
     )
     return cast(torch.Tensor, output.last_hidden_state[0])
 

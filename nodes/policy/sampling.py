@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache
 
-from genrl_graph.nodes.policy.kv_cache import begin_rows, spread, spread_paths
+from genrl_graph.nodes.policy.kv_cache import begin_rows, cache_argument, spread, spread_paths
 from genrl_graph.nodes.policy.packed_reading import read
 from genrl_graph.nodes.policy.packing import Packed
 from genrl_graph.nodes.policy.shared_prompts import SharedPrompts
@@ -178,12 +178,13 @@ class _Batch:
         ids, positions = token[:, None], self.next_position[:, None]
         if self.prompts is None:
             return self._forward(ids, positions)
-        output = cast(Any, self.model).base_model(
+        base = cast(Any, self.model).base_model
+        output = base(
             input_ids=ids,
             position_ids=positions,
-            past_key_values=self.cache,
             use_cache=True,
             prompts=self.prompts,
+            **cache_argument(base, self.cache),
         )
         return self._head(output.last_hidden_state[:, -1])
 
@@ -193,9 +194,9 @@ class _Batch:
             input_ids=ids.to(self.device),
             attention_mask=None if self.mask is None else self.mask[:, :seen],
             position_ids=positions.to(self.device),
-            past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
+            **cache_argument(self.model, self.cache),
         )
         return cast(torch.Tensor, output.logits[:, -1])
 

@@ -131,21 +131,28 @@ def test_aliases_give_independent_copies_placed_at_the_anchor() -> None:
     assert document.value_at(("use", "n")).line == 1 and document.key_at(("use",)).line == 2
 
 
+BASES = "a: &a {x: 1, y: 2}\nb: &b {<<: *a, x: 3, z: 4}\n"
+
+
 @pytest.mark.parametrize(
-    "text",
+    ("merged", "expected"),
     [
-        "a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}",
-        "a: &a {x: 1}\nb: &b {x: 2, y: 2}\nc: {z: 0, <<: [*a, *b], w: 1}",
-        "a: &a {x: 1}\nb: &b {<<: *a, x: 2, y: 2}\nc: {<<: *b, z: 1}\nd: *b\ne: {<<: {q: 1}, x: 1}",
-        "a: &a {x: {u: 1}}\nb: {x: {v: 2}, <<: *a}",
+        ("{<<: *a, y: 5}", {"x": 1, "y": 5}),  # an own key wins
+        ("{y: 5, <<: *a}", {"x": 1, "y": 5}),  # wherever the merge stands
+        ("{<<: *b}", {"x": 3, "y": 2, "z": 4}),  # what a base merged in is part of it
+        ("{<<: *b, w: 1}", {"x": 3, "y": 2, "z": 4, "w": 1}),
+        ("{<<: [*a, *b]}", {"x": 1, "y": 2, "z": 4}),  # of several the first wins
+        ("{<<: [*b, *a]}", {"x": 3, "y": 2, "z": 4}),
+        ("{w: 0, <<: [*a, *b], y: 6}", {"x": 1, "y": 6, "z": 4, "w": 0}),
+        ("{<<: {q: 7}, x: 8}", {"q": 7, "x": 8}),  # a mapping written in place
+        ("{x: {v: 2}, <<: {x: {u: 1}}}", {"x": {"v": 2}}),  # values are replaced, never joined
     ],
 )
-def test_merge_keys_mean_what_they_mean_in_yaml(text: str) -> None:
-    document = parse(text)
-    expected = yaml.safe_load(text)
-    assert document.values == expected
-    assert [list(v) for v in document.values.values()] == [list(v) for v in expected.values()]
-    assert set(document.positions) == set(paths_of(expected))
+def test_merged_keys_come_first_and_own_keys_win(merged: str, expected: dict[str, object]) -> None:
+    document = parse(f"{BASES}c: {merged}\n")
+    assert document.values["c"] == expected and list(document.values["c"]) == list(expected)
+    assert {path[1] for path in document.positions if len(path) == 2 and path[0] == "c"} == set(expected)
+    assert document.values["b"] == {"x": 3, "y": 2, "z": 4}, "a merge leaves its base as it is"
 
 
 def test_a_merged_value_is_placed_where_it_was_written() -> None:
@@ -183,6 +190,7 @@ def test_a_merged_value_is_placed_where_it_was_written() -> None:
         ("a: &a {<<: *a}", "game.yaml:1:4: a merge (<<) leads back"),
         ("a: {<<: 3}", "game.yaml:1:9: << merges mappings only"),
         ("a: " + "[" * 99 + "]" * 99, ""),
+        ("a: " + "[" * 1_050, "game.yaml:1:103: nested deeper than 100 levels"),
         ("a: " + "[" * 100_000, "game.yaml:1:103: nested deeper than 100 levels"),
         ("a: " + "{x: " * 120 + "1" + "}" * 120, "nested deeper than 100 levels"),
     ],

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from genrl_graph.errors import NodeFailed
+from genrl_graph.nodes.policy.kv_cache import cache_argument
 from genrl_graph.nodes.policy.sampling import choose, token_batches
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 from genrl_graph.policy import Sampling, TokenSequence
@@ -159,3 +160,14 @@ def test_batches_hold_every_row_once_within_the_budget(lengths, budget):
     assert sorted(at for batch in batches for at in batch.tolist()) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * sizes[batch].max() <= budget
+
+
+def test_a_cache_goes_by_the_name_that_a_model_gives_it() -> None:
+    class Renamed(torch.nn.Module):
+        def forward(self, input_ids: torch.Tensor, cache: object = None, **rest: object) -> None: ...
+
+    class OfBefore(torch.nn.Module):
+        def forward(self, input_ids: torch.Tensor, past_key_values: object = None, **rest: object) -> None: ...
+
+    assert cache_argument(Renamed(), None) == {"cache": None}
+    assert cache_argument(OfBefore(), None) == {"past_key_values": None}
