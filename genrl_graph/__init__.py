@@ -24,13 +24,12 @@ from genrl_graph.node import (
 from genrl_graph.policy import Carried, Completion, Policy, Sampling, TextPolicy
 from genrl_graph.resources import Log, Task, TaskBook
 from genrl_graph.run_config import RunConfig
+from genrl_graph.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from genrl_graph.reading import StoredRun
     from genrl_graph.runners.play import Run
     from genrl_graph.runners.replay import Replay
-
-__version__ = "0.1.0"
 
 
 def play(

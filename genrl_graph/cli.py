@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from genrl_graph import __version__
 from genrl_graph.errors import GenrlGraphError, GraphError, ParamError, StoreError
 from genrl_graph.runners.arguments import add_runner_arguments, runner_of
 from genrl_graph.runners.look.commands import add_look_commands
@@ -61,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="genrl-graph", description="Multi-agent, multi-stage RL where a game is a declared, typed graph."
     )
-    parser.add_argument("--version", action="version", version=f"genrl-graph {__version__}")
+    parser.add_argument("--version", action=_Version, help="print the versions of this package and of what it runs on")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     check = commands.add_parser("check", help="find every problem of a graph, without loading a model")
@@ -160,6 +159,19 @@ def _parser() -> argparse.ArgumentParser:
     store.add_argument("folder", metavar="RUN", type=Path, help="run folder, such as runs/tiny")
     store.set_defaults(command=_store)
     return parser
+
+
+class _Version(argparse.Action):
+    """Prints the versions and ends; they are only looked up when they are asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: object) -> NoReturn:
+        from genrl_graph.version import version_line
+
+        print(version_line())
+        parser.exit()
 
 
 def _graph_arguments(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:

@@ -6,6 +6,7 @@ edges, its return annotation is the output (a NamedTuple for several), keyword-o
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Generic, Literal, Self
 
 from pydantic import Field, PrivateAttr
@@ -16,6 +17,7 @@ from genrl_graph.edges import CREDITED, PEER, SCORED, EdgeType, Mark, Pattern
 from genrl_graph.errors import NodeError, ParamError
 from genrl_graph.evaluation import Evaluation
 from genrl_graph.frames import R
+from genrl_graph.paths import local_paths
 from genrl_graph.policy import Carried, Policy
 from genrl_graph.resources import Task
 from genrl_graph.wire import Limits
@@ -169,6 +171,10 @@ class Source(Node, kind="source"):
     def task_id(self, key: str | int) -> str:
         """The id of the task that this source makes from `key`."""
         return f"{self.place.node}/{key}"
+
+    def data_paths(self) -> list[Path]:
+        """Return the local files and folders that this source reads; their digests are recorded with a run."""
+        return local_paths(self)
 
     def evaluated(self, how: Evaluation) -> Self:
         """This source as it gives held-out tasks, never one of training, the same in every evaluation.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ValidationInfo
 from pydantic.fields import FieldInfo
 
 
@@ -39,8 +39,17 @@ def _without_folder(value: str) -> str:
     return PurePath(value).name if PurePath(value).is_absolute() else value
 
 
-DataPath = Annotated[str, AfterValidator(_from_graph_file), Portable(_without_folder)]
+_IS_PATH = Portable(_without_folder)
+
+DataPath = Annotated[str, AfterValidator(_from_graph_file), _IS_PATH]
 """A file or folder of data, or a name that is none (of a hub). The file's place is not part of what a game is."""
+
+
+def local_paths(params: BaseModel) -> list[Path]:
+    """Return the files and folders on this machine that `DataPath` params name; names of a hub are none."""
+    marked = [name for name, field in type(params).model_fields.items() if _IS_PATH in field.metadata]
+    values = [getattr(params, name) for name in marked]
+    return [path for value in values if value is not None and (path := Path(value)).exists()]
 
 
 def without_folders(fields: dict[str, FieldInfo], params: dict[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from pathlib import Path, PurePath
 
 import yaml
 
-from genrl_graph import __version__
 from genrl_graph.durable import failed
 from genrl_graph.errors import DataError, ParamError, StoreError
 from genrl_graph.nodes.policy.handle import CausalPolicy
 from genrl_graph.nodes.policy.saved import SavedPolicy, saved_policy
+from genrl_graph.version import VERSION
 
 CARD = "README.md"
 
@@ -88,7 +88,7 @@ def model_card(saved: SavedPolicy, handle: CausalPolicy, *, adapter: bool) -> st
         "",
         f"# {saved.graph}: {saved.name}",
         "",
-        f"A policy trained by reinforcement learning with genrl-graph {__version__}.",
+        f"A policy trained by reinforcement learning with genrl-graph {VERSION}.",
         "",
         *("| | |", "| --- | --- |", *rows),
     ]

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import platform
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,9 @@ from typing import Any
 from genrl_graph.declared import Declared
 from genrl_graph.fingerprint import full_fingerprint
 from genrl_graph.graph import Graph, Part
+from genrl_graph.runners.data_digests import data_digests
 from genrl_graph.runners.resume import class_versions
+from genrl_graph.version import commit, differing_from_lock, installed, lock_digest
 
 PACKAGES = ("genrl-graph", "torch", "transformers", "trl", "numpy", "pyarrow", "zarr")
 
@@ -21,9 +24,16 @@ _FUNCTION = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*):[A-Za-z_]\w*(?:\.\w+)*")
 
 def run_versions(graph: Graph, imports: Mapping[str, str]) -> dict[str, Any]:
     """What a run folder notes of what ran it; `packages` are those that nodes come from and that are none of ours."""
-    found: dict[str, Any] = {name: version for name in PACKAGES if (version := _installed(name)) is not None}
-    found["fingerprint"] = full_fingerprint(graph)
-    noted = {"imports": dict(imports), "classes": class_versions(graph), "packages": _node_packages(graph)}
+    found: dict[str, Any] = {name: version for name in PACKAGES if (version := installed(name)) is not None}
+    found |= {"python": platform.python_version(), "lock": lock_digest(), "fingerprint": full_fingerprint(graph)}
+    noted = {
+        "commit": commit(),
+        "unlocked": dict(differing_from_lock()),
+        "data": data_digests(graph),
+        "imports": dict(imports),
+        "classes": class_versions(graph),
+        "packages": _node_packages(graph),
+    }
     return found | {name: value for name, value in noted.items() if value}
 
 
@@ -58,7 +68,7 @@ class Origins:
                 yield f"{module}.py has changed"
             return
         package = _package_of(module)
-        now = None if package is None else _installed(package)
+        now = None if package is None else installed(package)
         if package is not None and now is not None and (then := self._packages.get(package, set()) - {now}):
             yield f"{package} {', '.join(sorted(then))} -> {now}"
 
@@ -82,7 +92,7 @@ def _node_packages(graph: Graph) -> dict[str, str]:
     """The installed packages that nodes of a graph come from, with their versions; those of PACKAGES stand apart."""
     names = {_package_of(module) for part in graph.nodes.values() for module in modules_of(part)}
     wanted = sorted(name for name in names if name is not None and name not in PACKAGES)
-    return {name: version for name in wanted if (version := _installed(name)) is not None}
+    return {name: version for name in wanted if (version := installed(name)) is not None}
 
 
 def _is_ours(module: str) -> bool:
@@ -97,13 +107,6 @@ def _script_digest(module: str) -> str | None:
     """The hash of the file of a module, None where it has none."""
     file = getattr(sys.modules.get(module), "__file__", None)
     return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _package_of(module: str) -> str | None:

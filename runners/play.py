@@ -132,7 +132,7 @@ def play_schedule(
         past = None
         if resume and (folder / GRAPH).exists():
             past = Past(stack.enter_context(RunStore.open(folder, "a", block_rounds=config.block_rounds)))
-            past.refuse_another(played, imports)
+            past.refuse_another(played, versions)
         else:
             refuse_taken(folder)
         here = past.kept(schedule, rounds, names, evaluated=evaluation is not None) if past else Kept()

@@ -24,6 +24,7 @@ from genrl_graph.runfolder import refuse_taken
 from genrl_graph.runners.ahead import late
 from genrl_graph.runners.checkpoint import checkpoint_folder, save_checkpoint
 from genrl_graph.runners.computing import set_threads
+from genrl_graph.runners.data_digests import changed_data
 from genrl_graph.runners.meet import Alone
 from genrl_graph.runners.metrics import RoundMetrics
 from genrl_graph.runners.origins import Origins, run_versions
@@ -125,7 +126,7 @@ def replay(
         graph=schedule.graph,
         verdicts=plan.verdicts,
         moves=played.moves.found(),
-        notes=[*plan.notes, *starts],
+        notes=[*plan.notes, *changed_data(source.versions, versions), *starts],
         before=before,
         after=digests(players),
     )

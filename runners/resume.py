@@ -16,6 +16,7 @@ from genrl_graph.graph import Graph
 from genrl_graph.run_config import RunConfig
 from genrl_graph.runfolder import GRAPH, write_graph
 from genrl_graph.runners.checkpoint import checkpoint_folder, damage, load_checkpoint, newest_checkpoint
+from genrl_graph.runners.data_digests import changed_data
 from genrl_graph.runners.peers import changing_carries
 from genrl_graph.runners.recall import Recall, Recorded
 from genrl_graph.runners.round import EVAL, Peer
@@ -30,9 +31,24 @@ MAY_DIFFER = frozenset(
 """Run options that change neither what is played nor how: where a run ends, what it keeps, how patient it is."""
 
 NOT_PACKAGES = frozenset(
-    {"fingerprint", "imports", "carries", "classes", "packages", "computing", "resumed", "replayed"}
+    {
+        "lock",
+        "unlocked",
+        "data",
+        "fingerprint",
+        "imports",
+        "carries",
+        "classes",
+        "packages",
+        "computing",
+        "resumed",
+        "replayed",
+    }
 )
-"""What stands among the versions of a run folder and is the version of no package."""
+"""Entries among the versions of a run folder that are the version of no package."""
+
+NOTED_SINCE = frozenset({"python", "commit"})
+"""Entries that older run folders lack, and wheels may lack: compared only where both sides have them."""
 
 MOVED = "starts as {}, but as {} when the run began; was its model or its file changed?"
 
@@ -66,17 +82,21 @@ class Past:
         self._damage: dict[int, str | None] = {}  # of the checkpoints that were looked at
         self.first = self._newest_sound(None)
 
-    def refuse_another(self, graph: Graph, imports: Mapping[str, str]) -> None:
+    def refuse_another(self, graph: Graph, versions: Mapping[str, Any]) -> None:
         """Raise where something else is asked for than what ran: `GraphError`, or `ParamError` for `rounds`.
 
-        `graph` has the options that are asked for. Of them only those in `MAY_DIFFER` may be others than they were.
+        `graph` has the options that are asked for, of which only those in `MAY_DIFFER` may have changed; `versions`
+        are those of now, with the digests of scripts and data files.
         """
         if replayed := self.store.versions.get("replayed"):
             what = f"is a replay of {replayed['run']}, which has an end; replay it again, or resume that run"
             raise StoreError(f"{self.store.folder}: {what}")
-        refuse_other_imports(self.store.folder, self.store.versions, imports)
+        refuse_other_imports(self.store.folder, self.store.versions, versions.get("imports", {}))
         told = self._differences(graph)
-        told += _changed("version of {}", self.store.versions.get("classes", {}), class_versions(graph))
+        told += _changed("version of {}", self.store.versions.get("classes", {}), versions.get("classes", {}))
+        told += [
+            f"{change}; bring it back, or start a new run" for change in changed_data(self.store.versions, versions)
+        ]
         if told:
             may = ", ".join(f"run.{name}" for name in sorted(MAY_DIFFER))
             raise GraphError("\n".join([f"{self.store.folder}: ran another game; only {may} may differ", *told]))
@@ -187,7 +207,8 @@ class Past:
             then, now = then | self.store.versions["computing"], now | versions.get("computing", {})
         for noted in self.store.versions.get("resumed", []):
             then |= noted.get("versions", {})
-        return {name: then.get(name) for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)}
+        names = (then.keys() | now.keys()) - (NOTED_SINCE - (then.keys() & now.keys()))
+        return {name: then.get(name) for name in sorted(names) if then.get(name) != now.get(name)}
 
     def _verify(
         self, players: Sequence[Peer], names: Sequence[str], known: Mapping[tuple[str, str], str], what: str

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -86,6 +87,10 @@ class Mix(Source, name="mix"):
         levels = [name for name, member in self.members.items() if member.level > 0]
         if levels and "level" not in inputs:
             yield f"members.{levels[0]} has a level, but no input `level` is read; carry a carry.level and read it"
+
+    def data_paths(self) -> list[Path]:
+        """Return the local files and folders that the members read."""
+        return [path for member in self.members.values() for path in member.source.data_paths()]
 
     def prepare(self) -> None:
         """Prepare all members; errors name the member."""
