@@ -49,6 +49,8 @@ def _notes(schedule: Schedule, step: Step) -> str:
     if step.action == "close":
         waiting = dict.fromkeys(edge.reader for edge in schedule.graph.readers(step.node))
         notes.append(f"wanted by {', '.join(waiting)}")
+    if step.beside:
+        notes.append(f"runs beside {step.beside}")
     for field in schedule.replaced(step.node):
         notes.append(f"gives {f'{step.node}.{field}' if field else step.node}: new weights")
     return "; ".join(notes)

@@ -85,6 +85,18 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class BesideChange:
+    """A step that starts with another step than before, or that starts at its own place now or did so before ("")."""
+
+    step: str
+    beside: Pair[str]
+
+    def __str__(self) -> str:
+        old, new = (f"beside {other}" if other else "at its own place" for other in (self.beside.old, self.beside.new))
+        return f"{self.step} now runs {new}, no longer {old}"
+
+
+@dataclass(frozen=True, slots=True)
 class ScheduleChange:
     """What differs between two schedules, of what both have."""
 
@@ -92,6 +104,7 @@ class ScheduleChange:
     stage: tuple[StageChange, ...]
     reads: tuple[ReadChange, ...]
     moves: tuple[Move, ...]
+    beside: tuple[BesideChange, ...]
     waits: tuple[Wait, ...]
 
     def lines(self) -> list[str]:
@@ -99,7 +112,7 @@ class ScheduleChange:
         old, new = self.stages.old, self.stages.new
         count = [f"a round has {new} stage{'s' * (new != 1)}, no longer {old}"] if old != new else []
         waits = [line for wait in self.waits for line in wait.lines()]
-        return [*count, *map(str, (*self.stage, *self.reads, *self.moves)), *waits]
+        return [*count, *map(str, (*self.stage, *self.reads, *self.moves, *self.beside)), *waits]
 
 
 def schedule_changes(a: Schedule, b: Schedule, renamed: Mapping[str, str]) -> ScheduleChange:
@@ -114,13 +127,26 @@ def schedule_changes(a: Schedule, b: Schedule, renamed: Mapping[str, str]) -> Sc
         tuple(_stage_changes(a, b, renamed)),
         tuple(_read_changes(a, b, renamed)),
         tuple(moves),
+        tuple(_beside_changes(a, b, renamed)),
         tuple(_waits(old, new)),
     )
 
 
 def _step(step: Step, renamed: Mapping[str, str]) -> str:
-    name = renamed.get(step.node, step.node)
-    return name if step.action == "run" else f"{step.action} {name}"
+    return _named(str(step), renamed)
+
+
+def _named(step: str, renamed: Mapping[str, str]) -> str:
+    """A step (`node`, `open node`, `close node`) by the new name of its node."""
+    action, _, name = step.rpartition(" ")
+    return f"{action} {renamed.get(name, name)}".strip()
+
+
+def _beside_changes(a: Schedule, b: Schedule, renamed: Mapping[str, str]) -> Iterator[BesideChange]:
+    old = {_step(step, renamed): _named(step.beside, renamed) for step in a.steps}
+    for step in b.steps:
+        if old.get(str(step), step.beside) != step.beside:
+            yield BesideChange(str(step), Pair(old[str(step)], step.beside))
 
 
 def _stage_changes(a: Schedule, b: Schedule, renamed: Mapping[str, str]) -> Iterator[StageChange]:

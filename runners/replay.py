@@ -21,7 +21,6 @@ from genrl_graph.reading import StoredRun, open_run
 from genrl_graph.resources import TaskBook
 from genrl_graph.run_config import RunConfig
 from genrl_graph.runfolder import refuse_taken
-from genrl_graph.runners.ahead import late
 from genrl_graph.runners.checkpoint import checkpoint_folder, save_checkpoint
 from genrl_graph.runners.computing import set_threads
 from genrl_graph.runners.data_digests import changed_data
@@ -158,7 +157,7 @@ class _Rounds:
         self._schedule, self._verdicts, self._stored = schedule, plan.verdicts, stored
         self._store, self._terminal = store, terminal
         self._players = {player.name: player for player in players}
-        self._steps = [step for step in late(schedule) if step.action != "open"]
+        self._steps = [step for step in schedule.steps if step.action != "open"]
         self._turns: dict[str, Turn] = {}
         self._records: dict[tuple[str, str], Record] = {}
         self._done: dict[tuple[str, str], Done] = {}
@@ -243,7 +242,7 @@ def _computed(schedule: Schedule, plan: ReplayPlan) -> Schedule:
     if not plan.names("updated"):
         graph = Graph(graph.name, run=graph.run)
         graph.nodes = schedule.graph.nodes
-    return replace(schedule, graph=graph, steps=tuple(step for step in late(schedule) if step.node in names))
+    return replace(schedule, graph=graph, steps=tuple(step for step in schedule.steps if step.node in names))
 
 
 def _options(run: RunConfig, rounds: int) -> RunConfig:

@@ -18,7 +18,7 @@ from genrl_graph.journal import Record
 from genrl_graph.node import Coordinate, Exchange, Fork, Node, Reward, Source, Update
 from genrl_graph.policy import Carried, Policy, TextPolicy
 from genrl_graph.resources import Log, TaskBook
-from genrl_graph.runners.ahead import Ahead, late, started_at
+from genrl_graph.runners.ahead import Ahead
 from genrl_graph.runners.budget import Budget
 from genrl_graph.runners.meet import Behind, Meeting, Swarm
 from genrl_graph.runners.outputs import failed_rows, named_outputs, refuse_useless
@@ -118,8 +118,7 @@ class Loop:
         self._begin, self._watch = begin, watch
         self._budget, self._evaluating = budget or Budget(), evaluating
         self._recall, self._prefix, self._trace = recall, EVAL if evaluating else "", trace
-        self.steps = late(schedule)
-        self._starts = started_at(schedule, self.steps) if inputs is None else {}
+        self._background = schedule.background if inputs is None else {}
         self._ahead = Ahead[_Played]()
         self._inputs = inputs or (lambda node, round, peer: wired_inputs(schedule.graph.nodes[node], peer.values))
 
@@ -132,7 +131,7 @@ class Loop:
         for peer in self.peers:
             peer.values = dict(peer.carries)
         try:
-            for at, step in enumerate(self.steps):
+            for step in self.schedule.steps:
                 recorded = all(self._recorded(step, round, peer) for peer in self.peers)
                 if only_recorded and not recorded:
                     if step.action == "open":  # it has no record; what was committed may stand behind it
@@ -140,7 +139,7 @@ class Loop:
                     break
                 if not self._is_left_out(step, recorded, round):
                     if not recorded:
-                        self._start_ahead(self._starts.get(at, ()), round)
+                        self._start_ahead(self._background.get(str(step), ()), round)
                     self._play_step(step, round)
         finally:
             self._ahead.end()

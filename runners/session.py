@@ -134,7 +134,7 @@ class Session:
     def _watch(self, done: Done) -> None:
         self._see(done)
         self._metrics.take(done)
-        if done.step is not self._loop.steps[-1]:  # after the last step the round can end
+        if done.step is not self._schedule.steps[-1]:  # after the last step the round can end
             self._stop.check()
 
     def _watch_evaluation(self, done: Done) -> None:

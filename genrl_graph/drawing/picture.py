@@ -112,6 +112,8 @@ def _box(schedule: Schedule, part: Part, numbers: Numbers | None) -> Box:
         note = "frozen"
     elif len(steps) == 2:
         note = f"opens at step {steps[0]}, closes at {steps[1]}"
+    elif beside := next((step.beside for step in schedule.steps if step.node == part.name and step.beside), ""):
+        note = f"runs beside {beside}"
     return Box(
         name=part.name,
         type_name=part.type_name,

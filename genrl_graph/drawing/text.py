@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from genrl_graph.drawing.kinds import WEIGHTS, look
 from genrl_graph.drawing.picture import Box, Picture, clipped
 
+BESIDE = "∥"
+"""Stands between a background step and the number of the step that it starts with."""
+
 LEGEND = "● gives   ○ reads   │ rows   ┊ weights   ◇║ an exchange, open"
 NAME, TYPE = 24, 24
 """The most characters of a name and of a type."""
@@ -66,13 +69,14 @@ def _rows(picture: Picture) -> Iterator[_Row]:
         yield _Row(plain="carried from round to round")
     for box in carries:
         yield _Row(("", box.name, box.type_name, _given(picture, box.name)), box, gives=_outputs(picture, box.name))
-    stage = -1
+    stage, places = -1, {str(step): at for at, step in enumerate(picture.steps, start=1)}
     for number, step in enumerate(picture.steps, start=1):
         box = picture.boxes[step.node]
         if step.stage != stage:
             stage = step.stage
             yield _Row(plain=f"stage {stage}")
-        row = _Row((str(number), str(step), box.type_name, _given(picture, box.name)), box)
+        name = f"{step} {BESIDE}{places[step.beside]}" if step.beside else str(step)
+        row = _Row((str(number), name, box.type_name, _given(picture, box.name)), box)
         if step.action == "open":
             row = _Row((str(number), f"open {box.name}", box.type_name, ""), box, meets=box.name)
         elif step.action == "close":
@@ -205,4 +209,5 @@ def _legend(picture: Picture, width: int, with_rails: bool) -> list[str]:
         if len(lines[-1]) + 3 + len(sign) > width:
             lines.append("")
         lines[-1] += ("   " if lines[-1] else "") + sign
-    return [*lines, *([LEGEND[:width]] if with_rails else [])]
+    beside = [f"{BESIDE}4 starts with step 4 and runs beside it"] if any(step.beside for step in picture.steps) else []
+    return [*lines, *([LEGEND[:width]] if with_rails else []), *(line[:width] for line in beside)]

@@ -33,10 +33,16 @@ nodes:
 schedule:
   critique now reads the weights after stage 0 (update_answer), no longer those of the round's start
   final now reads the weights after stage 1 (update_answer, update_critique), no longer those of the round's start
-  update_answer is now step 6, after credit_answer; it was step 13, after final
-  update_critique is now step 12, after credit_critique; it was step 14, after update_answer
-  update_answer now runs while answers is open
-  update_critique now runs while critiques is open
+  score_answer is now step 4, after open answers; it was step 7, after open critiques
+  credit_answer is now step 5, after score_answer; it was step 8, after score_answer
+  update_answer is now step 6, after credit_answer; it was step 13, after credit_critique
+  close critiques is now step 13, after update_critique; it was step 9, after credit_answer
+  final is now step 14, after close critiques; it was step 10, after close critiques
+  score_answer now runs at its own place, no longer beside close answers
+  score_critique now runs at its own place, no longer beside close critiques
+  score_answer, credit_answer, update_answer now run while answers is open
+  score_critique, credit_critique, update_critique now run while critiques is open
+  score_answer, credit_answer no longer run while critiques is open
 fingerprints:
   protocol {} -> {}: peers that play the old graph cannot meet those that play the new one
   full {} -> {}
@@ -90,7 +96,8 @@ def test_the_way_back_is_told_the_other_way_round() -> None:
     assert (
         "  critique now reads the weights of the round's start, no longer those after stage 0 (update_answer)" in lines
     )
-    assert "  update_answer no longer runs while answers is open" in lines
+    assert "  score_answer, credit_answer, update_answer no longer run while answers is open" in lines
+    assert "  score_answer now runs beside close answers, no longer at its own place" in lines
 
 
 @pytest.mark.parametrize(
@@ -136,11 +143,11 @@ def test_the_way_back_is_told_the_other_way_round() -> None:
                 "  best is now in stage 0, no longer in stage 1",
                 "  credit_final is now in stage 0, no longer in stage 1",
                 "  update is now in stage 0, no longer in stage 1",
-                "  close answers is now step 9, after credit_final; it was step 6, after credit_answer",
-                "  score_answer is now step 10, after close answers; it was step 4, after open answers",
-                "  credit_answer is now step 11, after score_answer; it was step 5, after score_answer",
+                "  close answers is now step 9, after credit_final; it was step 4, after open answers",
+                "  score_answer is now step 10, after close answers; it was step 6, after final",
+                "  credit_answer is now step 11, after score_answer; it was step 7, after score_answer",
+                "  score_answer now runs at its own place, no longer beside close answers",
                 "  final, score_final, match_final, best, credit_final now run while answers is open",
-                "  score_answer, credit_answer no longer run while answers is open",
             ],
         ),
         (
@@ -373,7 +380,7 @@ def test_the_json_has_the_documented_structure() -> None:
 
 def test_the_json_of_what_follows_for_the_schedule() -> None:
     schedule = compare(*(load(MATH / f"reasoning_gym{name}.yaml") for name in ("", "_per_stage"))).to_json()["schedule"]
-    assert list(schedule) == ["stages", "stage", "reads", "moves", "waits"]
+    assert list(schedule) == ["stages", "stage", "reads", "moves", "beside", "waits"]
     assert schedule["stages"] == {"old": 3, "new": 3}
     assert schedule["reads"][0] == {
         "node": "critique",
@@ -385,12 +392,14 @@ def test_the_json_of_what_follows_for_the_schedule() -> None:
         "weights": True,
         "several": False,
     }
-    assert schedule["moves"][0] == {
+    assert schedule["moves"][2] == {
         "step": "update_answer",
         "number": {"old": 13, "new": 6},
-        "after": {"old": "final", "new": "credit_answer"},
+        "after": {"old": "credit_critique", "new": "credit_answer"},
     }
-    assert schedule["waits"][0] == {"exchange": "answers", "now": ("update_answer",), "no_longer": ()}
+    assert schedule["beside"][0] == {"step": "score_answer", "beside": {"old": "close answers", "new": ""}}
+    now = ("score_answer", "credit_answer", "update_answer")
+    assert schedule["waits"][0] == {"exchange": "answers", "now": now, "no_longer": ()}
 
 
 EDITS = [

@@ -16,11 +16,11 @@ protocol PROTOCOL
 stage 0    1. tasks          source.toy_numbers
            2. answer         generate.toy_draw      reads tasks; weights of policy (round's start)
            3. open answers   exchange.gather        reads answer
-           4. score_answer   reward.toy_parity      reads answer
-           5. credit_answer  advantage.toy_centred  reads score_answer
-           6. close answers                         wanted by final
-stage 1    7. final          generate.toy_draw      reads tasks, answers; weights of policy (round's start)
-           8. score_final    reward.toy_parity      reads final
+           4. close answers                         wanted by final
+stage 1    5. final          generate.toy_draw      reads tasks, answers; weights of policy (round's start)
+stage 0    6. score_answer   reward.toy_parity      reads answer; runs beside close answers
+           7. credit_answer  advantage.toy_centred  reads score_answer
+stage 1    8. score_final    reward.toy_parity      reads final
            9. match_final    reward.toy_matches     reads score_final
           10. best           select.toy_best        reads match_final
           11. credit_final   advantage.toy_centred  reads best

@@ -74,21 +74,24 @@ def test_a_graph_without_generators_has_one_stage() -> None:
     assert compile_graph(graph).stages == 1
 
 
-def test_an_exchange_opens_when_its_offer_exists_and_closes_when_nothing_else_is_left() -> None:
+def test_an_exchange_opens_when_its_offer_exists_and_rewards_run_beside_its_close() -> None:
     assert steps(toy_game()) == [
         "tasks",
         "answer",
         "open answers",
-        "score_answer",
-        "credit_answer",
         "close answers",
         "final",
+        "score_answer",
+        "credit_answer",
         "score_final",
         "match_final",
         "best",
         "credit_final",
         "update",
     ]
+    assert {at: list(map(str, run)) for at, run in compile_graph(toy_game()).background.items()} == {
+        "close answers": ["score_answer"]
+    }
 
 
 def test_two_exchanges_are_both_open_before_one_is_waited_for() -> None:

@@ -12,8 +12,7 @@ from genrl_graph import Graph, Log, PeerRollouts, R, Reward, Rollouts, Scored, T
 from genrl_graph.errors import RewardFailed
 from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.nodes.reward.function import FunctionReward
-from genrl_graph.runners.ahead import late
-from genrl_graph.schedule import compile_graph
+from genrl_graph.schedule import Schedule, compile_graph
 from genrl_graph.store import RunStore
 
 BOTH_RUN = threading.Barrier(2, timeout=20)
@@ -76,7 +75,7 @@ def two_stages(reward: Reward, final: Draw) -> Graph:
 
 
 def names(graph: Graph) -> list[str]:
-    return [str(step) for step in late(compile_graph(graph))]
+    return [str(step) for step in compile_graph(graph).steps]
 
 
 def test_a_reward_judges_while_the_next_generator_generates(tmp_path: Path) -> None:
@@ -86,7 +85,7 @@ def test_a_reward_judges_while_the_next_generator_generates(tmp_path: Path) -> N
 
 def test_the_run_is_that_without_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     play(toy_game(), out=tmp_path / "ahead", rounds=4, peers=2, quiet=True)
-    monkeypatch.setattr("genrl_graph.runners.round.started_at", lambda schedule, order: {})
+    monkeypatch.setattr(Schedule, "background", property(lambda schedule: {}))
     play(toy_game(), out=tmp_path / "in turn", rounds=4, peers=2, quiet=True)
     one, other = tmp_path / "ahead" / "rollouts.zarr", tmp_path / "in turn" / "rollouts.zarr"
     files = [str(path.relative_to(one)) for path in sorted(one.rglob("*")) if path.is_file()]
@@ -115,8 +114,9 @@ def test_what_a_generator_made_is_offered_before_earlier_rewards_have_their_turn
 
 
 def test_a_reward_that_wants_the_main_thread_keeps_its_place() -> None:
-    graph = two_stages(OnMainThread(), Draw())
-    assert late(compile_graph(graph)) == compile_graph(graph).steps
+    order = names(two_stages(OnMainThread(), Draw()))
+    assert order[2:7] == ["open answers", "score_answer", "credit_answer", "close answers", "final"]
+    assert not compile_graph(two_stages(OnMainThread(), Draw())).background
     assert not FunctionReward(function="math:sqrt", isolated=False).overlaps
     assert FunctionReward(function="math:sqrt").overlaps
 

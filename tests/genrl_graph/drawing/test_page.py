@@ -82,13 +82,13 @@ def test_a_click_on_a_node_tells_about_it_and_links_lead_on(browser: "WebDriver"
     assert not browser.find_element("id", "panel").is_displayed()
     box(browser, "critique").click()
     told = panel(browser)
-    for text in ("generate.critique · stage 1 · step 7", "Names the best of the answers", "512 tokens", "reward 0.250"):
+    for text in ("generate.critique · stage 1 · step 5", "Names the best of the answers", "512 tokens", "reward 0.250"):
         assert text in told
     assert "answers ← answers PeerRollouts" in told
     assert "Rollouts → score_critique.rollouts" in told
     assert "Which student is right?" in told
     browser.find_element("link text", "answers").click()
-    assert panel(browser).startswith("×\nanswers\nexchange.gather · stage 0 · opens at step 3, closes at 6")
+    assert panel(browser).startswith("×\nanswers\nexchange.gather · stage 0 · opens at step 3, closes at 4")
     browser.find_element("id", "close").click()
     assert not browser.find_element("id", "panel").is_displayed()
 

@@ -22,27 +22,30 @@ TOY = """\
 toy · 11 nodes · 2 stages · 1 exchange
 
 carried from round to round
-    ◇ policy         policy.toy             ToyPolicy     ●
-stage 0                                                   ┊
-  1 ⊙ tasks          source.toy_numbers     Tasks         ┊─●
-  2 ▶ answer         generate.toy_draw      Rollouts      ○─○─●
-  3 ⇄ open answers   exchange.gather                      ┊─│─○─◇
-  4 ★ score_answer   reward.toy_parity      Scored        ┊─│─○─║─●
-  5 ± credit_answer  advantage.toy_centred  Credited      ┊─│─●─║─○
-  6 ⇄ close answers                         PeerRollouts  ┊─│─│─◇─●
-stage 1                                                   ┊ │ │   │
-  7 ▶ final          generate.toy_draw      Rollouts      ○─○─│─●─○
-  8 ★ score_final    reward.toy_parity      Scored        ┊─●─│─○
-  9 ★ match_final    reward.toy_matches     Scored        ┊─○─│─●
- 10 ▽ best           select.toy_best        Scored        ┊─●─│─○
- 11 ± credit_final   advantage.toy_centred  Credited      ┊─○─│─●
- 12 ■ update         update.toy_step                      ○─●─○─○
-next round                                                  ┊
-    ◇ policy         is update                            ──○
+    ◇ policy           policy.toy             ToyPolicy     ●
+stage 0                                                     ┊
+  1 ⊙ tasks            source.toy_numbers     Tasks         ┊─●
+  2 ▶ answer           generate.toy_draw      Rollouts      ○─○─●
+  3 ⇄ open answers     exchange.gather                      ┊─│─○─◇
+  4 ⇄ close answers                           PeerRollouts  ┊─│─│─◇─●
+stage 1                                                     ┊ │ │   │
+  5 ▶ final            generate.toy_draw      Rollouts      ○─○─│─●─○
+stage 0                                                     ┊   │ │
+  6 ★ score_answer ∥4  reward.toy_parity      Scored        ┊─●─○ │
+  7 ± credit_answer    advantage.toy_centred  Credited      ┊─○─● │
+stage 1                                                     ┊   │ │
+  8 ★ score_final      reward.toy_parity      Scored        ┊─●─│─○
+  9 ★ match_final      reward.toy_matches     Scored        ┊─○─│─●
+ 10 ▽ best             select.toy_best        Scored        ┊─●─│─○
+ 11 ± credit_final     advantage.toy_centred  Credited      ┊─○─│─●
+ 12 ■ update           update.toy_step                      ○─●─○─○
+next round                                                    ┊
+    ◇ policy           is update                            ──○
 
 ◇ carry   ⊙ source   ▶ generate   ⇄ exchange   ★ reward   ± advantage   ▽ select
 ■ update
 ● gives   ○ reads   │ rows   ┊ weights   ◇║ an exchange, open
+∥4 starts with step 4 and runs beside it
 """
 
 
