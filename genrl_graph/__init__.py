@@ -76,7 +76,10 @@ def replay(
 
 
 def load(path: "Path | str", overrides: Sequence[str] = ()) -> Graph:
-    """The graph of a YAML file with `key=value` overrides; raises `GraphError` with every problem of it."""
+    """The graph of a YAML file with `key=value` overrides; raises `GraphError` with every problem of it.
+
+    A path that is not on disk names a shipped graph, such as `multistage_math/gsm8k`.
+    """
     from genrl_graph.spec import load as load_file
 
     return load_file(Path(path), overrides)

@@ -87,11 +87,14 @@ def _parser() -> argparse.ArgumentParser:
     draw.set_defaults(command=_draw)
 
     diff = commands.add_parser("diff", help="say what two graphs differ in and what follows; exit code 1 if they do")
-    diff.add_argument("old", metavar="OLD", type=Path, help="graph file (YAML) or run folder")
-    diff.add_argument("new", metavar="NEW", type=Path, help="graph file (YAML) or run folder")
+    diff.add_argument("old", metavar="OLD", type=Path, help="graph file (YAML), shipped graph or run folder")
+    diff.add_argument("new", metavar="NEW", type=Path, help="graph file (YAML), shipped graph or run folder")
     diff.add_argument("--format", choices=["text", "json"], default="text", help="text (default) or json")
     _import_argument(diff)
     diff.set_defaults(command=_diff)
+
+    graphs = commands.add_parser("graphs", help="list the graphs that are shipped, which are found by these names")
+    graphs.set_defaults(command=_graphs)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of graph files, for editors")
     schema.add_argument("-o", "--out", metavar="FILE", type=Path, help="write it to this file")
@@ -175,7 +178,8 @@ class _Version(argparse.Action):
 
 
 def _graph_arguments(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
-    parser.add_argument("graph", type=Path, nargs="?" if optional else None, help="graph file (YAML)")
+    graph = "graph file (YAML), or the name of a shipped graph, such as tiny"
+    parser.add_argument("graph", type=Path, nargs="?" if optional else None, help=graph)
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="such as run.rounds=3 nodes.answer.params.temperature=0.7"
     )
@@ -282,6 +286,13 @@ def _draw(args: argparse.Namespace) -> int:
         sys.stdout.write(shown(drawn, sys.stdout))
     else:
         sys.stdout.buffer.write(render(drawn, format))
+    return 0
+
+
+def _graphs(args: argparse.Namespace) -> int:
+    from genrl_graph.shipped import list_graphs
+
+    print(list_graphs(), end="")
     return 0
 
 

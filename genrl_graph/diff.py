@@ -99,7 +99,7 @@ def compare(a: Graph, b: Graph, *, problems: Pair[tuple[str, ...]] | None = None
 
 
 def compare_files(a: Path, b: Path) -> Difference:
-    """The difference of two graph files, or of the graphs of run folders.
+    """The difference of two graph files, shipped graphs, or the graphs of run folders.
 
     Raises `GraphError` for a file that cannot be read and `StoreError` for a folder that holds no run.
     """

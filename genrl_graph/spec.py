@@ -17,6 +17,7 @@ from genrl_graph.errors import GraphError, ParamError
 from genrl_graph.graph import Graph, Part, Section
 from genrl_graph.node import Wire
 from genrl_graph.run_config import RunConfig
+from genrl_graph.shipped import graph_file
 
 VERSION = 1
 _TOP = {"graph", "version", "carry", "nodes", "run"}
@@ -43,7 +44,7 @@ class Loaded:
 
 
 def load(path: FilePath, overrides: Sequence[str] = ()) -> Graph:
-    """The graph of a YAML file; raises `GraphError` with all its problems."""
+    """The graph of a YAML file or of the shipped one of that name; raises `GraphError` with all its problems."""
     loaded = read(path, overrides)
     if loaded.problems:
         raise GraphError("\n".join(loaded.lines()))
@@ -51,9 +52,10 @@ def load(path: FilePath, overrides: Sequence[str] = ()) -> Graph:
 
 
 def read(path: FilePath, overrides: Sequence[str] = ()) -> Loaded:
-    """The graph of a YAML file with every problem that a check finds."""
+    """The graph of a YAML file, or of the shipped one of that name, with every problem that a check finds."""
     from genrl_graph.compose import load_document
 
+    path = graph_file(path)
     return read_document(load_document(path, overrides), folder=path.parent)
 
 

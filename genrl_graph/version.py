@@ -50,13 +50,18 @@ def lock_digest() -> str:
     return hashlib.sha256(LOCK.read_bytes()).hexdigest()[:16]
 
 
+def locked() -> dict[str, str]:
+    """Return the version of each package in the lock."""
+    lines = (line.partition("#")[0].strip() for line in LOCK.read_text(encoding="utf-8").splitlines())
+    return dict(line.split("==", 1) for line in lines if line)
+
+
 def differing_from_lock() -> Mapping[str, str]:
     """Return the installed version of each package that the lock names and that is installed in another one."""
-    lines = (line.partition("#")[0].strip() for line in LOCK.read_text(encoding="utf-8").splitlines())
-    locked = dict(line.split("==", 1) for line in lines if line)
-    now = {name: version for name in locked if (version := installed(name)) is not None}
+    pins = locked()
+    now = {name: version for name in pins if (version := installed(name)) is not None}
     # a local suffix such as +cpu names a build of the same version
-    return {name: version for name, version in now.items() if version.partition("+")[0] != locked[name]}
+    return {name: version for name, version in now.items() if version.partition("+")[0] != pins[name]}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from genrl_graph.drawing.mermaid import mermaid
 from genrl_graph.drawing.picture import picture
 from genrl_graph.schedule import compile_graph
+from genrl_graph.shipped import first_comment
 from genrl_graph.spec import load
 
 HEAD = """\
@@ -24,18 +25,6 @@ def gallery(folder: Path) -> str:
         drawn = mermaid(picture(compile_graph(load(path))))
         parts.append(f"## [{name}]({name})\n\n{first_comment(path)}\n\n```mermaid\n{drawn}```\n")
     return "\n".join(parts)
-
-
-def first_comment(path: Path) -> str:
-    """The first sentence of the comment that a graph file starts with."""
-    words: list[str] = []
-    for line in path.read_text().splitlines():
-        if not line.startswith("#"):
-            break
-        if "yaml-language-server:" not in line:
-            words.append(line.removeprefix("#").strip())
-    sentence, stop, _ = " ".join(words).partition(". ")
-    return sentence + stop.strip()
 
 
 if __name__ == "__main__":

