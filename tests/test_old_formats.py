@@ -222,8 +222,8 @@ def test_params_that_a_file_leaves_out_are_what_they_were(name: str) -> None:
         found = graph.part(part.name)
         assert found.declared == part.declared, (
             f"{part.name} ({part.type_name}) is {found.declared!r}, but was {part.declared!r}: a default has changed, "
-            "so files of 0.1 play another game. Keep the default, or write the old value into `graphs/` beside a note "
-            "in the docs of the type that says what changed."
+            "so files of 0.1 play another game. Keep the default; or, if the change is meant, say it where changes are "
+            f"listed and write the new value to {OLD.name}/spelled_out/{name}."
         )
     assert graph == then
     assert load(OLD / "dumped" / name) == graph

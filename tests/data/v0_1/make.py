@@ -1,6 +1,6 @@
 """Makes the files beside it: run folders and graph files as version 0.1 writes them.
 
-    git checkout 34140b0 && python tests/data/v0_1/make.py
+    git worktree add ../old 34140b0 && PYTHONPATH=../old OMP_NUM_THREADS=1 python tests/data/v0_1/make.py
 
 They are the promise of `tests/test_old_formats.py` that old files open, so this is run once a version, by the code of
 that version, and never to let a test pass: a later version gets a folder of its own, `tests/data/v0_2/`.
@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import genrl_graph.graphs
 from genrl_graph import Graph, load
 from genrl_graph.fingerprint import full_fingerprint
 from genrl_graph.frames import Frame
@@ -39,7 +40,7 @@ from genrl_graph.spec import dump
 from genrl_graph.wire import encode
 
 HERE = Path(__file__).resolve().parent
-SHIPPED = HERE.parents[2] / "graphs"
+SHIPPED = Path(genrl_graph.graphs.__file__).resolve().parent
 GRAPHS = (
     "tiny_multistage.yaml",
     "quickstart.yaml",
