@@ -23,6 +23,7 @@ from genrl_graph.durable import PARTIAL, failed, sync_folder, write_file
 from genrl_graph.errors import StoreError
 
 LAYOUT = 2
+SCHEMA = 1  # the version of the columns of a group
 ROWS_A_READ = 65_536
 WRITERS = 8  # threads that wait for the disk; each holds a chunk as it is and as it is written
 ATTRIBUTE = "genrl_graph"
@@ -72,11 +73,14 @@ class RolloutArrays:
         return {str(group): int(rows) for group, rows in root["rows"].items()}
 
     def schema(self, group: str) -> pa.Schema:
-        """The columns of a published group."""
+        """The columns of a published group; raises `StoreError` where they are damaged or of a newer version."""
+        path, attributes = self.folder / group / METADATA, self._attributes(group)
+        version = attributes.get("schema_version")
+        if isinstance(version, int) and version > SCHEMA:
+            raise StoreError(f"{path}: schema version {version} is newer than {SCHEMA}; upgrade genrl-graph")
         try:
-            return schema_from_json(self._attributes(group)["columns"])
+            return schema_from_json(attributes["columns"])
         except (KeyError, TypeError, AttributeError) as error:
-            path = self.folder / group / METADATA
             raise StoreError(f"{path}: describes no columns; restore it from a copy") from error
 
     def array(self, group: str, leaf: Leaf) -> ChunkedArray:
@@ -181,7 +185,9 @@ class RolloutArrays:
             if (self.folder / group / name).exists():
                 shutil.rmtree(self.folder / group / name)
                 self._touched = {path for path in self._touched if not path.is_relative_to(self.folder / group / name)}
-        self._write(self.folder / group / METADATA, group_file({"schema_version": 1, "columns": schema_json(schema)}))
+        self._write(
+            self.folder / group / METADATA, group_file({"schema_version": SCHEMA, "columns": schema_json(schema)})
+        )
 
     def _level_counts(self, group: str, schema: pa.Schema) -> dict[str, int]:
         if self.counts.get(group, 0) == 0:

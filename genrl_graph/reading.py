@@ -21,7 +21,7 @@ from genrl_graph.joined import EVAL, Snapshot, columns_of, typed
 from genrl_graph.metrics_file import read_metrics
 from genrl_graph.registry import did_you_mean
 from genrl_graph.runfolder import GRAPH, LOCK, ROLLOUTS
-from genrl_graph.spec import read_document
+from genrl_graph.spec import read_document, refuse_newer
 from genrl_graph.store import RunStore
 
 Rounds = range | int | None
@@ -106,9 +106,13 @@ class StoredRun:
 
     @cached_property
     def graph(self) -> Graph:
-        """The graph that ran. Types that are not known here stay unknown in it, and only `frame` misses them."""
+        """The graph that ran. Types that are not known here stay unknown in it, and only `frame` misses them.
+
+        Raises `StoreError` where it is written in a newer version.
+        """
         store = self._stores[0]
         document = parse_document(store.graph_yaml, file=str(store.folder / GRAPH))
+        refuse_newer(document.values, store.folder / GRAPH)
         return read_document(document, folder=store.folder).graph
 
     @property

@@ -13,7 +13,7 @@ from genrl_graph import registry
 from genrl_graph.check import Path, Problem, check
 from genrl_graph.declared import Declared, param_problems, short
 from genrl_graph.document import Document, Position
-from genrl_graph.errors import GraphError, ParamError
+from genrl_graph.errors import GraphError, ParamError, StoreError
 from genrl_graph.graph import Graph, Part, Section
 from genrl_graph.node import Wire
 from genrl_graph.run_config import RunConfig
@@ -66,6 +66,13 @@ def read_document(document: Document, *, folder: FilePath | None = None) -> Load
     graph.settle()
     problems = dict.fromkeys((*reader.problems, *check(graph, unread=reader.unread)))
     return Loaded(graph, tuple(sorted(problems, key=lambda problem: _order(document, problem))), document)
+
+
+def refuse_newer(values: Mapping[str, Any], path: FilePath) -> None:
+    """Raise `StoreError` where the graph of a run folder is written in a version that this program does not know."""
+    version = values.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise StoreError(f"{path}: graph version {version} is newer than {VERSION}; upgrade genrl-graph")
 
 
 def _position(document: Document, problem: Problem) -> Position:

@@ -216,6 +216,8 @@ class RunStore:
         folder = self.folder / runfolder.JOURNAL
         start = position(self._arrays.counts)
         try:
+            for needed in (folder, self.checkpoints):
+                needed.mkdir(exist_ok=True)  # a copy made by git, or from an object store, has no empty folders
             self.removed = self._tidy()
             journal = Journal(folder, start=start)
             pending = self._in_journal(journal)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import yaml
 
 from genrl_graph import runfolder
-from genrl_graph.arrays import METADATA, RolloutArrays, group_file, root_file
+from genrl_graph.arrays import METADATA, SCHEMA, RolloutArrays, group_file, root_file
 from genrl_graph.chunks import ChunkedArray
 from genrl_graph.columns import leaves, schema_json
 from genrl_graph.conform import conform
@@ -26,6 +26,7 @@ from genrl_graph.errors import StoreError
 from genrl_graph.history import STEPS, STEPS_SCHEMA, position
 from genrl_graph.journal import Record, digest_of, entries, torn_tail
 from genrl_graph.manifest import damaged_files
+from genrl_graph.spec import refuse_newer
 
 ROWS_A_READ = 16_384
 RESTORE = "restore it from a copy"
@@ -90,9 +91,11 @@ def verify_run(folder: Path) -> Report:
 
 def _check_graph(path: Path, text: str) -> None:
     try:
-        yaml.safe_load(text)
+        values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise StoreError(f"{path}: is not YAML: {' '.join(str(error).split())}; {RESTORE}") from error
+    if isinstance(values, dict):
+        refuse_newer(values, path)
 
 
 def _check_checkpoints(checkpoints: Path, report: Report) -> None:
@@ -144,7 +147,7 @@ class _ArraysCheck:
         """Metadata and chunks of a group, and offsets that count what they point into."""
         arrays = self.arrays
         schema = STEPS_SCHEMA if group == STEPS else arrays.schema(group)
-        _same(arrays.folder / group / METADATA, group_file({"schema_version": 1, "columns": schema_json(schema)}))
+        _same(arrays.folder / group / METADATA, group_file({"schema_version": SCHEMA, "columns": schema_json(schema)}))
         self.known.add(arrays.folder / group / METADATA)
         levels = {"": arrays.counts[group]}
         for leaf in leaves(schema):
