@@ -121,7 +121,9 @@ def play_schedule(
     config, names = runner.configured(config), runner.names
     console.quiet = console.quiet or not runner.leads
     require_trackers(config.trackers)
-    set_threads(config.threads)
+    waiting = WaitingBar(console)
+    with waiting.show("loading torch"):
+        set_threads(config.threads)
     evaluation = None if config.mode == "train" else evaluation_schedule(schedule, config.evaluation)
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
@@ -147,7 +149,7 @@ def play_schedule(
                 return Run(folder, rounds, before, after)
             past.go_on_from(latest)
         console.print(headline(schedule, rounds=rounds, peers=len(names), folder=folder), soft_wrap=True)
-        with shown_by(WaitingBar(console).show):
+        with shown_by(waiting.show):
             prepare(schedule, ready=stop.check)
             if evaluation is not None:
                 prepare(evaluation, known=schedule, ready=stop.check)

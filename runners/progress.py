@@ -109,7 +109,8 @@ class Terminal:
 
     def _go_to(self, round: int) -> None:
         self._begun = round
-        self._bar.update(self._task, completed=round)
+        if self._console.is_interactive:
+            self._bar.update(self._task, completed=round)
 
     def summary(self, *, before: Digests, after: Digests, store: Path, then: Mapping[str, str]) -> None:
         """The run per stage, the weights per peer, where the rollouts are, and the commands of `then`."""
