@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from genrl_graph.errors import named
+from genrl_graph.long_work import long_work
 from genrl_graph.node import Carry, Exchange, Source
 from genrl_graph.policy import Carried
 from genrl_graph.resources import TaskBook
@@ -39,7 +40,7 @@ def prepare(schedule: Schedule, *, known: Schedule | None = None, ready: Callabl
     """
     for name, node in schedule.nodes.items():
         if known is None or known.nodes[name] is not node:
-            with named(f"nodes.{name}"):
+            with named(f"nodes.{name}"), long_work(f"loading {name} ({node.type_name})"):
                 node.prepare()
             ready()
 
@@ -50,21 +51,18 @@ def make_peers(
     *,
     seed: int,
     make: Make = declared_value,
-    tell: Callable[[str, str], None] = lambda carry, type_name: None,
     ready: Callable[[], None] = lambda: None,
 ) -> list[Peer]:
     """Peers that all start alike: every carry is a function of run seed and carry name.
 
-    `tell` hears of each carry before the first peer loads it; `ready` is called after each and may raise.
+    `ready` is called after each and may raise.
     """
     sources = {name: node for name, node in schedule.nodes.items() if isinstance(node, Source)}
     peers = []
     for name in names:
         carries = {}
         for carry, part in schedule.graph.carries.items():
-            if name == names[0]:
-                tell(carry, part.type_name)
-            with named(f"carry.{carry}"):
+            with named(f"carry.{carry}"), long_work(f"loading {carry} of {name}"):
                 carries[carry] = make(part.carry, carry, seed)
             ready()
         peers.append(Peer(name, carries, TaskBook(sources)))

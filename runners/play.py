@@ -13,16 +13,18 @@ from rich.console import Console
 
 from genrl_graph.errors import ParamError
 from genrl_graph.graph import Graph
+from genrl_graph.long_work import shown_by
 from genrl_graph.plan import counted
 from genrl_graph.run_config import Mode, RunConfig
 from genrl_graph.runfolder import GRAPH, refuse_taken
 from genrl_graph.runners.computing import computing, set_threads
 from genrl_graph.runners.evaluate import evaluation_schedule
 from genrl_graph.runners.metrics import RoundMetrics
+from genrl_graph.runners.next_steps import next_steps
 from genrl_graph.runners.origins import run_versions
 from genrl_graph.runners.peers import Make, declared_value, digests, make_peers, prepare
 from genrl_graph.runners.profile import SILENT, Profile, ProfileOf
-from genrl_graph.runners.progress import Terminal
+from genrl_graph.runners.progress import Terminal, headline
 from genrl_graph.runners.resume import Past, Start
 from genrl_graph.runners.round import Done, Peer
 from genrl_graph.runners.runner import Kept, LocalRunner, Runner
@@ -30,6 +32,7 @@ from genrl_graph.runners.session import Session
 from genrl_graph.runners.signals import stop_on_signals
 from genrl_graph.runners.stages import Stages
 from genrl_graph.runners.trackers import make_trackers, require_trackers
+from genrl_graph.runners.waiting import WaitingBar
 from genrl_graph.schedule import Schedule, compile_graph
 from genrl_graph.store import RunStore
 
@@ -118,7 +121,9 @@ def play_schedule(
     config, names = runner.configured(config), runner.names
     console.quiet = console.quiet or not runner.leads
     require_trackers(config.trackers)
-    set_threads(config.threads)
+    waiting = WaitingBar(console)
+    with waiting.show("loading torch"):
+        set_threads(config.threads)
     evaluation = None if config.mode == "train" else evaluation_schedule(schedule, config.evaluation)
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
@@ -143,12 +148,12 @@ def play_schedule(
                 before, after = (past.digests(schedule, names, rounds=at) for at in (0, rounds))
                 return Run(folder, rounds, before, after)
             past.go_on_from(latest)
-        prepare(schedule, ready=stop.check)
-        if evaluation is not None:
-            prepare(evaluation, known=schedule, ready=stop.check)
-        players = make_peers(
-            schedule, names, seed=config.seed, make=make, tell=partial(_loading, console), ready=stop.check
-        )
+        console.print(headline(schedule, rounds=rounds, peers=len(names), folder=folder), soft_wrap=True)
+        with shown_by(waiting.show):
+            prepare(schedule, ready=stop.check)
+            if evaluation is not None:
+                prepare(evaluation, known=schedule, ready=stop.check)
+            players = make_peers(schedule, names, seed=config.seed, make=make, ready=stop.check)
         before, start = digests(players), Start()
         versions["computing"] = computing(players[0])
         if past is None:
@@ -190,7 +195,8 @@ def play_schedule(
         )
         session.play()
         after = digests(players)
-    terminal.summary(before=before, after=after, store=folder / "rollouts.zarr")
+    then = next_steps(folder, schedule.graph, imports)
+    terminal.summary(before=before, after=after, store=folder / "rollouts.zarr", then=then)
     return Run(folder, session.rounds, before, after)
 
 
@@ -210,10 +216,6 @@ def _go_on(
     behind = f"the checkpoint after {counted(start.first, 'round')}" if start.first else "the start"
     tell(f"{past.store.folder}: goes on from {behind}, with all that was committed since")
     return start
-
-
-def _loading(console: Console, carry: str, type_name: str) -> None:
-    console.print(f"loading {carry} ({type_name})", markup=False)
 
 
 def replace_run(graph: Graph, config: RunConfig) -> Graph:

@@ -16,6 +16,7 @@ from genrl_graph.fingerprint import full_fingerprint
 from genrl_graph.frames import Frame
 from genrl_graph.graph import Graph
 from genrl_graph.journal import Record
+from genrl_graph.long_work import long_work, shown_by
 from genrl_graph.node import Source, Update
 from genrl_graph.reading import StoredRun, open_run
 from genrl_graph.resources import TaskBook
@@ -37,6 +38,7 @@ from genrl_graph.runners.replay_update import off_policy, start_carries
 from genrl_graph.runners.round import Done, Loop, Peer, wired_inputs
 from genrl_graph.runners.stages import Stages
 from genrl_graph.runners.trackers import JsonLines
+from genrl_graph.runners.waiting import WaitingBar
 from genrl_graph.schedule import Schedule, Step, compile_graph
 from genrl_graph.store import RunStore
 
@@ -99,7 +101,8 @@ def replay(
     if update:
         set_threads(source.graph.run.threads)
     with ExitStack() as stack:
-        players = _players(schedule, plan, stored.peers, console=console)
+        with shown_by(WaitingBar(console).show):
+            players = _players(schedule, plan, stored.peers)
         starts = start_carries(players, stored, schedule, chosen[0]) if update else []
         before = digests(players)
         if update:
@@ -250,19 +253,15 @@ def _options(run: RunConfig, rounds: int) -> RunConfig:
     return run.model_copy(update={"rounds": rounds, "mode": "train", "eval_every": 0, "trackers": ()})
 
 
-def _players(schedule: Schedule, plan: ReplayPlan, names: Sequence[str], *, console: Console) -> list[Peer]:
+def _players(schedule: Schedule, plan: ReplayPlan, names: Sequence[str]) -> list[Peer]:
     """The peers of the run; their carries are made where updates run. Nodes that are computed are made ready."""
     needed = [schedule.nodes[name] for name in plan.names("recomputed", "updated")]
     sources = {name: node for name, node in schedule.nodes.items() if isinstance(node, Source)}
     if any("tasks" in node.signature.resources for node in needed):
         needed += sources.values()
     for node in needed:
-        with named(f"nodes.{node.place.node}"):
+        with named(f"nodes.{node.place.node}"), long_work(f"loading {node.place.node} ({node.type_name})"):
             node.prepare()
     if not plan.names("updated"):
         return [Peer(name, {}, TaskBook(sources)) for name in names]
-
-    def tell(carry: str, kind: str) -> None:
-        console.print(f"loading {carry} ({kind})", markup=False)
-
-    return make_peers(schedule, names, seed=schedule.graph.run.seed, tell=tell)
+    return make_peers(schedule, names, seed=schedule.graph.run.seed)

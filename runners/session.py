@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from rich.console import Console
 
@@ -155,7 +156,7 @@ class Session:
             self._players,
             config=self._config,
             commit=self._store.commit,
-            begin=self._terminal.step,
+            begin=partial(self._terminal.step, evaluating=True),
             watch=self._watch_evaluation,
             budget=self._new_budget(None),  # what fails there does not end the training
             recall=self._start.recall,

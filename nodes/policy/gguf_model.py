@@ -11,6 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from genrl_graph.errors import DataError, GenrlGraphError
+from genrl_graph.long_work import long_work
+from genrl_graph.nodes.policy.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.weights import WEIGHTS, named_tensors, save_weights
 from genrl_graph.seeds import digest
 
@@ -91,9 +93,7 @@ def _convert(gguf: Path, target: Path, *, where: str) -> None:
 
 
 def _write(gguf: Path, folder: Path, where: str) -> None:
-    from genrl_graph.nodes.policy.pretrained import without_progress
-
-    with without_progress():
+    with without_progress(), long_work(f"unpacking {gguf.stem} (once)"):
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         tokenizer.save_pretrained(folder)
         check_tokenizer(AutoTokenizer.from_pretrained(folder), tokenizer, where=where)

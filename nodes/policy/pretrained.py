@@ -3,8 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -15,15 +14,16 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # whichever httpx the hub client uses
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from genrl_graph.costs import GB
 from genrl_graph.errors import DataError, ParamError
+from genrl_graph.long_work import long_work
 from genrl_graph.nodes.policy.causal_lm import CausalLM
 from genrl_graph.nodes.policy.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.gguf_model import gguf_folder
 from genrl_graph.nodes.policy.handle import CausalPolicy, Training
 from genrl_graph.nodes.policy.package_model import package_folder
+from genrl_graph.nodes.policy.quiet_libraries import without_progress
 
 _HUB_TIMEOUT_S = 10.0
 
@@ -77,8 +77,9 @@ def load_pretrained(params: CausalLM) -> tuple[torch.nn.Module, Any]:
     """Model (float32, without dropout) and tokenizer; safetensors only, and no code of a repository is run."""
     folder = locate(params)
     options = {"revision": params.revision} if isinstance(folder, str) else {}
+    work = long_work(f"downloading {folder}") if isinstance(folder, str) else nullcontext()
     try:
-        with without_progress():
+        with without_progress(), work:
             config = AutoConfig.from_pretrained(folder, **options)
             for setting, value in config.to_dict().items():
                 if isinstance(value, float) and ("dropout" in setting or "pdrop" in setting):
@@ -122,7 +123,8 @@ def _hub_file(owner: str, repository: str, *inside: str, revision: str | None, w
     except (OSError, ValueError):
         _ask_hub(name, revision, where=f"{where}: no such file")
     try:
-        return Path(hf_hub_download(name, file, revision=revision))
+        with without_progress(), long_work(f"downloading {name}/{file}"):
+            return Path(hf_hub_download(name, file, revision=revision))
     except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
         raise DataError(f"{where}: cannot be had from the model hub: {_first_line(error)}") from error
 
@@ -145,18 +147,6 @@ def _where(params: CausalLM) -> str:
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
-
-
-@contextmanager
-def without_progress() -> Iterator[None]:
-    """Keep transformers' progress bars off the terminal."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 def context_of(config: Any, wanted: int | None) -> int:

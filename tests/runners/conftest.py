@@ -1,4 +1,4 @@
-"""Tests of runners import the harness `crash` that stands beside them."""
+"""Tests of runners import `crash` and `screens`, which stand beside them."""
 
 import sys
 from pathlib import Path

@@ -1,17 +1,19 @@
 """What a person sees: the stages of a round, the summary, and chained rewards counted once."""
 
 import io
+import time
 import tracemalloc
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from screens import screen
 from toys import Centred, Draw, Matches, Numbers, Parity, ToyPolicyCarry
 
 from genrl_graph import Graph
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.library import ActorCriticCarry, EnvironmentSource, GaeAdvantage, Play, Ppo
-from genrl_graph.runners.progress import Terminal
+from genrl_graph.runners.progress import Terminal, brief, headline
 from genrl_graph.runners.stages import StageLine, Stages, StageTotal, speeds
 from genrl_graph.schedule import Schedule, compile_graph
 from genrl_graph.shown import Shown
@@ -47,13 +49,52 @@ def test_plain_lines_and_the_summary(schedule: Schedule, tmp_path: Path) -> None
         terminal.round(0, PEERS, 1.5)
         terminal.round(1, PEERS, 0.5)
     store = Path("runs/x[bold]y/rollouts.zarr")
-    terminal.summary(before={("peer0000", "policy"): "a" * 32}, after={("peer0000", "policy"): "b" * 32}, store=store)
+    terminal.summary(
+        before={("peer0000", "policy"): "a" * 32},
+        after={("peer0000", "policy"): "b" * 32},
+        store=store,
+        then={"rewards": "genrl-graph runs runs/x[bold]y"},
+    )
     lines = [line.rstrip() for line in shown.getvalue().splitlines()]
     assert lines[0].startswith("round 1/2  stage 0 reward 6.000; 10 tokens/s  1.5 s, ")
     assert lines[1].startswith("round 2/2  ")
-    assert lines[-2] == f"peer0000 policy: weights {'a' * 16} -> {'b' * 16}"
-    assert lines[-1] == f"rollouts: {store}"
+    assert lines[-5:] == [
+        f"peer0000 policy: weights {'a' * 16} -> {'b' * 16}",
+        f"rollouts: {store}",
+        "",
+        "what to look at next:",
+        "rewards   genrl-graph runs runs/x[bold]y",
+    ]
     assert all(len(line) <= 80 for line in lines[2:])
+
+
+def test_a_terminal_keeps_a_short_line_a_round_and_a_bar_only_while_it_plays(schedule: Schedule) -> None:
+    shown = io.StringIO()
+    console = Console(file=shown, width=80, force_terminal=True, force_interactive=True, color_system=None)
+    with Terminal(schedule, rounds=2, console=console) as terminal:
+        terminal.step(schedule.steps[1], "peer0000")
+        time.sleep(0.3)  # the bar is drawn ten times a second
+        terminal.round(0, PEERS, 1.5)
+        terminal.step(schedule.steps[0], "peer0000", evaluating=True)
+        time.sleep(0.3)
+        terminal.left(1, 2)
+    text, lines = shown.getvalue(), screen(shown.getvalue())
+    assert "round 0/2 " in text and "answer peer0000" in text and "evaluation: tasks peer0000" in text
+    assert lines == ["round 1/2  stage 0 reward 6.000  1.5 s", "round 2/2  left: the swarm is in round 3"]
+
+
+def test_a_round_in_few_words() -> None:
+    rewards = [StageLine(0, 0.25, 4, 3), StageLine(1, 1.0, 4, 0)]
+    assert brief(rewards) == "rewards 0.250, 1.000 (3/8 groups vary)"
+    assert brief([StageLine(0, 0.25, 0, 0), StageLine(1, 1.0, 0, 0)]) == "rewards 0.250, 1.000"
+    assert brief([rewards[0], StageLine(1, None, 0, 0)]) == "stage 0 reward 0.250 (3/4 groups vary)"
+    games = [rewards[0], StageLine(1, None, 0, 0, {}, {"return": 0.5})]
+    assert brief(games) == "stage 0 reward 0.250 (3/4 groups vary); stage 1 return 0.5"
+
+
+def test_the_head_says_what_is_played_and_where_it_goes(schedule: Schedule) -> None:
+    head = headline(schedule, rounds=1, peers=2, folder=Path("runs/x[bold]y"))
+    assert head.plain == "chained: 1 round, 1 stage, 2 peers, written to runs/x[bold]y"
 
 
 def test_the_summary_adds_up_rounds_and_keeps_none(schedule: Schedule) -> None:
@@ -67,8 +108,8 @@ def test_the_summary_adds_up_rounds_and_keeps_none(schedule: Schedule) -> None:
         held, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert held < 50_000
-    terminal.summary(before={}, after={}, store=Path("runs/x"))
-    assert "6.000   6.000   6.000" in shown.getvalue()
+    terminal.summary(before={}, after={}, store=Path("runs/x"), then={})
+    assert "6.000  6.000  6.000" in shown.getvalue()
 
 
 def test_rounds_that_measure_nothing_are_no_part_of_the_mean() -> None:
@@ -85,7 +126,7 @@ def test_a_game_of_no_rounds_has_an_empty_summary(schedule: Schedule) -> None:
     shown = io.StringIO()
     with Terminal(schedule, rounds=0, console=Console(file=shown, width=80)) as terminal:
         pass
-    terminal.summary(before={("p", "policy"): "a" * 32}, after={}, store=Path("runs/x"))
+    terminal.summary(before={("p", "policy"): "a" * 32}, after={}, store=Path("runs/x"), then={})
     assert "(unchanged)" in shown.getvalue()
 
 

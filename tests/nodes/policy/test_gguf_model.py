@@ -1,15 +1,25 @@
+import io
+import logging
 import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from gguf import GGUFWriter, TokenType
+from tqdm.auto import tqdm
+from transformers.utils import logging as transformers_logging
 
 from genrl_graph.errors import DataError
 from genrl_graph.nodes.policy.causal_lm import CausalLM
 from genrl_graph.nodes.policy.gguf_model import cache_root
+from genrl_graph.nodes.policy.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.tiny_lm import CONTENTS
 from genrl_graph.paths import DataPath
 
+QUICKSTART = Path(__file__).parents[3] / "graphs" / "quickstart.yaml"
 HIDDEN, HEADS, FEED = 32, 2, 64
 
 
@@ -20,12 +30,12 @@ def byte_letters():
     return [chr(byte) for byte in printable] + [chr(256 + at) for at in range(len(others))]
 
 
-def write_gguf(path, *, architecture="llama", template=CONTENTS, seed=0):
+def write_gguf(path, *, architecture="llama", template=CONTENTS, seed=0, context=64):
     """A model of one layer with a byte-level tokenizer, written as llama.cpp's converter does."""
     rng = np.random.default_rng(seed)
     tokens = ["<|end|>", *byte_letters(), "th"]
     writer = GGUFWriter(path, architecture)
-    writer.add_context_length(64)
+    writer.add_context_length(context)
     writer.add_embedding_length(HIDDEN)
     writer.add_block_count(1)
     writer.add_feed_forward_length(FEED)
@@ -135,3 +145,60 @@ def test_a_relative_file_is_beside_the_graph_file_and_a_hub_name_is_no_file(tmp_
 
     assert place("small.gguf") == str(tmp_path / "small.gguf")
     assert place("owner/repository/small.gguf") == "owner/repository/small.gguf"
+
+
+def test_loading_prints_nothing_and_leaves_the_bars_of_others_as_they_were(tmp_path, capfd):
+    write_gguf(tmp_path / "small.gguf")
+    load(tmp_path / "small.gguf")
+    assert capfd.readouterr() == ("", "")
+    assert list(tqdm(range(2), desc="mine")) == [0, 1]
+    assert "mine: 100%" in capfd.readouterr().err
+    assert transformers_logging.is_progress_bar_enabled()
+
+
+def test_bars_of_libraries_come_back_after_an_error_and_their_warnings_always_show(capfd):
+    logger, told = transformers_logging.get_logger("transformers.test_quiet"), io.StringIO()
+    logger.addHandler(logging.StreamHandler(told))
+    with pytest.raises(ValueError, match="torn"), without_progress():
+        list(tqdm(range(2), desc="theirs"))
+        logger.warning("this matters")
+        raise ValueError("torn")
+    assert "theirs" not in capfd.readouterr().err
+    assert told.getvalue() == "this matters\n"
+    list(tqdm(range(2), desc="mine"))
+    assert "mine: 100%" in capfd.readouterr().err
+
+
+def test_the_first_round_of_the_quickstart_warns_of_nothing_and_prints_its_own_lines_alone(tmp_path):
+    """The whole way of a newcomer, from a GGUF file that was never read, with every warning an error."""
+    write_gguf(tmp_path / "small.gguf", context=2048)
+    small = [f"nodes.{node}.params.num_generations=2" for node in ("answer", "critique", "final")]
+    small += ["run.rounds=1", "nodes.tasks.params.num_tasks=1", f"carry.policy.params.model={tmp_path}/small.gguf"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            *command,
+            f"carry.policy.params.model={tmp_path}/small.gguf",
+            "nodes.tasks.params.num_tasks=1",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    ours = (
+        r"quickstart: 1 round, 3 stages, 2 peers, written to run",
+        r"loading (torch|\w+ \([\w.]+\)|policy of peer000[01])",
+        r"unpacking small \(once\)",
+        r"round 1/1  stage 0 reward .*",
+        r"stage  first reward .*|─+|    [012]  .*|",
+        r"peer000[01] policy: weights .*",
+        r"rollouts: run/rollouts.zarr",
+        r"what to look at next:|(rewards|rollouts|picture) +.* -m genrl_graph .*",
+    )
+    strange = [line for line in done.stderr.splitlines() if not re.fullmatch("|".join(ours), line)]
+    assert strange == []
+    assert (tmp_path / "run" / "rollouts.zarr").is_dir()
