@@ -12,7 +12,6 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from genrl_graph.plan import counted
-from genrl_graph.runners.ahead import late
 from genrl_graph.runners.stages import Peers, StageLine, Stages, StageTotal, speeds
 from genrl_graph.schedule import Schedule, Step
 
@@ -44,7 +43,7 @@ class Terminal:
 
     def __init__(self, schedule: Schedule, *, rounds: int, console: Console, played: int = 0) -> None:
         self._stages = Stages(schedule)
-        self._places = {str(step): at for at, step in enumerate(late(schedule))}
+        self._places = {str(step): at for at, step in enumerate(schedule.steps)}
         self._rounds = rounds
         self._console = console
         self._totals = [StageTotal(stage) for stage in range(schedule.stages)]
