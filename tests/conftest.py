@@ -1,6 +1,7 @@
 """What tests share is imported once, as `--import tests/toys.py` would; tests import it as `toys`, `architectures`."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from hypothesis import settings
 from genrl_graph import registry
 from genrl_graph.document import parse_document
 from genrl_graph.spec import Loaded, read_document
+
+sys.path.append(str(Path(__file__).parent))  # the plugins below
+pytest_plugins = ["cpu_time", "no_skips"]
 
 TOYS = Path(__file__).parent / "toys.py"
 LONGEST = (
