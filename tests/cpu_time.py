@@ -22,7 +22,9 @@ def cpu_seconds() -> float:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--cpu-time", type=int, default=0, metavar="N", help="show the N test files that cost most CPU time")
+    parser.addoption(
+        "--cpu-time", type=int, default=0, metavar="N", help="show the N test files that cost most CPU time"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
