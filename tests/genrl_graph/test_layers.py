@@ -1,6 +1,7 @@
 """Imports run one way, genrl_graph <- nodes <- runners <- CLI, and what is heavy is imported where it is used."""
 
 import ast
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -130,10 +131,32 @@ def test_a_check_loads_the_nodes_but_no_framework(tmp_path: Path, toys_file: Pat
         assert not loaded & (HEAVY - {"hydra"})
 
 
-@pytest.mark.parametrize("game", sorted((PACKAGE / "graphs").rglob("*.yaml")), ids=lambda path: path.name)
-def test_a_check_of_a_shipped_game_loads_no_framework(game: Path) -> None:
-    code = "import sys; from genrl_graph.cli import run_command; run_command(sys.argv[1:])"
-    assert not loaded_by(code, "check", str(game)) & {"torch", "transformers", "trl"}
+CHECKS = """
+import json, sys
+from contextlib import redirect_stdout
+from genrl_graph.cli import run_command
+
+loaded = {}
+for game in sys.argv[1:]:
+    with redirect_stdout(sys.stderr):
+        run_command(["check", game])
+    loaded[game] = sorted({"torch", "transformers", "trl"} & set(sys.modules))
+print(json.dumps(loaded))
+"""
+GAMES = sorted(map(str, (PACKAGE / "graphs").rglob("*.yaml")))
+
+
+@pytest.fixture(scope="module")
+def frameworks() -> dict[str, list[str]]:
+    """The frameworks that are loaded once a shipped game was checked; one fresh process checks all, in order."""
+    done = subprocess.run([sys.executable, "-c", CHECKS, *GAMES], capture_output=True, text=True, check=True)
+    loaded: dict[str, list[str]] = json.loads(done.stdout)
+    return loaded
+
+
+@pytest.mark.parametrize("game", GAMES, ids=lambda path: Path(path).name)
+def test_a_check_of_a_shipped_game_loads_no_framework(game: str, frameworks: dict[str, list[str]]) -> None:
+    assert frameworks[game] == []
 
 
 def test_the_help_lists_every_command_and_loads_no_node() -> None:

@@ -1,6 +1,7 @@
 """What a process holds, and that what it frees goes back."""
 
 import ctypes
+import functools
 import os
 import re
 import subprocess
@@ -80,6 +81,7 @@ makes_code = pytest.mark.skipif(
 )
 
 
+@functools.cache  # a process imports torch, and two tests compare with the same one
 def held(how: str, **variables: str) -> tuple[float, str]:
     """Gigabytes that a process holds once its large tensors are gone, and whether torch uses huge pages."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "THP_"))}
