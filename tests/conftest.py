@@ -36,6 +36,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores: now and then each waits for a process, a deadline or a disk."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session")
 def toys_file() -> Path:
     """The script that defines the toy nodes."""
