@@ -8,20 +8,23 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from genrl_graph.graph import Graph
+from genrl_graph.runfolder import GRAPH
 
 PROGRAM = "genrl-graph"
 
 
-def next_steps(folder: Path, graph: Graph, imports: Iterable[str]) -> dict[str, str]:
+def next_steps(folder: Path, graph: Graph, imports: Iterable[str], *, measured: bool) -> dict[str, str]:
     """Shell commands that look at a run folder, by what they show; `imports` are the scripts that defined nodes.
 
-    A picture needs the types of the graph: one with types that no script or package defines has none.
+    A picture needs the types of the graph: one with types that no script or package defines has none. It has numbers
+    of rounds where some were `measured`.
     """
     program, run, imports = own_command(), shlex.quote(str(folder)), list(imports)
     steps = {"rewards": f"{program} runs {run}", "rollouts": f"{program} rollouts {run}"}
     if not _unknown(graph, imports):
         options = "".join(f" --import {shlex.quote(name)}" for name in imports)
-        steps["picture"] = f"{program} draw --run {run}{options} -o {shlex.quote(f'{folder}.svg')}"
+        drawn = f"--run {run}" if measured else shlex.quote(str(folder / GRAPH))
+        steps["picture"] = f"{program} draw {drawn}{options} -o {shlex.quote(f'{folder}.svg')}"
     return steps
 
 

@@ -195,7 +195,7 @@ def play_schedule(
         )
         session.play()
         after = digests(players)
-    then = next_steps(folder, schedule.graph, imports)
+    then = next_steps(folder, schedule.graph, imports, measured=start.first + terminal.played > 0)
     terminal.summary(before=before, after=after, store=folder / "rollouts.zarr", then=then)
     return Run(folder, session.rounds, before, after)
 

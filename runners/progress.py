@@ -38,7 +38,8 @@ class _TimeLeft(ProgressColumn):
 class Terminal:
     """Shows the rounds of a run: at most one line a second, and a bar below them where there is a terminal.
 
-    The bar counts rounds and, within a round, steps. `played` rounds were played before.
+    The bar counts rounds and, within a round, steps. `played` rounds were played before; the attribute counts those
+    played since.
     """
 
     def __init__(self, schedule: Schedule, *, rounds: int, console: Console, played: int = 0) -> None:
@@ -48,7 +49,7 @@ class Terminal:
         self._console = console
         self._totals = [StageTotal(stage) for stage in range(schedule.stages)]
         self._begun = played  # rounds that are over, or were left
-        self._played = 0
+        self.played = 0
         self._started = time.monotonic()
         self._shown = self._started - LINE_EVERY_S
         self._left = _TimeLeft(table_column=Column(no_wrap=True, min_width=12))
@@ -85,9 +86,9 @@ class Terminal:
         lines = self._stages.lines(peers)
         for total, line in zip(self._totals, lines, strict=True):
             total.add(line)
-        self._played += 1
+        self.played += 1
         now, left = time.monotonic(), self._rounds - round - 1
-        eta = (now - self._started) / self._played * left
+        eta = (now - self._started) / self.played * left
         self._left.ends = now + eta
         self._go_to(round + 1)
         if now - self._shown < LINE_EVERY_S and left:
@@ -113,7 +114,7 @@ class Terminal:
 
     def summary(self, *, before: Digests, after: Digests, store: Path, then: Mapping[str, str]) -> None:
         """The run per stage, the weights per peer, where the rollouts are, and the commands of `then`."""
-        self._console.print("", _stage_table(self._totals if self._played else []), "", sep="\n")
+        self._console.print("", _stage_table(self._totals if self.played else []), "", sep="\n")
         for (peer, carry), digest in before.items():
             now = after.get((peer, carry), digest)
             change = f"{digest[:16]} -> {now[:16]}" + ("" if digest != now else " (unchanged)")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from toys import TOY_GAME, toy_game
 
-from genrl_graph import load
+from genrl_graph import Graph, load
 from genrl_graph.runners.next_steps import next_steps
 
 GRAPHS = Path(__file__).parents[2] / "graphs"
@@ -52,12 +52,12 @@ def test_the_printed_commands_show_the_run_and_draw_it(tmp_path: Path, program: 
     assert [result.returncode for result in done.values()] == [0, 0, 0], done
     assert "my game: graph toy" in done["rewards"].stdout and "2 of 2 rounds played" in done["rewards"].stdout
     assert re.search(r"^\d+ of \d+ rollouts$", done["rollouts"].stdout, re.MULTILINE)
-    assert (tmp_path / "runs" / "my game.svg").read_text().startswith("<?xml")
+    assert (tmp_path / "runs" / "my game.svg").read_text().startswith("<svg")
 
 
 @pytest.mark.parametrize(
     "options",
-    ["run.mode=evaluate run.eval_tasks=2", "run.rounds=1 run.mode=train run.eval_every=0"],
+    ["run.mode=evaluate run.eval_every=0 run.eval_tasks=2", "run.rounds=1 run.mode=train run.eval_every=0"],
 )
 def test_evaluations_alone_and_games_are_looked_at_by_the_same_commands(tmp_path: Path, options: str) -> None:
     played = run(f"{sys.executable} -m genrl_graph run {GRAPHS}/games/tic_tac_toe.yaml {options} -o run", tmp_path)
@@ -68,10 +68,12 @@ def test_evaluations_alone_and_games_are_looked_at_by_the_same_commands(tmp_path
 
 
 def test_a_graph_of_types_that_only_this_process_knows_gets_no_picture() -> None:
+    def steps(folder: str, graph: Graph, *imports: str, measured: bool = True) -> dict[str, str]:
+        return next_steps(Path(folder), graph, imports, measured=measured)
+
     shipped = load(GRAPHS / "tiny.yaml")
-    assert list(next_steps(Path("runs/x"), toy_game(), [])) == ["rewards", "rollouts"]
-    assert list(next_steps(Path("runs/x"), toy_game(), ["sub/toys.py"]))[-1] == "picture"
-    assert next_steps(Path("runs/x"), shipped, ["a b.py"])["picture"].endswith(
-        " draw --run runs/x --import 'a b.py' -o runs/x.svg"
-    )
-    assert " -o 'runs/a b.svg'" in next_steps(Path("runs/a b"), shipped, [])["picture"]
+    assert list(steps("runs/x", toy_game())) == ["rewards", "rollouts"]
+    assert list(steps("runs/x", toy_game(), "sub/toys.py")) == ["rewards", "rollouts", "picture"]
+    assert steps("runs/x", shipped, "a b.py")["picture"].endswith(" draw --run runs/x --import 'a b.py' -o runs/x.svg")
+    assert steps("runs/a b", shipped)["picture"].endswith(" draw --run 'runs/a b' -o 'runs/a b.svg'")
+    assert steps("runs/x", shipped, measured=False)["picture"].endswith(" draw runs/x/graph.yaml -o runs/x.svg")

@@ -175,12 +175,7 @@ def test_the_first_round_of_the_quickstart_warns_of_nothing_and_prints_its_own_l
     small = [f"nodes.{node}.params.num_generations=2" for node in ("answer", "critique", "final")]
     small += ["run.rounds=1", "nodes.tasks.params.num_tasks=1", f"carry.policy.params.model={tmp_path}/small.gguf"]
     done = subprocess.run(
-        [
-            sys.executable,
-            *command,
-            f"carry.policy.params.model={tmp_path}/small.gguf",
-            "nodes.tasks.params.num_tasks=1",
-        ],
+        [sys.executable, "-W", "error", "-m", "genrl_graph", "run", QUICKSTART, "-o", "run", *small],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"},
         capture_output=True,
