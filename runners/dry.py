@@ -11,14 +11,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from genrl_graph.contract.node import Carry, Exchange, Fork, Generator, Update
+from genrl_graph.contract.policy import Carried
+from genrl_graph.dag.graph import Graph
+from genrl_graph.dag.schedule import Schedule, compile_graph
+from genrl_graph.edge_types.rollouts import Rollouts
 from genrl_graph.errors import named
-from genrl_graph.frames import Rollouts
-from genrl_graph.graph import Graph
-from genrl_graph.node import Carry, Exchange, Fork, Generator, Update
-from genrl_graph.policy import Carried
+from genrl_graph.runners.loop.round import Done
 from genrl_graph.runners.play import Run, play_schedule
-from genrl_graph.runners.round import Done
-from genrl_graph.schedule import Schedule, compile_graph
 
 SHOWN_CHARACTERS = 1200
 EVAL_TASKS = 2

@@ -11,30 +11,30 @@ import yaml
 from pydantic import ValidationError
 from rich.console import Console
 
+from genrl_graph.dag.graph import Graph
+from genrl_graph.dag.run_config import Mode, RunConfig
+from genrl_graph.dag.schedule import Schedule, compile_graph
 from genrl_graph.errors import ParamError
-from genrl_graph.graph import Graph
 from genrl_graph.long_work import shown_by
-from genrl_graph.plan import counted
-from genrl_graph.run_config import Mode, RunConfig
-from genrl_graph.runfolder import GRAPH, refuse_taken
-from genrl_graph.runners.computing import computing, set_threads
-from genrl_graph.runners.evaluate import evaluation_schedule
-from genrl_graph.runners.metrics import RoundMetrics
-from genrl_graph.runners.next_steps import next_steps
-from genrl_graph.runners.origins import run_versions
-from genrl_graph.runners.peers import Make, declared_value, digests, make_peers, prepare
-from genrl_graph.runners.profile import SILENT, Profile, ProfileOf
-from genrl_graph.runners.progress import Terminal, headline
-from genrl_graph.runners.resume import Past, Start
-from genrl_graph.runners.round import Done, Peer
-from genrl_graph.runners.runner import Kept, LocalRunner, Runner
+from genrl_graph.messages import counted
+from genrl_graph.runners.loop.evaluate import evaluation_schedule
+from genrl_graph.runners.loop.peers import Make, Peer, declared_value, digests, make_peers, prepare
+from genrl_graph.runners.loop.round import Done
+from genrl_graph.runners.loop.runner import Kept, LocalRunner, Runner
+from genrl_graph.runners.loop.signals import stop_on_signals
+from genrl_graph.runners.loop.stage_metrics import Stages
+from genrl_graph.runners.loop.threads import computing, set_threads
+from genrl_graph.runners.loop.trace import SILENT, Profile, ProfileOf
+from genrl_graph.runners.resume.code_versions import run_versions
+from genrl_graph.runners.resume.previous_run import Past, Start
 from genrl_graph.runners.session import Session
-from genrl_graph.runners.signals import stop_on_signals
-from genrl_graph.runners.stages import Stages
-from genrl_graph.runners.trackers import make_trackers, require_trackers
-from genrl_graph.runners.waiting import WaitingBar
-from genrl_graph.schedule import Schedule, compile_graph
-from genrl_graph.store import RunStore
+from genrl_graph.runners.tracking.metrics import RoundMetrics
+from genrl_graph.runners.tracking.next_steps import next_steps
+from genrl_graph.runners.tracking.terminal import Terminal, headline
+from genrl_graph.runners.tracking.trackers import make_trackers, require_trackers
+from genrl_graph.runners.tracking.waiting_bar import WaitingBar
+from genrl_graph.store.run_folder import GRAPH, refuse_taken
+from genrl_graph.store.run_store import RunStore
 
 
 @dataclass(frozen=True, slots=True)

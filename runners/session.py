@@ -6,22 +6,22 @@ from functools import partial
 
 from rich.console import Console
 
-from genrl_graph.durable import sync_file
-from genrl_graph.run_config import RunConfig
-from genrl_graph.runners.budget import Budget
-from genrl_graph.runners.checkpoint import checkpoint_folder, save_checkpoint
-from genrl_graph.runners.evaluate import Evaluator, evaluation_line, evaluation_table
-from genrl_graph.runners.meet import Behind, Swarm
-from genrl_graph.runners.metrics import RoundMetrics
-from genrl_graph.runners.peers import changing_carries
-from genrl_graph.runners.profile import Trace
-from genrl_graph.runners.progress import Terminal
-from genrl_graph.runners.resume import Start
-from genrl_graph.runners.round import Done, Loop, Peer
-from genrl_graph.runners.runner import Runner, left
-from genrl_graph.runners.signals import Stop
-from genrl_graph.schedule import Schedule
-from genrl_graph.store import RunStore
+from genrl_graph.dag.run_config import RunConfig
+from genrl_graph.dag.schedule import Schedule
+from genrl_graph.runners.loop.budget import Budget
+from genrl_graph.runners.loop.evaluate import Evaluator, evaluation_line, evaluation_table
+from genrl_graph.runners.loop.exchange import Behind, Swarm
+from genrl_graph.runners.loop.peers import Peer, changing_carries
+from genrl_graph.runners.loop.round import Done, Loop
+from genrl_graph.runners.loop.runner import Runner, left
+from genrl_graph.runners.loop.signals import Stop
+from genrl_graph.runners.loop.trace import Trace
+from genrl_graph.runners.resume.checkpoint import checkpoint_folder, save_checkpoint
+from genrl_graph.runners.resume.previous_run import Start
+from genrl_graph.runners.tracking.metrics import RoundMetrics
+from genrl_graph.runners.tracking.terminal import Terminal
+from genrl_graph.store.durable import sync_file
+from genrl_graph.store.run_store import RunStore
 
 
 class Session:

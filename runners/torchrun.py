@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from genrl_graph.contract.node import Exchange, Packet
+from genrl_graph.dag.run_config import RunConfig
+from genrl_graph.dag.schedule import Schedule
+from genrl_graph.edge_types.frame import Frame
+from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ExchangeTimeout, ParamError
-from genrl_graph.frames import Frame
-from genrl_graph.node import Exchange, Packet
-from genrl_graph.resources import TaskBook
-from genrl_graph.run_config import RunConfig
-from genrl_graph.runners.meet import Meeting, Swarm
-from genrl_graph.runners.peers import peer_names, require_enough
-from genrl_graph.runners.runner import Kept, Tell, exchanges
-from genrl_graph.runners.signals import Stop, ended_at_once
-from genrl_graph.schedule import Schedule
-from genrl_graph.wire import decode, encode
+from genrl_graph.runners.loop.exchange import Meeting, Swarm
+from genrl_graph.runners.loop.peers import peer_names, require_enough
+from genrl_graph.runners.loop.runner import Kept, Tell, exchanges
+from genrl_graph.runners.loop.signals import Stop, ended_at_once
+from genrl_graph.wire.packet import decode, encode
 
 if TYPE_CHECKING:
     import torch

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from genrl_graph import registry
-from genrl_graph.document import parse_document
-from genrl_graph.spec import Loaded, read_document
+from genrl_graph.contract import registry
+from genrl_graph.graph_file.document import parse_document
+from genrl_graph.graph_file.read import Loaded, read_document
 
 sys.path.append(str(Path(__file__).parent))  # the plugins below
 pytest_plugins = ["cpu_time", "no_skips"]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from genrl_graph import load
-from genrl_graph.draw import draw
-from genrl_graph.schedule import compile_graph
+from genrl_graph.dag.schedule import compile_graph
+from genrl_graph.drawing.render import draw
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -95,5 +95,5 @@ def test_the_picture_is_what_the_tool_draws() -> None:
 
 
 def test_files_and_types_that_it_names_exist() -> None:
-    for name in re.findall(r"`(graphs/[\w./]+\.yaml|runners/\w+\.py)`", README):
+    for name in re.findall(r"`(graphs/[\w./]+\.yaml|runners/[\w/]+\.py)`", README):
         assert (ROOT / name).is_file(), name

@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
+from genrl_graph.dag.schedule import compile_graph
 from genrl_graph.drawing.mermaid import mermaid
 from genrl_graph.drawing.picture import picture
-from genrl_graph.schedule import compile_graph
-from genrl_graph.shipped import first_comment
-from genrl_graph.spec import load
+from genrl_graph.graph_file.read import load
+from genrl_graph.graph_file.shipped import first_comment
 
 HEAD = """\
 # The games that are shipped

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from genrl_graph.dag.graph import Part
+from genrl_graph.dag.infer import carried
+from genrl_graph.dag.schedule import Schedule, Step
 from genrl_graph.drawing.measured import Numbers, RunNumbers
-from genrl_graph.graph import Part
-from genrl_graph.infer import carried
-from genrl_graph.plan import counted
-from genrl_graph.schedule import Schedule, Step
+from genrl_graph.messages import counted
 
 Style = Literal["rows", "weights", "next"]
 

@@ -8,10 +8,10 @@ import numpy as np
 from pydantic import Field
 from typing_extensions import TypeVar
 
-from genrl_graph.frames import Credited, Rollouts, Scored, credit
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Credited, Rollouts, Scored, credit
 from genrl_graph.nodes.advantage.baseline import BaselineAdvantage, Floats, log_mean
 from genrl_graph.nodes.groups import Scope, group_codes
-from genrl_graph.resources import Log
 
 Quoted = TypeVar("Quoted", bound=Rollouts, default=Rollouts)
 How = Literal["mean", "max", "difference"]

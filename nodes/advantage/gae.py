@@ -3,12 +3,12 @@
 import numpy as np
 from pydantic import Field
 
-from genrl_graph.frames import Scored
-from genrl_graph.node import Advantage
+from genrl_graph.contract.node import Advantage
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Scored
+from genrl_graph.edge_types.trajectories import VALUED, Trajectories, Valued
 from genrl_graph.nodes.advantage.baseline import log_mean
 from genrl_graph.nodes.advantage.returns import Whole, generalized_advantages
-from genrl_graph.resources import Log
-from genrl_graph.trajectories import VALUED, Trajectories, Valued
 
 
 class GaeAdvantage(Advantage, name="gae"):

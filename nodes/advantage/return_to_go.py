@@ -5,12 +5,12 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from genrl_graph.frames import Credited, Scored, credit
-from genrl_graph.node import Advantage
+from genrl_graph.contract.node import Advantage
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Credited, Scored, credit
+from genrl_graph.edge_types.trajectories import Trajectories
 from genrl_graph.nodes.advantage.baseline import log_mean
 from genrl_graph.nodes.advantage.returns import Whole, generalized_advantages
-from genrl_graph.resources import Log
-from genrl_graph.trajectories import Trajectories
 
 
 class ReturnToGo(Advantage, name="return_to_go"):

@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from genrl_graph.trajectories import Trajectories
+from genrl_graph.edge_types.trajectories import Trajectories
 
 Floats = NDArray[np.float64]
 

@@ -7,21 +7,21 @@ from typing import Self
 import numpy as np
 from pydantic import Field, PrivateAttr, field_validator
 
-from genrl_graph.declared import Declared
+from genrl_graph.contract.declared import Declared
+from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.node import Generator, Wire
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Scored, Tasks
+from genrl_graph.edge_types.trajectories import Trajectories
 from genrl_graph.errors import DataError, NodeFailed
-from genrl_graph.evaluation import Evaluation
-from genrl_graph.frames import Scored, Tasks
-from genrl_graph.node import Generator, Wire
 from genrl_graph.nodes.games.environment import Environment
-from genrl_graph.nodes.games.pool import GamePool
-from genrl_graph.nodes.generate.episodes import Episode, play_episodes
-from genrl_graph.nodes.generate.seating import OpponentKind, Table
-from genrl_graph.nodes.generate.steps import log_results, step_rows
-from genrl_graph.nodes.policy.acting import Actor, NetworkCarry
+from genrl_graph.nodes.games.environment_pool import GamePool
+from genrl_graph.nodes.generate.acting.episodes import Episode, play_episodes
+from genrl_graph.nodes.generate.acting.seating import OpponentKind, Table
+from genrl_graph.nodes.generate.acting.steps import log_results, step_rows
+from genrl_graph.nodes.policy.compute.acting import Actor, NetworkCarry
 from genrl_graph.nodes.source.environment import EnvironmentSource
 from genrl_graph.nodes.update.snapshots import Snapshots
-from genrl_graph.resources import Log
-from genrl_graph.trajectories import Trajectories
 
 Opponents = dict[OpponentKind, float]
 

@@ -8,14 +8,14 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
 
+from genrl_graph.contract.data_path import Portable, without_folders
+from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.node import Node, Place, Source, Wire
+from genrl_graph.edge_types.rollouts import Tasks
+from genrl_graph.edge_types.task import Task
 from genrl_graph.errors import DataError, named
-from genrl_graph.evaluation import Evaluation
-from genrl_graph.frames import Tasks
-from genrl_graph.node import Node, Place, Source, Wire
-from genrl_graph.nodes.source.members import SET_BY_MIX, member_source, raise_problems, source_fields
+from genrl_graph.nodes.source.data.members import SET_BY_MIX, member_source, raise_problems, source_fields
 from genrl_graph.nodes.update.level import Level
-from genrl_graph.paths import Portable, without_folders
-from genrl_graph.resources import Task
 from genrl_graph.seeds import substream
 
 

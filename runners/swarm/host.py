@@ -5,15 +5,15 @@ import contextlib
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from genrl_graph.runners.swarm.beats import MAX_TTL_S
-from genrl_graph.runners.swarm.identity import Identity
-from genrl_graph.runners.swarm.limits import Limits
-from genrl_graph.runners.swarm.loop import LoopThread
-from genrl_graph.runners.swarm.network import Network
-from genrl_graph.runners.swarm.point import Tell
 from genrl_graph.runners.swarm.presence import OnPush, Play, Presence
-from genrl_graph.runners.swarm.refusals import Refusal
 from genrl_graph.runners.swarm.roster import Member
+from genrl_graph.runners.swarm.transport.event_loop import LoopThread
+from genrl_graph.runners.swarm.transport.heartbeat import MAX_TTL_S
+from genrl_graph.runners.swarm.transport.identity import Identity
+from genrl_graph.runners.swarm.transport.limits import Limits
+from genrl_graph.runners.swarm.transport.network import Network
+from genrl_graph.runners.swarm.transport.point import Tell
+from genrl_graph.runners.swarm.transport.refusals import Refusal
 
 TTL_S = 30.0
 

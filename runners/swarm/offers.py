@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from genrl_graph.errors import PeerRefused
-from genrl_graph.runners.swarm.signed import OVERHEAD, open_message
+from genrl_graph.runners.swarm.transport.signed import OVERHEAD, open_message
 
 MAX_HEAD = 1024
 MAX_INLINE = 5 << 18  # one trip instead of three; larger rows are fetched

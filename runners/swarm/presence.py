@@ -9,16 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from genrl_graph.errors import ParamError, PeerRefused, SwarmError
-from genrl_graph.runners.swarm.beats import Beat
-from genrl_graph.runners.swarm.dht import read_beats, store_beat
-from genrl_graph.runners.swarm.identity import Identity
-from genrl_graph.runners.swarm.limits import Limits
-from genrl_graph.runners.swarm.network import Network
-from genrl_graph.runners.swarm.point import Point, Tell
-from genrl_graph.runners.swarm.refusals import Refusals
 from genrl_graph.runners.swarm.roster import Member, Roster
-from genrl_graph.runners.swarm.shelf import Shelf
-from genrl_graph.runners.swarm.streams import BEAT, Streams
+from genrl_graph.runners.swarm.transport.dht import read_beats, store_beat
+from genrl_graph.runners.swarm.transport.heartbeat import Beat
+from genrl_graph.runners.swarm.transport.identity import Identity
+from genrl_graph.runners.swarm.transport.limits import Limits
+from genrl_graph.runners.swarm.transport.network import Network
+from genrl_graph.runners.swarm.transport.payloads import Shelf
+from genrl_graph.runners.swarm.transport.point import Point, Tell
+from genrl_graph.runners.swarm.transport.refusals import Refusals
+from genrl_graph.runners.swarm.transport.streams import BEAT, Streams
 
 GREETING_S = 2.0
 RENEW_S = 60.0  # a daemon that hangs must not end the upkeep

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from genrl_graph.errors import PeerRefused
-from genrl_graph.runners.swarm.beats import Beat, open_beat
-from genrl_graph.runners.swarm.refusals import Refusals
+from genrl_graph.runners.swarm.transport.heartbeat import Beat, open_beat
+from genrl_graph.runners.swarm.transport.refusals import Refusals
 
 MAX_MEMBERS = 1024
 MAX_NAMES = 4096

@@ -5,19 +5,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from genrl_graph.run_config import RunConfig
-from genrl_graph.runners.admission import Admission, makers
-from genrl_graph.runners.meet import Swarm
-from genrl_graph.runners.runner import Kept, Tell, exchanges
-from genrl_graph.runners.signals import Stop
+from genrl_graph.dag.run_config import RunConfig
+from genrl_graph.dag.schedule import Schedule
+from genrl_graph.runners.loop.exchange import Swarm
+from genrl_graph.runners.loop.runner import Kept, Tell, exchanges
+from genrl_graph.runners.loop.signals import Stop
+from genrl_graph.runners.swarm.admission.rules import Admission, makers
+from genrl_graph.runners.swarm.exchange import PAUSE_S, PeerSwarm
 from genrl_graph.runners.swarm.host import Host, Play
-from genrl_graph.runners.swarm.identity import Identity
-from genrl_graph.runners.swarm.limits import Limits
-from genrl_graph.runners.swarm.meeting import PAUSE_S, PeerSwarm
-from genrl_graph.runners.swarm.network import Network
 from genrl_graph.runners.swarm.offers import MAX_ANNOUNCEMENT, Inbox
-from genrl_graph.runners.swarm.signed import sign_message
-from genrl_graph.schedule import Schedule
+from genrl_graph.runners.swarm.transport.identity import Identity
+from genrl_graph.runners.swarm.transport.limits import Limits
+from genrl_graph.runners.swarm.transport.network import Network
+from genrl_graph.runners.swarm.transport.signed import sign_message
 
 
 class SwarmRunner:

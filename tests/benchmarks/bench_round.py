@@ -23,22 +23,22 @@ from measure import Clock, Row, report
 from numpy.typing import NDArray
 
 from genrl_graph import Completion, Graph, Rollouts, Sampling, TextPolicy, load, seeds
-from genrl_graph.batching import micro_batches
-from genrl_graph.graph import Part
-from genrl_graph.node import Source
+from genrl_graph.contract.node import Source
+from genrl_graph.contract.policy import TokenSequence, micro_batches
+from genrl_graph.dag.graph import Part
+from genrl_graph.dag.schedule import Schedule, compile_graph
+from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.nodes.generate.chat import ChatGenerator
-from genrl_graph.nodes.generate.quoting import Quotable
+from genrl_graph.nodes.generate.prompting.quoting import Quotable
 from genrl_graph.nodes.update.grpo import Grpo
-from genrl_graph.nodes.update.losses import Totals, policy_loss
-from genrl_graph.nodes.update.training import Batch
-from genrl_graph.policy import TokenSequence
-from genrl_graph.resources import TaskBook
-from genrl_graph.runners.meet import LocalSwarm
-from genrl_graph.runners.metrics import RoundMetrics
-from genrl_graph.runners.round import Done, Loop, Peer
-from genrl_graph.runners.trackers import JsonLines, TensorBoard
-from genrl_graph.schedule import Schedule, compile_graph
-from genrl_graph.store import RunStore
+from genrl_graph.nodes.update.steps.losses import Totals, policy_loss
+from genrl_graph.nodes.update.steps.training import Batch
+from genrl_graph.runners.loop.exchange import LocalSwarm
+from genrl_graph.runners.loop.peers import Peer
+from genrl_graph.runners.loop.round import Done, Loop
+from genrl_graph.runners.tracking.metrics import RoundMetrics
+from genrl_graph.runners.tracking.trackers import JsonLines, TensorBoard
+from genrl_graph.store.run_store import RunStore
 
 GRAPHS = Path(__file__).resolve().parents[2] / "graphs"
 ALONE = ["run.peers=1", "nodes.answers.params.min_peers=1", "nodes.critiques.params.min_peers=1"]

@@ -9,11 +9,12 @@ from measure import Clock, Row, interleaved, report
 from toys import Numbers, Same
 
 from genrl_graph import Graph, RunConfig, play, seeds
-from genrl_graph.resources import TaskBook
-from genrl_graph.runners.meet import LocalSwarm
-from genrl_graph.runners.round import Loop, Peer
-from genrl_graph.schedule import Schedule, compile_graph
-from genrl_graph.store import BLOCK_ROUNDS, RunStore
+from genrl_graph.dag.schedule import Schedule, compile_graph
+from genrl_graph.edge_types.task import TaskBook
+from genrl_graph.runners.loop.exchange import LocalSwarm
+from genrl_graph.runners.loop.peers import Peer
+from genrl_graph.runners.loop.round import Loop
+from genrl_graph.store.run_store import BLOCK_ROUNDS, RunStore
 
 ROUNDS, SELECTS, TIMES = 200, 30, 3
 STEPS = ROUNDS * (SELECTS + 1)

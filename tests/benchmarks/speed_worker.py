@@ -18,15 +18,16 @@ from measure import Clock
 from speed_game import LEARNING_RATE, STAGES, Job, distinct, endless, game
 from torch.nn.utils.rnn import pad_sequence
 
-from genrl_graph.heap import release_memory
-from genrl_graph.node import Source
-from genrl_graph.nodes.policy.handle import CausalPolicy
-from genrl_graph.resources import TaskBook
-from genrl_graph.runners.meet import LocalSwarm
-from genrl_graph.runners.memory import memory, settle_memory
-from genrl_graph.runners.round import Done, Loop, Peer
-from genrl_graph.schedule import compile_graph
-from genrl_graph.store import RunStore
+from genrl_graph.allocator import release_memory
+from genrl_graph.contract.node import Source
+from genrl_graph.dag.schedule import compile_graph
+from genrl_graph.edge_types.task import TaskBook
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
+from genrl_graph.runners.loop.exchange import LocalSwarm
+from genrl_graph.runners.loop.peers import Peer
+from genrl_graph.runners.loop.round import Done, Loop
+from genrl_graph.runners.tracking.memory import memory, settle_memory
+from genrl_graph.store.run_store import RunStore
 
 PEER, POLICY = "peer0000", "policy"
 Prompts = list[list[list[int]]]

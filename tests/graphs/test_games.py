@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genrl_graph import Graph, load, registry
+from genrl_graph import Graph, load
 from genrl_graph.cli import run_command
+from genrl_graph.contract import registry
+from genrl_graph.dag.schedule import compile_graph
+from genrl_graph.edge_types.trajectories import Trajectories
+from genrl_graph.edge_types.violation import Known
 from genrl_graph.errors import DataError
-from genrl_graph.flaws import Known
 from genrl_graph.runners.dry import dry_play
 from genrl_graph.runners.play import play
-from genrl_graph.schedule import compile_graph
-from genrl_graph.store import RunStore
-from genrl_graph.trajectories import Trajectories
+from genrl_graph.store.run_store import RunStore
 
 CORRIDORS = Path(__file__).parents[1] / "corridors.py"
 registry.import_file(CORRIDORS)

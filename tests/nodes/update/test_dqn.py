@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from genrl_graph import Log, registry
+from genrl_graph import Log
+from genrl_graph.contract import registry
+from genrl_graph.edge_types.trajectories import Trajectories
 from genrl_graph.errors import StoreError
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.generate.play import Play
 from genrl_graph.nodes.policy.q_network import QNetworkCarry
 from genrl_graph.nodes.source.environment import EnvironmentSource
 from genrl_graph.nodes.update.dqn import Dqn
-from genrl_graph.nodes.update.replay import Remember, Replay, ReplayCarry, Transitions
+from genrl_graph.nodes.update.replay_buffer import Remember, Replay, ReplayCarry, Transitions
 from genrl_graph.seeds import stream
-from genrl_graph.trajectories import Trajectories
 
 registry.import_file(Path(__file__).parents[2] / "corridors.py")
 CORRIDOR = Environment(id="test/Corridor-v0")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from genrl_graph.runners.swarm.host import Host, Play
-from genrl_graph.runners.swarm.identity import Identity
-from genrl_graph.runners.swarm.network import Network
+from genrl_graph.runners.swarm.transport.identity import Identity
+from genrl_graph.runners.swarm.transport.network import Network
 
 StartHost = Callable[..., Host]
 sys.path.append(str(Path(__file__).parent))

@@ -15,7 +15,7 @@ TINY = ROOT / "graphs/tiny_multistage.yaml"
 SLOW = """
 # Waits SLOW_S seconds before answering in the rounds whose number is SLOW_AT modulo SLOW_EVERY.
 import os, time
-from genrl_graph.runners.round import Loop
+from genrl_graph.runners.loop.round import Loop
 
 whole, seconds = Loop.play, float(os.environ.get("SLOW_S", "0"))
 every, at = int(os.environ.get("SLOW_EVERY", "1")), int(os.environ.get("SLOW_AT", "0"))
@@ -33,7 +33,7 @@ GATE = """
 # Waits in round GATE_AT until the file GATE is there.
 import os, time
 from pathlib import Path
-from genrl_graph.runners.round import Loop
+from genrl_graph.runners.loop.round import Loop
 
 passing = Loop.play
 

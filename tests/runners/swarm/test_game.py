@@ -10,12 +10,12 @@ from players import GATE, TINY, Players, wait_until
 from ranks import CUT, digests_of, rows_of
 
 from genrl_graph.cli import run_command
+from genrl_graph.graph_file.read import read
+from genrl_graph.runners.loop.runner import BEHIND
 from genrl_graph.runners.play import play
-from genrl_graph.runners.runner import BEHIND
-from genrl_graph.runners.swarm.network import Network
 from genrl_graph.runners.swarm.runner import SwarmRunner
-from genrl_graph.spec import read
-from genrl_graph.store import RunStore
+from genrl_graph.runners.swarm.transport.network import Network
+from genrl_graph.store.run_store import RunStore
 
 HOSTILE = Path(__file__).with_name("hostile.py")
 PEERS = ("peer0000", "peer0001")

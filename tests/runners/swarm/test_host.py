@@ -13,10 +13,10 @@ from hivemind.dht.routing import DHTID
 from hivemind.p2p import PeerID
 
 from genrl_graph.errors import ParamError, SwarmError
-from genrl_graph.runners.swarm.beats import Beat
-from genrl_graph.runners.swarm.dht import MAX_KEYS, key_of
 from genrl_graph.runners.swarm.host import Host, Play
-from genrl_graph.runners.swarm.network import Network
+from genrl_graph.runners.swarm.transport.dht import MAX_KEYS, key_of
+from genrl_graph.runners.swarm.transport.heartbeat import Beat
+from genrl_graph.runners.swarm.transport.network import Network
 
 
 def names(host):
@@ -220,7 +220,7 @@ def test_addresses_that_cannot_work_are_refused_before_anything_starts(options, 
 PEER = """
 import sys, time
 from genrl_graph.runners.swarm.host import Host, Play
-from genrl_graph.runners.swarm.identity import Identity
+from genrl_graph.runners.swarm.transport.identity import Identity
 
 host = Host.start(Identity.load(sys.argv[1]), Play(swarm="game", protocol="p1", name="victim"))
 print(host._presence.point.daemon.pid, flush=True)

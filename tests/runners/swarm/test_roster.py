@@ -9,11 +9,11 @@ from hivemind.utils.serializer import MSGPackSerializer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from genrl_graph.runners.swarm.beats import MAX_BEAT, Beat
-from genrl_graph.runners.swarm.dht import FlatSerializer, OnlyBeats, key_of
-from genrl_graph.runners.swarm.refusals import MAX_PENDING, Refusals
 from genrl_graph.runners.swarm.roster import Member, Roster
-from genrl_graph.runners.swarm.signed import sign_message
+from genrl_graph.runners.swarm.transport.dht import FlatSerializer, OnlyBeats, key_of
+from genrl_graph.runners.swarm.transport.heartbeat import MAX_BEAT, Beat
+from genrl_graph.runners.swarm.transport.refusals import MAX_PENDING, Refusals
+from genrl_graph.runners.swarm.transport.signed import sign_message
 
 
 class Watch:

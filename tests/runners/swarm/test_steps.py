@@ -6,10 +6,10 @@ import pytest
 from players import Players
 from ranks import ROOT, digests_of, rows_of
 
+from genrl_graph.graph_file.read import read
 from genrl_graph.runners.play import play
-from genrl_graph.runners.swarm.network import Network
 from genrl_graph.runners.swarm.runner import SwarmRunner
-from genrl_graph.spec import read
+from genrl_graph.runners.swarm.transport.network import Network
 
 GAMES = ROOT / "graphs" / "games"
 PEERS = ("peer0000", "peer0001")
