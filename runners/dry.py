@@ -17,7 +17,7 @@ from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.schedule import Schedule, compile_graph
 from genrl_graph.edge_types.rollouts import Rollouts
 from genrl_graph.errors import named
-from genrl_graph.runners.loop.round import Done
+from genrl_graph.runners.loop.context import StepReport
 from genrl_graph.runners.play import Run, play_schedule
 
 SHOWN_CHARACTERS = 1200
@@ -38,10 +38,10 @@ class Sample:
 class Seen:
     """What a dry round did, step by step."""
 
-    steps: list[Done] = field(default_factory=list)
+    steps: list[StepReport] = field(default_factory=list)
     samples: dict[str, Sample] = field(default_factory=dict)
 
-    def take(self, done: Done, schedule: Schedule) -> None:
+    def take(self, done: StepReport, schedule: Schedule) -> None:
         """Keep the numbers of a step and the first prompt of a generator."""
         if not (done.evaluating and isinstance(schedule.nodes[done.step.node], Update | Fork)):
             self.steps.append(replace(done, outputs={}))

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from genrl_graph import seeds
 from genrl_graph.contract.node import Coordinate, Exchange, Fork, Node, Reward, Source, Update
 from genrl_graph.contract.policy import Carried, TokenSequence
 from genrl_graph.contract.resources import Log
@@ -25,6 +24,7 @@ from genrl_graph.nodes.update.grpo import Grpo
 from genrl_graph.runners.estimate.costs import Micro, Work
 from genrl_graph.runners.estimate.stand_ins import Assumed, CountingPolicy, Luck
 from genrl_graph.runners.loop.exchange import LocalSwarm
+from genrl_graph.runners.loop.node_resources import node_resources
 from genrl_graph.runners.loop.outputs import named_outputs
 
 
@@ -118,7 +118,7 @@ class Rehearsal:
                     works += update_works(node, value, rows, reference=reference, peer=player.name)
             player.values.update(outputs)
             return sum(map(len, frames)), works
-        resources = self._resources(node, round, player)
+        resources = node_resources(node, self._seed, round, player.name, player.tasks, Log())
         if step.action == "close":
             assert isinstance(node, Exchange)
             meeting = self._swarm.close(node, round=round, peer=player.name, tasks=player.tasks, vocabularies={})
@@ -140,20 +140,6 @@ class Rehearsal:
                 node.run(**inputs, **resources)  # type: ignore[attr-defined]
         rows = frames[0]
         return rows if SCORED in rows.marks else score(rows, {"made_up": self._luck.rewards(rows)})
-
-    def _resources(self, node: Node, round: int, player: _Player) -> dict[str, Any]:
-        name = node.place.node
-        parts: tuple[seeds.Part, ...] = (self._seed, round, name, player.name)
-        if isinstance(node, Source):
-            parts = (self._seed, "source", name, *(() if node.shared else (player.name,)))
-        supply = {
-            "rng": seeds.stream(*parts),
-            "tasks": player.tasks,
-            "log": Log(),
-            "round": round,
-            "peer": player.name,
-        }
-        return {resource: supply[resource] for resource in node.signature.resources}
 
 
 def update_works(

@@ -16,9 +16,10 @@ from genrl_graph.messages import counted
 from genrl_graph.nodes.policy.compute.activation_checkpointing import GB
 from genrl_graph.runners.estimate.costs import Range
 from genrl_graph.runners.estimate.forecast import Fact, Forecast, StepCost
+from genrl_graph.runners.loop.context import RunContext, StepReport
 from genrl_graph.runners.loop.exchange import LocalSwarm
 from genrl_graph.runners.loop.peers import make_peers, peer_names
-from genrl_graph.runners.loop.round import Done, Loop
+from genrl_graph.runners.loop.round import run_round
 from genrl_graph.runners.loop.stage_metrics import shown_by
 from genrl_graph.runners.tracking.memory import memory
 from genrl_graph.store.run_store import RunStore
@@ -55,25 +56,26 @@ def try_out(schedule: Schedule) -> Tried:
     for name, node in schedule.nodes.items():
         with named(f"nodes.{name}"):
             node.prepare()
-    done: list[Done] = []
+    done: list[StepReport] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
         store = stack.enter_context(RunStore.create(folder, schedule.graph.record(), {}))
         peers = make_peers(schedule, names, seed=run.seed)
-        loop = Loop(schedule, peers, LocalSwarm(names), seed=run.seed, commit=store.commit, watch=done.append)
+        swarm = LocalSwarm(names)
+        context = RunContext(schedule=schedule, swarm=swarm, seed=run.seed, commit=store.commit, watch=done.append)
         started = time.perf_counter()
         for number in range(min(run.rounds, MOST)):
             if number >= FEWEST and time.perf_counter() - started > PATIENCE_S:
                 break
             begun = time.perf_counter()
-            loop.play(number)
+            run_round(context, peers, number)
             tried.rounds.append(time.perf_counter() - begun)
             _take(tried, done, shown, peers=len(names))
             done.clear()
     return tried
 
 
-def _take(tried: Tried, done: list[Done], shown: Mapping[str, Shown], *, peers: int) -> None:
+def _take(tried: Tried, done: list[StepReport], shown: Mapping[str, Shown], *, peers: int) -> None:
     """Add a round: sums over the peers, but means of what is a mean already."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     told: dict[tuple[str, str], float] = defaultdict(float)

@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,19 +15,16 @@ from rich.text import Text
 
 from genrl_graph.contract.evaluation import Evaluation
 from genrl_graph.dag.run_config import RunConfig
-from genrl_graph.dag.schedule import Schedule, Step
+from genrl_graph.dag.schedule import Schedule
 from genrl_graph.edge_types.rollouts import Rollouts
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import named
-from genrl_graph.records.recall import Recorded
 from genrl_graph.records.write import EVAL_PREFIX
-from genrl_graph.runners.loop.budget import Budget
-from genrl_graph.runners.loop.exchange import Alone
+from genrl_graph.runners.loop.context import RunContext, StepReport
+from genrl_graph.runners.loop.exchange import LoopbackSwarm
 from genrl_graph.runners.loop.peers import Peer
-from genrl_graph.runners.loop.round import Done, Loop
+from genrl_graph.runners.loop.round import run_round
 from genrl_graph.runners.loop.stage_metrics import Stages, totals
-from genrl_graph.runners.loop.trace import SILENT, Trace
-from genrl_graph.store.journal import Record
 
 Metrics = dict[str, dict[str, float]]
 """Numbers by peer and name."""
@@ -76,52 +73,28 @@ class Tally:
 
 
 class Evaluator:
-    """Plays evaluations between the rounds of a run, always of the same tasks with the same luck.
+    """Evaluates between the rounds of a run, always on the same tasks with the same random streams.
 
-    An evaluation is a pass over the graph in which every peer is alone, updates are off and sources give what they
-    hold out. Its rows go to groups under `eval/`, their `round` is the number of rounds trained before it.
+    An evaluation is a round of the evaluation schedule in which every peer is alone, updates are off and sources give
+    held-out tasks. Its rows go to groups under `eval/`; their `round` is the number of rounds trained before it.
     """
 
-    def __init__(
-        self,
-        schedule: Schedule,
-        peers: Sequence[Peer],
-        *,
-        config: RunConfig,
-        commit: Callable[[Sequence[Record]], object],
-        budget: Budget,
-        recall: Callable[[int, str, str], Recorded | None] = lambda round, node, peer: None,
-        begin: Callable[[Step, str], None] = lambda step, peer: None,
-        watch: Callable[[Done], None] = lambda done: None,
-        trace: Trace = SILENT,
-    ) -> None:
+    def __init__(self, context: RunContext, peers: Sequence[Peer], config: RunConfig) -> None:
         self._peers = {peer.name: peer for peer in peers}
         self._threshold = config.eval_threshold
         self._at = sorted({1, *(2**n for n in range(1, config.eval_samples.bit_length())), config.eval_samples})
-        self._totals, self._stages = totals(schedule), Stages(schedule, evaluating=True)
-        self._watch = watch
+        self._totals, self._stages = totals(context.schedule), Stages(context.schedule, evaluating=True)
+        self._watch = context.watch
         self._found: Metrics = {}
         self._tallies: dict[tuple[str, str], Tally] = {}
         self.history: list[tuple[int, Metrics]] = []
-        self._loop = Loop(
-            schedule,
-            peers,
-            Alone(),
-            seed=config.seed,
-            commit=commit,
-            begin=begin,
-            watch=self._take,
-            budget=budget,
-            evaluating=True,
-            recall=recall,
-            trace=trace,
-        )
+        self._context = replace(context, swarm=LoopbackSwarm(), evaluating=True, watch=self._take)
 
     def play(self, number: int) -> Metrics:
         """Evaluate after `number` rounds; returns metrics named `eval/...` by peer."""
         started = time.perf_counter()
         self._found, self._tallies = {name: {} for name in self._peers}, {}
-        self._loop.play(number)
+        run_round(self._context, list(self._peers.values()), number)
         for (peer, node), tally in self._tallies.items():
             self._found[peer] |= self._shares(node, tally, self._peers[peer].tasks)
         for peer, metrics in self._found.items():
@@ -130,7 +103,7 @@ class Evaluator:
         self.history.append((number, self._found))
         return self._found
 
-    def _take(self, done: Done) -> None:
+    def _take(self, done: StepReport) -> None:
         name = done.step.node
         metrics = self._found[done.peer]
         metrics |= {f"{EVAL_PREFIX}{name}/{metric}": value for metric, value in done.metrics.items()}

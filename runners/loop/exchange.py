@@ -10,7 +10,7 @@ from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ExchangeTimeout
 
 
-class Behind(Exception):
+class PeerBehind(Exception):
     """The swarm is in a later round, `round`, and nobody is left to meet in the one that is played."""
 
     def __init__(self, round: int) -> None:
@@ -35,7 +35,7 @@ class Swarm(Protocol):
     """The peers that play the same game, met only in exchanges."""
 
     def open(self, node: Exchange, *, round: int, peer: str, offer: Frame) -> None:
-        """Announce what `peer` offers; raises `Behind` where the others have gone on without it."""
+        """Announce what `peer` offers; raises `PeerBehind` where the others have gone on without it."""
 
     def close(
         self, node: Exchange, *, round: int, peer: str, tasks: TaskBook, vocabularies: Mapping[str, int]
@@ -43,7 +43,7 @@ class Swarm(Protocol):
         """What the peers offered; raises `ExchangeTimeout` where too few did and the node says `on_short: fail`.
 
         Rows of others are judged by what this peer knows: its tasks, and how many ids each tokenizer has, by
-        fingerprint. Raises `Behind` where nobody will come any more.
+        fingerprint. Raises `PeerBehind` where nobody will come any more.
         """
 
     def wanted(self, node: Exchange, *, round: int) -> bool:
@@ -74,7 +74,7 @@ class LocalSwarm:
         return False
 
 
-class Alone:
+class LoopbackSwarm:
     """No swarm at all: a peer that opens an exchange meets itself."""
 
     def __init__(self) -> None:

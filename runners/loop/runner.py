@@ -54,7 +54,7 @@ class Runner(Protocol):
         """What all processes of the run have, and the latest round from which they may go on (None: any)."""
 
     def begin(self, round: int) -> None:
-        """A round begins; raises `Behind` where the swarm is in a later one."""
+        """A round begins; raises `PeerBehind` where the swarm is in a later one."""
 
     def close(self, *, failed: bool) -> None:
         """Leave the others; waits for them where they need this process and nothing failed."""

@@ -21,9 +21,10 @@ from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ParamError, named
 from genrl_graph.long_work import long_work, shown_by
 from genrl_graph.records.stored_run import StoredRun, open_run
-from genrl_graph.runners.loop.exchange import Alone
+from genrl_graph.runners.loop.context import RunContext, StepReport
+from genrl_graph.runners.loop.exchange import LoopbackSwarm
 from genrl_graph.runners.loop.peers import Peer, changing_carries, digests, make_peers
-from genrl_graph.runners.loop.round import Done, Loop
+from genrl_graph.runners.loop.round import run_round
 from genrl_graph.runners.loop.stage_metrics import Stages
 from genrl_graph.runners.loop.threads import set_threads
 from genrl_graph.runners.play import replace_run
@@ -163,17 +164,16 @@ class _Rounds:
         self._steps = [step for step in schedule.steps if step.action != "open"]
         self._turns: dict[str, Turn] = {}
         self._records: dict[tuple[str, str], Record] = {}
-        self._done: dict[tuple[str, str], Done] = {}
+        self._done: dict[tuple[str, str], StepReport] = {}
         self._metrics = RoundMetrics([JsonLines(store.folder / "metrics.jsonl")], stages=Stages(schedule))
-        self._loop = Loop(
-            _computed(schedule, plan),
-            [],
-            Alone(),
+        self._context = RunContext(
+            schedule=_computed(schedule, plan),
+            swarm=LoopbackSwarm(),
             seed=schedule.graph.run.seed,
             commit=self._keep,
             begin=terminal.step,
             watch=self._watch,
-            inputs=self._inputs,
+            read_inputs=self._inputs,
         )
         self.moves = Moves()
         self.read: dict[str, int] = {}
@@ -183,8 +183,7 @@ class _Rounds:
         started = time.perf_counter()
         holders = self._stored.holders[number]
         self._turns = {holder: self._stored.turn(number, holder) for holder in holders}
-        self._loop.peers = [self._players[holder] for holder in holders]
-        self._loop.play(number)
+        run_round(self._context, [self._players[holder] for holder in holders], number)
         records = [self._record(step.node, holder) for step in self._steps for holder in holders]
         self._store.commit(records)
         for step in self._steps:
@@ -208,7 +207,7 @@ class _Rounds:
     def _keep(self, records: Sequence[Record]) -> None:
         self._records |= {(record.node, record.holder): record for record in records}
 
-    def _watch(self, done: Done) -> None:
+    def _watch(self, done: StepReport) -> None:
         self._done[done.step.node, done.peer] = done
 
     def _record(self, node: str, holder: str) -> Record:
@@ -222,11 +221,11 @@ class _Rounds:
             self.read[group] = self.read.get(group, 0) + table.num_rows
         return record
 
-    def _copied(self, number: int, step: Step, holder: str) -> Done:
+    def _copied(self, number: int, step: Step, holder: str) -> StepReport:
         metrics: Mapping[str, float] = {}
         if self._verdicts[step.node].fate != "left out":
             metrics = self._turns[holder].recorded(step.node).metrics
-        return Done(number, step, holder, 0.0, metrics, recalled=True)
+        return StepReport(number, step, holder, 0.0, metrics, recalled=True)
 
     def _compare(self, holders: Sequence[str]) -> None:
         for step in self._steps:

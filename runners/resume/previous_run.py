@@ -72,7 +72,7 @@ class Start:
     retries: int = 0
 
 
-class Past:
+class PreviousRun:
     """A run that exists, open for writing, before it goes on."""
 
     def __init__(self, store: RunStore) -> None:

@@ -9,7 +9,7 @@ from genrl_graph.contract.node import Exchange, Packet
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ExchangeTimeout, PeerRefused
-from genrl_graph.runners.loop.exchange import Behind, Meeting
+from genrl_graph.runners.loop.exchange import Meeting, PeerBehind
 from genrl_graph.runners.loop.signals import Stop
 from genrl_graph.runners.swarm.admission.rules import Admission, of_one_shape
 from genrl_graph.runners.swarm.admission.verdict import PAYLOAD, Admitted, Refusal, refusal_columns, refused_payload
@@ -69,7 +69,7 @@ class PeerSwarm:
         return self._is_closed(node, round) and round == (self._closed - 1) // len(self._order)
 
     def begin(self, round: int) -> None:
-        """Tell the roster where this peer is; raises `Behind` where most of the others are further."""
+        """Tell the roster where this peer is; raises `PeerBehind` where most of the others are further."""
         self._host.beat(round)
         self._inbox.begin(round)
         self._give_up()
@@ -284,4 +284,4 @@ class PeerSwarm:
         others = [member for member in self._others() if not self._backoff.is_out(member.name, round=round)]
         rounds = [self._round_of(member) for member in others]
         if rounds and (there := int(statistics.median_low(rounds))) > round:
-            raise Behind(there)
+            raise PeerBehind(there)

@@ -92,7 +92,7 @@ class SwarmRunner:
         return kept, None
 
     def begin(self, round: int) -> None:
-        """Tell the others; raises `Behind` where most of them are further."""
+        """Tell the others; raises `PeerBehind` where most of them are further."""
         assert self._swarm is not None
         self._swarm.begin(round)
 

@@ -5,7 +5,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 
-from genrl_graph.runners.loop.round import Done
+from genrl_graph.runners.loop.context import StepReport
 from genrl_graph.runners.loop.stage_metrics import Stages
 from genrl_graph.runners.tracking.guard import Guarded
 from genrl_graph.runners.tracking.memory import memory
@@ -31,7 +31,7 @@ class RoundMetrics:
         self._reported = reported
         self._peers: dict[str, dict[str, float]] = {}
 
-    def take(self, done: Done) -> None:
+    def take(self, done: StepReport) -> None:
         """Add what one step of one peer reported."""
         metrics = self._peers.setdefault(done.peer, {})
         name = done.step.node

@@ -33,9 +33,10 @@ from genrl_graph.nodes.generate.prompting.quoting import Quotable
 from genrl_graph.nodes.update.grpo import Grpo
 from genrl_graph.nodes.update.steps.losses import Totals, policy_loss
 from genrl_graph.nodes.update.steps.training import Batch
+from genrl_graph.runners.loop.context import RunContext, StepReport
 from genrl_graph.runners.loop.exchange import LocalSwarm
 from genrl_graph.runners.loop.peers import Peer
-from genrl_graph.runners.loop.round import Done, Loop
+from genrl_graph.runners.loop.round import run_round
 from genrl_graph.runners.tracking.metrics import RoundMetrics
 from genrl_graph.runners.tracking.trackers import JsonLines, TensorBoard
 from genrl_graph.store.run_store import RunStore
@@ -223,17 +224,17 @@ def play_round(
     sources = {name: node for name, node in schedule.nodes.items() if isinstance(node, Source)}
     peer = Peer(PEER, {POLICY: policy}, TaskBook(sources))
 
-    def watch(done: Done) -> None:
+    def watch(done: StepReport) -> None:
         metrics.take(done)
         kind = schedule.nodes[done.step.node].kind
         played.kinds[kind] = played.kinds.get(kind, 0.0) + done.seconds
         played.values.update(peer.values)
 
-    loop = Loop(schedule, [peer], LocalSwarm([PEER]), seed=seed, commit=commits, watch=watch)
+    context = RunContext(schedule=schedule, swarm=LocalSwarm([PEER]), seed=seed, commit=commits, watch=watch)
 
     def whole() -> None:
         started = time.perf_counter()
-        loop.play(number)
+        run_round(context, [peer], number)
         metrics.end(number, time.perf_counter() - started)
 
     gc.collect()

@@ -23,9 +23,10 @@ from genrl_graph.contract.node import Source
 from genrl_graph.dag.schedule import compile_graph
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
+from genrl_graph.runners.loop.context import RunContext, StepReport
 from genrl_graph.runners.loop.exchange import LocalSwarm
 from genrl_graph.runners.loop.peers import Peer
-from genrl_graph.runners.loop.round import Done, Loop
+from genrl_graph.runners.loop.round import run_round
 from genrl_graph.runners.tracking.memory import memory, settle_memory
 from genrl_graph.store.run_store import RunStore
 
@@ -89,20 +90,21 @@ class Ours:
         sources = {name: node for name, node in self.schedule.nodes.items() if isinstance(node, Source)}
         self.peer = Peer(PEER, {POLICY: self.policy}, TaskBook(sources))
         self.number, self.spent, self.job = 0, Spent(), job
-        self.loop = Loop(
-            self.schedule, [self.peer], LocalSwarm([PEER]), seed=0, commit=self.store.commit, watch=self._watch
+        swarm = LocalSwarm([PEER])
+        self.context = RunContext(
+            schedule=self.schedule, swarm=swarm, seed=0, commit=self.store.commit, watch=self._watch
         )
 
     def round(self) -> Spent:
         """A round of the game."""
         self.spent = Spent()
-        clock = Clock(self.loop.play)
-        clock(self.number)
+        clock = Clock(run_round)
+        clock(self.context, [self.peer], self.number)
         self.number += 1
         self.spent.whole = clock.seconds
         return self.spent
 
-    def _watch(self, done: Done) -> None:
+    def _watch(self, done: StepReport) -> None:
         kind = self.schedule.nodes[done.step.node].kind
         self.spent.sampling += done.seconds * (kind == "generate")
         self.spent.training += done.seconds * (kind == "update")

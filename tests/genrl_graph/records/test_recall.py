@@ -55,9 +55,10 @@ from genrl_graph.nodes.select.top import Top
 from genrl_graph.records.inherit import IN_FULL
 from genrl_graph.records.rebuild import same_rows
 from genrl_graph.records.recall import Recall
+from genrl_graph.runners.loop.context import RunContext, StepReport
 from genrl_graph.runners.loop.exchange import LocalSwarm
 from genrl_graph.runners.loop.peers import make_peers, peer_names
-from genrl_graph.runners.loop.round import Done, Loop
+from genrl_graph.runners.loop.round import run_round
 from genrl_graph.store.journal import Record
 from genrl_graph.store.run_store import RunStore
 
@@ -72,32 +73,27 @@ def refuse(records: Sequence[Record]) -> None:
     raise Refused(records)
 
 
-def played(graph: Graph, folder: Path, *, peers: int = 2) -> tuple[list[Done], list[Done], RunStore]:
+def played(graph: Graph, folder: Path, *, peers: int = 2) -> tuple[list[StepReport], list[StepReport], RunStore]:
     """The steps of some rounds as they were played, and as they are recalled from the store by peers made anew."""
     schedule, names = compile_graph(graph), peer_names(peers)
-    live: list[Done] = []
-    again: list[Done] = []
+    live: list[StepReport] = []
+    again: list[StepReport] = []
     with RunStore.create(folder, "graph: g\n", {}) as store:
-        loop = Loop(
-            schedule,
-            make_peers(schedule, names, seed=0),
-            LocalSwarm(names),
-            seed=0,
-            commit=store.commit,
-            watch=live.append,
-        )
+        peers_live, swarm = make_peers(schedule, names, seed=0), LocalSwarm(names)
+        context = RunContext(schedule=schedule, swarm=swarm, seed=0, commit=store.commit, watch=live.append)
         for number in range(ROUNDS):
-            loop.play(number)
+            run_round(context, peers_live, number)
     store = RunStore.open(folder)
     recall = Recall(store, last=ROUNDS - 1)
     fresh = make_peers(schedule, names, seed=0)
-    loop = Loop(schedule, fresh, LocalSwarm(names), seed=0, commit=refuse, watch=again.append, recall=recall)
+    swarm = LocalSwarm(names)
+    context = RunContext(schedule=schedule, swarm=swarm, seed=0, commit=refuse, watch=again.append, recall=recall)
     for number in range(ROUNDS):
-        loop.play(number)
+        run_round(context, fresh, number)
     return [done for done in live if done.step.action != "open"], again, store
 
 
-def assert_alike(live: Sequence[Done], again: Sequence[Done]) -> None:
+def assert_alike(live: Sequence[StepReport], again: Sequence[StepReport]) -> None:
     assert [(done.round, str(done.step), done.peer) for done in live] == [
         (done.round, str(done.step), done.peer) for done in again
     ]

@@ -52,9 +52,10 @@ from genrl_graph.nodes.advantage.pool import PoolAdvantage
 from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.nodes.reward.weighted_sum import WeightedSum
 from genrl_graph.records.stored_run import writer_of
+from genrl_graph.runners.loop.context import RunContext, StepReport
 from genrl_graph.runners.loop.exchange import LocalSwarm
 from genrl_graph.runners.loop.peers import make_peers, peer_names
-from genrl_graph.runners.loop.round import Done, Loop
+from genrl_graph.runners.loop.round import run_round
 from genrl_graph.runners.play import play
 from genrl_graph.store.run_store import RunStore
 
@@ -158,9 +159,14 @@ class Kept:
     def __init__(self, graph: Graph, folder: Path, *, peers: int, block_rounds: int = 64) -> None:
         schedule, names = compile_graph(graph), peer_names(peers)
         self.store = RunStore.create(folder, graph.record(), {}, block_rounds=block_rounds)
-        self.done: list[Done] = []
-        players = make_peers(schedule, names, seed=0)
-        self.loop = Loop(schedule, players, LocalSwarm(names), seed=0, commit=self.store.commit, watch=self.done.append)
+        self.done: list[StepReport] = []
+        self.players, commit = make_peers(schedule, names, seed=0), self.store.commit
+        self.context = RunContext(
+            schedule=schedule, swarm=LocalSwarm(names), seed=0, commit=commit, watch=self.done.append
+        )
+
+    def play(self, round: int) -> None:
+        run_round(self.context, self.players, round)
 
     def frames(self) -> dict[tuple[str, int, str], Frame]:
         return {
@@ -178,7 +184,7 @@ def test_what_is_read_is_what_the_nodes_gave(game: Callable[[], Graph], tmp_path
     rounds = 2 if graph.name == "tiny_multistage" else 4
     kept = Kept(graph, tmp_path / "run", peers=peers, block_rounds=2)
     for number in range(rounds):
-        kept.loop.play(number)
+        kept.play(number)
     given, names = kept.frames(), peer_names(peers)
 
     def whole(ref: str, *, rounds: range, holders: list[str]) -> Frame:
@@ -298,7 +304,7 @@ def test_wrong_names_are_told_in_one_line(
 
 def test_fields_are_named_and_unknown_types_miss_frames_alone(tmp_path: Path) -> None:
     kept = Kept(branched(), tmp_path / "run", peers=1)
-    kept.loop.play(0)
+    kept.play(0)
     kept.store.close()
     with pytest.raises(ParamError, match=r"halves has several outputs; name one of halves.low, halves.high"):
         open_run(tmp_path / "run").frame("halves")
@@ -317,17 +323,16 @@ def test_peers_that_were_processes_are_one_run(tmp_path: Path) -> None:
     schedule = compile_graph(graph)
     folder = tmp_path / "run"
     stores = {name: RunStore.create(folder / name, graph.record(), {}) for name in names}
-    done: list[Done] = []
+    done: list[StepReport] = []
 
     def commit(records: list[object]) -> None:
         for record in records:
             stores[record.holder].commit([record])  # type: ignore[attr-defined]
 
-    loop = Loop(
-        schedule, make_peers(schedule, names, seed=0), LocalSwarm(names), seed=0, commit=commit, watch=done.append
-    )  # type: ignore[arg-type]
+    players, swarm = make_peers(schedule, names, seed=0), LocalSwarm(names)
+    context = RunContext(schedule=schedule, swarm=swarm, seed=0, commit=commit, watch=done.append)  # type: ignore[arg-type]
     for number in range(2):
-        loop.play(number)
+        run_round(context, players, number)
     run = open_run(folder)
     assert run.rounds == [0, 1] and run.peers == names and len(run.folders) == 2
     given = [item.outputs["credit_final"] for item in done if item.step.node == "credit_final"]
@@ -343,7 +348,8 @@ def test_peers_that_were_processes_are_one_run(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from genrl_graph import load, registry
+from genrl_graph import load
+from genrl_graph.contract import registry
 from genrl_graph.runners.play import play
 registry.import_file(Path(sys.argv[1]))
 play(load(Path(sys.argv[2])), out=sys.argv[3], quiet=True)

@@ -27,9 +27,10 @@ from genrl_graph.dag.schedule import compile_graph
 from genrl_graph.errors import DataError, NodeFailed, RewardFailed, StoreError
 from genrl_graph.nodes.advantage.pool import PoolAdvantage
 from genrl_graph.runners.loop import round as rounds
+from genrl_graph.runners.loop.context import RunContext, StepReport
 from genrl_graph.runners.loop.exchange import LocalSwarm
 from genrl_graph.runners.loop.peers import make_peers
-from genrl_graph.runners.loop.round import Done, Loop
+from genrl_graph.runners.loop.round import run_round
 from genrl_graph.store.journal import Record
 
 
@@ -38,13 +39,17 @@ class Played:
 
     def __init__(self, graph: Graph, *, peers: int = 1, seed: int = 0) -> None:
         self.commits: list[list[Record]] = []
-        self.done: list[Done] = []
+        self.done: list[StepReport] = []
         schedule = compile_graph(graph)
         names = [f"peer{at:04d}" for at in range(peers)]
         self.players = make_peers(schedule, names, seed=seed)
-        self.loop = Loop(
-            schedule, self.players, LocalSwarm(names), seed=seed, commit=self._commit, watch=self.done.append
+        swarm = LocalSwarm(names)
+        self.context = RunContext(
+            schedule=schedule, swarm=swarm, seed=seed, commit=self._commit, watch=self.done.append
         )
+
+    def play(self, round: int) -> None:
+        run_round(self.context, self.players, round)
 
     def _commit(self, records: Sequence[Record]) -> None:
         self.commits.append(list(records))
@@ -66,7 +71,7 @@ def small(**nodes: Select) -> Graph:
 
 def test_a_step_of_all_peers_is_one_commit() -> None:
     played = Played(toy_game(), peers=2)
-    played.loop.play(0)
+    played.play(0)
     assert [[(record.node, record.holder) for record in commit] for commit in played.commits] == [
         [(name, "peer0000"), (name, "peer0001")]
         for name in (
@@ -97,13 +102,13 @@ def test_what_steps_leave_free_goes_back_now_and_then(monkeypatch: pytest.Monkey
     released: list[tuple[int, bool]] = []
     monkeypatch.setattr(rounds, "release_memory", lambda *, seldom: released.append((len(played.done), seldom)))
     played = Played(toy_game(), peers=2)
-    played.loop.play(0)
+    played.play(0)
     assert released == [(done, True) for done in range(2, len(played.done) + 1, 2)]
 
 
 def test_a_record_holds_what_its_step_added() -> None:
     played = Played(toy_game(), peers=2)
-    played.loop.play(0)
+    played.play(0)
     tables = {record.node: record for commit in played.commits for record in commit if record.holder == "peer0001"}
     columns = {group: table.column_names for record in tables.values() for group, table in record.tables.items()}
     assert columns["score_answer"] == ["id", "reward", "reward_even", "reward_short"]
@@ -123,7 +128,7 @@ def test_a_record_holds_what_its_step_added() -> None:
 
 def test_the_steps_report_time_and_metrics() -> None:
     played = Played(toy_game())
-    played.loop.play(0)
+    played.play(0)
     metrics = {str(done.step): done.metrics for done in played.done}
     assert metrics["answer"]["rows"] == 6.0
     assert metrics["answer"]["tokens"] >= 6.0
@@ -139,7 +144,7 @@ def test_carries_go_from_round_to_round() -> None:
     before = [player.carries["policy"].digest() for player in played.players]
     assert before[0] == before[1]
     for number in range(3):
-        played.loop.play(number)
+        played.play(number)
     assert [player.carries["policy"].version for player in played.players] == [3, 3]  # type: ignore[attr-defined]
     assert {player.carries["policy"].digest() for player in played.players}.isdisjoint(before)
     assert all(not player.values for player in played.players)
@@ -150,8 +155,8 @@ def test_a_shared_source_gives_all_peers_the_same_tasks_and_rounds_others() -> N
         graph = Graph("g")
         graph.add("kept", Same(), rows=graph.add("tasks", Numbers(num_tasks=4, shared=shared)))
         played = Played(graph, peers=2)
-        played.loop.play(0)
-        played.loop.play(1)
+        played.play(0)
+        played.play(1)
         drawn = played.values("tasks", "tasks", "answer")
         return [drawn[at : at + 4] for at in range(0, 16, 4)]
 
@@ -169,8 +174,8 @@ def test_every_node_round_and_peer_has_randomness_of_its_own() -> None:
     drawn = []
     for seed in (0, 1):
         played = Played(graph, peers=2, seed=seed)
-        played.loop.play(0)
-        played.loop.play(1)
+        played.play(0)
+        played.play(1)
         for name in ("a", "b"):
             drawn += [tuple(ids) for ids in played.values(name, name, "completion_ids")]  # type: ignore[arg-type]
     assert len(drawn) == len(set(drawn)) == 16
@@ -187,7 +192,7 @@ def test_every_node_round_and_peer_has_randomness_of_its_own() -> None:
 def test_a_failure_names_node_round_and_peer(how: str, kind: type[Exception], message: str) -> None:
     played = Played(small(broken=BrokenDraw(how=how)))
     with pytest.raises(kind, match=message) as caught:
-        played.loop.play(0)
+        played.play(0)
     assert "\n" not in str(caught.value)
     assert [commit[0].node for commit in played.commits] == ["tasks", "answer"]
 
@@ -206,7 +211,7 @@ def test_rows_without_the_declared_marks_are_refused() -> None:
     judged = graph.add("score", Parity(), rollouts=graph.output("answer"))
     graph.add("forgets", Forgets(), rows=judged)
     with pytest.raises(NodeFailed, match=r"nodes.forgets .*: gave Rollouts where its `run` declares Scored"):
-        Played(graph).loop.play(0)
+        Played(graph).play(0)
 
 
 def test_a_tuple_without_its_fields_is_refused() -> None:
@@ -215,14 +220,14 @@ def test_a_tuple_without_its_fields_is_refused() -> None:
             return [rows, rows]  # type: ignore[return-value]
 
     with pytest.raises(NodeFailed, match=r"gave list without 'low', which its `run` declares"):
-        Played(small(halves=Lists())).loop.play(0)
+        Played(small(halves=Lists())).play(0)
 
 
 def test_a_node_may_give_nothing() -> None:
     graph = small(same=Same())
     graph.add("told", Tell(), rows=graph.output("same"))
     played = Played(graph)
-    played.loop.play(0)
+    played.play(0)
     assert played.commits[-1][0].facts == {"told": 4}
     assert played.commits[-1][0].tables == {}
 
@@ -232,7 +237,7 @@ def test_other_carried_values_are_recorded_by_digest() -> None:
     total = graph.carry("total", TotalCarry(start=5))
     graph.next_round(total=graph.add("add", Add(), total=total, rows=[graph.output("answer")]))
     played = Played(graph)
-    played.loop.play(0)
+    played.play(0)
     assert played.commits[-1][0].facts == {"digests": {"add": Total(9).digest()}}
     assert isinstance(played.players[0].carries["total"], Total)
 
@@ -262,7 +267,7 @@ def test_a_reward_that_judges_nothing_or_too_little_or_raises_is_a_failed_reward
     graph = small()
     graph.add("credit", Centred(), scored=graph.add("score", Strict(how=how), rollouts=graph.output("answer")))
     with pytest.raises(RewardFailed, match=message) as caught:
-        Played(graph).loop.play(0)
+        Played(graph).play(0)
     assert caught.value.exit_code == 21
 
 
@@ -270,7 +275,7 @@ def test_a_source_that_gives_a_task_twice_is_told() -> None:
     graph = Graph("twice")
     graph.add("tasks", Numbers(high=1))
     with pytest.raises(NodeFailed, match=r"gave task 'tasks/0' twice in a round; give every task one id"):
-        Played(graph).loop.play(0)
+        Played(graph).play(0)
 
 
 def test_a_fork_that_is_carried_on_takes_the_name_of_its_carry() -> None:
@@ -279,8 +284,8 @@ def test_a_fork_that_is_carried_on_takes_the_name_of_its_carry() -> None:
     graph.add("answer", Draw(), tasks=graph.add("tasks", Numbers()), policy=policy)
     graph.next_round(policy=graph.add("copy", ToyFork(), policy=policy))
     played = Played(graph)
-    played.loop.play(0)
-    played.loop.play(1)
+    played.play(0)
+    played.play(1)
     assert set(played.values("answer", "answer", "policy")) == {"policy"}
 
 
@@ -298,7 +303,7 @@ def test_a_term_is_stored_although_another_input_has_one_of_its_name() -> None:
     judged = graph.add("judged", Judge(), rollouts=graph.output("answer"), others=others)
     graph.add("credit", Centred(), scored=judged)
     played = Played(graph)
-    played.loop.play(0)
+    played.play(0)
     assert played.values("judged", "judged", "reward_even") == [1.0] * 4
 
 
@@ -312,7 +317,7 @@ def test_rows_pooled_from_several_inputs_are_stored_by_their_ids() -> None:
     ]
     graph.add("pool", PoolAdvantage(), scored=scored)
     played = Played(graph)
-    played.loop.play(0)
+    played.play(0)
     (record,) = (record for commit in played.commits for record in commit if record.node == "pool")
     assert record.tables["pool"].column_names == ["id", "advantage"]
     assert record.tables["pool"].num_rows == 8

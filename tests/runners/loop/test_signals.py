@@ -126,7 +126,7 @@ SLOW_POLICY = """\
 import time
 from pathlib import Path
 
-from genrl_graph import registry
+from genrl_graph.contract import registry
 
 Toy = registry.lookup("policy.toy")
 

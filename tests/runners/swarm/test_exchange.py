@@ -14,7 +14,7 @@ from genrl_graph import Log, Rollouts, TaskBook
 from genrl_graph.contract.node import Exchange
 from genrl_graph.dag.schedule import compile_graph
 from genrl_graph.errors import ExchangeTimeout
-from genrl_graph.runners.loop.exchange import Behind, Meeting
+from genrl_graph.runners.loop.exchange import Meeting, PeerBehind
 from genrl_graph.runners.loop.signals import Interrupted, Stop
 from genrl_graph.runners.swarm.admission.rules import Admission, makers
 from genrl_graph.runners.swarm.exchange import PeerSwarm
@@ -230,7 +230,7 @@ def test_a_peer_goes_to_where_most_of_the_others_are(sit: Sit) -> None:
     bob.host.push(ann.host.peer_id, announcement(bob, 10**6)).result(10)
     ann.swarm.begin(0)
     eve.host.push(ann.host.peer_id, announcement(eve, 3)).result(10)
-    with pytest.raises(Behind) as behind:
+    with pytest.raises(PeerBehind) as behind:
         ann.swarm.begin(1)
     assert behind.value.round == 3
 

@@ -16,7 +16,7 @@ from toys import toy_game
 import genrl_graph
 from genrl_graph import play
 from genrl_graph.dag.schedule import Step, compile_graph
-from genrl_graph.runners.loop.round import Done
+from genrl_graph.runners.loop.context import StepReport
 from genrl_graph.runners.loop.stage_metrics import Stages, mean, total
 from genrl_graph.runners.tracking.guard import Guarded
 from genrl_graph.runners.tracking.metric_names import METRICS
@@ -41,8 +41,8 @@ class Kept:
         self.closed = True
 
 
-def done(node: str, seconds: float, *, peer: str = "peer0000", action: str = "run", **metrics: float) -> Done:
-    return Done(0, Step(action, node, 0, {}), peer, seconds, metrics)  # type: ignore[arg-type]
+def done(node: str, seconds: float, *, peer: str = "peer0000", action: str = "run", **metrics: float) -> StepReport:
+    return StepReport(0, Step(action, node, 0, {}), peer, seconds, metrics)  # type: ignore[arg-type]
 
 
 def test_the_steps_of_a_round_become_one_line_a_peer() -> None:
