@@ -35,7 +35,7 @@ class Sample:
 
 
 @dataclass(slots=True)
-class Seen:
+class DryReport:
     """What a dry round did, step by step."""
 
     steps: list[StepReport] = field(default_factory=list)
@@ -81,7 +81,7 @@ def dry_play(
     }
     config = graph.run.model_copy(update=changes)
     console = Console(stderr=True, highlight=False, quiet=quiet)
-    seen, started = Seen(), time.monotonic()
+    seen, started = DryReport(), time.monotonic()
     with ExitStack() as stack:
         folder = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "dry"
         run = play_schedule(
@@ -117,7 +117,7 @@ def _replaced(schedule: Schedule, dry: Schedule) -> list[str]:
     return [f"{name} ({schedule.graph.part(name).type_name})" for name in (*carries, *nodes)]
 
 
-def _report(console: Console, schedule: Schedule, seen: Seen, *, replaced: list[str], seconds: float) -> None:
+def _report(console: Console, schedule: Schedule, seen: DryReport, *, replaced: list[str], seconds: float) -> None:
     for sample in seen.samples.values():
         console.rule(f"{sample.node}: first prompt, {sample.tokens} tokens of the stand-in", align="left", style="dim")
         for message in sample.messages:
@@ -134,7 +134,7 @@ def _report(console: Console, schedule: Schedule, seen: Seen, *, replaced: list[
     )
 
 
-def _table(schedule: Schedule, seen: Seen) -> Table:
+def _table(schedule: Schedule, seen: DryReport) -> Table:
     table = Table(box=SIMPLE_HEAD)
     for column in ("step", "type", "rows", "failed", "reward", "seconds"):
         table.add_column(column, justify="left" if column in ("step", "type") else "right", no_wrap=True)

@@ -22,7 +22,7 @@ from genrl_graph.runners.loop.context import StepReport
 from genrl_graph.runners.loop.evaluate import evaluation_schedule
 from genrl_graph.runners.loop.exchange import Swarm
 from genrl_graph.runners.loop.peers import Make, Peer, declared_value, digests, make_peers, prepare
-from genrl_graph.runners.loop.runner import Kept, LocalRunner, Runner
+from genrl_graph.runners.loop.runner import LocalRunner, Runner, RunProgress
 from genrl_graph.runners.loop.signals import Stop, stop_on_signals
 from genrl_graph.runners.loop.stage_metrics import Stages
 from genrl_graph.runners.loop.threads import computing, set_threads
@@ -187,7 +187,7 @@ def _open(
     run, swarm = runner.start(schedule, run=folder, free=free, stop=stop, tell=tell)
     home = runner.home(run)
     rounds = 0 if config.mode == "evaluate" else config.rounds
-    previous, kept = None, Kept()
+    previous, kept = None, RunProgress()
     if resume and (home / GRAPH).exists():
         previous = PreviousRun(stack.enter_context(RunStore.open(home, "a", block_rounds=config.block_rounds)))
         previous.refuse_another(graph, versions)

@@ -18,7 +18,7 @@ from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ExchangeTimeout, ParamError
 from genrl_graph.runners.loop.exchange import Meeting, Swarm
 from genrl_graph.runners.loop.peers import peer_names, require_enough
-from genrl_graph.runners.loop.runner import Kept, Tell, exchanges
+from genrl_graph.runners.loop.runner import RunProgress, Tell, exchanges
 from genrl_graph.runners.loop.signals import Stop, ended_at_once
 from genrl_graph.wire.packet import decode, encode
 
@@ -76,14 +76,14 @@ class TorchRunner:
         """`<run folder>/<peer name>`."""
         return run / self.names[0]
 
-    def agree(self, kept: Kept) -> tuple[Kept, int | None]:
+    def agree(self, kept: RunProgress) -> tuple[RunProgress, int | None]:
         """What all ranks have; they go on from a checkpoint before the first exchange that one of them lacks."""
         assert self._ranks is not None and self._swarm is not None
         closed = int(self._ranks.numbers(kept.closed).min())
         complete = bool(self._ranks.numbers(int(kept.complete)).all())
         self._swarm.shared = closed
         a_round = len(self._swarm.order)
-        return Kept(closed, complete), closed // a_round if a_round else None
+        return RunProgress(closed, complete), closed // a_round if a_round else None
 
     def begin(self, round: int) -> None:
         """The ranks are in one round, give or take what no exchange parts."""

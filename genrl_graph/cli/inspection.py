@@ -82,10 +82,10 @@ def _runs(args: argparse.Namespace) -> int:
 
 def _rollouts(args: argparse.Namespace) -> int:
     from genrl_graph.inspection.text import new_console
-    from genrl_graph.inspection.transcripts import Wanted, print_rollouts
+    from genrl_graph.inspection.transcripts import RolloutFilter, print_rollouts
     from genrl_graph.records.stored_run import open_run
 
-    wanted = Wanted(
+    wanted = RolloutFilter(
         round=args.round,
         node=args.node,
         task=args.task,

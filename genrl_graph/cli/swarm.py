@@ -11,7 +11,7 @@ from genrl_graph.errors import SwarmError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from genrl_graph.runners.swarm.transport.network import Network
+    from genrl_graph.runners.swarm.transport.network import NetworkOptions
 
 IDENTITY = Path("identity.key")
 ADDRESSES = ("--listen", "--join", "--announce", "--trusted-relay")
@@ -28,7 +28,7 @@ def add_swarm_commands(commands: "_SubParsersAction[argparse.ArgumentParser]") -
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `Network`, and `--identity`."""
+    """Add the options of `NetworkOptions`, and `--identity`."""
     group = parser.add_argument_group("network")
     group.add_argument(
         "--identity",
@@ -67,14 +67,14 @@ def spread_addresses(argv: Sequence[str]) -> list[str]:
     return spread
 
 
-def network_of(args: argparse.Namespace) -> "Network":
-    """The options as a `Network`; raises `ParamError` for an address that is none, `SwarmError` without hivemind."""
+def network_of(args: argparse.Namespace) -> "NetworkOptions":
+    """Return the options as `NetworkOptions`; raise `ParamError` for an address that is none, `SwarmError` without hivemind."""
     try:
-        from genrl_graph.runners.swarm.transport.network import Network
+        from genrl_graph.runners.swarm.transport.network import NetworkOptions
     except ModuleNotFoundError as error:
         raise SwarmError(f"the swarm needs {error.name}; pip install 'genrl-graph[swarm]'") from error
 
-    return Network(
+    return NetworkOptions(
         **({"listen": tuple(args.listen)} if args.listen else {}),
         join=tuple(args.join),
         announce=tuple(args.announce),

@@ -20,7 +20,7 @@ from genrl_graph.edge_types.edge_type import CREDITED, PEER, SCORED, EdgeType, M
 from genrl_graph.edge_types.rollouts import R
 from genrl_graph.edge_types.task import Task
 from genrl_graph.errors import NodeError, ParamError
-from genrl_graph.wire.packet import Limits
+from genrl_graph.wire.packet import PacketLimits
 
 Wire = str | tuple[str, ...] | Mapping[str, str]
 """What an input reads: one `node` or `node.field`, several in order, or several by name."""
@@ -218,10 +218,10 @@ class Exchange(Node, kind="exchange"):
     max_payload_mb: int = Field(64, ge=1, le=2048, description="the most that an offer may weigh; unpacked, four times")
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> PacketLimits:
         """What is taken of one peer in one round."""
         row, payload = self.max_row_kb * 2**10, self.max_payload_mb * 2**20
-        return Limits(
+        return PacketLimits(
             max_rows=self.max_rows,
             max_row_bytes=row,
             max_payload_bytes=payload,

@@ -17,7 +17,7 @@ _FORK = "take a policy.fork of it"
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ReadBeforeUpdate:
     """`before` reads a version that `after` replaces; `edge` is the reading."""
 
     before: str
@@ -30,13 +30,13 @@ def replaced_inputs(part: Part) -> Mapping[str, str]:
     return part.cls.signature.replaced if part.cls is not None and issubclass(part.cls, Update) else {}
 
 
-def orders(graph: Graph, types: Mapping[str, EdgeType]) -> list[Order]:
+def orders(graph: Graph, types: Mapping[str, EdgeType]) -> list[ReadBeforeUpdate]:
     """Which nodes must run before which updates."""
     found = []
     for edges in _mutable_readers(graph, types).values():
         updates = list(dict.fromkeys(edge.reader for edge in _updaters(graph, edges)))
         if len(updates) == 1:  # several clash, and no order helps
-            found += [Order(edge.reader, updates[0], edge) for edge in edges if edge.reader != updates[0]]
+            found += [ReadBeforeUpdate(edge.reader, updates[0], edge) for edge in edges if edge.reader != updates[0]]
     return found
 
 

@@ -9,7 +9,7 @@ from genrl_graph.dag.fingerprint import full_fingerprint, protocol_fingerprint
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.schedule import compile_graph
 from genrl_graph.diff.params import Pair, ParamChange, value_changes, values_of
-from genrl_graph.diff.parts import Moved, PartChange, find_renames, moved_parts, part_changes
+from genrl_graph.diff.parts import PartChange, PartMove, find_renames, moved_parts, part_changes
 from genrl_graph.diff.schedules import ScheduleChange, schedule_changes
 from genrl_graph.graph_file.read import Loaded, read
 from genrl_graph.store import run_folder
@@ -28,7 +28,7 @@ class Difference:
     carries: tuple[PartChange, ...]
     nodes: tuple[PartChange, ...]
     run: tuple[ParamChange, ...]
-    order: tuple[Moved, ...]
+    order: tuple[PartMove, ...]
     schedule: ScheduleChange | None
     protocol: Pair[str] | None
     full: Pair[str] | None

@@ -11,7 +11,7 @@ from genrl_graph.diff.params import Pair, ParamChange, Value, finite, shortened,
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class InputEdge:
     """One edge into an input: what it reads, where in a list or mapping, and whether that is a carry."""
 
     ref: str
@@ -28,8 +28,8 @@ class InputChange:
     """An input that reads something else; old references stand under their new names."""
 
     input: str
-    old: tuple[Reading, ...]
-    new: tuple[Reading, ...]
+    old: tuple[InputEdge, ...]
+    new: tuple[InputEdge, ...]
 
     def lines(self, who: str) -> list[str]:
         """`critique now reads policy from update_answer, no longer from the carry policy`."""
@@ -88,7 +88,7 @@ class PartChange:
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class PartMove:
     """A part that the file writes at another place; None stands for the first place."""
 
     name: str
@@ -115,10 +115,10 @@ def part_changes(a: Graph, b: Graph, section: Section, renamed: Mapping[str, str
     return tuple(change for change in changes if change is not None)
 
 
-def moved_parts(a: Graph, b: Graph, section: Section, renamed: Mapping[str, str]) -> tuple[Moved, ...]:
+def moved_parts(a: Graph, b: Graph, section: Section, renamed: Mapping[str, str]) -> tuple[PartMove, ...]:
     """The parts that stand at another place of the file, as few as explain its new order."""
     old, new = [renamed.get(name, name) for name in _parts(a, section)], list(_parts(b, section))
-    return tuple(Moved(name, Pair(before(old, name), before(new, name))) for name in moved(old, new))
+    return tuple(PartMove(name, Pair(before(old, name), before(new, name))) for name in moved(old, new))
 
 
 def find_renames(a: Graph, b: Graph) -> dict[str, str]:
@@ -230,10 +230,10 @@ def _input_changes(
             yield InputChange(name, before.get(name, ()), after.get(name, ()))
 
 
-def _readings(graph: Graph, part: Part | None, renamed: Mapping[str, str]) -> dict[str, tuple[Reading, ...]]:
-    found: dict[str, tuple[Reading, ...]] = {}
+def _readings(graph: Graph, part: Part | None, renamed: Mapping[str, str]) -> dict[str, tuple[InputEdge, ...]]:
+    found: dict[str, tuple[InputEdge, ...]] = {}
     for edge in part.edges() if part else ():
-        reading = Reading(new_ref(edge.ref, renamed), edge.key, edge.origin in graph.carries)
+        reading = InputEdge(new_ref(edge.ref, renamed), edge.key, edge.origin in graph.carries)
         found[edge.socket] = (*found.get(edge.socket, ()), reading)
     return found
 
@@ -256,7 +256,7 @@ def _readers(graph: Graph, other: Graph, name: str) -> set[tuple[str, str]]:
     return found
 
 
-def _wired(readings: Iterable[Reading]) -> str:
+def _wired(readings: Iterable[InputEdge]) -> str:
     refs = [f"{reading.key}: {reading.ref}" if isinstance(reading.key, str) else reading.ref for reading in readings]
     keys = [reading.key for reading in readings]
     if keys == [None]:

@@ -54,7 +54,7 @@ class StageChange:
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class StepMove:
     """A step (`node`, `open node`, `close node`) at another place: its number, and the step before it."""
 
     step: str
@@ -67,7 +67,7 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class ExchangeWaitChange:
     """The steps that now run while an exchange is open, and those that no longer do."""
 
     exchange: str
@@ -103,9 +103,9 @@ class ScheduleChange:
     stages: Pair[int]
     stage: tuple[StageChange, ...]
     reads: tuple[ReadChange, ...]
-    moves: tuple[Move, ...]
+    moves: tuple[StepMove, ...]
     beside: tuple[BesideChange, ...]
-    waits: tuple[Wait, ...]
+    waits: tuple[ExchangeWaitChange, ...]
 
     def lines(self) -> list[str]:
         """One line a change."""
@@ -119,7 +119,7 @@ def schedule_changes(a: Schedule, b: Schedule, renamed: Mapping[str, str]) -> Sc
     """The changes from one schedule to another; old nodes are known by their new names."""
     old, new = [_step(step, renamed) for step in a.steps], [_step(step, {}) for step in b.steps]
     moves = (
-        Move(step, Pair(old.index(step) + 1, new.index(step) + 1), Pair(before(old, step), before(new, step)))
+        StepMove(step, Pair(old.index(step) + 1, new.index(step) + 1), Pair(before(old, step), before(new, step)))
         for step in moved(old, new)
     )
     return ScheduleChange(
@@ -187,13 +187,13 @@ def _version(schedule: Schedule, ref: str, renamed: Mapping[str, str]) -> Versio
     return Version(earlier.carry, (*earlier.through, renamed.get(origin, origin)), schedule.nodes[origin].place.stage)
 
 
-def _waits(old: list[str], new: list[str]) -> Iterator[Wait]:
+def _waits(old: list[str], new: list[str]) -> Iterator[ExchangeWaitChange]:
     common = set(old) & set(new)
     for name in (step.removeprefix("open ") for step in new if step.startswith("open ") and step in common):
         was, now = ([step for step in _while_open(steps, name) if step in common] for steps in (old, new))
         if set(was) != set(now):
             come, gone = (tuple(step for step in a if step not in b) for a, b in ((now, was), (was, now)))
-            yield Wait(name, come, gone)
+            yield ExchangeWaitChange(name, come, gone)
 
 
 def _while_open(steps: list[str], exchange: str) -> list[str]:

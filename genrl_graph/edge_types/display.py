@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class DisplayMetrics:
     """Which metrics of the generators of a type are shown first; `*` in a name is any opponent, kind or term.
 
     `line` are those of every round, the outcome before all others; `evaluation` come with them where a policy is

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from genrl_graph.arrow.cast import Column, Tensor, cast_column, count_nulls, fits, to_arrow
-from genrl_graph.edge_types.display import Shown, Transcript
+from genrl_graph.edge_types.display import DisplayMetrics, Transcript
 from genrl_graph.edge_types.edge_type import EdgeType, EdgeValue, Mark, closure
-from genrl_graph.edge_types.violation import Flaw, Known
+from genrl_graph.edge_types.violation import ReceiverContext, Violation
 from genrl_graph.errors import ColumnError
 from genrl_graph.messages import did_you_mean, first_line
 
@@ -29,7 +29,7 @@ class Frame(EdgeValue):
     columns: ClassVar[Mapping[str, Column]] = {}
     version: ClassVar[int] = 1
     task_column: ClassVar[str] = "task_id"
-    shown: ClassVar[Shown] = Shown()
+    shown: ClassVar[DisplayMetrics] = DisplayMetrics()
     __slots__ = ("marks", "table")
 
     def __init_subclass__(cls, **options: object) -> None:
@@ -121,7 +121,7 @@ class Frame(EdgeValue):
 
     __hash__ = None  # type: ignore[assignment]  # rows are compared by value and too many to hash
 
-    def flaws(self, known: Known) -> Iterable[Flaw]:
+    def flaws(self, known: ReceiverContext) -> Iterable[Violation]:
         """What is wrong in these rows, of another peer, beyond what holds for rows of every type.
 
         The first flaw of a row is why it is refused. All tasks of the rows are known.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from genrl_graph.arrow.row_sums import per_row
 from genrl_graph.edge_types.frame import Frame
-from genrl_graph.edge_types.violation import Flaw, Known, Mask, differing
+from genrl_graph.edge_types.violation import Mask, ReceiverContext, Violation, differing
 from genrl_graph.seeds import group_id, rollout_id
 
 FINISHES = ("stop", "length", "failed")
@@ -19,24 +19,24 @@ MOST_LOGPROB = 1e-3  # what rounding may leave above 0
 MOST_TOKENS = 2**31  # where the vocabulary is not known
 
 
-def rollout_flaws(rows: Frame, known: Known) -> Iterator[Flaw]:
+def rollout_flaws(rows: Frame, known: ReceiverContext) -> Iterator[Violation]:
     """The flaws of rollouts, the cheap ones first."""
     tokens = _lengths(rows, "completion_ids")
     for name in ("completion_mask", "logprobs"):
-        yield Flaw("lengths", name, _lengths(rows, name) != tokens)
-    yield Flaw("mask", "completion_mask", _any(rows, "completion_mask", lambda flat: (flat < 0) | (flat > 1)))
-    yield Flaw("logprobs", "logprobs", _any(rows, "logprobs", lambda flat: flat > MOST_LOGPROB))
+        yield Violation("lengths", name, _lengths(rows, name) != tokens)
+    yield Violation("mask", "completion_mask", _any(rows, "completion_mask", lambda flat: (flat < 0) | (flat > 1)))
+    yield Violation("logprobs", "logprobs", _any(rows, "logprobs", lambda flat: flat > MOST_LOGPROB))
     for name in ("prompt_ids", "completion_ids"):
-        yield Flaw("tokens", name, _outside(rows, name, known.vocabularies))
+        yield Violation("tokens", name, _outside(rows, name, known.vocabularies))
     for name in ("sample", "policy_version", "temperature"):
-        yield Flaw("negative", name, rows.numpy(name) < 0)
+        yield Violation("negative", name, rows.numpy(name) < 0)
     finishes = pc.is_in(rows.table.column("finish"), pa.array(FINISHES))
-    yield Flaw("finish", "finish", ~finishes.to_numpy())
-    yield Flaw("parents", "parent_ids", _lengths(rows, "parent_ids") > MOST_PARENTS)
+    yield Violation("finish", "finish", ~finishes.to_numpy())
+    yield Violation("parents", "parent_ids", _lengths(rows, "parent_ids") > MOST_PARENTS)
     yield from _forged(rows, known.protocol)
 
 
-def _forged(rows: Frame, protocol: str) -> Iterator[Flaw]:
+def _forged(rows: Frame, protocol: str) -> Iterator[Violation]:
     """Ids and group ids that are not the hash of what they name."""
     columns = [rows.values(name) for name in ("peer", "round", "node", "task_id", "sample")]
     tokens = zip(rows.ragged("prompt_ids"), rows.ragged("completion_ids"), strict=True)
@@ -51,8 +51,8 @@ def _forged(rows: Frame, protocol: str) -> Iterator[Flaw]:
             )
         )
         groups.append(group_id(**where, prompt_ids=prompt))
-    yield Flaw("hash", "id", differing(rows.values("id"), ids))
-    yield Flaw(
+    yield Violation("hash", "id", differing(rows.values("id"), ids))
+    yield Violation(
         "hash", "group_id", pc.not_equal(rows.table.column("group_id"), pa.array(groups, pa.string())).to_numpy()
     )
 

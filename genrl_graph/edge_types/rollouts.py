@@ -12,7 +12,7 @@ from genrl_graph.edge_types.display import Transcript
 from genrl_graph.edge_types.edge_type import CREDITED, PEER, SCORED
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.edge_types.rollout_rules import rollout_flaws
-from genrl_graph.edge_types.violation import Flaw, Known, differing
+from genrl_graph.edge_types.violation import ReceiverContext, Violation, differing
 from genrl_graph.errors import ColumnError
 from genrl_graph.messages import did_you_mean
 
@@ -27,12 +27,12 @@ class Tasks(Frame):
     task_column = "id"
     __slots__ = ()
 
-    def flaws(self, known: Known) -> Iterator[Flaw]:
+    def flaws(self, known: ReceiverContext) -> Iterator[Violation]:
         """Another question or answer than the own source gives."""
         own = [known.tasks[id] for id in self.values("id")]
         for name in ("messages", "answer"):  # a row at a time: a chat is much larger in Python than on the wire
             given = (value.as_py() for value in self.table.column(name))
-            yield Flaw("task", name, differing(given, [getattr(task, name) for task in own]))
+            yield Violation("task", name, differing(given, [getattr(task, name) for task in own]))
 
 
 class Rollouts(Frame):
@@ -67,7 +67,7 @@ class Rollouts(Frame):
     }
     __slots__ = ()
 
-    def flaws(self, known: Known) -> Iterator[Flaw]:
+    def flaws(self, known: ReceiverContext) -> Iterator[Violation]:
         """Values that no generator gives, and ids that are not the hash of what they name."""
         return rollout_flaws(self, known)
 

@@ -9,11 +9,11 @@ import pyarrow.compute as pc
 
 from genrl_graph.arrow.cast import TEXT, Tensor
 from genrl_graph.edge_types.boards import moves
-from genrl_graph.edge_types.display import Shown, Transcript
+from genrl_graph.edge_types.display import DisplayMetrics, Transcript
 from genrl_graph.edge_types.edge_type import CREDITED, SCORED, Mark
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.edge_types.rollouts import R
-from genrl_graph.edge_types.violation import Flaw, Known, differing
+from genrl_graph.edge_types.violation import ReceiverContext, Violation, differing
 from genrl_graph.seeds import digest
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Trajectories(Frame):
         "finish": TEXT,
         "error": TEXT,
     }
-    shown = Shown(
+    shown = DisplayMetrics(
         line=("return", "episode_length", "*/wins"),
         evaluation=("*/draws", "*/losses"),
         unit="steps",
@@ -111,7 +111,7 @@ class Trajectories(Frame):
                 ids[at] = step_id(name, step)
         return ids
 
-    def flaws(self, known: Known) -> Iterator[Flaw]:
+    def flaws(self, known: ReceiverContext) -> Iterator[Violation]:
         """What is wrong with steps that came from another peer; ids hash to the content and to where it was played.
 
         A trajectory that does not begin at step 0, leaves one out, or ends anywhere but at its last is refused whole,
@@ -121,29 +121,29 @@ class Trajectories(Frame):
         for flaw in self._row_flaws(known):
             bad |= flaw.rows
             yield flaw
-        yield Flaw("whole", "finish", (np.bincount(codes, weights=bad) > 0)[codes])
+        yield Violation("whole", "finish", (np.bincount(codes, weights=bad) > 0)[codes])
 
-    def _row_flaws(self, known: Known) -> Iterator[Flaw]:
+    def _row_flaws(self, known: ReceiverContext) -> Iterator[Violation]:
         masks, actions, failed = self.numpy("mask"), self.numpy("action"), self.finish_is("failed")
         inside = (actions >= 0) & (actions < masks.shape[1])
         legal = np.zeros(len(self), dtype=bool)
         legal[inside] = masks[np.flatnonzero(inside), actions[inside]] == 1
-        yield Flaw("finish", "finish", ~np.isin(self.numpy("finish").astype(str), FINISHES))
-        yield Flaw("mask", "action", ((masks != 0) & (masks != 1)).any(axis=1))
-        yield Flaw("legal", "action", ~(legal | failed))
-        yield Flaw("logprob", "logprob", self.numpy("logprob") > LARGEST_LOGPROB)
-        yield Flaw("seat", "seat", (self.numpy("seat") < 0) | (self.numpy("seat") >= MOST_SEATS))
-        yield Flaw("step", "step", self.numpy("step") < 0)
-        yield Flaw("value", "value", np.abs(self.numpy("value")) > LARGEST_VALUE)
+        yield Violation("finish", "finish", ~np.isin(self.numpy("finish").astype(str), FINISHES))
+        yield Violation("mask", "action", ((masks != 0) & (masks != 1)).any(axis=1))
+        yield Violation("legal", "action", ~(legal | failed))
+        yield Violation("logprob", "logprob", self.numpy("logprob") > LARGEST_LOGPROB)
+        yield Violation("seat", "seat", (self.numpy("seat") < 0) | (self.numpy("seat") >= MOST_SEATS))
+        yield Violation("step", "step", self.numpy("step") < 0)
+        yield Violation("value", "value", np.abs(self.numpy("value")) > LARGEST_VALUE)
         left = np.where(self.finish_is("truncated"), LARGEST_VALUE, 0.0)
-        yield Flaw("bootstrap", "bootstrap", np.abs(self.numpy("bootstrap")) > left)
+        yield Violation("bootstrap", "bootstrap", np.abs(self.numpy("bootstrap")) > left)
         if SCORED in self.marks:
-            yield Flaw("reward", "reward", ~((np.abs(self.numpy("reward")) <= LARGEST_VALUE) | failed))
-        yield Flaw("whole", "finish", self._torn())
-        yield Flaw("hash", "id", differing(self.values("id"), self.content_ids(protocol=known.protocol)))
+            yield Violation("reward", "reward", ~((np.abs(self.numpy("reward")) <= LARGEST_VALUE) | failed))
+        yield Violation("whole", "finish", self._torn())
+        yield Violation("hash", "id", differing(self.values("id"), self.content_ids(protocol=known.protocol)))
         places = self.rows("peer", "round", "node", "task_id", "sample")
         episodes = [episode_id(protocol=known.protocol, **place) for place in places]
-        yield Flaw("group", "group_id", differing(self.values("group_id"), episodes))
+        yield Violation("group", "group_id", differing(self.values("group_id"), episodes))
 
     def _torn(self) -> "NDArray[np.bool_]":
         """For each row whether its trajectory is other than steps 0, 1, ... of which the last alone is finished."""

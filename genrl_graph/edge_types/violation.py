@@ -12,7 +12,7 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ReceiverContext:
     """What the receiver knows by itself.
 
     That is the protocol fingerprint, the tasks that the rows name, and the number of tokens by fingerprint of
@@ -25,7 +25,7 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Flaw:
+class Violation:
     """A rule, the rows that break it, and the column whose value shows it."""
 
     rule: str

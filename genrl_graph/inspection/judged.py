@@ -20,7 +20,7 @@ assert trajectories  # its type is known once it is imported
 
 
 @dataclass(slots=True)
-class Verdict:
+class RewardVerdict:
     """What was found of one rollout: its reward (of rewards in a chain, the last), the terms, the advantage."""
 
     reward: float | None = None
@@ -37,12 +37,12 @@ class Verdict:
         return " ".join(parts)
 
 
-class Verdicts:
+class RewardVerdicts:
     """The verdicts of some rounds by rollout; a row that several peers judged has that of the holder asked for."""
 
     def __init__(self, run: StoredRun, rounds: Rounds, *, evaluation: bool = False) -> None:
-        self._found: dict[tuple[str, str], Verdict] = {}
-        self._by_id: dict[str, Verdict] = {}
+        self._found: dict[tuple[str, str], RewardVerdict] = {}
+        self._by_id: dict[str, RewardVerdict] = {}
         for group in run.groups:
             if group.startswith(EVAL_PREFIX) != evaluation:
                 continue
@@ -51,12 +51,12 @@ class Verdicts:
             elif {"id", "holder"} <= set(_columns(run, group)):
                 self._take(run.table(group, rounds))
 
-    def of(self, row: Row, holder: str | None = None) -> Verdict:
+    def of(self, row: Row, holder: str | None = None) -> RewardVerdict:
         """The verdict of a row, in the copy of `holder` if given, else of its author."""
         own = self._found.get((row["id"], holder or row["peer"]))
-        return own or self._by_id.get(row["id"]) or Verdict()
+        return own or self._by_id.get(row["id"]) or RewardVerdict()
 
-    def over(self, rows: Iterable[Row], holder: str | None = None) -> Verdict:
+    def over(self, rows: Iterable[Row], holder: str | None = None) -> RewardVerdict:
         """The verdict of rows that tell something together: sums of rewards and terms, the mean advantage."""
         found = [self.of(row, holder) for row in rows]
         if len(found) == 1:
@@ -66,7 +66,7 @@ class Verdicts:
         terms = {name: sum(v.terms.get(name, 0.0) for v in found) for verdict in found for name in verdict.terms}
         reasons = {node: reason for verdict in found for node, reason in verdict.reasons.items()}
         mean = float(np.mean(advantages)) if advantages else None
-        return Verdict(sum(rewards) if rewards else None, mean, terms, reasons)
+        return RewardVerdict(sum(rewards) if rewards else None, mean, terms, reasons)
 
     def _take(self, table: pa.Table) -> None:
         """Groups come in the order of the steps, so what a later step of a chain says stands."""
@@ -84,13 +84,13 @@ class Verdicts:
             for row in table.to_pylist():
                 self._verdict(row["id"], row["holder"]).reasons[node] = row["reason"]
 
-    def _verdict(self, id: str, holder: str) -> Verdict:
-        verdict = self._found.setdefault((id, holder), Verdict())
+    def _verdict(self, id: str, holder: str) -> RewardVerdict:
+        verdict = self._found.setdefault((id, holder), RewardVerdict())
         return self._by_id.setdefault(id, verdict) and verdict
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class RolloutText:
     """What some rows tell together: they in their order, without tensors, and the words for it."""
 
     name: str
@@ -107,7 +107,7 @@ def told_by(columns: Iterable[str]) -> type[Frame] | None:
     return max(fits, key=lambda kind: len(kind.columns), default=None)
 
 
-def stories(kind: type[Frame], table: pa.Table) -> Iterator[Story]:
+def stories(kind: type[Frame], table: pa.Table) -> Iterator[RolloutText]:
     """What stored rows of a type tell, by holder; a peer that shares a store may hold the same rows as another."""
     plain = [field.name for field in table.schema if not isinstance(field.type, pa.BaseExtensionType)]
     holders = table.column("holder").unique().to_pylist()
@@ -119,7 +119,7 @@ def stories(kind: type[Frame], table: pa.Table) -> Iterator[Story]:
         rows = part.select(plain).to_pylist()
         for told in frame.transcripts():
             chosen = [rows[at] for at in told.rows.tolist()]
-            yield Story(kind.story(chosen[0]["id"]), chosen, told.facts, told.gist, told.parts)
+            yield RolloutText(kind.story(chosen[0]["id"]), chosen, told.facts, told.gist, told.parts)
 
 
 def rollout_groups(run: StoredRun) -> dict[str, type[Frame]]:

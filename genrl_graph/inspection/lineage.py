@@ -12,7 +12,7 @@ from rich.tree import Tree
 
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.errors import ParamError
-from genrl_graph.inspection.judged import Story, Verdicts, rollout_groups, stories
+from genrl_graph.inspection.judged import RewardVerdicts, RolloutText, rollout_groups, stories
 from genrl_graph.inspection.text import line, say, short
 from genrl_graph.messages import counted, did_you_mean
 from genrl_graph.records.stored_run import StoredRun
@@ -22,17 +22,17 @@ CHARACTERS = 60
 
 
 @dataclass(slots=True)
-class Family:
+class LineageIndex:
     """The rollouts and episodes of a run by id, read round by round as they are asked for."""
 
     run: StoredRun
     groups: dict[str, type[Frame]]
     _rounds: dict[str, tuple[int, str]] = field(default_factory=dict)  # of each id, its round and the group that has it
-    _stories: dict[tuple[str, int], dict[str, Story]] = field(default_factory=dict)
-    _verdicts: dict[tuple[int, bool], Verdicts] = field(default_factory=dict)
+    _stories: dict[tuple[str, int], dict[str, RolloutText]] = field(default_factory=dict)
+    _verdicts: dict[tuple[int, bool], RewardVerdicts] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, run: StoredRun) -> "Family":
+    def of(cls, run: StoredRun) -> "LineageIndex":
         """The ids of all rollouts of a run."""
         family = cls(run, rollout_groups(run))
         for group, kind in family.groups.items():
@@ -54,7 +54,7 @@ class Family:
         some = ", ".join(id[: len(start) + 4] for id in found[:4])
         raise ParamError(f"{self.run.folder}: {len(found)} rollouts start with {start!r}: {some}; write more of it")
 
-    def story(self, id: str) -> tuple[Story, str] | None:
+    def story(self, id: str) -> tuple[RolloutText, str] | None:
         """A rollout and the group that holds it, None where the run does not have it."""
         if id not in self._rounds:
             return None
@@ -64,12 +64,12 @@ class Family:
             self._stories[group, number] = {story.name: story for story in told}
         return self._stories[group, number][id], group
 
-    def verdict(self, story: Story, group: str) -> str:
+    def verdict(self, story: RolloutText, group: str) -> str:
         """What was said of a rollout."""
         row = story.rows[0]
         key = (row["round"], group.startswith(EVAL_PREFIX))
         if key not in self._verdicts:
-            self._verdicts[key] = Verdicts(self.run, row["round"], evaluation=key[1])
+            self._verdicts[key] = RewardVerdicts(self.run, row["round"], evaluation=key[1])
         return str(self._verdicts[key].over(story.rows))
 
     def children(self, id: str) -> list[str]:
@@ -96,7 +96,7 @@ class Family:
 
 def print_lineage(run: StoredRun, start: str, console: Console) -> None:
     """The rollout with its ancestors as a tree, the steps that trained on it, and the rollouts that quote it."""
-    family = Family.of(run)
+    family = LineageIndex.of(run)
     id = family.named(start)
     console.print(ancestors(family, id), soft_wrap=True)
     found = family.story(id)
@@ -111,7 +111,7 @@ def print_lineage(run: StoredRun, start: str, console: Console) -> None:
         console.print(Text("  ") + label(family, child), soft_wrap=True)
 
 
-def ancestors(family: Family, id: str) -> Tree:
+def ancestors(family: LineageIndex, id: str) -> Tree:
     """The rollout, below it those that its prompt quotes, and so on to the task; each is opened once."""
     root = Tree("")
     seen: set[str] = set()
@@ -131,7 +131,7 @@ def ancestors(family: Family, id: str) -> Tree:
     return root.children[0]
 
 
-def label(family: Family, id: str) -> Text:
+def label(family: LineageIndex, id: str) -> Text:
     """One rollout in a line: id, node, round, peer, policy version, verdict, seed and the start of what happened."""
     found = family.story(id)
     if found is None:

@@ -21,7 +21,7 @@ _STAGE = re.compile(r"stage\d+/")
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RunStatus:
     """Where a run stands: rounds played and asked, and whether it is `finished`, `running` or `stopped`."""
 
     played: int
@@ -30,7 +30,7 @@ class Standing:
     age_s: float
 
     @classmethod
-    def of(cls, run: StoredRun) -> "Standing":
+    def of(cls, run: StoredRun) -> "RunStatus":
         """Of a run as it is now; one that only evaluates has no rounds."""
         config = run.graph.run
         asked = 0 if config.mode == "evaluate" else config.rounds
@@ -63,7 +63,7 @@ def _cells(path: Path) -> list[str]:
     if not run_folders(path):
         return [f"{path.name}/", "", "", f"{len(list(path.glob(f'*/{GRAPH}')))} runs", "", ""]
     run = open_run(path)
-    standing = Standing.of(run)
+    standing = RunStatus.of(run)
     rewards = " ".join(number(value) for value in last_outcomes(run.metrics()).values())
     return [
         run.name,

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from genrl_graph.inspection.listing import Standing, ago, stage_metrics
+from genrl_graph.inspection.listing import RunStatus, ago, stage_metrics
 from genrl_graph.inspection.plot import Curve, braille, default_window, smoothed, write_png
 from genrl_graph.inspection.text import line, number, say
 from genrl_graph.records.stored_run import StoredRun
@@ -59,7 +59,7 @@ def over_peers(metrics: pa.Table, name: str) -> Curve:
 
 
 def _print_head(run: StoredRun, console: Console) -> None:
-    standing, config = Standing.of(run), run.graph.run
+    standing, config = RunStatus.of(run), run.graph.run
     where = f"{standing.state}, {standing.played} of {standing.asked} rounds played, last change {ago(standing.age_s)}"
     say(console, (line(run.name), "bold"), f": graph {line(run.graph.name)}, {where}")
     say(console, f"peers: {line(', '.join(run.peers) or 'none yet')}")

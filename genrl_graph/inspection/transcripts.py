@@ -11,7 +11,7 @@ from rich.text import Text
 
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.errors import ParamError
-from genrl_graph.inspection.judged import Row, Story, Verdict, Verdicts, rollout_groups, stories
+from genrl_graph.inspection.judged import RewardVerdict, RewardVerdicts, RolloutText, Row, rollout_groups, stories
 from genrl_graph.inspection.text import cut, line, say, short, shown
 from genrl_graph.messages import did_you_mean
 from genrl_graph.records.stored_run import StoredRun
@@ -23,7 +23,7 @@ Order = Literal["stored", "top", "worst", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RolloutFilter:
     """Which rollouts are asked for."""
 
     round: int | None = None
@@ -39,12 +39,12 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundRollout:
     """A rollout, or the steps of an episode, the group that holds it, and its verdict."""
 
-    story: Story
+    story: RolloutText
     group: str
-    verdict: Verdict
+    verdict: RewardVerdict
 
     @property
     def failed(self) -> bool:
@@ -52,7 +52,7 @@ class Found:
         return any(row["finish"] == "failed" for row in self.story.rows) or bool(self.verdict.reasons)
 
 
-def print_rollouts(run: StoredRun, wanted: Wanted, console: Console, *, full: bool = False) -> None:
+def print_rollouts(run: StoredRun, wanted: RolloutFilter, console: Console, *, full: bool = False) -> None:
     """Print what is asked for and how much that is of what there is; raises `ParamError` where names are wrong."""
     groups = _groups(run, wanted)
     _check_peer(run, wanted)
@@ -62,7 +62,7 @@ def print_rollouts(run: StoredRun, wanted: Wanted, console: Console, *, full: bo
     say(console, f"{len(shown_rows)} of {count} rollouts")
 
 
-def print_rollout(found: Found, console: Console, *, limit: int | None = CHARACTERS) -> None:
+def print_rollout(found: FoundRollout, console: Console, *, limit: int | None = CHARACTERS) -> None:
     """One rollout; `limit` cuts its messages and its completion to so many characters."""
     story, verdict = found.story, found.verdict
     row = story.rows[0]
@@ -83,7 +83,7 @@ def print_rollout(found: Found, console: Console, *, limit: int | None = CHARACT
     console.print()
 
 
-def _groups(run: StoredRun, wanted: Wanted) -> dict[str, type[Frame]]:
+def _groups(run: StoredRun, wanted: RolloutFilter) -> dict[str, type[Frame]]:
     """The groups to look at: that of the node, else those of all generators in training."""
     known = rollout_groups(run)
     if wanted.node is not None:
@@ -96,33 +96,33 @@ def _groups(run: StoredRun, wanted: Wanted) -> dict[str, type[Frame]]:
     return {name: kind for name, kind in known.items() if kinds.get(name.partition("/")[0]) == "generate"}
 
 
-def _check_peer(run: StoredRun, wanted: Wanted) -> None:
+def _check_peer(run: StoredRun, wanted: RolloutFilter) -> None:
     peers = run.peers
     if wanted.peer is not None and wanted.peer not in peers:
         hint = did_you_mean(wanted.peer, peers) or f"; peers: {', '.join(peers) or 'none'}"
         raise ParamError(f"{run.folder}: no peer named {wanted.peer!r}{hint}")
 
 
-def _matching(run: StoredRun, groups: dict[str, type[Frame]], wanted: Wanted) -> Iterator[Found]:
+def _matching(run: StoredRun, groups: dict[str, type[Frame]], wanted: RolloutFilter) -> Iterator[FoundRollout]:
     """All that is asked for, a few rounds at a time."""
     for group, kind in groups.items():
         rounds: range | int | None = wanted.round
         if rounds is None and wanted.task is None and wanted.order != "failed":
             rounds = max((span.stop - 1 for span in run.spans(group, rows=1)), default=None)
         for span in run.spans(group, rounds, rows=1024):
-            verdicts = Verdicts(run, span, evaluation=group.startswith(EVAL_PREFIX))
+            verdicts = RewardVerdicts(run, span, evaluation=group.startswith(EVAL_PREFIX))
             for story in stories(kind, run.table(group, span)):
                 if wanted.takes(row := story.rows[0]):
-                    found = Found(story, group, verdicts.over(story.rows, row["holder"]))
+                    found = FoundRollout(story, group, verdicts.over(story.rows, row["holder"]))
                     if wanted.order != "failed" or found.failed:
                         yield found
 
 
-def _chosen(found: Iterator[Found], wanted: Wanted) -> tuple[list[Found], int]:
+def _chosen(found: Iterator[FoundRollout], wanted: RolloutFilter) -> tuple[list[FoundRollout], int]:
     """The first, best or worst so many, and how many there are; only those are held."""
     count = 0
 
-    def counted() -> Iterator[Found]:
+    def counted() -> Iterator[FoundRollout]:
         nonlocal count
         for item in found:
             count += 1
@@ -133,13 +133,13 @@ def _chosen(found: Iterator[Found], wanted: Wanted) -> tuple[list[Found], int]:
         return heapq.nlargest(wanted.limit, counted(), key=lambda item: _reward(item) or 0.0), count
     if wanted.order == "worst":
         return heapq.nsmallest(wanted.limit, counted(), key=lambda item: _reward(item) or 0.0), count
-    first: list[Found] = []
+    first: list[FoundRollout] = []
     for item in counted():
         if len(first) < wanted.limit:
             first.append(item)
     return first, count
 
 
-def _reward(found: Found) -> float | None:
+def _reward(found: FoundRollout) -> float | None:
     reward = found.verdict.reward
     return None if reward is None or reward != reward else reward

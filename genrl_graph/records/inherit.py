@@ -26,21 +26,21 @@ Runs = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class InputRows:
     """Rows that an input gave, and the key of each."""
 
     keys: pa.ChunkedArray
     table: pa.Table
 
 
-class Inherited:
+class InheritedColumns:
     """What inputs hold of the rows with these keys, column by column.
 
     An input that has these very rows in this order comes before all others; else each row is taken from the first
     input that has it.
     """
 
-    def __init__(self, keys: pa.ChunkedArray, inputs: Sequence[Given]) -> None:
+    def __init__(self, keys: pa.ChunkedArray, inputs: Sequence[InputRows]) -> None:
         self._keys, self._given = keys, inputs
         self._alike = [given.keys.equals(keys) for given in inputs]
         self._places: dict[int, pa.Array] = {}
@@ -92,7 +92,7 @@ class Inherited:
 
 
 def with_inherited(
-    stored: pa.Table, inherited: Inherited, allowed: Callable[[str], bool] = lambda name: True
+    stored: pa.Table, inherited: InheritedColumns, allowed: Callable[[str], bool] = lambda name: True
 ) -> dict[str, pa.ChunkedArray]:
     """The stored columns and those of the inputs that are `allowed`.
 

@@ -17,13 +17,13 @@ from genrl_graph.contract.node import Node
 from genrl_graph.dag.graph import Edge, Graph, Part
 from genrl_graph.edge_types.edge_type import EdgeType
 from genrl_graph.edge_types.frame import Frame
-from genrl_graph.records.inherit import IN_FULL, ORIGIN, Given, Inherited, allowed_in, placed, with_inherited
+from genrl_graph.records.inherit import IN_FULL, ORIGIN, InheritedColumns, InputRows, allowed_in, placed, with_inherited
 from genrl_graph.records.write import EVAL_PREFIX, is_whole
 from genrl_graph.store.run_store import RunStore
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class StoredRows:
     """Rows, and for each the number of the turn (one peer's round) that committed it."""
 
     table: pa.Table
@@ -34,9 +34,9 @@ class Rows:
         turns, ids = pc.cast(pa.array(self.turn), pa.string()), pc.cast(self.table.column("id"), pa.string())
         return pc.binary_join_element_wise(pa.chunked_array([turns]), ids, " ")
 
-    def where(self, mask: NDArray[np.bool_]) -> "Rows":
+    def where(self, mask: NDArray[np.bool_]) -> "StoredRows":
         """The rows at which the mask holds."""
-        return self if mask.all() else Rows(self.table.filter(pa.array(mask)), self.turn[mask])
+        return self if mask.all() else StoredRows(self.table.filter(pa.array(mask)), self.turn[mask])
 
     def by_turn(self) -> dict[int, pa.Table]:
         """The rows of each turn."""
@@ -45,9 +45,11 @@ class Rows:
         spans = zip(turns.tolist(), starts.tolist(), counts.tolist(), strict=True)
         return {turn: self.table.slice(start, count) for turn, start, count in spans}
 
-    def without(self, names: Sequence[str]) -> "Rows":
+    def without(self, names: Sequence[str]) -> "StoredRows":
         """The rows without these columns."""
-        return Rows(self.table.drop_columns([name for name in names if name in self.table.column_names]), self.turn)
+        return StoredRows(
+            self.table.drop_columns([name for name in names if name in self.table.column_names]), self.turn
+        )
 
 
 class Snapshot:
@@ -66,7 +68,7 @@ class Snapshot:
         holder: str | None = None,
     ) -> None:
         self._store, self._graph, self._types, self._rounds = store, graph, types, rounds
-        self._known: dict[str, Rows] = {}
+        self._known: dict[str, StoredRows] = {}
         steps = store.steps(rounds)  # before any rows: what is committed from now on stands behind these
         numbers: dict[tuple[int, str], int] = {}
         self._counts: dict[str, list[tuple[int, int]]] = {}  # of each group: turn and rows of its records, in order
@@ -80,7 +82,7 @@ class Snapshot:
         self.turns = list(numbers)
         self._wanted = np.asarray([holder in (None, name) for _, name in self.turns], dtype=bool)
 
-    def joined(self, ref: str) -> Rows | None:
+    def joined(self, ref: str) -> StoredRows | None:
         """The rows of an output (`node` or `node.field`, in an evaluation `eval/node`) with all their columns."""
         if ref not in self._known:
             rows = self._join(ref)
@@ -89,15 +91,15 @@ class Snapshot:
             self._known[ref] = rows
         return self._known[ref]
 
-    def _stored(self, group: str) -> Rows | None:
+    def _stored(self, group: str) -> StoredRows | None:
         """The rows of a group as they are stored, None where there is no such group."""
         if group not in self._counts:
             return None
         turns, counts = np.asarray(self._counts[group], dtype=np.int64).T
         turn = np.repeat(turns, counts)
-        return Rows(self._store.table(group, self._rounds).slice(0, len(turn)), turn).where(self._wanted[turn])
+        return StoredRows(self._store.table(group, self._rounds).slice(0, len(turn)), turn).where(self._wanted[turn])
 
-    def _join(self, ref: str) -> Rows | None:
+    def _join(self, ref: str) -> StoredRows | None:
         bare = ref.removeprefix(EVAL_PREFIX)
         prefix, group = ref[: len(ref) - len(bare)], ref.replace(".", "/")
         part, rows = self._graph.nodes[bare.partition(".")[0]], self._stored(group)
@@ -114,7 +116,7 @@ class Snapshot:
             rows = completed(rows, [given for edge in _by_socket(part) if (given := self._input(edge, prefix))])
         return rows if in_full is None else laid_together([rows, in_full.without(self._added(bare))])
 
-    def _input(self, edge: Edge, prefix: str) -> Rows | None:
+    def _input(self, edge: Edge, prefix: str) -> StoredRows | None:
         return self.joined(prefix + edge.ref) if edge.origin in self._graph.nodes else None
 
     def _added(self, ref: str) -> list[str]:
@@ -125,7 +127,7 @@ class Snapshot:
         declared = given.base.declared(given.marks)
         return [name for name in ORIGIN if name not in declared]
 
-    def _exchanged(self, external: Rows, ref: str, part: Part, prefix: str) -> Rows:
+    def _exchanged(self, external: StoredRows, ref: str, part: Part, prefix: str) -> StoredRows:
         """What an exchange gave: the rows of others, which it stored, and those of the own offer at their places."""
         tables = external.by_turn()
         given = {edge.ref: rows.by_turn() for edge in part.edges() if (rows := self._input(edge, prefix)) is not None}
@@ -134,7 +136,7 @@ class Snapshot:
             if own := facts.get("own_rows", {}).get(ref):
                 offer = self._offer(part, {name: rows[turn] for name, rows in given.items() if turn in rows})
                 tables[turn] = placed(tables.get(turn, external.table.slice(0, 0)), offer, own)
-        parts = [Rows(tables[turn], np.full(tables[turn].num_rows, turn, np.int64)) for turn in sorted(tables)]
+        parts = [StoredRows(tables[turn], np.full(tables[turn].num_rows, turn, np.int64)) for turn in sorted(tables)]
         return laid_together([*parts, external.where(external.turn < 0)])
 
     def _offer(self, part: Part, given: Mapping[str, pa.Table]) -> pa.Table:
@@ -162,16 +164,16 @@ def columns_of(kind: EdgeType, table: pa.Table) -> list[str]:
     return list(filter(allowed_in(kind), table.column_names))
 
 
-def laid_together(parts: Sequence[Rows]) -> Rows:
+def laid_together(parts: Sequence[StoredRows]) -> StoredRows:
     """All rows in the order of their turns, with the columns that all of them have."""
     full = [rows for rows in parts if rows.table.num_rows] or list(parts[:1])
     names = [name for name in full[0].table.column_names if all(name in rows.table.column_names for rows in full)]
     turn = np.concatenate([rows.turn for rows in full])
     table = pa.concat_tables([rows.table.select(names) for rows in full])
     if (np.diff(turn) >= 0).all():
-        return Rows(table, turn)
+        return StoredRows(table, turn)
     order = np.argsort(turn, kind="stable")
-    return Rows(table.take(pa.array(order)), turn[order])
+    return StoredRows(table.take(pa.array(order)), turn[order])
 
 
 def _by_socket(part: Part) -> list[Edge]:
@@ -181,7 +183,7 @@ def _by_socket(part: Part) -> list[Edge]:
     return sorted(part.edges(), key=lambda edge: order.get(edge.socket, 0))
 
 
-def completed(own: Rows, inputs: Sequence[Rows]) -> Rows:
+def completed(own: StoredRows, inputs: Sequence[StoredRows]) -> StoredRows:
     """The stored columns of rows and, by id, those that the inputs of the same turn hold of them."""
     turns = np.unique(own.turn)
     given = [
@@ -191,16 +193,16 @@ def completed(own: Rows, inputs: Sequence[Rows]) -> Rows:
     ]
     if not len(turns) or not given:
         return own
-    keys, theirs = own.keys(), [Given(rows.keys(), rows.table) for rows in given]
+    keys, theirs = own.keys(), [InputRows(rows.keys(), rows.table) for rows in given]
     fits = [_fit(own, keys, rows, input.keys) for rows, input in zip(given, theirs, strict=True)]
     kinds, kind_of = np.unique(np.stack(fits, axis=1), axis=0, return_inverse=True)
     if len(kinds) == 1:
-        return Rows(pa.table(with_inherited(own.table, Inherited(keys, theirs))), own.turn)
+        return StoredRows(pa.table(with_inherited(own.table, InheritedColumns(keys, theirs))), own.turn)
     alike = [turns[kind_of.reshape(-1) == kind] for kind in range(len(kinds))]  # each as if it were one step
     return laid_together([completed(own.where(np.isin(own.turn, some)), given) for some in alike])
 
 
-def _fit(own: Rows, keys: pa.ChunkedArray, given: Rows, theirs: pa.ChunkedArray) -> NDArray[np.int8]:
+def _fit(own: StoredRows, keys: pa.ChunkedArray, given: StoredRows, theirs: pa.ChunkedArray) -> NDArray[np.int8]:
     """For each turn 2 where an input has the same rows in the same order, 1 where it has all of them, else 0."""
     turns, starts, counts = np.unique(own.turn, return_index=True, return_counts=True)
     if keys.equals(theirs):

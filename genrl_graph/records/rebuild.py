@@ -16,13 +16,15 @@ from genrl_graph.arrow.flat import split
 from genrl_graph.edge_types.edge_type import MARKS, EdgeType
 from genrl_graph.edge_types.frame import Frame, frames_of
 from genrl_graph.errors import StoreError
-from genrl_graph.records.inherit import ORIGIN, Given, Inherited, Runs, allowed_in, placed, with_inherited
+from genrl_graph.records.inherit import ORIGIN, InheritedColumns, InputRows, Runs, allowed_in, placed, with_inherited
 
 
-def inherited_by(ids: pa.ChunkedArray, inputs: Mapping[str, Any]) -> Inherited:
+def inherited_by(ids: pa.ChunkedArray, inputs: Mapping[str, Any]) -> InheritedColumns:
     """What the inputs of a step hold of the rows with these ids."""
     tables = (frame.table for value in inputs.values() for frame in frames_of(value))
-    return Inherited(ids, [Given(table.column("id"), table) for table in tables if "id" in table.column_names])
+    return InheritedColumns(
+        ids, [InputRows(table.column("id"), table) for table in tables if "id" in table.column_names]
+    )
 
 
 def rebuild(kind: EdgeType, stored: pa.Table, inputs: Mapping[str, Any]) -> Frame:
@@ -31,7 +33,7 @@ def rebuild(kind: EdgeType, stored: pa.Table, inputs: Mapping[str, Any]) -> Fram
     return _frame(kind, pa.table(with_inherited(stored, inherited, allowed_in(kind))))
 
 
-def gives(rows: Frame, stored: pa.Table, inherited: Inherited) -> bool:
+def gives(rows: Frame, stored: pa.Table, inherited: InheritedColumns) -> bool:
     """Whether `rebuild` makes these very rows of what is stored."""
     columns = with_inherited(stored, inherited, allowed_in(rows.edge_type))
     declared, names = type(rows).declared(rows.marks), rows.table.column_names

@@ -32,7 +32,7 @@ METADATA = "zarr.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Put:
+class ArrayWrite:
     """Values that come to stand in an array from one element on."""
 
     array: ChunkedArray
@@ -137,7 +137,7 @@ class RolloutArrays:
         blocks = [join(schema, read, at, min(at + ROWS_A_READ, stop)) for at in range(start, stop, ROWS_A_READ)]
         return pa.concat_tables(blocks) if blocks else empty(schema)
 
-    def _puts(self, group: str, table: pa.Table) -> Iterator[Put]:
+    def _puts(self, group: str, table: pa.Table) -> Iterator[ArrayWrite]:
         """Where the flat arrays of a table go; a group without rows is declared anew."""
         rows = self.counts.get(group, 0)
         if rows == 0:
@@ -154,10 +154,10 @@ class RolloutArrays:
                 if rows == 0:
                     values, at = _with_zero(values), 0
             if rows == 0 or len(values):
-                yield Put(self.array(group, leaf), values, at)
+                yield ArrayWrite(self.array(group, leaf), values, at)
         self._next[group] = after
 
-    def _put(self, put: Put) -> None:
+    def _put(self, put: ArrayWrite) -> None:
         for path, data in put.array.files(put.values, put.at):
             self._write(path, data)
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from genrl_graph.errors import StoreError
 from genrl_graph.store.durable import failed, sync_folder, write_parts
-from genrl_graph.store.journal_format import Bytes, Frame, content_hash, pack, read_frames
+from genrl_graph.store.journal_format import Bytes, RecordSpan, content_hash, pack, read_frames
 
 IPC_OPTIONS = pa.ipc.IpcWriteOptions()
 
@@ -36,7 +36,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class JournalEntry:
     """A record in the journal: its position in the run and its content hash (hex)."""
 
     position: int
@@ -158,7 +158,7 @@ class Journal:
         os.lseek(handle, self._size, os.SEEK_SET)
 
 
-def entries(folder: Path, *, since: int | None = None) -> Iterator[Entry]:
+def entries(folder: Path, *, since: int | None = None) -> Iterator[JournalEntry]:
     """The committed records of a journal, all or from a position on, in the order of commit; changes nothing.
 
     Raises `StoreError` for damage or a gap, `FileNotFoundError` where a writer dropped a segment meanwhile.
@@ -203,7 +203,7 @@ def _read(folder: Path, first: int) -> memoryview:
     return memoryview(_path(folder, first).read_bytes())
 
 
-def _entry(data: memoryview, frame: Frame, position: int) -> Entry:
+def _entry(data: memoryview, frame: RecordSpan, position: int) -> JournalEntry:
     values = json.loads(bytes(data[frame.header : frame.body]))
     ends = list(itertools.accumulate((size for _, size in values["tables"]), initial=frame.body))
     tables = {
@@ -211,7 +211,7 @@ def _entry(data: memoryview, frame: Frame, position: int) -> Entry:
         for (name, _), (begin, end) in zip(values["tables"], itertools.pairwise(ends), strict=True)
     }
     record = Record(values["round"], values["node"], values["holder"], values["facts"], tables)
-    return Entry(position, record, bytes(data[frame.hash : frame.end]).hex())
+    return JournalEntry(position, record, bytes(data[frame.hash : frame.end]).hex())
 
 
 def _content(record: Record) -> list[Bytes]:

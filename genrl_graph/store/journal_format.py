@@ -28,7 +28,7 @@ Bytes = bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class RecordSpan:
     """A whole record in a segment: where it begins, where its header, its body and its hash begin, where it ends."""
 
     begin: int
@@ -55,12 +55,12 @@ def content_hash(parts: Sequence[Bytes]) -> bytes:
     return whole.digest()
 
 
-def read_frames(path: Path, data: memoryview, *, last: bool) -> Iterator[Frame]:
+def read_frames(path: Path, data: memoryview, *, last: bool) -> Iterator[RecordSpan]:
     """The records of a file, commit by commit; of the `last` file of a journal, up to a torn commit at its end.
 
     Raises `StoreError` for a record that is damaged or written by a newer version.
     """
-    offset, commit = 0, list[Frame]()
+    offset, commit = 0, list[RecordSpan]()
     while offset < len(data):
         _refuse_newer(data, offset, path)
         frame = _whole(data, offset)
@@ -77,7 +77,7 @@ def read_frames(path: Path, data: memoryview, *, last: bool) -> Iterator[Frame]:
         raise StoreError(f"{path}: record at byte {len(data)} is missing; restore the file from a copy")
 
 
-def _whole(data: memoryview, offset: int) -> Frame | None:
+def _whole(data: memoryview, offset: int) -> RecordSpan | None:
     """The record at an offset, or None where there is no whole one."""
     header = offset + HEAD_BYTES
     if len(data) < header:
@@ -89,7 +89,7 @@ def _whole(data: memoryview, offset: int) -> Frame | None:
     hash_at = body + body_bytes
     end = hash_at + HASH_BYTES
     whole = end <= len(data) and content_hash([data[header:hash_at]]) == data[hash_at:end]
-    return Frame(offset, header, body, hash_at, end, index, count) if whole else None
+    return RecordSpan(offset, header, body, hash_at, end, index, count) if whole else None
 
 
 def _refuse_newer(data: memoryview, offset: int, path: Path) -> None:

@@ -18,9 +18,9 @@ from genrl_graph.errors import StoreError
 from genrl_graph.store import run_folder
 from genrl_graph.store.canonical import conform
 from genrl_graph.store.durable import PARTIAL, failed, make_folder, sync_folder
-from genrl_graph.store.journal import Entry, Journal, Record, entries
+from genrl_graph.store.journal import Journal, JournalEntry, Record, entries
 from genrl_graph.store.run_folder import WriterLock
-from genrl_graph.store.view import STEPS, History, View, position, steps_table, view_on_disk
+from genrl_graph.store.view import STEPS, StoreReader, StoreView, position, steps_table, view_on_disk
 
 BLOCK_BYTES = 16 * 2**20
 BLOCK_ROUNDS = 64
@@ -41,10 +41,10 @@ class RunStore:
         self._lock = lock
         self._block_bytes, self._block_rounds = block_bytes, block_rounds
         self._arrays = RolloutArrays(folder / run_folder.ROLLOUTS)
-        self._history = History(self._arrays)
+        self._history = StoreReader(self._arrays)
         self._journal: Journal | None = None
         self._since: int | None = None  # the round of the first record in the journal
-        self._pending: list[Entry] | None = None  # what is there, where somebody asked since the last commit
+        self._pending: list[JournalEntry] | None = None  # what is there, where somebody asked since the last commit
         self._groups: dict[str, tuple[pa.Schema, int]] = {}
         self.removed = 0  # files and checkpoints that a crash had left half written
         if lock is not None:
@@ -188,9 +188,9 @@ class RunStore:
         """
         return self._history.steps(self._view(), rounds)
 
-    def _view(self) -> View:
+    def _view(self) -> StoreView:
         if self._journal is not None:
-            return View(self._arrays.counts, self._in_journal(self._journal))
+            return StoreView(self._arrays.counts, self._in_journal(self._journal))
         return view_on_disk(self._arrays, self.folder / run_folder.JOURNAL)
 
     def _writing(self) -> Journal:
@@ -198,7 +198,7 @@ class RunStore:
             raise StoreError(f"{self.folder}: is not open for writing; open it with mode 'a'")
         return self._journal
 
-    def _in_journal(self, journal: Journal) -> Sequence[Entry]:
+    def _in_journal(self, journal: Journal) -> Sequence[JournalEntry]:
         """The records behind those of the arrays, read from the disk.
 
         In memory they would outlive what steps need for a moment, between which they lie: holes that nothing fills.
@@ -289,7 +289,7 @@ def _check_names(group: str, columns: Sequence[str], groups: Mapping[str, tuple[
                     raise StoreError(f"{inner}: group {outer!r} has a column {name!r}; rename one of them")
 
 
-def _blocks(pending: Sequence[Entry]) -> dict[str, pa.Table]:
+def _blocks(pending: Sequence[JournalEntry]) -> dict[str, pa.Table]:
     """The rows of all records by group, in the order in which the groups appeared."""
     parts: dict[str, list[pa.Table]] = {}
     for entry in pending:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from genrl_graph.arrow.flat import empty
 from genrl_graph.errors import StoreError
 from genrl_graph.store.durable import failed
-from genrl_graph.store.journal import Entry, entries
+from genrl_graph.store.journal import JournalEntry, entries
 
 if TYPE_CHECKING:
     from genrl_graph.store.arrays import RolloutArrays
@@ -24,11 +24,11 @@ READ_TRIES = 100
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class StoreView:
     """What was committed at one moment: published row counts, and the records behind them in order of commit."""
 
     counts: dict[str, int]
-    pending: Sequence[Entry]
+    pending: Sequence[JournalEntry]
 
 
 def position(counts: dict[str, int]) -> int:
@@ -36,7 +36,7 @@ def position(counts: dict[str, int]) -> int:
     return counts.get(STEPS, 0)
 
 
-def view_on_disk(arrays: "RolloutArrays", journal: Path) -> View:
+def view_on_disk(arrays: "RolloutArrays", journal: Path) -> StoreView:
     """A consistent view while another process may write.
 
     A writer publishes counts before it cuts the journal, so counts that are the same before and after the journal
@@ -53,11 +53,11 @@ def view_on_disk(arrays: "RolloutArrays", journal: Path) -> View:
                 raise
             continue
         if arrays.published() == counts:
-            return View(counts, pending)
+            return StoreView(counts, pending)
     raise StoreError(f"{journal}: is written faster than it can be read; read again when the run is slower")
 
 
-def steps_table(records: Sequence[Entry]) -> pa.Table:
+def steps_table(records: Sequence[JournalEntry]) -> pa.Table:
     """One row a record: round, node, holder, rows by group (JSON), facts (JSON) and content hash."""
     given = [entry.record for entry in records]
     columns = [
@@ -73,7 +73,7 @@ def steps_table(records: Sequence[Entry]) -> pa.Table:
 
 
 @dataclass(slots=True)
-class History:
+class StoreReader:
     """Reads groups; remembers which published rows belong to which round."""
 
     arrays: "RolloutArrays"
@@ -81,12 +81,14 @@ class History:
     _spans: dict[str, dict[int, list[tuple[int, int]]]] = field(default_factory=dict)  # by group and round
     _ends: dict[str, int] = field(default_factory=dict)
 
-    def groups(self, view: View) -> list[str]:
+    def groups(self, view: StoreView) -> list[str]:
         """The groups in the order in which they appeared, without `steps`."""
         names = [*view.counts, *(name for entry in view.pending for name in entry.record.tables)]
         return [name for name in dict.fromkeys(names) if name != STEPS]
 
-    def table(self, view: View, group: str, rounds: range | None, *, columns: Sequence[str] | None = None) -> pa.Table:
+    def table(
+        self, view: StoreView, group: str, rounds: range | None, *, columns: Sequence[str] | None = None
+    ) -> pa.Table:
         """The rows of a group that were committed in some rounds, or all of them, in order of commit.
 
         Raises `StoreError` for a group, or one of the `columns`, that the run does not have.
@@ -108,12 +110,12 @@ class History:
         parts = [part for part in parts if part.num_rows]
         return pa.concat_tables(parts) if parts else empty(schema)
 
-    def steps(self, view: View, rounds: range | None) -> pa.Table:
+    def steps(self, view: StoreView, rounds: range | None) -> pa.Table:
         """The committed records of some rounds, or of all, in order of commit."""
         pending = [entry for entry in view.pending if _within(entry.record.round, rounds)]
         return pa.concat_tables([empty(STEPS_SCHEMA), *self._published(view, STEPS, rounds), steps_table(pending)])
 
-    def _schema(self, view: View, group: str, pending: Sequence[pa.Table]) -> pa.Schema:
+    def _schema(self, view: StoreView, group: str, pending: Sequence[pa.Table]) -> pa.Schema:
         """The types that hold: those of the published rows, else of the first rows, else of the last empty table."""
         if view.counts.get(group) or not pending:
             return self.arrays.schema(group)
@@ -127,7 +129,7 @@ class History:
         return schema.field(name)
 
     def _published(
-        self, view: View, group: str, rounds: range | None, *, columns: Sequence[str] | None = None
+        self, view: StoreView, group: str, rounds: range | None, *, columns: Sequence[str] | None = None
     ) -> list[pa.Table]:
         rows = view.counts.get(group, 0)
         try:
@@ -136,7 +138,7 @@ class History:
         except OSError as error:
             raise failed(self.arrays.folder / group, "read", error) from error
 
-    def _rows_of(self, view: View, group: str, rounds: range) -> list[tuple[int, int]]:
+    def _rows_of(self, view: StoreView, group: str, rounds: range) -> list[tuple[int, int]]:
         """The rows of some rounds as few spans, in order of commit."""
         self._learn(position(view.counts))
         known = self._spans.get(group, {})

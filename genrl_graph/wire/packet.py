@@ -48,7 +48,7 @@ Rows = TypeVar("Rows", bound=Frame)
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class PacketLimits:
     """What one packet may hold; `max_list` counts the list elements of a row, at all levels, in one column."""
 
     max_rows: int = 4096
@@ -58,7 +58,7 @@ class Limits:
     max_list: int = 2**18
 
 
-def encode(rows: Frame, *, limits: Limits | None = None) -> bytes:
+def encode(rows: Frame, *, limits: PacketLimits | None = None) -> bytes:
     """The bytes of rows; raises `ParamError` where they break `limits`, so that every peer would refuse them."""
     body: list[memoryview] = [part for column in rows.table.columns for part in parts(column.combine_chunks())]
     size = sum(map(len, body))
@@ -75,7 +75,7 @@ def encode(rows: Frame, *, limits: Limits | None = None) -> bytes:
     return data
 
 
-def decode(data: bytes | bytearray | memoryview, *, like: Rows, limits: Limits) -> Rows:
+def decode(data: bytes | bytearray | memoryview, *, like: Rows, limits: PacketLimits) -> Rows:
     """The rows that a peer sent, of the type, marks and columns of `like`, which is the own offer.
 
     The sender chooses no more than how many rows there are, the shapes of tensors where `like` has no rows, and the
@@ -98,7 +98,7 @@ def decode(data: bytes | bytearray | memoryview, *, like: Rows, limits: Limits) 
     return type(like)(table, marks=like.marks)
 
 
-def _fit(rows: int, body: int, data: int, limits: Limits) -> None:
+def _fit(rows: int, body: int, data: int, limits: PacketLimits) -> None:
     for what, value, most in (
         ("rows", rows, limits.max_rows),
         ("bytes", data, limits.max_payload_bytes),
@@ -134,7 +134,7 @@ def _pieces(part: memoryview, share: float) -> Iterator[memoryview]:
         yield part[at : at + math.ceil(share * step)]
 
 
-def _read_head(view: memoryview, limits: Limits) -> tuple[int, int, int]:
+def _read_head(view: memoryview, limits: PacketLimits) -> tuple[int, int, int]:
     """Codec, header bytes and body bytes."""
     if len(view) < HEAD.size:
         refuse("head", f"{len(view)} bytes, of {HEAD.size} at least")
@@ -173,7 +173,7 @@ def _nesting(text: str) -> int:
     return int(np.cumsum(opens - np.isin(signs, list(map(ord, "]}")))).max(initial=0))
 
 
-def _agreed(header: Mapping[str, Any], like: Frame, limits: Limits) -> tuple[int, pa.Schema]:
+def _agreed(header: Mapping[str, Any], like: Frame, limits: PacketLimits) -> tuple[int, pa.Schema]:
     """The number of rows and the schema, which is the own one but for what the sender may choose."""
     rows = header["rows"]
     if type(rows) is not int or rows < 0:
@@ -202,7 +202,7 @@ def _family(name: str, like: Frame) -> pa.DataType:
     return family
 
 
-def _column_type(name: str, given: object, column: Column, like: Frame, rows: int, limits: Limits) -> pa.DataType:
+def _column_type(name: str, given: object, column: Column, like: Frame, rows: int, limits: PacketLimits) -> pa.DataType:
     if not isinstance(column, Tensor):
         own = schema_json(pa.schema([(name, column)]))[name]
         if given != own:
@@ -214,7 +214,7 @@ def _column_type(name: str, given: object, column: Column, like: Frame, rows: in
     return dtype
 
 
-def _tensor_type(name: str, given: object, column: Tensor, rows: int, limits: Limits) -> pa.DataType:
+def _tensor_type(name: str, given: object, column: Tensor, rows: int, limits: PacketLimits) -> pa.DataType:
     if not isinstance(given, dict) or given.get("tensor") != NAMES[column.dtype]:
         refuse("columns", f"{name!r} is {short(given)}, not a tensor of {column.dtype}")
     shape, dim_names = given.get("shape"), given.get("dim_names")

@@ -12,7 +12,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class WholeTrajectories:
     """The trajectories among rows that are whole: steps 0, 1, ... to their end, each once.
 
     `rows` holds the positions of their steps, shape (trajectories, longest), -1 beyond the end of each.

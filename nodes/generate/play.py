@@ -17,7 +17,7 @@ from genrl_graph.errors import DataError, NodeFailed
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.games.environment_pool import GamePool
 from genrl_graph.nodes.generate.acting.episodes import Episode, play_episodes
-from genrl_graph.nodes.generate.acting.seating import OpponentKind, Table
+from genrl_graph.nodes.generate.acting.seating import OpponentKind, SeatingPlan
 from genrl_graph.nodes.generate.acting.steps import log_results, step_rows
 from genrl_graph.nodes.policy.compute.acting import Actor, NetworkCarry
 from genrl_graph.nodes.source.environment import EnvironmentSource
@@ -94,7 +94,7 @@ class Play(Generator, name="play"):
     ) -> Scored[Trajectories]:
         """The steps of the policy's seats in the order of the tasks; logs results by opponent."""
         planned = [(task, sample) for task in tasks.rows("id", "metadata") for sample in range(self.num_generations)]
-        table = Table(policy, opponent, snapshots, self.opponents, rng=rng, greedy=self._greedy)
+        table = SeatingPlan(policy, opponent, snapshots, self.opponents, rng=rng, greedy=self._greedy)
         first = 0 if self._evaluating else round * len(planned)
         episodes = []
         for at, (task, sample) in enumerate(planned):

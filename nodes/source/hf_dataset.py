@@ -22,7 +22,7 @@ from genrl_graph.nodes.source.list import ListedTask, ListSource
 from genrl_graph.seeds import stream
 
 
-class Rows(Protocol):
+class DatasetRows(Protocol):
     """The rows of one split: those to train on, those held out, and any by its number."""
 
     @property
@@ -134,7 +134,7 @@ class HfDataset(Source, name="hf_dataset"):
         known = self.preset
         return RowReader(self.path, known.columns, known.answer_from, tuple(self.metadata), self.kind_column)
 
-    def _rows(self, prefix: str) -> Rows:
+    def _rows(self, prefix: str) -> DatasetRows:
         """The rows whose keys begin with `prefix`; those of the evaluation's split are all held out."""
         split, holdout = (self.split, self.holdout) if not prefix else (self.eval_split or "", 1.0)
         name, state = self.preset.name, file_state(self.path)
@@ -150,7 +150,7 @@ class HfDataset(Source, name="hf_dataset"):
             raise DataError(f"{self.path}: holdout {self.holdout} of its rows is none; raise it")
         return [self._task(rows, row, prefix) for row in drawn]
 
-    def _task(self, rows: Rows, row: int, prefix: str = "") -> Task:
+    def _task(self, rows: DatasetRows, row: int, prefix: str = "") -> Task:
         return self._reader.task(self.task_id(f"{prefix}{row}"), row, rows.record(row))
 
 

@@ -15,7 +15,7 @@ from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Scored
 from genrl_graph.edge_types.trajectories import Trajectories
 from genrl_graph.errors import StoreError
-from genrl_graph.nodes.advantage.returns import Whole
+from genrl_graph.nodes.advantage.returns import WholeTrajectories
 from genrl_graph.seeds import digest
 
 ARRAYS, STATE = "replay.safetensors", "replay.json"
@@ -38,7 +38,7 @@ class Transitions:
     @classmethod
     def of(cls, rows: Trajectories) -> "Transitions":
         """Those of whole trajectories, but for last steps that were truncated: what came after them is not known."""
-        steps = Whole.of(rows).rows
+        steps = WholeTrajectories.of(rows).rows
         at, after = steps[:, :-1][steps[:, 1:] >= 0], steps[:, 1:][steps[:, 1:] >= 0]
         ends = np.flatnonzero(rows.finish_is("terminated"))
         ends = ends[np.isin(ends, steps)]
@@ -67,7 +67,7 @@ class Transitions:
         return Transitions(**{name: array[at] for name, array in self.arrays().items()})
 
 
-class Replay(Carried):
+class ReplayBuffer(Carried):
     """The last `capacity` transitions, in a ring; `added` is how many the last update added, `total` all of them."""
 
     def __init__(self, capacity: int) -> None:
@@ -140,9 +140,9 @@ class ReplayCarry(Carry, name="replay"):
 
     capacity: int = Field(50_000, ge=1)
 
-    def init(self, name: str, *, seed: int) -> Replay:
+    def init(self, name: str, *, seed: int) -> ReplayBuffer:
         """The empty buffer."""
-        return Replay(self.capacity)
+        return ReplayBuffer(self.capacity)
 
 
 class Remember(Update, name="replay"):
@@ -151,7 +151,7 @@ class Remember(Update, name="replay"):
     Steps of episodes that failed or are not whole any more, and last steps that were truncated, are left out.
     """
 
-    def run(self, replay: Replay, scored: list[Scored[Trajectories]], *, log: Log) -> Replay:
+    def run(self, replay: ReplayBuffer, scored: list[Scored[Trajectories]], *, log: Log) -> ReplayBuffer:
         """The buffer with the steps."""
         rows = Trajectories.concat(scored)
         replay.add(Transitions.of(rows))

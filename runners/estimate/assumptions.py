@@ -7,11 +7,11 @@ from genrl_graph.dag.schedule import Schedule
 from genrl_graph.nodes.generate.chat import ChatGenerator
 from genrl_graph.runners.estimate.costs import varied_share
 from genrl_graph.runners.estimate.observed import Observed
-from genrl_graph.runners.estimate.stand_ins import Assumed
+from genrl_graph.runners.estimate.stand_ins import Assumptions
 
 
 def assumptions(
-    schedule: Schedule, rehearsed: Schedule, *, ends: tuple[Assumed, Assumed], observed: Observed | None
+    schedule: Schedule, rehearsed: Schedule, *, ends: tuple[Assumptions, Assumptions], observed: Observed | None
 ) -> Iterable[str]:
     """What an estimate takes for granted, one sentence each."""
     short, long = ends

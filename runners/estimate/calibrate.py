@@ -15,7 +15,7 @@ import torch
 from genrl_graph.nodes.policy.loading.gguf_model import cache_root
 from genrl_graph.runners.estimate.costs import Machine, Speeds
 from genrl_graph.runners.estimate.measure import Clock, measure_machine, measure_speeds
-from genrl_graph.runners.estimate.models import Sized
+from genrl_graph.runners.estimate.models import PolicySize
 from genrl_graph.seeds import digest
 from genrl_graph.store.durable import failed
 
@@ -39,7 +39,7 @@ def machine_key() -> str:
     return digest((CALIBRATION, *parts), size=6)
 
 
-def model_key(sized: Sized) -> str:
+def model_key(sized: PolicySize) -> str:
     """What the speeds of a model belong to: its configuration, precision and device."""
     config = {key: value for key, value in sorted(sized.config.to_dict().items()) if not key.startswith("_")}
     for name in ("transformers_version", "dtype", "torch_dtype"):
@@ -88,7 +88,7 @@ class Calibration:
             self._keep("machine", lambda clock: asdict(measure_machine(clock)))
         return Machine(**self._kept["machine"])
 
-    def speeds(self, sized: Sized, *, name: str) -> Speeds:
+    def speeds(self, sized: PolicySize, *, name: str) -> Speeds:
         """What the layers of a model take here."""
         key = model_key(sized)
         if key not in self._kept:

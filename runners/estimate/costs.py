@@ -142,7 +142,7 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class SequenceBatch:
     """Rows that are sampled together: `prompts` distinct prompts of `width` tokens, `tokens` sampled in all.
 
     What prompts share counts once where it is read once. The longest row has `longest` tokens; there is room for
@@ -158,7 +158,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Micro:
+class MicroBatchWork:
     """Rows that are trained on together: so many of `width` tokens, with `completions` completion tokens.
 
     Packed rows are fewer, a part of one where they share much.
@@ -179,9 +179,9 @@ class Work:
     """What one peer's step does with one policy, and `seconds` that are known already."""
 
     policy: str = ""
-    batches: tuple[Batch, ...] = ()
-    micros: tuple[Micro, ...] = ()  # with gradients
-    forwards: tuple[Micro, ...] = ()  # without
+    batches: tuple[SequenceBatch, ...] = ()
+    micros: tuple[MicroBatchWork, ...] = ()  # with gradients
+    forwards: tuple[MicroBatchWork, ...] = ()  # without
     steps: int = 0
     digested: bool = False
 
@@ -203,7 +203,7 @@ def varied_share(size: int, a: float) -> float:
     return 1.0 - 2.0 * alike if size > 1 else 0.0
 
 
-def sampling_seconds(batch: Batch, model: Model, speeds: Speeds, machine: Machine) -> float:
+def sampling_seconds(batch: SequenceBatch, model: Model, speeds: Speeds, machine: Machine) -> float:
     """Reading the prompts once, then a token for every row that has not ended, over and over."""
     read = batch.prompts * batch.width * (1 + model.pair_share * batch.width)
     seen = batch.tokens * (batch.width + batch.longest / 2)
@@ -213,7 +213,7 @@ def sampling_seconds(batch: Batch, model: Model, speeds: Speeds, machine: Machin
     return prefill + spread + grow + model.kv_bytes * seen / machine.copy
 
 
-def training_seconds(micro: Micro, model: Model, speeds: Speeds, machine: Machine) -> float:
+def training_seconds(micro: MicroBatchWork, model: Model, speeds: Speeds, machine: Machine) -> float:
     """One micro-batch forward and backward; what is not kept goes forward twice."""
     tokens = micro.tokens * (1 + model.pair_share * micro.width)
     again = _recomputed(micro, model, speeds) / max(model.layers, 1) * reading_seconds(micro, model, speeds)
@@ -221,7 +221,7 @@ def training_seconds(micro: Micro, model: Model, speeds: Speeds, machine: Machin
     return speeds.train_call + tokens * speeds.train_token + head + again
 
 
-def reading_seconds(micro: Micro, model: Model, speeds: Speeds) -> float:
+def reading_seconds(micro: MicroBatchWork, model: Model, speeds: Speeds) -> float:
     """One micro-batch forward without gradients."""
     tokens = micro.tokens * (1 + model.pair_share * micro.width)
     return speeds.prefill_call + tokens * speeds.prefill_token + micro.completions * speeds.train_head / 3
@@ -237,7 +237,7 @@ def work_seconds(work: Work, model: Model, speeds: Speeds, machine: Machine) -> 
     return sampling + training + reading + steps + digest
 
 
-def sampling_bytes(batch: Batch, model: Model) -> float:
+def sampling_bytes(batch: SequenceBatch, model: Model) -> float:
     """What sampling a batch adds to the weights: casts, cache, and the logits with what they are turned into."""
     cache = model.kv_bytes * batch.rows * (batch.width + batch.room)
     logits = 16 * min(batch.rows * model.vocabulary, 1 << 23)
@@ -245,7 +245,7 @@ def sampling_bytes(batch: Batch, model: Model) -> float:
     return model.cast_bytes + cache + max(logits, prefill)
 
 
-def training_bytes(micro: Micro, model: Model, speeds: Speeds) -> float:
+def training_bytes(micro: MicroBatchWork, model: Model, speeds: Speeds) -> float:
     """What a micro-batch adds to weights and moments: gradients, what backward needs, and a block of logits."""
     each, again = speeds.saved_token * micro.tokens / max(model.layers, 1), _recomputed(micro, model, speeds)
     inputs = 4 * model.hidden * micro.tokens
@@ -254,7 +254,7 @@ def training_bytes(micro: Micro, model: Model, speeds: Speeds) -> float:
     return model.gradient_bytes + speeds.saved_call + saved + logits
 
 
-def _recomputed(micro: Micro, model: Model, speeds: Speeds) -> int:
+def _recomputed(micro: MicroBatchWork, model: Model, speeds: Speeds) -> int:
     token, limit = speeds.saved_token, model.activation_bytes
     return recomputed_layers(micro.tokens, layers=model.layers, hidden=model.hidden, saved_token=token, limit=limit)
 

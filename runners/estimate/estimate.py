@@ -17,16 +17,16 @@ from genrl_graph.runners.estimate.assumptions import assumptions
 from genrl_graph.runners.estimate.calibrate import Calibration
 from genrl_graph.runners.estimate.costs import Memory, Model, Range, Work, peak_memory, work_seconds
 from genrl_graph.runners.estimate.forecast import Forecast, StepCost, compared, compared_text, forecast_text
-from genrl_graph.runners.estimate.models import Sized, Unknown, size_policy
+from genrl_graph.runners.estimate.models import PolicySize, UnknownSize, size_policy
 from genrl_graph.runners.estimate.observed import Observed, read_observed
-from genrl_graph.runners.estimate.rehearse import Rehearsal, Rehearsed
-from genrl_graph.runners.estimate.stand_ins import Assumed, CountingPolicy
+from genrl_graph.runners.estimate.rehearse import Rehearsal, RehearsedStep
+from genrl_graph.runners.estimate.stand_ins import Assumptions, CountingPolicy
 from genrl_graph.runners.estimate.tryout import is_small, tried_forecast, try_out
 from genrl_graph.runners.loop.peers import peer_names, require_enough
 from genrl_graph.runners.loop.threads import set_threads
 
 REHEARSED_ROUNDS = 3
-SHORT, LONG = Assumed(share=0.45, prior=0.15), Assumed(share=1.0, prior=0.5)
+SHORT, LONG = Assumptions(share=0.45, prior=0.15), Assumptions(share=1.0, prior=0.5)
 """The ends of what is assumed: completions fill this share of max_new_tokens; tasks pass with a chance from
 Beta(a, a), so that 29 % to 61 % of the groups of eight pass-or-fail rewards vary."""
 PACES: Mapping[str, Range] = {"generate": Range(0.7, 1.9), "update": Range(0.75, 1.3)}
@@ -128,7 +128,7 @@ class _Estimator:
     def models(self) -> dict[str, Model]:
         return {name: sized.model for name, sized in self.sized.items()}
 
-    def costs(self, assumed: Assumed) -> Costs:
+    def costs(self, assumed: Assumptions) -> Costs:
         count = min(self.graph.run.rounds, REHEARSED_ROUNDS)
         rehearsal = Rehearsal(
             self.rehearsed, self.names, seed=self.graph.run.seed, assumed=assumed, make=self._counting
@@ -266,7 +266,7 @@ class _Estimator:
         stored = self
         if observed.graph != self.graph:
             stored = _Estimator(observed.graph, calibration=self.calibration)
-            exact = Assumed(0.6, SHORT.prior, observed=observed.lengths, varied=observed.varied)
+            exact = Assumptions(0.6, SHORT.prior, observed=observed.lengths, varied=observed.varied)
             few = many = stored.costs(exact)
         paces = {}
         for kind in ("generate", "update"):
@@ -297,14 +297,14 @@ class _Estimator:
         return Range(digests / 2 + written / self.machine.write / 3, digests * 2 + 2 * written / self.machine.write)
 
 
-def _sizes(graph: Graph) -> tuple[dict[str, Sized], dict[str, str]]:
+def _sizes(graph: Graph) -> tuple[dict[str, PolicySize], dict[str, str]]:
     """The policies whose size is known, and why it is not of the others."""
     sized, unknown = {}, {}
     for name, part in graph.carries.items():
         if isinstance(part.carry, PolicyCarry) and not part.carry.small:
             try:
                 sized[name] = size_policy(part.carry)
-            except Unknown as reason:
+            except UnknownSize as reason:
                 unknown[name] = str(reason)
     return sized, unknown
 
@@ -318,7 +318,7 @@ def _rehearsable(schedule: Schedule, *, known: bool) -> Schedule:
     return replace(schedule, nodes=nodes)
 
 
-def _mean(done: Sequence[Rehearsed], rounds: int, value: Callable[[Rehearsed], float]) -> dict[str, float]:
+def _mean(done: Sequence[RehearsedStep], rounds: int, value: Callable[[RehearsedStep], float]) -> dict[str, float]:
     found: dict[str, float] = {}
     for step in done:
         found[str(step.step)] = found.get(str(step.step), 0.0) + value(step) / rounds

@@ -67,7 +67,7 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class MeasuredRun:
     """What a stored run took: seconds of each node in a mean round and in the first, over all peers; peak bytes."""
 
     folder: str
@@ -77,7 +77,7 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class Comparison:
     """An estimated range beside what was measured."""
 
     name: str
@@ -93,16 +93,16 @@ class Compared:
         return self.estimated.holds(self.measured)
 
 
-def compared(forecast: Forecast, fact: Fact) -> list[Compared]:
+def compared(forecast: Forecast, fact: MeasuredRun) -> list[Comparison]:
     """Every node's mean round against its range (an exchange's open and close together), then the peak in GB."""
     found = []
     for node in dict.fromkeys(step.node for step in forecast.steps):
         parts = [step.seconds for step in forecast.steps if step.node == node]
         known = [part for part in parts if part is not None]
         estimated = Range.total(known) if len(known) == len(parts) else None
-        found.append(Compared(node, estimated, fact.seconds.get(node), fact.first.get(node)))
+        found.append(Comparison(node, estimated, fact.seconds.get(node), fact.first.get(node)))
     memory = None if forecast.memory is None else forecast.memory.times(1 / GB)
-    return [*found, Compared("peak memory, GB", memory, None if fact.memory is None else fact.memory / GB)]
+    return [*found, Comparison("peak memory, GB", memory, None if fact.memory is None else fact.memory / GB)]
 
 
 def forecast_text(forecast: Forecast) -> str:
@@ -131,7 +131,7 @@ def forecast_text(forecast: Forecast) -> str:
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def compared_text(pairs: Sequence[Compared], fact: Fact) -> str:
+def compared_text(pairs: Sequence[Comparison], fact: MeasuredRun) -> str:
     """Estimate against fact as a table."""
     rows = [("estimate against fact", "estimated", "mean round", "first round", "")]
     for pair in pairs:

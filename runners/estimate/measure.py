@@ -23,7 +23,7 @@ from genrl_graph.nodes.policy.compute.onednn_linear import prepacked
 from genrl_graph.nodes.policy.compute.sampling import sample_completions
 from genrl_graph.nodes.policy.loading.gguf_model import cache_root
 from genrl_graph.runners.estimate.costs import Machine, Speeds
-from genrl_graph.runners.estimate.models import Sized
+from genrl_graph.runners.estimate.models import PolicySize
 from genrl_graph.runners.tracking.memory import memory
 from genrl_graph.store.durable import failed
 
@@ -110,7 +110,7 @@ def _disk_seconds(content: bytes) -> tuple[float, float]:
         raise failed(root, "measure the disk", error) from error
 
 
-def measure_speeds(sized: Sized, clock: Clock) -> Speeds:
+def measure_speeds(sized: PolicySize, clock: Clock) -> Speeds:
     """The speeds of a model with random weights; those of a large one from two with the same layers but only a few."""
     layers = sized.model.layers
     if layers <= MORE or sized.model.parameters <= WHOLE:
@@ -127,7 +127,7 @@ ROWS, MANY_ROWS, SHORT, LONG, HEAD, SAMPLED = 4, 16, 32, 160, 32, 6
 """Rows, tokens of a row, trained completion tokens of a row, and tokens sampled."""
 
 
-def _measure(sized: Sized, layers: int, clock: Clock) -> dict[str, float]:
+def _measure(sized: PolicySize, layers: int, clock: Clock) -> dict[str, float]:
     config = copy.deepcopy(sized.config)
     text = config.get_text_config()
     text.num_hidden_layers = layers

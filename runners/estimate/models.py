@@ -24,12 +24,12 @@ from genrl_graph.nodes.policy.tiny_lm import TinyLM
 from genrl_graph.runners.estimate.costs import Model
 
 
-class Unknown(Exception):
+class UnknownSize(Exception):
     """Why the size of a model cannot be known here."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sized:
+class PolicySize:
     """What a policy is made of: its size, its configuration, its tokenizer, and where it computes."""
 
     model: Model
@@ -41,15 +41,15 @@ class Sized:
     shares: bool = False  # what rows have in common from their beginning on is read once
 
 
-def size_policy(carry: Carry) -> Sized:
-    """The size of a declared policy; raises `Unknown` where it is not on this machine or no language model."""
+def size_policy(carry: Carry) -> PolicySize:
+    """The size of a declared policy; raises `UnknownSize` where it is not on this machine or no language model."""
     if isinstance(carry, Checkpoint):
         carry = _saved(carry)
     if isinstance(carry, TinyLM):
         return _tiny(carry)
     if isinstance(carry, CausalLM):
         return _pretrained(carry)
-    raise Unknown(f"{carry.type_name} is no type whose size is known without making it")
+    raise UnknownSize(f"{carry.type_name} is no type whose size is known without making it")
 
 
 def model_of(config: Any, *, bfloat16: bool, activation_bytes: float = math.inf, adapter: Lora | None = None) -> Model:
@@ -83,18 +83,18 @@ def _saved(carry: Checkpoint) -> Carry:
     try:
         saved = saved_policy(Path(carry.run).expanduser(), carry.policy, round=carry.round, peer=carry.peer)
     except (StoreError, DataError) as error:
-        raise Unknown(str(error)) from error
+        raise UnknownSize(str(error)) from error
     return saved.carry
 
 
-def _tiny(carry: TinyLM) -> Sized:
+def _tiny(carry: TinyLM) -> PolicySize:
     policy: Any = carry.init("sized", seed=0)  # made faster than measured
     model = model_of(policy.model.config, bfloat16=carry.compute_dtype == "bfloat16")
     tokens = ChatTokens(policy.hf_tokenizer, chat_template=carry.chat_template, where=carry.type_name)
-    return Sized(model, policy.model.config, tokens, policy.context, policy.device)
+    return PolicySize(model, policy.model.config, tokens, policy.context, policy.device)
 
 
-def _pretrained(carry: CausalLM) -> Sized:
+def _pretrained(carry: CausalLM) -> PolicySize:
     folder = _local(carry)
     try:
         config, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -106,10 +106,10 @@ def _pretrained(carry: CausalLM) -> Sized:
         )
         tokens = tokens_of(carry, tokenizer)
     except (OSError, ValueError, DataError) as error:
-        raise Unknown(f"model {carry.model!r}: {' '.join(str(error).split())[:200]}") from error
+        raise UnknownSize(f"model {carry.model!r}: {' '.join(str(error).split())[:200]}") from error
     read = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     shares = carry.share_prefixes and is_full(config.get_text_config())
-    return Sized(model, config, tokens, context_of(config, carry.max_context), device, read, shares)
+    return PolicySize(model, config, tokens, context_of(config, carry.max_context), device, read, shares)
 
 
 def _local(carry: CausalLM) -> Path:
@@ -124,11 +124,11 @@ def _local(carry: CausalLM) -> Path:
         if not named:
             return Path(snapshot_download(carry.model, revision=carry.revision, local_files_only=True))
     except (OSError, ValueError) as error:
-        raise Unknown(f"model {carry.model!r} is not on this machine, and no network is asked") from error
+        raise UnknownSize(f"model {carry.model!r} is not on this machine, and no network is asked") from error
     try:
         return Path(locate(carry))
     except DataError as error:
-        raise Unknown(str(error)) from error
+        raise UnknownSize(str(error)) from error
 
 
 def _adapter_parameters(adapter: Lora, model: Any) -> int:
@@ -141,5 +141,5 @@ def _adapter_parameters(adapter: Lora, model: Any) -> int:
     try:
         inject_adapter_in_model(config, around, adapter_name="default")
     except (ValueError, KeyError) as error:
-        raise Unknown(f"target_modules: {str(error).splitlines()[0]}") from error
+        raise UnknownSize(f"target_modules: {str(error).splitlines()[0]}") from error
     return sum(p.numel() for name, p in around.named_parameters() if ".lora_" in name)

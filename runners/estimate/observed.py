@@ -10,7 +10,7 @@ from genrl_graph.errors import StoreError
 from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import read_document
 from genrl_graph.nodes.policy.compute.activation_checkpointing import GB
-from genrl_graph.runners.estimate.forecast import Fact
+from genrl_graph.runners.estimate.forecast import MeasuredRun
 from genrl_graph.store.run_folder import GRAPH, read_graph
 
 Lines = Sequence[Mapping[str, float]]
@@ -21,7 +21,7 @@ class Observed:
     """A stored run: its graph, facts, mean completion lengths by generator, and the share of rows with a gradient."""
 
     graph: Graph
-    fact: Fact
+    fact: MeasuredRun
     lengths: Mapping[str, float]
     varied: float | None
 
@@ -39,7 +39,7 @@ def read_observed(folder: Path) -> Observed:
     first = {name: _total(lines, rounds[0], f"time/{name}") for name in names}
     device = [line["memory/device_gb"] for line in lines if "memory/device_gb" in line]
     peaks = device or [line["memory/peak_gb"] for line in lines if "memory/peak_gb" in line]
-    fact = Fact(str(folder), means, first, max(peaks) * GB if peaks else None)
+    fact = MeasuredRun(str(folder), means, first, max(peaks) * GB if peaks else None)
     return Observed(loaded.graph, fact, _lengths(lines, names), _varied(lines, names))
 
 

@@ -21,15 +21,15 @@ from genrl_graph.edge_types.rollouts import Rollouts, score
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import GenrlGraphError, NodeFailed, RewardFailed
 from genrl_graph.nodes.update.grpo import Grpo
-from genrl_graph.runners.estimate.costs import Micro, Work
-from genrl_graph.runners.estimate.stand_ins import Assumed, CountingPolicy, Luck
+from genrl_graph.runners.estimate.costs import MicroBatchWork, Work
+from genrl_graph.runners.estimate.stand_ins import Assumptions, CountingPolicy, RandomRewards
 from genrl_graph.runners.loop.exchange import LocalSwarm
 from genrl_graph.runners.loop.node_resources import node_resources
 from genrl_graph.runners.loop.outputs import named_outputs
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsed:
+class RehearsedStep:
     """What one step of one peer did: rows, tokens of distinct prompts and of completions, and work by policy."""
 
     round: int
@@ -58,16 +58,16 @@ class Rehearsal:
         names: Sequence[str],
         *,
         seed: int,
-        assumed: Assumed,
+        assumed: Assumptions,
         make: Callable[[str], Carried],
     ) -> None:
         self._schedule, self._seed, self._assumed = schedule, seed, assumed
-        self._swarm, self._luck = LocalSwarm(names), Luck(assumed)
+        self._swarm, self._luck = LocalSwarm(names), RandomRewards(assumed)
         sources = {name: node for name, node in schedule.nodes.items() if isinstance(node, Source)}
         carries = schedule.graph.carries
         self._players = [_Player(name, {c: make(c) for c in carries}, TaskBook(sources)) for name in names]
 
-    def rounds(self, count: int) -> Iterator[Rehearsed]:
+    def rounds(self, count: int) -> Iterator[RehearsedStep]:
         """Every step of the first rounds."""
         for number in range(count):
             for player in self._players:
@@ -76,7 +76,7 @@ class Rehearsal:
                 for player in self._players:
                     yield self._step(step, number, player)
 
-    def _step(self, step: Step, round: int, player: _Player) -> Rehearsed:
+    def _step(self, step: Step, round: int, player: _Player) -> RehearsedStep:
         node, part = self._schedule.nodes[step.node], self._schedule.graph.nodes[step.node]
         policies = [value for value in player.values.values() if isinstance(value, CountingPolicy)]
         for policy in policies:
@@ -93,7 +93,7 @@ class Rehearsal:
         works = [*works, *(work for policy in counted for work in policy.works)]
         prompts = sum(policy.prompt_tokens for policy in counted)
         sampled = sum(policy.sampled for policy in counted)
-        return Rehearsed(round, step, player.name, rows, prompts, sampled, tuple(works))
+        return RehearsedStep(round, step, player.name, rows, prompts, sampled, tuple(works))
 
     def _played(self, step: Step, node: Node, part: Part, round: int, player: _Player) -> tuple[int, list[Work]]:
         if isinstance(node, Coordinate):
@@ -181,7 +181,7 @@ def _trained_on(node: Update, policy: CountingPolicy, rows: Rollouts) -> list[Ro
     return [kept.take(list(map(int, at))) for at in np.array_split(np.arange(len(kept)), max(parts, 1)) if len(at)]
 
 
-def _micros(policy: CountingPolicy, rows: Rollouts, budget: int) -> list[Micro]:
+def _micros(policy: CountingPolicy, rows: Rollouts, budget: int) -> list[MicroBatchWork]:
     pairs = zip(rows.ragged("prompt_ids"), rows.ragged("completion_ids"), strict=True)
     sequences = [TokenSequence(prompt, completion) for prompt, completion in pairs]
     found = policy.micro_batches(sequences, max_batch_tokens=budget)

@@ -16,13 +16,13 @@ from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.compute.logprobs import read_of
 from genrl_graph.nodes.policy.compute.packing import Packed, packed_batches
 from genrl_graph.nodes.policy.compute.sampling import token_batches
-from genrl_graph.runners.estimate.costs import Batch, Micro, Work, longest_of, varied_share
+from genrl_graph.runners.estimate.costs import MicroBatchWork, SequenceBatch, Work, longest_of, varied_share
 
 WORDS = ("the", "of", "and", "to", "in", "is", "it", "that", "was", "for", "on", "are", "as", "with", "they", "be")
 
 
 @dataclass(frozen=True, slots=True)
-class Assumed:
+class Assumptions:
     """What nobody can know before a run: how long completions are, and how many groups have something to learn from.
 
     `share` is of each generator's `max_new_tokens`; `tokens`, and first of all `observed` by node, are mean lengths.
@@ -84,7 +84,7 @@ class CountingPolicy(TextPolicy):
             read = self._rows([prompts[at] for at in distinct.values()], int(widths[chosen].max()))
             rows = len(chosen)
             longest = longest_of(rows, mean, most)
-            batches.append(Batch(rows, read, int(widths[chosen].max()), most, longest, rows * mean))
+            batches.append(SequenceBatch(rows, read, int(widths[chosen].max()), most, longest, rows * mean))
         self.works.append(Work(self.name, batches=tuple(batches)))
         self.prompt_tokens += sum(len(prompt) for prompt in prompts)
         self.sampled += len(widths) * mean
@@ -107,11 +107,11 @@ class CountingPolicy(TextPolicy):
             return super().micro_batches(sequences, max_batch_tokens=max_batch_tokens)
         return packed_batches([read_of(sequence) for sequence in sequences], max_tokens=max_batch_tokens)
 
-    def micro(self, sequences: Sequence[TokenSequence]) -> Micro:
+    def micro(self, sequences: Sequence[TokenSequence]) -> MicroBatchWork:
         """What it is to train on these at once."""
         width = max((len(s.prompt_ids) + len(s.completion_ids) for s in sequences), default=0)
         rows = self._rows([read_of(sequence) for sequence in sequences], width)
-        return Micro(rows, width, sum(len(s.completion_ids) for s in sequences))
+        return MicroBatchWork(rows, width, sum(len(s.completion_ids) for s in sequences))
 
     def _rows(self, sequences: Sequence[NDArray[np.int32]], width: int) -> float:
         """How many rows of so many tokens take as many as are read of these sequences."""
@@ -155,11 +155,11 @@ def _single_tokens(tokenizer: Any) -> list[int]:
     return [at for at in range(len(tokenizer)) if at not in special][:16]
 
 
-class Luck:
+class RandomRewards:
     """Makes rewards up: of every so many groups as many vary as assumed, evenly spread, so that nothing is left to
     chance."""
 
-    def __init__(self, assumed: Assumed) -> None:
+    def __init__(self, assumed: Assumptions) -> None:
         self._assumed = assumed
         self._due, self._groups = 0.5, 0
 

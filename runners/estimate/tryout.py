@@ -10,12 +10,12 @@ from pathlib import Path
 
 from genrl_graph.contract.node import Coordinate, PolicyCarry
 from genrl_graph.dag.schedule import Schedule
-from genrl_graph.edge_types.display import Shown
+from genrl_graph.edge_types.display import DisplayMetrics
 from genrl_graph.errors import named
 from genrl_graph.messages import counted
 from genrl_graph.nodes.policy.compute.activation_checkpointing import GB
 from genrl_graph.runners.estimate.costs import Range
-from genrl_graph.runners.estimate.forecast import Fact, Forecast, StepCost
+from genrl_graph.runners.estimate.forecast import Forecast, MeasuredRun, StepCost
 from genrl_graph.runners.loop.context import RunContext, StepReport
 from genrl_graph.runners.loop.exchange import LocalSwarm
 from genrl_graph.runners.loop.peers import make_peers, peer_names
@@ -32,7 +32,7 @@ START_S, ROOM = Range(1.0, 10.0), Range(0.9, 1.3)
 
 
 @dataclass(slots=True)
-class Tried:
+class TrialTimes:
     """What every step did in each round, over all peers: seconds, rows, and effort by the words for it."""
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -47,11 +47,11 @@ def is_small(schedule: Schedule) -> bool:
     return bool(policies) and all(policy.small for policy in policies)
 
 
-def try_out(schedule: Schedule) -> Tried:
+def try_out(schedule: Schedule) -> TrialTimes:
     """Play the first rounds in a temporary folder, with the untrained policies; nobody outside is told of them."""
     steps = tuple(step for step in schedule.steps if not isinstance(schedule.nodes[step.node], Coordinate))
     schedule = replace(schedule, steps=steps)
-    run, tried, shown = schedule.graph.run, Tried(), shown_by(schedule)
+    run, tried, shown = schedule.graph.run, TrialTimes(), shown_by(schedule)
     names = peer_names(run.peers)
     for name, node in schedule.nodes.items():
         with named(f"nodes.{name}"):
@@ -75,14 +75,14 @@ def try_out(schedule: Schedule) -> Tried:
     return tried
 
 
-def _take(tried: Tried, done: list[StepReport], shown: Mapping[str, Shown], *, peers: int) -> None:
+def _take(tried: TrialTimes, done: list[StepReport], shown: Mapping[str, DisplayMetrics], *, peers: int) -> None:
     """Add a round: sums over the peers, but means of what is a mean already."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     told: dict[tuple[str, str], float] = defaultdict(float)
     for item in done:
         sums[str(item.step)][0] += item.seconds
         sums[str(item.step)][1] += item.metrics.get("rows", 0.0)
-        what = shown.get(item.step.node, Shown())
+        what = shown.get(item.step.node, DisplayMetrics())
         for name, words in what.effort.items():
             value = item.metrics.get(name, 0.0)
             told[str(item.step), words] += value if name == what.unit else value / peers
@@ -93,7 +93,7 @@ def _take(tried: Tried, done: list[StepReport], shown: Mapping[str, Shown], *, p
         tried.effort[step][words].append(value)
 
 
-def tried_forecast(schedule: Schedule, tried: Tried, *, fact: Fact | None = None) -> Forecast:
+def tried_forecast(schedule: Schedule, tried: TrialTimes, *, fact: MeasuredRun | None = None) -> Forecast:
     """The costs of a run by what was tried out; with the facts of a stored run its times are those of that run."""
     graph, later = schedule.graph, slice(1 if len(tried.rounds) > 1 else 0, None)
     steps = tuple(_cost(schedule, str(step), step.node, tried, later, fact) for step in schedule.steps)
@@ -114,7 +114,9 @@ def tried_forecast(schedule: Schedule, tried: Tried, *, fact: Fact | None = None
     )
 
 
-def _cost(schedule: Schedule, step: str, node: str, tried: Tried, later: slice, fact: Fact | None) -> StepCost:
+def _cost(
+    schedule: Schedule, step: str, node: str, tried: TrialTimes, later: slice, fact: MeasuredRun | None
+) -> StepCost:
     seconds, rows = tried.seconds.get(step, [0.0]), tried.rows.get(step, [0.0])
     known = None if fact is None or step.startswith("open ") else fact.seconds.get(node)
     timed = Range.over(*seconds[later]).between(PACE) if known is None else KNOWN_PACE.times(known)
@@ -131,7 +133,7 @@ def _cost(schedule: Schedule, step: str, node: str, tried: Tried, later: slice, 
     )
 
 
-def _assumptions(schedule: Schedule, tried: Tried, fact: Fact | None) -> list[str]:
+def _assumptions(schedule: Schedule, tried: TrialTimes, fact: MeasuredRun | None) -> list[str]:
     played = counted(len(tried.rounds), "round")
     told = [f"what the untrained policy did in {played} that were tried out; one that has learned may play longer"]
     told.append("speeds of this machine as busy as it is now" if fact is None else f"seconds as in {fact.folder}")

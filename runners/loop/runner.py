@@ -20,7 +20,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class RunProgress:
     """What a process has of a run that goes on: how many exchanges it has closed, and whether nothing is left."""
 
     closed: int = 0
@@ -50,7 +50,7 @@ class Runner(Protocol):
         Raises `ExchangeTimeout` where there can never be enough peers for an exchange.
         """
 
-    def agree(self, kept: Kept) -> tuple[Kept, int | None]:
+    def agree(self, kept: RunProgress) -> tuple[RunProgress, int | None]:
         """What all processes of the run have, and the latest round from which they may go on (None: any)."""
 
     def begin(self, round: int) -> None:
@@ -83,7 +83,7 @@ class LocalRunner:
         require_enough(schedule, self.names)
         return run or free(), LocalSwarm(self.names)
 
-    def agree(self, kept: Kept) -> tuple[Kept, int | None]:
+    def agree(self, kept: RunProgress) -> tuple[RunProgress, int | None]:
         """There is nobody to ask."""
         return kept, None
 

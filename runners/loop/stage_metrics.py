@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from genrl_graph.contract.node import Advantage, Generator, Node, Reward
 from genrl_graph.dag.schedule import Schedule
-from genrl_graph.edge_types.display import Shown
+from genrl_graph.edge_types.display import DisplayMetrics
 from genrl_graph.edge_types.frame import Frame
 
 Peers = Mapping[str, Mapping[str, float]]
@@ -94,13 +94,13 @@ def totals(schedule: Schedule) -> list[str]:
     return [name for name in rewards if name not in parts]
 
 
-def shown_by(schedule: Schedule) -> dict[str, Shown]:
+def shown_by(schedule: Schedule) -> dict[str, DisplayMetrics]:
     """What each generator shows: that of the type of its rows, of several outputs the first that shows something."""
-    found: dict[str, Shown] = {}
+    found: dict[str, DisplayMetrics] = {}
     for ref, kind in schedule.types.items():
         name = ref.partition(".")[0]
         if isinstance(schedule.nodes.get(name), Generator) and issubclass(kind.base, Frame):
-            known = found.get(name, Shown())
+            known = found.get(name, DisplayMetrics())
             found[name] = known if known.line else kind.base.shown
     return found
 

@@ -13,7 +13,7 @@ Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class ColumnDelta:
     """How one column of a node moved, over all rounds and peers; pairs are (old, new).
 
     `rows` both have, of which `changed` differ; `mean` and `size`, the mean absolute value, are over those that were
@@ -49,7 +49,7 @@ class _Column:
     come: int = 0
 
 
-class Moves:
+class ColumnDeltas:
     """Collects what one peer's round stored and what it gives now, node by node."""
 
     def __init__(self) -> None:
@@ -76,16 +76,16 @@ class Moves:
                 column.groups += int(groups.max()) + 1
                 column.varied += [_varied(values[-1], groups) for values in (column.old, column.new)]
 
-    def found(self) -> tuple[Move, ...]:
+    def found(self) -> tuple[ColumnDelta, ...]:
         """One move a column, in the order of the nodes."""
         return tuple(_move(node, name, column) for (node, name), column in self._columns.items())
 
 
-def _move(node: str, name: str, column: _Column) -> Move:
+def _move(node: str, name: str, column: _Column) -> ColumnDelta:
     old, new = np.concatenate(column.old), np.concatenate(column.new)
     both = np.isfinite(old) & np.isfinite(new)
     changes = (new - old)[both]
-    return Move(
+    return ColumnDelta(
         node=node,
         column=name,
         rows=len(old),

@@ -13,7 +13,7 @@ from genrl_graph.edge_types.edge_type import EdgeType
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.errors import GraphError, ParamError
 from genrl_graph.messages import did_you_mean
-from genrl_graph.runners.resume.code_versions import Origins
+from genrl_graph.runners.resume.code_versions import CodeVersions
 
 Fate = Literal["pinned", "read", "recomputed", "updated", "left out"]
 """`pinned` nodes are read whatever changed, `read` ones because nothing did; `left out` are updates that do not run."""
@@ -24,7 +24,7 @@ ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class NodeVerdict:
     """What becomes of a node and why; `was` is the node of the run that its values are compared with."""
 
     node: str
@@ -38,7 +38,7 @@ class ReplayPlan:
     """The graph that is replayed: the edited one, with all that is pinned as it was; and what is told about it."""
 
     graph: Graph
-    verdicts: Mapping[str, Verdict]
+    verdicts: Mapping[str, NodeVerdict]
     notes: tuple[str, ...]
 
     def names(self, *fates: Fate) -> list[str]:
@@ -47,7 +47,7 @@ class ReplayPlan:
 
 
 def plan_replay(
-    old: Graph, new: Graph, origins: Origins, *, where: str, update: bool, recompute: Collection[str] = ()
+    old: Graph, new: Graph, origins: CodeVersions, *, where: str, update: bool, recompute: Collection[str] = ()
 ) -> ReplayPlan:
     """The plan of `new` over a run of `old`; both as they are read, `new` without problems.
 
@@ -59,7 +59,7 @@ def plan_replay(
 
 class _Planner:
     def __init__(
-        self, old: Graph, new: Graph, origins: Origins, *, where: str, update: bool, recompute: Collection[str]
+        self, old: Graph, new: Graph, origins: CodeVersions, *, where: str, update: bool, recompute: Collection[str]
     ) -> None:
         self._old, self._new, self._origins, self._where = old, new, origins, where
         self._update, self._forced = update, frozenset(recompute)
@@ -69,7 +69,7 @@ class _Planner:
         self._types_then = {new_ref(ref, self._renamed): kind for ref, kind in infer(old).items()}
         self._notes: list[str] = []
         self._refused: dict[str, list[str]] = {}
-        self._verdicts: dict[str, Verdict] = {}
+        self._verdicts: dict[str, NodeVerdict] = {}
 
     def plan(self) -> ReplayPlan:
         self._check_forced()
@@ -95,36 +95,36 @@ class _Planner:
                 hint = did_you_mean(name, able) or f"; name one of {', '.join(able)}, or {ALL}"
                 raise ParamError(f"--recompute {name}: is no select, reward or advantage of this graph{hint}")
 
-    def _verdict(self, part: Part) -> Verdict:
+    def _verdict(self, part: Part) -> NodeVerdict:
         if isinstance(part.declared, PINNED):
             return self._pinned(part)
         own = self._own(part)
         if isinstance(part.declared, Update | Fork) and self._update:
-            return Verdict(part.name, "updated", own)
+            return NodeVerdict(part.name, "updated", own)
         live = isinstance(part.declared, LIVE)
         why = own or self._because(part, carried=live)
         if live:
-            return Verdict(part.name, "left out" if why else "read", why)
+            return NodeVerdict(part.name, "left out" if why else "read", why)
         if not why and self._update:
             why = self._because_carried(part)
         if not why and {part.name, ALL} & self._forced:
             why = "asked for"
         if not why:
-            return Verdict(part.name, "read")
+            return NodeVerdict(part.name, "read")
         read = [edge.ref for edge in part.edges() if not self._is_rows(edge.ref)]
         if read and not self._update:
             what = f"has to be computed ({why}), and reads {', '.join(read)}, which is made only with --update"
             self._refused[part.name] = [what]
-        return Verdict(part.name, "recomputed", why, self._was(part))
+        return NodeVerdict(part.name, "recomputed", why, self._was(part))
 
-    def _pinned(self, part: Part) -> Verdict:
+    def _pinned(self, part: Part) -> NodeVerdict:
         if problems := list(self._pinned_problems(part)):
             self._refused[part.name] = problems
         change = self._changes.get(part.name)
         for param in change.params if change is not None and part.name in self._old.nodes else ():
             self._notes.append(f"{param.lines(f'{part.name}: ')[0]}: not applied, for what {part.name} gave is pinned")
         because = self._because(part, carried=False).removeprefix("because ")
-        return Verdict(part.name, "pinned", f"as it was, though {because}" if because else "")
+        return NodeVerdict(part.name, "pinned", f"as it was, though {because}" if because else "")
 
     def _pinned_problems(self, part: Part) -> Iterator[str]:
         change = self._changes.get(part.name)

@@ -28,12 +28,12 @@ from genrl_graph.runners.loop.round import run_round
 from genrl_graph.runners.loop.stage_metrics import Stages
 from genrl_graph.runners.loop.threads import set_threads
 from genrl_graph.runners.play import replace_run
-from genrl_graph.runners.replay.deltas import Move, Moves
-from genrl_graph.runners.replay.plan import ReplayPlan, Verdict, plan_replay
-from genrl_graph.runners.replay.rounds import StoredRounds, Turn
+from genrl_graph.runners.replay.deltas import ColumnDelta, ColumnDeltas
+from genrl_graph.runners.replay.plan import NodeVerdict, ReplayPlan, plan_replay
+from genrl_graph.runners.replay.rounds import HolderRound, StoredRounds
 from genrl_graph.runners.replay.update import off_policy, start_carries
 from genrl_graph.runners.resume.checkpoint import checkpoint_folder, save_checkpoint
-from genrl_graph.runners.resume.code_versions import Origins, run_versions
+from genrl_graph.runners.resume.code_versions import CodeVersions, run_versions
 from genrl_graph.runners.resume.data_digests import changed_data
 from genrl_graph.runners.tracking.metrics import RoundMetrics
 from genrl_graph.runners.tracking.terminal import Terminal
@@ -59,8 +59,8 @@ class Replay:
     groups: int
     rows: int
     graph: Graph
-    verdicts: Mapping[str, Verdict]
-    moves: Sequence[Move]
+    verdicts: Mapping[str, NodeVerdict]
+    moves: Sequence[ColumnDelta]
     notes: Sequence[str]
     before: Mapping[tuple[str, str], str]
     after: Mapping[tuple[str, str], str]
@@ -92,7 +92,7 @@ def replay(
     compile_graph(graph)  # all its problems, before any that come of the run
     stored = StoredRounds(source)
     chosen = stored.chosen(*(rounds or (min(stored.holders, default=0), None)))
-    origins = Origins(source.versions)
+    origins = CodeVersions(source.versions)
     plan = plan_replay(source.graph, graph, origins, where=str(run), update=update, recompute=recompute)
     schedule = compile_graph(replace_run(plan.graph, _options(source.graph.run, len(chosen))))
     if update and not plan.names("updated"):
@@ -162,7 +162,7 @@ class _Rounds:
         self._store, self._terminal = store, terminal
         self._players = {player.name: player for player in players}
         self._steps = [step for step in schedule.steps if step.action != "open"]
-        self._turns: dict[str, Turn] = {}
+        self._turns: dict[str, HolderRound] = {}
         self._records: dict[tuple[str, str], Record] = {}
         self._done: dict[tuple[str, str], StepReport] = {}
         self._metrics = RoundMetrics([JsonLines(store.folder / "metrics.jsonl")], stages=Stages(schedule))
@@ -175,7 +175,7 @@ class _Rounds:
             watch=self._watch,
             read_inputs=self._inputs,
         )
-        self.moves = Moves()
+        self.moves = ColumnDeltas()
         self.read: dict[str, int] = {}
 
     def play(self, number: int) -> None:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from genrl_graph.inspection.text import line, say
 from genrl_graph.messages import counted
-from genrl_graph.runners.replay.deltas import Move
+from genrl_graph.runners.replay.deltas import ColumnDelta
 from genrl_graph.runners.replay.replay import Replay
 
 STYLES = {"recomputed": "bold", "updated": "bold", "left out": "yellow"}
@@ -58,7 +58,7 @@ def _node_table(replay: Replay) -> Table:
     return table
 
 
-def _move_table(moves: Sequence[Move]) -> Table:
+def _move_table(moves: Sequence[ColumnDelta]) -> Table:
     """One line a column; of advantages, whose mean is 0, the mean size. Only groups whose values vary train."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("node", "column", "mean", "rows changed", "largest", "rank", "varied groups"):
@@ -82,7 +82,7 @@ def _arrow(old: str, new: str) -> str:
     return old if old == new else f"{old} -> {new}"
 
 
-def _counts(move: Move) -> list[str]:
+def _counts(move: ColumnDelta) -> list[str]:
     """What the table has no room for: rows that could not be judged, and rows that only one side has."""
     told = []
     if move.unjudged[0] != move.unjudged[1]:

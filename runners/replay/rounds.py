@@ -55,7 +55,7 @@ class StoredRounds:
             raise ParamError(f"--rounds {asked}: {self._where} has the complete rounds {low} to {high}")
         return chosen
 
-    def turn(self, round: int, holder: str) -> "Turn":
+    def turn(self, round: int, holder: str) -> "HolderRound":
         """What one peer's round has left."""
         store = self._folders[round, holder]
         recall = self._recalls[store.folder]
@@ -63,7 +63,7 @@ class StoredRounds:
         def step(node: str) -> Recorded | None:
             return recall(round, node, holder)
 
-        return Turn(round, holder, self._graph, self._types, step)
+        return HolderRound(round, holder, self._graph, self._types, step)
 
     def checkpoints(self, holder: str) -> Path:
         """The folder with the checkpoints of a peer."""
@@ -71,7 +71,7 @@ class StoredRounds:
 
 
 @dataclass(slots=True)
-class Turn:
+class HolderRound:
     """One peer's round of the run. Outputs are made again when they are asked for, by name: `turn["answers"]`."""
 
     round: int

@@ -36,7 +36,7 @@ def run_versions(graph: Graph, imports: Mapping[str, str]) -> dict[str, Any]:
     return found | {name: value for name, value in noted.items() if value}
 
 
-class Origins:
+class CodeVersions:
     """The code that a run was played with, as its folder notes it, against the code of now."""
 
     def __init__(self, versions: Mapping[str, Any]) -> None:

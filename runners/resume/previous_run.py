@@ -19,7 +19,7 @@ from genrl_graph.graph_file.read import read_document
 from genrl_graph.records.recall import Recall, Recorded
 from genrl_graph.records.write import EVAL_PREFIX
 from genrl_graph.runners.loop.peers import Peer, changing_carries
-from genrl_graph.runners.loop.runner import BEHIND, Kept, exchanges
+from genrl_graph.runners.loop.runner import BEHIND, RunProgress, exchanges
 from genrl_graph.runners.resume.checkpoint import checkpoint_folder, damage, load_checkpoint, newest_checkpoint
 from genrl_graph.runners.resume.data_digests import changed_data
 from genrl_graph.store.run_folder import GRAPH, write_graph
@@ -113,12 +113,12 @@ class PreviousRun:
             for name, then in self._others(versions).items()
         ]
 
-    def kept(self, schedule: Schedule, rounds: int, peers: Sequence[str], *, evaluated: bool) -> Kept:
+    def kept(self, schedule: Schedule, rounds: int, peers: Sequence[str], *, evaluated: bool) -> RunProgress:
         """How many exchanges of the run were closed, and whether nothing is left to do."""
         order = list(exchanges(schedule))
         steps = self.store.steps().to_pylist()
         places = [step["round"] * len(order) + order.index(step["node"]) for step in steps if step["node"] in order]
-        return Kept(max(places, default=-1) + 1, self.is_complete(rounds, peers, evaluated=evaluated))
+        return RunProgress(max(places, default=-1) + 1, self.is_complete(rounds, peers, evaluated=evaluated))
 
     def go_on_from(self, latest: int | None) -> None:
         """Take the newest undamaged checkpoint that was made after at most `latest` rounds."""

@@ -12,12 +12,12 @@ from genrl_graph.errors import ExchangeTimeout, PeerRefused
 from genrl_graph.runners.loop.exchange import Meeting, PeerBehind
 from genrl_graph.runners.loop.signals import Stop
 from genrl_graph.runners.swarm.admission.rules import Admission, of_one_shape
-from genrl_graph.runners.swarm.admission.verdict import PAYLOAD, Admitted, Refusal, refusal_columns, refused_payload
+from genrl_graph.runners.swarm.admission.verdict import PAYLOAD, Admitted, RowRefusal, refusal_columns, refused_payload
 from genrl_graph.runners.swarm.backoff import Backoff
 from genrl_graph.runners.swarm.host import Host
 from genrl_graph.runners.swarm.offers import MAX_INLINE, Inbox, Offer
-from genrl_graph.runners.swarm.open_exchange import Gathering, Taken
-from genrl_graph.runners.swarm.roster import Member
+from genrl_graph.runners.swarm.open_exchange import OpenExchange, Taken
+from genrl_graph.runners.swarm.roster import RosterMember
 from genrl_graph.runners.swarm.transport.streams import CUT_SHORT
 from genrl_graph.wire.packet import encode
 
@@ -48,7 +48,7 @@ class PeerSwarm:
         self._admissions, self._staleness, self._order = admissions, staleness, list(admissions)
         self._sign, self._stop, self._tell = sign, stop, tell
         self._backoff = Backoff()
-        self._opened: dict[str, Gathering] = {}
+        self._opened: dict[str, OpenExchange] = {}
         self._served: list[Offer] = []
         self._taken: set[Taken] = set()
         self._met: set[str] = set()
@@ -108,7 +108,7 @@ class PeerSwarm:
         for member in members:
             self._host.push(member.peer_id, announcement, timeout_s=node.timeout_s)
         with self._inbox.changed:
-            gathering = Gathering(self._host, self._inbox, node, offer, round=round, since=since, taken=self._taken)
+            gathering = OpenExchange(self._host, self._inbox, node, offer, round=round, since=since, taken=self._taken)
             gathering.ask(members)
             self._opened[node.place.node] = gathering
         self._met = {member.peer_id for member in members}
@@ -154,7 +154,7 @@ class PeerSwarm:
         """Whether this peer closed an exchange before it was cut."""
         return round * len(self._order) + self._order.index(node.place.node) < self._closed
 
-    def _is_short(self, gathering: Gathering, node: Exchange) -> bool:
+    def _is_short(self, gathering: OpenExchange, node: Exchange) -> bool:
         """Whether too few came, and more are waited for: those who are here now are asked, also who was gone."""
         if gathering.came >= node.min_peers or node.on_short != "wait":
             return False
@@ -164,7 +164,7 @@ class PeerSwarm:
         return True
 
     def _received(
-        self, gathering: Gathering, node: Exchange, tasks: TaskBook, vocabularies: Mapping[str, int]
+        self, gathering: OpenExchange, node: Exchange, tasks: TaskBook, vocabularies: Mapping[str, int]
     ) -> dict[str, tuple[int, Admitted]]:
         """What is admitted of the rows that came, with the round that they are of, in the order of the names."""
         announced: dict[str, int] = {}
@@ -183,7 +183,7 @@ class PeerSwarm:
                 )
         return {name: (announced[name], given) for name, given in of_one_shape(admitted).items()}
 
-    def _meeting(self, gathering: Gathering, received: Mapping[str, tuple[int, Admitted]]) -> Meeting:
+    def _meeting(self, gathering: OpenExchange, received: Mapping[str, tuple[int, Admitted]]) -> Meeting:
         """What the exchange gave, what was refused and who is missing."""
         round, own = gathering.round, gathering.rows
         refusals = [refusal for _, given in received.values() for refusal in given.refusals]
@@ -207,7 +207,7 @@ class PeerSwarm:
             refusal_columns(refusals),
         )
 
-    def _refused(self, like: Frame, round: int) -> Iterator[Refusal]:
+    def _refused(self, like: Frame, round: int) -> Iterator[RowRefusal]:
         """What of others was refused before it could be rows; who offends is not heard for a while."""
         for refused in self._inbox.refusals():
             name = self._known_as(refused.peer_id)
@@ -219,7 +219,7 @@ class PeerSwarm:
                 reason = told.reason if told.count == 1 else f"{told.reason} ({told.count} times)"
                 yield from refused_payload(self._known_as(told.peer_id), like, PeerRefused(reason)).refusals
 
-    def _gathered(self, node: Exchange, round: int, since: float) -> list[Member]:
+    def _gathered(self, node: Exchange, round: int, since: float) -> list[RosterMember]:
         """The members that this exchange is frozen to, once they are enough.
 
         Who was late is left out until it is heard again, and who offended until its time is over, as long as the
@@ -247,16 +247,16 @@ class PeerSwarm:
             self._stop.check()
             self._inbox.wait(seen, timeout_s=PAUSE_S)
 
-    def _tell_who_is_here(self, node: Exchange, round: int, members: Sequence[Member]) -> None:
+    def _tell_who_is_here(self, node: Exchange, round: int, members: Sequence[RosterMember]) -> None:
         here = ", ".join([self._name, *(member.name for member in members)])
         self._tell(f"nodes.{node.place.node} (round {round}): waits for {node.min_peers} peers; here: {here}")
 
-    def _in_reach(self, node: Exchange, round: int) -> list[Member]:
+    def _in_reach(self, node: Exchange, round: int) -> list[RosterMember]:
         """The others that come to this round, in the order of their names."""
         earliest = round - 1 - node.max_staleness
         return [member for member in self._others() if earliest <= self._round_of(member) <= round]
 
-    def _is_silent(self, member: Member) -> bool:
+    def _is_silent(self, member: RosterMember) -> bool:
         """Whether a member that was late has not been heard since."""
         since = self._silent.get(member.peer_id)
         if since is not None and self._inbox.heard_at(member.peer_id) > since:
@@ -270,10 +270,10 @@ class PeerSwarm:
         if gathering is not None:
             gathering.announced(peer_id)
 
-    def _others(self) -> list[Member]:
+    def _others(self) -> list[RosterMember]:
         return [member for member in self._host.roster() if member.peer_id != self._host.peer_id]
 
-    def _round_of(self, member: Member) -> int:
+    def _round_of(self, member: RosterMember) -> int:
         return max(member.round, self._inbox.round_of(member.peer_id))
 
     def _known_as(self, peer_id: str) -> str:

@@ -12,7 +12,7 @@ from genrl_graph.edge_types.frame import Frame
 from genrl_graph.errors import PeerRefused
 from genrl_graph.runners.swarm.host import Host
 from genrl_graph.runners.swarm.offers import MAX_ANNOUNCEMENT, Inbox, Offer, announcement_key
-from genrl_graph.runners.swarm.roster import Member
+from genrl_graph.runners.swarm.roster import RosterMember
 
 FIRST_PULL_S, LONGEST_PULL_S = 0.25, 4.0
 PULL_TIMEOUT_S = 10.0
@@ -23,14 +23,14 @@ Taken = tuple[str, str]
 
 
 @dataclass(slots=True)
-class Asked:
+class MemberOffer:
     """A member of a frozen roster: what it announced, and its rows.
 
     `missing` says why there are none: late, slow (announced, but did not serve), gone, ahead (in a later round) or
     refused.
     """
 
-    member: Member
+    member: RosterMember
     offer: Offer | None = None
     data: bytes | bytearray | None = None
     missing: str = ""
@@ -48,7 +48,7 @@ class Asked:
         return self.data is not None or bool(self.missing)
 
 
-class Gathering:
+class OpenExchange:
     """The rows of one exchange, `rows` being the own ones. But for `verify`, all of it happens under the inbox's lock.
 
     `taken` names the rows, by peer id and key, that were taken before: they are not taken again as old ones.
@@ -60,7 +60,7 @@ class Gathering:
         self, host: Host, inbox: Inbox, node: Exchange, rows: Frame, *, round: int, since: float, taken: set[Taken]
     ) -> None:
         self.rows, self.round, self.since = rows, round, since
-        self.asked: list[Asked] = []
+        self.asked: list[MemberOffer] = []
         self._host, self._inbox, self._node, self._taken = host, inbox, node, taken
 
     @property
@@ -73,14 +73,14 @@ class Gathering:
         """How many peers' rows are here, the own ones included."""
         return 1 + sum(asked.data is not None for asked in self.asked)
 
-    def ask(self, members: Sequence[Member]) -> None:
+    def ask(self, members: Sequence[RosterMember]) -> None:
         """Take these into the roster of the exchange; one that was gone is asked again."""
         known = {asked.member.peer_id: asked for asked in self.asked}
         now = time.monotonic()
         for member in members:
             before = known.get(member.peer_id)
             if before is None or before.missing == "gone":
-                asked = Asked(member, again_at=now + FIRST_PULL_S)
+                asked = MemberOffer(member, again_at=now + FIRST_PULL_S)
                 self.asked = [each for each in self.asked if each is not before] + [asked]
                 self._take_offer(asked, now)
 
@@ -124,7 +124,7 @@ class Gathering:
             if asked.coming is not None:
                 asked.coming.cancel()
 
-    def _look(self, asked: Asked, rounds: Mapping[str, int], now: float) -> None:
+    def _look(self, asked: MemberOffer, rounds: Mapping[str, int], now: float) -> None:
         peer_id = asked.member.peer_id
         self._take_offer(asked, now)
         if asked.offer is not None:
@@ -135,7 +135,7 @@ class Gathering:
         else:
             self._pull(asked, now, ahead=rounds[peer_id] > self.round)
 
-    def _take_offer(self, asked: Asked, now: float) -> None:
+    def _take_offer(self, asked: MemberOffer, now: float) -> None:
         """Take what the member announced, and fetch its rows."""
         if asked.offer is None:
             offer = self._inbox.find(self._node.place.node, self.round, asked.member.peer_id)
@@ -144,12 +144,12 @@ class Gathering:
             self._begin(asked, offer)
         self._fetch(asked, now)
 
-    def _begin(self, asked: Asked, offer: Offer) -> None:
+    def _begin(self, asked: MemberOffer, offer: Offer) -> None:
         if asked.coming is not None:
             asked.coming.cancel()
         asked.offer, asked.coming, asked.again_at = offer, None, 0.0
 
-    def _pull(self, asked: Asked, now: float, *, ahead: bool) -> None:
+    def _pull(self, asked: MemberOffer, now: float, *, ahead: bool) -> None:
         """Ask a member for its announcement; one that is in a later round has none where it does not serve one."""
         if asked.coming is None:
             if now >= asked.again_at or ahead:
@@ -167,7 +167,7 @@ class Gathering:
             if asked.pulled_ahead and asked.offer is None and not asked.missing:
                 asked.missing = "ahead"
 
-    def _fetch(self, asked: Asked, now: float) -> None:
+    def _fetch(self, asked: MemberOffer, now: float) -> None:
         offer, most = asked.offer, self._node.limits.max_payload_bytes
         assert offer is not None
         if offer.peer != asked.member.name:
@@ -188,18 +188,18 @@ class Gathering:
             else:
                 asked.again_at = now + AGAIN_S
 
-    def _ask(self, asked: Asked, key: str, *, max_bytes: int, timeout_s: float) -> None:
+    def _ask(self, asked: MemberOffer, key: str, *, max_bytes: int, timeout_s: float) -> None:
         """Fetch, and hash what comes."""
         asked.hashed = hashlib.sha256()
         peer_id, watch = asked.member.peer_id, asked.hashed.update
         asked.coming = self._host.fetch(peer_id, key, max_bytes=max_bytes, timeout_s=timeout_s, watch=watch)
         asked.coming.add_done_callback(lambda _: self._inbox.wake())
 
-    def _refuse(self, asked: Asked, reason: str) -> None:
+    def _refuse(self, asked: MemberOffer, reason: str) -> None:
         asked.missing = "refused"
         self._inbox.refuse(asked.member.peer_id, reason.removeprefix(f"peer {asked.member.peer_id}: "))
 
-    def _take_stale(self, asked: Asked, now: float) -> None:
+    def _take_stale(self, asked: MemberOffer, now: float) -> None:
         """Of a member that did not come, take the rows of the newest earlier round that are not too old."""
         asked.until = now
         if asked.offer is not None:

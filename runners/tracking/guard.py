@@ -14,7 +14,7 @@ MAX_FAILURES = 3
 LONGEST_REASON = 300
 
 
-class Guarded:
+class GuardedTracker:
     """A tracker whose failures are counted and told, not raised; it is off after `max_failures` in a row.
 
     A failure of one kind is told once. A call has `limit_s` seconds: one that takes longer is left behind on its

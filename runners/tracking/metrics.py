@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from genrl_graph.runners.loop.context import StepReport
 from genrl_graph.runners.loop.stage_metrics import Stages
-from genrl_graph.runners.tracking.guard import Guarded
+from genrl_graph.runners.tracking.guard import GuardedTracker
 from genrl_graph.runners.tracking.memory import memory
 from genrl_graph.runners.tracking.metric_names import plain_name
 from genrl_graph.runners.tracking.trackers import Tracker
@@ -70,7 +70,7 @@ class RoundMetrics:
             tracker.close()
 
     def _failures(self) -> float:
-        return float(sum(tracker.failures for tracker in self._trackers if isinstance(tracker, Guarded)))
+        return float(sum(tracker.failures for tracker in self._trackers if isinstance(tracker, GuardedTracker)))
 
     def _write(self, what: str, round: int, peers: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
         plain = {

@@ -13,7 +13,7 @@ LONGEST_PARAM = 6000
 PEER, RUN, KEY = "genrl_graph.peer", "genrl_graph.run", "genrl_graph.key"
 
 
-class MlflowRuns:
+class MlflowTracker:
     """The runs of the peers, with the round as step, at `MLFLOW_TRACKING_URI` or else in `<run folder>/mlruns`.
 
     mlflow-skinny keeps a local store only as files, which MLflow wants to be asked for by name:

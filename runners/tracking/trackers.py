@@ -22,10 +22,10 @@ from typing import Any, Protocol
 from genrl_graph.dag.run_config import KNOWN_TRACKERS
 from genrl_graph.errors import ParamError
 from genrl_graph.messages import did_you_mean
-from genrl_graph.runners.tracking.guard import LIMIT_S, Guarded
-from genrl_graph.runners.tracking.mlflow_tracker import MlflowRuns
+from genrl_graph.runners.tracking.guard import LIMIT_S, GuardedTracker
+from genrl_graph.runners.tracking.mlflow_tracker import MlflowTracker
 from genrl_graph.runners.tracking.run_card import RunCard
-from genrl_graph.runners.tracking.wandb_tracker import WandbRuns
+from genrl_graph.runners.tracking.wandb_tracker import WandbTracker
 from genrl_graph.store.durable import failed
 
 EXTRA = ("wandb", "mlflow")
@@ -124,14 +124,14 @@ def make_trackers(
     card = RunCard(folder, run_name, project, tuple(peers), dict(config))
     makers: dict[str, Callable[[], Tracker]] = {
         "tensorboard": lambda: TensorBoard(folder / "events"),
-        "wandb": lambda: WandbRuns(card, tell=tell),
-        "mlflow": lambda: MlflowRuns(card),
+        "wandb": lambda: WandbTracker(card, tell=tell),
+        "mlflow": lambda: MlflowTracker(card),
     }
     limit_s = LIMIT_S + len(card.peers)
     chosen = [name for name in dict.fromkeys(names) if name != "jsonl"]
     return [
         JsonLines(folder / "metrics.jsonl"),
-        *(Guarded(name, makers[name], tell=tell, limit_s=limit_s) for name in chosen),
+        *(GuardedTracker(name, makers[name], tell=tell, limit_s=limit_s) for name in chosen),
     ]
 
 

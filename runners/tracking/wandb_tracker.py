@@ -10,7 +10,7 @@ from genrl_graph.runners.tracking.run_card import RunCard
 FINISH_S = 30.0
 
 
-class WandbRuns:
+class WandbTracker:
     """The runs of the peers under `<run folder>/wandb`, with the round as their step.
 
     `WANDB_MODE` and the other settings of wandb win; without a mode and without credentials the runs are offline,

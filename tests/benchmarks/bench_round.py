@@ -32,7 +32,7 @@ from genrl_graph.nodes.generate.chat import ChatGenerator
 from genrl_graph.nodes.generate.prompting.quoting import Quotable
 from genrl_graph.nodes.update.grpo import Grpo
 from genrl_graph.nodes.update.steps.losses import Totals, policy_loss
-from genrl_graph.nodes.update.steps.training import Batch
+from genrl_graph.nodes.update.steps.training import TrainingBatch
 from genrl_graph.runners.loop.context import RunContext, StepReport
 from genrl_graph.runners.loop.exchange import LocalSwarm
 from genrl_graph.runners.loop.peers import Peer
@@ -293,7 +293,7 @@ def training(node: Grpo, part: Part, values: Mapping[str, Any], version: int) ->
     rows = Rollouts.concat([values[edge.ref] for edge in part.edges() if edge.socket == "scored"])
     lengths = np.asarray([len(ids) for ids in rows.ragged("completion_ids")])
     policy = values[POLICY]
-    batch = Batch.of(rows.where(np.isfinite(rows.numpy("advantage")) & (lengths > 0)), policy=policy, peer=PEER)
+    batch = TrainingBatch.of(rows.where(np.isfinite(rows.numpy("advantage")) & (lengths > 0)), policy=policy, peer=PEER)
     needed = np.flatnonzero(batch.advantages)
     tokens = sum(int(mask.sum()) for mask in batch.masks)
     sequences = [batch.sequences[at] for at in needed]
@@ -305,7 +305,7 @@ def training(node: Grpo, part: Part, values: Mapping[str, Any], version: int) ->
     return Training(node, [micro(batch, needed[at], version, policy.device) for at in micros], totals)
 
 
-def micro(batch: Batch, at: NDArray[np.int64], version: int, device: torch.device) -> Micro:
+def micro(batch: TrainingBatch, at: NDArray[np.int64], version: int, device: torch.device) -> Micro:
     """The tensors of one micro-batch."""
     moved = set((batch.versions[at] != version).tolist())
     assert len(moved) == 1, "a micro-batch mixes versions"

@@ -21,8 +21,8 @@ from genrl_graph.runners.swarm.exchange import PeerSwarm
 from genrl_graph.runners.swarm.host import Host, Play
 from genrl_graph.runners.swarm.offers import MAX_ANNOUNCEMENT, Inbox
 from genrl_graph.runners.swarm.transport.identity import Identity
-from genrl_graph.runners.swarm.transport.limits import Limits
-from genrl_graph.runners.swarm.transport.network import Network
+from genrl_graph.runners.swarm.transport.limits import TransportLimits
+from genrl_graph.runners.swarm.transport.network import NetworkOptions
 from genrl_graph.runners.swarm.transport.signed import sign_message
 
 BARE = "/bench/1"
@@ -38,8 +38,8 @@ class GatherPeer:
         self.host = Host.start(
             identity,
             Play(swarm="bench", protocol=SCHEDULE.protocol, name=name),
-            network=Network(join=tuple(join)),
-            limits=Limits(push_bytes=MAX_ANNOUNCEMENT),
+            network=NetworkOptions(join=tuple(join)),
+            limits=TransportLimits(push_bytes=MAX_ANNOUNCEMENT),
             on_push=inbox.take,
         )
         self._swarm = PeerSwarm(

@@ -12,7 +12,7 @@ from genrl_graph.nodes.generate.acting.seating import Player, Seats
 
 
 @dataclass(slots=True)
-class Trace:
+class SeatTrajectory:
     """What one seat saw, did and earned, step by step; `left` is what it saw when the episode was truncated."""
 
     observations: list[Floats] = field(default_factory=list)
@@ -33,7 +33,7 @@ class Episode:
     environment: Environment
     seed: int
     seats: Seats
-    traces: dict[int, Trace] = field(default_factory=dict)
+    traces: dict[int, SeatTrajectory] = field(default_factory=dict)
     returns: list[float] = field(default_factory=list)  # by seat
     moves: int = 0
     finish: str = ""
@@ -46,7 +46,7 @@ class _Running:
     def __init__(self, episode: Episode, game: Game, *, max_steps: int) -> None:
         self.episode, self.game, self.turn = episode, game, game.reset(episode.seed)
         self._max_steps = max_steps
-        episode.traces = {seat: Trace() for seat in episode.seats.own}
+        episode.traces = {seat: SeatTrajectory() for seat in episode.seats.own}
         episode.returns = [0.0] * len(episode.seats.players)
 
     @property

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from genrl_graph.nodes.policy.compute.acting import Actor, Acts, Floats, Masks
+from genrl_graph.nodes.policy.compute.acting import Actor, ActorOutput, Floats, Masks
 from genrl_graph.nodes.update.snapshots import Snapshots
 
 OpponentKind = Literal["self", "random", "policy", "snapshots"]
@@ -15,7 +15,7 @@ OpponentKind = Literal["self", "random", "policy", "snapshots"]
 class Player(Protocol):
     """Who moves."""
 
-    def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator) -> Acts:
+    def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator) -> ActorOutput:
         """One action a row."""
 
 
@@ -26,7 +26,7 @@ class ActorPlayer:
     actor: Actor
     greedy: bool = False
 
-    def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator) -> Acts:
+    def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator) -> ActorOutput:
         """One action a row."""
         return self.actor.act(observations, masks, rng=rng, greedy=self.greedy)
 
@@ -34,12 +34,14 @@ class ActorPlayer:
 class RandomPlayer:
     """Takes each legal action with the same chance."""
 
-    def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator) -> Acts:
+    def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator) -> ActorOutput:
         """One action a row."""
         legal = masks.sum(axis=1, dtype=np.int64)
         points = np.floor(rng.random(len(masks)) * legal)
         actions = (np.cumsum(masks, axis=1, dtype=np.int64) <= points[:, None]).sum(axis=1)
-        return Acts(actions.astype(np.int32), -np.log(legal.astype(np.float32)), np.zeros(len(masks), np.float32))
+        return ActorOutput(
+            actions.astype(np.int32), -np.log(legal.astype(np.float32)), np.zeros(len(masks), np.float32)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Seats:
     opponent: OpponentKind | Literal[""]
 
 
-class Table:
+class SeatingPlan:
     """Seats the policy and its opponents, episode after episode."""
 
     def __init__(

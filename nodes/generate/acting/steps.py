@@ -12,10 +12,10 @@ from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.edge_type import SCORED
 from genrl_graph.edge_types.rollouts import Scored
 from genrl_graph.edge_types.trajectories import Trajectories, episode_id, step_id, trajectory_id
-from genrl_graph.nodes.generate.acting.episodes import Episode, Trace
+from genrl_graph.nodes.generate.acting.episodes import Episode, SeatTrajectory
 from genrl_graph.nodes.policy.compute.acting import Actor
 
-_Part = tuple[Episode, int, Trace]
+_Part = tuple[Episode, int, SeatTrajectory]
 
 
 def step_rows(
@@ -133,7 +133,7 @@ def _joined(parts: Sequence[_Part], name: str, dtype: Any) -> NDArray[Any]:
     return np.asarray([value for _, _, trace in parts for value in getattr(trace, name)], dtype)
 
 
-def _nothing(policy: Actor) -> Trace:
+def _nothing(policy: Actor) -> SeatTrajectory:
     """One step in which nothing happened, for an episode that failed."""
     observation = np.zeros(policy.spaces.observation, np.float32)
-    return Trace([observation], [np.zeros(policy.spaces.actions, np.int8)], [0], [0.0], [0.0], [float("nan")])
+    return SeatTrajectory([observation], [np.zeros(policy.spaces.actions, np.int8)], [0], [0.0], [0.0], [float("nan")])

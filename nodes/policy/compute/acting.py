@@ -22,7 +22,7 @@ Masks = NDArray[np.int8]
 
 
 @dataclass(frozen=True, slots=True)
-class Acts:
+class ActorOutput:
     """Chosen actions, their log-probs and the values of what was seen, each of shape (rows,)."""
 
     actions: NDArray[np.int32]
@@ -36,7 +36,7 @@ class Actor(Policy):
     spaces: Spaces
 
     @abstractmethod
-    def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator, greedy: bool = False) -> Acts:
+    def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator, greedy: bool = False) -> ActorOutput:
         """One action a row for observations [rows, ...] and legal actions [rows, actions]; `greedy` takes the best."""
 
     @abstractmethod

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genrl_graph.errors import NodeFailed, StoreError
-from genrl_graph.nodes.policy.compute.acting import ActorCritic, Acts, Floats, Masks, QNetwork, TrainedActor
+from genrl_graph.nodes.policy.compute.acting import ActorCritic, ActorOutput, Floats, Masks, QNetwork, TrainedActor
 from genrl_graph.nodes.policy.compute.network import (
     ILLEGAL,
     Exploration,
@@ -160,7 +160,7 @@ class NetworkActorCritic(NetworkActor, ActorCritic):
         """Logits and a value."""
         return actor_critic_network(spec)
 
-    def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator, greedy: bool = False) -> Acts:
+    def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator, greedy: bool = False) -> ActorOutput:
         """Actions drawn from the policy among the legal ones; `greedy` takes the likeliest."""
         with torch.inference_mode():
             logits, values = self.model(self.tensor(observations))
@@ -169,7 +169,7 @@ class NetworkActorCritic(NetworkActor, ActorCritic):
         logprobs = found - np.log(np.exp(found).sum(axis=1, keepdims=True))
         actions = logprobs.argmax(axis=1) if greedy else _drawn(np.exp(logprobs), masks, rng)
         chosen = logprobs[np.arange(len(actions)), actions].astype(np.float32)
-        return Acts(actions.astype(np.int32), chosen, self._finite(values.numpy(force=True)[:, 0]))
+        return ActorOutput(actions.astype(np.int32), chosen, self._finite(values.numpy(force=True)[:, 0]))
 
     def values(self, observations: Floats, masks: Masks) -> Floats:
         """What the critic says."""
@@ -195,7 +195,7 @@ class NetworkQ(NetworkActor, QNetwork):
         """A value an action."""
         return q_network(spec)
 
-    def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator, greedy: bool = False) -> Acts:
+    def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator, greedy: bool = False) -> ActorOutput:
         """The best legal action of each row, or, with the chance of this version, a random one."""
         exploration = self.spec.exploration
         epsilon = 0.0 if greedy or exploration is None else exploration.at(self.version)
@@ -206,7 +206,7 @@ class NetworkQ(NetworkActor, QNetwork):
         chance[np.arange(len(best)), best] += 1.0 - epsilon
         actions = best if greedy else _drawn(chance, masks, rng)
         chosen = np.log(chance[np.arange(len(actions)), actions]).astype(np.float32)
-        return Acts(actions.astype(np.int32), chosen, found.max(axis=1))
+        return ActorOutput(actions.astype(np.int32), chosen, found.max(axis=1))
 
     def values(self, observations: Floats, masks: Masks) -> Floats:
         """The highest value of a legal action."""

@@ -33,7 +33,7 @@ PREFIX = "base_model.model."  # what peft puts before the names of weights in it
 ADAPTER = "default"
 
 
-class Base:
+class SharedBase:
     """A frozen model whose weights adapters share; it lives as long as one of them."""
 
     def __init__(self, model: torch.nn.Module, tokenizer: Any, source: str) -> None:
@@ -62,7 +62,7 @@ class Base:
         return copy.deepcopy(model, shared | dict(other or {}))
 
 
-_bases: "WeakValueDictionary[tuple[str, str | None, str], Base]" = WeakValueDictionary()
+_bases: "WeakValueDictionary[tuple[str, str | None, str], SharedBase]" = WeakValueDictionary()
 
 
 def adapted_policy(name: str, params: "Lora", *, seed: int) -> "LoraPolicy":
@@ -74,7 +74,7 @@ def adapted_policy(name: str, params: "Lora", *, seed: int) -> "LoraPolicy":
         model, tokenizer = load_pretrained(params)
         found = locate(params)
         source = str(found) if params.model.startswith("package:") or Path(params.model).exists() else params.model
-        base = _bases[key] = Base(model.to(device), tokenizer, source)
+        base = _bases[key] = SharedBase(model.to(device), tokenizer, source)
     context = context_of(cast(Any, base.model).config, params.max_context)
     config = _config(params, base)
     model = _inject(config, base.around(base.model), where=f"{params.type_name}.target_modules")
@@ -99,7 +99,7 @@ class LoraPolicy(CausalPolicy):
         model: torch.nn.Module,
         tokens: ChatTokens,
         *,
-        base: Base,
+        base: SharedBase,
         config: Any,
         context: int,
         training: Training,
@@ -186,7 +186,7 @@ def _is_adapter(name: str) -> bool:
     return f".{ADAPTER}." in name and ".lora_" in name
 
 
-def _config(params: "Lora", base: Base) -> Any:
+def _config(params: "Lora", base: SharedBase) -> Any:
     targets = params.target_modules
     return LoraConfig(
         task_type="CAUSAL_LM",

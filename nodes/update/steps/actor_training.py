@@ -29,7 +29,7 @@ FOREIGN_ROWS = 4096  # that are looked at together
 
 
 @dataclass(slots=True)
-class Steps:
+class StepBatch:
     """Rows that are trained on, as tensors of shape (rows, ...)."""
 
     ids: list[str]
@@ -42,7 +42,7 @@ class Steps:
     targets: Tensor | None
 
     @classmethod
-    def of(cls, rows: Trajectories, policy: ActorCritic) -> "Steps":
+    def of(cls, rows: Trajectories, policy: ActorCritic) -> "StepBatch":
         """All of these rows."""
         valued = VALUED in rows.marks
         return cls(
@@ -71,7 +71,7 @@ def train_ppo(
 ) -> None:
     """Take the steps of all epochs."""
     usable = rows.where(np.isfinite(rows.numpy("advantage")))
-    steps, means = Steps.of(usable, policy), StepMeans()
+    steps, means = StepBatch.of(usable, policy), StepMeans()
     steps.judge_anew(_foreign(usable, policy, peer), policy)
     ratios = torch.ones(len(usable))
     for _ in range(node.epochs):
@@ -90,7 +90,7 @@ def train_reinforce(
 ) -> None:
     """Take the steps of one pass."""
     usable = rows.where(np.isfinite(rows.numpy("advantage")))
-    steps, means = Steps.of(usable, policy), StepMeans()
+    steps, means = StepBatch.of(usable, policy), StepMeans()
     for part in _minibatches(len(usable), -(-len(usable) // node.minibatches), rng):
         at = policy.tensor(part)
         logprobs, _ = policy.evaluate(steps.observations[at], steps.masks[at])
@@ -104,7 +104,7 @@ def train_reinforce(
     log.rows("trained", {"id": steps.ids})
 
 
-def _ppo_step(node: "Ppo", policy: ActorCritic, steps: Steps, at: Tensor, means: StepMeans) -> Tensor:
+def _ppo_step(node: "Ppo", policy: ActorCritic, steps: StepBatch, at: Tensor, means: StepMeans) -> Tensor:
     """One optimiser step; returns the ratios of its rows."""
     logprobs, values = policy.evaluate(steps.observations[at], steps.masks[at])
     chosen, old = logprobs.gather(-1, steps.actions[at, None])[:, 0], steps.logprobs[at]
@@ -129,7 +129,7 @@ def _count(log: Log, rows: Trajectories, usable: Trajectories) -> None:
     log.metric("left_out_rows", len(rows) - len(usable))
 
 
-def _kl(policy: ActorCritic, steps: Steps) -> float:
+def _kl(policy: ActorCritic, steps: StepBatch) -> float:
     """The k3 estimate of the KL to the policy that the old log-probs are of, in nats a step."""
     with torch.no_grad():
         logprobs, _ = policy.evaluate(steps.observations, steps.masks)

@@ -7,7 +7,7 @@ import torch
 
 from genrl_graph.contract.resources import Log
 from genrl_graph.nodes.policy.compute.acting import QNetwork
-from genrl_graph.nodes.update.replay_buffer import Replay, Transitions
+from genrl_graph.nodes.update.replay_buffer import ReplayBuffer, Transitions
 from genrl_graph.nodes.update.steps.actor_losses import q_loss, q_targets
 from genrl_graph.nodes.update.steps.step_means import StepMeans
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from genrl_graph.nodes.update.dqn import Dqn
 
 
-def train_dqn(node: "Dqn", policy: QNetwork, replay: Replay, *, rng: np.random.Generator, log: Log) -> None:
+def train_dqn(node: "Dqn", policy: QNetwork, replay: ReplayBuffer, *, rng: np.random.Generator, log: Log) -> None:
     """Take the steps that the new transitions of the buffer are worth."""
     means = StepMeans()
     for _ in range(round(node.steps_per_row * replay.added)):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Batch:
+class TrainingBatch:
     """Rows that are trained on, as arrays; `frozen` holds log-probs from before the first step where those are old."""
 
     ids: list[str]
@@ -38,7 +38,7 @@ class Batch:
     frozen: dict[int, NDArray[np.float32]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rows: Rollouts, *, policy: TextPolicy, peer: str) -> "Batch":
+    def of(cls, rows: Rollouts, *, policy: TextPolicy, peer: str) -> "TrainingBatch":
         """The arrays of rows; `own` says which of them this policy sampled."""
         pairs = zip(rows.ragged("prompt_ids"), rows.ragged("completion_ids"), strict=True)
         authors = zip(rows.values("peer"), rows.values("policy"), strict=True)
@@ -95,7 +95,7 @@ class Trainer:
             for part in (part for parts in plan for part in parts):
                 self._step(batch, part)
 
-    def _batch(self, rows: Rollouts) -> Batch:
+    def _batch(self, rows: Rollouts) -> TrainingBatch:
         """The rows that can be trained on: with tokens, of this policy's tokenizer, with a finite advantage."""
         lengths = np.asarray([len(ids) for ids in rows.ragged("completion_ids")], dtype=np.int64)
         readable = np.asarray([name == self._policy.tokenizer for name in rows.values("tokenizer")], dtype=bool)
@@ -104,7 +104,7 @@ class Trainer:
         kept = self._external.fit(rows.where(usable))
         self._left_out += len(rows) - len(kept)
         self._foreign_tokens += int((~readable & ~external).sum())
-        return Batch.of(kept, policy=self._policy, peer=self._peer)
+        return TrainingBatch.of(kept, policy=self._policy, peer=self._peer)
 
     def report(self) -> None:
         """Log the metrics and, for the store, what was trained on."""
@@ -134,17 +134,17 @@ class Trainer:
             },
         )
 
-    def _forward_needed(self, batch: Batch) -> NDArray[np.bool_]:
+    def _forward_needed(self, batch: TrainingBatch) -> NDArray[np.bool_]:
         """Rows with a gradient: those with an advantage, and all of them under a KL."""
         return np.ones(len(batch.ids), dtype=bool) if self._config.beta > 0 else batch.advantages != 0.0
 
-    def _count_still(self, batch: Batch) -> None:
+    def _count_still(self, batch: TrainingBatch) -> None:
         needed = self._forward_needed(batch)
         self._still_rows += int((~needed).sum())
         moving = {group for group, advantage in zip(batch.groups, batch.advantages, strict=True) if advantage != 0.0}
         self._still_groups += len(set(batch.groups) - moving)
 
-    def _step(self, batch: Batch, part: NDArray[np.int64]) -> None:
+    def _step(self, batch: TrainingBatch, part: NDArray[np.int64]) -> None:
         """One optimiser step: the micro-batches' gradients add up to those of the whole part."""
         needed = part[self._forward_needed(batch)[part]]
         if not len(needed):
@@ -159,12 +159,12 @@ class Trainer:
         self._grad_norm += self._policy.step(learning_rate=rate, max_grad_norm=self._node.max_grad_norm)
         self._steps += 1
 
-    def _micro_batches(self, batch: Batch, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    def _micro_batches(self, batch: TrainingBatch, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         sequences = [batch.sequences[at] for at in rows]
         found = self._policy.micro_batches(sequences, max_batch_tokens=self._node.max_batch_tokens)
         return [rows[at] for at in found]
 
-    def _micro(self, batch: Batch, at: NDArray[np.int64], totals: Totals) -> None:
+    def _micro(self, batch: TrainingBatch, at: NDArray[np.int64], totals: Totals) -> None:
         sequences, temperatures = [batch.sequences[i] for i in at], batch.temperatures[at]
         logprobs = self._policy.logprobs(sequences, temperatures=temperatures)
         reference = None
@@ -186,7 +186,7 @@ class Trainer:
         for i, ratio in zip(at.tolist(), result.ratio.tolist(), strict=True):
             self._trained[batch.ids[i]] = (ratio, prompt_digest(batch.sequences[i].prompt_ids))
 
-    def _old(self, batch: Batch, at: NDArray[np.int64], current: Tensor) -> Tensor:
+    def _old(self, batch: TrainingBatch, at: NDArray[np.int64], current: Tensor) -> Tensor:
         """Old log-probs [rows, tokens]: the current ones for on-policy rows, else the sampler's or the frozen ones.
 
         In the first step the frozen ones are the current ones, but for what rounding makes of another micro-batch.
@@ -200,7 +200,7 @@ class Trainer:
                 old[row, : len(known)] = torch.as_tensor(known.copy(), device=old.device)
         return old
 
-    def _freeze_foreign(self, batch: Batch) -> None:
+    def _freeze_foreign(self, batch: TrainingBatch) -> None:
         """Remember the own policy's log-probs of other peers' rows before the first of several steps."""
         foreign = np.flatnonzero(~batch.own & self._forward_needed(batch))
         for at in self._micro_batches(batch, foreign):

@@ -16,13 +16,20 @@ from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.update.steps.external import ExternalRows
 from genrl_graph.nodes.update.steps.pairs import Pairs, preference_pairs
 from genrl_graph.nodes.update.steps.training import prompt_digest
-from genrl_graph.nodes.update.trl.trl_training import InPlace, Recipe, live, report_nothing, train_in_place, usable_rows
+from genrl_graph.nodes.update.trl.trl_training import (
+    InPlaceTrainer,
+    Recipe,
+    live,
+    report_nothing,
+    train_in_place,
+    usable_rows,
+)
 
 if TYPE_CHECKING:
     from genrl_graph.nodes.update.dpo import Dpo
 
 
-class _InPlaceDpo(InPlace, DPOTrainer):  # type: ignore[misc]
+class _InPlaceDpo(InPlaceTrainer, DPOTrainer):  # type: ignore[misc]
     """DPOTrainer on a live policy, pairs of token ids and reference log-probs that are known."""
 
     loss_is_scaled_for_ga = True  # by `compute_loss`

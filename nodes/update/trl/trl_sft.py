@@ -11,7 +11,14 @@ from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Rollouts
 from genrl_graph.nodes.update.steps.external import ExternalRows
 from genrl_graph.nodes.update.steps.training import prompt_digest
-from genrl_graph.nodes.update.trl.trl_training import InPlace, Recipe, live, report_nothing, train_in_place, usable_rows
+from genrl_graph.nodes.update.trl.trl_training import (
+    InPlaceTrainer,
+    Recipe,
+    live,
+    report_nothing,
+    train_in_place,
+    usable_rows,
+)
 
 if TYPE_CHECKING:
     from genrl_graph.nodes.update.sft import Sft
@@ -19,7 +26,7 @@ if TYPE_CHECKING:
 IGNORED = -100  # the label of a token without a loss
 
 
-class _InPlaceSft(InPlace, SFTTrainer):  # type: ignore[misc]
+class _InPlaceSft(InPlaceTrainer, SFTTrainer):  # type: ignore[misc]
     """SFTTrainer on a live policy."""
 
 

@@ -50,7 +50,7 @@ class StepBatches:
                 yield part.tolist()
 
 
-class InPlace(Trainer):  # type: ignore[misc]  # transformers has no types
+class InPlaceTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     """Comes before one of TRL's trainers: batches and precision are the policy's, and nothing is reported."""
 
     policy: CausalPolicy
@@ -141,7 +141,7 @@ def usable_rows(rows: Rollouts, policy: TextPolicy, external: ExternalRows, log:
 class Recipe:
     """Which of TRL's trainers trains, its config and what sets it apart, on which rows of how many tokens."""
 
-    trainer: type[InPlace]
+    trainer: type[InPlaceTrainer]
     config: type[Any]
     settings: Mapping[str, Any]
     columns: Mapping[str, Sequence[Any]]

@@ -29,10 +29,10 @@ from genrl_graph.contract.node import Exchange, Generator, Source
 from genrl_graph.dag.schedule import Schedule
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.edge_types.task import Task, TaskBook
-from genrl_graph.edge_types.violation import Known, Mask
+from genrl_graph.edge_types.violation import Mask, ReceiverContext
 from genrl_graph.errors import DataError, PeerRefused
 from genrl_graph.messages import short
-from genrl_graph.runners.swarm.admission.verdict import MOST_ID, Admitted, Verdict, refused_payload
+from genrl_graph.runners.swarm.admission.verdict import MOST_ID, AdmissionVerdict, Admitted, refused_payload
 from genrl_graph.wire.packet import decode
 
 MOST_TASK_ID = 1024
@@ -98,13 +98,13 @@ class Admission:
             rows = _with_columns_of(like, rows)
         except PeerRefused as error:
             return refused_payload(sender, like, error)
-        verdict = Verdict(rows, sender)
+        verdict = AdmissionVerdict(rows, sender)
         self._judge_sizes(verdict)
         _judge_numbers(verdict)
         self._judge_origin(verdict, announced)
         _judge_names(verdict)
         self._judge_ids(verdict, round)
-        known = Known(self._protocol, _judge_tasks(verdict, tasks, like), vocabularies or {})
+        known = ReceiverContext(self._protocol, _judge_tasks(verdict, tasks, like), vocabularies or {})
         verdict.refuse_flaws(known)
         admitted = verdict.given()
         if _is_authored(rows):
@@ -118,14 +118,14 @@ class Admission:
         for past in [past for past in self._seen if past < round - max(self._max_staleness, LEAST_REMEMBERED)]:
             del self._seen[past]
 
-    def _judge_sizes(self, verdict: Verdict) -> None:
+    def _judge_sizes(self, verdict: AdmissionVerdict) -> None:
         for rule, sizes, most in (
             ("row_bytes", row_bytes(verdict.rows.table), self._limits.max_row_bytes),
             ("row_list", most_elements(verdict.rows.table), self._limits.max_list),
         ):
             verdict.refuse(rule, sizes > most, sizes)
 
-    def _judge_origin(self, verdict: Verdict, announced: int) -> None:
+    def _judge_origin(self, verdict: AdmissionVerdict, announced: int) -> None:
         columns = verdict.rows.table.column_names
         if "peer" in columns:
             verdict.refuse("peer", _differs(verdict.rows, "peer", verdict.sender), "peer")
@@ -138,7 +138,7 @@ class Admission:
             given = verdict.rows.numpy("stage")
             verdict.refuse("stage", verdict.mask(at for at, stage in stages.items() if given[at] != stage), "stage")
 
-    def _judge_ids(self, verdict: Verdict, round: int) -> None:
+    def _judge_ids(self, verdict: AdmissionVerdict, round: int) -> None:
         if _is_authored(verdict.rows):
             ids = verdict.values("id")
             first = {id: at for at, id in reversed(ids.items())}
@@ -181,13 +181,13 @@ def of_one_shape(admitted: Mapping[str, Admitted]) -> dict[str, Admitted]:
     return {peer: given if _fits(given, usual) else _misshapen(peer, given) for peer, given in admitted.items()}
 
 
-def _judge_numbers(verdict: Verdict) -> None:
+def _judge_numbers(verdict: AdmissionVerdict) -> None:
     rows = verdict.rows
     for name in type(rows).declared():
         verdict.refuse("finite", non_finite(rows.table.column(name)) > 0, name)
 
 
-def _judge_names(verdict: Verdict) -> None:
+def _judge_names(verdict: AdmissionVerdict) -> None:
     """Refuse long ids, before any of them becomes a Python value."""
     for name, most in (("id", MOST_ID), ("parent_ids", MOST_ID), (verdict.rows.task_column, MOST_TASK_ID)):
         if name in verdict.rows.table.column_names:
@@ -199,7 +199,7 @@ def _longer(most: int, texts: pa.Array) -> Counts:
     return longer
 
 
-def _judge_tasks(verdict: Verdict, tasks: TaskBook, like: Frame) -> dict[str, Task]:
+def _judge_tasks(verdict: AdmissionVerdict, tasks: TaskBook, like: Frame) -> dict[str, Task]:
     """The tasks of the rows that are good so far, each made once; rows of those that cannot be made are refused."""
     name = verdict.rows.task_column
     if name not in verdict.rows.table.column_names:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from genrl_graph.arrow.row_sums import Counts
 from genrl_graph.edge_types.frame import Frame
-from genrl_graph.edge_types.violation import Known, Mask
+from genrl_graph.edge_types.violation import Mask, ReceiverContext
 from genrl_graph.errors import PeerRefused
 from genrl_graph.messages import short
 
@@ -21,7 +21,7 @@ MOST_ID = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RowRefusal:
     """A row of a peer that was not taken: its place in the packet (or `PAYLOAD`), its id, the rule and the value."""
 
     peer: str
@@ -36,7 +36,7 @@ class Admitted:
     """The good rows of a packet, the first refusals, and how many rows were offered and refused."""
 
     rows: Frame
-    refusals: tuple[Refusal, ...] = ()
+    refusals: tuple[RowRefusal, ...] = ()
     offered: int = 0
     refused: int = 0
 
@@ -46,13 +46,13 @@ class Admitted:
         return any(refusal.row == PAYLOAD for refusal in self.refusals) or 2 * self.refused > self.offered
 
 
-class Verdict:
+class AdmissionVerdict:
     """Which rows of a packet are refused; the first rule that a row breaks counts."""
 
     def __init__(self, rows: Frame, sender: str) -> None:
         self.rows, self.sender = rows, sender
         self._good = np.ones(len(rows), dtype=bool)
-        self._refusals: dict[int, Refusal] = {}
+        self._refusals: dict[int, RowRefusal] = {}
         self._ids = rows.table.column("id") if "id" in rows.table.column_names else None
 
     def values(self, column: str) -> dict[int, Any]:
@@ -73,9 +73,9 @@ class Verdict:
         self._good[fresh] = False
         for at in fresh[:MOST_REFUSALS].tolist():
             shown = _shown(self.rows.table.column(value)[at].as_py()) if isinstance(value, str) else str(value[at])
-            self._refusals[at] = Refusal(self.sender, at, self._id(at), rule, shown)
+            self._refusals[at] = RowRefusal(self.sender, at, self._id(at), rule, shown)
 
-    def refuse_flaws(self, known: Known) -> None:
+    def refuse_flaws(self, known: ReceiverContext) -> None:
         """Refuse what the type of the rows knows to be wrong."""
         places = np.flatnonzero(self._good)
         for flaw in self._kept().flaws(known):
@@ -98,13 +98,13 @@ class Verdict:
 def refused_payload(sender: str, like: Frame, why: PeerRefused) -> Admitted:
     """Nothing, because of a payload whose refusal says `<rule>: <value>`."""
     rule, _, value = str(why).partition(": ")
-    return Admitted(like.take([]), (Refusal(sender, PAYLOAD, "", rule, value[:200]),))
+    return Admitted(like.take([]), (RowRefusal(sender, PAYLOAD, "", rule, value[:200]),))
 
 
-def refusal_columns(refusals: Iterable[Refusal]) -> dict[str, list[Any]]:
+def refusal_columns(refusals: Iterable[RowRefusal]) -> dict[str, list[Any]]:
     """Refusals as equally long columns; none where nothing was refused."""
     listed = list(refusals)
-    return {name: [getattr(refusal, name) for refusal in listed] for name in Refusal.__slots__} if listed else {}
+    return {name: [getattr(refusal, name) for refusal in listed] for name in RowRefusal.__slots__} if listed else {}
 
 
 def _shown(value: object) -> str:

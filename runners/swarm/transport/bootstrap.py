@@ -7,11 +7,11 @@ from pathlib import Path
 
 from genrl_graph.errors import SwarmError
 from genrl_graph.runners.swarm.transport.identity import Identity
-from genrl_graph.runners.swarm.transport.network import Network
-from genrl_graph.runners.swarm.transport.point import Point
+from genrl_graph.runners.swarm.transport.network import NetworkOptions
+from genrl_graph.runners.swarm.transport.point import MeetingPoint
 
 
-def serve_bootstrap(identity: Path, network: Network, *, tell: Callable[[str], None]) -> None:
+def serve_bootstrap(identity: Path, network: NetworkOptions, *, tell: Callable[[str], None]) -> None:
     """Run until SIGINT or SIGTERM; tells the addresses to join, one a line, once it can be joined.
 
     Raises:
@@ -22,11 +22,11 @@ def serve_bootstrap(identity: Path, network: Network, *, tell: Callable[[str], N
         runner.run(_serve(known, network, tell))
 
 
-async def _serve(identity: Identity, network: Network, tell: Callable[[str], None]) -> None:
+async def _serve(identity: Identity, network: NetworkOptions, tell: Callable[[str], None]) -> None:
     stop = asyncio.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    point = await Point.open(identity, network, tell=tell)
+    point = await MeetingPoint.open(identity, network, tell=tell)
     try:
         point.daemon.on_end(stop.set)
         for address in await point.addresses():

@@ -15,7 +15,7 @@ from hivemind.utils.multiaddr import Multiaddr
 
 from genrl_graph.errors import SwarmError
 from genrl_graph.runners.swarm.transport.identity import Identity
-from genrl_graph.runners.swarm.transport.network import Network
+from genrl_graph.runners.swarm.transport.network import NetworkOptions
 
 MAX_DHT_MESSAGE = 1 << 20  # bytes; the daemon drops longer calls of the DHT unread
 STOP_S = 2.0
@@ -42,7 +42,7 @@ class Daemon:
         self.p2p: P2P = None
 
     @classmethod
-    async def start(cls, identity: Identity, network: Network) -> "Daemon":
+    async def start(cls, identity: Identity, network: NetworkOptions) -> "Daemon":
         """Start the daemon and connect to it.
 
         Raises:
@@ -134,7 +134,7 @@ class Daemon:
             self._ready.exception()  # a start that was cut short never asks for it
 
 
-def _flags(identity: Identity, network: Network, socket: Path) -> list[str]:
+def _flags(identity: Identity, network: NetworkOptions, socket: Path) -> list[str]:
     """The daemon's command line; bootstrapping is not its part: `Point` dials, and knows whom it did not reach."""
     relays = (network.trusted_relays or network.join) if network.use_auto_relay else ()  # else p2pd panics
     values: dict[str, object] = {

@@ -31,7 +31,7 @@ def key_of(swarm: str) -> str:
     return f"genrl-graph/{swarm}"
 
 
-class OnlyBeats(RecordValidatorBase):  # type: ignore[misc]
+class HeartbeatValidator(RecordValidatorBase):  # type: ignore[misc]
     """A record is a signed beat: under the key of its swarm, the subkey of its author, until it says."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class OnlyBeats(RecordValidatorBase):  # type: ignore[misc]
         return True
 
 
-class ShortCalls(AuthorizerBase):  # type: ignore[misc]
+class RequestSizeLimit(AuthorizerBase):  # type: ignore[misc]
     """Refuses calls that name more keys than hivemind's own do; signs nothing, the records are signed."""
 
     async def sign_request(self, request: Any, service_public_key: object) -> None:
@@ -109,8 +109,8 @@ async def open_dht(p2p: P2P, *, client_mode: bool) -> DHTNode:
     node = await DHTNode.create(
         p2p=p2p,
         client_mode=client_mode,
-        record_validator=OnlyBeats(),
-        authorizer=ShortCalls(),
+        record_validator=HeartbeatValidator(),
+        authorizer=RequestSizeLimit(),
         cache_locally=False,
         cache_nearest=0,
         cache_on_store=False,

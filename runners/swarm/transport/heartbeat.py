@@ -18,7 +18,7 @@ NAME = r"^[A-Za-z0-9_.-]+$"
 Address = Annotated[str, Field(max_length=120)]
 
 
-class Beat(BaseModel):
+class Heartbeat(BaseModel):
     """One heartbeat; times are seconds of Unix time on the author's clock."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -43,7 +43,7 @@ class Beat(BaseModel):
         return sign_message(identity, body, purpose=PURPOSE)
 
 
-def open_beat(data: object, *, now: float) -> tuple[str, Beat]:
+def open_beat(data: object, *, now: float) -> tuple[str, Heartbeat]:
     """The author's peer id and the heartbeat; raises `PeerRefused` with the rule that was broken.
 
     An expired beat is not refused: whoever keeps it drops it.
@@ -54,7 +54,7 @@ def open_beat(data: object, *, now: float) -> tuple[str, Beat]:
         raise PeerRefused(f"beat: {len(data)} bytes, at most {MAX_BEAT} are allowed")
     peer_id, body = open_message(data, max_bytes=MAX_BODY, purpose=PURPOSE)
     try:
-        beat = Beat.model_validate_json(body)
+        beat = Heartbeat.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"

@@ -10,7 +10,7 @@ from genrl_graph.errors import PeerRefused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class TransportLimits:
     """Bounds on what others send and ask; each is the whole cost that a peer's misbehaviour can have."""
 
     push_bytes: int = 320 << 10
@@ -27,10 +27,10 @@ class Limits:
     """Within this a served payload is taken whole."""
 
 
-class Seats:
+class OpenStreams:
     """Streams that are open, by peer."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: TransportLimits) -> None:
         self._limits = limits
         self._taken: Counter[str] = Counter()
 

@@ -18,7 +18,7 @@ PEER_EXAMPLE = f"{EXAMPLE}/p2p/Qm..."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
+class NetworkOptions:
     """Addresses are libp2p multiaddrs; the defaults reach nothing outside this machine.
 
     `listen` stays on loopback unless asked: a peer that trains should not open a port to the world by default.

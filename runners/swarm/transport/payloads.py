@@ -5,7 +5,7 @@ import threading
 MAX_KEY = 256
 
 
-class Shelf:
+class PayloadStore:
     """Payloads by key; thread-safe."""
 
     def __init__(self) -> None:

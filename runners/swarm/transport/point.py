@@ -14,23 +14,23 @@ from genrl_graph.errors import SwarmError
 from genrl_graph.runners.swarm.transport.daemon import Daemon
 from genrl_graph.runners.swarm.transport.dht import greet, open_dht
 from genrl_graph.runners.swarm.transport.identity import Identity
-from genrl_graph.runners.swarm.transport.network import Network, dialable
+from genrl_graph.runners.swarm.transport.network import NetworkOptions, dialable
 
 MAX_PLACES = 8
 Tell = Callable[[str], None]
 
 
-class Point:
+class MeetingPoint:
     """Opened and closed on one event loop; `close` leaves no process behind."""
 
-    def __init__(self, network: Network, daemon: Daemon, dht: DHTNode) -> None:
+    def __init__(self, network: NetworkOptions, daemon: Daemon, dht: DHTNode) -> None:
         self.network = network
         self.daemon = daemon
         self.dht = dht
         self.joined: list[PeerID] = []
 
     @classmethod
-    async def open(cls, identity: Identity, network: Network, *, tell: Tell) -> "Point":
+    async def open(cls, identity: Identity, network: NetworkOptions, *, tell: Tell) -> "MeetingPoint":
         """Start a daemon and join the swarm of the peers that `network.join` names.
 
         Raises:

@@ -8,7 +8,7 @@ MAX_REASON = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class MessageRefusal:
     """What a peer (None: unknown) did that was refused, how often since it was last taken."""
 
     peer_id: str | None
@@ -39,8 +39,8 @@ class Refusals:
             if key in self._pending or len(self._pending) < MAX_PENDING:
                 self._pending[key] = self._pending.get(key, 0) + 1
 
-    def take(self) -> list[Refusal]:
+    def take(self) -> list[MessageRefusal]:
         """What was recorded since the last call, in the order of its first time."""
         with self._lock:
             pending, self._pending = self._pending, {}
-        return [Refusal(*key, count) for key, count in pending.items()]
+        return [MessageRefusal(*key, count) for key, count in pending.items()]

@@ -11,7 +11,7 @@ HEADER = struct.Struct(">4sHH")
 OVERHEAD = HEADER.size + MAX_PUBLIC_KEY + MAX_KEY_BITS // 8  # bytes that an envelope may add to its body
 
 
-class Message(NamedTuple):
+class SignedMessage(NamedTuple):
     """What a peer said, and which peer: the signature holds."""
 
     peer_id: str
@@ -24,7 +24,7 @@ def sign_message(identity: Identity, body: bytes, *, purpose: str = "message") -
     return HEADER.pack(MAGIC, len(identity.public_key), len(signature)) + identity.public_key + signature + body
 
 
-def open_message(data: bytes, *, max_bytes: int, purpose: str = "message") -> Message:
+def open_message(data: bytes, *, max_bytes: int, purpose: str = "message") -> SignedMessage:
     """The author and the body of at most `max_bytes`.
 
     Raises:
@@ -47,7 +47,7 @@ def open_message(data: bytes, *, max_bytes: int, purpose: str = "message") -> Me
     peer_id = peer_id_of(key)
     if not verify(peer_id, key, _signed(purpose, body), signature):
         raise PeerRefused(f"signed message: not signed by the key in it ({peer_id})")
-    return Message(peer_id, body)
+    return SignedMessage(peer_id, body)
 
 
 def _signed(purpose: str, body: bytes) -> bytes:

@@ -20,9 +20,9 @@ from hivemind.p2p.p2p_daemon_bindings.utils import raise_if_failed, read_pbmsg_s
 from hivemind.proto import p2pd_pb2
 
 from genrl_graph.errors import PeerRefused, SwarmError
-from genrl_graph.runners.swarm.transport.limits import Limits, Meter, Seats
+from genrl_graph.runners.swarm.transport.limits import Meter, OpenStreams, TransportLimits
 from genrl_graph.runners.swarm.transport.network import dialable
-from genrl_graph.runners.swarm.transport.payloads import MAX_KEY, Shelf
+from genrl_graph.runners.swarm.transport.payloads import MAX_KEY, PayloadStore
 from genrl_graph.runners.swarm.transport.refusals import Refusals
 
 PUSH, BEAT, FETCH = "/genrl-graph/push/1", "/genrl-graph/beat/1", "/genrl-graph/fetch/1"
@@ -53,7 +53,7 @@ class Unreachable(SwarmError):
     """A peer cannot be reached, or did not answer in time."""
 
 
-class NotHere(SwarmError):
+class PayloadMissing(SwarmError):
     """The peer does not have what was asked for, not yet or no more."""
 
 
@@ -64,8 +64,8 @@ class Streams:
         self,
         p2p: P2P,
         *,
-        shelf: Shelf,
-        limits: Limits,
+        shelf: PayloadStore,
+        limits: TransportLimits,
         refusals: Refusals,
         on_push: OnBytes,
         on_beat: OnBytes,
@@ -78,7 +78,7 @@ class Streams:
         self._on_push = on_push
         self._on_beat = on_beat
         self._addresses = addresses
-        self._seats = Seats(limits)
+        self._seats = OpenStreams(limits)
         self._meter = Meter(limits.push_bytes_per_s)
 
     async def open(self) -> None:
@@ -120,7 +120,7 @@ class Streams:
                 await writer.drain()
                 status = (await reader.readexactly(1))[0]
                 if status == Status.NOT_HERE:
-                    raise NotHere(f"peer {peer_id}: does not serve {key!r}, not yet or no more")
+                    raise PayloadMissing(f"peer {peer_id}: does not serve {key!r}, not yet or no more")
                 if status == Status.TOO_LARGE:
                     raise PeerRefused(f"peer {peer_id}: {key!r} is larger than the {max_bytes} bytes allowed")
                 if status != Status.OK:

@@ -4,7 +4,7 @@ import pytest
 from genrl_graph.arrow.flat import join, split
 from genrl_graph.edge_types.edge_type import SCORED
 from genrl_graph.edge_types.trajectories import VALUED, Trajectories, episode_id, step_id, trajectory_id
-from genrl_graph.edge_types.violation import Known
+from genrl_graph.edge_types.violation import ReceiverContext
 from genrl_graph.errors import ColumnError
 
 COLUMNS = {
@@ -70,7 +70,9 @@ def test_ids_are_those_of_the_content_in_any_order() -> None:
     ],
 )
 def test_what_is_wrong_with_a_row_of_others(changed: dict[str, object], rule: str) -> None:
-    broken = {flaw.rule: np.flatnonzero(flaw.rows).tolist() for flaw in steps(**changed).flaws(Known("p", {}))}
+    broken = {
+        flaw.rule: np.flatnonzero(flaw.rows).tolist() for flaw in steps(**changed).flaws(ReceiverContext("p", {}))
+    }
     assert broken.get(rule, [0]) == [0], broken
     assert {name for name, rows in broken.items() if rows} - {"hash", "whole"} == ({rule} if rule else set())
 
@@ -89,13 +91,13 @@ def test_what_is_wrong_with_a_row_of_others(changed: dict[str, object], rule: st
 def test_a_trajectory_that_is_not_whole_or_lies_about_its_end_is_refused_whole(
     changed: dict[str, object], refused: list[int]
 ) -> None:
-    flaws = [flaw for flaw in steps(**changed).flaws(Known("p", {})) if flaw.rule == "whole"]
+    flaws = [flaw for flaw in steps(**changed).flaws(ReceiverContext("p", {})) if flaw.rule == "whole"]
     assert next(np.flatnonzero(flaw.rows).tolist() for flaw in flaws) == refused
 
 
 def test_a_reward_of_another_peer_is_a_number() -> None:
     rows = steps().marked(SCORED, {"reward": [0.0, np.nan, -1e7, 1.0]})
-    broken = {flaw.rule: np.flatnonzero(flaw.rows).tolist() for flaw in rows.flaws(Known("p", {}))}
+    broken = {flaw.rule: np.flatnonzero(flaw.rows).tolist() for flaw in rows.flaws(ReceiverContext("p", {}))}
     assert broken["reward"] == [1, 2]
 
 

@@ -19,9 +19,9 @@ from toys import Moves
 from genrl_graph import Frame, Tasks, Tensor, score
 from genrl_graph.edge_types.edge_type import SCORED
 from genrl_graph.errors import ParamError, PeerRefused
-from genrl_graph.wire.packet import HEAD, MAGIC, PLAIN, VERSION, ZSTD, Limits, decode, encode
+from genrl_graph.wire.packet import HEAD, MAGIC, PLAIN, VERSION, ZSTD, PacketLimits, decode, encode
 
-LIMITS = Limits()
+LIMITS = PacketLimits()
 INTEGERS = [getattr(pa, f"{sign}int{bits}")() for sign in ("", "u") for bits in (8, 16, 32, 64)]
 NUMBERS = [*INTEGERS, pa.float16(), pa.float32(), pa.float64(), pa.bool_()]
 TENSORS = st.builds(
@@ -209,16 +209,16 @@ def test_mutations_are_refused_or_rows_of_the_type(
 
 
 def test_every_claim_is_held_against_the_limits_before_anything_is_allocated() -> None:
-    rows, small = chats(4), Limits(max_rows=3, max_row_bytes=2**10, max_payload_bytes=300, max_decoded_bytes=300)
+    rows, small = chats(4), PacketLimits(max_rows=3, max_row_bytes=2**10, max_payload_bytes=300, max_decoded_bytes=300)
     data = encode(rows)
     for limits, how in (
         (small, "payload_bytes"),
-        (Limits(max_decoded_bytes=100), "body_bytes"),
-        (Limits(max_rows=3), "rows"),
+        (PacketLimits(max_decoded_bytes=100), "body_bytes"),
+        (PacketLimits(max_rows=3), "rows"),
     ):
         with pytest.raises(PeerRefused, match=f"^{how}: "):
             decode(data, like=rows, limits=limits)
-    for limits in (small, Limits(max_rows=3), Limits(max_decoded_bytes=100)):
+    for limits in (small, PacketLimits(max_rows=3), PacketLimits(max_decoded_bytes=100)):
         with pytest.raises(ParamError, match="peers take"):
             encode(rows, limits=limits)
 

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from genrl_graph.nodes.policy.compute.activation_checkpointing import recomputed_layers
 from genrl_graph.runners.estimate.costs import (
-    Batch,
     Machine,
-    Micro,
+    MicroBatchWork,
     Model,
     Range,
+    SequenceBatch,
     Speeds,
     Work,
     longest_of,
@@ -51,25 +51,25 @@ def test_bytes_of_a_policy_by_hand() -> None:
 
 
 def test_the_cache_of_a_batch_holds_prompt_and_room() -> None:
-    batch = Batch(rows=3, prompts=1, width=10, room=5, longest=5, tokens=15)
+    batch = SequenceBatch(rows=3, prompts=1, width=10, room=5, longest=5, tokens=15)
     assert sampling_bytes(batch, MODEL) == 3 * 15 * 64 + 16 * 3 * 100
 
 
 def test_seconds_of_a_step_by_hand() -> None:
     flat = replace(MODEL, hidden=0)  # no attention between pairs of tokens
-    batch = Batch(rows=4, prompts=2, width=10, room=0, longest=6, tokens=20)
+    batch = SequenceBatch(rows=4, prompts=2, width=10, room=0, longest=6, tokens=20)
     sampled = work_seconds(Work("policy", batches=(batch,)), replace(flat, kv_size=0), SPEEDS, MACHINE)
     assert sampled == pytest.approx(1.0 + 20 * 0.01 + 6 * 0.5 + 20 * 0.1)
-    work = Work("policy", micros=(Micro(2, 10, 5),), steps=3, digested=True)
+    work = Work("policy", micros=(MicroBatchWork(2, 10, 5),), steps=3, digested=True)
     assert work_seconds(work, flat, SPEEDS, MACHINE) == pytest.approx(2.0 + 20 * 0.03 + 5 * 0.02 + 3 * 1.0 + 1.0)
     again = work_seconds(
-        Work("policy", micros=(Micro(2, 10, 0),)), replace(flat, activation_bytes=0.0), SPEEDS, MACHINE
+        Work("policy", micros=(MicroBatchWork(2, 10, 0),)), replace(flat, activation_bytes=0.0), SPEEDS, MACHINE
     )
     assert again == pytest.approx(2.0 + 20 * 0.03 + 1.0 + 20 * 0.01)
 
 
 def test_checkpointing_keeps_one_layer_and_the_input_of_each() -> None:
-    micro = Micro(2, 10, 0)
+    micro = MicroBatchWork(2, 10, 0)
     assert training_bytes(micro, MODEL, SPEEDS) == 4_000_000 + 1000 + 20 * 100
     assert training_bytes(micro, replace(MODEL, activation_bytes=0.0), SPEEDS) == 4_000_000 + 1000 + 20 * (50 + 64)
 
@@ -96,7 +96,7 @@ def test_as_few_layers_compute_again_as_the_limit_asks(
 
 
 def test_the_peak_is_the_fullest_moment() -> None:
-    work = Work("policy", micros=(Micro(1000, 200, 0),), steps=1)
+    work = Work("policy", micros=(MicroBatchWork(1000, 200, 0),), steps=1)
 
     def peak(models: dict[str, Model], works: list[Work], peers: int = 1) -> dict[str, float]:
         speeds = dict.fromkeys(models, SPEEDS)
@@ -138,13 +138,13 @@ COUNT = st.integers(1, 50)
 def test_more_work_is_never_cheaper(
     rows: int, prompts: int, width: int, room: int, more: int, completions: int
 ) -> None:
-    batch = Batch(rows, prompts, width, room, float(room), float(rows * room))
+    batch = SequenceBatch(rows, prompts, width, room, float(room), float(rows * room))
     for name in ("rows", "prompts", "width", "room", "longest", "tokens"):
         larger = replace(batch, **{name: getattr(batch, name) + more})
         assert sampling_bytes(larger, MODEL) >= sampling_bytes(batch, MODEL)
         few, many = (work_seconds(Work("p", batches=(b,)), MODEL, SPEEDS, MACHINE) for b in (batch, larger))
         assert many >= few
-    micro = Micro(rows, width, completions)
+    micro = MicroBatchWork(rows, width, completions)
     for name in ("rows", "width", "completions"):
         bigger = replace(micro, **{name: getattr(micro, name) + more})
         assert training_bytes(bigger, MODEL, SPEEDS) >= training_bytes(micro, MODEL, SPEEDS)

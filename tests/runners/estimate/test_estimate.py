@@ -32,7 +32,7 @@ from genrl_graph.runners.estimate.calibrate import Calibration
 from genrl_graph.runners.estimate.costs import Machine, Range, Speeds
 from genrl_graph.runners.estimate.estimate import estimate
 from genrl_graph.runners.estimate.forecast import Forecast
-from genrl_graph.runners.estimate.models import Unknown, size_policy
+from genrl_graph.runners.estimate.models import UnknownSize, size_policy
 from genrl_graph.runners.estimate.stand_ins import CountingPolicy
 from genrl_graph.store.run_store import RunStore
 
@@ -184,7 +184,7 @@ def test_sizes_are_those_of_the_real_weights(tmp_path: Path) -> None:
     trained = getattr(lora.init("policy", seed=0), "trained", dict)()
     assert adapted.trained == sum(parameter.numel() for parameter in trained.values()) == 2 * 2 * (16 + 16)
     assert adapted.shared == size.parameters
-    with pytest.raises(Unknown, match="not on this machine"):
+    with pytest.raises(UnknownSize, match="not on this machine"):
         size_policy(CausalLM(model="nobody/nothing"))
 
 

@@ -18,7 +18,7 @@ from genrl_graph import play
 from genrl_graph.dag.schedule import Step, compile_graph
 from genrl_graph.runners.loop.context import StepReport
 from genrl_graph.runners.loop.stage_metrics import Stages, mean, total
-from genrl_graph.runners.tracking.guard import Guarded
+from genrl_graph.runners.tracking.guard import GuardedTracker
 from genrl_graph.runners.tracking.metric_names import METRICS
 from genrl_graph.runners.tracking.metrics import RoundMetrics
 from genrl_graph.runners.tracking.trackers import JsonLines, TensorBoard
@@ -76,7 +76,7 @@ def test_failures_of_trackers_stand_in_the_next_line() -> None:
         def write(self, round: int, peer: str, metrics: Mapping[str, float]) -> None:
             raise OSError("disk is full")
 
-    metrics = RoundMetrics([kept := Kept(), Guarded("broken", Broken, tell=lambda line: None)])
+    metrics = RoundMetrics([kept := Kept(), GuardedTracker("broken", Broken, tell=lambda line: None)])
     for number in range(5):
         metrics.take(done("answer", 1.0))
         metrics.end(number, 1.0)

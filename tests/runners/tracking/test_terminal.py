@@ -12,7 +12,7 @@ from toys import Centred, Draw, Matches, Numbers, Parity, ToyPolicyCarry
 
 from genrl_graph import Graph
 from genrl_graph.dag.schedule import Schedule, compile_graph
-from genrl_graph.edge_types.display import Shown
+from genrl_graph.edge_types.display import DisplayMetrics
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.library import ActorCriticCarry, EnvironmentSource, GaeAdvantage, Play, Ppo
 from genrl_graph.runners.loop.stage_metrics import StageLine, Stages, StageTotal, speeds
@@ -147,7 +147,7 @@ def test_what_games_and_texts_of_one_stage_show_stands_side_by_side() -> None:
 
 
 def test_what_a_type_shows_comes_in_its_order_and_by_opponent() -> None:
-    shown = Shown(line=("return", "*/wins"), evaluation=("*/losses",))
+    shown = DisplayMetrics(line=("return", "*/wins"), evaluation=("*/losses",))
     names = ["self/wins", "random/losses", "steps", "random/wins", "return"]
     assert shown.chosen(names) == ["return", "random/wins", "self/wins"]
     assert shown.chosen(names, evaluating=True) == ["return", "random/wins", "random/losses", "self/wins"]

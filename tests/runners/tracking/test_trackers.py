@@ -24,7 +24,7 @@ from tensorboardX.summary import _clean_tag
 
 from genrl_graph.errors import ParamError, StoreError
 from genrl_graph.graph_file.read import Loaded
-from genrl_graph.runners.tracking.guard import Guarded
+from genrl_graph.runners.tracking.guard import GuardedTracker
 from genrl_graph.runners.tracking.metric_names import plain_name
 from genrl_graph.runners.tracking.metrics import RoundMetrics
 from genrl_graph.runners.tracking.trackers import JsonLines, TensorBoard, Tracker, make_trackers, require_trackers
@@ -206,8 +206,8 @@ class Faulty:
             time.sleep(error)
 
 
-def guarded(told: list[str], tracker: Callable[[], Faulty], *, limit_s: float = 30.0) -> Guarded:
-    return Guarded("faulty", tracker, tell=told.append, limit_s=limit_s)
+def guarded(told: list[str], tracker: Callable[[], Faulty], *, limit_s: float = 30.0) -> GuardedTracker:
+    return GuardedTracker("faulty", tracker, tell=told.append, limit_s=limit_s)
 
 
 @pytest.mark.parametrize("error", [ValueError("no\nroom"), ConnectionError(), TimeoutError("late"), SystemExit(3)])

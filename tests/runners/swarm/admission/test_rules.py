@@ -23,7 +23,7 @@ from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.runners.swarm.admission.rules import LEAST_TASKS, Admission, makers, of_one_shape
 from genrl_graph.runners.swarm.admission.verdict import MOST_REFUSALS, PAYLOAD, Admitted, refusal_columns
 from genrl_graph.seeds import group_id, rollout_id
-from genrl_graph.wire.packet import Limits, encode
+from genrl_graph.wire.packet import PacketLimits, encode
 
 SCHEDULE = compile_graph(toy_game())
 SENDER = "peer0001"
@@ -219,8 +219,8 @@ def test_only_so_many_tasks_are_made_for_a_stranger() -> None:
 
 
 def test_the_limits_are_params_of_the_exchange() -> None:
-    assert Gather(min_peers=1).limits == Limits()
-    assert Gather(min_peers=1, max_row_kb=4, max_payload_mb=2).limits == Limits(4096, 2**12, 2**21, 2**23, 2**10)
+    assert Gather(min_peers=1).limits == PacketLimits()
+    assert Gather(min_peers=1, max_row_kb=4, max_payload_mb=2).limits == PacketLimits(4096, 2**12, 2**21, 2**23, 2**10)
 
 
 def test_random_mutations_of_payloads_admit_nothing_invalid() -> None:

@@ -12,7 +12,7 @@ from genrl_graph import TaskBook, load
 from genrl_graph.dag.schedule import compile_graph
 from genrl_graph.edge_types.edge_type import SCORED
 from genrl_graph.edge_types.trajectories import Trajectories
-from genrl_graph.nodes.advantage.returns import Whole
+from genrl_graph.nodes.advantage.returns import WholeTrajectories
 from genrl_graph.records.stored_run import open_run
 from genrl_graph.runners.play import play
 from genrl_graph.runners.swarm.admission.rules import Admission, makers, of_one_shape
@@ -120,7 +120,7 @@ def test_a_liar_is_told_by_rule_and_no_torn_episode_is_left(
     admitted = judged(changed(offers[SENDER], change), offers["peer0000"])
     assert rule in {refusal.rule for refusal in admitted.refusals}
     assert admitted.refused > 0
-    whole = Whole.of(admitted.rows)  # type: ignore[arg-type]
+    whole = WholeTrajectories.of(admitted.rows)  # type: ignore[arg-type]
     assert whole.lengths.sum() == len(admitted.rows), "what came in can be trained on"
 
 

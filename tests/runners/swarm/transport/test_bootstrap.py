@@ -9,7 +9,7 @@ import pytest
 
 from genrl_graph.cli import run_command
 from genrl_graph.errors import ParamError, SwarmError
-from genrl_graph.runners.swarm.transport.network import Network
+from genrl_graph.runners.swarm.transport.network import NetworkOptions
 
 COMMAND = [sys.executable, "-m", "genrl_graph", "swarm", "bootstrap"]
 
@@ -27,8 +27,8 @@ def bootstrap(tmp_path_factory):
 
 def test_two_peers_meet_through_it_and_go_on_without_it(bootstrap, start_host):
     process, address = bootstrap
-    ann = start_host("ann", network=Network(join=[address]))
-    bob = start_host("bob", network=Network(join=[address]))
+    ann = start_host("ann", network=NetworkOptions(join=[address]))
+    bob = start_host("bob", network=NetworkOptions(join=[address]))
     assert [member.name for member in ann.look()] == [member.name for member in bob.look()] == ["ann", "bob"]
     ann.push(bob.peer_id, b"hello").result()
     children = subprocess.run(["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True, text=True)

@@ -9,11 +9,11 @@ from hivemind.p2p import P2P
 
 from genrl_graph.errors import PeerRefused
 from genrl_graph.runners.swarm.transport.event_loop import LoopThread
-from genrl_graph.runners.swarm.transport.limits import Limits, Meter
-from genrl_graph.runners.swarm.transport.network import Network
-from genrl_graph.runners.swarm.transport.streams import FETCH, PUSH, NotHere, Unreachable
+from genrl_graph.runners.swarm.transport.limits import Meter, TransportLimits
+from genrl_graph.runners.swarm.transport.network import NetworkOptions
+from genrl_graph.runners.swarm.transport.streams import FETCH, PUSH, PayloadMissing, Unreachable
 
-LIMITS = Limits(push_bytes=64 << 10, streams_per_peer=4, request_s=1.0, push_bytes_per_s=1e6)
+LIMITS = TransportLimits(push_bytes=64 << 10, streams_per_peer=4, request_s=1.0, push_bytes_per_s=1e6)
 
 
 class Stranger:
@@ -27,7 +27,7 @@ class Stranger:
         self.thread.run(self.p2p.add_binary_stream_handler(FETCH, self._answer))
 
     def meet(self, host):
-        ((_, self.host, address),) = Network(join=host.addresses).joined()
+        ((_, self.host, address),) = NetworkOptions(join=host.addresses).joined()
         self.thread.run(self.p2p._client.connect(self.host, [address]))
 
     def say(self, verb, data, *, answer=64, wait_s=15.0):
@@ -122,7 +122,7 @@ def test_a_payload_is_fetched_until_it_is_forgotten(honest, other, size):
     assert fetched == payload
 
     honest.forget(f"round 1/{size}")
-    with pytest.raises(NotHere, match=rf"does not serve 'round 1/{size}'"):
+    with pytest.raises(PayloadMissing, match=rf"does not serve 'round 1/{size}'"):
         other.fetch(honest.peer_id, f"round 1/{size}", max_bytes=1, timeout_s=5).result()
 
 
