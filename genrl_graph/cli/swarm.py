@@ -68,7 +68,7 @@ def spread_addresses(argv: Sequence[str]) -> list[str]:
 
 
 def network_of(args: argparse.Namespace) -> "NetworkOptions":
-    """Return the options as `NetworkOptions`; raise `ParamError` for an address that is none, `SwarmError` without hivemind."""
+    """Return the options as `NetworkOptions`; raise `ParamError` for a wrong address, `SwarmError` without hivemind."""
     try:
         from genrl_graph.runners.swarm.transport.network import NetworkOptions
     except ModuleNotFoundError as error:
