@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from genrl_graph.docs.markdown import code_block, in_cell, table
-from genrl_graph.docs.pictures import figure
+from genrl_graph import load
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.schedule import compile_graph
+from genrl_graph.docs.markdown import code_block, in_cell, table
+from genrl_graph.docs.pictures import figure
 from genrl_graph.graph_file.shipped import first_comment, shipped_graphs
-from genrl_graph import load
 
 
 @cache

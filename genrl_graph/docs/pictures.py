@@ -8,6 +8,7 @@ of the same page names in its first line, with overrides.
     ```
 """
 
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -15,11 +16,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import dedent, indent
 
+from genrl_graph import load
 from genrl_graph.contract import registry
-from genrl_graph.drawing.render import draw
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.schedule import compile_graph
-from genrl_graph import load
+from genrl_graph.drawing.render import draw
+from genrl_graph.errors import GraphError
 
 FENCE = re.compile(
     r"^(?P<margin> *)(?P<ticks>`{3,})(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=margin)(?P=ticks)$",
@@ -32,7 +34,7 @@ FILE_NAME = re.compile(r"# ([\w-]+\.(?:py|yaml))\n")
 def with_pictures(markdown: str) -> str:
     """Return a page in which every block `graph` is replaced by its picture.
 
-    Raises `GenrlGraphError` where a block holds no game that passes the check.
+    Raises `GraphError` where a block holds no game that passes the check.
     """
     if "```graph" not in markdown:
         return markdown
@@ -72,4 +74,7 @@ def _graph(text: str, folder: Path) -> Graph:
     for argument in [each for each in overrides if each.startswith("--import=")]:
         overrides.remove(argument)
         registry.import_file(folder / argument.removeprefix("--import="))
-    return load(path, overrides)
+    try:
+        return load(path, overrides)
+    except GraphError as error:
+        raise GraphError(str(error).replace(f"{folder}{os.sep}", "")) from error

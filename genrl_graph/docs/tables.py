@@ -10,8 +10,8 @@ from genrl_graph.arrow.cast import Tensor
 from genrl_graph.contract.declared import Declared
 from genrl_graph.docs.markdown import code, in_cell, table
 from genrl_graph.edge_types.edge_type import EdgeValue
-from genrl_graph.errors import GenrlGraphError
 from genrl_graph.edge_types.frame import Frame
+from genrl_graph.errors import GenrlGraphError
 from genrl_graph.runners.tracking.metric_names import METRICS
 
 

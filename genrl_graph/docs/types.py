@@ -12,14 +12,14 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 import genrl_graph
+from genrl_graph.cli.types import Param, params_of, type_text
 from genrl_graph.contract import registry
 from genrl_graph.contract.declared import Declared
-from genrl_graph.cli.types import Param, params_of, type_text
+from genrl_graph.contract.node import KINDS, Carry, Node, PolicyCarry
+from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.docs.markdown import code, code_block, in_cell, linked_papers, table
 from genrl_graph.edge_types.edge_type import EdgeType, Socket
 from genrl_graph.edge_types.frame import Frame
-from genrl_graph.contract.node import KINDS, Carry, Node, PolicyCarry
-from genrl_graph.dag.run_config import RunConfig
 
 SHORT_DEFAULT = 40
 """Defaults of more characters, such as prompt templates, stand in full below the table."""
