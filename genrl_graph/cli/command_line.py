@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from genrl_graph.cli.docs import add_docs_command
 from genrl_graph.cli.graph import add_graph_commands
 from genrl_graph.cli.inspection import add_look_commands
 from genrl_graph.cli.run import add_export_command, add_run_commands
@@ -67,6 +68,7 @@ def command_parser() -> argparse.ArgumentParser:
     add_swarm_commands(commands)
     add_export_command(commands)
     add_store_command(commands)
+    add_docs_command(commands)
     return parser
 
 

@@ -5,12 +5,13 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 
 import pytest
-from code_blocks import PAGES
+from code_blocks import PAGES, ROOT
 
 import genrl_graph
 from genrl_graph.docs.types import shipped_types
@@ -55,6 +56,13 @@ def test_nothing_is_loaded_from_a_network(site: Path) -> None:
             assert (page.parent / unescape(address).partition("?")[0].partition("#")[0]).exists(), f"{page}: {address}"
     for sheet in site.rglob("*.css"):
         assert not re.search(r"(url\(|@import)[\s\"']*(https?:)?//", sheet.read_text()), sheet
+
+
+def test_the_wheel_takes_all_of_it(site: Path) -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["*"]
+    files = [file for file in site.rglob("*") if file.is_file()]
+    assert [file for file in files if not any(file.match(pattern) for pattern in patterns)] == []
+    assert sum(file.stat().st_size for file in files) < 8e6
 
 
 def test_search_knows_every_type_and_command(site: Path) -> None:
