@@ -123,7 +123,7 @@ def _params_table(what: str, cls: type[BaseModel]) -> str:
 
 
 def _param_row(path: str, param: Param) -> tuple[str, str, str, str]:
-    bounds = "".join(f"<br>{bound}" for bound in param.constraints)
+    bounds = f"<br>{', '.join(param.constraints)}" if param.constraints else ""
     default = "*required*" if param.required else code(_short(param.default))
     return f"`{path}`", f"{_type_cell(param.annotation)}{bounds}", default, in_cell(param.description)
 
