@@ -23,6 +23,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 # Renew the lock with the newest releases that pyproject.toml admits. torch stays; `make lock TORCH=2.14.1` moves it.
 lock:

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genrl_graph.errors import GenrlGraphError, GraphError, NodeError, NodeFailed, ParamError
-from genrl_graph.frames import Credited, Frame, Peer, PeerRollouts, R, Rollouts, Scored, Tasks, Tensor, credit, score
-from genrl_graph.graph import Graph
-from genrl_graph.node import (
+from genrl_graph.arrow.cast import Tensor
+from genrl_graph.contract.node import (
     Advantage,
     Carry,
     Coordinate,
@@ -21,15 +19,20 @@ from genrl_graph.node import (
     Source,
     Update,
 )
-from genrl_graph.policy import Carried, Completion, Policy, Sampling, TextPolicy
-from genrl_graph.resources import Log, Task, TaskBook
-from genrl_graph.run_config import RunConfig
+from genrl_graph.contract.policy import Carried, Completion, Policy, Sampling, TextPolicy, TokenSequence
+from genrl_graph.contract.resources import Log
+from genrl_graph.dag.graph import Graph
+from genrl_graph.dag.run_config import RunConfig
+from genrl_graph.edge_types.frame import Frame
+from genrl_graph.edge_types.rollouts import Credited, Peer, PeerRollouts, R, Rollouts, Scored, Tasks, credit, score
+from genrl_graph.edge_types.task import Task, TaskBook
+from genrl_graph.errors import GenrlGraphError, GraphError, NodeError, NodeFailed, ParamError
 from genrl_graph.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from genrl_graph.reading import StoredRun
+    from genrl_graph.records.stored_run import StoredRun
     from genrl_graph.runners.play import Run
-    from genrl_graph.runners.replay import Replay
+    from genrl_graph.runners.replay.replay import Replay
 
 
 def play(
@@ -70,7 +73,7 @@ def replay(
     nodes in `recompute` (`all`: every one) are computed even where nothing changed. Raises `GraphError` for an edit
     that would change what sources, generators or exchanges gave.
     """
-    from genrl_graph.runners.replay import replay as replay_run
+    from genrl_graph.runners.replay.replay import replay as replay_run
 
     return replay_run(run, graph, out=out, rounds=rounds, update=update, recompute=recompute, quiet=True)
 
@@ -80,14 +83,14 @@ def load(path: "Path | str", overrides: Sequence[str] = ()) -> Graph:
 
     A path that is not on disk names a shipped graph, such as `multistage_math/gsm8k`.
     """
-    from genrl_graph.spec import load as load_file
+    from genrl_graph.graph_file.read import load as load_file
 
     return load_file(Path(path), overrides)
 
 
 def open_run(path: "Path | str") -> "StoredRun":
     """A run to read, also while another process writes it; raises `StoreError` where there is none."""
-    from genrl_graph.reading import open_run as open_folder
+    from genrl_graph.records.stored_run import open_run as open_folder
 
     return open_folder(path)
 
@@ -128,6 +131,7 @@ __all__ = [
     "Tasks",
     "Tensor",
     "TextPolicy",
+    "TokenSequence",
     "Update",
     "__version__",
     "credit",

@@ -1,0 +1,1 @@
+"""The node and carry types that ship with the package, one folder a kind."""

@@ -6,8 +6,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from genrl_graph.edge_types.frame import Frame
 from genrl_graph.errors import ColumnError
-from genrl_graph.frames import Frame
 
 Scope = Literal["group", "task", "node", "peer", "batch"]
 PooledScope = Literal["task", "task_and_peer", "peer", "batch"]

@@ -33,7 +33,7 @@ from genrl_graph.nodes.select.verified import Verified
 from genrl_graph.nodes.source.environment import EnvironmentSource
 from genrl_graph.nodes.source.hf_dataset import HfDataset
 from genrl_graph.nodes.source.image_folder import ImageFolder
-from genrl_graph.nodes.source.listed import ListSource
+from genrl_graph.nodes.source.list import ListSource
 from genrl_graph.nodes.source.mix import Mix
 from genrl_graph.nodes.source.reasoning_gym import ReasoningGym
 from genrl_graph.nodes.update.baselines import BaselinesCarry, TrackBaselines
@@ -43,7 +43,7 @@ from genrl_graph.nodes.update.grpo import Grpo
 from genrl_graph.nodes.update.level import LevelCarry, RaiseLevel
 from genrl_graph.nodes.update.ppo import Ppo
 from genrl_graph.nodes.update.reinforce import Reinforce
-from genrl_graph.nodes.update.replay import Remember, ReplayCarry
+from genrl_graph.nodes.update.replay_buffer import Remember, ReplayCarry
 from genrl_graph.nodes.update.sft import Sft
 from genrl_graph.nodes.update.snapshots import SnapshotsCarry, TakeSnapshot
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from genrl_graph.frames import Frame
-from genrl_graph.trajectories import Trajectories
+from genrl_graph.edge_types.frame import Frame
+from genrl_graph.edge_types.trajectories import Trajectories
 
 
 @dataclass(frozen=True, slots=True)

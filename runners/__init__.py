@@ -1,1 +1,1 @@
-"""Who executes a schedule: one loop (`round.py`), and the ways in which peers meet."""
+"""Play a graph: `play.py` opens a run, `session.py` goes from round to round, `loop/` plays one round."""

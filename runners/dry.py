@@ -11,14 +11,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from genrl_graph.contract.node import Carry, Exchange, Fork, Generator, Update
+from genrl_graph.contract.policy import Carried
+from genrl_graph.dag.graph import Graph
+from genrl_graph.dag.schedule import Schedule, compile_graph
+from genrl_graph.edge_types.rollouts import Rollouts
 from genrl_graph.errors import named
-from genrl_graph.frames import Rollouts
-from genrl_graph.graph import Graph
-from genrl_graph.node import Carry, Exchange, Fork, Generator, Update
-from genrl_graph.policy import Carried
+from genrl_graph.runners.loop.context import StepReport
 from genrl_graph.runners.play import Run, play_schedule
-from genrl_graph.runners.round import Done
-from genrl_graph.schedule import Schedule, compile_graph
 
 SHOWN_CHARACTERS = 1200
 EVAL_TASKS = 2
@@ -35,13 +35,13 @@ class Sample:
 
 
 @dataclass(slots=True)
-class Seen:
+class DryReport:
     """What a dry round did, step by step."""
 
-    steps: list[Done] = field(default_factory=list)
+    steps: list[StepReport] = field(default_factory=list)
     samples: dict[str, Sample] = field(default_factory=dict)
 
-    def take(self, done: Done, schedule: Schedule) -> None:
+    def take(self, done: StepReport, schedule: Schedule) -> None:
         """Keep the numbers of a step and the first prompt of a generator."""
         if not (done.evaluating and isinstance(schedule.nodes[done.step.node], Update | Fork)):
             self.steps.append(replace(done, outputs={}))
@@ -81,7 +81,7 @@ def dry_play(
     }
     config = graph.run.model_copy(update=changes)
     console = Console(stderr=True, highlight=False, quiet=quiet)
-    seen, started = Seen(), time.monotonic()
+    seen, started = DryReport(), time.monotonic()
     with ExitStack() as stack:
         folder = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "dry"
         run = play_schedule(
@@ -117,7 +117,7 @@ def _replaced(schedule: Schedule, dry: Schedule) -> list[str]:
     return [f"{name} ({schedule.graph.part(name).type_name})" for name in (*carries, *nodes)]
 
 
-def _report(console: Console, schedule: Schedule, seen: Seen, *, replaced: list[str], seconds: float) -> None:
+def _report(console: Console, schedule: Schedule, seen: DryReport, *, replaced: list[str], seconds: float) -> None:
     for sample in seen.samples.values():
         console.rule(f"{sample.node}: first prompt, {sample.tokens} tokens of the stand-in", align="left", style="dim")
         for message in sample.messages:
@@ -134,7 +134,7 @@ def _report(console: Console, schedule: Schedule, seen: Seen, *, replaced: list[
     )
 
 
-def _table(schedule: Schedule, seen: Seen) -> Table:
+def _table(schedule: Schedule, seen: DryReport) -> Table:
     table = Table(box=SIMPLE_HEAD)
     for column in ("step", "type", "rows", "failed", "reward", "seconds"):
         table.add_column(column, justify="left" if column in ("step", "type") else "right", no_wrap=True)

@@ -6,10 +6,10 @@ from pathlib import Path, PurePath
 
 import yaml
 
-from genrl_graph.durable import failed
 from genrl_graph.errors import DataError, ParamError, StoreError
-from genrl_graph.nodes.policy.handle import CausalPolicy
-from genrl_graph.nodes.policy.saved import SavedPolicy, saved_policy
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
+from genrl_graph.nodes.policy.loading.saved import SavedPolicy, saved_policy
+from genrl_graph.store.durable import failed
 from genrl_graph.version import VERSION
 
 CARD = "README.md"
@@ -57,7 +57,7 @@ def export_policy(
 def _write(folder: Path, handle: CausalPolicy, *, adapter_only: bool) -> None:
     if not adapter_only:
         return handle.export(folder)
-    from genrl_graph.nodes.policy.adapter import LoraPolicy
+    from genrl_graph.nodes.policy.loading.adapter import LoraPolicy
 
     if not isinstance(handle, LoraPolicy):
         raise ParamError(f"policy {handle.name!r} is no adapter; export it without adapter_only")

@@ -2,163 +2,167 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from rich.console import Console
 
-from genrl_graph.durable import sync_file
-from genrl_graph.run_config import RunConfig
-from genrl_graph.runners.budget import Budget
-from genrl_graph.runners.checkpoint import checkpoint_folder, save_checkpoint
-from genrl_graph.runners.evaluate import Evaluator, evaluation_line, evaluation_table
-from genrl_graph.runners.meet import Behind, Swarm
-from genrl_graph.runners.metrics import RoundMetrics
-from genrl_graph.runners.peers import changing_carries
-from genrl_graph.runners.profile import Trace
-from genrl_graph.runners.progress import Terminal
-from genrl_graph.runners.resume import Start
-from genrl_graph.runners.round import Done, Loop, Peer
-from genrl_graph.runners.runner import Runner, left
-from genrl_graph.runners.signals import Stop
-from genrl_graph.schedule import Schedule
-from genrl_graph.store import RunStore
+from genrl_graph.dag.run_config import RunConfig
+from genrl_graph.dag.schedule import Schedule
+from genrl_graph.runners.loop.budget import Budget
+from genrl_graph.runners.loop.context import RunContext, StepReport
+from genrl_graph.runners.loop.evaluate import Evaluator, evaluation_line, evaluation_table
+from genrl_graph.runners.loop.exchange import PeerBehind, Swarm
+from genrl_graph.runners.loop.peers import Peer, changing_carries
+from genrl_graph.runners.loop.round import needs_others, run_round
+from genrl_graph.runners.loop.runner import Runner, left
+from genrl_graph.runners.loop.signals import Stop
+from genrl_graph.runners.loop.trace import Trace
+from genrl_graph.runners.resume.checkpoint import checkpoint_folder, save_checkpoint
+from genrl_graph.runners.resume.previous_run import Start
+from genrl_graph.runners.tracking.metrics import RoundMetrics
+from genrl_graph.runners.tracking.terminal import Terminal
+from genrl_graph.store.durable import sync_file
+from genrl_graph.store.run_store import RunStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRun:
+    """An open run folder, the peers that play in it, and where results are shown.
+
+    `evaluation` is the schedule of its evaluations, None for none; `see` gets the report of every committed step;
+    `start` says with which round the session begins.
+    """
+
+    schedule: Schedule
+    evaluation: Schedule | None
+    players: Sequence[Peer]
+    runner: Runner
+    swarm: Swarm
+    config: RunConfig
+    store: RunStore
+    metrics: RoundMetrics
+    terminal: Terminal
+    console: Console
+    stop: Stop
+    see: Callable[[StepReport], None]
+    start: Start
+    trace: Trace
+
+    @property
+    def rounds(self) -> int:
+        """The number of rounds to train, those of previous sessions included."""
+        return 0 if self.config.mode == "evaluate" else self.config.rounds
 
 
 class Session:
-    """Plays the rounds, evaluations and checkpoints of a run; `evaluation` is its schedule there, None for none.
+    """Plays the rounds of an open run, with its evaluations and checkpoints."""
 
-    `see` is shown every step that was committed, `start` says where the run begins or goes on.
-    """
-
-    def __init__(
-        self,
-        schedule: Schedule,
-        evaluation: Schedule | None,
-        players: Sequence[Peer],
-        runner: Runner,
-        swarm: Swarm,
-        *,
-        config: RunConfig,
-        store: RunStore,
-        metrics: RoundMetrics,
-        terminal: Terminal,
-        console: Console,
-        stop: Stop,
-        see: Callable[[Done], None],
-        start: Start,
-        trace: Trace,
-    ) -> None:
-        self._schedule, self._players, self._runner, self._config = schedule, players, runner, config
-        self._store, self._metrics, self._terminal, self._console = store, metrics, terminal, console
-        self._stop, self._see, self._start, self._trace = stop, see, start, trace
-        self.rounds = 0 if config.mode == "evaluate" else config.rounds
-        self._budget = self._new_budget(config.max_failed_rows)
-        self._budget.failed_rows, self._budget.retries = start.failed_rows, start.retries
-        self._loop = Loop(
-            schedule,
-            players,
-            swarm,
-            seed=config.seed,
-            commit=store.commit,
-            begin=terminal.step,
+    def __init__(self, run: OpenRun) -> None:
+        self._run = run
+        self._budget = self._new_budget(run.config.max_failed_rows)
+        self._budget.failed_rows, self._budget.retries = run.start.failed_rows, run.start.retries
+        self._context = RunContext(
+            schedule=run.schedule,
+            swarm=run.swarm,
+            seed=run.config.seed,
+            commit=run.store.commit,
+            begin=run.terminal.step,
             watch=self._watch,
             budget=self._budget,
-            recall=start.recall,
-            trace=trace,
+            recall=run.start.recall,
+            trace=run.trace,
         )
-        self._evaluator = None if evaluation is None else self._new_evaluator(evaluation)
+        self._evaluator = None if run.evaluation is None else self._new_evaluator(run.evaluation)
 
     def play(self) -> None:
         """All rounds, with the evaluations and checkpoints that are due; raises `Interrupted` after a signal."""
         self._evaluate(0)
-        if self._start.first:
-            self._evaluate(self._start.first)
-        number = self._start.first
-        while number < self.rounds:
+        if self._run.start.first:
+            self._evaluate(self._run.start.first)
+        number = self._run.start.first
+        while number < self._run.rounds:
             number = self._round(number)
-            if self._stop.wanted or self._due(number, self._config.checkpoint_every):
+            if self._run.stop.wanted or self._due(number, self._run.config.checkpoint_every):
                 self._checkpoint(number)
             self._evaluate(number)
-            if number < self.rounds:
-                self._stop.check()
+            if number < self._run.rounds:
+                self._run.stop.check()
         if self._evaluator is not None:
-            self._console.print(evaluation_table(self._evaluator.history))
+            self._run.console.print(evaluation_table(self._evaluator.history))
 
     def _round(self, number: int) -> int:
         """Play a round, or what there is of it where the swarm goes on without this peer; returns the next one."""
-        if number in self._start.left:
-            self._loop.play(number, only_recorded=True)
-            self._metrics.drop()
-            return self._start.left[number]
+        if number in self._run.start.left:
+            run_round(self._context, self._run.players, number, only_recorded=True)
+            self._run.metrics.drop()
+            return self._run.start.left[number]
         started = time.perf_counter()
         try:
-            if self._loop.meets(number):
+            if needs_others(self._context, self._run.players, number):
                 self._begin(number)
-            with self._trace.round(number):
-                self._loop.play(number)
-        except Behind as behind:
-            later = min(behind.round, self.rounds)
-            self._store.commit([left(number, player.name, to=later) for player in self._players])
-            self._metrics.drop()
-            self._terminal.left(number, later)
+            with self._run.trace.round(number):
+                run_round(self._context, self._run.players, number)
+        except PeerBehind as behind:
+            later = min(behind.round, self._run.rounds)
+            self._run.store.commit([left(number, player.name, to=later) for player in self._run.players])
+            self._run.metrics.drop()
+            self._run.terminal.left(number, later)
             return later
         seconds = time.perf_counter() - started
-        self._terminal.round(number, self._metrics.end(number, seconds, self._budget.metrics()), seconds)
+        self._run.terminal.round(number, self._run.metrics.end(number, seconds, self._budget.metrics()), seconds)
         return number + 1
 
     def _begin(self, number: int) -> None:
         """Tell the others; where they have gone on, what was committed of the round before a cut is not lost."""
         try:
-            self._runner.begin(number)
-        except Behind:
-            self._loop.play(number, only_recorded=True)
+            self._run.runner.begin(number)
+        except PeerBehind:
+            run_round(self._context, self._run.players, number, only_recorded=True)
             raise
 
     def _checkpoint(self, played: int) -> None:
         """Save the carries; the metrics of the rounds that will not be redone are made durable first."""
-        sync_file(self._store.folder / "metrics.jsonl")
-        folder = checkpoint_folder(self._store.checkpoints, played)
-        save_checkpoint(folder, changing_carries(self._schedule, self._players), keep=self._config.keep)
+        sync_file(self._run.store.folder / "metrics.jsonl")
+        folder = checkpoint_folder(self._run.store.checkpoints, played)
+        save_checkpoint(folder, changing_carries(self._run.schedule, self._run.players), keep=self._run.config.keep)
 
     def _due(self, played: int, every: int) -> bool:
         """Whether what happens every so many rounds, and after the last, happens now."""
-        return played == self.rounds or bool(every and played % every == 0)
+        return played == self._run.rounds or bool(every and played % every == 0)
 
     def _evaluate(self, played: int) -> None:
-        if self._evaluator is not None and (played == 0 or self._due(played, self._config.eval_every)):
+        if self._evaluator is not None and (played == 0 or self._due(played, self._run.config.eval_every)):
             found = self._evaluator.play(played)
-            self._metrics.evaluation(played, found)
-            if not all(("eval", played, peer) in self._start.reported for peer in found):
+            self._run.metrics.evaluation(played, found)
+            if not all(("eval", played, peer) in self._run.start.reported for peer in found):
                 line = evaluation_line(played, found, self._evaluator.history[0][1])
-                self._console.print(line, soft_wrap=True, markup=False)
+                self._run.console.print(line, soft_wrap=True, markup=False)
 
-    def _watch(self, done: Done) -> None:
-        self._see(done)
-        self._metrics.take(done)
-        if done.step is not self._schedule.steps[-1]:  # after the last step the round can end
-            self._stop.check()
+    def _watch(self, done: StepReport) -> None:
+        self._run.see(done)
+        self._run.metrics.take(done)
+        if done.step is not self._run.schedule.steps[-1]:  # after the last step the round can end
+            self._run.stop.check()
 
-    def _watch_evaluation(self, done: Done) -> None:
-        self._see(done)
-        self._stop.check()
+    def _watch_evaluation(self, done: StepReport) -> None:
+        self._run.see(done)
+        self._run.stop.check()
 
     def _new_budget(self, max_failed_rows: int | None) -> Budget:
         return Budget(
             max_failed_rows=max_failed_rows,
-            max_retries=self._config.max_retries,
-            wait_s=self._config.retry_wait_s,
-            tell=lambda line: self._console.print(line, markup=False, soft_wrap=True),
+            max_retries=self._run.config.max_retries,
+            wait_s=self._run.config.retry_wait_s,
+            tell=lambda line: self._run.console.print(line, markup=False, soft_wrap=True),
         )
 
     def _new_evaluator(self, evaluation: Schedule) -> Evaluator:
-        return Evaluator(
-            evaluation,
-            self._players,
-            config=self._config,
-            commit=self._store.commit,
-            begin=partial(self._terminal.step, evaluating=True),
+        context = replace(
+            self._context,
+            schedule=evaluation,
+            begin=partial(self._run.terminal.step, evaluating=True),
             watch=self._watch_evaluation,
             budget=self._new_budget(None),  # what fails there does not end the training
-            recall=self._start.recall,
-            trace=self._trace,
         )
+        return Evaluator(context, self._run.players, self._run.config)

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from genrl_graph.contract.node import Exchange, Packet
+from genrl_graph.dag.run_config import RunConfig
+from genrl_graph.dag.schedule import Schedule
+from genrl_graph.edge_types.frame import Frame
+from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ExchangeTimeout, ParamError
-from genrl_graph.frames import Frame
-from genrl_graph.node import Exchange, Packet
-from genrl_graph.resources import TaskBook
-from genrl_graph.run_config import RunConfig
-from genrl_graph.runners.meet import Meeting, Swarm
-from genrl_graph.runners.peers import peer_names, require_enough
-from genrl_graph.runners.runner import Kept, Tell, exchanges
-from genrl_graph.runners.signals import Stop, ended_at_once
-from genrl_graph.schedule import Schedule
-from genrl_graph.wire import decode, encode
+from genrl_graph.runners.loop.exchange import Meeting, Swarm
+from genrl_graph.runners.loop.peers import peer_names, require_enough
+from genrl_graph.runners.loop.runner import RunProgress, Tell, exchanges
+from genrl_graph.runners.loop.signals import Stop, ended_at_once
+from genrl_graph.wire.packet import decode, encode
 
 if TYPE_CHECKING:
     import torch
@@ -76,14 +76,14 @@ class TorchRunner:
         """`<run folder>/<peer name>`."""
         return run / self.names[0]
 
-    def agree(self, kept: Kept) -> tuple[Kept, int | None]:
+    def agree(self, kept: RunProgress) -> tuple[RunProgress, int | None]:
         """What all ranks have; they go on from a checkpoint before the first exchange that one of them lacks."""
         assert self._ranks is not None and self._swarm is not None
         closed = int(self._ranks.numbers(kept.closed).min())
         complete = bool(self._ranks.numbers(int(kept.complete)).all())
         self._swarm.shared = closed
         a_round = len(self._swarm.order)
-        return Kept(closed, complete), closed // a_round if a_round else None
+        return RunProgress(closed, complete), closed // a_round if a_round else None
 
     def begin(self, round: int) -> None:
         """The ranks are in one round, give or take what no exchange parts."""

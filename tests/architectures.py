@@ -15,10 +15,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from genrl_graph.nodes.policy.chat_tokens import ChatTokens
-from genrl_graph.nodes.policy.handle import CausalPolicy, Training
+from genrl_graph.contract.policy import TokenSequence
+from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy, Training
 from genrl_graph.nodes.policy.tiny_lm import CONTENTS, PRINTABLE, SPECIAL, character_tokenizer
-from genrl_graph.policy import TokenSequence
 
 VOCABULARY = len(PRINTABLE) + len(SPECIAL)
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}

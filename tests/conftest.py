@@ -1,15 +1,19 @@
 """What tests share is imported once, as `--import tests/toys.py` would; tests import it as `toys`, `architectures`."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from genrl_graph import registry
-from genrl_graph.document import parse_document
-from genrl_graph.spec import Loaded, read_document
+from genrl_graph.contract import registry
+from genrl_graph.graph_file.document import parse_document
+from genrl_graph.graph_file.read import Loaded, read_document
+
+sys.path.append(str(Path(__file__).parent))  # the plugins below
+pytest_plugins = ["cpu_time", "no_skips"]
 
 TOYS = Path(__file__).parent / "toys.py"
 LONGEST = (
@@ -30,6 +34,11 @@ settings.load_profile("unhurried")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest begin, so that no process is left alone with one at the end."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores: now and then each waits for a process, a deadline or a disk."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(scope="session")

@@ -14,17 +14,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from genrl_graph import Rollouts, load, open_run, registry
+from genrl_graph import Rollouts, load, open_run
 from genrl_graph.cli import run_command
+from genrl_graph.contract import registry
+from genrl_graph.dag.fingerprint import full_fingerprint
+from genrl_graph.dag.schedule import compile_graph
+from genrl_graph.edge_types.trajectories import Trajectories
 from genrl_graph.errors import GraphError, StoreError
-from genrl_graph.fingerprint import full_fingerprint
-from genrl_graph.framing import MAGIC
-from genrl_graph.nodes.reward.pool import shared_pool
-from genrl_graph.reading import StoredRun
-from genrl_graph.runners.peers import make_peers
-from genrl_graph.schedule import compile_graph
-from genrl_graph.trajectories import Trajectories
-from genrl_graph.verify import verify_run
+from genrl_graph.nodes.reward.worker.worker_pool import shared_pool
+from genrl_graph.records.stored_run import StoredRun
+from genrl_graph.records.verify import verify_run
+from genrl_graph.runners.loop.peers import make_peers
+from genrl_graph.store.journal_format import MAGIC
 
 OLD = Path(__file__).parent / "data" / "v0_1"
 EXPECTED: dict[str, dict[str, Any]] = json.loads((OLD / "expected.json").read_text())

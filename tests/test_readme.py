@@ -10,44 +10,75 @@ from pathlib import Path
 import pytest
 
 from genrl_graph import load
-from genrl_graph.draw import draw
-from genrl_graph.schedule import compile_graph
+from genrl_graph.dag.schedule import compile_graph
+from genrl_graph.drawing.render import draw
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+PARTS = re.compile(r"^## (?P<heading>[^\n]+)$|^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r"# (\w+\.(?:py|yaml))\n")
+Block = tuple[str, str]
+"""Language and text."""
 
 
-@pytest.mark.timeout(900)
-def test_the_code_blocks_run(tmp_path: Path) -> None:
-    (tmp_path / "graphs").symlink_to(ROOT / "graphs")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def sections(readme: str) -> dict[str, list[Block]]:
+    """Return the code blocks below each heading of the second level, in the order of the page."""
+    blocks = list[Block]()
+    found = {"": blocks}
+    for part in PARTS.finditer(readme):
+        if part["heading"]:
+            blocks = found[part["heading"]] = []
+        else:
+            blocks.append((part["language"], part["text"]))
+    return found
+
+
+SECTIONS = sections(README)
+BLOCKS = [block for blocks in SECTIONS.values() for block in blocks]
+
+
+def command_of(language: str, text: str) -> list[str] | None:
+    """Return what runs a block; None where it shows a file or what `make` does."""
+    if language == "bash":
+        return None if text.startswith("make ") else ["bash", "-ec", text]
+    if language == "python":
+        named = FILE_NAME.match(text)
+        return [sys.executable, named[1]] if named else [sys.executable, "-c", text]
+    return None
+
+
+PLAYED = [heading for heading, blocks in SECTIONS.items() if any(command_of(*block) for block in blocks)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the folder in which a reader would follow the page: later sections look at runs of earlier ones."""
+    folder: Path = tmp_path_factory.mktemp("reader")
+    (folder / "graphs").symlink_to(ROOT / "graphs")
+    return folder
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("heading", PLAYED)
+def test_the_code_blocks_run(heading: str, folder: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "PORT": port}
-    played = 0
-    for language, text in BLOCKS:
-        named = FILE_NAME.match(text)
-        if named:
-            (tmp_path / named[1]).write_text(text)
-        if language not in ("bash", "python") or text.startswith("make "):
-            continue
-        command = [sys.executable, named[1]] if named else [sys.executable, "-c", text]
-        done = subprocess.run(
-            ["bash", "-ec", text] if language == "bash" else command,
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
-        played += 1
-    assert played >= 6
-    assert (tmp_path / "runs" / "doubles" / "rollouts.zarr").is_dir()
+    for language, text in SECTIONS[heading]:
+        if named := FILE_NAME.match(text):
+            (folder / named[1]).write_text(text)
+        if command := command_of(language, text):
+            done = subprocess.run(
+                command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
+            )
+            assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_sections_are_found() -> None:
+    assert PLAYED == ["Install", "Your own game in 15 lines", "From a laptop to torchrun to a swarm"]
+    assert sum(command_of(*block) is not None for block in BLOCKS) == 4
 
 
 def test_the_two_spellings_are_one_game(tmp_path: Path) -> None:
@@ -63,6 +94,8 @@ def test_the_picture_is_what_the_tool_draws() -> None:
     assert (ROOT / name).read_bytes() == draw(compile_graph(load(ROOT / "graphs" / "quickstart.yaml")), "svg")
 
 
-def test_files_and_types_that_it_names_exist() -> None:
-    for name in re.findall(r"`(graphs/[\w./]+\.yaml|runners/\w+\.py)`", README):
+def test_files_that_it_links_to_exist() -> None:
+    names = re.findall(r"\]\(([\w./]+)\)", README)
+    assert len(names) >= 8
+    for name in names:
         assert (ROOT / name).is_file(), name

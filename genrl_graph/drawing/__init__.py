@@ -1,1 +1,5 @@
-"""Pictures of a game: one neutral model (`picture.py`), and one module for each format that it is drawn in."""
+"""Pictures of a graph in six formats."""
+
+from genrl_graph.drawing.render import draw
+
+__all__ = ["draw"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from genrl_graph.drawing.kinds import FRAME, FRAME_LINE, INK, MUTED, PAPER, WEIGHTS, Shape, look
-from genrl_graph.drawing.picture import Box, Line, Picture, Read, clipped
+from genrl_graph.drawing.picture import Box, Line, LineEnd, Picture, clipped
 
 _SHAPES: dict[Shape, str] = {
     "cylinder": 'shape=cylinder, style="filled"',
@@ -58,7 +58,7 @@ def _node(picture: Picture, box: Box) -> str:
     return f"{_q(box.name)} [label={_q(chr(10).join(texts))}, {_SHAPES[how.shape]}, {colours}]"
 
 
-def _edge(picture: Picture, line: Line, read: Read) -> str:
+def _edge(picture: Picture, line: Line, read: LineEnd) -> str:
     ends = f"{_q(line.origin)} -> {_q(read.reader)}"
     if line.style == "next":
         return f'{ends} [label="next round", style=dotted, color="{WEIGHTS}", fontcolor="{WEIGHTS}", constraint=false]'

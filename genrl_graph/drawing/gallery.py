@@ -4,22 +4,23 @@ import re
 import sys
 from pathlib import Path
 
+from genrl_graph.contract.node import PolicyCarry
+from genrl_graph.dag.graph import Graph
+from genrl_graph.dag.schedule import compile_graph
 from genrl_graph.drawing.mermaid import mermaid
 from genrl_graph.drawing.picture import picture
-from genrl_graph.graph import Graph
-from genrl_graph.node import PolicyCarry
-from genrl_graph.schedule import compile_graph
-from genrl_graph.shipped import first_comment
-from genrl_graph.spec import load
+from genrl_graph.graph_file.read import load
+from genrl_graph.graph_file.shipped import first_comment
 
 HEAD = """\
 # The games that are shipped
 
-`make pictures` writes this file from the graph files: change those, not this. The package finds a game by name, from any
-folder and without a clone. `genrl-graph run NAME --dry` plays one round in seconds, with stand-ins for models and hubs.
+`make pictures` writes this file from the graph files: change those, not this. The package finds a game by name, from
+any folder and without a clone. `genrl-graph run NAME --dry` plays one round in seconds, with stand-ins for models and
+hubs.
 
-Minutes are those of the whole run, on two cores; they are left out where a run needs a model or a data set from a hub and
-wants a GPU. `genrl-graph plan NAME --estimate` says what a run takes on your machine.
+Minutes are those of the whole run as the file has it, on two cores without a GPU; a run without a number was not timed.
+`genrl-graph plan NAME --estimate` says what it takes on your machine.
 
 | File | What it teaches | Model | Minutes | Command |
 | --- | --- | --- | --- | --- |
@@ -28,7 +29,8 @@ wants a GPU. `genrl-graph plan NAME --estimate` says what a run takes on your ma
 PICTURES = """\
 ## Pictures
 
-`genrl-graph draw NAME -o game.svg` (or .png, or .html to explore it) draws a game with its legend. Dashed lines carry weights.
+Dashed lines carry weights. `genrl-graph draw NAME -o game.svg` (or .png, or .html to explore it) draws a game with its
+legend.
 """
 
 MINUTES = re.compile(r"^# Minutes on two cores: (\S+)$", re.MULTILINE)

@@ -7,7 +7,7 @@ from typing import Literal
 from genrl_graph.drawing.fonts import fitted, text_width
 from genrl_graph.drawing.picture import Box, Line, Picture, Style
 from genrl_graph.drawing.place import Grid, place
-from genrl_graph.drawing.route import Route, Routes, Way, route
+from genrl_graph.drawing.route import LinePath, Route, Routes, route
 from genrl_graph.drawing.shapes import Point
 
 MARGIN, PAD, TRACK, PORT = 22.0, 14.0, 9.0, 20.0
@@ -44,7 +44,7 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class StageFrame:
     """The frame of a stage."""
 
     x: float
@@ -94,7 +94,7 @@ class Layout:
 
     width: float
     height: float
-    frames: tuple[Frame, ...]
+    frames: tuple[StageFrame, ...]
     wires: tuple[Wire, ...]
     boxes: tuple[Placed, ...]
     texts: tuple[Text, ...]
@@ -194,12 +194,12 @@ class _Layouter:
         right = self.lefts[at] - (PAD + 7 if at in starts else 8)
         return right - TRACK * (self.routes.tracks[("gutter", at)] - 1 - track)
 
-    def _frame(self, stage: int) -> Frame:
+    def _frame(self, stage: int) -> StageFrame:
         first, last = self.grid.spans[stage]
         x, y = self.lefts[first] - PAD, MARGIN + 40
         h = self.tops[-1] + self._label_zone(self.grid.rows) - y
         w = self.lefts[last] + self.w + PAD - x
-        return Frame(x, y, w, h, Text(x + 10, y + 17, f"stage {stage}", "stage"))
+        return StageFrame(x, y, w, h, Text(x + 10, y + 17, f"stage {stage}", "stage"))
 
     def _port(self, name: str, port: int) -> float:
         """The x of a port of a box; many ports stand closer."""
@@ -208,7 +208,7 @@ class _Layouter:
         step = min(PORT / 4, (self.w / 2 - 20) / max([1, *ports]))
         return self.lefts[self.grid.cells[name].column] + self.w / 2 + port * step
 
-    def _wire(self, item: Route, way: Way) -> Wire:
+    def _wire(self, item: Route, way: LinePath) -> Wire:
         origin = item.line.origin
         x, end = self._port(origin, item.port), self._port(way.reader, way.port)
         top = self.tops[self.grid.cells[origin].row] + self.heights[origin]

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from genrl_graph.durable import failed
 from genrl_graph.errors import StoreError
-from genrl_graph.plan import counted
+from genrl_graph.messages import counted
+from genrl_graph.store.durable import failed
 
 METRICS = "metrics.jsonl"
 

@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from genrl_graph.dag.graph import Part
+from genrl_graph.dag.infer import carried
+from genrl_graph.dag.schedule import Schedule, Step
 from genrl_graph.drawing.measured import Numbers, RunNumbers
-from genrl_graph.graph import Part
-from genrl_graph.infer import carried
-from genrl_graph.plan import counted
-from genrl_graph.schedule import Schedule, Step
+from genrl_graph.messages import counted
 
 Style = Literal["rows", "weights", "next"]
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class LineEnd:
     """Box `reader` reads a line with its input `socket` (`socket.key` of several)."""
 
     reader: str
@@ -31,7 +31,7 @@ class Line:
     origin: str
     label: str
     style: Style
-    reads: tuple[Read, ...]
+    reads: tuple[LineEnd, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,17 +133,17 @@ def _written(value: object) -> str:
 
 def _lines(schedule: Schedule) -> Iterator[Line]:
     graph = schedule.graph
-    reads: dict[str, list[Read]] = {}
+    reads: dict[str, list[LineEnd]] = {}
     for edge in graph.edges():
         socket = edge.socket if edge.key is None else f"{edge.socket}.{edge.key}"
-        reads.setdefault(edge.ref, []).append(Read(edge.reader, socket))
+        reads.setdefault(edge.ref, []).append(LineEnd(edge.reader, socket))
     order = {name: at for at, name in enumerate((*graph.carries, *graph.nodes))}
     for ref in sorted(reads, key=lambda ref: order[ref.partition(".")[0]]):
         style: Style = "weights" if carried(schedule.types, ref) else "rows"
         yield Line(ref, ref.partition(".")[0], str(schedule.types[ref]), style, tuple(reads[ref]))
     for name, part in graph.carries.items():
         if part.next is not None:
-            yield Line(part.next, part.next.partition(".")[0], "next round", "next", (Read(name, "next"),))
+            yield Line(part.next, part.next.partition(".")[0], "next round", "next", (LineEnd(name, "next"),))
 
 
 def clipped(text: str, width: int) -> str:

@@ -14,7 +14,7 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class LinePath:
     """How a line reaches one reader: the channel below its box, a gutter (None if the channel suffices), the channel
     above the reader, and the reader's port."""
 
@@ -31,7 +31,7 @@ class Route:
 
     line: Line
     port: int
-    ways: tuple[Way, ...]
+    ways: tuple[LinePath, ...]
     tracks: dict[tuple[str, int], int] = field(default_factory=dict)
 
 
@@ -54,7 +54,7 @@ def route(picture: Picture, grid: Grid) -> Routes:
         for reader in dict.fromkeys(read.reader for read in line.reads):
             cell = grid.cells[reader]
             gutter = None if cell.row == origin.row + 1 else _gutter(line, origin, cell)
-            ways.append(Way(origin.row + 1, gutter, cell.row, reader, ports[reader, at]))
+            ways.append(LinePath(origin.row + 1, gutter, cell.row, reader, ports[reader, at]))
         straight = any(_straight(origin, grid.cells[way.reader]) and way.port == 0 for way in ways)
         port = _source_port(leaving.get(line.origin, 0), straight, _below(grid, origin))
         leaving[line.origin] = leaving.get(line.origin, 0) + 1

@@ -1,0 +1,1 @@
+"""Advantages: the credit that each row gets for its reward."""

@@ -8,10 +8,10 @@ import numpy as np
 from pydantic import Field
 from typing_extensions import TypeVar
 
-from genrl_graph.frames import Credited, Rollouts, Scored, credit
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Credited, Rollouts, Scored, credit
 from genrl_graph.nodes.advantage.baseline import BaselineAdvantage, Floats, log_mean
 from genrl_graph.nodes.groups import Scope, group_codes
-from genrl_graph.resources import Log
 
 Quoted = TypeVar("Quoted", bound=Rollouts, default=Rollouts)
 How = Literal["mean", "max", "difference"]
@@ -63,7 +63,7 @@ class BackupAdvantage(BaselineAdvantage, name="backup"):
         stages = scored.numpy("stage").astype(np.int64)
         keys = list(zip(scored.values("task_id"), scored.values("id"), strict=True))
         for stage in np.unique(stages):
-            readers = [Readers(rows, stage=int(stage), discount=self.discount) for rows in later]
+            readers = [QuotingRows(rows, stage=int(stage), discount=self.discount) for rows in later]
             for at in np.flatnonzero(stages == stage).tolist():
                 children[at] = sum(len(of.children.get(keys[at], ())) for of in readers)
                 found = [value for of in readers if (value := of.back_up(*keys[at], self.how)) is not None]
@@ -72,7 +72,7 @@ class BackupAdvantage(BaselineAdvantage, name="backup"):
         return children, backed_up
 
 
-class Readers:
+class QuotingRows:
     """The judged rows of a later stage, each worth its reward discounted to `stage`, by what they quoted.
 
     Sums are exact: equal evidence gives equal credit, whatever the order and the number of the rows.

@@ -5,8 +5,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from genrl_graph.node import Advantage
-from genrl_graph.resources import Log
+from genrl_graph.contract.node import Advantage
+from genrl_graph.contract.resources import Log
 
 Floats = NDArray[np.float64]
 

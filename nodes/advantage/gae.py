@@ -3,12 +3,12 @@
 import numpy as np
 from pydantic import Field
 
-from genrl_graph.frames import Scored
-from genrl_graph.node import Advantage
+from genrl_graph.contract.node import Advantage
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Scored
+from genrl_graph.edge_types.trajectories import VALUED, Trajectories, Valued
 from genrl_graph.nodes.advantage.baseline import log_mean
-from genrl_graph.nodes.advantage.returns import Whole, generalized_advantages
-from genrl_graph.resources import Log
-from genrl_graph.trajectories import VALUED, Trajectories, Valued
+from genrl_graph.nodes.advantage.returns import WholeTrajectories, generalized_advantages
 
 
 class GaeAdvantage(Advantage, name="gae"):
@@ -23,7 +23,7 @@ class GaeAdvantage(Advantage, name="gae"):
 
     def run(self, scored: Scored[Trajectories], *, log: Log) -> Valued[Trajectories]:
         """The rows with an `advantage` and a `target`."""
-        whole, values = Whole.of(scored), scored.numpy("value").astype(np.float64)
+        whole, values = WholeTrajectories.of(scored), scored.numpy("value").astype(np.float64)
         ends = whole.rows[np.arange(len(whole.rows)), whole.lengths - 1]
         advantages = generalized_advantages(
             whole.laid_out(scored.numpy("reward")),

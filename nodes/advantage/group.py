@@ -1,9 +1,9 @@
 """`advantage.group`: rewards against the mean of their group."""
 
-from genrl_graph.frames import Credited, R, Scored, credit
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Credited, R, Scored, credit
 from genrl_graph.nodes.advantage.baseline import BaselineAdvantage, log_mean
 from genrl_graph.nodes.groups import Scope, group_codes
-from genrl_graph.resources import Log
 
 
 class GroupAdvantage(BaselineAdvantage, name="group"):

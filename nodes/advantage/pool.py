@@ -1,9 +1,9 @@
 """`advantage.pool`: rewards of several stages against one mean."""
 
-from genrl_graph.frames import Credited, R, Scored, credit
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Credited, R, Scored, credit
 from genrl_graph.nodes.advantage.baseline import BaselineAdvantage, log_mean
 from genrl_graph.nodes.groups import PooledScope, pooled_codes
-from genrl_graph.resources import Log
 
 
 class PoolAdvantage(BaselineAdvantage, name="pool"):

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from genrl_graph.frames import Credited, R, Scored, credit
-from genrl_graph.node import Advantage
+from genrl_graph.contract.node import Advantage
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Credited, R, Scored, credit
 from genrl_graph.nodes.advantage.baseline import log_mean
 from genrl_graph.nodes.roles import endings
 from genrl_graph.nodes.update.baselines import Baselines
-from genrl_graph.resources import Log
 
 
 class RoleAdvantage(Advantage, name="rae"):

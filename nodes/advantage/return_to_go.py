@@ -5,12 +5,12 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from genrl_graph.frames import Credited, Scored, credit
-from genrl_graph.node import Advantage
+from genrl_graph.contract.node import Advantage
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Credited, Scored, credit
+from genrl_graph.edge_types.trajectories import Trajectories
 from genrl_graph.nodes.advantage.baseline import log_mean
-from genrl_graph.nodes.advantage.returns import Whole, generalized_advantages
-from genrl_graph.resources import Log
-from genrl_graph.trajectories import Trajectories
+from genrl_graph.nodes.advantage.returns import WholeTrajectories, generalized_advantages
 
 
 class ReturnToGo(Advantage, name="return_to_go"):
@@ -25,7 +25,7 @@ class ReturnToGo(Advantage, name="return_to_go"):
 
     def run(self, scored: Scored[Trajectories], *, log: Log) -> Credited[Trajectories]:
         """The rows with an `advantage`."""
-        whole = Whole.of(scored)
+        whole = WholeTrajectories.of(scored)
         rewards = whole.laid_out(scored.numpy("reward"))
         nothing = np.zeros(len(rewards))
         returns = generalized_advantages(

@@ -6,13 +6,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from genrl_graph.trajectories import Trajectories
+from genrl_graph.edge_types.trajectories import Trajectories
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class WholeTrajectories:
     """The trajectories among rows that are whole: steps 0, 1, ... to their end, each once.
 
     `rows` holds the positions of their steps, shape (trajectories, longest), -1 beyond the end of each.

@@ -1,0 +1,1 @@
+"""Exchanges: rows of all peers of a round."""

@@ -3,10 +3,10 @@
 import numpy as np
 from pydantic import Field
 
-from genrl_graph.edges import PEER
-from genrl_graph.frames import Peer, R
-from genrl_graph.node import Exchange, Packet
-from genrl_graph.resources import Log
+from genrl_graph.contract.node import Exchange, Packet
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.edge_type import PEER
+from genrl_graph.edge_types.rollouts import Peer, R
 
 
 class Gather(Exchange, name="gather"):

@@ -1,0 +1,1 @@
+"""Generators: completions of chats and episodes of games."""

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from genrl_graph.frames import Rollouts, Tasks
+from genrl_graph.contract.policy import TextPolicy
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Rollouts, Tasks
 from genrl_graph.nodes.generate.chat import ChatGenerator
-from genrl_graph.policy import TextPolicy
-from genrl_graph.resources import Log
 
 TEMPLATE = """\
 {{ task.question }}

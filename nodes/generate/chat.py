@@ -8,15 +8,15 @@ from typing import ClassVar, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.node import Generator, Wire
+from genrl_graph.contract.policy import Completion, Sampling, TextPolicy
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Rollouts, Tasks
 from genrl_graph.errors import ParamError
-from genrl_graph.evaluation import Evaluation
-from genrl_graph.frames import Rollouts, Tasks
-from genrl_graph.node import Generator, Wire
-from genrl_graph.nodes.generate.prompts import AskedTask, check_template, fill, template_names
-from genrl_graph.nodes.generate.quoting import Limit, Prompt, Quotable, Quotes, TooLong, branches, fit
-from genrl_graph.nodes.generate.rows import rollout_rows
-from genrl_graph.policy import Completion, Sampling, TextPolicy
-from genrl_graph.resources import Log
+from genrl_graph.nodes.generate.prompting.prompts import AskedTask, check_template, fill, template_names
+from genrl_graph.nodes.generate.prompting.quoting import Limit, Prompt, Quotable, Quotes, TooLong, branches, fit
+from genrl_graph.nodes.generate.prompting.rows import rollout_rows
 
 
 class Example(BaseModel):

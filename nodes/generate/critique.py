@@ -4,12 +4,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from genrl_graph.frames import PeerRollouts, Rollouts, Tasks
+from genrl_graph.contract.policy import TextPolicy
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import PeerRollouts, Rollouts, Tasks
 from genrl_graph.nodes.generate.chat import ChatGenerator
-from genrl_graph.nodes.generate.prompts import ANSWERS
-from genrl_graph.nodes.generate.quoting import TooLong
-from genrl_graph.policy import TextPolicy
-from genrl_graph.resources import Log
+from genrl_graph.nodes.generate.prompting.prompts import ANSWERS
+from genrl_graph.nodes.generate.prompting.quoting import TooLong
 
 _ASK = """\
 

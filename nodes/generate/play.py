@@ -7,21 +7,21 @@ from typing import Self
 import numpy as np
 from pydantic import Field, PrivateAttr, field_validator
 
-from genrl_graph.declared import Declared
+from genrl_graph.contract.declared import Declared
+from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.node import Generator, Wire
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Scored, Tasks
+from genrl_graph.edge_types.trajectories import Trajectories
 from genrl_graph.errors import DataError, NodeFailed
-from genrl_graph.evaluation import Evaluation
-from genrl_graph.frames import Scored, Tasks
-from genrl_graph.node import Generator, Wire
 from genrl_graph.nodes.games.environment import Environment
-from genrl_graph.nodes.games.pool import GamePool
-from genrl_graph.nodes.generate.episodes import Episode, play_episodes
-from genrl_graph.nodes.generate.seating import OpponentKind, Table
-from genrl_graph.nodes.generate.steps import log_results, step_rows
-from genrl_graph.nodes.policy.acting import Actor, NetworkCarry
+from genrl_graph.nodes.games.environment_pool import GamePool
+from genrl_graph.nodes.generate.acting.episodes import Episode, play_episodes
+from genrl_graph.nodes.generate.acting.seating import OpponentKind, SeatingPlan
+from genrl_graph.nodes.generate.acting.steps import log_results, step_rows
+from genrl_graph.nodes.policy.compute.acting import Actor, NetworkCarry
 from genrl_graph.nodes.source.environment import EnvironmentSource
 from genrl_graph.nodes.update.snapshots import Snapshots
-from genrl_graph.resources import Log
-from genrl_graph.trajectories import Trajectories
 
 Opponents = dict[OpponentKind, float]
 
@@ -94,7 +94,7 @@ class Play(Generator, name="play"):
     ) -> Scored[Trajectories]:
         """The steps of the policy's seats in the order of the tasks; logs results by opponent."""
         planned = [(task, sample) for task in tasks.rows("id", "metadata") for sample in range(self.num_generations)]
-        table = Table(policy, opponent, snapshots, self.opponents, rng=rng, greedy=self._greedy)
+        table = SeatingPlan(policy, opponent, snapshots, self.opponents, rng=rng, greedy=self._greedy)
         first = 0 if self._evaluating else round * len(planned)
         episodes = []
         for at, (task, sample) in enumerate(planned):

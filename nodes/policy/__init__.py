@@ -1,0 +1,1 @@
+"""Policies: the models that a graph carries from round to round."""

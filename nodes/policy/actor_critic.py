@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from genrl_graph.nodes.policy.acting import ActorCritic, NetworkCarry
+from genrl_graph.nodes.policy.compute.acting import ActorCritic, NetworkCarry
 
 
 class ActorCriticCarry(NetworkCarry, name="actor_critic"):
@@ -17,8 +17,8 @@ class ActorCriticCarry(NetworkCarry, name="actor_critic"):
 
     def init(self, name: str, *, seed: int) -> ActorCritic:
         """The handle of the first round; raises `DataError` where the environment cannot be made."""
-        from genrl_graph.nodes.policy.network import NetworkSpec
-        from genrl_graph.nodes.policy.network_handle import NetworkActorCritic
+        from genrl_graph.nodes.policy.compute.network import NetworkSpec
+        from genrl_graph.nodes.policy.compute.network_handle import NetworkActorCritic
 
         spec = NetworkSpec.of(self, "actor_critic", activation=self.activation, shared=self.shared)
         return NetworkActorCritic.drawn(name, spec, seed=seed, device=self.device)

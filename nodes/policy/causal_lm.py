@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from genrl_graph.node import PolicyCarry
-from genrl_graph.paths import DataPath
-from genrl_graph.policy import TextPolicy
+from genrl_graph.contract.data_path import DataPath
+from genrl_graph.contract.node import PolicyCarry
+from genrl_graph.contract.policy import TextPolicy
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -39,12 +39,12 @@ class CausalLM(PolicyCarry, name="causal_lm"):
 
     def init(self, name: str, *, seed: int) -> TextPolicy:
         """The pretrained weights, whatever the seed; raises `DataError` where they cannot be had."""
-        from genrl_graph.nodes.policy.pretrained import pretrained_policy
+        from genrl_graph.nodes.policy.loading.pretrained import pretrained_policy
 
         return pretrained_policy(name, self)
 
     def dry(self, name: str, *, seed: int) -> TextPolicy:
         """A few thousand random weights that answer in ready-made sentences."""
-        from genrl_graph.nodes.policy.stub import stub_policy
+        from genrl_graph.nodes.policy.loading.stub import stub_policy
 
         return stub_policy(name, seed=seed, chat_template=self.chat_template)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from genrl_graph.node import PolicyCarry
-from genrl_graph.paths import DataPath
-from genrl_graph.policy import TextPolicy
+from genrl_graph.contract.data_path import DataPath
+from genrl_graph.contract.node import PolicyCarry
+from genrl_graph.contract.policy import TextPolicy
 
 
 class Checkpoint(PolicyCarry, name="checkpoint"):
@@ -26,13 +26,13 @@ class Checkpoint(PolicyCarry, name="checkpoint"):
 
     def init(self, name: str, *, seed: int) -> TextPolicy:
         """The saved policy, whatever the seed; raises `StoreError` for what the run does not have."""
-        from genrl_graph.nodes.policy.saved import saved_policy
+        from genrl_graph.nodes.policy.loading.saved import saved_policy
 
         saved = saved_policy(Path(self.run).expanduser(), self.policy, round=self.round, peer=self.peer)
         return saved.handle(name, device=self.device, optimizer=self.optimizer)
 
     def dry(self, name: str, *, seed: int) -> TextPolicy:
         """A few thousand random weights that answer in ready-made sentences."""
-        from genrl_graph.nodes.policy.stub import stub_policy
+        from genrl_graph.nodes.policy.loading.stub import stub_policy
 
         return stub_policy(name, seed=seed)

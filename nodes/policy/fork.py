@@ -2,8 +2,8 @@
 
 from typing import TypeVar
 
-from genrl_graph.node import Fork
-from genrl_graph.policy import Policy
+from genrl_graph.contract.node import Fork
+from genrl_graph.contract.policy import Policy
 
 P = TypeVar("P", bound=Policy)
 

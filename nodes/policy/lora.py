@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
+from genrl_graph.contract.policy import TextPolicy
 from genrl_graph.nodes.policy.causal_lm import CausalLM
-from genrl_graph.policy import TextPolicy
 
 
 class Lora(CausalLM, name="lora"):
@@ -21,6 +21,6 @@ class Lora(CausalLM, name="lora"):
 
     def init(self, name: str, *, seed: int) -> TextPolicy:
         """A fresh adapter on the base, which is loaded once; raises `ParamError` where a target is no linear module."""
-        from genrl_graph.nodes.policy.adapter import adapted_policy
+        from genrl_graph.nodes.policy.loading.adapter import adapted_policy
 
         return adapted_policy(name, self, seed=seed)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from genrl_graph.nodes.policy.acting import NetworkCarry, QNetwork
+from genrl_graph.nodes.policy.compute.acting import NetworkCarry, QNetwork
 
 
 class QNetworkCarry(NetworkCarry, name="q_network"):
@@ -21,8 +21,8 @@ class QNetworkCarry(NetworkCarry, name="q_network"):
 
     def init(self, name: str, *, seed: int) -> QNetwork:
         """The handle of the first round; raises `DataError` where the environment cannot be made."""
-        from genrl_graph.nodes.policy.network import NetworkSpec
-        from genrl_graph.nodes.policy.network_handle import Exploration, NetworkQ
+        from genrl_graph.nodes.policy.compute.network import NetworkSpec
+        from genrl_graph.nodes.policy.compute.network_handle import Exploration, NetworkQ
 
         exploration = Exploration(self.epsilon_start, self.epsilon_end, self.epsilon_steps)
         spec = NetworkSpec.of(self, "q_network", activation=self.activation, exploration=exploration)

@@ -5,10 +5,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from genrl_graph.declared import CarryName
-from genrl_graph.node import PolicyCarry
+from genrl_graph.contract.declared import CarryName
+from genrl_graph.contract.node import PolicyCarry
+from genrl_graph.contract.policy import TextPolicy
 from genrl_graph.nodes.policy.causal_lm import Beta
-from genrl_graph.policy import TextPolicy
 
 PRINTABLE = "".join(sorted(set(string.printable) - set("\r\x0b\x0c")))
 CONTENTS = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -49,9 +49,10 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
         """A handle with weights that are a function of the seed and of `like`, else of the name."""
         import torch
 
-        from genrl_graph.nodes.policy.chat_tokens import ChatTokens
-        from genrl_graph.nodes.policy.handle import CausalPolicy, Training
-        from genrl_graph.nodes.policy.pretrained import pick_device
+        from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
+        from genrl_graph.nodes.policy.compute.device import pick_device
+        from genrl_graph.nodes.policy.compute.handle import CausalPolicy, Training
+        from genrl_graph.nodes.policy.compute.weights import draw_weights
 
         tokens = ChatTokens(character_tokenizer(self.alphabet), chat_template=self.chat_template, where=self.type_name)
         model: torch.nn.Module = self._model(len(self.alphabet) + len(SPECIAL))
@@ -79,21 +80,6 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
             tie_word_embeddings=False,
         )
         return LlamaForCausalLM(config)
-
-
-def draw_weights(model: Any, *, seed: int, name: str, spread: float) -> None:
-    """Matrices normal with standard deviation `spread`, vectors (of norms) 1; one stream a parameter."""
-    import torch
-
-    from genrl_graph.seeds import stream
-
-    with torch.no_grad():
-        for label, parameter in model.named_parameters():
-            if parameter.ndim < 2:
-                parameter.fill_(1.0)
-                continue
-            drawn = stream("tiny_lm", seed, name, label).standard_normal(tuple(parameter.shape))
-            parameter.copy_(torch.from_numpy(spread * drawn))
 
 
 def character_tokenizer(alphabet: str) -> Any:

@@ -1,0 +1,1 @@
+"""Rewards: what each row earns."""

@@ -9,10 +9,12 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from genrl_graph.frames import PeerRollouts, Rollouts, Scored
-from genrl_graph.node import Reward
+from genrl_graph.contract.node import Reward
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import PeerRollouts, Rollouts, Scored
+from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.nodes.reward.math import judge_maths
-from genrl_graph.nodes.reward.rows import (
+from genrl_graph.nodes.reward.scoring.rows import (
     Regex,
     Texts,
     Verdict,
@@ -21,8 +23,7 @@ from genrl_graph.nodes.reward.rows import (
     judgeable,
     score_rows,
 )
-from genrl_graph.nodes.reward.worker import Failure
-from genrl_graph.resources import Log, TaskBook
+from genrl_graph.nodes.reward.worker.worker import Failure
 
 _CHOICE = re.compile(
     r"\bchoice\W{0,4}:\W{0,4}(?:(?P<none>none)\b|student\s{0,4}#\s{0,4}(?P<number>[0-9]{1,9}))", re.IGNORECASE

@@ -9,18 +9,19 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
+from genrl_graph.contract.node import Reward
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Scored
+from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ParamError, RewardFailed
-from genrl_graph.frames import Scored
-from genrl_graph.node import Reward
-from genrl_graph.nodes.reward.allowed import may_run
-from genrl_graph.nodes.reward.arguments import arguments, parts
-from genrl_graph.nodes.reward.callables import call_here, importable_name, worker_target
-from genrl_graph.nodes.reward.pool import Pool, shared_pool
-from genrl_graph.nodes.reward.returned import numbers_of
-from genrl_graph.nodes.reward.rows import Term, Texts, Verdict, judgeable, score_rows
-from genrl_graph.nodes.reward.worker import Failure, WorkerError, WorkerRaised
-from genrl_graph.nodes.reward.worker_main import built, load_target
-from genrl_graph.resources import Log, TaskBook
+from genrl_graph.nodes.reward.scoring.allowed import may_run
+from genrl_graph.nodes.reward.scoring.arguments import arguments, parts
+from genrl_graph.nodes.reward.scoring.callables import call_here, importable_name, worker_target
+from genrl_graph.nodes.reward.scoring.returned import numbers_of
+from genrl_graph.nodes.reward.scoring.rows import Term, Texts, Verdict, judgeable, score_rows
+from genrl_graph.nodes.reward.worker.worker import Failure, WorkerError, WorkerRaised
+from genrl_graph.nodes.reward.worker.worker_main import built, load_target
+from genrl_graph.nodes.reward.worker.worker_pool import Pool, shared_pool
 
 _NAME = re.compile(r"(?!.*\.py:)[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 

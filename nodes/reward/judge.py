@@ -11,14 +11,16 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import Field, JsonValue, PrivateAttr, field_validator, model_validator
 
+from genrl_graph.contract.node import Reward, Wire
+from genrl_graph.contract.policy import Sampling, TextPolicy
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Rollouts, Scored
+from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ParamError
-from genrl_graph.frames import Rollouts, Scored
-from genrl_graph.node import Reward, Wire
-from genrl_graph.nodes.reward.answers import extract_answer
-from genrl_graph.nodes.reward.judge_client import BaseUrl, Endpoint, read_key
-from genrl_graph.nodes.reward.judge_policy import ask_policy
-from genrl_graph.nodes.reward.judge_prompt import TEMPLATE, Question, ask, check_rubric
-from genrl_graph.nodes.reward.judge_replies import (
+from genrl_graph.nodes.reward.llm_judge.judge_client import BaseUrl, Endpoint, read_key
+from genrl_graph.nodes.reward.llm_judge.judge_policy import ask_policy
+from genrl_graph.nodes.reward.llm_judge.judge_prompt import TEMPLATE, Question, ask, check_rubric
+from genrl_graph.nodes.reward.llm_judge.judge_replies import (
     PATTERN,
     CachePath,
     MemoryReplies,
@@ -27,10 +29,9 @@ from genrl_graph.nodes.reward.judge_replies import (
     read_scores,
     replies_in,
 )
-from genrl_graph.nodes.reward.rows import Regex, Term, Texts, Verdict, judgeable, score_rows
-from genrl_graph.nodes.reward.worker import Failure
-from genrl_graph.policy import Sampling, TextPolicy
-from genrl_graph.resources import Log, TaskBook
+from genrl_graph.nodes.reward.scoring.answers import extract_answer
+from genrl_graph.nodes.reward.scoring.rows import Regex, Term, Texts, Verdict, judgeable, score_rows
+from genrl_graph.nodes.reward.worker.worker import Failure
 from genrl_graph.seeds import digest
 
 MAX_STORED_CHARACTERS = 2000

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from genrl_graph.frames import Rollouts, Scored
-from genrl_graph.node import Reward
-from genrl_graph.nodes.reward.rows import Regex, Texts, Verdict, call_each, judgeable, number, score_rows
-from genrl_graph.nodes.reward.worker import Failure
-from genrl_graph.resources import Log, TaskBook
+from genrl_graph.contract.node import Reward
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Rollouts, Scored
+from genrl_graph.edge_types.task import TaskBook
+from genrl_graph.nodes.reward.scoring.rows import Regex, Texts, Verdict, call_each, judgeable, number, score_rows
+from genrl_graph.nodes.reward.worker.worker import Failure
 
-TARGET = "genrl_graph.nodes.reward.math_judge:math_score"
+TARGET = "genrl_graph.nodes.reward.scoring.math_judge:math_score"
 
 
 def judge_maths(

@@ -5,9 +5,11 @@ from math import isfinite
 
 from pydantic import Field
 
-from genrl_graph.frames import Scored
-from genrl_graph.node import Reward
-from genrl_graph.nodes.reward.rows import (
+from genrl_graph.contract.node import Reward
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Scored
+from genrl_graph.edge_types.task import TaskBook
+from genrl_graph.nodes.reward.scoring.rows import (
     Regex,
     Texts,
     Verdict,
@@ -17,11 +19,10 @@ from genrl_graph.nodes.reward.rows import (
     number,
     score_rows,
 )
-from genrl_graph.nodes.reward.worker import Failure
-from genrl_graph.nodes.source.gym_entries import GymEntry
-from genrl_graph.resources import Log, TaskBook
+from genrl_graph.nodes.reward.worker.worker import Failure
+from genrl_graph.nodes.source.data.gym_entries import GymEntry
 
-TARGET = "genrl_graph.nodes.reward.gym_judge:score_entry"
+TARGET = "genrl_graph.nodes.reward.scoring.gym_judge:score_entry"
 
 
 class ReasoningGymReward(Reward, name="reasoning_gym"):

@@ -6,11 +6,12 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from genrl_graph.frames import Scored
-from genrl_graph.node import Reward
-from genrl_graph.nodes.reward.rows import Regex, Term, Texts, Verdict, call_together, judgeable, score_rows
-from genrl_graph.nodes.reward.worker import Failure
-from genrl_graph.resources import Log, TaskBook
+from genrl_graph.contract.node import Reward
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Scored
+from genrl_graph.edge_types.task import TaskBook
+from genrl_graph.nodes.reward.scoring.rows import Regex, Term, Texts, Verdict, call_together, judgeable, score_rows
+from genrl_graph.nodes.reward.worker.worker import Failure
 
 
 def found(completion: str, pattern: str, answer: str | None) -> bool:

@@ -7,14 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 
-from genrl_graph.edges import SCORED
+from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.node import Reward
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.edge_type import SCORED
+from genrl_graph.edge_types.frame import Frame
+from genrl_graph.edge_types.rollouts import R, Scored
 from genrl_graph.errors import ColumnError, RewardFailed
-from genrl_graph.evaluation import Evaluation
-from genrl_graph.frames import Frame, R, Scored
-from genrl_graph.node import Reward
-from genrl_graph.nodes.reward.rows import Term
-from genrl_graph.registry import did_you_mean
-from genrl_graph.resources import Log
+from genrl_graph.messages import did_you_mean
+from genrl_graph.nodes.reward.scoring.rows import Term
 
 Floats = NDArray[np.float64]
 Clip = tuple[FiniteFloat | None, FiniteFloat | None]

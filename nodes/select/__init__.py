@@ -1,0 +1,1 @@
+"""Selects: which rows go on."""

@@ -4,10 +4,10 @@ from typing import Literal
 
 import numpy as np
 
-from genrl_graph.frames import Credited, R
-from genrl_graph.node import Select
+from genrl_graph.contract.node import Select
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Credited, R
 from genrl_graph.nodes.groups import group_codes
-from genrl_graph.resources import Log
 
 
 class NonzeroAdvantage(Select, name="nonzero_advantage"):

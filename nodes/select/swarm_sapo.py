@@ -4,10 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from genrl_graph.frames import Credited, R
-from genrl_graph.node import Select
+from genrl_graph.contract.node import Select
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Credited, R
 from genrl_graph.nodes.groups import group_codes
-from genrl_graph.resources import Log
 from genrl_graph.seeds import substream
 
 

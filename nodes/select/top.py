@@ -5,9 +5,9 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from genrl_graph.contract.node import Select
+from genrl_graph.edge_types.rollouts import R, Scored
 from genrl_graph.errors import ColumnError
-from genrl_graph.frames import R, Scored
-from genrl_graph.node import Select
 from genrl_graph.nodes.groups import group_codes
 
 

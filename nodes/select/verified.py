@@ -5,14 +5,15 @@ from typing import Literal, TypeVar
 import numpy as np
 from pydantic import Field, PrivateAttr
 
+from genrl_graph.contract.node import Select
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Scored
+from genrl_graph.edge_types.task import Task, TaskBook
+from genrl_graph.edge_types.trajectories import Trajectories
 from genrl_graph.errors import NodeFailed
-from genrl_graph.frames import Scored
-from genrl_graph.node import Select
 from genrl_graph.nodes.games.environment import Environment
+from genrl_graph.nodes.games.environment_pool import GamePool
 from genrl_graph.nodes.games.game import Game
-from genrl_graph.nodes.games.pool import GamePool
-from genrl_graph.resources import Log, Task, TaskBook
-from genrl_graph.trajectories import Trajectories
 
 T = TypeVar("T", bound=Trajectories)
 

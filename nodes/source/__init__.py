@@ -1,0 +1,1 @@
+"""Sources: where the tasks of a round come from."""

@@ -6,13 +6,13 @@ from typing import Self
 import numpy as np
 from pydantic import Field, PrivateAttr
 
+from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.node import Source
+from genrl_graph.edge_types.rollouts import Tasks
+from genrl_graph.edge_types.task import Task
 from genrl_graph.errors import DataError
-from genrl_graph.evaluation import Evaluation
-from genrl_graph.frames import Tasks
-from genrl_graph.node import Source
 from genrl_graph.nodes.games.environment import Environment
-from genrl_graph.nodes.source.batch import as_rows
-from genrl_graph.resources import Task
+from genrl_graph.nodes.source.data.epoch import as_rows
 from genrl_graph.seeds import substream
 
 _SEED = re.compile(r"0|[1-9][0-9]{0,9}")

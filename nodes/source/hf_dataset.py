@@ -1,29 +1,28 @@
 """`source.hf_dataset`: tasks from a data set on disk or on the Hugging Face hub."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
+from genrl_graph.contract.data_path import DataPath
+from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.node import Node, Source
+from genrl_graph.edge_types.rollouts import Tasks
+from genrl_graph.edge_types.task import Task
 from genrl_graph.errors import DataError, ParamError
-from genrl_graph.evaluation import Evaluation
-from genrl_graph.frames import Tasks
-from genrl_graph.node import Node, Source
-from genrl_graph.nodes.source.batch import EVAL, as_rows, row_of
-from genrl_graph.nodes.source.invented import invented_sums
-from genrl_graph.nodes.source.listed import ListSource
-from genrl_graph.nodes.source.reading import SUFFIXES, file_state, is_local
-from genrl_graph.nodes.source.records import PRESETS, AnswerFrom, Columns, Preset, RowReader
-from genrl_graph.nodes.source.streamed import open_stream
-from genrl_graph.nodes.source.tabled import open_table
-from genrl_graph.paths import DataPath
-from genrl_graph.resources import Task
+from genrl_graph.nodes.source.data.epoch import EVAL_KEY_PREFIX, as_rows, row_of
+from genrl_graph.nodes.source.data.load_table import SUFFIXES, file_state, is_local
+from genrl_graph.nodes.source.data.records import PRESETS, AnswerFrom, Columns, Preset, RowReader
+from genrl_graph.nodes.source.data.streamed import open_stream
+from genrl_graph.nodes.source.data.tabled import open_table
+from genrl_graph.nodes.source.list import ListedTask, ListSource
 from genrl_graph.seeds import stream
 
 
-class Rows(Protocol):
+class DatasetRows(Protocol):
     """The rows of one split: those to train on, those held out, and any by its number."""
 
     @property
@@ -90,7 +89,7 @@ class HfDataset(Source, name="hf_dataset"):
     def resolve(self, task_id: str) -> Task:
         """The task of an id; raises `DataError` for an id that names no row."""
         node = self.place.node
-        prefix = self._eval_prefix if task_id.startswith(f"{node}/{EVAL}") else ""
+        prefix = self._eval_prefix if task_id.startswith(f"{node}/{EVAL_KEY_PREFIX}") else ""
         rows = self._rows(prefix)
         return self._task(rows, row_of(task_id, node=node, size=rows.size, prefix=prefix), prefix)
 
@@ -128,14 +127,14 @@ class HfDataset(Source, name="hf_dataset"):
 
     @property
     def _eval_prefix(self) -> str:
-        return EVAL if self.eval_split is not None else ""
+        return EVAL_KEY_PREFIX if self.eval_split is not None else ""
 
     @property
     def _reader(self) -> RowReader:
         known = self.preset
         return RowReader(self.path, known.columns, known.answer_from, tuple(self.metadata), self.kind_column)
 
-    def _rows(self, prefix: str) -> Rows:
+    def _rows(self, prefix: str) -> DatasetRows:
         """The rows whose keys begin with `prefix`; those of the evaluation's split are all held out."""
         split, holdout = (self.split, self.holdout) if not prefix else (self.eval_split or "", 1.0)
         name, state = self.preset.name, file_state(self.path)
@@ -151,5 +150,17 @@ class HfDataset(Source, name="hf_dataset"):
             raise DataError(f"{self.path}: holdout {self.holdout} of its rows is none; raise it")
         return [self._task(rows, row, prefix) for row in drawn]
 
-    def _task(self, rows: Rows, row: int, prefix: str = "") -> Task:
+    def _task(self, rows: DatasetRows, row: int, prefix: str = "") -> Task:
         return self._reader.task(self.task_id(f"{prefix}{row}"), row, rows.record(row))
+
+
+def invented_sums(count: int, *, start: int = 0, metadata: Sequence[str] = ()) -> list[ListedTask]:
+    """`count` different sums with their results; each named column of metadata is empty text."""
+    return [
+        ListedTask(
+            question=f"What is {number} + {number % 7 + 1}?",
+            answer=str(number + number % 7 + 1),
+            metadata=dict.fromkeys(metadata, ""),
+        )
+        for number in range(start, start + count)
+    ]

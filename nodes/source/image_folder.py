@@ -8,16 +8,17 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, PrivateAttr
 
+from genrl_graph.arrow.cast import TEXT, Tensor
+from genrl_graph.contract.data_path import DataPath
+from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.node import Source
+from genrl_graph.edge_types.frame import Frame
+from genrl_graph.edge_types.task import Task
 from genrl_graph.errors import DataError, ParamError
-from genrl_graph.evaluation import Evaluation
-from genrl_graph.frames import TEXT, Frame, Tensor
-from genrl_graph.node import Source
-from genrl_graph.nodes.source.batch import enough_rows, json_text, shuffled_rows
-from genrl_graph.nodes.source.holdout import held_out_names
-from genrl_graph.nodes.source.images import list_captions, read_image
-from genrl_graph.nodes.source.reading import file_state
-from genrl_graph.paths import DataPath
-from genrl_graph.resources import Task
+from genrl_graph.nodes.source.data.epoch import enough_rows, json_text, shuffled_rows
+from genrl_graph.nodes.source.data.holdout import held_out_names
+from genrl_graph.nodes.source.data.images import list_captions, read_image
+from genrl_graph.nodes.source.data.load_table import file_state
 
 Pixels = Annotated[int, Field(ge=1, le=8192)]
 

@@ -8,18 +8,18 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
 
+from genrl_graph.contract.data_path import Portable, without_folders
+from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.node import Node, Place, Source, Wire
+from genrl_graph.edge_types.rollouts import Tasks
+from genrl_graph.edge_types.task import Task
 from genrl_graph.errors import DataError, named
-from genrl_graph.evaluation import Evaluation
-from genrl_graph.frames import Tasks
-from genrl_graph.node import Node, Place, Source, Wire
-from genrl_graph.nodes.source.members import SET_BY_MIX, member_source, raise_problems, source_fields
+from genrl_graph.nodes.source.data.members import SET_BY_MIX, member_source, raise_problems, source_fields
 from genrl_graph.nodes.update.level import Level
-from genrl_graph.paths import Portable, without_folders
-from genrl_graph.resources import Task
 from genrl_graph.seeds import substream
 
 
-class Member(BaseModel):
+class MixMember(BaseModel):
     """One source of a mix: its type and params, its share of the tasks, the level from which on it is drawn."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,7 +36,7 @@ class Member(BaseModel):
         """The source, placed nowhere."""
         return self._source
 
-    def built(self, source: Source) -> "Member":
+    def built(self, source: Source) -> "MixMember":
         """This member with its source, and the params that the source has."""
         params = {name: value for name, value in source.plain_params().items() if name not in SET_BY_MIX}
         copy = self.model_copy(update={"params": params})
@@ -63,14 +63,14 @@ class Mix(Source, name="mix"):
     """
 
     num_tasks: int = Field(8, ge=1)
-    members: Annotated[dict[str, Member], Portable(_without_folders)] = Field(min_length=1)
+    members: Annotated[dict[str, MixMember], Portable(_without_folders)] = Field(min_length=1)
 
     _evaluating: bool = PrivateAttr(default=False)
     _others: Mapping[str, Source] = PrivateAttr(default_factory=dict)
 
     @field_validator("members")
     @classmethod
-    def _built(cls, members: dict[str, Member], info: ValidationInfo) -> dict[str, Member]:
+    def _built(cls, members: dict[str, MixMember], info: ValidationInfo) -> dict[str, MixMember]:
         problems, built = [], {}
         for name, member in members.items():
             source, found = member_source(name, member.type, member.params, info)

@@ -7,16 +7,16 @@ from typing import Any, Self
 import numpy as np
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from genrl_graph.contract.data_path import DataPath
+from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.node import Source
+from genrl_graph.edge_types.rollouts import Tasks
+from genrl_graph.edge_types.task import Task
 from genrl_graph.errors import DataError
-from genrl_graph.evaluation import Evaluation
-from genrl_graph.frames import Tasks
-from genrl_graph.node import Source
-from genrl_graph.nodes.source.batch import as_rows, plain
-from genrl_graph.nodes.source.gym_entries import data_set_size, make_entry
-from genrl_graph.nodes.source.gym_file import read_composite
-from genrl_graph.nodes.source.reading import file_state
-from genrl_graph.paths import DataPath
-from genrl_graph.resources import Task
+from genrl_graph.nodes.source.data.epoch import as_rows, plain
+from genrl_graph.nodes.source.data.gym_entries import data_set_size, make_entry
+from genrl_graph.nodes.source.data.gym_file import read_composite
+from genrl_graph.nodes.source.data.load_table import file_state
 from genrl_graph.seeds import digest, substream
 
 _KEY = re.compile(r"(?P<label>[a-z0-9_]+(@[0-9a-f]{8})?)-(?P<seed>0|[1-9][0-9]{0,9})-(?P<index>0|[1-9][0-9]{0,9})")

@@ -1,0 +1,1 @@
+"""Updates: optimiser steps on credited rows, and carried values that follow the rewards."""

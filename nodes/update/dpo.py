@@ -5,11 +5,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from genrl_graph.frames import Rollouts, Scored
-from genrl_graph.nodes.update.pairs import PairRule
-from genrl_graph.nodes.update.trl_update import TrlUpdate
-from genrl_graph.policy import TextPolicy
-from genrl_graph.resources import Log
+from genrl_graph.contract.policy import TextPolicy
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Rollouts, Scored
+from genrl_graph.nodes.update.steps.pairs import PairRule
+from genrl_graph.nodes.update.trl.trl_update import TrlUpdate
 
 PreferenceLoss = Literal[
     "sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "sppo_hard", "apo_zero", "apo_down"
@@ -61,7 +61,7 @@ class Dpo(TrlUpdate, name="dpo"):
         """The policy after `epochs` passes; logs the pairs trained on (ids, digest of the prompt ids)."""
         if not self.is_due(round):
             return policy
-        from genrl_graph.nodes.update.trl_dpo import prefer
+        from genrl_graph.nodes.update.trl.trl_dpo import prefer
 
         judge = policy if reference is None else reference
         prefer(self, policy, judge, Rollouts.concat(scored), rng=rng, log=log, peer=peer)

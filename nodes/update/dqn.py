@@ -3,10 +3,10 @@
 import numpy as np
 from pydantic import Field
 
-from genrl_graph.nodes.policy.acting import QNetwork
-from genrl_graph.nodes.update.actor_update import ActorUpdate
-from genrl_graph.nodes.update.replay import Replay
-from genrl_graph.resources import Log
+from genrl_graph.contract.resources import Log
+from genrl_graph.nodes.policy.compute.acting import QNetwork
+from genrl_graph.nodes.update.replay_buffer import ReplayBuffer
+from genrl_graph.nodes.update.steps.actor_update import ActorUpdate
 
 
 class Dqn(ActorUpdate, name="dqn"):
@@ -26,10 +26,12 @@ class Dqn(ActorUpdate, name="dqn"):
     start_size: int = Field(1000, ge=1, description="transitions in the buffer before the first step")
     target_every: int = Field(250, ge=1, description="optimiser steps from one target to the next")
 
-    def run(self, policy: QNetwork, replay: Replay, *, rng: np.random.Generator, log: Log, round: int) -> QNetwork:
+    def run(
+        self, policy: QNetwork, replay: ReplayBuffer, *, rng: np.random.Generator, log: Log, round: int
+    ) -> QNetwork:
         """The policy after its steps."""
         if self.is_due(round) and len(replay) >= self.start_size:
-            from genrl_graph.nodes.update.dqn_training import train_dqn
+            from genrl_graph.nodes.update.steps.dqn_training import train_dqn
 
             train_dqn(self, policy, replay, rng=rng, log=log)
         return policy

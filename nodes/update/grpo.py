@@ -7,14 +7,14 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from genrl_graph.contract.node import Wire
+from genrl_graph.contract.policy import TextPolicy
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Credited, Rollouts
 from genrl_graph.errors import ParamError
-from genrl_graph.frames import Credited, Rollouts
-from genrl_graph.node import Wire
-from genrl_graph.nodes.update.cadence import PacedUpdate
-from genrl_graph.nodes.update.loss_config import Importance, LossConfig, LossType
-from genrl_graph.nodes.update.schedules import Decay, rate_factor
-from genrl_graph.policy import TextPolicy
-from genrl_graph.resources import Log
+from genrl_graph.nodes.update.steps.cadence import PacedUpdate
+from genrl_graph.nodes.update.steps.loss_config import Importance, LossConfig, LossType
+from genrl_graph.nodes.update.steps.schedules import Decay, rate_factor
 
 
 class Grpo(PacedUpdate, name="grpo"):
@@ -28,7 +28,9 @@ class Grpo(PacedUpdate, name="grpo"):
     cost no forward pass.
     """
 
-    loss_type: LossType = Field("dapo", description="the loss; `genrl_graph.nodes.update.losses` has them in a table")
+    loss_type: LossType = Field(
+        "dapo", description="the loss; `genrl_graph.nodes.update.steps.losses` has them in a table"
+    )
     importance: Importance | None = Field(
         None, description="importance ratio: sequence is GSPO; by default token, and sequence for luspo"
     )
@@ -86,7 +88,7 @@ class Grpo(PacedUpdate, name="grpo"):
         """The policy after `epochs` passes; logs the rows trained on (id, ratio, digest of the prompt ids)."""
         if not self.is_due(round):
             return policy
-        from genrl_graph.nodes.update.training import Trainer
+        from genrl_graph.nodes.update.steps.training import Trainer
 
         trainer = Trainer(self, policy, reference, rng=rng, log=log, peer=peer)
         trainer.train([Rollouts.concat(scored)] if self.steps == "joint" else scored)

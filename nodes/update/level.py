@@ -7,11 +7,12 @@ from typing import Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from genrl_graph.contract.node import Carry, Update
+from genrl_graph.contract.policy import Carried
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.frame import Frame
+from genrl_graph.edge_types.rollouts import Scored
 from genrl_graph.errors import StoreError
-from genrl_graph.frames import Frame, Scored
-from genrl_graph.node import Carry, Update
-from genrl_graph.policy import Carried
-from genrl_graph.resources import Log
 from genrl_graph.seeds import digest
 
 

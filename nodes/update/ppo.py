@@ -3,11 +3,11 @@
 import numpy as np
 from pydantic import Field
 
-from genrl_graph.frames import Credited
-from genrl_graph.nodes.policy.acting import ActorCritic
-from genrl_graph.nodes.update.actor_update import ActorUpdate
-from genrl_graph.resources import Log
-from genrl_graph.trajectories import Trajectories
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Credited
+from genrl_graph.edge_types.trajectories import Trajectories
+from genrl_graph.nodes.policy.compute.acting import ActorCritic
+from genrl_graph.nodes.update.steps.actor_update import ActorUpdate
 
 
 class Ppo(ActorUpdate, name="ppo"):
@@ -39,7 +39,7 @@ class Ppo(ActorUpdate, name="ppo"):
     ) -> ActorCritic:
         """The policy after the epochs; logs the rows trained on (id, ratio)."""
         if self.is_due(round):
-            from genrl_graph.nodes.update.actor_training import train_ppo
+            from genrl_graph.nodes.update.steps.actor_training import train_ppo
 
             train_ppo(self, policy, Trajectories.concat(scored), rng=rng, log=log, peer=peer)
         return policy

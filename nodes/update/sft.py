@@ -5,10 +5,10 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from genrl_graph.frames import Rollouts
-from genrl_graph.nodes.update.trl_update import TrlUpdate
-from genrl_graph.policy import TextPolicy
-from genrl_graph.resources import Log
+from genrl_graph.contract.policy import TextPolicy
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Rollouts
+from genrl_graph.nodes.update.trl.trl_update import TrlUpdate
 
 
 class Sft(TrlUpdate, name="sft"):
@@ -36,7 +36,7 @@ class Sft(TrlUpdate, name="sft"):
         """The policy after `epochs` passes; logs the rows trained on (id, digest of the prompt ids)."""
         if not self.is_due(round):
             return policy
-        from genrl_graph.nodes.update.trl_sft import imitate
+        from genrl_graph.nodes.update.trl.trl_sft import imitate
 
         imitate(self, policy, Rollouts.concat(rows), rng=rng, log=log, peer=peer)
         return policy

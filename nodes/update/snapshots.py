@@ -6,12 +6,12 @@ from pathlib import Path
 
 from pydantic import Field
 
+from genrl_graph.contract.node import Carry, Update
+from genrl_graph.contract.policy import Carried
+from genrl_graph.contract.resources import Log
 from genrl_graph.errors import StoreError
-from genrl_graph.node import Carry, Update
-from genrl_graph.nodes.policy.acting import Actor
-from genrl_graph.nodes.update.cadence import due
-from genrl_graph.policy import Carried
-from genrl_graph.resources import Log
+from genrl_graph.nodes.policy.compute.acting import Actor
+from genrl_graph.nodes.update.steps.cadence import due
 from genrl_graph.seeds import digest
 
 POOL = "snapshots.json"
@@ -34,7 +34,7 @@ class Snapshots(Carried):
 
     def load(self, folder: Path) -> None:
         """Become the pool in `folder`; raises `StoreError` where there is none."""
-        from genrl_graph.nodes.policy.network_handle import load_frozen
+        from genrl_graph.nodes.policy.compute.network_handle import load_frozen
 
         try:
             count = int(json.loads((folder / POOL).read_text())["members"])

@@ -1,1 +1,1 @@
-"""The transport of the swarm: identity, one libp2p daemon, a signed roster on the DHT, bounded streams."""
+"""Peers that come and go: roster, offers, open exchanges."""

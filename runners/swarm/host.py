@@ -5,19 +5,19 @@ import contextlib
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from genrl_graph.runners.swarm.beats import MAX_TTL_S
-from genrl_graph.runners.swarm.identity import Identity
-from genrl_graph.runners.swarm.limits import Limits
-from genrl_graph.runners.swarm.loop import LoopThread
-from genrl_graph.runners.swarm.network import Network
-from genrl_graph.runners.swarm.point import Tell
-from genrl_graph.runners.swarm.presence import OnPush, Play, Presence
-from genrl_graph.runners.swarm.refusals import Refusal
-from genrl_graph.runners.swarm.roster import Member
+from genrl_graph.runners.swarm.presence import OnPush, PeerIdentity, Presence
+from genrl_graph.runners.swarm.roster import RosterMember
+from genrl_graph.runners.swarm.transport.event_loop import LoopThread
+from genrl_graph.runners.swarm.transport.heartbeat import MAX_TTL_S
+from genrl_graph.runners.swarm.transport.identity import Identity
+from genrl_graph.runners.swarm.transport.limits import TransportLimits
+from genrl_graph.runners.swarm.transport.network import NetworkOptions
+from genrl_graph.runners.swarm.transport.point import Tell
+from genrl_graph.runners.swarm.transport.refusals import MessageRefusal
 
 TTL_S = 30.0
 
-__all__ = ["Host", "Play"]
+__all__ = ["Host", "PeerIdentity"]
 
 
 def _ignore(peer_id: str, data: bytes) -> None:
@@ -37,10 +37,10 @@ class Host:
     def start(
         cls,
         identity: Identity,
-        play: Play,
+        play: PeerIdentity,
         *,
-        network: Network | None = None,
-        limits: Limits | None = None,
+        network: NetworkOptions | None = None,
+        limits: TransportLimits | None = None,
         ttl_s: float = TTL_S,
         on_push: OnPush = _ignore,
         tell: Tell = lambda text: None,
@@ -60,8 +60,8 @@ class Host:
         presence = Presence(
             identity,
             play,
-            network=network or Network(),
-            limits=limits or Limits(),
+            network=network or NetworkOptions(),
+            limits=limits or TransportLimits(),
             ttl_s=ttl_s,
             on_push=on_push,
             tell=tell,
@@ -103,11 +103,11 @@ class Host:
         self._presence.roster.enter(round)
         self._thread.loop.call_soon_threadsafe(self._presence.renew_now)
 
-    def roster(self) -> list[Member]:
+    def roster(self) -> list[RosterMember]:
         """The peers with a fresh, valid heartbeat of the same swarm and protocol, this one included, by name."""
         return self._presence.roster.members()
 
-    def look(self) -> list[Member]:
+    def look(self) -> list[RosterMember]:
         """The roster, after a new look into the DHT: some 10 ms, or seconds where peers have just died."""
         self._thread.run(self._presence.look())
         return self.roster()
@@ -153,7 +153,7 @@ class Host:
         fetched = self._presence.streams.fetch(peer_id, key, max_bytes=max_bytes, timeout_s=timeout_s, watch=watch)
         return self._thread.submit(fetched)
 
-    def take_refusals(self) -> list[Refusal]:
+    def take_refusals(self) -> list[MessageRefusal]:
         """What was refused from the network since the last call."""
         return self._presence.refusals.take()
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from genrl_graph.errors import PeerRefused
-from genrl_graph.runners.swarm.signed import OVERHEAD, open_message
+from genrl_graph.runners.swarm.transport.signed import OVERHEAD, open_message
 
 MAX_HEAD = 1024
 MAX_INLINE = 5 << 18  # one trip instead of three; larger rows are fetched
@@ -98,7 +98,7 @@ def announcement_key(node: str, round: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class MessageRefused:
     """Why something that a peer said was refused; an `offence` is what no honest peer would say."""
 
     peer_id: str
@@ -122,7 +122,7 @@ class Inbox:
         self._heard: dict[str, tuple[int, float]] = {}
         self._offers: dict[tuple[str, int], dict[str, Offer]] = {}
         self._kept = 0
-        self._refused: list[Refused] = []
+        self._refused: list[MessageRefused] = []
         self._told: Counter[str] = Counter()
 
     def take(self, peer_id: str, data: bytes) -> None:
@@ -146,7 +146,7 @@ class Inbox:
         with self.changed:
             if len(self._refused) < 256 and self._told[peer_id] < MAX_TOLD:
                 self._told[peer_id] += 1
-                self._refused.append(Refused(peer_id, reason, offence))
+                self._refused.append(MessageRefused(peer_id, reason, offence))
 
     def find(self, node: str, round: int, peer_id: str) -> Offer | None:
         """What a peer offered to an exchange in a round."""
@@ -161,7 +161,7 @@ class Inbox:
         """When a peer has last announced something, by the monotonic clock; 0 where it has not."""
         return self._heard.get(peer_id, (-1, 0.0))[1]
 
-    def refusals(self) -> list[Refused]:
+    def refusals(self) -> list[MessageRefused]:
         """What was refused since this was last asked."""
         with self.changed:
             found, self._refused = self._refused, []

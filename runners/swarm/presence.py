@@ -9,16 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from genrl_graph.errors import ParamError, PeerRefused, SwarmError
-from genrl_graph.runners.swarm.beats import Beat
-from genrl_graph.runners.swarm.dht import read_beats, store_beat
-from genrl_graph.runners.swarm.identity import Identity
-from genrl_graph.runners.swarm.limits import Limits
-from genrl_graph.runners.swarm.network import Network
-from genrl_graph.runners.swarm.point import Point, Tell
-from genrl_graph.runners.swarm.refusals import Refusals
-from genrl_graph.runners.swarm.roster import Member, Roster
-from genrl_graph.runners.swarm.shelf import Shelf
-from genrl_graph.runners.swarm.streams import BEAT, Streams
+from genrl_graph.runners.swarm.roster import Roster, RosterMember
+from genrl_graph.runners.swarm.transport.dht import read_beats, store_beat
+from genrl_graph.runners.swarm.transport.heartbeat import Heartbeat
+from genrl_graph.runners.swarm.transport.identity import Identity
+from genrl_graph.runners.swarm.transport.limits import TransportLimits
+from genrl_graph.runners.swarm.transport.network import NetworkOptions
+from genrl_graph.runners.swarm.transport.payloads import PayloadStore
+from genrl_graph.runners.swarm.transport.point import MeetingPoint, Tell
+from genrl_graph.runners.swarm.transport.refusals import Refusals
+from genrl_graph.runners.swarm.transport.streams import BEAT, Streams
 
 GREETING_S = 2.0
 RENEW_S = 60.0  # a daemon that hangs must not end the upkeep
@@ -26,7 +26,7 @@ OnPush = Callable[[str, bytes], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Play:
+class PeerIdentity:
     """What a peer plays and as whom; each of letters, digits, `.`, `_`, `-`, at most 64."""
 
     swarm: str
@@ -48,10 +48,10 @@ class Presence:
     def __init__(
         self,
         identity: Identity,
-        play: Play,
+        play: PeerIdentity,
         *,
-        network: Network,
-        limits: Limits,
+        network: NetworkOptions,
+        limits: TransportLimits,
         ttl_s: float,
         on_push: OnPush,
         tell: Tell,
@@ -59,9 +59,9 @@ class Presence:
         self.identity = identity
         self.limits = limits
         self.refusals = Refusals()
-        self.shelf = Shelf()
+        self.shelf = PayloadStore()
         self.roster = Roster(
-            Member(play.name, identity.peer_id, 0),
+            RosterMember(play.name, identity.peer_id, 0),
             swarm=play.swarm,
             protocol=play.protocol,
             session=secrets.token_hex(4),
@@ -85,7 +85,7 @@ class Presence:
         Raises:
             SwarmError: nobody to join answers, the name is taken, or another graph is played here.
         """
-        self.point = await Point.open(self.identity, self._network, tell=self._tell)
+        self.point = await MeetingPoint.open(self.identity, self._network, tell=self._tell)
         try:
             await self._listen()
             await self.look()
@@ -166,9 +166,9 @@ class Presence:
             if isinstance(outcome, BaseException) and not isinstance(outcome, (SwarmError, PeerRefused)):
                 raise outcome
 
-    def _beat(self, *, left: bool) -> Beat:
+    def _beat(self, *, left: bool) -> Heartbeat:
         now = time.time()
-        return Beat(
+        return Heartbeat(
             swarm=self.roster.swarm,
             protocol=self.roster.protocol,
             name=self.roster.own.name,
@@ -200,7 +200,7 @@ class Presence:
         if not self.running:
             self._tell(f"the libp2p daemon has ended ({self.point.daemon.last_words()}); starting it again")
             await self.point.close()
-            self.point = await Point.open(self.identity, self._network, tell=self._tell)
+            self.point = await MeetingPoint.open(self.identity, self._network, tell=self._tell)
             await self._listen()
             await self.point.rejoin(self.roster.places())
         self.addresses = await self.point.addresses()

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from genrl_graph.errors import PeerRefused
-from genrl_graph.runners.swarm.beats import Beat, open_beat
-from genrl_graph.runners.swarm.refusals import Refusals
+from genrl_graph.runners.swarm.transport.heartbeat import Heartbeat, open_beat
+from genrl_graph.runners.swarm.transport.refusals import Refusals
 
 MAX_MEMBERS = 1024
 MAX_NAMES = 4096
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Member:
+class RosterMember:
     """A peer that plays the same graph in the same swarm."""
 
     name: str
@@ -27,7 +27,7 @@ class Roster:
 
     def __init__(
         self,
-        own: Member,
+        own: RosterMember,
         *,
         swarm: str,
         protocol: str,
@@ -44,7 +44,7 @@ class Roster:
         self._since = clock()
         self._rival: str | None = None
         self._lock = threading.RLock()
-        self._beats: dict[str, tuple[bytes, Beat]] = {}
+        self._beats: dict[str, tuple[bytes, Heartbeat]] = {}
         self._owners: dict[str, str] = {own.name: own.peer_id}
 
     @property
@@ -53,13 +53,13 @@ class Roster:
         return self._rival
 
     @property
-    def own(self) -> Member:
+    def own(self) -> RosterMember:
         """This peer."""
         return self._own
 
     def enter(self, round: int) -> None:
         """Note the round that this peer plays."""
-        self._own = Member(self._own.name, self._own.peer_id, round)
+        self._own = RosterMember(self._own.name, self._own.peer_id, round)
 
     def take(self, data: object, *, subkey: object = None) -> bool:
         """Take in a beat that may be anything; returns whether a member was not known, or not fresh, before."""
@@ -71,9 +71,11 @@ class Roster:
                 self._refusals.add(subkey if isinstance(subkey, str) else None, "beat", error)
                 return False
 
-    def members(self) -> list[Member]:
+    def members(self) -> list[RosterMember]:
         """The fresh members sorted by name, this peer always among them."""
-        return sorted([self._own, *(Member(b.name, id, b.round) for id, b in self._fresh() if self._plays_along(b))])
+        return sorted(
+            [self._own, *(RosterMember(b.name, id, b.round) for id, b in self._fresh() if self._plays_along(b))]
+        )
 
     def addresses(self, peer_id: str) -> list[str]:
         """Where a peer says that it can be reached."""
@@ -110,7 +112,7 @@ class Roster:
         assert isinstance(data, bytes)
         return self._keep(peer_id, beat, data, now)
 
-    def _keep(self, peer_id: str, beat: Beat, data: bytes, now: float) -> bool:
+    def _keep(self, peer_id: str, beat: Heartbeat, data: bytes, now: float) -> bool:
         before = self._beats.get(peer_id, (b"", None))[1]
         if beat.expires <= now or (before is not None and beat.time <= before.time):
             return False
@@ -136,10 +138,10 @@ class Roster:
             fresh = {self._own.peer_id, *self._beats}
             self._owners = {name: id for name, id in self._owners.items() if id in fresh}
 
-    def _fresh(self) -> list[tuple[str, Beat]]:
+    def _fresh(self) -> list[tuple[str, Heartbeat]]:
         now = self._clock()
         with self._lock:
             return [(id, beat) for id, (_, beat) in self._beats.items() if beat.expires > now and not beat.left]
 
-    def _plays_along(self, beat: Beat) -> bool:
+    def _plays_along(self, beat: Heartbeat) -> bool:
         return beat.protocol == self.protocol

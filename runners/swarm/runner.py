@@ -5,19 +5,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from genrl_graph.run_config import RunConfig
-from genrl_graph.runners.admission import Admission, makers
-from genrl_graph.runners.meet import Swarm
-from genrl_graph.runners.runner import Kept, Tell, exchanges
-from genrl_graph.runners.signals import Stop
-from genrl_graph.runners.swarm.host import Host, Play
-from genrl_graph.runners.swarm.identity import Identity
-from genrl_graph.runners.swarm.limits import Limits
-from genrl_graph.runners.swarm.meeting import PAUSE_S, PeerSwarm
-from genrl_graph.runners.swarm.network import Network
+from genrl_graph.dag.run_config import RunConfig
+from genrl_graph.dag.schedule import Schedule
+from genrl_graph.runners.loop.exchange import Swarm
+from genrl_graph.runners.loop.runner import RunProgress, Tell, exchanges
+from genrl_graph.runners.loop.signals import Stop
+from genrl_graph.runners.swarm.admission.rules import Admission, makers
+from genrl_graph.runners.swarm.exchange import PAUSE_S, PeerSwarm
+from genrl_graph.runners.swarm.host import Host, PeerIdentity
 from genrl_graph.runners.swarm.offers import MAX_ANNOUNCEMENT, Inbox
-from genrl_graph.runners.swarm.signed import sign_message
-from genrl_graph.schedule import Schedule
+from genrl_graph.runners.swarm.transport.identity import Identity
+from genrl_graph.runners.swarm.transport.limits import TransportLimits
+from genrl_graph.runners.swarm.transport.network import NetworkOptions
+from genrl_graph.runners.swarm.transport.signed import sign_message
 
 
 class SwarmRunner:
@@ -29,7 +29,9 @@ class SwarmRunner:
 
     leads = True
 
-    def __init__(self, *, name: str, network: Network, identity: Path | None = None, swarm: str | None = None) -> None:
+    def __init__(
+        self, *, name: str, network: NetworkOptions, identity: Path | None = None, swarm: str | None = None
+    ) -> None:
         self.names: Sequence[str] = (name,)
         self._network, self._identity, self._swarm_name = network, identity, swarm
         self._host: Host | None = None
@@ -57,12 +59,14 @@ class SwarmRunner:
         identity = Identity.load(path)
         nodes = exchanges(schedule)
         inbox = Inbox(schedule.protocol, {name: node.max_staleness for name, node in nodes.items()})
-        play = Play(swarm=self._swarm_name or schedule.graph.name, protocol=schedule.protocol, name=self.names[0])
+        play = PeerIdentity(
+            swarm=self._swarm_name or schedule.graph.name, protocol=schedule.protocol, name=self.names[0]
+        )
         host = Host.start(
             identity,
             play,
             network=self._network,
-            limits=Limits(push_bytes=MAX_ANNOUNCEMENT),
+            limits=TransportLimits(push_bytes=MAX_ANNOUNCEMENT),
             on_push=inbox.take,
             tell=tell,
         )
@@ -85,14 +89,14 @@ class SwarmRunner:
             tell(f"{self.names[0]}: others come with --join {address}")
         return run, self._swarm
 
-    def agree(self, kept: Kept) -> tuple[Kept, int | None]:
+    def agree(self, kept: RunProgress) -> tuple[RunProgress, int | None]:
         """A peer goes on by itself; what it had closed is there for who still waits for it."""
         assert self._swarm is not None
         self._swarm.resume(kept.closed)
         return kept, None
 
     def begin(self, round: int) -> None:
-        """Tell the others; raises `Behind` where most of them are further."""
+        """Tell the others; raises `PeerBehind` where most of them are further."""
         assert self._swarm is not None
         self._swarm.begin(round)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from measure import Row, interleaved, report
 
 from genrl_graph import Graph, load
+from genrl_graph.dag.schedule import compile_graph
 from genrl_graph.nodes.advantage.group import GroupAdvantage
 from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.nodes.generate.answer import Answer
@@ -17,7 +18,6 @@ from genrl_graph.nodes.reward.math import MathReward
 from genrl_graph.nodes.select.nonzero_advantage import NonzeroAdvantage
 from genrl_graph.nodes.source.reasoning_gym import ReasoningGym
 from genrl_graph.nodes.update.grpo import Grpo
-from genrl_graph.schedule import compile_graph
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = str(Path(sys.executable).with_name("genrl-graph"))

@@ -8,8 +8,8 @@ import numpy as np
 from measure import Clock, Row, interleaved, report
 
 from genrl_graph import Rollouts
-from genrl_graph.journal import Journal, Record
-from genrl_graph.store import RunStore
+from genrl_graph.store.journal import Journal, Record
+from genrl_graph.store.run_store import RunStore
 
 ROWS, PROMPT, COMPLETION = 64, 256, 64
 TIMES, BLOCK, FEW = 200, 64, 4

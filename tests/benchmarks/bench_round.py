@@ -23,22 +23,23 @@ from measure import Clock, Row, report
 from numpy.typing import NDArray
 
 from genrl_graph import Completion, Graph, Rollouts, Sampling, TextPolicy, load, seeds
-from genrl_graph.batching import micro_batches
-from genrl_graph.graph import Part
-from genrl_graph.node import Source
+from genrl_graph.contract.node import Source
+from genrl_graph.contract.policy import TokenSequence, micro_batches
+from genrl_graph.dag.graph import Part
+from genrl_graph.dag.schedule import Schedule, compile_graph
+from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.nodes.generate.chat import ChatGenerator
-from genrl_graph.nodes.generate.quoting import Quotable
+from genrl_graph.nodes.generate.prompting.quoting import Quotable
 from genrl_graph.nodes.update.grpo import Grpo
-from genrl_graph.nodes.update.losses import Totals, policy_loss
-from genrl_graph.nodes.update.training import Batch
-from genrl_graph.policy import TokenSequence
-from genrl_graph.resources import TaskBook
-from genrl_graph.runners.meet import LocalSwarm
-from genrl_graph.runners.metrics import RoundMetrics
-from genrl_graph.runners.round import Done, Loop, Peer
-from genrl_graph.runners.trackers import JsonLines, TensorBoard
-from genrl_graph.schedule import Schedule, compile_graph
-from genrl_graph.store import RunStore
+from genrl_graph.nodes.update.steps.losses import Totals, policy_loss
+from genrl_graph.nodes.update.steps.training import TrainingBatch
+from genrl_graph.runners.loop.context import RunContext, StepReport
+from genrl_graph.runners.loop.exchange import LocalSwarm
+from genrl_graph.runners.loop.peers import Peer
+from genrl_graph.runners.loop.round import run_round
+from genrl_graph.runners.tracking.metrics import RoundMetrics
+from genrl_graph.runners.tracking.trackers import JsonLines, TensorBoard
+from genrl_graph.store.run_store import RunStore
 
 GRAPHS = Path(__file__).resolve().parents[2] / "graphs"
 ALONE = ["run.peers=1", "nodes.answers.params.min_peers=1", "nodes.critiques.params.min_peers=1"]
@@ -223,17 +224,17 @@ def play_round(
     sources = {name: node for name, node in schedule.nodes.items() if isinstance(node, Source)}
     peer = Peer(PEER, {POLICY: policy}, TaskBook(sources))
 
-    def watch(done: Done) -> None:
+    def watch(done: StepReport) -> None:
         metrics.take(done)
         kind = schedule.nodes[done.step.node].kind
         played.kinds[kind] = played.kinds.get(kind, 0.0) + done.seconds
         played.values.update(peer.values)
 
-    loop = Loop(schedule, [peer], LocalSwarm([PEER]), seed=seed, commit=commits, watch=watch)
+    context = RunContext(schedule=schedule, swarm=LocalSwarm([PEER]), seed=seed, commit=commits, watch=watch)
 
     def whole() -> None:
         started = time.perf_counter()
-        loop.play(number)
+        run_round(context, [peer], number)
         metrics.end(number, time.perf_counter() - started)
 
     gc.collect()
@@ -292,7 +293,7 @@ def training(node: Grpo, part: Part, values: Mapping[str, Any], version: int) ->
     rows = Rollouts.concat([values[edge.ref] for edge in part.edges() if edge.socket == "scored"])
     lengths = np.asarray([len(ids) for ids in rows.ragged("completion_ids")])
     policy = values[POLICY]
-    batch = Batch.of(rows.where(np.isfinite(rows.numpy("advantage")) & (lengths > 0)), policy=policy, peer=PEER)
+    batch = TrainingBatch.of(rows.where(np.isfinite(rows.numpy("advantage")) & (lengths > 0)), policy=policy, peer=PEER)
     needed = np.flatnonzero(batch.advantages)
     tokens = sum(int(mask.sum()) for mask in batch.masks)
     sequences = [batch.sequences[at] for at in needed]
@@ -304,7 +305,7 @@ def training(node: Grpo, part: Part, values: Mapping[str, Any], version: int) ->
     return Training(node, [micro(batch, needed[at], version, policy.device) for at in micros], totals)
 
 
-def micro(batch: Batch, at: NDArray[np.int64], version: int, device: torch.device) -> Micro:
+def micro(batch: TrainingBatch, at: NDArray[np.int64], version: int, device: torch.device) -> Micro:
     """The tensors of one micro-batch."""
     moved = set((batch.versions[at] != version).tolist())
     assert len(moved) == 1, "a micro-batch mixes versions"

@@ -9,11 +9,13 @@ from measure import Clock, Row, interleaved, report
 from toys import Numbers, Same
 
 from genrl_graph import Graph, RunConfig, play, seeds
-from genrl_graph.resources import TaskBook
-from genrl_graph.runners.meet import LocalSwarm
-from genrl_graph.runners.round import Loop, Peer
-from genrl_graph.schedule import Schedule, compile_graph
-from genrl_graph.store import BLOCK_ROUNDS, RunStore
+from genrl_graph.dag.schedule import Schedule, compile_graph
+from genrl_graph.edge_types.task import TaskBook
+from genrl_graph.runners.loop.context import RunContext
+from genrl_graph.runners.loop.exchange import LocalSwarm
+from genrl_graph.runners.loop.peers import Peer
+from genrl_graph.runners.loop.round import run_round
+from genrl_graph.store.run_store import BLOCK_ROUNDS, RunStore
 
 ROUNDS, SELECTS, TIMES = 200, 30, 3
 STEPS = ROUNDS * (SELECTS + 1)
@@ -84,9 +86,9 @@ def test_runner_overhead(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def play_rounds(schedule: Schedule, commit: Callable[..., object], rounds: range = range(ROUNDS)) -> None:
     """Rounds by the runner's loop."""
     peer = Peer(PEER, {}, TaskBook({}))
-    loop = Loop(schedule, [peer], LocalSwarm([PEER]), seed=0, commit=commit)
+    context = RunContext(schedule=schedule, swarm=LocalSwarm([PEER]), seed=0, commit=commit)
     for number in rounds:
-        loop.play(number)
+        run_round(context, [peer], number)
 
 
 def by_hand(schedule: Schedule) -> None:

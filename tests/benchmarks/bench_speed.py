@@ -26,7 +26,7 @@ from rich.table import Table
 from speed_game import Job
 from speed_picture import draw
 
-from genrl_graph.nodes.policy.pretrained import gains_from_bfloat16
+from genrl_graph.nodes.policy.compute.device import gains_from_bfloat16
 
 MODEL = os.environ.get("GENRL_GRAPH_BENCH_MODEL", "smollm2")
 FULL = MODEL == "smollm2"

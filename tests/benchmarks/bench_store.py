@@ -12,9 +12,9 @@ import pytest
 from measure import Clock, Row, figures, interleaved, report
 
 from genrl_graph import Rollouts, play
-from genrl_graph.journal import Journal, Record
-from genrl_graph.spec import load
-from genrl_graph.store import RunStore
+from genrl_graph.graph_file.read import load
+from genrl_graph.store.journal import Journal, Record
+from genrl_graph.store.run_store import RunStore
 
 GRAPHS = Path(__file__).parents[2] / "graphs"
 ROWS, TOKENS = 64, 512

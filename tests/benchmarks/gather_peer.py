@@ -14,16 +14,16 @@ from pathlib import Path
 from gather_rows import EXCHANGE, SCHEDULE, rows_of_size
 from hivemind.p2p import PeerID
 
-from genrl_graph.resources import TaskBook
-from genrl_graph.runners.admission import Admission, makers
-from genrl_graph.runners.signals import Stop
+from genrl_graph.edge_types.task import TaskBook
+from genrl_graph.runners.loop.signals import Stop
+from genrl_graph.runners.swarm.admission.rules import Admission, makers
+from genrl_graph.runners.swarm.exchange import PeerSwarm
 from genrl_graph.runners.swarm.host import Host, Play
-from genrl_graph.runners.swarm.identity import Identity
-from genrl_graph.runners.swarm.limits import Limits
-from genrl_graph.runners.swarm.meeting import PeerSwarm
-from genrl_graph.runners.swarm.network import Network
 from genrl_graph.runners.swarm.offers import MAX_ANNOUNCEMENT, Inbox
-from genrl_graph.runners.swarm.signed import sign_message
+from genrl_graph.runners.swarm.transport.identity import Identity
+from genrl_graph.runners.swarm.transport.limits import TransportLimits
+from genrl_graph.runners.swarm.transport.network import NetworkOptions
+from genrl_graph.runners.swarm.transport.signed import sign_message
 
 BARE = "/bench/1"
 REQUEST = 8
@@ -38,8 +38,8 @@ class GatherPeer:
         self.host = Host.start(
             identity,
             Play(swarm="bench", protocol=SCHEDULE.protocol, name=name),
-            network=Network(join=tuple(join)),
-            limits=Limits(push_bytes=MAX_ANNOUNCEMENT),
+            network=NetworkOptions(join=tuple(join)),
+            limits=TransportLimits(push_bytes=MAX_ANNOUNCEMENT),
             on_push=inbox.take,
         )
         self._swarm = PeerSwarm(

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from genrl_graph import Frame, Graph, R, Select, Source, Task, Tensor
-from genrl_graph.arrow import Column
+from genrl_graph.arrow.cast import Column
+from genrl_graph.dag.schedule import compile_graph
 from genrl_graph.nodes.exchange.gather import Gather
-from genrl_graph.schedule import compile_graph
 
 ROW_KB = 256
 

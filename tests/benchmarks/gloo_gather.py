@@ -7,8 +7,8 @@ import time
 import torch
 from gather_rows import EXCHANGE, rows_of_size
 
-from genrl_graph.resources import TaskBook
-from genrl_graph.runners.signals import Stop
+from genrl_graph.edge_types.task import TaskBook
+from genrl_graph.runners.loop.signals import Stop
 from genrl_graph.runners.torchrun import Ranks, TorchSwarm
 
 

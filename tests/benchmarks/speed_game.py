@@ -8,15 +8,15 @@ import numpy as np
 from pydantic import Field
 
 from genrl_graph import Graph, R, Reward, Rollouts, Scored, Source, Task, Tasks, score
+from genrl_graph.contract.node import PolicyCarry
 from genrl_graph.errors import DataError
-from genrl_graph.node import PolicyCarry
 from genrl_graph.nodes.advantage.group import GroupAdvantage
 from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.nodes.generate.answer import Answer
 from genrl_graph.nodes.generate.critique import Critique
 from genrl_graph.nodes.generate.revise import Revise
 from genrl_graph.nodes.policy.causal_lm import CausalLM
-from genrl_graph.nodes.policy.handle import CausalPolicy
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 from genrl_graph.nodes.update.grpo import Grpo
 

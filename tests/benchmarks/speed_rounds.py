@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.console import Console
 
 from genrl_graph import load
-from genrl_graph.runners.memory import memory, settle_memory
+from genrl_graph.dag.schedule import compile_graph
+from genrl_graph.runners.loop.context import StepReport
 from genrl_graph.runners.play import play_schedule
-from genrl_graph.runners.round import Done
-from genrl_graph.schedule import compile_graph
+from genrl_graph.runners.tracking.memory import memory, settle_memory
 
 GAME = Path(__file__).resolve().parents[2] / "graphs" / "tiny_multistage.yaml"
 ALONE = ["run.peers=1", "nodes.answers.params.min_peers=1", "nodes.critiques.params.min_peers=1"]
@@ -25,7 +25,7 @@ def main() -> None:
     schedule = compile_graph(graph)
     last, ended, held = schedule.steps[-1], [], []
 
-    def see(done: Done) -> None:
+    def see(done: StepReport) -> None:
         if done.step == last:
             ended.append(time.perf_counter())
             held.append(1000 * memory()["memory/rss_gb"])

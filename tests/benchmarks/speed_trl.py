@@ -12,7 +12,7 @@ from speed_game import LEARNING_RATE, Job
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from genrl_graph.nodes.policy.handle import CausalPolicy
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 
 
 class OnDemand(TrainerCallback):  # type: ignore[misc]  # transformers has no types

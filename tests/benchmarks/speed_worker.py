@@ -18,15 +18,17 @@ from measure import Clock
 from speed_game import LEARNING_RATE, STAGES, Job, distinct, endless, game
 from torch.nn.utils.rnn import pad_sequence
 
-from genrl_graph.heap import release_memory
-from genrl_graph.node import Source
-from genrl_graph.nodes.policy.handle import CausalPolicy
-from genrl_graph.resources import TaskBook
-from genrl_graph.runners.meet import LocalSwarm
-from genrl_graph.runners.memory import memory, settle_memory
-from genrl_graph.runners.round import Done, Loop, Peer
-from genrl_graph.schedule import compile_graph
-from genrl_graph.store import RunStore
+from genrl_graph.allocator import release_memory
+from genrl_graph.contract.node import Source
+from genrl_graph.dag.schedule import compile_graph
+from genrl_graph.edge_types.task import TaskBook
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
+from genrl_graph.runners.loop.context import RunContext, StepReport
+from genrl_graph.runners.loop.exchange import LocalSwarm
+from genrl_graph.runners.loop.peers import Peer
+from genrl_graph.runners.loop.round import run_round
+from genrl_graph.runners.tracking.memory import memory, settle_memory
+from genrl_graph.store.run_store import RunStore
 
 PEER, POLICY = "peer0000", "policy"
 Prompts = list[list[list[int]]]
@@ -88,20 +90,21 @@ class Ours:
         sources = {name: node for name, node in self.schedule.nodes.items() if isinstance(node, Source)}
         self.peer = Peer(PEER, {POLICY: self.policy}, TaskBook(sources))
         self.number, self.spent, self.job = 0, Spent(), job
-        self.loop = Loop(
-            self.schedule, [self.peer], LocalSwarm([PEER]), seed=0, commit=self.store.commit, watch=self._watch
+        swarm = LocalSwarm([PEER])
+        self.context = RunContext(
+            schedule=self.schedule, swarm=swarm, seed=0, commit=self.store.commit, watch=self._watch
         )
 
     def round(self) -> Spent:
         """A round of the game."""
         self.spent = Spent()
-        clock = Clock(self.loop.play)
-        clock(self.number)
+        clock = Clock(run_round)
+        clock(self.context, [self.peer], self.number)
         self.number += 1
         self.spent.whole = clock.seconds
         return self.spent
 
-    def _watch(self, done: Done) -> None:
+    def _watch(self, done: StepReport) -> None:
         kind = self.schedule.nodes[done.step.node].kind
         self.spent.sampling += done.seconds * (kind == "generate")
         self.spent.training += done.seconds * (kind == "update")

@@ -10,10 +10,10 @@ import tempfile
 from pathlib import Path
 
 from genrl_graph import load, play
-from genrl_graph.reading import open_run
-from genrl_graph.runfolder import LOCK, read_graph
-from genrl_graph.runners.replay_rounds import StoredRounds
-from genrl_graph.store import RunStore
+from genrl_graph.records.stored_run import open_run
+from genrl_graph.runners.replay.rounds import StoredRounds
+from genrl_graph.store.run_folder import LOCK, read_graph
+from genrl_graph.store.run_store import RunStore
 
 HERE = Path(__file__).parent
 GRAPHS = HERE.parents[1] / "graphs"

@@ -24,7 +24,16 @@ try:
 except ImportError:
     atheris = None
 
-OURS = ["wire", "wire_body", "frame", "frames", "rollout_flaws", "per_row", "runners.admission", "runners.verdict"]
+OURS = [
+    "wire",
+    "wire_body",
+    "frame",
+    "frames",
+    "rollout_flaws",
+    "per_row",
+    "runners.swarm.admission.rules",
+    "runners.swarm.admission.verdict",
+]
 
 
 def instrumented() -> AbstractContextManager[object]:
@@ -38,14 +47,15 @@ def instrumented() -> AbstractContextManager[object]:
 
 
 with instrumented():
-    from genrl_graph import Frame, Log, Rollouts, TaskBook, Tasks, registry, score
-    from genrl_graph.node import Exchange
-    from genrl_graph.per_row import most_elements, row_bytes
-    from genrl_graph.runners.admission import Admission, makers
-    from genrl_graph.runners.verdict import MOST_REFUSALS, PAYLOAD, refusal_columns
-    from genrl_graph.schedule import compile_graph
+    from genrl_graph import Frame, Log, Rollouts, TaskBook, Tasks, score
+    from genrl_graph.arrow.row_sums import most_elements, row_bytes
+    from genrl_graph.contract import registry
+    from genrl_graph.contract.node import Exchange
+    from genrl_graph.dag.schedule import compile_graph
+    from genrl_graph.runners.swarm.admission.rules import Admission, makers
+    from genrl_graph.runners.swarm.admission.verdict import MOST_REFUSALS, PAYLOAD, refusal_columns
     from genrl_graph.seeds import rollout_id
-    from genrl_graph.wire import HEAD, MAGIC, PLAIN, VERSION, encode
+    from genrl_graph.wire.packet import HEAD, MAGIC, PLAIN, VERSION, encode
 
 registry.import_file(Path(__file__).resolve().parents[1] / "toys.py")
 from toys import Moves, ToyPolicy, toy_game  # noqa: E402  # they are there from here on

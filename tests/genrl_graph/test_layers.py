@@ -1,11 +1,16 @@
-"""Imports run one way, genrl_graph <- nodes <- runners <- CLI, and what is heavy is imported where it is used."""
+"""What is heavy is imported where it is used, and no import leads back to where it came from.
 
-import ast
+The one-way imports of the folders are contracts of import-linter, in pyproject.toml.
+"""
+
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
+import grimp
+import networkx as nx
 import pytest
 from toys import TOY_GAME
 
@@ -14,99 +19,26 @@ import genrl_graph
 PACKAGE = Path(genrl_graph.__file__).parent
 HEAVY = {"torch", "transformers", "trl", "datasets", "hivemind", "zarr", "hydra", "tensorboardX", "reasoning_gym"}
 HEAVY |= {"peft", "PIL", "httpx2", "wandb", "mlflow", "accelerate", "huggingface_hub", "matplotlib", "pygraphviz"}
-LAYERS = ("nodes", "runners")
 
 
-def modules() -> dict[str, Path]:
-    """All our modules by the name that they are imported under."""
-    found = {}
-    folders = [PACKAGE / "drawing", *(PACKAGE / layer for layer in LAYERS)]
-    for path in [*PACKAGE.glob("*.py"), *(p for folder in folders for p in folder.rglob("*.py"))]:
-        parts = ("genrl_graph", *path.relative_to(PACKAGE).with_suffix("").parts)
-        found[".".join(parts).removesuffix(".__init__")] = path
-    return found
+def exceptions() -> list[tuple[str, str]]:
+    """The imports that the contract against circles names: patterns of importer and imported."""
+    contracts = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (lines,) = [contract["ignore_imports"] for contract in contracts if contract["type"] == "acyclic_siblings"]
+    return [(importer, imported) for importer, _, imported in (line.partition(" -> ") for line in lines)]
 
 
-MODULES = modules()
-
-
-def layer(name: str) -> str:
-    part = name.split(".")[1] if "." in name else ""
-    return part if part in LAYERS else "cli" if part in ("cli", "__main__") else "core"
-
-
-def imports(path: Path, *, lazy: bool) -> Iterator[str]:
-    """The modules that a file imports, at its top or (`lazy`) inside functions; not those for type checkers."""
-    todo: list[tuple[ast.AST, bool]] = [(ast.parse(path.read_text()), False)]
-    while todo:
-        node, inside = todo.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            continue
-        if isinstance(node, ast.Import) and inside == lazy:
-            yield from (alias.name for alias in node.names)
-        if isinstance(node, ast.ImportFrom) and inside == lazy:
-            assert node.module is not None
-            assert node.level == 0, f"{path}: relative import"
-            for alias in node.names:
-                full = f"{node.module}.{alias.name}"
-                yield full if full in MODULES else node.module
-        inner = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        todo.extend((child, inner) for child in ast.iter_child_nodes(node))
-
-
-def ours(path: Path, *, lazy: bool) -> set[str]:
-    return {name for name in imports(path, lazy=lazy) if name.split(".")[0] == "genrl_graph"}
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_imports_run_one_way(name: str) -> None:
-    order = ["core", "nodes", "runners", "cli"]
-    rank = order.index(layer(name))
-    for imported in ours(MODULES[name], lazy=False):
-        assert order.index(layer(imported)) <= rank, f"{name} imports {imported}"
-    for imported in ours(MODULES[name], lazy=True):
-        allowed = name in ("genrl_graph", "genrl_graph.cli") or order.index(layer(imported)) <= rank
-        assert allowed, f"{name} imports {imported} inside a function"
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_the_short_names_of_the_folders_are_never_imported(name: str) -> None:
-    every = {*imports(MODULES[name], lazy=False), *imports(MODULES[name], lazy=True)}
-    assert not {imported.split(".")[0] for imported in every} & {"nodes", "runners", "graphs", "pickle"}
-
-
-def loaded_with(*names: str) -> set[str]:
-    """Our modules that are imported together with these."""
-    found, todo = set(), list(names)
-    while todo:
-        name = todo.pop()
-        if name in found or name not in MODULES:
-            continue
-        found.add(name)
-        parents = [name.rsplit(".", at)[0] for at in range(1, name.count(".") + 1)]
-        todo += [*ours(MODULES[name], lazy=False), *parents]
-    return found
-
-
-def test_what_a_check_imports_imports_nothing_heavy() -> None:
-    started = loaded_with("genrl_graph", "genrl_graph.cli", "genrl_graph.spec", "genrl_graph.nodes.library")
-    assert {"genrl_graph.check", "genrl_graph.node", "genrl_graph.nodes.exchange.gather"} <= started | {
-        "genrl_graph.check"
-    }
-    for name in sorted(started):
-        heavy = {imported.split(".")[0] for imported in imports(MODULES[name], lazy=False)} & HEAVY
-        assert not heavy, f"{name} imports {', '.join(heavy)} at its top"
-
-
-def test_the_core_never_imports_a_framework_at_its_top() -> None:
-    for name, path in MODULES.items():
-        if layer(name) == "core":
-            heavy = {imported.split(".")[0] for imported in imports(path, lazy=False)} & {
-                "torch",
-                "transformers",
-                "trl",
-            }
-            assert not heavy, f"{name} imports {', '.join(heavy)}"
+def test_no_import_leads_back_also_inside_functions_and_across_kinds_of_nodes() -> None:
+    modules = grimp.build_graph("genrl_graph", exclude_type_checking_imports=True, cache_dir=None)
+    links = nx.DiGraph(
+        (one, other) for one in modules.modules for other in modules.find_modules_directly_imported_by(one)
+    )
+    assert {"genrl_graph.nodes.library", "genrl_graph.runners.play"} <= set(links)  # the links are followed
+    assert len(exceptions()) <= 5
+    links.remove_edges_from(
+        [(one, other) for one, other in links.edges if any(one == a and fnmatch(other, b) for a, b in exceptions())]
+    )
+    assert [sorted(circle) for circle in nx.strongly_connected_components(links) if len(circle) > 1] == []
 
 
 def loaded_by(code: str, *arguments: str) -> set[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from genrl_graph.cli import run_command
-from genrl_graph.store import RunStore
+from genrl_graph.store.run_store import RunStore
 
 REWARDS = '''\
 """Reward functions that go wrong from the second round on."""

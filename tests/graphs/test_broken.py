@@ -12,7 +12,7 @@ import pytest
 
 from genrl_graph.cli import run_command
 from genrl_graph.errors import GraphError
-from genrl_graph.spec import load, read
+from genrl_graph.graph_file.read import load, read
 
 Swap = tuple[str, str]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from genrl_graph import load, play
-from genrl_graph.store import RunStore
+from genrl_graph.store.run_store import RunStore
 
 PEERS = ("peer0000", "peer0001")
 ROUNDS = 2

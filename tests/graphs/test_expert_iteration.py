@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from genrl_graph import load, play
-from genrl_graph.store import RunStore
+from genrl_graph.store.run_store import RunStore
 
 
 def test_expert_iteration_learns_with_its_own_params(graphs: Path, tmp_path: Path, one_thread: None) -> None:

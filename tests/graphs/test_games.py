@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genrl_graph import Graph, load, registry
+from genrl_graph import Graph, load
 from genrl_graph.cli import run_command
+from genrl_graph.contract import registry
+from genrl_graph.dag.schedule import compile_graph
+from genrl_graph.edge_types.trajectories import Trajectories
+from genrl_graph.edge_types.violation import ReceiverContext
 from genrl_graph.errors import DataError
-from genrl_graph.flaws import Known
 from genrl_graph.runners.dry import dry_play
 from genrl_graph.runners.play import play
-from genrl_graph.schedule import compile_graph
-from genrl_graph.store import RunStore
-from genrl_graph.trajectories import Trajectories
+from genrl_graph.store.run_store import RunStore
 
 CORRIDORS = Path(__file__).parents[1] / "corridors.py"
 registry.import_file(CORRIDORS)
@@ -50,7 +51,7 @@ def test_it_plays_and_moves_its_policy(name: str, graphs: Path, tmp_path: Path) 
     assert run.before["peer0000", "policy"] != run.after["peer0000", "policy"]
     rows = Trajectories(RunStore.open(run.folder).table("play").drop_columns(["holder", "reward"]))
     assert set(rows.values("round")) == set(range(rounds))
-    known = Known(compile_graph(graph).protocol, {})
+    known = ReceiverContext(compile_graph(graph).protocol, {})
     for at in rows.positions("round").values():
         assert [flaw.rule for flaw in rows.take(at).flaws(known) if flaw.rows.any()] == []
     lines = metrics(run.folder)

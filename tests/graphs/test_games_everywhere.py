@@ -10,12 +10,12 @@ from crash import Left, killed
 import genrl_graph.graphs
 from genrl_graph import Graph, load
 from genrl_graph.cli import run_command
-from genrl_graph.frames import Frame
-from genrl_graph.reading import open_run
+from genrl_graph.dag.schedule import compile_graph
+from genrl_graph.edge_types.frame import Frame
+from genrl_graph.records.stored_run import open_run
+from genrl_graph.records.verify import verify_run
 from genrl_graph.runners.play import play
-from genrl_graph.runners.replay import Replay, replay
-from genrl_graph.schedule import compile_graph
-from genrl_graph.verify import verify_run
+from genrl_graph.runners.replay.replay import Replay, replay
 
 GAMES = Path(genrl_graph.graphs.__file__).resolve().parent / "games"
 NAMES = sorted(path.stem for path in GAMES.glob("*.yaml") if "play" in load(path).nodes)

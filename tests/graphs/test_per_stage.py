@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from genrl_graph import Graph, Log, Rollouts, TextPolicy, credit, load, play, score
-from genrl_graph.node import PolicyCarry
+from genrl_graph.contract.node import PolicyCarry
+from genrl_graph.contract.policy import TokenSequence
 from genrl_graph.nodes.update.grpo import Grpo
-from genrl_graph.policy import TokenSequence
 from genrl_graph.runners.play import Run
 from genrl_graph.seeds import stream
-from genrl_graph.store import RunStore
+from genrl_graph.store.run_store import RunStore
 
 EDGES = ["nodes.critique.inputs.policy=update_answer", "nodes.final.inputs.policy=update_critique"]
 UPDATES = {"update_answer": "answer", "update_critique": "critique", "update": "final"}

@@ -11,10 +11,10 @@ from rich.console import Console
 import genrl_graph.graphs
 from genrl_graph import load
 from genrl_graph.cli import run_command
-from genrl_graph.node import Exchange
+from genrl_graph.contract.node import Exchange
+from genrl_graph.dag.schedule import compile_graph
 from genrl_graph.runners.dry import dry_schedule
 from genrl_graph.runners.play import play_schedule
-from genrl_graph.schedule import compile_graph
 
 FOLDER = Path(genrl_graph.graphs.__file__).resolve().parent
 FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.yaml"))

@@ -8,11 +8,11 @@ import pytest
 import genrl_graph.graphs
 from genrl_graph import load
 from genrl_graph.cli import run_command
-from genrl_graph.document import parse_document
+from genrl_graph.dag.schedule import compile_graph
+from genrl_graph.graph_file.document import parse_document
+from genrl_graph.graph_file.read import read
 from genrl_graph.graphs.multistage_math.twin import multistage_sums
 from genrl_graph.graphs.tiny import tiny
-from genrl_graph.schedule import compile_graph
-from genrl_graph.spec import read
 
 FOLDER = Path(genrl_graph.graphs.__file__).resolve().parent
 FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.yaml"))

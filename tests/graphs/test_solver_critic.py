@@ -7,11 +7,11 @@ import pytest
 from crash import Left, killed
 
 from genrl_graph import load, play
-from genrl_graph.graph import Graph
+from genrl_graph.dag.graph import Graph
+from genrl_graph.dag.schedule import compile_graph
 from genrl_graph.runners.play import Run
-from genrl_graph.runners.replay import replay
-from genrl_graph.schedule import compile_graph
-from genrl_graph.store import RunStore
+from genrl_graph.runners.replay.replay import replay
+from genrl_graph.store.run_store import RunStore
 
 STAGES = ("answer", "critique", "final")
 ROUNDS = 4

@@ -10,8 +10,11 @@ import pytest
 from rich.console import Console
 
 from genrl_graph import Graph, R, RunConfig, Select, load
+from genrl_graph.contract.node import Carry
+from genrl_graph.contract.policy import Carried
+from genrl_graph.dag.schedule import compile_graph
+from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import NodeFailed
-from genrl_graph.node import Carry
 from genrl_graph.nodes.library import (
     Answer,
     Gather,
@@ -23,11 +26,8 @@ from genrl_graph.nodes.library import (
     SwarmSapo,
     TinyLM,
 )
-from genrl_graph.policy import Carried
-from genrl_graph.resources import TaskBook
 from genrl_graph.runners.play import Run, play_schedule
-from genrl_graph.schedule import compile_graph
-from genrl_graph.store import RunStore
+from genrl_graph.store.run_store import RunStore
 
 MIXES = [(8, 0), (6, 2), (4, 4), (2, 6)]
 ALPHABETS = ("0123456789+=", "=+9876543210")

@@ -16,9 +16,9 @@ import zarr
 
 from genrl_graph import Graph, Rollouts, TextPolicy, load, play
 from genrl_graph.cli import run_command
-from genrl_graph.node import PolicyCarry
-from genrl_graph.nodes.update.training import prompt_digest
-from genrl_graph.store import RunStore
+from genrl_graph.contract.node import PolicyCarry
+from genrl_graph.nodes.update.steps.training import prompt_digest
+from genrl_graph.store.run_store import RunStore
 
 PEERS = ("peer0000", "peer0001")
 GENERATORS = ("answer", "critique", "final")

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from genrl_graph.frames import Rollouts
-from genrl_graph.nodes.reward.pool import shared_pool
-from genrl_graph.resources import Log
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Rollouts
+from genrl_graph.nodes.reward.worker.worker_pool import shared_pool
 
 MakeRollouts = Callable[..., Rollouts]
 

@@ -4,8 +4,8 @@ import inspect
 
 import pytest
 
-from genrl_graph import registry
-from genrl_graph.describe import describe_type
+from genrl_graph.cli.types import describe_type
+from genrl_graph.contract import registry
 from genrl_graph.nodes import library
 
 

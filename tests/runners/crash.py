@@ -26,9 +26,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from genrl_graph.graph import Graph
-from genrl_graph.node import Node
-from genrl_graph.spec import load
+from genrl_graph.contract.node import Node
+from genrl_graph.dag.graph import Graph
+from genrl_graph.graph_file.read import load
 
 GRAPHS = Path(__file__).resolve().parents[2] / "graphs"
 FILES = ("journal", "rollouts.zarr", "checkpoints", "folder")
@@ -145,7 +145,7 @@ class Watch:
 def killed(game: Graph, folder: Path, commit: int) -> bool:
     """Play in a process that kills itself before so many commits; whether it was killed."""
     from genrl_graph.runners.play import play
-    from genrl_graph.store import RunStore
+    from genrl_graph.store.run_store import RunStore
 
     child = os.fork()
     if child == 0:
@@ -311,10 +311,10 @@ def _kill_after(child: int, seconds: float) -> None:
 
 def _import_all(graph: Graph) -> None:
     """Import before the fork what every run would import."""
-    from genrl_graph import arrays
-    from genrl_graph.nodes.update import training
-    from genrl_graph.runners.peers import make_peers
-    from genrl_graph.schedule import compile_graph
+    from genrl_graph.dag.schedule import compile_graph
+    from genrl_graph.nodes.update.steps import training
+    from genrl_graph.runners.loop.peers import make_peers
+    from genrl_graph.store import arrays
 
     assert arrays and training
     make_peers(compile_graph(graph), ["peer0000"], seed=0)

@@ -12,7 +12,7 @@ from threading import Thread
 
 import pyarrow as pa
 
-from genrl_graph.store import RunStore
+from genrl_graph.store.run_store import RunStore
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 120.0
@@ -21,7 +21,7 @@ GRACE_S = 20.0
 CUT = """
 # A process in which CUT_AT is set kills itself before that commit of its run.
 import os, signal
-from genrl_graph.store import RunStore
+from genrl_graph.store.run_store import RunStore
 
 whole, left = RunStore.commit, [int(os.environ.get("CUT_AT", "0"))]
 

@@ -12,7 +12,7 @@ from genrl_graph import Graph, load
 from genrl_graph.errors import RewardFailed
 from genrl_graph.nodes.library import Answer, CausalLM, FunctionReward, GroupAdvantage, Grpo, ListSource, RegexReward
 from genrl_graph.runners.dry import dry_play
-from genrl_graph.store import RunStore
+from genrl_graph.store.run_store import RunStore
 
 GRAPHS = Path(next(iter(genrl_graph.graphs.__path__)))
 SHIPPED = sorted(GRAPHS.rglob("*.yaml"))

@@ -18,7 +18,7 @@ from genrl_graph.nodes.policy.checkpoint import Checkpoint
 from genrl_graph.nodes.policy.lora import Lora
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 from genrl_graph.nodes.reward.regex import RegexReward
-from genrl_graph.nodes.source.listed import ListSource
+from genrl_graph.nodes.source.list import ListSource
 from genrl_graph.nodes.update.grpo import Grpo
 from genrl_graph.runners.export import export_policy
 from genrl_graph.runners.play import Run

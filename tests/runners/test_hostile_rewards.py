@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from genrl_graph import load, play
-from genrl_graph.nodes.reward.pool import shared_pool
-from genrl_graph.registry import import_file
+from genrl_graph.contract.registry import import_file
+from genrl_graph.nodes.reward.worker.worker_pool import shared_pool
 from genrl_graph.runners.play import Run
-from genrl_graph.store import RunStore
+from genrl_graph.store.run_store import RunStore
 
 REWARDS = '''
 """Each pays a digit by its own rule, and misbehaves where the completion holds one of its bad digits."""

@@ -22,13 +22,13 @@ from toys import (
 )
 
 from genrl_graph import Frame, Graph, R, Select, Source, Task, Tasks, play
-from genrl_graph.document import parse_document
+from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.errors import DataError, ExchangeTimeout, GraphError, NodeFailed, ParamError, RewardFailed, StoreError
+from genrl_graph.graph_file.document import parse_document
+from genrl_graph.graph_file.read import read_document
 from genrl_graph.nodes.exchange.gather import Gather
-from genrl_graph.run_config import RunConfig
 from genrl_graph.runners.play import Run
-from genrl_graph.spec import read_document
-from genrl_graph.store import RunStore
+from genrl_graph.store.run_store import RunStore
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from genrl_graph import open_run, replay
-from genrl_graph.verify import verify_run
+from genrl_graph.records.verify import verify_run
 
 STORED = Path(__file__).parents[1] / "data" / "tiny_run"
 TRAINED = ("loss", "grad_norm", "ratio", "clipped_low", "clipped_high", "trained_rows", "trained_tokens", "version")

@@ -9,10 +9,10 @@ from ranks import CUT, ROOT, Ended, digests_of, free_port, play_ranks, rows_of, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from genrl_graph.errors import ParamError
-from genrl_graph.runfolder import read_graph
+from genrl_graph.graph_file.read import read
 from genrl_graph.runners.play import play
 from genrl_graph.runners.torchrun import TorchRunner
-from genrl_graph.spec import read
+from genrl_graph.store.run_folder import read_graph
 
 TINY = ROOT / "graphs/tiny_multistage.yaml"
 ROUNDS = 4

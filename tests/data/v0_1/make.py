@@ -21,8 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import genrl_graph.graphs
-from genrl_graph import Graph, load
 from genrl_graph.fingerprint import full_fingerprint
 from genrl_graph.frames import Frame
 from genrl_graph.graph import Part
@@ -30,13 +28,17 @@ from genrl_graph.node import Exchange, Packet
 from genrl_graph.resources import TaskBook
 from genrl_graph.runfolder import GRAPH
 from genrl_graph.runners.admission import Admission, makers
+from genrl_graph.runners.ahead import late
 from genrl_graph.runners.meet import LocalSwarm, Meeting, Swarm
-from genrl_graph.runners.play import play
 from genrl_graph.runners.runner import LocalRunner, Tell
 from genrl_graph.runners.signals import Stop
 from genrl_graph.runners.verdict import refusal_columns
 from genrl_graph.schedule import Schedule, compile_graph
 from genrl_graph.spec import dump
+
+import genrl_graph.graphs
+from genrl_graph import Graph, load
+from genrl_graph.runners.play import play
 from genrl_graph.wire import encode
 
 HERE = Path(__file__).resolve().parent
@@ -172,7 +174,7 @@ def _known(graph: Graph) -> dict[str, Any]:
         "next": {name: part.next for name, part in graph.carries.items()},
         "edges": {name: [[edge.key, edge.ref] for edge in part.edges()] for name, part in graph.nodes.items()},
         "stages": schedule.stages,
-        "steps": [[str(step), step.stage, list(step.reads.values())] for step in schedule.steps],
+        "steps": [[str(step), step.stage, list(step.reads.values())] for step in late(schedule)],  # as 0.1 played them
     }
 
 

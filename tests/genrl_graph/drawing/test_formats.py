@@ -17,13 +17,13 @@ from dense import dense_yaml
 from toys import toy_game
 
 from genrl_graph import Graph, load
-from genrl_graph.document import parse_document
-from genrl_graph.draw import FORMATS, draw
+from genrl_graph.contract.node import KINDS
+from genrl_graph.dag.schedule import Schedule, compile_graph
 from genrl_graph.drawing.kinds import INK, LOOKS, MUTED, OTHER, PAPER, WEIGHTS
-from genrl_graph.node import KINDS
+from genrl_graph.drawing.render import FORMATS, draw
+from genrl_graph.graph_file.document import parse_document
+from genrl_graph.graph_file.read import read_document
 from genrl_graph.nodes.library import Answer, ListSource, TinyLM
-from genrl_graph.schedule import Schedule, compile_graph
-from genrl_graph.spec import read_document
 
 SHIPPED = sorted((Path(__file__).parents[3] / "graphs").rglob("*.yaml"))
 SVG = "{http://www.w3.org/2000/svg}"
@@ -112,8 +112,8 @@ def test_large_dense_games_in_every_format(format: str, nodes: int) -> None:
 
 def test_the_bytes_do_not_depend_on_the_process() -> None:
     code = (
-        "import hashlib, sys; from genrl_graph import load; from genrl_graph.draw import FORMATS, draw\n"
-        "from genrl_graph.schedule import compile_graph\n"
+        "import hashlib, sys; from genrl_graph import load; from genrl_graph.drawing.render import FORMATS, draw\n"
+        "from genrl_graph.dag.schedule import compile_graph\n"
         "s = compile_graph(load(sys.argv[1]))\n"
         "print([hashlib.sha256(draw(s, f, params=True)).hexdigest() for f in FORMATS])"
     )

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrl_graph import load
-from genrl_graph.document import parse_document
+from genrl_graph.dag.schedule import compile_graph
 from genrl_graph.drawing.fonts import text_width
 from genrl_graph.drawing.layout import SIZES, Layout, Wire, layout
 from genrl_graph.drawing.picture import Picture, picture
-from genrl_graph.schedule import compile_graph
-from genrl_graph.spec import read_document
+from genrl_graph.graph_file.document import parse_document
+from genrl_graph.graph_file.read import read_document
 
 SHIPPED = sorted((Path(__file__).parents[3] / "graphs").rglob("*.yaml"))
 Segment = tuple[float, float, float, float]

@@ -11,11 +11,11 @@ import pytest
 from dense import dense_yaml
 
 from genrl_graph import load
-from genrl_graph.document import parse_document
-from genrl_graph.draw import draw
+from genrl_graph.dag.schedule import Schedule, compile_graph
 from genrl_graph.drawing.measured import Numbers, RunNumbers
-from genrl_graph.schedule import Schedule, compile_graph
-from genrl_graph.spec import read_document
+from genrl_graph.drawing.render import draw
+from genrl_graph.graph_file.document import parse_document
+from genrl_graph.graph_file.read import read_document
 
 if TYPE_CHECKING:
     from selenium.webdriver.remote.webdriver import WebDriver

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from toys import toy_game
 
 from genrl_graph import Graph, load
-from genrl_graph.document import parse_document
+from genrl_graph.dag.schedule import compile_graph
 from genrl_graph.drawing.picture import Picture, picture
 from genrl_graph.drawing.text import text
-from genrl_graph.schedule import compile_graph
-from genrl_graph.spec import read_document
+from genrl_graph.graph_file.document import parse_document
+from genrl_graph.graph_file.read import read_document
 
 SHIPPED = sorted((Path(__file__).parents[3] / "graphs").rglob("*.yaml"))
 ROW = re.compile(r" *\d* \S (?:open |close )?(\S+) +(.*)")

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genrl_graph.edges import SCORED
-from genrl_graph.trajectories import Trajectories
+from genrl_graph.edge_types.edge_type import SCORED
+from genrl_graph.edge_types.trajectories import Trajectories
 
 MakeSteps = Callable[..., Trajectories]
 

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrl_graph import Graph, ParamError, Rollouts, score
-from genrl_graph.check import check
-from genrl_graph.edges import PEER
+from genrl_graph.contract.resources import Log
+from genrl_graph.dag.check import check
+from genrl_graph.edge_types.edge_type import PEER
 from genrl_graph.nodes.advantage.backup import BackupAdvantage
 from genrl_graph.nodes.advantage.group import GroupAdvantage
-from genrl_graph.resources import Log
 
 NAN = float("nan")
 ANSWERS = {"a": 1.0, "b": 0.0, "c": 0.5}

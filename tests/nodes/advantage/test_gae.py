@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from genrl_graph import Log
 from genrl_graph.nodes.advantage.gae import GaeAdvantage
 from genrl_graph.nodes.advantage.return_to_go import ReturnToGo
-from genrl_graph.nodes.advantage.returns import Whole, generalized_advantages
+from genrl_graph.nodes.advantage.returns import WholeTrajectories, generalized_advantages
 
 numbers = st.floats(-10, 10, width=32)
 episodes = st.lists(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=9), min_size=1, max_size=4)
@@ -86,7 +86,7 @@ def test_seats_and_peers_of_one_episode_do_not_mix(make_steps) -> None:  # type:
     )
     credited = GaeAdvantage(gamma=1.0, lam=1.0).run(one_episode, log=Log())
     assert credited.values("advantage") == [3.0, 2.0, 30.0, 20.0]
-    assert len(Whole.of(one_episode).rows) == 2
+    assert len(WholeTrajectories.of(one_episode).rows) == 2
 
 
 def test_returns_to_go_are_discounted_sums_less_a_baseline(make_steps) -> None:  # type: ignore[no-untyped-def]

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from genrl_graph.edges import PEER
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.edge_type import PEER
+from genrl_graph.edge_types.rollouts import score
 from genrl_graph.errors import ParamError
-from genrl_graph.frames import score
 from genrl_graph.nodes.advantage.group import GroupAdvantage
-from genrl_graph.resources import Log
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrl_graph import Rollouts
-from genrl_graph.edges import PEER
-from genrl_graph.frames import score
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.edge_type import PEER
+from genrl_graph.edge_types.rollouts import score
 from genrl_graph.nodes.advantage.group import GroupAdvantage
 from genrl_graph.nodes.advantage.pool import PoolAdvantage
-from genrl_graph.resources import Log
 
 FIRST = {"node": "answer", "peer": ["p", "p", "q", "q"], "task_id": ["t/0", "t/1", "t/0", "t/1"]}
 LAST = {"node": "final", "stage": 2, "peer": ["p", "q"], "task_id": "t/0"}

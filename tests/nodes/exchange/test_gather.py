@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from genrl_graph import Log, Packet, Rollouts, score
-from genrl_graph.edges import PEER
+from genrl_graph.edge_types.edge_type import PEER
 from genrl_graph.nodes.exchange.gather import Gather
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genrl_graph import registry
+from genrl_graph.contract import registry
 from genrl_graph.errors import DataError
 from genrl_graph.nodes.games.environment import Environment, register_aec
 from genrl_graph.nodes.games.game import Spaces

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from genrl_graph import Log, Rollouts, Tasks, TextPolicy
-from genrl_graph.edges import PEER
+from genrl_graph.edge_types.edge_type import PEER
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from genrl_graph import ParamError
 from genrl_graph.nodes.generate.answer import Answer
-from genrl_graph.nodes.reward.answers import extract_answer
+from genrl_graph.nodes.reward.scoring.answers import extract_answer
 
 
 def test_the_prompt_holds_the_question_and_asks_for_the_format_that_rewards_read(tasks, policy, resources):

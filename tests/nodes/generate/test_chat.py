@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from genrl_graph import ParamError, Rollouts, Tasks
-from genrl_graph.evaluation import Evaluation
-from genrl_graph.node import Place
+from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.node import Place
 from genrl_graph.nodes.generate.chat import Chat
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from genrl_graph import ParamError
-from genrl_graph.check import check
+from genrl_graph.dag.check import check
 from genrl_graph.nodes.generate.chat import Chat
 from genrl_graph.nodes.generate.critique import Critique
 from genrl_graph.nodes.generate.revise import Revise

@@ -5,17 +5,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genrl_graph import Log, Tasks, registry
+from genrl_graph import Log, Tasks
+from genrl_graph.contract import registry
+from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.edge_types.trajectories import Trajectories
+from genrl_graph.edge_types.violation import ReceiverContext
 from genrl_graph.errors import NodeFailed, ParamError
-from genrl_graph.evaluation import Evaluation
-from genrl_graph.flaws import Known
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.generate.play import Play
-from genrl_graph.nodes.policy.acting import Actor
 from genrl_graph.nodes.policy.actor_critic import ActorCriticCarry
+from genrl_graph.nodes.policy.compute.acting import Actor
 from genrl_graph.nodes.update.snapshots import Snapshots
 from genrl_graph.seeds import stream
-from genrl_graph.trajectories import Trajectories
 
 registry.import_file(Path(__file__).parents[2] / "corridors.py")
 
@@ -50,7 +51,7 @@ def play(
 
 def test_the_steps_are_those_of_the_environment() -> None:
     rows = play(Play(num_envs=2), tasks_of(*[CORRIDOR] * 5), policy_of(CORRIDOR))
-    assert [flaw.rule for flaw in rows.flaws(Known("", {})) if flaw.rows.any()] == []
+    assert [flaw.rule for flaw in rows.flaws(ReceiverContext("", {})) if flaw.rows.any()] == []
     for task_id, at in rows.positions("task_id").items():
         episode = rows.take(at)
         game = Environment.model_validate(CORRIDOR).open()

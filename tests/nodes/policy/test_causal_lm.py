@@ -3,10 +3,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from genrl_graph.contract.policy import Sampling, TokenSequence
 from genrl_graph.errors import DataError, ParamError
 from genrl_graph.nodes.policy.causal_lm import CausalLM
 from genrl_graph.nodes.policy.tiny_lm import CONTENTS, PRINTABLE, character_tokenizer
-from genrl_graph.policy import Sampling, TokenSequence
 
 SEQUENCES = [TokenSequence(np.array([10, 11], np.int32), np.array([12, 13, 1], np.int32))]
 ONES = np.ones(1, np.float32)

@@ -4,15 +4,15 @@ import pytest
 
 from genrl_graph import Graph, RunConfig, play
 from genrl_graph.errors import DataError, GraphError, StoreError
+from genrl_graph.graph_file.read import load
 from genrl_graph.nodes.advantage.group import GroupAdvantage
 from genrl_graph.nodes.generate.answer import Answer
 from genrl_graph.nodes.policy.checkpoint import Checkpoint
 from genrl_graph.nodes.policy.lora import Lora
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 from genrl_graph.nodes.reward.regex import RegexReward
-from genrl_graph.nodes.source.listed import ListSource
+from genrl_graph.nodes.source.list import ListSource
 from genrl_graph.nodes.update.grpo import Grpo
-from genrl_graph.spec import load
 
 TINY = {"alphabet": "0123456789+=", "hidden_size": 16, "heads": 2, "initializer_range": 0.3}
 

@@ -10,12 +10,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from genrl_graph.contract.policy import Sampling, TokenSequence
 from genrl_graph.errors import ParamError, StoreError
-from genrl_graph.nodes.policy import adapter
 from genrl_graph.nodes.policy.causal_lm import CausalLM
+from genrl_graph.nodes.policy.loading import adapter
 from genrl_graph.nodes.policy.lora import Lora
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
-from genrl_graph.policy import Sampling, TokenSequence
 
 SEQUENCES = [
     TokenSequence(np.array([10, 11], np.int32), np.array([12, 13, 1], np.int32)),
@@ -115,9 +115,9 @@ def sampling(tokens):
 def test_only_the_adapter_is_trained(folder):
     policy = lora(folder)
     base = {name: p.clone() for name, p in policy.model.named_parameters() if not p.requires_grad}
-    before = float(loss(policy))
+    before = loss(policy).item()
     train(policy, 5)
-    assert float(loss(policy)) < before - 1
+    assert loss(policy).item() < before - 1
     assert policy.version == 5
     assert all(torch.equal(dict(policy.model.named_parameters())[name], p) for name, p in base.items())
     trained = {id(p) for p in policy.trained().values()}
@@ -226,7 +226,7 @@ import sys, numpy as np, torch
 from pathlib import Path
 from transformers import AutoModelForCausalLM
 from genrl_graph.nodes.policy.lora import Lora
-from genrl_graph.policy import Sampling, TokenSequence
+from genrl_graph.contract.policy import Sampling, TokenSequence
 
 def measured(policies):
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * 4096

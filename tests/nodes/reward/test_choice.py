@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from genrl_graph.edges import PEER
+from genrl_graph.contract.node import Place
+from genrl_graph.edge_types.edge_type import PEER
+from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import RewardFailed
-from genrl_graph.node import Place
 from genrl_graph.nodes.reward.choice import ChoiceReward, read_choice
-from genrl_graph.nodes.source.listed import ListSource
-from genrl_graph.resources import TaskBook
+from genrl_graph.nodes.source.list import ListSource
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from genrl_graph.contract.node import Place
+from genrl_graph.contract.registry import import_file
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ParamError, RewardFailed
-from genrl_graph.node import Place
 from genrl_graph.nodes.reward.function import FunctionReward
-from genrl_graph.nodes.source.listed import ListSource
-from genrl_graph.registry import import_file
-from genrl_graph.resources import Log, TaskBook
+from genrl_graph.nodes.source.list import ListSource
 
 MODULE = """
 import asyncio, os, sys, time

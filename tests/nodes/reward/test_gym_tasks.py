@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from genrl_graph import load, play
-from genrl_graph.store import RunStore
+from genrl_graph.store.run_store import RunStore
 
 DATA_SETS = (
     "arc_1d",

@@ -12,19 +12,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from genrl_graph import load, play
+from genrl_graph.contract.node import Place
+from genrl_graph.contract.policy import Completion, Sampling
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.task import Task, TaskBook
 from genrl_graph.errors import GraphError, ParamError
-from genrl_graph.node import Place
-from genrl_graph.nodes.policy.handle import CausalPolicy
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
-from genrl_graph.nodes.reward import judge_replies
 from genrl_graph.nodes.reward.judge import Judge
-from genrl_graph.nodes.reward.judge_prompt import ask
-from genrl_graph.nodes.reward.judge_replies import PATTERN, MemoryReplies, Reply, read_scores
-from genrl_graph.nodes.reward.worker import Failure
-from genrl_graph.nodes.source.listed import ListSource
-from genrl_graph.policy import Completion, Sampling
-from genrl_graph.resources import Log, Task, TaskBook
-from genrl_graph.store import RunStore
+from genrl_graph.nodes.reward.llm_judge import judge_replies
+from genrl_graph.nodes.reward.llm_judge.judge_prompt import ask
+from genrl_graph.nodes.reward.llm_judge.judge_replies import PATTERN, MemoryReplies, Reply, read_scores
+from genrl_graph.nodes.reward.worker.worker import Failure
+from genrl_graph.nodes.source.list import ListSource
+from genrl_graph.store.run_store import RunStore
 
 HERE: dict[str, Any] = {"endpoint": "http://127.0.0.1:9/v1", "model": "m"}
 

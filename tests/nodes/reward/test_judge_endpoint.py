@@ -14,15 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrl_graph import load, play, registry
+from genrl_graph import load, play
+from genrl_graph.contract import registry
+from genrl_graph.contract.node import Place
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ParamError, RewardFailed, StoreError
-from genrl_graph.node import Place
-from genrl_graph.nodes.reward import judge_client
 from genrl_graph.nodes.reward.judge import Judge
-from genrl_graph.nodes.reward.judge_client import MAX_BODY_BYTES, read_reply, retry_after
-from genrl_graph.nodes.source.listed import ListSource
-from genrl_graph.resources import Log, TaskBook
-from genrl_graph.store import RunStore
+from genrl_graph.nodes.reward.llm_judge import judge_client
+from genrl_graph.nodes.reward.llm_judge.judge_client import MAX_BODY_BYTES, read_reply, retry_after
+from genrl_graph.nodes.source.list import ListSource
+from genrl_graph.store.run_store import RunStore
 
 registry.import_file(Path(__file__).with_name("judge_server.py"))
 

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 
-from genrl_graph.edges import PEER
+from genrl_graph.contract.node import Place
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.edge_type import PEER
+from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import DataError, ParamError, RewardFailed
-from genrl_graph.node import Place
 from genrl_graph.nodes.reward.math import MathReward
-from genrl_graph.nodes.source.listed import ListSource
-from genrl_graph.resources import Log, TaskBook
+from genrl_graph.nodes.source.list import ListSource
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 
+from genrl_graph.contract.node import Place
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import RewardFailed
-from genrl_graph.node import Place
 from genrl_graph.nodes.reward.reasoning_gym import ReasoningGymReward
-from genrl_graph.nodes.source.listed import ListSource
+from genrl_graph.nodes.source.list import ListSource
 from genrl_graph.nodes.source.reasoning_gym import ReasoningGym
-from genrl_graph.resources import Log, TaskBook
 from genrl_graph.seeds import stream
 
 

@@ -3,12 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genrl_graph.contract.node import Place
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ParamError
-from genrl_graph.node import Place
 from genrl_graph.nodes.reward.regex import RegexReward, found
-from genrl_graph.nodes.reward.rows import call_together
-from genrl_graph.nodes.source.listed import ListSource
-from genrl_graph.resources import Log, TaskBook
+from genrl_graph.nodes.reward.scoring.rows import call_together
+from genrl_graph.nodes.source.list import ListSource
 
 
 @pytest.fixture

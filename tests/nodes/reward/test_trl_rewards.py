@@ -7,7 +7,7 @@ import pytest
 import trl.rewards
 
 from genrl_graph import load, play
-from genrl_graph.store import RunStore
+from genrl_graph.store.run_store import RunStore
 
 GRAPH = """
 graph: trl_rewards

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from toys import Centred, Draw, Matches, Numbers, Parity, ToyPolicyCarry
 
 from genrl_graph import Frame, Graph, Rollouts, play, score
-from genrl_graph.edges import PEER, SCORED
+from genrl_graph.contract.resources import Log
+from genrl_graph.dag.infer import infer
+from genrl_graph.edge_types.edge_type import PEER, SCORED
 from genrl_graph.errors import ColumnError, ParamError, RewardFailed
-from genrl_graph.infer import infer
+from genrl_graph.graph_file.dump import dump
 from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.nodes.reward.weighted_sum import TermWeight, WeightedSum
-from genrl_graph.resources import Log
-from genrl_graph.spec import dump
-from genrl_graph.store import RunStore
+from genrl_graph.store.run_store import RunStore
 
 NAN = float("nan")
 

@@ -1,9 +1,9 @@
 import numpy as np
 
-from genrl_graph.edges import PEER
-from genrl_graph.frames import credit, score
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.edge_type import PEER
+from genrl_graph.edge_types.rollouts import credit, score
 from genrl_graph.nodes.select.nonzero_advantage import NonzeroAdvantage
-from genrl_graph.resources import Log
 
 
 def credited(make_rollouts, advantage, **columns):  # type: ignore[no-untyped-def]

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrl_graph import Credited, Log, ParamError, Rollouts
-from genrl_graph.edges import PEER
-from genrl_graph.frames import credit, score
+from genrl_graph.edge_types.edge_type import PEER
+from genrl_graph.edge_types.rollouts import credit, score
 from genrl_graph.nodes.select.swarm_sapo import SwarmSapo
 
 OWN = "peer0000"

@@ -4,9 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrl_graph.edges import PEER
+from genrl_graph.arrow.cast import TEXT
+from genrl_graph.edge_types.edge_type import PEER
+from genrl_graph.edge_types.frame import Frame
+from genrl_graph.edge_types.rollouts import score
 from genrl_graph.errors import ColumnError, ParamError
-from genrl_graph.frames import TEXT, Frame, score
 from genrl_graph.nodes.select.top import Top
 
 REWARDS = [0.0, 2.0, 1.0, 2.0, np.nan, 3.0]

@@ -7,19 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genrl_graph import Log, TaskBook, registry
-from genrl_graph.edges import SCORED
+from genrl_graph import Log, TaskBook
+from genrl_graph.contract import registry
+from genrl_graph.contract.node import Place
+from genrl_graph.edge_types.edge_type import SCORED
+from genrl_graph.edge_types.task import Task
+from genrl_graph.edge_types.trajectories import Trajectories
 from genrl_graph.errors import NodeFailed
-from genrl_graph.node import Place
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.generate.play import Play
 from genrl_graph.nodes.policy.actor_critic import ActorCriticCarry
 from genrl_graph.nodes.select.verified import Verified
 from genrl_graph.nodes.source.environment import EnvironmentSource
-from genrl_graph.nodes.source.listed import ListSource
-from genrl_graph.resources import Task
+from genrl_graph.nodes.source.list import ListSource
 from genrl_graph.seeds import stream
-from genrl_graph.trajectories import Trajectories
 
 registry.import_file(Path(__file__).parents[2] / "corridors.py")
 TIC_TAC_TOE = Environment(id="tictactoe_v3", kind="pettingzoo")

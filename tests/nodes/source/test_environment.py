@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.node import Place
 from genrl_graph.errors import DataError, ParamError
-from genrl_graph.evaluation import Evaluation
-from genrl_graph.node import Place
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.source.environment import TRAINING_SEEDS, EnvironmentSource
 from genrl_graph.seeds import stream

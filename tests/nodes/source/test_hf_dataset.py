@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.node import Place, Source
 from genrl_graph.errors import DataError, ParamError
-from genrl_graph.evaluation import Evaluation
-from genrl_graph.node import Place, Source
 from genrl_graph.nodes.source.hf_dataset import HfDataset
 from genrl_graph.seeds import stream
 

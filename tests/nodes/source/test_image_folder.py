@@ -14,9 +14,9 @@ from PIL import Image
 
 import genrl_graph
 from genrl_graph import Frame, Generator, Graph, Policy, PolicyCarry, Reward, Scored, TaskBook, Tensor, Update, score
+from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.node import Place
 from genrl_graph.errors import DataError, ParamError
-from genrl_graph.evaluation import Evaluation
-from genrl_graph.node import Place
 from genrl_graph.nodes.source.image_folder import CaptionedImages, ImageFolder
 from genrl_graph.seeds import digest, stream
 

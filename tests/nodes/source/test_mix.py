@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import genrl_graph
+from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.node import Place, Source
+from genrl_graph.dag.fingerprint import protocol_fingerprint
+from genrl_graph.dag.graph import Graph
 from genrl_graph.errors import DataError, GraphError, ParamError
-from genrl_graph.evaluation import Evaluation
-from genrl_graph.fingerprint import protocol_fingerprint
-from genrl_graph.graph import Graph
-from genrl_graph.node import Place, Source
-from genrl_graph.nodes.source.listed import ListSource
+from genrl_graph.nodes.source.list import ListSource
 from genrl_graph.nodes.source.mix import Mix
 from genrl_graph.nodes.update.level import Level
 from genrl_graph.seeds import stream

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.node import Place
 from genrl_graph.errors import DataError, ParamError
-from genrl_graph.evaluation import Evaluation
-from genrl_graph.node import Place
 from genrl_graph.nodes.source.reasoning_gym import EVAL_SEEDS, MOST_ENTRIES, TRAINING_SEEDS, ReasoningGym
 from genrl_graph.seeds import stream
 

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from genrl_graph import Log, ParamError, Rollouts, TextPolicy, load, play
+from genrl_graph.contract.policy import TokenSequence
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 from genrl_graph.nodes.update.dpo import Dpo
-from genrl_graph.nodes.update.pairs import preference_pairs
-from genrl_graph.policy import TokenSequence
-from genrl_graph.store import RunStore
+from genrl_graph.nodes.update.steps.pairs import preference_pairs
+from genrl_graph.store.run_store import RunStore
 
 GAME = """\
 graph: next_letter

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from genrl_graph import Log, registry
+from genrl_graph import Log
+from genrl_graph.contract import registry
+from genrl_graph.edge_types.trajectories import Trajectories
 from genrl_graph.errors import StoreError
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.generate.play import Play
 from genrl_graph.nodes.policy.q_network import QNetworkCarry
 from genrl_graph.nodes.source.environment import EnvironmentSource
 from genrl_graph.nodes.update.dqn import Dqn
-from genrl_graph.nodes.update.replay import Remember, Replay, ReplayCarry, Transitions
+from genrl_graph.nodes.update.replay_buffer import Remember, ReplayBuffer, ReplayCarry, Transitions
 from genrl_graph.seeds import stream
-from genrl_graph.trajectories import Trajectories
 
 registry.import_file(Path(__file__).parents[2] / "corridors.py")
 CORRIDOR = Environment(id="test/Corridor-v0")
@@ -62,28 +63,28 @@ def test_the_buffer_is_a_ring_and_comes_back_from_the_disk(policy: Any, tmp_path
     assert {tuple(row) for row in drawn.observation.tolist()} == {tuple(row) for row in newest.observation.tolist()}
     assert (len(replay), log.metrics["remembered"], replay.total) == (30, 30, len(every))
     replay.save(tmp_path)
-    again = Replay(30)
+    again = ReplayBuffer(30)
     again.load(tmp_path)
     assert again.digest() == replay.digest() != empty
     assert np.array_equal(again.sample(9, stream(1)).following, replay.sample(9, stream(1)).following)
     with pytest.raises(StoreError, match="a replay buffer of 30; this graph wants 31"):
-        Replay(31).load(tmp_path)
+        ReplayBuffer(31).load(tmp_path)
     (tmp_path / "replay.safetensors").write_bytes(b"x")
     with pytest.raises(StoreError, match="holds no replay buffer"):
-        Replay(30).load(tmp_path)
+        ReplayBuffer(30).load(tmp_path)
 
 
 def test_an_empty_buffer_comes_back_too(tmp_path: Path) -> None:
-    Replay(5).save(tmp_path)
-    again = Replay(5)
+    ReplayBuffer(5).save(tmp_path)
+    again = ReplayBuffer(5)
     again.load(tmp_path)
-    assert again.digest() == Replay(5).digest()
+    assert again.digest() == ReplayBuffer(5).digest()
     again.add(Transitions(*(np.zeros((0, 1)) for _ in range(6))))  # type: ignore[arg-type]
     assert len(again) == 0
 
 
 def test_nothing_is_learned_until_there_is_enough_and_between_its_rounds(policy: Any) -> None:
-    replay, before = Replay(1000), policy.digest()
+    replay, before = ReplayBuffer(1000), policy.digest()
     Remember().run(replay, [played(policy)], log=Log())
     for node in (Dqn(start_size=1000), Dqn(start_size=1, every=2)):
         assert node.run(policy, replay, rng=stream(0), log=Log(), round=0) is policy
@@ -94,7 +95,7 @@ def test_nothing_is_learned_until_there_is_enough_and_between_its_rounds(policy:
 
 
 def test_the_target_follows_in_steps(policy: Any) -> None:
-    replay, seen = Replay(1000), torch.eye(6)
+    replay, seen = ReplayBuffer(1000), torch.eye(6)
     Remember().run(replay, [played(policy)], log=Log())
     first = policy.action_values(seen, target=True).clone()
     assert torch.equal(first, policy.action_values(seen).detach())
@@ -106,7 +107,7 @@ def test_the_target_follows_in_steps(policy: Any) -> None:
 
 
 def test_it_learns_what_each_action_is_worth(policy: Any) -> None:
-    replay = Replay(5000)
+    replay = ReplayBuffer(5000)
     for round in range(25):
         Remember().run(replay, [played(policy, seed=round)], log=Log())
         Dqn(start_size=100, learning_rate=0.005, target_every=50).run(

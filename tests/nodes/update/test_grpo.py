@@ -7,20 +7,20 @@ import pytest
 import torch
 
 from genrl_graph import Graph, GraphError, Log, ParamError, Rollouts, TextPolicy, credit
-from genrl_graph.check import check
+from genrl_graph.dag.check import check
 from genrl_graph.nodes.advantage.group import GroupAdvantage
 from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.nodes.generate.answer import Answer
-from genrl_graph.nodes.policy import packing
-from genrl_graph.nodes.policy.chat_tokens import ChatTokens
+from genrl_graph.nodes.policy.compute import packing
+from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy, Training
+from genrl_graph.nodes.policy.compute.packed_forward import ATTENTION
 from genrl_graph.nodes.policy.fork import ForkPolicy
-from genrl_graph.nodes.policy.handle import CausalPolicy, Training
-from genrl_graph.nodes.policy.packed_reading import ATTENTION
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 from genrl_graph.nodes.reward.regex import RegexReward
-from genrl_graph.nodes.source.listed import ListSource
+from genrl_graph.nodes.source.list import ListSource
 from genrl_graph.nodes.update.grpo import Grpo
-from genrl_graph.nodes.update.training import prompt_digest
+from genrl_graph.nodes.update.steps.training import prompt_digest
 
 
 def train(node: Grpo, policy: TextPolicy, *inputs: Rollouts, reference: TextPolicy | None = None) -> Log:

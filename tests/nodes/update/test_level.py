@@ -4,10 +4,10 @@ import pytest
 import zarr
 
 import genrl_graph
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Rollouts, score
 from genrl_graph.errors import GraphError, ParamError, StoreError
-from genrl_graph.frames import Rollouts, score
 from genrl_graph.nodes.update.level import Level, LevelCarry, RaiseLevel
-from genrl_graph.resources import Log
 
 
 def after(level: Level, rewards: list[float], make_rollouts, **params: object) -> Level:  # type: ignore[no-untyped-def]

@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from genrl_graph import Log, NodeFailed, credit, registry
+from genrl_graph import Log, NodeFailed, credit
+from genrl_graph.contract import registry
+from genrl_graph.edge_types.trajectories import VALUED, Trajectories
 from genrl_graph.nodes.advantage.gae import GaeAdvantage
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.generate.play import Play
-from genrl_graph.nodes.policy.acting import ActorCritic
 from genrl_graph.nodes.policy.actor_critic import ActorCriticCarry
+from genrl_graph.nodes.policy.compute.acting import ActorCritic
 from genrl_graph.nodes.source.environment import EnvironmentSource
 from genrl_graph.nodes.update.ppo import Ppo
 from genrl_graph.nodes.update.reinforce import Reinforce
 from genrl_graph.seeds import stream
-from genrl_graph.trajectories import VALUED, Trajectories
 
 registry.import_file(Path(__file__).parents[2] / "corridors.py")
 CORRIDOR = Environment(id="test/Corridor-v0")

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from genrl_graph import Log, Rollouts, TextPolicy, load, play
+from genrl_graph.contract.policy import TokenSequence
 from genrl_graph.nodes.update.sft import Sft
-from genrl_graph.policy import TokenSequence
-from genrl_graph.store import RunStore
+from genrl_graph.store.run_store import RunStore
 
 GAME = """\
 graph: next_letter

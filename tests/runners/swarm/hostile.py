@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from genrl_graph.frames import Frame, Tasks
-from genrl_graph.node import Exchange
+from genrl_graph.contract.node import Exchange
+from genrl_graph.edge_types.frame import Frame
+from genrl_graph.edge_types.rollouts import Tasks
+from genrl_graph.runners.swarm.exchange import PeerSwarm
 from genrl_graph.runners.swarm.host import Host
-from genrl_graph.runners.swarm.meeting import PeerSwarm
 from genrl_graph.runners.swarm.offers import MAX_INLINE, SIZE, Inbox, Offer
-from genrl_graph.runners.swarm.streams import PUSH
-from genrl_graph.wire import HEAD, MAGIC, VERSION, ZSTD, encode
+from genrl_graph.runners.swarm.transport.streams import PUSH
+from genrl_graph.wire.packet import HEAD, MAGIC, VERSION, ZSTD, encode
 
 GB = 1 << 30
 

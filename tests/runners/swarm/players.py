@@ -15,17 +15,17 @@ TINY = ROOT / "graphs/tiny_multistage.yaml"
 SLOW = """
 # Waits SLOW_S seconds before answering in the rounds whose number is SLOW_AT modulo SLOW_EVERY.
 import os, time
-from genrl_graph.runners.round import Loop
+from genrl_graph.runners import session
 
-whole, seconds = Loop.play, float(os.environ.get("SLOW_S", "0"))
+whole, seconds = session.run_round, float(os.environ.get("SLOW_S", "0"))
 every, at = int(os.environ.get("SLOW_EVERY", "1")), int(os.environ.get("SLOW_AT", "0"))
 
-def playing(self, round, *, only_recorded=False):
+def playing(context, peers, round, *, only_recorded=False):
     if seconds and round % every == at and not only_recorded:
         time.sleep(seconds)
-    return whole(self, round, only_recorded=only_recorded)
+    return whole(context, peers, round, only_recorded=only_recorded)
 
-Loop.play = playing
+session.run_round = playing
 """
 
 
@@ -33,17 +33,17 @@ GATE = """
 # Waits in round GATE_AT until the file GATE is there.
 import os, time
 from pathlib import Path
-from genrl_graph.runners.round import Loop
+from genrl_graph.runners import session
 
-passing = Loop.play
+passing = session.run_round
 
-def gated(self, round, *, only_recorded=False):
+def gated(context, peers, round, *, only_recorded=False):
     until = time.monotonic() + 120
     while round == int(os.environ["GATE_AT"]) and not Path(os.environ["GATE"]).exists() and time.monotonic() < until:
         time.sleep(0.05)
-    return passing(self, round, only_recorded=only_recorded)
+    return passing(context, peers, round, only_recorded=only_recorded)
 
-Loop.play = gated
+session.run_round = gated
 """
 
 

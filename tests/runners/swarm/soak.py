@@ -23,8 +23,8 @@ from players import SLOW, TINY, Player, Players
 from rich.console import Console
 from rich.table import Table
 
-from genrl_graph.runners.runner import BEHIND
-from genrl_graph.store import RunStore
+from genrl_graph.runners.loop.runner import BEHIND
+from genrl_graph.store.run_store import RunStore
 
 STEADY = ("ann", "bob", "eve")
 KILLED = ("carol", "frank")

@@ -10,12 +10,12 @@ from players import GATE, TINY, Players, wait_until
 from ranks import CUT, digests_of, rows_of
 
 from genrl_graph.cli import run_command
+from genrl_graph.graph_file.read import read
+from genrl_graph.runners.loop.runner import BEHIND
 from genrl_graph.runners.play import play
-from genrl_graph.runners.runner import BEHIND
-from genrl_graph.runners.swarm.network import Network
 from genrl_graph.runners.swarm.runner import SwarmRunner
-from genrl_graph.spec import read
-from genrl_graph.store import RunStore
+from genrl_graph.runners.swarm.transport.network import NetworkOptions
+from genrl_graph.store.run_store import RunStore
 
 HOSTILE = Path(__file__).with_name("hostile.py")
 PEERS = ("peer0000", "peer0001")
@@ -47,7 +47,7 @@ def test_two_processes_play_what_two_peers_of_one_process_play(tmp_path: Path) -
     play(game, out=local, rounds=ROUNDS, quiet=True, threads=1)
     with Players(tmp_path, [*SMALL, f"run.rounds={ROUNDS}"]) as swarm:
         first = swarm.start(PEERS[0])
-        second = SwarmRunner(name=PEERS[1], network=Network(join=(first.address(),)))
+        second = SwarmRunner(name=PEERS[1], network=NetworkOptions(join=(first.address(),)))
         play(game, out=tmp_path / "run", rounds=ROUNDS, quiet=True, threads=1, runner=second)
         swarm.wait(first, limit_s=LIMIT_S)
     for peer in PEERS:
@@ -160,7 +160,7 @@ def test_a_round_that_was_left_is_no_stumbling_block(
     for checkpoint in (again / "checkpoints").iterdir():
         shutil.rmtree(checkpoint)
     game = read(TINY, company.arguments).graph
-    runner = SwarmRunner(name="dave", network=Network())
+    runner = SwarmRunner(name="dave", network=NetworkOptions())
     ended = play(game, out=tmp_path / "run", resume=True, quiet=True, runner=runner)
     assert ended.folder == again
     assert digests_of(again, "dave") == digests_of(run, "dave")

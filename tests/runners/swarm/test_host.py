@@ -13,10 +13,10 @@ from hivemind.dht.routing import DHTID
 from hivemind.p2p import PeerID
 
 from genrl_graph.errors import ParamError, SwarmError
-from genrl_graph.runners.swarm.beats import Beat
-from genrl_graph.runners.swarm.dht import MAX_KEYS, key_of
 from genrl_graph.runners.swarm.host import Host, Play
-from genrl_graph.runners.swarm.network import Network
+from genrl_graph.runners.swarm.transport.dht import MAX_KEYS, key_of
+from genrl_graph.runners.swarm.transport.heartbeat import Heartbeat
+from genrl_graph.runners.swarm.transport.network import NetworkOptions
 
 
 def names(host):
@@ -117,7 +117,7 @@ def test_a_daemon_that_dies_is_started_again(first, start_host):
 def test_forged_heartbeats_neither_count_nor_displace_true_ones(first, second, third, key):
     """A member stores records that its own rules would refuse, the way a hostile peer does, at all who keep the key."""
     now = time.time()
-    true = Beat(swarm="game", protocol="p1", name="bob", session="s", round=9, time=now, expires=now + 60)
+    true = Heartbeat(swarm="game", protocol="p1", name="bob", session="s", round=9, time=now, expires=now + 60)
     own = true.sealed(key("thief"))
     forged = [
         (own, second.peer_id, now + 60),
@@ -177,7 +177,7 @@ def test_a_peer_that_does_not_answer_is_named_in_bounded_time(start_host, key, a
     started = time.monotonic()
 
     with pytest.raises(SwarmError, match=rf"--join {join}: cannot be reached: .*is that peer running") as caught:
-        start_host("seeker", network=Network(join=[join], join_timeout_s=2.0))
+        start_host("seeker", network=NetworkOptions(join=[join], join_timeout_s=2.0))
 
     assert time.monotonic() - started < 15 and "\n" not in str(caught.value)
 
@@ -185,7 +185,7 @@ def test_a_peer_that_does_not_answer_is_named_in_bounded_time(start_host, key, a
 def test_one_answering_peer_of_several_is_enough(first, start_host, key):
     told = []
     dead = f"/ip4/127.0.0.1/tcp/1/p2p/{key('nobody').peer_id}"
-    host = start_host("hopeful", network=Network(join=[dead, *first.addresses]), tell=told.append)
+    host = start_host("hopeful", network=NetworkOptions(join=[dead, *first.addresses]), tell=told.append)
 
     assert "ann" in names(host)
     assert len(told) == 1 and told[0].startswith(f"--join {dead}: cannot be reached: ")
@@ -198,7 +198,7 @@ def test_a_taken_port_is_named(start_host):
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(SwarmError, match=f"--listen /ip4/127.0.0.1/tcp/{port}: port {port} is taken"):
-            start_host("portless", network=Network(listen=[f"/ip4/127.0.0.1/tcp/{port}"]))
+            start_host("portless", network=NetworkOptions(listen=[f"/ip4/127.0.0.1/tcp/{port}"]))
 
 
 @pytest.mark.parametrize(
@@ -214,13 +214,13 @@ def test_a_taken_port_is_named(start_host):
 )
 def test_addresses_that_cannot_work_are_refused_before_anything_starts(options, message):
     with pytest.raises(ParamError, match=message):
-        Network(**options)
+        NetworkOptions(**options)
 
 
 PEER = """
 import sys, time
 from genrl_graph.runners.swarm.host import Host, Play
-from genrl_graph.runners.swarm.identity import Identity
+from genrl_graph.runners.swarm.transport.identity import Identity
 
 host = Host.start(Identity.load(sys.argv[1]), Play(swarm="game", protocol="p1", name="victim"))
 print(host._presence.point.daemon.pid, flush=True)
@@ -252,7 +252,7 @@ def test_a_host_that_cannot_start_leaves_nothing(key):
     join = [f"/ip4/127.0.0.1/tcp/1/p2p/{key('nobody').peer_id}"]
 
     with pytest.raises(SwarmError):
-        Host.start(key("failing"), Play(swarm="game", protocol="p1", name="failing"), network=Network(join=join))
+        Host.start(key("failing"), Play(swarm="game", protocol="p1", name="failing"), network=NetworkOptions(join=join))
 
     after = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "pid="], capture_output=True, text=True).stdout
     assert len(after.split()) == len(before.split())

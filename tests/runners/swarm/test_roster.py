@@ -9,11 +9,11 @@ from hivemind.utils.serializer import MSGPackSerializer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from genrl_graph.runners.swarm.beats import MAX_BEAT, Beat
-from genrl_graph.runners.swarm.dht import FlatSerializer, OnlyBeats, key_of
-from genrl_graph.runners.swarm.refusals import MAX_PENDING, Refusals
-from genrl_graph.runners.swarm.roster import Member, Roster
-from genrl_graph.runners.swarm.signed import sign_message
+from genrl_graph.runners.swarm.roster import Roster, RosterMember
+from genrl_graph.runners.swarm.transport.dht import FlatSerializer, HeartbeatValidator, key_of
+from genrl_graph.runners.swarm.transport.heartbeat import MAX_BEAT, Heartbeat
+from genrl_graph.runners.swarm.transport.refusals import MAX_PENDING, Refusals
+from genrl_graph.runners.swarm.transport.signed import sign_message
 
 
 class Watch:
@@ -33,14 +33,14 @@ def watch():
 
 @pytest.fixture
 def roster(key, watch):
-    own = Member("me", key("me").peer_id, 0)
+    own = RosterMember("me", key("me").peer_id, 0)
     return Roster(own, swarm="game", protocol="p1", session="s0", refusals=Refusals(), clock=watch)
 
 
 def beat(watch, name="ann", *, age=0.0, ttl=30.0, **changes):
     made = watch.now - age
     fields = {"swarm": "game", "protocol": "p1", "session": "s1", "round": 0} | changes
-    return Beat(name=name, time=made, expires=made + ttl, **fields)
+    return Heartbeat(name=name, time=made, expires=made + ttl, **fields)
 
 
 def reasons(roster):
@@ -48,7 +48,7 @@ def reasons(roster):
 
 
 def test_members_are_the_fresh_peers_of_the_same_graph_by_name_with_oneself(roster, key, watch):
-    assert roster.members() == [Member("me", key("me").peer_id, 0)]
+    assert roster.members() == [RosterMember("me", key("me").peer_id, 0)]
 
     assert roster.take(beat(watch, "zoe").sealed(key("zoe")), subkey=key("zoe").peer_id)
     assert roster.take(beat(watch, "ann", ttl=10, round=4).sealed(key("ann")), subkey=key("ann").peer_id)
@@ -182,7 +182,7 @@ def record(identity, sealed, expires, *, swarm="game", subkey=None):
 def test_the_dht_keeps_only_beats_in_their_place(key, watch):
     ann = beat(watch)
     sealed = ann.sealed(key("ann"))
-    keeps = OnlyBeats().validate
+    keeps = HeartbeatValidator().validate
 
     assert keeps(record(key("ann"), sealed, ann.expires))
     assert not keeps(record(key("bob"), sealed, ann.expires)), "another peer's place"

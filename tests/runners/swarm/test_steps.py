@@ -6,10 +6,10 @@ import pytest
 from players import Players
 from ranks import ROOT, digests_of, rows_of
 
+from genrl_graph.graph_file.read import read
 from genrl_graph.runners.play import play
-from genrl_graph.runners.swarm.network import Network
 from genrl_graph.runners.swarm.runner import SwarmRunner
-from genrl_graph.spec import read
+from genrl_graph.runners.swarm.transport.network import NetworkOptions
 
 GAMES = ROOT / "graphs" / "games"
 PEERS = ("peer0000", "peer0001")
@@ -30,7 +30,7 @@ def test_two_processes_share_their_games(name: str, tmp_path: Path) -> None:
     with Players(tmp_path) as swarm:
         own = ("--runner", "swarm", "--peer-name", PEERS[0], "-o", str(tmp_path / "run"))
         first = swarm.launch(PEERS[0], ["-m", "genrl_graph", "run", str(file), *own, *SMALL[name]], {})
-        second = SwarmRunner(name=PEERS[1], network=Network(join=(first.address(),)))
+        second = SwarmRunner(name=PEERS[1], network=NetworkOptions(join=(first.address(),)))
         play(game, out=tmp_path / "run", quiet=True, threads=1, runner=second)
         swarm.wait(first, limit_s=LIMIT_S)
     for peer in PEERS:

@@ -1,0 +1,82 @@
+"""The command line of `genrl-graph`: graphs are checked, planned, compared and played, runs are looked at."""
+
+import argparse
+import gc
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from genrl_graph.cli.graph import add_graph_commands
+from genrl_graph.cli.inspection import add_look_commands
+from genrl_graph.cli.run import add_export_command, add_run_commands
+from genrl_graph.cli.store import add_store_command
+from genrl_graph.cli.swarm import add_swarm_commands, spread_addresses
+from genrl_graph.errors import GenrlGraphError
+from genrl_graph.runners.tracking.memory import settle_memory
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0, the code of the error, or 128 + the signal that ended a run."""
+    settle_memory()
+    code = run_command(argv)
+    gc.freeze()  # the interpreter would walk a million objects of torch and transformers once more, for 1.5 s
+    sys.exit(code)
+
+
+def run_command(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    args = _parse(argv)
+    try:
+        code: int = args.command(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except GenrlGraphError as error:
+        for line in str(error).splitlines():
+            print(f"genrl-graph: {line}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # the interpreter flushes it once more at the end
+        return 128 + signal.SIGPIPE
+    return code
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; overrides may stand behind options, where argparse leaves them over."""
+    parser, argv = _parser(), spread_addresses(sys.argv[1:] if argv is None else argv)
+    args, rest = parser.parse_known_args(argv)
+    if not hasattr(args, "overrides") or any(text.startswith("-") for text in rest):
+        args = parser.parse_args(argv)
+    else:
+        args.overrides += rest
+    return args
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="genrl-graph", description="Multi-agent, multi-stage RL where a game is a declared, typed graph."
+    )
+    parser.add_argument("--version", action=_Version, help="print the versions of this package and of what it runs on")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_graph_commands(commands)
+    add_run_commands(commands)
+    add_look_commands(commands)
+    add_swarm_commands(commands)
+    add_export_command(commands)
+    add_store_command(commands)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Prints the versions and ends; they are only looked up when they are asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: object) -> NoReturn:
+        from genrl_graph.version import version_line
+
+        print(version_line())
+        parser.exit()

@@ -1,0 +1,80 @@
+"""What `genrl-graph draw` draws: a graph file, or the graph of a run with what the run measured."""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from genrl_graph.cli.arguments import add_graph_arguments, run_imports, valid_graph
+from genrl_graph.dag.graph import Graph
+from genrl_graph.dag.schedule import compile_graph
+from genrl_graph.drawing.measured import measured
+from genrl_graph.drawing.picture import Picture, picture
+from genrl_graph.drawing.text import text
+from genrl_graph.errors import ParamError
+from genrl_graph.store.run_folder import GRAPH, read_graph
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+
+def add_draw_command(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare `draw`."""
+    draw = commands.add_parser("draw", help="show the graph: text, Mermaid, DOT, SVG, PNG or a page to explore")
+    add_graph_arguments(draw, optional=True)
+    draw.add_argument("-o", "--out", type=Path, metavar="FILE", help="write a file; its ending names the format")
+    draw.add_argument("--format", help="text (the default without -o), mermaid, dot, svg, png or html")
+    draw.add_argument("--params", action="store_true", help="show the params that differ from their defaults")
+    draw.add_argument("--run", type=Path, metavar="RUN", help="show what this run measured; GRAPH may then be left out")
+    draw.add_argument("--round", type=int, metavar="K", help="of this round of the run (default: the mean over all)")
+    draw.set_defaults(command=_draw)
+
+
+def to_draw(
+    graph: Path | None, overrides: Sequence[str], *, run: Path | None, round: int | None
+) -> tuple[Path, list[str]]:
+    """The graph file and the overrides that were meant: without a file, the graph of the run.
+
+    Raises `ParamError` where nothing is named, `StoreError` for a folder that holds no run.
+    """
+    if round is not None and run is None:
+        raise ParamError(f"--round {round}: of which run? name it with --run")
+    if graph is not None and not (run is not None and "=" in graph.name):
+        return graph, list(overrides)
+    if run is None:
+        raise ParamError("draw: nothing to draw; name a graph file, or a run with --run")
+    read_graph(run)  # tells what is missing where this is no run
+    first = [] if graph is None else [str(graph)]  # an override that stands where GRAPH would
+    return run / GRAPH, [*first, *overrides]
+
+
+def picture_of(graph: Graph, *, params: bool, run: Path | None, round: int | None) -> Picture:
+    """The picture of a graph that passed the check, with what a run measured; raises as `measured` does."""
+    numbers = None if run is None else measured(run, graph.nodes, round=round)
+    return picture(compile_graph(graph), params=params, run=numbers)
+
+
+def shown(drawn: Picture, out: TextIO) -> str:
+    """The picture as text for a stream: as wide as the terminal and in colour, else 80 characters wide."""
+    if not out.isatty():
+        return text(drawn)
+    return text(drawn, width=max(shutil.get_terminal_size().columns, 40), colour="NO_COLOR" not in os.environ)
+
+
+def _draw(args: argparse.Namespace) -> int:
+    from genrl_graph.drawing.render import format_of, render, write
+
+    run_imports(args)
+    format = format_of(args.out, args.format)
+    args.graph, args.overrides = to_draw(args.graph, args.overrides, run=args.run, round=args.round)
+    drawn = picture_of(valid_graph(args).graph, params=args.params, run=args.run, round=args.round)
+    if args.out is not None:
+        write(args.out, render(drawn, format))
+    elif format == "text":
+        sys.stdout.write(shown(drawn, sys.stdout))
+    else:
+        sys.stdout.buffer.write(render(drawn, format))
+    return 0

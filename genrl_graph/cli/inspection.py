@@ -1,0 +1,130 @@
+"""The commands that look at a run, for the command line: `runs`, `rollouts`, `lineage`, `rows`."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genrl_graph.errors import ParamError
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+
+def add_look_commands(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare the four commands."""
+    runs = commands.add_parser("runs", help="list the runs of a folder, or show one: state, rewards, evaluations")
+    runs.add_argument("folder", nargs="?", type=Path, default=Path("runs"), help="folder of runs, or a run folder")
+    runs.add_argument("--smooth", type=_count, metavar="ROUNDS", help="rounds that curves are averaged over")
+    runs.add_argument("--png", type=Path, metavar="FILE", help="also write the curves as a picture (needs matplotlib)")
+    runs.set_defaults(command=_runs)
+
+    rollouts = commands.add_parser(
+        "rollouts", help="print rollouts: prompt, completion, rewards, parents; of games the moves"
+    )
+    rollouts.add_argument("run", metavar="RUN", type=Path, help="run folder, such as runs/tiny")
+    rollouts.add_argument("--round", type=int, help="only of this round (default: the last one)")
+    rollouts.add_argument("--node", help="only of this generator or exchange, such as critique or eval/answer")
+    rollouts.add_argument("--task", metavar="ID", help="only of this task, of all rounds unless --round is given")
+    rollouts.add_argument("--peer", help="only of this peer")
+    order = rollouts.add_mutually_exclusive_group()
+    order.add_argument("--top", type=_count, metavar="N", help="the N with the highest reward")
+    order.add_argument("--worst", type=_count, metavar="N", help="the N with the lowest reward")
+    order.add_argument("--failed", action="store_true", help="those that failed or could not be judged, of all rounds")
+    rollouts.add_argument("--limit", type=_count, default=4, metavar="N", help="how many at most (default: 4)")
+    rollouts.add_argument("--full", action="store_true", help="do not cut long messages")
+    rollouts.set_defaults(command=_rollouts)
+
+    lineage = commands.add_parser("lineage", help="show where a rollout came from and what became of it")
+    lineage.add_argument("run", metavar="RUN", type=Path, help="run folder, such as runs/tiny")
+    lineage.add_argument("id", metavar="ROLLOUT_ID", help="id of a rollout, or the start of it")
+    lineage.set_defaults(command=_lineage)
+
+    rows = commands.add_parser("rows", help="write the rows of a node as Parquet or JSON lines")
+    rows.add_argument("run", metavar="RUN", type=Path, help="run folder, such as runs/tiny")
+    rows.add_argument("node", metavar="NODE", help="node, such as credit_answer, halves.low or eval/answer")
+    rows.add_argument(
+        "-o", "--out", type=Path, required=True, help="new FILE.parquet, FILE.jsonl, or a folder of Parquet files"
+    )
+    rows.add_argument("--rounds", metavar="A:B", help="rounds from A up to but without B; also A:, :B and A")
+    rows.add_argument("--peer", help="only what this peer holds")
+    rows.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="FILE|MODULE",
+        help="Python file, or installed module, with the nodes that the graph names (it is run)",
+    )
+    rows.set_defaults(command=_rows)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
+def _runs(args: argparse.Namespace) -> int:
+    from genrl_graph.inspection.listing import print_runs
+    from genrl_graph.inspection.overview import print_run
+    from genrl_graph.inspection.text import new_console
+    from genrl_graph.records.stored_run import open_run, run_folders
+
+    if run_folders(args.folder):
+        print_run(open_run(args.folder), new_console(), window=args.smooth, png=args.png)
+        return 0
+    for name in ("smooth", "png"):
+        if getattr(args, name) is not None:
+            raise ParamError(f"--{name}: {args.folder} is no run; name one, such as runs/tiny")
+    print_runs(args.folder, new_console())
+    return 0
+
+
+def _rollouts(args: argparse.Namespace) -> int:
+    from genrl_graph.inspection.text import new_console
+    from genrl_graph.inspection.transcripts import RolloutFilter, print_rollouts
+    from genrl_graph.records.stored_run import open_run
+
+    wanted = RolloutFilter(
+        round=args.round,
+        node=args.node,
+        task=args.task,
+        peer=args.peer,
+        order="failed" if args.failed else "top" if args.top else "worst" if args.worst else "stored",
+        limit=args.top or args.worst or args.limit,
+    )
+    print_rollouts(open_run(args.run), wanted, new_console(), full=args.full)
+    return 0
+
+
+def _lineage(args: argparse.Namespace) -> int:
+    from genrl_graph.inspection.lineage import print_lineage
+    from genrl_graph.inspection.text import new_console
+    from genrl_graph.records.stored_run import open_run
+
+    print_lineage(open_run(args.run), args.id, new_console())
+    return 0
+
+
+def _rows(args: argparse.Namespace) -> int:
+    from genrl_graph.contract import registry
+    from genrl_graph.inspection.rows import export_rows
+    from genrl_graph.records.stored_run import open_run
+
+    for name in args.imports:
+        is_file = name.endswith(".py") or "/" in name
+        registry.import_file(Path(name)) if is_file else registry.import_module(name)
+    count = export_rows(open_run(args.run), args.node, args.out, rounds=span(args.rounds), holder=args.peer)
+    print(f"{args.out}: {count} rows")
+    return 0
+
+
+def span(text: str | None) -> range | None:
+    """The rounds that `A:B`, `A:`, `:B` or `A` names."""
+    if text is None:
+        return None
+    first, colon, last = text.partition(":")
+    if not all(part.isdecimal() or (colon and not part) for part in (first, last or "0")):
+        raise ParamError(f"--rounds: {text!r} is no range of rounds; write A:B, A:, :B or A")
+    start = int(first or 0)
+    return range(start, int(last) if last else 2**31 if colon else start + 1)

@@ -1,0 +1,50 @@
+"""The options of the command line that say how peers meet: in one process, under torchrun, or in a swarm."""
+
+import argparse
+import re
+import socket
+from typing import TYPE_CHECKING
+
+from genrl_graph.cli.swarm import add_network_arguments, network_of
+from genrl_graph.errors import ParamError
+
+if TYPE_CHECKING:
+    from genrl_graph.runners.loop.runner import Runner
+
+RUNNERS = ("local", "torch", "swarm")
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--runner` and what belongs to the runners."""
+    group = parser.add_argument_group("how peers meet")
+    group.add_argument(
+        "--runner",
+        choices=RUNNERS,
+        default="local",
+        help="local: all peers in this process (default); torch: a rank of a torchrun job; swarm: a peer of a swarm",
+    )
+    group.add_argument("--backend", choices=("gloo", "nccl"), default="gloo", help="of the torch runner's exchanges")
+    group.add_argument(
+        "--peer-name", metavar="NAME", help="what seeds and rows call this swarm peer (default: the host)"
+    )
+    group.add_argument("--swarm", metavar="NAME", help="tells swarms apart that play one graph (default: its name)")
+    add_network_arguments(parser)
+
+
+def runner_of(args: argparse.Namespace) -> "Runner | None":
+    """The runner that was asked for, None for the local one; raises `ParamError` where it cannot be used here."""
+    if args.runner == "torch":
+        from genrl_graph.runners.torchrun import TorchRunner
+
+        return TorchRunner(backend=args.backend)
+    if args.runner == "local":
+        return None
+    network = network_of(args)
+    from genrl_graph.runners.swarm.runner import SwarmRunner
+
+    name = args.peer_name or re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:64]
+    for flag, text in (("--peer-name", name), ("--swarm", args.swarm or "swarm")):
+        if not NAME.fullmatch(text):
+            raise ParamError(f"{flag} {text!r}: is not 1 to 64 letters, digits and _.-")
+    return SwarmRunner(name=name, network=network, identity=args.identity, swarm=args.swarm)

@@ -1,0 +1,161 @@
+"""What a graph names by type: the class is the configuration, its fields are validated params."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from genrl_graph.contract import registry
+from genrl_graph.errors import NodeError, ParamError
+from genrl_graph.messages import closest, did_you_mean, short
+
+_TYPE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\.[A-Za-z0-9_]+\Z")
+
+
+class _CarryName:
+    """Marks a param that holds a `CarryName`."""
+
+
+CarryName = Annotated[str, _CarryName]
+"""The name of a carry of the same graph; the check of a graph finds a misspelt one."""
+
+
+def named_carries(declared: "Declared") -> Iterator[tuple[str, str]]:
+    """The params that name carries, each with the name."""
+    for name, field in type(declared).model_fields.items():
+        value = getattr(declared, name)
+        marks = [*field.metadata, *(mark for kind in get_args(field.annotation) for mark in get_args(kind))]
+        if _CarryName in marks and value is not None:
+            yield name, value
+
+
+class Declared(BaseModel):
+    """What a graph names by type: a node or a carry. `version` of the class changes when its results change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, validate_default=True)
+
+    kind: ClassVar[str] = ""
+    type_name: ClassVar[str] = ""
+    class_version: ClassVar[int] = 1
+
+    def __init__(self, **params: Any) -> None:
+        try:
+            super().__init__(**params)
+        except ValidationError as error:
+            raise ParamError(
+                "; ".join(str(problem) for problem in param_problems(type(self), error, params))
+            ) from error
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # else `model_validate` would call it
+
+    def __init_subclass__(cls, *, name: str = "", kind: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)  # pydantic passes class keywords here too; they are read below
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, *, name: str = "", kind: str = "", **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if kind:
+            cls.kind = kind
+        cls.type_name = f"{cls.kind}.{name}" if name else ""  # a subclass without a name is no type of its own
+        if name:
+            if not cls.kind:
+                raise NodeError(f"{cls.__qualname__}: has no kind; subclass one such as Reward, or give it kind=")
+            if not _TYPE_NAME.match(cls.type_name):
+                raise NodeError(f"{cls.__qualname__}: {cls.type_name!r} is no type name; use letters, digits and _")
+            cls._refuse_shadows()
+            cls._read_contract()
+            registry.register(cls)
+
+    @classmethod
+    def _refuse_shadows(cls) -> None:
+        bases = [base for base in cls.__mro__[1:] if issubclass(base, Declared)]
+        ours = {name for base in bases for name in vars(base)} - {name for base in bases for name in base.model_fields}
+        for name in cls.model_fields:
+            if name in ours:
+                raise NodeError(f"{cls.type_name}: a param cannot be named {name!r}, a part of the contract; rename it")
+
+    @classmethod
+    def _read_contract(cls) -> None:
+        raise NotImplementedError
+
+    def plain_params(self) -> dict[str, Any]:
+        """The params that differ from their defaults, as YAML has them.
+
+        Raises `ParamError` where one has no such form.
+        """
+        try:
+            return self.model_dump(mode="json", exclude_defaults=True)
+        except PydanticSerializationError as error:
+            cause = str(error).removeprefix("Error calling function ").partition("\n")[0]
+            raise ParamError(f"{self.type_name}: a param has no YAML form: {cause}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class ParamProblem:
+    """One wrong param: its path within `params`, and one line about it."""
+
+    type_name: str
+    path: tuple[str | int, ...]
+    text: str
+    unknown: bool = False
+    at_key: bool = False  # the key is wrong, not its value
+
+    def __str__(self) -> str:
+        where = ".".join(map(str, (self.type_name, *(() if self.unknown else self.path))))
+        return f"{where}: {self.text}"
+
+
+def param_problems(cls: type[Declared], error: ValidationError, params: Mapping[str, Any]) -> list[ParamProblem]:
+    """What is wrong with the params; of the branches of a union only the first is told.
+
+    A param is not told as missing where an unknown one is probably a misspelling of it.
+    """
+    problems: dict[tuple[str | int, ...], ParamProblem] = {}
+    missing, misspelt = set[tuple[str | int, ...]](), set[tuple[str | int | None, ...]]()
+    for item in error.errors(include_url=False):
+        path, unknown = _written_path(item["loc"], params), item["type"] == "extra_forbidden"
+        message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+        text = message[:1].lower() + message[1:]
+        if unknown:
+            name, known = str(item["loc"][-1]), _fields_at(cls, item["loc"][:-1])
+            path = (*path, name) if path[-1:] != item["loc"][-1:] else path
+            hint = did_you_mean(name, known) or f"; it has {', '.join(known) or 'none'}"
+            text = f"unknown param {'.'.join(map(str, path))!r}{hint}"
+            misspelt.add((*path[:-1], closest(name, known)))
+        elif item["type"] == "missing":
+            path = (*path, item["loc"][-1])
+            text = "missing; this param has no default"
+            missing.add(path)
+        elif path:
+            text += f", got {short(item['input'])}"
+        at_key = unknown or item["type"] == "invalid_key"
+        problems.setdefault(path, ParamProblem(cls.type_name or cls.__name__, path, text, unknown, at_key))
+    return [problem for path, problem in problems.items() if path not in missing & misspelt]
+
+
+def _written_path(loc: tuple[str | int, ...], params: Any) -> tuple[str | int, ...]:
+    """The part of a location that the params hold: pydantic puts names of union branches in between."""
+    path: list[str | int] = []
+    for step in loc:
+        keys = params if isinstance(params, Mapping) else range(len(params)) if isinstance(params, list | tuple) else ()
+        if step in keys:
+            params = params[step]
+            path.append(step)
+    return tuple(path)
+
+
+def _fields_at(cls: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
+    """The params that a nested model knows; those of the class itself where the location leads elsewhere."""
+    for step in loc:
+        field = cls.model_fields.get(str(step))
+        inner = [part for part in (field.annotation, *get_args(field.annotation)) if _is_model(part)] if field else []
+        if inner:
+            cls = inner[0]
+    return list(cls.model_fields)
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -1,0 +1,95 @@
+"""Reads the sockets of a node class from the annotations of its methods."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from genrl_graph.contract.policy import Carried
+from genrl_graph.contract.resources import RESOURCES
+from genrl_graph.edge_types.edge_type import Pattern, Socket, read_pattern, read_socket
+from genrl_graph.errors import NodeError
+
+Method = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The sockets of a node class, read from its `run` (an exchange's `offer` and `admit`)."""
+
+    inputs: tuple[Socket, ...]
+    outputs: Mapping[str, Pattern]  # "" for a single output, else the fields of the NamedTuple
+    resources: tuple[str, ...]
+
+    @property
+    def replaced(self) -> Mapping[str, str]:
+        """For each output that is the next version of a carried input, that input.
+
+        A named output replaces the input of its name, a single one the first carried input of its type.
+        """
+        found: dict[str, str] = {}
+        takers = [socket for socket in self.inputs if socket.many == "one"]
+        for field, pattern in self.outputs.items():
+            given = pattern.bound.base
+            if not issubclass(given, Carried):
+                continue
+            for socket in takers:
+                taken = socket.pattern.bound.base
+                if (not field or socket.name == field) and (issubclass(taken, given) or issubclass(given, taken)):
+                    found.setdefault(field, socket.name)
+        return found
+
+
+def method_of(cls: type, name: str, where: str, *, missing: str) -> Method:
+    """The method of a class; raises `NodeError` where it is missing, no plain method, or async."""
+    found = inspect.getattr_static(cls, name, None)
+    if found is None:
+        raise NodeError(f"{where}: {missing}")
+    if not inspect.isfunction(found) or inspect.iscoroutinefunction(found) or inspect.isgeneratorfunction(found):
+        raise NodeError(f"{where}.{name}: must be a plain method `def {name}(self, ...)` that returns its output")
+    return found
+
+
+def read_hints(where: str, method: Method) -> dict[str, Any]:
+    """The annotations of a method as types; raises `NodeError` where one cannot be read."""
+    try:
+        return get_type_hints(method, include_extras=True)
+    except (NameError, TypeError) as error:
+        advice = "define or import the type at the top of its module, outside TYPE_CHECKING"
+        raise NodeError(f"{where}.{method.__name__}: cannot read its annotations: {error}; {advice}") from error
+
+
+def read_inputs(where: str, method: Method, *, after: int = 1) -> tuple[tuple[Socket, ...], tuple[str, ...]]:
+    """The sockets and resources that the parameters declare, without the first `after` of them."""
+    hints = read_hints(where, method)
+    sockets, resources = [], []
+    for parameter in list(inspect.signature(method).parameters.values())[after:]:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise NodeError(f"{where}.{method.__name__}: *args and **kwargs are no sockets; name the inputs")
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise NodeError(f"{where}.{parameter.name}: inputs are passed by name; remove the `/`")
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            if parameter.name not in RESOURCES:
+                what = f"unknown resource {parameter.name!r}; the runner supplies {', '.join(RESOURCES)}"
+                raise NodeError(f"{where}: {what}; an input stands before the `*`")
+            resources.append(parameter.name)
+            continue
+        if parameter.name not in hints:
+            raise NodeError(f"{where}.{parameter.name}: an input needs a type annotation")
+        optional = parameter.default is not parameter.empty
+        sockets.append(read_socket(parameter.name, hints[parameter.name], optional=optional, where=where))
+    return tuple(sockets), tuple(resources)
+
+
+def read_outputs(where: str, method: Method) -> dict[str, Pattern]:
+    """The output that the return annotation declares, under "", or the fields of its NamedTuple."""
+    hints = read_hints(where, method)
+    if "return" not in hints:
+        raise NodeError(f"{where}.{method.__name__}: needs a return annotation, which is its output")
+    hint = hints["return"]
+    if hint is type(None):
+        return {}
+    if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
+        fields = get_type_hints(hint, include_extras=True)
+        return {name: read_pattern(fields[name], where=f"{where}.{name}") for name in hint._fields if name in fields}
+    return {"": read_pattern(hint, where=f"{where}.{method.__name__}")}

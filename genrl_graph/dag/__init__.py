@@ -1,0 +1,1 @@
+"""A game as a graph: build, infer types, check, find hazards, compile to a schedule."""

@@ -1,0 +1,50 @@
+"""The two fingerprints of a graph: what peers must agree on, and everything."""
+
+import json
+from typing import Any
+
+from genrl_graph.contract.node import Carry, Exchange, Source
+from genrl_graph.dag.graph import Graph, Part
+from genrl_graph.dag.infer import infer
+from genrl_graph.edge_types.frame import Frame
+from genrl_graph.seeds import digest
+
+
+def protocol_fingerprint(graph: Graph) -> str:
+    """Topology, exchanges, edge schemas and sources with their params.
+
+    Not in it: `run`, models, and the params of generators, rewards and updates, in which peers may differ.
+    """
+    schemas = {
+        ref: [str(kind), kind.base.version, {name: str(column) for name, column in kind.base.declared().items()}]
+        for ref, kind in infer(graph).items()
+        if issubclass(kind.base, Frame)
+    }
+    parts = [_describe(part, params=_agreed(part)) for part in (*graph.carries.values(), *graph.nodes.values())]
+    parts.sort(key=lambda part: part["name"])  # the order of lines decides nothing between peers
+    return _hash("protocol", [graph.name, parts, schemas])
+
+
+def full_fingerprint(graph: Graph) -> str:
+    """Every part with all params, and the run options."""
+    parts = [_describe(part, params=True) for part in (*graph.carries.values(), *graph.nodes.values())]
+    return _hash("full", [graph.name, parts, graph.run.model_dump(mode="json")])
+
+
+def _agreed(part: Part) -> bool:
+    return part.cls is not None and issubclass(part.cls, Source | Exchange)
+
+
+def _describe(part: Part, *, params: bool) -> dict[str, Any]:
+    edges = [[edge.socket, edge.key, edge.ref] for edge in sorted(part.edges(), key=lambda edge: edge.socket)]
+    cls = part.cls
+    kind = str(cls.edge) if cls is not None and issubclass(cls, Carry) and not params else part.type_name
+    described: dict[str, Any] = {"name": part.name, "type": kind, "edges": edges, "next": part.next}
+    if params:
+        described["params"] = dict(part.portable_params())
+        described["version"] = cls.class_version if cls is not None else None
+    return described
+
+
+def _hash(kind: str, content: Any) -> str:
+    return digest((kind, json.dumps(content, sort_keys=True, default=str)))

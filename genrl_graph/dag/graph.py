@@ -1,0 +1,266 @@
+"""The graph of a game: its parts, and the Python builder that makes them.
+
+A YAML file (`graph_file/read.py`) and the builder give the same `Graph`. A graph may hold parts that are wrong:
+`dag/check.py` finds them all. The builder asks it at every line, so in Python a wrong edge fails where it is
+written.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from genrl_graph.contract.data_path import without_folders
+from genrl_graph.contract.declared import Declared
+from genrl_graph.contract.node import Carry, Node, Wire
+from genrl_graph.dag.run_config import RunConfig
+from genrl_graph.edge_types.edge_type import EdgeType, Socket
+from genrl_graph.errors import GraphError, ParamError
+from genrl_graph.messages import did_you_mean
+
+Section = Literal["carry", "nodes"]
+"""Where a graph file writes a part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One node or carry as written. `cls` is None for an unknown type, `declared` None where its params are wrong."""
+
+    name: str
+    type_name: str
+    cls: type[Declared] | None
+    declared: Declared | None
+    inputs: Mapping[str, Wire] = field(default_factory=dict)
+    next: str | None = None
+    written: Mapping[str, Any] | None = None  # params as a file has them
+
+    @property
+    def node(self) -> Node:
+        """The node of a part that passed the check."""
+        assert isinstance(self.declared, Node)
+        return self.declared
+
+    @property
+    def carry(self) -> Carry:
+        """The carry of a part that passed the check."""
+        assert isinstance(self.declared, Carry)
+        return self.declared
+
+    def params(self) -> Mapping[str, Any]:
+        """The params that differ from their defaults; as written where they are wrong."""
+        return self.written or {} if self.declared is None else self.declared.plain_params()
+
+    def recorded_params(self) -> Mapping[str, Any]:
+        """The params, or, where one has no YAML form, a note that says so in their place."""
+        try:
+            return self.params()
+        except ParamError as error:
+            return {"not written": str(error)}
+
+    def portable_params(self) -> Mapping[str, Any]:
+        """The recorded params, the same on every machine: data files without the folders that they lie in."""
+        params = dict(self.recorded_params())
+        return params if self.cls is None else without_folders(self.cls.model_fields, params)
+
+    def edges(self) -> "Iterator[Edge]":
+        """The incoming edges, in the order written."""
+        for socket, wire in self.inputs.items():
+            if isinstance(wire, str):
+                yield Edge(self.name, socket, None, wire)
+            elif isinstance(wire, Mapping):
+                yield from (Edge(self.name, socket, key, ref) for key, ref in wire.items())
+            else:
+                yield from (Edge(self.name, socket, at, ref) for at, ref in enumerate(wire))
+
+    def socket(self, name: str) -> Socket | None:
+        """The input socket of this name, or None."""
+        if self.cls is None or not issubclass(self.cls, Node):
+            return None
+        return next((socket for socket in self.cls.signature.inputs if socket.name == name), None)
+
+    def bind(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what this node reads, by input, of `values` by output or carry name."""
+        inputs: dict[str, Any] = {}
+        for name, wire in self.inputs.items():
+            if isinstance(wire, Mapping):
+                inputs[name] = {key: values[ref] for key, ref in wire.items()}
+            elif isinstance(wire, str):
+                socket = self.socket(name)
+                several = socket is not None and socket.many == "list"
+                inputs[name] = [values[wire]] if several else values[wire]
+            else:
+                inputs[name] = [values[ref] for ref in wire]
+        return inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Input `socket` (at `key` of a list or dict) of node `reader` reads the output `ref`."""
+
+    reader: str
+    socket: str
+    key: int | str | None
+    ref: str
+
+    @property
+    def origin(self) -> str:
+        """The node or carry that gives the value."""
+        return self.ref.partition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """An output of a part; passing it to `Graph.add` is the edge. A field of several outputs is `handle.field`."""
+
+    graph: "Graph"
+    ref: str
+    type: EdgeType | None
+
+    def __getattr__(self, name: str) -> "Handle":
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self.graph.output(f"{self.ref}.{name}")
+
+
+class Graph:
+    """A game. Equal graphs have equal parts in the same order, and equal `run` options."""
+
+    def __init__(self, name: str, *, run: RunConfig | None = None) -> None:
+        self.name = name
+        self.run = run or RunConfig()
+        self.carries: dict[str, Part] = {}
+        self.nodes: dict[str, Part] = {}
+        self._types: dict[str, EdgeType] = {}  # of the parts that the builder has placed
+
+    def carry(self, name: str, carry: Carry, /) -> Handle:
+        """Declare a value that every round starts with; one that `next_round` never names is frozen."""
+        self._place("carry", Part(name, carry.type_name, type(carry), carry))
+        return self.output(name)
+
+    def add(
+        self, name: str, node: Node, /, **inputs: "Handle | Sequence[Handle] | Mapping[str, Handle] | None"
+    ) -> Handle:
+        """Add a node that reads the given outputs. Raises `GraphError` where the edges do not fit."""
+        wires = {socket: self._wire(name, socket, value) for socket, value in inputs.items() if value is not None}
+        self._place("nodes", Part(name, node.type_name, type(node), node, wires))
+        return self.output(name)
+
+    def next_round(self, /, **values: Handle) -> None:
+        """Say what each carry is in the next round."""
+        from genrl_graph.dag.check import check_next
+
+        for name, handle in values.items():
+            if name not in self.carries:
+                hint = did_you_mean(name, self.carries) or f"; carries: {', '.join(self.carries) or 'none'}"
+                raise GraphError(f"next_round: no carry named {name!r}{hint}")
+            before = self.carries[name]
+            self.carries[name] = replace(before, next=self._ref(f"next_round.{name}", handle))
+            problems = check_next(self, name, self._types)
+            if problems:
+                self.carries[name] = before
+            _raise(problems)
+
+    def output(self, ref: str) -> Handle:
+        """The handle of an output, by `node`, `node.field` or carry name."""
+        from genrl_graph.dag.check import unknown_output
+
+        name, _, field = ref.partition(".")
+        unknown = unknown_output(self, ref) if field or not (name in self.nodes or name in self.carries) else ""
+        if unknown:
+            raise GraphError(f"graph {self.name!r}: {unknown}")
+        return Handle(self, ref, self._types.get(ref))
+
+    def settle(self) -> None:
+        """Infer the types of all outputs, so that the builder goes on from parts that were put in place unchecked."""
+        from genrl_graph.dag.infer import infer
+
+        self._types = infer(self)
+
+    def part(self, name: str) -> Part:
+        """The node or carry of this name."""
+        return self.nodes.get(name) or self.carries[name]
+
+    def edges(self) -> Iterator[Edge]:
+        """All edges between parts, in the order written."""
+        for part in self.nodes.values():
+            yield from part.edges()
+
+    def readers(self, name: str) -> list[Edge]:
+        """The edges that leave a part."""
+        return [edge for edge in self.edges() if edge.origin == name]
+
+    def dump(self) -> str:
+        """This graph as YAML; loading it gives an equal graph. Raises `ParamError` where a param has no YAML form."""
+        from genrl_graph.graph_file.dump import dump
+
+        return dump(self)
+
+    def record(self) -> str:
+        """This graph as YAML for the run folder, with a note in place of params that have no YAML form."""
+        from genrl_graph.graph_file.dump import dump
+
+        return dump(self, params=Part.recorded_params)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Graph) and self._identity() == other._identity()
+
+    __hash__ = None  # type: ignore[assignment]  # a graph is built up
+
+    def __repr__(self) -> str:
+        return f"<Graph {self.name!r}: {len(self.carries)} carries, {len(self.nodes)} nodes>"
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """What a notebook shows: the picture, and text for a terminal; a graph that breaks a rule is told as text."""
+        from genrl_graph.dag.schedule import compile_graph
+        from genrl_graph.drawing.picture import picture
+        from genrl_graph.drawing.svg import svg
+        from genrl_graph.drawing.text import text
+
+        try:
+            drawn = picture(compile_graph(self))
+        except GraphError as error:
+            return {"text/plain": f"{self!r}\n{error}"}
+        return {"image/svg+xml": svg(drawn), "text/plain": text(drawn)}
+
+    def _repr_svg_(self) -> str | None:
+        """The picture for viewers that ask for nothing else."""
+        return self._repr_mimebundle_().get("image/svg+xml")
+
+    def _identity(self) -> tuple[object, ...]:
+        parts = [
+            (p.name, p.type_name, p.declared or dict(p.params()), list(p.edges()), p.next)
+            for p in (*self.carries.values(), *self.nodes.values())
+        ]
+        return (self.name, self.run, parts)
+
+    def _place(self, section: Section, part: Part) -> None:
+        from genrl_graph.dag.check import check_part
+        from genrl_graph.dag.infer import infer_part
+
+        where = f"{section}.{part.name}"
+        if not part.type_name:
+            raise GraphError(f"{where}: class {type(part.declared).__name__} is no type; declare it with name=")
+        if part.name in self.nodes or part.name in self.carries:
+            raise GraphError(f"{where}: graph {self.name!r} already has a part of this name; choose another")
+        _raise(check_part(self, section, part, self._types))
+        (self.carries if section == "carry" else self.nodes)[part.name] = part
+        self._types |= infer_part(part, self._types)
+
+    def _wire(self, name: str, socket: str, value: object) -> Wire:
+        where = f"nodes.{name}.{socket}"
+        if isinstance(value, Mapping):
+            return {key: self._ref(where, item) for key, item in value.items()}
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return tuple(self._ref(where, item) for item in value)
+        return self._ref(where, value)
+
+    def _ref(self, where: str, value: object) -> str:
+        if not isinstance(value, Handle):
+            raise GraphError(f"{where}: pass the handle that `add` or `carry` returned, not {value!r}")
+        if value.graph is not self:
+            raise GraphError(f"{where}: the handle of {value.ref!r} belongs to graph {value.graph.name!r}")
+        return value.ref
+
+
+def _raise(problems: "Sequence[Any]") -> None:
+    if problems:
+        raise GraphError("\n".join(str(problem) for problem in problems))

@@ -1,0 +1,58 @@
+"""The schedule as text: what a round does, in order, before anything runs."""
+
+from genrl_graph.dag.schedule import Schedule, Step
+from genrl_graph.messages import counted
+
+
+def schedule_text(schedule: Schedule) -> str:
+    """Stages, steps, exchanges and the version of each policy that a step reads; ends with what is carried on."""
+    graph = schedule.graph
+    exchanges = sum(step.action == "open" for step in schedule.steps)
+    lines = [
+        f"{graph.name}: {counted(len(graph.nodes), 'node')}, {counted(schedule.stages, 'stage')}, "
+        f"{counted(exchanges, 'exchange')}, {counted(graph.run.rounds, 'round')}, {counted(graph.run.peers, 'peer')}, "
+        f"seed {graph.run.seed}",
+        f"protocol {schedule.protocol}",
+        "",
+    ]
+    width = max(len(str(step)) for step in schedule.steps)
+    types = max(len(graph.nodes[step.node].type_name) for step in schedule.steps)
+    stage = -1
+    for number, step in enumerate(schedule.steps, start=1):
+        mark = f"stage {step.stage}" if step.stage != stage else ""
+        stage = step.stage
+        kind = graph.nodes[step.node].type_name if step.action != "close" else ""
+        lines.append(f"{mark:<8} {number:>3}. {step!s:<{width}}  {kind:<{types}}  {_notes(schedule, step)}".rstrip())
+    lines += ["", *_carries(schedule)]
+    return "\n".join(lines) + "\n"
+
+
+def _notes(schedule: Schedule, step: Step) -> str:
+    notes = []
+    part = schedule.graph.nodes[step.node]
+    if step.action != "close":
+        data = [edge.ref for edge in part.edges() if edge.ref not in step.reads.values()]
+        if data:
+            notes.append(f"reads {', '.join(data)}")
+    for ref in step.reads.values():
+        notes.append(f"weights of {_version(schedule, ref)}")
+    if step.action == "close":
+        waiting = dict.fromkeys(edge.reader for edge in schedule.graph.readers(step.node))
+        notes.append(f"wanted by {', '.join(waiting)}")
+    if step.beside:
+        notes.append(f"runs beside {step.beside}")
+    for field in schedule.replaced(step.node):
+        notes.append(f"gives {f'{step.node}.{field}' if field else step.node}: new weights")
+    return "; ".join(notes)
+
+
+def _version(schedule: Schedule, ref: str) -> str:
+    return f"{ref} (round's start)" if ref in schedule.graph.carries else f"{ref} (this round)"
+
+
+def _carries(schedule: Schedule) -> list[str]:
+    carries = schedule.graph.carries
+    return [
+        f"carry {name} ({part.type_name}): {f'next round {part.next}' if part.next else 'frozen'}"
+        for name, part in carries.items()
+    ]

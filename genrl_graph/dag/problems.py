@@ -1,0 +1,44 @@
+"""One broken rule of a graph, with the key path where it is told."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from genrl_graph.dag.graph import Edge, Graph
+from genrl_graph.messages import closest
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One broken rule: the key path in the graph file, and one line that says what is wrong and what to do."""
+
+    path: Path
+    text: str
+    at_key: bool = False  # the key is wrong or stands for what is missing below it
+
+    @property
+    def where(self) -> str:
+        """The key path as users speak of it: `nodes.final.critiques` for an input."""
+        hidden = self.path[:1] == ("nodes",) and self.path[2:3] == ("inputs",) and len(self.path) > 3
+        path = (*self.path[:2], *self.path[3:]) if hidden else self.path
+        return ".".join(map(str, path)) or "graph"
+
+    def __str__(self) -> str:
+        line = f"{self.where}: {self.text}"
+        return line if line.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+
+
+def edge_path(edge: Edge) -> Path:
+    """Where the file writes an edge."""
+    path: Path = ("nodes", edge.reader, "inputs", edge.socket)
+    return path if edge.key is None else (*path, edge.key)
+
+
+def meant(graph: Graph) -> Iterator[str]:
+    """The parts that are read, and those that were probably meant where a name is misspelt."""
+    known = dict.fromkeys([*graph.carries, *graph.nodes])
+    refs = [edge.ref for edge in graph.edges()] + [part.next for part in graph.carries.values() if part.next]
+    for ref in refs:
+        origin = ref.partition(".")[0]
+        yield ref if ref in known else origin if origin in known else closest(origin, known) or origin

@@ -1,0 +1,211 @@
+"""The round schedule: what a graph compiles to."""
+
+import heapq
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from genrl_graph.contract.node import Advantage, Exchange, Generator, Node, Place, Select
+from genrl_graph.dag.check import check
+from genrl_graph.dag.fingerprint import protocol_fingerprint
+from genrl_graph.dag.graph import Graph
+from genrl_graph.dag.hazards import orders, replaced_inputs
+from genrl_graph.dag.infer import carried, infer, inference_order
+from genrl_graph.edge_types.edge_type import EdgeType
+from genrl_graph.errors import GraphError
+
+Action = Literal["run", "open", "close"]
+_OPEN_FIRST: Mapping[str, int] = {"open": 0, "run": 1, "close": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a round: run a node, or open or close an exchange.
+
+    `reads` names, for each input of a carried value (`input.key` of several), the update that made this version, or
+    the carry. A background step starts with the step that `beside` names, in a thread of its own, and is awaited and
+    committed at its own place; "" for all others.
+    """
+
+    action: Action
+    node: str
+    stage: int
+    reads: Mapping[str, str]
+    beside: str = ""
+
+    def __str__(self) -> str:
+        return self.node if self.action == "run" else f"{self.action} {self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The steps of a round in the order in which they are committed, the placed nodes, and the types of all outputs."""
+
+    graph: Graph
+    steps: tuple[Step, ...]
+    nodes: Mapping[str, Node]
+    types: Mapping[str, EdgeType]
+    protocol: str
+
+    @property
+    def stages(self) -> int:
+        """The number of stages."""
+        return 1 + max((step.stage for step in self.steps), default=0)
+
+    @property
+    def background(self) -> Mapping[str, Sequence[Step]]:
+        """The background steps, by the step that they start with."""
+        started: dict[str, list[Step]] = {}
+        for step in self.steps:
+            if step.beside:
+                started.setdefault(step.beside, []).append(step)
+        return started
+
+    def replaced(self, name: str) -> Mapping[str, str]:
+        """For each output field of an update, the input whose value it replaces."""
+        return replaced_inputs(self.graph.nodes[name])
+
+
+def compile_graph(graph: Graph) -> Schedule:
+    """Return the schedule of a graph; raises `GraphError` with all problems where it breaks a rule.
+
+    Exchanges open as soon as their offer exists and close when nothing else is ready; otherwise earlier stages
+    go first, then the order in which the graph names its nodes. Steps that may run in the background, and credit that
+    only they hold up, move behind the next generator.
+    """
+    problems = check(graph)
+    if problems:
+        raise GraphError("\n".join(str(problem) for problem in problems))
+    types = infer(graph)
+    stages = stages_of(graph)
+    protocol = protocol_fingerprint(graph)
+    steps = []
+    for name, action in _ordered(graph, types, stages):
+        reads = {} if action == "close" else _carried_reads(graph, name, types)
+        steps.append(Step(action, name, stages[name], reads))
+    nodes = {name: part.node.placed(Place(name, stages[name], protocol)) for name, part in graph.nodes.items()}
+    schedule = Schedule(graph, tuple(steps), nodes, types, protocol)
+    return replace(schedule, steps=_with_background(schedule, _deferred(schedule)))
+
+
+def stages_of(graph: Graph) -> dict[str, int]:
+    """The stage of every node: generators upstream open it."""
+    stages: dict[str, int] = {}
+    highest: dict[str, int] = {}  # the highest stage of a generator upstream of a node or at it; -1 if there is none
+    for name in inference_order(graph):
+        part = graph.nodes[name]
+        upstream = max((highest[e.origin] for e in part.edges() if e.origin in graph.nodes), default=-1)
+        opens = part.cls is not None and issubclass(part.cls, Generator)
+        highest[name] = upstream + 1 if opens else upstream
+        stages[name] = max(highest[name], 0)
+    return stages
+
+
+def _ordered(graph: Graph, types: Mapping[str, EdgeType], stages: Mapping[str, int]) -> list[tuple[str, Action]]:
+    position = {name: at for at, name in enumerate(graph.nodes)}
+    before: dict[tuple[str, Action], set[tuple[str, Action]]] = {}
+    last: dict[str, tuple[str, Action]] = {}
+    for name, part in graph.nodes.items():
+        exchange = part.cls is not None and issubclass(part.cls, Exchange)
+        last[name] = (name, "close") if exchange else (name, "run")
+        if exchange:
+            before[(name, "open")] = set()
+            before[(name, "close")] = {(name, "open")}
+        else:
+            before[(name, "run")] = set()
+    for name, part in graph.nodes.items():
+        first: tuple[str, Action] = (name, "open") if (name, "open") in before else (name, "run")
+        before[first] |= {last[edge.origin] for edge in part.edges() if edge.origin in graph.nodes}
+    for order in orders(graph, types):
+        reader: tuple[str, Action] = (order.before, "open") if (order.before, "open") in before else last[order.before]
+        before[(order.after, "run")].add(reader)
+    return _topological(before, lambda step: (_OPEN_FIRST[step[1]], stages[step[0]], position[step[0]]))
+
+
+def _topological(
+    before: Mapping[tuple[str, Action], set[tuple[str, Action]]],
+    rank: Callable[[tuple[str, Action]], tuple[int, int, int]],
+) -> list[tuple[str, Action]]:
+    waiting = {step: set(origins) for step, origins in before.items()}
+    followers: dict[tuple[str, Action], list[tuple[str, Action]]] = {}
+    for step, origins in waiting.items():
+        for origin in origins:
+            followers.setdefault(origin, []).append(step)
+    ready = [(rank(step), step) for step, origins in waiting.items() if not origins]
+    heapq.heapify(ready)
+    ordered = []
+    while ready:
+        _, step = heapq.heappop(ready)
+        ordered.append(step)
+        for follower in followers.get(step, []):
+            waiting[follower].discard(step)
+            if not waiting[follower]:
+                heapq.heappush(ready, (rank(follower), follower))
+    assert len(ordered) == len(before), "the check lets no cycle through"
+    return ordered
+
+
+def _carried_reads(graph: Graph, name: str, types: Mapping[str, EdgeType]) -> dict[str, str]:
+    return {
+        edge.socket if edge.key is None else f"{edge.socket}.{edge.key}": edge.ref
+        for edge in graph.nodes[name].edges()
+        if carried(types, edge.ref)
+    }
+
+
+def _deferred(schedule: Schedule) -> list[Step]:
+    """Move background steps, and advantages and selects that wait for them alone, behind the next generator.
+
+    What that generator makes is offered before the moved steps have their place, and a step that reads one of them
+    comes after it.
+    """
+    ordered, held, due = list[Step](), list[Step](), False
+    generators_left = sum(_generates(schedule, step) for step in schedule.steps)
+    for step in schedule.steps:
+        if due and step.action != "open":
+            ordered, held, due = ordered + held, [], False
+        waits = bool(_origins(schedule, step) & {other.node for other in held})
+        if generators_left and (_overlaps(schedule, step) or (waits and _is_credit(schedule, step))):
+            held.append(step)
+            continue
+        if waits:
+            ordered, held, due = ordered + held, [], False
+        ordered.append(step)
+        if _generates(schedule, step):
+            generators_left, due = generators_left - 1, True
+    return ordered + held
+
+
+def _with_background(schedule: Schedule, order: Sequence[Step]) -> tuple[Step, ...]:
+    """Let each step that may run in the background start with the first step that takes time once its inputs exist.
+
+    That is a generator or the close of an exchange, before the own place of the background step.
+    """
+    made = {step.node: at for at, step in enumerate(order)}
+
+    def beside(place: int, step: Step) -> str:
+        ready = max((made[origin] for origin in _origins(schedule, step) if origin in made), default=-1)
+        between = order[ready + 1 : place]
+        return next((str(other) for other in between if _generates(schedule, other) or other.action == "close"), "")
+
+    return tuple(
+        replace(step, beside=beside(place, step)) if _overlaps(schedule, step) else step
+        for place, step in enumerate(order)
+    )
+
+
+def _overlaps(schedule: Schedule, step: Step) -> bool:
+    """Whether a step may run beside others: its node says so, and it reads no policy that one of them might train."""
+    return step.action == "run" and schedule.nodes[step.node].overlaps and not step.reads
+
+
+def _is_credit(schedule: Schedule, step: Step) -> bool:
+    return isinstance(schedule.nodes[step.node], Advantage | Select) and not step.reads
+
+
+def _generates(schedule: Schedule, step: Step) -> bool:
+    return isinstance(schedule.nodes[step.node], Generator)
+
+
+def _origins(schedule: Schedule, step: Step) -> set[str]:
+    return {edge.origin for edge in schedule.graph.nodes[step.node].edges()}

@@ -1,0 +1,1 @@
+"""What travels on edges: typed frames, their marks, the rules for rows of other peers."""

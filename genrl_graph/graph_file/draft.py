@@ -1,0 +1,103 @@
+"""A document in the making: files and overrides laid over each other, each value with where it was written."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from genrl_graph.errors import GraphError, ParamError
+from genrl_graph.graph_file.document import Document, Path, Position
+
+Origin = Callable[[Path], tuple[Position, Position]]
+"""Where the key and the value at a path were written."""
+
+
+def dotted(path: Path) -> str:
+    """The path as overrides write it: `nodes.answer.params`."""
+    return ".".join(map(str, path))
+
+
+def kind(value: object) -> str:
+    """What a YAML author calls the value: a mapping, a list, or the scalar itself."""
+    if isinstance(value, dict):
+        return "a mapping"
+    return "a list" if isinstance(value, list) else "null" if value is None else repr(value)
+
+
+@dataclass(slots=True)
+class Draft:
+    """A document in the making; what is laid over it last has the last word."""
+
+    values: dict[Any, Any] = field(default_factory=dict)
+    positions: dict[Path, Position] = field(default_factory=dict)
+    keys: dict[Path, Position] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, document: Document) -> "Draft":
+        """A draft that starts as the document, whose values it takes over."""
+        return cls(document.values, dict(document.positions), dict(document.keys))
+
+    def lay(self, document: Document, package: Path) -> None:
+        """Merge a file in at the key path that Hydra calls its package: mappings merge, all else replaces."""
+        top = document.positions[()]
+        depth = len(package)
+
+        def origin(path: Path) -> tuple[Position, Position]:
+            if len(path) <= depth:  # no file writes the package's own keys, unless an earlier one did
+                return self.keys.get(path, top), self.positions.get(path, top)
+            return document.keys[path[depth:]], document.positions[path[depth:]]
+
+        values: dict[Any, Any] = {k: v for k, v in document.values.items() if k != "defaults"}
+        for key in reversed(package):
+            values = {key: values}
+        self._merge(self.values, values, (), origin)
+
+    def _merge(self, target: dict[Any, Any], values: dict[Any, Any], at: Path, origin: Origin) -> None:
+        for key, value in values.items():
+            path = (*at, key)
+            if value == "???" and key in target:  # Hydra's mark of a value that somebody else must give
+                continue
+            old = target.get(key)
+            if {type(old), type(value)} == {dict, list}:
+                here, there = origin(path)[0], self.keys[path]
+                what = f"'{dotted(path)}' is {kind(value)} here and {kind(old)} at {there}"
+                raise (GraphError if here.line else ParamError)(f"{here}: {what}; write both alike")
+            self.put(target, path, value, origin)
+
+    def put(self, target: dict[Any, Any], path: Path, value: Any, origin: Origin) -> None:
+        """Set the value of the path's last key in `target`, merging a mapping into a mapping."""
+        old = target.get(path[-1])
+        self.keys[path], self.positions[path] = origin(path)
+        if isinstance(value, dict) and isinstance(old, dict):
+            self._merge(old, value, path, origin)
+            return
+        self._forget_below(path, old)
+        target[path[-1]] = self._copy(value, path, origin)
+
+    def _copy(self, value: Any, path: Path, origin: Origin) -> Any:
+        """An independent copy: one file may be laid in at two places."""
+        self.keys[path], self.positions[path] = origin(path)
+        if isinstance(value, dict):
+            return {key: self._copy(child, (*path, key), origin) for key, child in value.items()}
+        if isinstance(value, list):
+            return [self._copy(child, (*path, i), origin) for i, child in enumerate(value)]
+        return value
+
+    def discard(self, path: Path) -> None:
+        """Take the value at an existing path away; nothing happens where there is none."""
+        parent: Any = self.values
+        for key in path[:-1]:
+            parent = parent[key]
+        if path[-1] in parent:
+            self._forget_below(path, parent.pop(path[-1]))
+            del self.keys[path], self.positions[path]
+
+    def _forget_below(self, path: Path, value: Any) -> None:
+        children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for key, child in children:
+            self._forget_below((*path, key), child)
+            del self.keys[(*path, key)], self.positions[(*path, key)]
+
+    def finish(self, files: tuple[str, ...]) -> Document:
+        """The document as it stands."""
+        return Document(self.values, MappingProxyType(self.positions), files, MappingProxyType(self.keys))

@@ -1,0 +1,1 @@
+"""What the commands `runs`, `rollouts`, `lineage` and `rows` print of a stored run."""

@@ -1,0 +1,107 @@
+"""The runs of a folder in a table."""
+
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from genrl_graph.errors import GenrlGraphError, StoreError
+from genrl_graph.inspection.text import line, number
+from genrl_graph.records.stored_run import StoredRun, open_run, run_folders, writer_of
+from genrl_graph.store.run_folder import GRAPH, JOURNAL
+
+_STAGE = re.compile(r"stage\d+/")
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """Where a run stands: rounds played and asked, and whether it is `finished`, `running` or `stopped`."""
+
+    played: int
+    asked: int
+    state: str
+    age_s: float
+
+    @classmethod
+    def of(cls, run: StoredRun) -> "RunStatus":
+        """Of a run as it is now; one that only evaluates has no rounds."""
+        config = run.graph.run
+        asked = 0 if config.mode == "evaluate" else config.rounds
+        played = len(run.rounds)
+        writers = [pid for folder in run.folders if (pid := writer_of(folder)) is not None]
+        end = max(run.rounds, default=-1) + 1  # a swarm peer may have left rounds before it
+        done = end >= asked and (config.mode == "train" or run.evaluations().num_rows > 0)
+        state = f"running ({', '.join(map(str, writers))})" if writers else "finished" if done else "stopped"
+        return cls(played, asked, state, time.time() - max(map(_written, run.folders)))
+
+
+def print_runs(folder: Path, console: Console) -> None:
+    """A line a run; raises `StoreError` where the folder holds none."""
+    inner = sorted((path for path in folder.iterdir() if path.is_dir()), key=_last_change) if folder.is_dir() else []
+    runs = [path for path in inner if (path / GRAPH).exists() or any(path.glob(f"*/{GRAPH}"))]
+    if not runs:
+        raise StoreError(f"{folder}: holds no run; `genrl-graph run GRAPH -o {folder}/NAME` makes one")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("run", "graph", "rounds", "state", "outcome of each stage", "last change"):
+        table.add_column(name, no_wrap=name != "run", overflow="fold" if name == "run" else "ellipsis")
+    for path in runs:
+        try:
+            table.add_row(*(Text(line(cell)) for cell in _cells(path)))
+        except GenrlGraphError as error:  # one that cannot be read hides no other
+            table.add_row(Text(line(path.name)), "", "", Text(f"unreadable: {line(str(error))[:80]}"), "", "")
+    console.print(table)
+
+
+def _cells(path: Path) -> list[str]:
+    if not run_folders(path):
+        return [f"{path.name}/", "", "", f"{len(list(path.glob(f'*/{GRAPH}')))} runs", "", ""]
+    run = open_run(path)
+    standing = RunStatus.of(run)
+    rewards = " ".join(number(value) for value in last_outcomes(run.metrics()).values())
+    return [
+        run.name,
+        run.graph.name,
+        f"{standing.played}/{standing.asked}",
+        standing.state,
+        rewards,
+        ago(standing.age_s),
+    ]
+
+
+def last_outcomes(metrics: pa.Table) -> dict[str, float | None]:
+    """The mean reward of each stage over the peers, or its first result, in the last round that was measured."""
+    if not metrics.num_rows:
+        return {}
+    names = {name.partition("/")[0]: name for name in reversed(stage_metrics(metrics))}
+    last = metrics.filter(pc.equal(metrics.column("round"), pc.max(metrics.column("round"))))
+    return {name: pc.mean(last.column(name)).as_py() for _, name in sorted(names.items())}
+
+
+def stage_metrics(metrics: pa.Table) -> list[str]:
+    """The names of what tells how each stage went: its reward, and the results that its generators show."""
+    names = [name for name in metrics.column_names if _STAGE.match(name) and not name.endswith("/zero_variance")]
+    return sorted(names, key=lambda name: (name.partition("/")[0], not name.endswith("/reward"), names.index(name)))
+
+
+def ago(seconds: float) -> str:
+    """A time span in its largest unit."""
+    for name, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name} ago"
+    return f"{max(seconds, 0):.0f} s ago"
+
+
+def _written(folder: Path) -> float:
+    paths = [folder / GRAPH, folder / "metrics.jsonl", *(folder / JOURNAL).glob("*.wal")]
+    return max(path.stat().st_mtime for path in paths if path.exists())
+
+
+def _last_change(folder: Path) -> float:
+    return folder.stat().st_mtime

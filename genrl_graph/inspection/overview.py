@@ -1,0 +1,123 @@
+"""One run on a page: what ran, where it stands, numbers per node, reward curves, evaluations."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from genrl_graph.inspection.listing import RunStatus, ago, stage_metrics
+from genrl_graph.inspection.plot import Curve, braille, default_window, smoothed, write_png
+from genrl_graph.inspection.text import line, number, say
+from genrl_graph.records.stored_run import StoredRun
+
+SHOWN = (
+    *("rows", "reward", "return", "zero_variance", "completion_length", "episode_length", "truncated", "failed_rows"),
+    *("loss", "kl", "version"),
+)
+"""Metrics of a node that the table shows, where some node has them."""
+RESULT = re.compile(r"eval/stage\d+/")
+
+
+def print_run(run: StoredRun, console: Console, *, window: int | None = None, png: Path | None = None) -> None:
+    """Everything that one page holds of a run; `window` rounds smooth the curves."""
+    metrics = run.metrics()
+    curves = reward_curves(metrics)
+    longest = max((len(rounds) for rounds, _ in curves.values()), default=0)
+    window = window or default_window(longest)
+    if png is not None:
+        write_png(png, curves, title=f"{run.name} ({run.graph.name})", window=window)
+    _print_head(run, console)
+    if metrics.num_rows:
+        console.print(_node_table(run, metrics))
+    for name, (rounds, values) in curves.items():
+        lines = braille((rounds, smoothed(values, window).tolist()), width=console.width)
+        if len(rounds) > 1 and lines:
+            smoothing = f", mean of {window} rounds" if window > 1 else ""
+            say(console, (name, "bold"), f"  rounds {rounds[0]} to {rounds[-1]}{smoothing}")
+            for text in lines:
+                say(console, text)
+    if (evaluations := run.evaluations()).num_rows:
+        console.print(_evaluation_table(run, evaluations))
+
+
+def reward_curves(metrics: pa.Table) -> dict[str, Curve]:
+    """The reward of each stage by round, or what else its generators show, the mean over the peers."""
+    return {name: over_peers(metrics, name) for name in stage_metrics(metrics)}
+
+
+def over_peers(metrics: pa.Table, name: str) -> Curve:
+    """The rounds in which a metric was reported, and its mean over the peers in each."""
+    mean = metrics.group_by("round").aggregate([(name, "mean")]).sort_by("round")
+    known = mean.filter(mean.column(f"{name}_mean").is_valid())
+    return known.column("round").to_pylist(), known.column(f"{name}_mean").to_pylist()
+
+
+def _print_head(run: StoredRun, console: Console) -> None:
+    standing, config = RunStatus.of(run), run.graph.run
+    where = f"{standing.state}, {standing.played} of {standing.asked} rounds played, last change {ago(standing.age_s)}"
+    say(console, (line(run.name), "bold"), f": graph {line(run.graph.name)}, {where}")
+    say(console, f"peers: {line(', '.join(run.peers) or 'none yet')}")
+    options = config.model_dump(exclude_defaults=True)
+    say(console, f"options: {line(', '.join(f'{name} {value}' for name, value in options.items()) or 'the defaults')}")
+    versions: Mapping[str, object] = {name: value for name, value in run.versions.items() if isinstance(value, str)}
+    say(console, f"versions: {line(', '.join(f'{name} {value}' for name, value in versions.items()))}")
+    if replayed := run.versions.get("replayed"):
+        first, end = replayed["rounds"]
+        made = [name for name, (fate, _) in replayed["nodes"].items() if fate in ("recomputed", "updated")]
+        what = f"replay of {replayed['run']}, rounds {first} to {end - 1}; computed: {', '.join(made) or 'nothing'}"
+        say(console, line(what))
+    if scripts := run.versions.get("imports"):
+        say(console, f"imports: {line(', '.join(scripts))}")
+
+
+def _node_table(run: StoredRun, metrics: pa.Table) -> Table:
+    """Numbers of the last round that reported them, over the peers: first and last of rewards, else the last."""
+    values = {
+        (node, name): over_peers(metrics, f"{node}/{name}")[1]
+        for node in run.nodes
+        for name in SHOWN
+        if f"{node}/{name}" in metrics.column_names
+    }
+    names = [name for name in SHOWN if any(shown == name for _, shown in values)]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("node", "type", *names, "seconds"):
+        table.add_column(column, justify="left" if column in ("node", "type") else "right", no_wrap=True)
+    for node, part in run.graph.nodes.items():
+        cells = [_cell(name, values.get((node, name), [])) for name in names]
+        seconds = over_peers(metrics, f"time/{node}")[1] if f"time/{node}" in metrics.column_names else []
+        cells.append(f"{np.mean(seconds):.3g}" if seconds else "")
+        table.add_row(Text(line(node)), Text(line(part.type_name)), *cells)
+    return table
+
+
+def _cell(name: str, values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    if name in ("reward", "return") and len(values) > 1:
+        return f"{number(values[0])} > {number(values[-1])}"
+    return f"{values[-1]:.4g}"
+
+
+def _evaluation_table(run: StoredRun, evaluations: pa.Table) -> Table:
+    """pass@k, mean rewards and results of stages in the first evaluation against those in the last, over the peers."""
+    rewards = [f"eval/{name}/reward" for name, part in run.graph.nodes.items() if part.type_name.startswith("reward.")]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title="evaluations", title_justify="left")
+    for column in ("metric", "baseline", "last", "change"):
+        table.add_column(column, justify="left" if column == "metric" else "right", no_wrap=True)
+    for name in evaluations.column_names:
+        if not (name.rpartition("/")[2].startswith("pass_at_") or name in rewards or RESULT.match(name)):
+            continue
+        rounds, values = over_peers(evaluations, name)
+        if not values:
+            continue
+        first, last = values[0], values[-1]
+        again = len(rounds) > 1
+        row = [number(first), number(last) if again else "", f"{last - first:+.3f}" if again else ""]
+        table.add_row(Text(line(name.removeprefix("eval/"))), *row)
+    return table

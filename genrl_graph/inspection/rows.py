@@ -1,0 +1,103 @@
+"""The rows of a node as files that pandas, pyarrow and `datasets` read."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from genrl_graph.errors import StoreError
+from genrl_graph.records.stored_run import Rounds, StoredRun
+from genrl_graph.store.durable import failed
+
+
+def export_rows(run: StoredRun, node: str, out: Path, *, rounds: Rounds = None, holder: str | None = None) -> int:
+    """Write the joined rows of a node, with `round` and `holder`, a block of rounds at a time; gives their number.
+
+    `out` ends in .parquet or .jsonl, or is a new folder, which gets a Parquet file a block. Tensors become nested
+    lists. It appears whole or not at all. Raises `StoreError` where it exists.
+    """
+    if out.exists():
+        raise StoreError(f"{out}: exists already; name another file or folder")
+    draft = out.with_name(f".{out.name}.partial")
+    blocks = _alike(run, node, rounds, holder)
+    write = {".parquet": _write_parquet, ".jsonl": _write_lines}.get(out.suffix, _write_folder)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        count = write(draft, blocks)
+        draft.rename(out)
+    except OSError as error:
+        raise failed(out, "write the rows", error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True) if draft.is_dir() else draft.unlink(missing_ok=True)
+    return count
+
+
+def _alike(run: StoredRun, node: str, rounds: Rounds, holder: str | None) -> Iterator[pa.Table]:
+    """The blocks, all with the columns of the first; without any rows, one empty block of the declared columns."""
+    schema: pa.Schema | None = None
+    for block in run.blocks(node, rounds, holder=holder):
+        table = pa.table({name: _plain(block.column(name)) for name in block.column_names})
+        if schema is None:
+            schema = table.schema
+        if table.schema != schema:
+            other = sorted(set(table.column_names) ^ set(schema.names)) or ["the order or type of columns"]
+            first = table.column("round")[0].as_py()
+            raise StoreError(f"{run.folder}: {node} has other columns from round {first} on ({', '.join(other)})")
+        yield table
+    if schema is None:
+        frame = run.frame(node, rounds, holder=holder)
+        yield pa.table({name: _plain(frame.table.column(name)) for name in frame.table.column_names})
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Tensors as nested lists, everything else as it is."""
+    if not isinstance(column.type, pa.FixedShapeTensorType):
+        return column
+    flat = column.combine_chunks().storage
+    values: pa.Array = flat.flatten()
+    for extent in reversed(column.type.shape):
+        ends = pa.array(range(0, len(values) + 1, extent), pa.int32()) if extent else pa.array([0], pa.int32())
+        values = pa.ListArray.from_arrays(ends, values)
+    return pa.chunked_array([values])
+
+
+def _write_parquet(path: Path, blocks: Iterator[pa.Table]) -> int:
+    first = next(blocks)
+    count = int(first.num_rows)
+    with pq.ParquetWriter(path, first.schema, compression="zstd") as writer:
+        writer.write_table(first)
+        for block in blocks:
+            writer.write_table(block)
+            count += block.num_rows
+    return count
+
+
+def _write_folder(path: Path, blocks: Iterator[pa.Table]) -> int:
+    count = 0
+    path.mkdir()
+    for number, block in enumerate(blocks):
+        pq.write_table(block, path / f"rows-{number:05d}.parquet", compression="zstd")
+        count += block.num_rows
+    return count
+
+
+def _write_lines(path: Path, blocks: Iterator[pa.Table]) -> int:
+    """One JSON object a row; what is no finite number becomes null, for JSON has none."""
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for block in blocks:
+            for row in block.to_pylist():
+                file.write(json.dumps(_finite(row), ensure_ascii=False) + "\n")
+            count += block.num_rows
+    return count
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if value - value == 0.0 else None
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list) else value

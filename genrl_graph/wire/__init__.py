@@ -1,0 +1,1 @@
+"""Frames as bytes between peers, read as if the sender were hostile."""

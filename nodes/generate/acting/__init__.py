@@ -1,0 +1,1 @@
+"""Seat players, play episodes, and make rows of their steps."""

@@ -1,0 +1,91 @@
+"""Who sits where in an episode."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from genrl_graph.nodes.policy.compute.acting import Actor, ActorOutput, Floats, Masks
+from genrl_graph.nodes.update.snapshots import Snapshots
+
+OpponentKind = Literal["self", "random", "policy", "snapshots"]
+
+
+class Player(Protocol):
+    """Who moves."""
+
+    def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator) -> ActorOutput:
+        """One action a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActorPlayer:
+    """A policy that plays, at its best or as it explores."""
+
+    actor: Actor
+    greedy: bool = False
+
+    def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator) -> ActorOutput:
+        """One action a row."""
+        return self.actor.act(observations, masks, rng=rng, greedy=self.greedy)
+
+
+class RandomPlayer:
+    """Takes each legal action with the same chance."""
+
+    def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator) -> ActorOutput:
+        """One action a row."""
+        legal = masks.sum(axis=1, dtype=np.int64)
+        points = np.floor(rng.random(len(masks)) * legal)
+        actions = (np.cumsum(masks, axis=1, dtype=np.int64) <= points[:, None]).sum(axis=1)
+        return ActorOutput(
+            actions.astype(np.int32), -np.log(legal.astype(np.float32)), np.zeros(len(masks), np.float32)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Seats:
+    """The player of every seat, the seats whose steps are kept, and whom they play against; "" where nobody is."""
+
+    players: tuple[Player, ...]
+    own: tuple[int, ...]
+    opponent: OpponentKind | Literal[""]
+
+
+class SeatingPlan:
+    """Seats the policy and its opponents, episode after episode."""
+
+    def __init__(
+        self,
+        policy: Actor,
+        opponent: Actor | None,
+        snapshots: Snapshots | None,
+        weights: Mapping[OpponentKind, float],
+        *,
+        rng: np.random.Generator,
+        greedy: bool,
+    ) -> None:
+        self._own = ActorPlayer(policy, greedy)
+        self._players: dict[OpponentKind, list[Player]] = {
+            "self": [self._own],
+            "random": [RandomPlayer()],
+            "policy": [ActorPlayer(opponent)] if opponent is not None else [],
+            "snapshots": [ActorPlayer(member) for member in snapshots.members] if snapshots is not None else [],
+        }
+        self._kinds: list[OpponentKind] = [kind for kind, weight in weights.items() if weight > 0]
+        chances = np.asarray([weights[kind] for kind in self._kinds], dtype=np.float64)
+        self._ends, self._rng = np.cumsum(chances / chances.sum()), rng
+
+    def seats(self, count: int, number: int) -> Seats:
+        """Who sits on the `count` seats of episode `number`; the policy's seat goes round with the number."""
+        if count == 1:
+            return Seats((self._own,), (0,), "")
+        at = int(np.searchsorted(self._ends, self._rng.random(), side="right"))
+        kind = self._kinds[min(at, len(self._kinds) - 1)]
+        drawn = self._players[kind]
+        if kind == "self" or not drawn:
+            return Seats((self._own,) * count, tuple(range(count)), "self")
+        opponent = drawn[int(self._rng.integers(len(drawn)))]
+        own = number % count
+        return Seats(tuple(self._own if seat == own else opponent for seat in range(count)), (own,), kind)

@@ -1,0 +1,1 @@
+"""Fill prompts, quote rollouts in them, and make rows of completions."""

@@ -1,0 +1,262 @@
+"""The live handles of small networks: act, judge and train one set of weights (imports torch)."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genrl_graph.errors import NodeFailed, StoreError
+from genrl_graph.nodes.policy.compute.acting import ActorCritic, ActorOutput, Floats, Masks, QNetwork, TrainedActor
+from genrl_graph.nodes.policy.compute.network import (
+    ILLEGAL,
+    Exploration,
+    Network,
+    NetworkSpec,
+    actor_critic_network,
+    draw_orthogonal,
+    q_network,
+)
+from genrl_graph.nodes.policy.compute.weights import (
+    load_state,
+    named_tensors,
+    optimizer_tensors,
+    restore_optimizer,
+    save_state,
+    weights_digest,
+)
+
+NETWORK = "network.json"
+
+__all__ = ["Exploration", "NetworkActor", "NetworkActorCritic", "NetworkQ", "load_frozen"]
+
+
+class NetworkActor(TrainedActor):
+    """One network with Adam (arXiv 1412.6980), whose state exists from the first step on."""
+
+    def __init__(self, name: str, spec: NetworkSpec, model: torch.nn.Module) -> None:
+        self.name, self.version = name, 0
+        self.spec, self.spaces, self.model = spec, spec.spaces, model
+        self._optimizer: torch.optim.Adam | None = None
+        self._device = next(model.parameters()).device
+
+    @property
+    def computes(self) -> str:
+        """The precision of its matrix products, and the kind of device."""
+        return f"float32 on {self._device.type}"
+
+    @classmethod
+    def drawn(cls, name: str, spec: NetworkSpec, *, seed: int, device: str) -> Self:
+        """A handle whose weights are a function of seed and name."""
+        from genrl_graph.nodes.policy.compute.device import pick_device
+
+        model = cls.network(spec)
+        draw_orthogonal(model, seed=seed, name=name)
+        return cls(name, spec, model.to(pick_device(device)))
+
+    @classmethod
+    def network(cls, spec: NetworkSpec) -> Network:
+        """The network of a spec, its weights as torch makes them."""
+        raise NotImplementedError
+
+    def tensor(self, values: NDArray[np.generic]) -> Tensor:
+        """An array as a tensor where the weights are."""
+        return torch.as_tensor(values, device=self._device)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of one batch."""
+        cast(Any, loss).backward()
+
+    def step(self, *, learning_rate: float, max_grad_norm: float) -> float:
+        """One step of Adam with the gradients, clipped to `max_grad_norm`; returns the norm before clipping.
+
+        Raises `NodeFailed` where the norm is not finite or no gradients were added; the weights then stay.
+        """
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        if not parameters:
+            raise NodeFailed(f"policy {self.name!r}: a step without gradients; call backward first")
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm))
+        if not np.isfinite(norm):
+            self.model.zero_grad(set_to_none=True)
+            raise NodeFailed(
+                f"policy {self.name!r} version {self.version}: the gradient norm is {norm}; nothing was applied"
+            )
+        optimizer = self._adam()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        optimizer.step()
+        self.model.zero_grad(set_to_none=True)
+        self.version += 1
+        return norm
+
+    def save(self, folder: Path) -> None:
+        """Write weights, optimiser, version, and what network it is."""
+        save_state(folder, self._weights(), self._moments(), version=self.version)
+        (folder / NETWORK).write_text(json.dumps({"name": self.name, **self.spec.as_json()}) + "\n")
+
+    def load(self, folder: Path) -> None:
+        """Become what was saved; raises `StoreError` where the weights are another network's."""
+        self.version, moments = load_state(folder, self._weights())
+        self._optimizer = None
+        if moments is not None:
+            self._restore(moments, str(folder))
+
+    def digest(self) -> str:
+        """Hex digest of the weights."""
+        return weights_digest(self._weights())
+
+    def fork(self, name: str) -> Self:
+        """A second live version with its own weights and optimiser state."""
+        other, moments = self.frozen(name), self._moments()
+        if moments is not None:
+            other._restore(moments, f"policy {self.name!r}")
+        return other
+
+    def frozen(self, name: str) -> Self:
+        """A copy of the weights without optimiser state."""
+        model = copy.deepcopy(self.model)
+        model.zero_grad(set_to_none=True)
+        other = type(self)(name, self.spec, model)
+        other.version = self.version
+        return other
+
+    def _weights(self) -> dict[str, Tensor]:
+        return named_tensors(self.model)
+
+    def _adam(self) -> torch.optim.Adam:
+        if self._optimizer is None:
+            self._optimizer = torch.optim.Adam(self.model.parameters(), lr=0.0, eps=1e-5, fused=True)
+        return self._optimizer
+
+    def _moments(self) -> dict[str, Tensor] | None:
+        trained = dict(self.model.named_parameters())
+        return None if self._optimizer is None else optimizer_tensors(trained, self._optimizer)
+
+    def _restore(self, moments: dict[str, Tensor], where: str) -> None:
+        try:
+            restore_optimizer(dict(self.model.named_parameters()), self._adam(), moments)
+        except KeyError as error:
+            raise StoreError(
+                f"{where}: optimiser state of an unknown weight {error}; was it another network?"
+            ) from error
+
+    def _finite(self, values: Floats) -> Floats:
+        if not np.isfinite(values).all():
+            raise NodeFailed(
+                f"policy {self.name!r} version {self.version}: its outputs are not finite; lower the learning rate"
+            )
+        return values
+
+
+class NetworkActorCritic(NetworkActor, ActorCritic):
+    """An actor and a critic."""
+
+    @classmethod
+    def network(cls, spec: NetworkSpec) -> Network:
+        """Logits and a value."""
+        return actor_critic_network(spec)
+
+    def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator, greedy: bool = False) -> ActorOutput:
+        """Actions drawn from the policy among the legal ones; `greedy` takes the likeliest."""
+        with torch.inference_mode():
+            logits, values = self.model(self.tensor(observations))
+        found = np.where(masks > 0, self._finite(logits.numpy(force=True)), ILLEGAL).astype(np.float64)
+        found -= found.max(axis=1, keepdims=True)
+        logprobs = found - np.log(np.exp(found).sum(axis=1, keepdims=True))
+        actions = logprobs.argmax(axis=1) if greedy else _drawn(np.exp(logprobs), masks, rng)
+        chosen = logprobs[np.arange(len(actions)), actions].astype(np.float32)
+        return ActorOutput(actions.astype(np.int32), chosen, self._finite(values.numpy(force=True)[:, 0]))
+
+    def values(self, observations: Floats, masks: Masks) -> Floats:
+        """What the critic says."""
+        with torch.inference_mode():
+            return self._finite(self.model(self.tensor(observations))[1].numpy(force=True)[:, 0])
+
+    def evaluate(self, observations: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probs of all actions [rows, actions], the illegal ones about -1e8, and values [rows]."""
+        logits, values = self.model(observations)
+        legal = torch.where(masks > 0, logits, ILLEGAL)
+        return torch.log_softmax(legal, dim=-1), values[:, 0]
+
+
+class NetworkQ(NetworkActor, QNetwork):
+    """Values of actions; the target is saved and digested with the network, but never stepped."""
+
+    def __init__(self, name: str, spec: NetworkSpec, model: torch.nn.Module) -> None:
+        super().__init__(name, spec, model)
+        self._target = copy.deepcopy(model).requires_grad_(False)
+
+    @classmethod
+    def network(cls, spec: NetworkSpec) -> Network:
+        """A value an action."""
+        return q_network(spec)
+
+    def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator, greedy: bool = False) -> ActorOutput:
+        """The best legal action of each row, or, with the chance of this version, a random one."""
+        exploration = self.spec.exploration
+        epsilon = 0.0 if greedy or exploration is None else exploration.at(self.version)
+        legal, found = masks > 0, self._legal_values(observations, masks)
+        best = found.argmax(axis=1)
+        uniform = legal / legal.sum(axis=1, keepdims=True)
+        chance = epsilon * uniform
+        chance[np.arange(len(best)), best] += 1.0 - epsilon
+        actions = best if greedy else _drawn(chance, masks, rng)
+        chosen = np.log(chance[np.arange(len(actions)), actions]).astype(np.float32)
+        return ActorOutput(actions.astype(np.int32), chosen, found.max(axis=1))
+
+    def values(self, observations: Floats, masks: Masks) -> Floats:
+        """The highest value of a legal action."""
+        best: Floats = self._legal_values(observations, masks).max(axis=1)
+        return best
+
+    def action_values(self, observations: Tensor, *, target: bool = False) -> Tensor:
+        """Values of all actions [rows, actions]."""
+        (values,) = (self._target if target else self.model)(observations)
+        return cast(Tensor, values)
+
+    def sync_target(self) -> None:
+        """Let the target become the network."""
+        self._target.load_state_dict(self.model.state_dict())
+
+    def frozen(self, name: str) -> Self:
+        """A copy of network and target without optimiser state."""
+        other = super().frozen(name)
+        other._target.load_state_dict(self._target.state_dict())
+        return other
+
+    def _weights(self) -> dict[str, Tensor]:
+        target = {f"target.{label}": tensor for label, tensor in named_tensors(self._target).items()}
+        return {**named_tensors(self.model), **target}
+
+    def _legal_values(self, observations: Floats, masks: Masks) -> Floats:
+        with torch.inference_mode():
+            (values,) = self.model(self.tensor(observations))
+        return np.where(masks > 0, self._finite(values.numpy(force=True)), np.float32(-np.inf))
+
+
+def load_frozen(folder: Path) -> NetworkActor:
+    """The policy that was saved in a folder, made from nothing else; raises `StoreError` where that holds none."""
+    heads: dict[str, type[NetworkActor]] = {"actor_critic": NetworkActorCritic, "q_network": NetworkQ}
+    try:
+        found = json.loads((folder / NETWORK).read_text())
+        name = str(found.pop("name"))
+        spec = NetworkSpec.from_json(found)
+        cls = heads[spec.head]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{folder / NETWORK}: holds no network: {error}") from error
+    policy = cls(name, spec, cls.network(spec))
+    policy.load(folder)
+    return policy
+
+
+def _drawn(chances: NDArray[np.float64], masks: Masks, rng: np.random.Generator) -> NDArray[np.int64]:
+    """One action a row by its chances [rows, actions]; never one that is illegal, whatever rounding does."""
+    ends = np.cumsum(np.where(masks > 0, chances, 0.0), axis=1)
+    point = rng.random((len(chances), 1)) * ends[:, -1:]
+    last_legal = masks.shape[1] - 1 - (masks[:, ::-1] > 0).argmax(axis=1)
+    actions: NDArray[np.int64] = np.minimum((ends <= point).sum(axis=1), last_legal)
+    return actions

@@ -1,0 +1,137 @@
+"""What a torch policy keeps on disk: weights and AdamW state as safetensors, a version as JSON; nothing is pickled."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from genrl_graph import seeds
+from genrl_graph.errors import StoreError
+
+FORMAT = 1
+WORTH_THREADS = 2**20  # bytes from which starting threads takes less time than hashing on one
+WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "policy.json"
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and persistent buffers, sorted by name; of tied ones the first."""
+    kept = model.state_dict().keys()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in kept}
+    return dict(sorted({**dict(model.named_parameters()), **buffers}.items()))
+
+
+def weights_digest(tensors: Tensors) -> str:
+    """Hex digest over names, dtypes, shapes and bytes."""
+    if sum(tensor.nbytes for tensor in tensors.values()) < WORTH_THREADS:
+        digests = list(map(_tensor_digest, tensors.values()))
+    else:
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            digests = list(pool.map(_tensor_digest, tensors.values()))
+    return seeds.digest([part for name, part in zip(tensors, digests, strict=True) for part in (name, part)])
+
+
+def _tensor_digest(tensor: torch.Tensor) -> str:
+    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    # hashing releases the GIL, so tensors are hashed side by side
+    content = hashlib.blake2b(raw.data, digest_size=16).hexdigest()
+    return seeds.digest((str(tensor.dtype), str(tuple(tensor.shape)), content))
+
+
+def save_weights(file: Path, tensors: Tensors) -> None:
+    """Write weights under their names, as transformers and peft read them; raises `StoreError` where it cannot."""
+    held = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(held, file, metadata={"format": "pt"})
+    except SafetensorError as error:  # so it tells of a full disk, too
+        raise StoreError(f"{file}: cannot write weights: {error}; free space or mend the folder") from error
+
+
+def save_state(
+    folder: Path, weights: Tensors, moments: Tensors | None, *, version: int, file: str = WEIGHTS, base: str = ""
+) -> None:
+    """Write weights (to `file`), the optimiser state if there is one, and the version.
+
+    `base` is the digest of what the weights are added to, if they are an adapter.
+    """
+    save_weights(folder / file, weights)
+    if moments is not None:
+        save_weights(folder / OPTIMIZER, moments)
+    state: dict[str, Any] = {"format": FORMAT, "version": version, "optimizer": moments is not None}
+    (folder / STATE).write_text(json.dumps(state | ({"base": base} if base else {})) + "\n")
+
+
+def load_state(
+    folder: Path, weights: Tensors, *, file: str = WEIGHTS, base: str = "", optimizer: bool = True
+) -> tuple[int, dict[str, torch.Tensor] | None]:
+    """Copy saved weights into tensors of the same names; returns the version and the optimiser state, if it had one.
+
+    Without `optimizer` its state is not read.
+    """
+    try:
+        state = json.loads((folder / STATE).read_text())
+        saved = load_file(folder / file)
+        moments = load_file(folder / OPTIMIZER) if optimizer and state["optimizer"] else None
+        form, version, below = state["format"], int(state["version"]), state.get("base", "")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise StoreError(f"{folder}: holds no readable policy: {type(error).__name__}: {error}") from error
+    if form != FORMAT:
+        raise StoreError(f"{folder}: policy format {form!r}; this version reads {FORMAT}")
+    _fits(folder, saved, weights)
+    if below != base:
+        raise StoreError(f"{folder}: an adapter of base {below}, this policy has {base}; was it another base or alpha?")
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            tensor.copy_(saved[name])
+    return version, moments
+
+
+def _fits(folder: Path, saved: Tensors, wanted: Tensors) -> None:
+    for name in sorted(saved.keys() | wanted.keys()):
+        have, want = _described(saved.get(name)), _described(wanted.get(name))
+        if have != want:
+            raise StoreError(f"{folder}: weight {name!r} is {have}, this policy has {want}; was it another model?")
+
+
+def _described(tensor: torch.Tensor | None) -> str:
+    return "missing" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
+
+
+def optimizer_tensors(parameters: Tensors, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimiser state itself, no copy, as `<parameter>|<key>` tensors."""
+    return {
+        f"{name}|{key}": torch.as_tensor(value).detach()
+        for name, parameter in sorted(parameters.items())
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def restore_optimizer(parameters: Tensors, optimizer: torch.optim.Optimizer, moments: Tensors) -> None:
+    """Give a fresh optimiser the state that `optimizer_tensors` gave; raises `KeyError` for an unknown parameter."""
+    for label, tensor in moments.items():
+        name, _, key = label.rpartition("|")
+        parameter = parameters[name]
+        optimizer.state[parameter][key] = tensor.to(parameter.device, copy=True)
+
+
+def draw_weights(model: Any, *, seed: int, name: str, spread: float) -> None:
+    """Matrices normal with standard deviation `spread`, vectors (of norms) 1; one stream a parameter."""
+    import torch
+
+    from genrl_graph.seeds import stream
+
+    with torch.no_grad():
+        for label, parameter in model.named_parameters():
+            if parameter.ndim < 2:
+                parameter.fill_(1.0)
+                continue
+            drawn = stream("tiny_lm", seed, name, label).standard_normal(tuple(parameter.shape))
+            parameter.copy_(torch.from_numpy(spread * drawn))

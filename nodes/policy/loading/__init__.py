@@ -1,0 +1,1 @@
+"""Load models and tokenizers: pretrained, GGUF, packages, checkpoints of runs, stubs."""

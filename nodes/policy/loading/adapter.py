@@ -1,0 +1,228 @@
+"""The live handle of a low-rank adapter: it shares the weights of a frozen base with other adapters.
+
+Every policy has module objects of its own around the shared weights, so nothing is ever switched: a backward pass, or
+a recomputation in it, always meets the adapter that its forward pass met.
+"""
+
+import copy
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+from weakref import WeakValueDictionary
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+
+from genrl_graph import seeds
+from genrl_graph.errors import ParamError
+from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
+from genrl_graph.nodes.policy.compute.device import pick_device
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy, Training
+from genrl_graph.nodes.policy.compute.weights import load_state, named_tensors, save_state, save_weights, weights_digest
+from genrl_graph.nodes.policy.loading.pretrained import context_of, load_pretrained, locate, tokens_of, training_of
+
+if TYPE_CHECKING:
+    from genrl_graph.nodes.policy.lora import Lora
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."  # what peft puts before the names of weights in its files
+ADAPTER = "default"
+
+
+class SharedBase:
+    """A frozen model whose weights adapters share; it lives as long as one of them."""
+
+    def __init__(self, model: torch.nn.Module, tokenizer: Any, source: str) -> None:
+        self.model, self.source = model.eval().requires_grad_(False), source
+        self._tokenizer = tokenizer
+        self._tokens: dict[str | None, ChatTokens] = {}
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex digest of the weights."""
+        return weights_digest(named_tensors(self.model))
+
+    def tokens(self, params: "Lora") -> ChatTokens:
+        """The tokenizer with the chat template that is asked for; shared by policies that ask for the same."""
+        template = params.chat_template
+        if template not in self._tokens:
+            self._tokens[template] = tokens_of(params, copy.deepcopy(self._tokenizer))
+        return self._tokens[template]
+
+    def around(self, model: torch.nn.Module, other: Mapping[int, torch.nn.Parameter] | None = None) -> torch.nn.Module:
+        """A copy of a model that was made from this base, around the same base weights.
+
+        `other` are parameters that take the place of some, by the id of those.
+        """
+        shared: dict[int, Any] = {id(t): t for t in chain(self.model.parameters(), self.model.buffers())}
+        return copy.deepcopy(model, shared | dict(other or {}))
+
+
+_bases: "WeakValueDictionary[tuple[str, str | None, str], SharedBase]" = WeakValueDictionary()
+
+
+def adapted_policy(name: str, params: "Lora", *, seed: int) -> "LoraPolicy":
+    """A handle with a fresh adapter, drawn from (seed, name), on the base of all policies with the same model."""
+    device = pick_device(params.device)
+    key = (params.model, params.revision, str(device))
+    base = _bases.get(key)
+    if base is None:
+        model, tokenizer = load_pretrained(params)
+        found = locate(params)
+        source = str(found) if params.model.startswith("package:") or Path(params.model).exists() else params.model
+        base = _bases[key] = SharedBase(model.to(device), tokenizer, source)
+    context = context_of(cast(Any, base.model).config, params.max_context)
+    config = _config(params, base)
+    model = _inject(config, base.around(base.model), where=f"{params.type_name}.target_modules")
+    _draw(model, seed=seed, name=name)
+    return LoraPolicy(
+        name,
+        model,
+        base.tokens(params),
+        base=base,
+        config=config,
+        context=context,
+        training=training_of(params, device),
+    )
+
+
+class LoraPolicy(CausalPolicy):
+    """A policy that is an adapter on a frozen base: only the adapter is trained, saved and optimised."""
+
+    def __init__(
+        self,
+        name: str,
+        model: torch.nn.Module,
+        tokens: ChatTokens,
+        *,
+        base: SharedBase,
+        config: Any,
+        context: int,
+        training: Training,
+    ) -> None:
+        super().__init__(name, model, tokens, context=context, training=training)
+        self._base, self._config = base, config
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The adapter under the names of peft."""
+        return dict(self.trained())
+
+    def trained(self) -> dict[str, torch.nn.Parameter]:
+        """The adapter under the names of peft."""
+        return {
+            PREFIX + name.replace(f".{ADAPTER}.", "."): parameter
+            for name, parameter in sorted(self.model.named_parameters())
+            if _is_adapter(name)
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write adapter, optimiser, version and tokenizer: a folder that peft loads."""
+        save_state(folder, self.weights(), self._moments(), version=self.version, file=WEIGHTS, base=self._identity)
+        self._config.save_pretrained(folder)
+        self.hf_tokenizer.save_pretrained(folder)
+
+    def export_adapter(self, folder: Path) -> None:
+        """Write an adapter that peft loads, with its tokenizer."""
+        save_weights(folder / WEIGHTS, self.weights())
+        self._config.save_pretrained(folder)
+        self.hf_tokenizer.save_pretrained(folder)
+
+    def digest(self) -> str:
+        """Hex digest of the adapter, of what it is added to, and of its scale."""
+        return seeds.digest((self._identity, super().digest()))
+
+    @property
+    def _identity(self) -> str:
+        return seeds.digest((self._base.digest, repr(float(self._config.lora_alpha))))
+
+    def _read(self, folder: Path, *, optimizer: bool) -> tuple[int, dict[str, torch.Tensor] | None]:
+        return load_state(folder, self.weights(), file=WEIGHTS, base=self._identity, optimizer=optimizer)
+
+    def _twin(self, name: str) -> Self:
+        model = self._base.around(self.model)
+        model.zero_grad(set_to_none=True)
+        return type(self)(
+            name,
+            model,
+            self._tokens,
+            base=self._base,
+            config=self._config,
+            context=self.context,
+            training=self._training,
+        )
+
+    def _sampler(self) -> torch.nn.Module:
+        """The model with the bfloat16 matrices that autocast would make anew for every token: of frozen ones it keeps
+        none. Merging the adapter into them would be faster, but rounding then doubles the distance to `logprobs`."""
+        sampler = super()._sampler()
+        if sampler is not self.model or not self._training.bfloat16:
+            return sampler
+        embedding = cast(Any, self.model).get_input_embeddings().weight
+        layers = [layer for layer in self.model.modules() if isinstance(layer, torch.nn.Linear)]
+        matrices = {id(layer.weight): layer.weight for layer in layers if layer.weight is not embedding}
+        rounded = {key: torch.nn.Parameter(matrix.detach().bfloat16()) for key, matrix in matrices.items()}
+        return self._base.around(self.model, rounded)
+
+    def _whole_weights(self) -> dict[str, torch.Tensor]:
+        """The weights of the base under their names, with the adapter added to them."""
+        adapted = {name: module for name, module in self.model.named_modules() if isinstance(module, LoraLayer)}
+        whole = {}
+        for name, tensor in named_tensors(self.model).items():
+            module, _, kind = name.rpartition(".")
+            inner = module.removesuffix(".base_layer")
+            if _is_adapter(name):
+                continue
+            if inner in adapted and kind == "weight":
+                tensor = tensor.detach() + cast(Any, adapted[inner]).get_delta_weight(ADAPTER).detach()
+            whole[f"{inner}.{kind}"] = tensor
+        return whole
+
+
+def _is_adapter(name: str) -> bool:
+    return f".{ADAPTER}." in name and ".lora_" in name
+
+
+def _config(params: "Lora", base: SharedBase) -> Any:
+    targets = params.target_modules
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=params.r,
+        lora_alpha=params.alpha,
+        lora_dropout=0.0,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        base_model_name_or_path=base.source,
+        revision=params.revision,
+        inference_mode=False,
+    )
+
+
+def _inject(config: Any, model: torch.nn.Module, *, where: str) -> torch.nn.Module:
+    """Put an adapter around the targets; raises `ParamError` for one that is missing or no linear module."""
+    head = cast(Any, model).get_output_embeddings()
+    tied = head is not None and head.weight is cast(Any, model).get_input_embeddings().weight
+    try:
+        with torch.random.fork_rng(devices=[]):  # peft draws, and is overwritten
+            inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+    except (ValueError, KeyError) as error:
+        raise ParamError(f"{where}: {str(error).splitlines()[0]}") from error
+    for name, parameter in model.named_parameters():
+        module = name.partition(".lora_")[0]
+        if parameter.requires_grad and ((".lora_A." not in name and ".lora_B." not in name) or parameter.ndim != 2):
+            raise ParamError(f"{where}: {module!r} is no linear module; name others")
+    if tied and isinstance(cast(Any, model).get_output_embeddings(), LoraLayer):
+        raise ParamError(f"{where}: the output layer shares its weights with the embedding; leave it out")
+    return model
+
+
+def _draw(model: torch.nn.Module, *, seed: int, name: str) -> None:
+    """A as the layers of torch begin, uniform in +-1/sqrt(inputs), B as 0; one stream a matrix."""
+    with torch.no_grad():
+        for label, parameter in model.named_parameters():
+            if _is_adapter(label) and ".lora_A." in label:
+                bound = 1 / math.sqrt(parameter.shape[1])
+                drawn = seeds.stream("lora", seed, name, label).uniform(-bound, bound, tuple(parameter.shape))
+                parameter.copy_(torch.from_numpy(drawn))

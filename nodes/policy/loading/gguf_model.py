@@ -1,0 +1,126 @@
+"""Models in GGUF files: each is converted once into a folder of safetensors in the cache."""
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from genrl_graph.errors import DataError, GenrlGraphError
+from genrl_graph.long_work import long_work
+from genrl_graph.nodes.policy.compute.weights import WEIGHTS, named_tensors, save_weights
+from genrl_graph.nodes.policy.loading.quiet_libraries import without_progress
+from genrl_graph.seeds import digest
+
+CONVERSION = 1  # part of the folder's name: grows when the conversion changes
+
+_MAGIC = b"GGUF"
+_SAMPLES = (
+    "Hello world",
+    "  two spaces,\n\ttab and newline\n",
+    "12345 + 678 = 13023",
+    "def f(x):\n    return x ** 2  # naïve 漢字 🙂",
+)
+_CHAT = [{"role": "user", "content": "What is 2+2?"}]
+
+
+def gguf_folder(gguf: Path, *, where: str) -> Path:
+    """The folder with the converted model of a GGUF file; a file that has changed since is converted anew."""
+    file = gguf.resolve()
+    try:
+        state = file.stat()
+    except OSError as error:
+        raise DataError(f"{where}: cannot read {file}: {error.strerror}") from error
+    key = digest(("gguf", str(file), state.st_size, state.st_mtime_ns), size=8)
+    return converted(gguf, f"{gguf.stem}-{key}-{CONVERSION}", where=where)
+
+
+def converted(gguf: Path, name: str, *, where: str) -> Path:
+    """The cache folder `name` with the model of a GGUF file; converts at first use (about half a minute for 135M).
+
+    Raises `DataError` where it is no GGUF file, of an architecture that transformers does not know, or its tokenizer
+    does not survive.
+    """
+    target = cache_root() / "models" / name
+    if not target.is_dir():
+        _refuse(gguf, where)
+        _convert(gguf, target, where=where)
+    return target
+
+
+def cache_root() -> Path:
+    """Where converted models are kept: $GENRL_GRAPH_CACHE, else ~/.cache/genrl_graph."""
+    return Path(os.environ.get("GENRL_GRAPH_CACHE") or "~/.cache/genrl_graph").expanduser()
+
+
+def _refuse(gguf: Path, where: str) -> None:
+    if importlib.util.find_spec("gguf") is None:
+        raise DataError(f"{where}: reading GGUF files needs the package gguf; run: pip install gguf")
+    try:
+        with gguf.open("rb") as file:
+            start = file.read(len(_MAGIC))
+    except OSError as error:
+        raise DataError(f"{where}: cannot read {gguf}: {error.strerror}") from error
+    if start != _MAGIC:
+        raise DataError(f"{where}: {gguf.name} is no GGUF file: it begins with {start!r}, not {_MAGIC!r}")
+
+
+def _convert(gguf: Path, target: Path, *, where: str) -> None:
+    """Write the model beside its place and rename it there: nobody ever sees half of it, and the first one wins."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
+    except OSError as error:
+        raise DataError(f"{where}: cannot write {target.parent}: {error.strerror}; set GENRL_GRAPH_CACHE") from error
+    try:
+        _write(gguf, partial, where)
+        try:
+            partial.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    except GenrlGraphError:
+        raise
+    except Exception as error:  # a broken file can lead its readers to any
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"{where}: cannot convert {gguf.name}: {what[:200]}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(gguf: Path, folder: Path, where: str) -> None:
+    with without_progress(), long_work(f"unpacking {gguf.stem} (once)"):
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        tokenizer.save_pretrained(folder)
+        check_tokenizer(AutoTokenizer.from_pretrained(folder), tokenizer, where=where)
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config  # the weights written here are no longer quantised
+        model.config.save_pretrained(folder)
+        model.generation_config.save_pretrained(folder)
+        save_weights(folder / WEIGHTS, named_tensors(model))
+
+
+def check_tokenizer(saved: Any, original: Any, *, where: str) -> None:
+    """Whether text, special tokens and any chat template of a converted tokenizer come back; raises `DataError`."""
+    if original.eos_token_id is None or saved.eos_token_id != original.eos_token_id:
+        raise DataError(f"{where}: its tokenizer has no end token")
+    for text in _SAMPLES:
+        ids = original.encode(text, add_special_tokens=False)
+        if original.decode(ids, clean_up_tokenization_spaces=False) != text:
+            raise DataError(f"{where}: its tokenizer does not give {text!r} back")
+        if saved.encode(text, add_special_tokens=False) != ids:
+            raise DataError(f"{where}: its saved tokenizer reads {text!r} differently")
+    for token, number in zip(original.all_special_tokens, original.all_special_ids, strict=True):
+        if saved.encode(token, add_special_tokens=False) != [number]:
+            raise DataError(f"{where}: the special token {token!r} is not one id")
+    if original.chat_template and _chat(saved) != _chat(original):
+        raise DataError(f"{where}: its chat template renders differently after saving")
+
+
+def _chat(tokenizer: Any) -> object:
+    return tokenizer.apply_chat_template(_CHAT, add_generation_prompt=True, return_dict=False)

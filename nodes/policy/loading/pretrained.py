@@ -1,0 +1,153 @@
+"""Pretrained weights into live handles: where they are looked for, on which device, in which precision."""
+
+import json
+import math
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakValueDictionary
+
+import torch
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # whichever httpx the hub client uses
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from genrl_graph.errors import DataError, ParamError
+from genrl_graph.long_work import long_work
+from genrl_graph.nodes.policy.compute.activation_checkpointing import GB
+from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
+from genrl_graph.nodes.policy.compute.device import gains_from_bfloat16, line_of, pick_device
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy, Training
+from genrl_graph.nodes.policy.loading.gguf_model import gguf_folder
+from genrl_graph.nodes.policy.loading.package_model import package_folder
+from genrl_graph.nodes.policy.loading.quiet_libraries import without_progress
+
+if TYPE_CHECKING:
+    from genrl_graph.nodes.policy.causal_lm import CausalLM
+
+_HUB_TIMEOUT_S = 10.0
+
+# live handles by the params that made them: while one is untouched, the next peer's is a copy of it, not a load
+_handles: "WeakValueDictionary[str, CausalPolicy]" = WeakValueDictionary()
+
+
+def pretrained_policy(name: str, params: "CausalLM") -> CausalPolicy:
+    """A handle with the pretrained weights and an own copy of them."""
+    key = json.dumps(params.model_dump(mode="json"), sort_keys=True)
+    known = _handles.get(key)
+    if known is not None and known.pristine:
+        return known.fork(name)
+    device = pick_device(params.device)
+    model, tokenizer = load_pretrained(params)
+    handle = CausalPolicy(
+        name,
+        model.to(device),
+        tokens_of(params, tokenizer),
+        context=context_of(cast(Any, model).config, params.max_context),
+        training=training_of(params, device),
+    )
+    _handles[key] = handle
+    return handle
+
+
+def tokens_of(params: "CausalLM", tokenizer: Any) -> ChatTokens:
+    """A tokenizer with the chat template that the params ask for."""
+    return ChatTokens(tokenizer, chat_template=params.chat_template, where=_where(params))
+
+
+def training_of(params: "CausalLM", device: torch.device) -> Training:
+    """How the params train on a device."""
+    bfloat16 = gains_from_bfloat16(device) if params.compute_dtype == "auto" else params.compute_dtype == "bfloat16"
+    return Training(
+        weight_decay=params.weight_decay,
+        betas=params.betas,
+        bfloat16=bfloat16,
+        activation_bytes=_activation_bytes(params),
+        share_prefixes=params.share_prefixes,
+    )
+
+
+def _activation_bytes(params: "CausalLM") -> float:
+    if params.gradient_checkpointing == "auto":
+        return params.activation_gb * GB
+    return 0.0 if params.gradient_checkpointing else math.inf
+
+
+def load_pretrained(params: "CausalLM") -> tuple[torch.nn.Module, Any]:
+    """Model (float32, without dropout) and tokenizer; safetensors only, and no code of a repository is run."""
+    folder = locate(params)
+    options = {"revision": params.revision} if isinstance(folder, str) else {}
+    work = long_work(f"downloading {folder}") if isinstance(folder, str) else nullcontext()
+    try:
+        with without_progress(), work:
+            config = AutoConfig.from_pretrained(folder, **options)
+            for setting, value in config.to_dict().items():
+                if isinstance(value, float) and ("dropout" in setting or "pdrop" in setting):
+                    setattr(config, setting, 0.0)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, config=config, dtype=torch.float32, use_safetensors=True, **options
+            )
+            return model, AutoTokenizer.from_pretrained(folder, **options)
+    except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
+        raise DataError(f"{_where(params)}: {line_of(error)}") from error
+
+
+def locate(params: "CausalLM") -> Path | str:
+    """A local folder, or the name of a repository that is in the hub's cache or can be reached."""
+    source, where = params.model, _where(params)
+    if source.startswith("package:"):
+        return package_folder(source.removeprefix("package:"))
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    local = path.is_absolute() or source.startswith((".", "~"))
+    if path.suffix == ".gguf":
+        if path.is_file() or local or len(path.parts) < 3:
+            return gguf_folder(path, where=where)
+        return gguf_folder(_hub_file(*path.parts, revision=params.revision, where=where), where=where)
+    if local or source.count("/") > 1:
+        raise DataError(f"{where}: no such folder")
+    try:
+        return Path(snapshot_download(source, revision=params.revision, local_files_only=True))
+    except (OSError, ValueError):
+        pass  # not in the cache: below, the hub is asked once before transformers tries it again and again
+    _ask_hub(source, params.revision, where=f"{where}: no such folder")
+    return source
+
+
+def _hub_file(owner: str, repository: str, *inside: str, revision: str | None, where: str) -> Path:
+    """One file of a repository, from the hub's cache or else from the hub."""
+    name, file = f"{owner}/{repository}", "/".join(inside)
+    try:
+        return Path(hf_hub_download(name, file, revision=revision, local_files_only=True))
+    except (OSError, ValueError):
+        _ask_hub(name, revision, where=f"{where}: no such file")
+    try:
+        with without_progress(), long_work(f"downloading {name}/{file}"):
+            return Path(hf_hub_download(name, file, revision=revision))
+    except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
+        raise DataError(f"{where}: cannot be had from the model hub: {line_of(error)}") from error
+
+
+def _ask_hub(name: str, revision: str | None, *, where: str) -> None:
+    """Ask the hub once whether it has a repository."""
+    try:
+        HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT_S)
+    except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
+        raise DataError(
+            f"{where}, not in the local cache, and the model hub says: {line_of(error)}; "
+            "check the name and the network, or give a local one"
+        ) from error
+
+
+def _where(params: "CausalLM") -> str:
+    return f"{params.type_name}.model {params.model!r}"
+
+
+def context_of(config: Any, wanted: int | None) -> int:
+    """The longest sequence in tokens; raises `ParamError` where more is wanted than the model has."""
+    longest = int(getattr(config, "max_position_embeddings", None) or wanted or 2048)
+    if wanted is not None and wanted > longest:
+        raise ParamError(f"policy.causal_lm.max_context: {wanted}, but the model has {longest} positions")
+    return wanted or longest

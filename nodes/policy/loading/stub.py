@@ -1,0 +1,101 @@
+"""What stands in for a model in dry play: a few thousand random weights that answer in ready-made sentences."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from genrl_graph.contract.policy import Completion, Sampling
+from genrl_graph.nodes.generate import critique, revise
+from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy, Training
+from genrl_graph.nodes.policy.compute.weights import draw_weights
+
+REPLIES = (
+    "The sum is 12 + 30 = 42.\n#### 42",
+    "I count them one by one, so it is 7.\n#### 7",
+    "<answer>3</answer>",
+    "Let me think step by step. <answer>Yes, it is so.</answer>",
+    "So the result is \\boxed{\\frac{1}{2}}.",
+    "Student #1 made no mistake. Choice: Student #1",
+    "Both are right, but the second is clearer.\nChoice: Student #2",
+    "Nobody is right. Choice: none",
+    "Clear and correct. Score: 8",
+    "<think>2 + 2 is 4.</think>\n4",
+    "I do not know.",
+    "",
+)
+"""Well-formed and other answers, as the library's rewards read them."""
+
+CHAT = "{% for message in messages %}[{{ message.role }}] {{ message.content }}\n{% endfor %}[assistant] "
+VOCABULARY, END = 1024, "<end>"
+CONTEXT = 1 << 17  # a prompt that fits a model must fit here, where it has more tokens
+
+
+class StubPolicy(CausalPolicy):
+    """A policy of its own tokenizer that is trained as any other; only what it says is given."""
+
+    def generate(
+        self,
+        prompts: Sequence[NDArray[np.int32]],
+        *,
+        num_generations: int,
+        sampling: Sampling,
+        rng: np.random.Generator,
+        max_batch_tokens: int,
+    ) -> list[list[Completion]]:
+        """For each prompt replies drawn with `rng`, cut at `max_new_tokens`."""
+        drawn = rng.integers(len(REPLIES), size=(len(prompts), num_generations))
+        return [[self._reply(REPLIES[at], sampling.max_new_tokens) for at in row] for row in drawn]
+
+    def _reply(self, text: str, most: int) -> Completion:
+        tokenizer: Any = self.hf_tokenizer
+        ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+        kept = np.asarray(ids[:most], np.int32)
+        logprobs = np.full(len(kept), -np.log(VOCABULARY), np.float32)  # random weights say about this of any token
+        finish = "stop" if len(ids) <= most else "length"
+        return Completion(kept, logprobs, self.decode(kept.tolist()), finish)
+
+
+def stub_policy(name: str, *, seed: int, chat_template: str | None = None) -> StubPolicy:
+    """A stand-in for a language model; made in a fraction of a second, from nothing but this file."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=CONTEXT,
+        eos_token_id=0,
+        bos_token_id=None,
+        tie_word_embeddings=True,
+    )
+    model: torch.nn.Module = LlamaForCausalLM(config)
+    draw_weights(model, seed=seed, name=name, spread=0.02)
+    tokens = ChatTokens(_tokenizer(), chat_template=chat_template or CHAT, where="dry play")
+    return StubPolicy(name, model, tokens, context=CONTEXT, training=Training())
+
+
+def _tokenizer() -> Any:
+    """Byte-level pairs learned from the library's own prompts: about as many tokens as a real model's."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([critique.TEMPLATE, revise.TEMPLATE, *REPLIES], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token=END, pad_token=END, clean_up_tokenization_spaces=False
+    )

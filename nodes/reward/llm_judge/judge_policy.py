@@ -1,0 +1,49 @@
+"""Asks a policy of the graph for verdicts."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from genrl_graph.contract.policy import Sampling, TextPolicy
+from genrl_graph.errors import ParamError
+from genrl_graph.nodes.reward.llm_judge.judge_prompt import Question
+from genrl_graph.nodes.reward.llm_judge.judge_replies import Reply
+from genrl_graph.nodes.reward.worker.worker import Failure
+
+
+def ask_policy(
+    policy: TextPolicy,
+    questions: Sequence[Question],
+    *,
+    samples: int,
+    sampling: Sampling,
+    rng: np.random.Generator,
+    max_batch_tokens: int,
+    node: str,
+) -> dict[Question, list[Reply | Failure]]:
+    """`samples` replies to each question, from one call of the policy; a question that does not fit in it fails.
+
+    Raises `ParamError` where the verdict alone fills the policy's context.
+    """
+    room = policy.context - sampling.max_new_tokens
+    if room < 1:
+        what = f"{sampling.max_new_tokens} leave no room for a prompt in the {policy.context} tokens"
+        raise ParamError(f"{node}.max_new_tokens: {what} of policy {policy.name!r}")
+    prompts = {question: policy.render(question.messages) for question in questions}
+    answers: dict[Question, list[Reply | Failure]] = {
+        question: [Failure(f"the judge's prompt has {len(ids)} tokens, but at most {room} fit")] * samples
+        for question, ids in prompts.items()
+    }
+    fitting = {question: ids for question, ids in prompts.items() if len(ids) <= room}
+    if not fitting:
+        return answers
+    made = policy.generate(
+        list(fitting.values()),
+        num_generations=samples,
+        sampling=sampling,
+        rng=rng,
+        max_batch_tokens=max_batch_tokens,
+    )
+    for question, completions in zip(fitting, made, strict=True):
+        answers[question] = [Reply(completion.text, completion.finish == "length") for completion in completions]
+    return answers

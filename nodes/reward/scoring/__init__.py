@@ -1,0 +1,1 @@
+"""From rows to scores: extract answers, call functions, read what they return."""

@@ -1,0 +1,1 @@
+"""Run reward functions in worker processes with limits of time and memory."""

@@ -1,0 +1,252 @@
+"""A worker process for rewards that may hang or crash.
+
+A hung thread cannot be stopped and `multiprocessing` imports the user's script again, so the function runs in
+a plain subprocess: it is killed with its process group when an answer is late, and started again when needed.
+"""
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from genrl_graph.errors import ParamError
+from genrl_graph.nodes.reward.worker.worker_main import OUT_OF_MEMORY, encode, error_message
+from genrl_graph.nodes.reward.worker.worker_process import END_GRACE_S, WorkerProcess
+
+MAX_IN_FLIGHT = 32
+
+
+class WorkerError(Exception):
+    """A call that gave no value."""
+
+
+class WorkerTimeout(WorkerError):
+    """The function, or the start of its process, took longer than `limit_s` seconds."""
+
+    def __init__(self, what: str, limit_s: float) -> None:
+        super().__init__(f"{what} within {limit_s:g} s")
+        self.limit_s = limit_s
+
+
+class WorkerDied(WorkerError):
+    """The process ended during a call; `code` is its exit code, minus the signal's number if one killed it."""
+
+    def __init__(self, code: int, stderr: tuple[str, ...]) -> None:
+        how = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"
+        how += " (was the machine out of memory?)" if -code == signal.SIGKILL else ""
+        super().__init__(f"the worker process died with {how}" + (f": {stderr[-1]}" if stderr else ""))
+        self.code = code
+        self.stderr = stderr
+
+
+class WorkerRaised(WorkerError):
+    """The function raised or returned no JSON; `where` is the last frame of its traceback."""
+
+    def __init__(self, type_name: str, message: str, where: str) -> None:
+        first_line = message.strip().partition("\n")[0]
+        super().__init__(f"{type_name}: {first_line}" + (f" ({where})" if where else ""))
+        self.type_name = type_name
+        self.message = message
+        self.where = where
+
+    @classmethod
+    def of(cls, error: Exception) -> "WorkerRaised":
+        """An exception of this process, told as one of a worker is."""
+        told = error_message(error)["error"]
+        return cls(told["type"], told["message"], told["where"])
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A row that could not be judged, and why, in one line."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    value: object
+
+
+class Worker:
+    """A function called in a process of its own; every call gets `timeout_s` seconds.
+
+    `target` is `module:qualname` or `path/to/file.py:qualname`. The process starts at the first call, within
+    `start_timeout_s`, and ends at `close`, with this object, or with the parent. Arguments and values travel as
+    JSON: tuples arrive as lists; NaN, infinities and None survive. `memory_mb` limits its address space. With the
+    arguments of a `factory` the target is called with them, once in each process, and gives the function.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout_s: float,
+        memory_mb: int | None = None,
+        factory: Mapping[str, object] | None = None,
+        start_timeout_s: float = 60.0,
+    ) -> None:
+        for name, value in (
+            ("timeout_s", timeout_s),
+            ("start_timeout_s", start_timeout_s),
+            ("memory_mb", memory_mb),
+        ):
+            if value is not None and not value > 0:
+                raise ParamError(f"worker {target!r}: {name} is {value!r}, give a number above 0")
+        self.target = _checked_target(target)
+        self.timeout_s = timeout_s
+        self.memory_mb = memory_mb
+        self.factory = factory
+        self.start_timeout_s = start_timeout_s
+        self._child: WorkerProcess | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def call(self, arguments: Sequence[object], keywords: Mapping[str, object]) -> object:
+        """The function's value; raises WorkerTimeout, WorkerDied or WorkerRaised."""
+        (outcome,) = self._outcomes([_frame(arguments, keywords)])
+        if isinstance(outcome, WorkerError):
+            raise outcome
+        return outcome.value
+
+    def map_rows(self, rows: Sequence[Mapping[str, object]]) -> list[object]:
+        """One call per row, its items as keywords: values in the order of the rows, `Failure` for a lost one.
+
+        A row that hangs, crashes or raises costs no other row. Raises only where the process cannot start.
+        """
+        outcomes = self._outcomes([_frame((), row) for row in rows])
+        return [Failure(str(o)) if isinstance(o, WorkerError) else o.value for o in outcomes]
+
+    def start(self) -> None:
+        """Start the process unless it runs; raises WorkerError where it cannot load its function."""
+        with self._lock:
+            self._running()
+
+    def interrupt(self) -> None:
+        """End the process in the middle of the call of another thread, which then raises WorkerDied."""
+        child = self._child
+        if child is not None:
+            child.interrupt()
+
+    def close(self) -> None:
+        """End the process; a later call starts a new one."""
+        with self._lock:
+            if self._child is not None:
+                self._child.end(grace_s=END_GRACE_S)
+                self._child = None
+
+    def _outcomes(self, frames: Sequence[bytes | WorkerError]) -> list[_Value | WorkerError]:
+        outcomes: dict[int, _Value | WorkerError] = {}
+        todo: deque[tuple[int, bytes]] = deque()
+        for index, frame in enumerate(frames):
+            if isinstance(frame, bytes):
+                todo.append((index, frame))
+            else:
+                outcomes[index] = frame
+        with self._lock:
+            while todo:
+                self._serve(self._running(), todo, outcomes, limit_s=self.timeout_s, late="no answer")
+        return [outcomes[index] for index in range(len(frames))]
+
+    def _running(self) -> WorkerProcess:
+        if self._child is not None and not self._child.usable():
+            self._kill()
+        if self._child is None:
+            self._child = self._start()
+        return self._child
+
+    def _start(self) -> WorkerProcess:
+        child = self._child = WorkerProcess(self.target, self.memory_mb)
+        outcomes: dict[int, _Value | WorkerError] = {}
+        greeting = deque([(0, encode({"sys_path": [str(path) for path in sys.path], "factory": self.factory}))])
+        late = f"{self.target}: the worker process did not start"
+        self._serve(child, greeting, outcomes, limit_s=self.start_timeout_s, late=late)
+        outcome = outcomes[0]
+        if isinstance(outcome, WorkerError):
+            self._kill()  # one that cannot load its function leaves by itself, but must be reaped
+            raise outcome
+        return child
+
+    def _kill(self) -> None:
+        if self._child is not None:
+            self._child.end(grace_s=0.0)
+            self._child = None
+
+    def _serve(
+        self,
+        child: WorkerProcess,
+        todo: deque[tuple[int, bytes]],
+        outcomes: dict[int, _Value | WorkerError],
+        *,
+        limit_s: float,
+        late: str,
+    ) -> None:
+        """Move calls from `todo` to `outcomes`, in order, until none is left or one has cost the child."""
+        sent = 0
+        deadline = time.monotonic() + limit_s
+        with contextlib.ExitStack() as unfinished:
+            unfinished.callback(self._kill)
+            while todo:
+                while sent < min(len(todo), MAX_IN_FLIGHT):
+                    child.outbox.append(memoryview(todo[sent][1]))
+                    sent += 1
+                is_late = time.monotonic() >= deadline  # seen before the last look into the pipe
+                delivering = len(child.outbox) == sent  # the first call of todo is still on its way
+                if child.pump(deadline - time.monotonic()) and delivering:
+                    deadline, is_late = time.monotonic() + limit_s, False
+                while sent and (reply := child.reply()) is not None:
+                    outcomes[todo.popleft()[0]] = outcome = _outcome(reply)
+                    sent -= 1
+                    deadline, is_late = time.monotonic() + limit_s, False
+                    if isinstance(outcome, WorkerRaised) and outcome.type_name == OUT_OF_MEMORY:
+                        return  # a new process: in this one every later call might fail
+                if todo and child.hung_up:
+                    outcomes[todo.popleft()[0]] = WorkerDied(*child.death())
+                    return
+                if todo and is_late:
+                    outcomes[todo.popleft()[0]] = WorkerTimeout(late, limit_s)
+                    return
+            unfinished.pop_all()
+
+
+def _outcome(reply: dict[str, Any]) -> _Value | WorkerError:
+    if "value" in reply:
+        return _Value(reply["value"])
+    error = reply["error"]
+    return WorkerRaised(error["type"], error["message"], error["where"])
+
+
+def _frame(arguments: Sequence[object], keywords: Mapping[str, object]) -> bytes | WorkerError:
+    try:
+        return encode({"arguments": list(arguments), "keywords": dict(keywords)})
+    except (TypeError, ValueError) as error:
+        return WorkerRaised(type(error).__name__, f"the arguments cannot be sent: {error}", "")
+
+
+def _checked_target(target: str) -> str:
+    """The target with an absolute path; ParamError if another process could not find it."""
+    place, _, qualname = target.rpartition(":")
+    if not place or not all(name.isidentifier() for name in qualname.split(".")):
+        raise ParamError(f"worker {target!r}: not of the form module:qualname or path/to/file.py:qualname")
+    if place == "__main__":
+        raise ParamError(f"worker {target!r}: a script cannot be imported, move {qualname!r} to a file of its own")
+    if not place.endswith(".py"):
+        return target
+    path = Path(place).resolve()
+    if not path.is_file():
+        raise ParamError(f"worker {target!r}: there is no file {place!r}")
+    return f"{path}:{qualname}"

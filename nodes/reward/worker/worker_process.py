@@ -1,0 +1,165 @@
+"""One process that answers calls, with its pipes and its end: what `Worker` starts, feeds and kills."""
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import weakref
+from collections import deque
+from typing import Any
+
+from genrl_graph.nodes.reward.worker import worker_main
+from genrl_graph.nodes.reward.worker.worker_main import HEADER_BYTES, MAX_MESSAGE_BYTES
+
+CHUNK_BYTES = 2**20
+STDERR_TAIL_BYTES = 4096
+POLL_S = 0.1
+END_GRACE_S = 1.0
+
+
+class WorkerProcess:
+    """A process that runs `worker_main`; `pump` moves bytes, `reply` takes the next complete answer."""
+
+    def __init__(self, target: str, memory_mb: int | None) -> None:
+        limit = [] if memory_mb is None else ["--memory-mb", str(memory_mb)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", worker_main.__file__, *limit, "--", target],  # -m would import all of genrl_graph
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,  # a group of its own: killed whole, and Ctrl-C is the parent's to handle
+        )
+        assert self.process.stdin and self.process.stdout and self.process.stderr
+        self._stdin = self.process.stdin.fileno()
+        self._stdout = self.process.stdout.fileno()
+        self._stderr = self.process.stderr.fileno()
+        self.outbox: deque[memoryview] = deque()
+        self.hung_up = False
+        self._inbox = bytearray()
+        self._tail = b""
+        self._selector = selectors.DefaultSelector()
+        for pipe in (self._stdin, self._stdout, self._stderr):
+            os.set_blocking(pipe, False)
+        for pipe in (self._stdout, self._stderr):
+            self._selector.register(pipe, selectors.EVENT_READ)
+        self._owner = os.getpid()
+        self._finalizer = weakref.finalize(self, _end, self.process, self._owner, 0.0)
+
+    def usable(self) -> bool:
+        """Whether calls can be sent: not after its end, and not in a fork of the process that started it."""
+        return os.getpid() == self._owner and not self.hung_up and self.process.poll() is None
+
+    def pump(self, wait_s: float) -> bool:
+        """Move what can be moved, waiting at most `wait_s`; True if something was written."""
+        wrote = False
+        if self.outbox and self._stdin not in self._selector.get_map():
+            self._selector.register(self._stdin, selectors.EVENT_WRITE)
+        for key, _ in self._selector.select(min(max(wait_s, 0.0), POLL_S)):
+            if key.fd == self._stdin:
+                wrote = self._write()
+            elif key.fd == self._stderr:
+                self._read_stderr()
+            else:
+                self._read_stdout()
+        if not self.hung_up and self.process.poll() is not None:
+            while self._read_stdout():  # a grandchild may hold the pipe open, so its end never comes
+                pass
+            self.hung_up = True
+        if not self.outbox and self._stdin in self._selector.get_map():
+            self._selector.unregister(self._stdin)
+        return wrote
+
+    def reply(self) -> dict[str, Any] | None:
+        """The next answer, None while it is incomplete; one that is no answer counts as a hang-up."""
+        size = int.from_bytes(self._inbox[:HEADER_BYTES], "big")
+        end = HEADER_BYTES + size
+        if size > MAX_MESSAGE_BYTES:
+            self.hung_up = True
+            return None
+        if not size or len(self._inbox) < end:
+            return None
+        try:
+            message: dict[str, Any] = json.loads(self._inbox[HEADER_BYTES:end])
+        except (ValueError, RecursionError):
+            self.hung_up = True
+            return None
+        del self._inbox[:end]
+        return message
+
+    def death(self) -> tuple[int, tuple[str, ...]]:
+        """Exit code and last lines of stderr of a process that hung up; kills what is left of it."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(END_GRACE_S)
+        while self._read_stderr():
+            pass
+        self.end(grace_s=0.0)
+        lines = self._tail.decode(errors="replace").splitlines()
+        return self.process.returncode, tuple(line for line in lines if line.strip())
+
+    def interrupt(self) -> None:
+        """Kill the process group from another thread than the one that pumps, which then sees a hang-up."""
+        if os.getpid() == self._owner and self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+    def end(self, *, grace_s: float) -> None:
+        """Hang up, wait `grace_s` for an idle process to leave by itself, then kill its group."""
+        if self._finalizer.detach() is not None:
+            self._selector.close()
+            _end(self.process, self._owner, grace_s)
+
+    def _write(self) -> bool:
+        try:
+            written = os.write(self._stdin, self.outbox[0][:CHUNK_BYTES])
+        except BlockingIOError:
+            return False
+        except BrokenPipeError:
+            self.outbox.clear()  # it has died; what it answered before is still read
+            return False
+        self.outbox[0] = self.outbox[0][written:]
+        if not self.outbox[0]:
+            self.outbox.popleft()
+        return True
+
+    def _read_stdout(self) -> bool:
+        chunk = self._read(self._stdout)
+        if chunk == b"":
+            self.hung_up = True
+        self._inbox += chunk or b""
+        return bool(chunk)
+
+    def _read_stderr(self) -> bool:
+        chunk = self._read(self._stderr)
+        self._tail = (self._tail + (chunk or b""))[-STDERR_TAIL_BYTES:]
+        if chunk and sys.stderr is not None:
+            sys.stderr.write(chunk.decode(errors="replace"))
+        if chunk == b"" and self._stderr in self._selector.get_map():
+            self._selector.unregister(self._stderr)
+        return bool(chunk)
+
+    @staticmethod
+    def _read(pipe: int) -> bytes | None:
+        """Some bytes, none at the end of the pipe, None if there are none yet."""
+        try:
+            return os.read(pipe, CHUNK_BYTES)
+        except BlockingIOError:
+            return None
+
+
+def _end(process: subprocess.Popen[bytes], owner: int, grace_s: float) -> None:
+    """Hang up and kill; a fork of the owner only closes its copies of the pipes."""
+    assert process.stdin and process.stdout and process.stderr
+    process.stdin.close()
+    if os.getpid() == owner:
+        if grace_s:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(grace_s)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    process.stdout.close()
+    process.stderr.close()

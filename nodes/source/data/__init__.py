@@ -1,0 +1,1 @@
+"""Read, shuffle and hold out the rows that sources make tasks of."""

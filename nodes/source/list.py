@@ -1,0 +1,99 @@
+"""`source.list`: tasks that stand in the graph file."""
+
+from typing import Annotated, Any, Self
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+
+from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.node import Source
+from genrl_graph.edge_types.rollouts import Tasks
+from genrl_graph.edge_types.task import Task
+from genrl_graph.errors import ParamError
+from genrl_graph.nodes.source.data.epoch import EVAL_KEY_PREFIX, as_rows, row_of, rows_in_order, shuffled_rows
+
+
+def _number_as_text(value: object) -> object:
+    """YAML reads `answer: 42` as a number."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+class Message(BaseModel):
+    """One message of a chat."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: str
+    content: str
+
+
+class ListedTask(BaseModel):
+    """One task: a question or whole messages, its reference answer (a number is taken as text), metadata, kind."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    question: str = ""
+    messages: list[Message] = []
+    answer: Annotated[str, BeforeValidator(_number_as_text, json_schema_input_type=str | float)] = ""
+    metadata: dict[str, Any] = {}
+    kind: str = ""
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> Self:
+        if bool(self.question) == bool(self.messages):
+            raise ValueError("give a task either a question or messages")
+        return self
+
+    def task(self, task_id: str) -> Task:
+        """The task under this id."""
+        messages = [message.model_dump() for message in self.messages]
+        messages = messages or [{"role": "user", "content": self.question}]
+        return Task(task_id, messages, self.answer, self.metadata, raw=self, kind=self.kind)
+
+
+class ListSource(Source, name="list"):
+    """Gives the listed tasks, `num_tasks` a round (all where it is None), from the beginning again after the last.
+
+    In the order written, or, with `shuffle`, in a new order each time through. The key of a task is its place. An
+    evaluation asks `eval_tasks`, whose keys are `eval-<place>`.
+    """
+
+    tasks: list[ListedTask] = Field(min_length=1)
+    eval_tasks: list[ListedTask] = []
+    num_tasks: int | None = Field(None, ge=1)
+    shuffle: bool = False
+
+    _evaluating: bool = PrivateAttr(default=False)
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.num_tasks is not None and self.num_tasks > len(self.tasks):
+            raise ValueError(f"num_tasks is {self.num_tasks}, but {len(self.tasks)} tasks are listed; lower num_tasks")
+        return self
+
+    def run(self, *, rng: np.random.Generator, round: int) -> Tasks:
+        """The tasks of one round."""
+        prefix, listed = (EVAL_KEY_PREFIX, self.eval_tasks) if self._evaluating else ("", self.tasks)
+        size = len(listed)
+        num_tasks = self.num_tasks or size
+        if self.shuffle:
+            rows = shuffled_rows(rng, round=round, num_tasks=num_tasks, size=size)
+        else:
+            rows = rows_in_order(round=round, num_tasks=num_tasks, size=size)
+        return as_rows([listed[row].task(self.task_id(f"{prefix}{row}")) for row in rows])
+
+    def resolve(self, task_id: str) -> Task:
+        """The task of an id; raises `DataError` for one that is not listed."""
+        node = self.place.node
+        held_out = task_id.startswith(f"{node}/{EVAL_KEY_PREFIX}")
+        prefix, listed = (EVAL_KEY_PREFIX, self.eval_tasks) if held_out else ("", self.tasks)
+        return listed[row_of(task_id, node=node, size=len(listed), prefix=prefix)].task(task_id)
+
+    def evaluated(self, how: Evaluation) -> Self:
+        """This source as it gives `eval_tasks`, at most all."""
+        if not self.eval_tasks:
+            raise ParamError(f"{self.type_name}: has no tasks to evaluate on; list eval_tasks")
+        wanted = how.num_tasks or self.num_tasks or len(self.eval_tasks)
+        copy = self.model_copy(update={"num_tasks": min(wanted, len(self.eval_tasks))})
+        copy._evaluating = True
+        return copy

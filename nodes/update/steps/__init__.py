@@ -1,0 +1,1 @@
+"""Losses and optimiser steps: batches, schedules of the learning rate, external rows."""

@@ -1,0 +1,34 @@
+"""Optimiser steps of policies that act, and the means of what they report (imports torch)."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from genrl_graph.contract.resources import Log
+from genrl_graph.nodes.policy.compute.acting import TrainedActor
+from genrl_graph.nodes.update.steps.actor_update import ActorUpdate
+
+
+class StepMeans:
+    """Takes the optimiser steps of one run of an update and means what each of them tells."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = defaultdict(float)
+        self._steps = 0
+
+    def take(self, node: ActorUpdate, policy: TrainedActor, loss: Tensor, told: Mapping[str, Tensor]) -> None:
+        """One step down the gradient of a loss."""
+        policy.backward(loss)
+        norm = policy.step(learning_rate=node.learning_rate_at(policy.version), max_grad_norm=node.max_grad_norm)
+        self._steps += 1
+        self._sums["grad_norm"] += norm
+        for name, value in {"loss": loss, **told}.items():
+            self._sums[name] += float(value.detach())
+
+    def report(self, node: ActorUpdate, policy: TrainedActor, log: Log) -> None:
+        """Log the means, the number of steps and the last learning rate."""
+        for name, total in self._sums.items():
+            log.metric(name, total / self._steps)
+        log.metric("optimiser_steps", self._steps)
+        log.metric("learning_rate", node.learning_rate_at(max(policy.version - 1, 0)))

@@ -1,0 +1,222 @@
+"""The optimiser steps of `update.grpo` (imports torch: loaded when an update runs)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genrl_graph.contract.policy import TextPolicy, TokenSequence
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Rollouts
+from genrl_graph.errors import ParamError
+from genrl_graph.nodes.update.steps.batches import split_groups
+from genrl_graph.nodes.update.steps.external import ExternalRows
+from genrl_graph.nodes.update.steps.losses import LossSums, Totals, policy_loss
+from genrl_graph.seeds import digest
+
+if TYPE_CHECKING:
+    from genrl_graph.nodes.update.grpo import Grpo
+
+
+@dataclass(slots=True)
+class TrainingBatch:
+    """Rows that are trained on, as arrays; `frozen` holds log-probs from before the first step where those are old."""
+
+    ids: list[str]
+    groups: list[str]
+    sequences: list[TokenSequence]
+    logprobs: list[NDArray[np.float32]]
+    temperatures: NDArray[np.float32]
+    advantages: NDArray[np.float64]
+    masks: list[NDArray[np.int8]]
+    own: NDArray[np.bool_]
+    versions: NDArray[np.int64]
+    frozen: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, rows: Rollouts, *, policy: TextPolicy, peer: str) -> "TrainingBatch":
+        """The arrays of rows; `own` says which of them this policy sampled."""
+        pairs = zip(rows.ragged("prompt_ids"), rows.ragged("completion_ids"), strict=True)
+        authors = zip(rows.values("peer"), rows.values("policy"), strict=True)
+        return cls(
+            rows.values("id"),
+            rows.values("group_id"),
+            [TokenSequence(prompt, completion) for prompt, completion in pairs],
+            rows.ragged("logprobs"),
+            rows.numpy("temperature"),
+            rows.numpy("advantage"),
+            rows.ragged("completion_mask"),
+            np.asarray([author == (peer, policy.name) for author in authors], dtype=bool),
+            rows.numpy("policy_version"),
+        )
+
+
+class Trainer:
+    """Takes the steps of one run of the node and collects what they report."""
+
+    def __init__(
+        self,
+        node: "Grpo",
+        policy: TextPolicy,
+        reference: TextPolicy | None,
+        *,
+        rng: np.random.Generator,
+        log: Log,
+        peer: str,
+    ) -> None:
+        self._node, self._policy, self._reference = node, policy, reference
+        self._rng, self._log, self._peer = rng, log, peer
+        self._config = node.loss_config()
+        if reference is not None and reference.tokenizer != policy.tokenizer:
+            raise ParamError(f"reference {reference.name!r} reads other tokens than policy {policy.name!r}")
+        self._external = ExternalRows(policy, peer=peer)
+        self._first_version = policy.version
+        self._sums = LossSums()
+        self._loss = self._grad_norm = 0.0
+        self._steps = self._left_out = self._foreign_tokens = self._still_groups = self._still_rows = 0
+        self._trained: dict[str, tuple[float, str]] = {}  # by rollout id: mean ratio, digest of the prompt
+
+    def train(self, inputs: Sequence[Rollouts]) -> None:
+        """Take the steps of all epochs on each of these inputs, one after the other."""
+        batches = [batch for batch in map(self._batch, inputs) if batch.ids]
+        plans = [
+            [split_groups(batch.groups, parts=self._node.minibatches, rng=self._rng) for _ in range(self._node.epochs)]
+            for batch in batches
+        ]
+        if sum(len(parts) for plan in plans for parts in plan) > 1:
+            for batch in batches:
+                self._freeze_foreign(batch)
+        for batch, plan in zip(batches, plans, strict=True):
+            self._count_still(batch)
+            for part in (part for parts in plan for part in parts):
+                self._step(batch, part)
+
+    def _batch(self, rows: Rollouts) -> TrainingBatch:
+        """The rows that can be trained on: with tokens, of this policy's tokenizer, with a finite advantage."""
+        lengths = np.asarray([len(ids) for ids in rows.ragged("completion_ids")], dtype=np.int64)
+        readable = np.asarray([name == self._policy.tokenizer for name in rows.values("tokenizer")], dtype=bool)
+        external = self._external.among(rows)
+        usable = np.isfinite(rows.numpy("advantage")) & ((lengths > 0) & readable | external)
+        kept = self._external.fit(rows.where(usable))
+        self._left_out += len(rows) - len(kept)
+        self._foreign_tokens += int((~readable & ~external).sum())
+        return TrainingBatch.of(kept, policy=self._policy, peer=self._peer)
+
+    def report(self) -> None:
+        """Log the metrics and, for the store, what was trained on."""
+        means = self._sums.means()
+        steps = max(self._steps, 1)
+        metrics = {
+            "loss": self._loss / steps,
+            "grad_norm": self._grad_norm / steps,
+            "optimiser_steps": self._steps,
+            "trained_rows": len(self._trained),
+            "trained_tokens": self._sums.tokens,
+            "left_out_rows": self._left_out,
+            "rows_of_another_tokenizer": self._foreign_tokens,
+            "groups_without_variance": self._still_groups,
+            "rows_without_forward": self._still_rows,
+            "learning_rate": self._node.learning_rate_at(max(self._policy.version - 1, 0)),
+        }
+        for name, value in {**metrics, **(means if self._sums.tokens else {})}.items():
+            self._log.metric(name, value)
+        self._external.report(self._log, trained=self._trained)
+        self._log.rows(
+            "trained",
+            {
+                "id": list(self._trained),
+                "ratio": [ratio for ratio, _ in self._trained.values()],
+                "prompt_digest": [prompt for _, prompt in self._trained.values()],
+            },
+        )
+
+    def _forward_needed(self, batch: TrainingBatch) -> NDArray[np.bool_]:
+        """Rows with a gradient: those with an advantage, and all of them under a KL."""
+        return np.ones(len(batch.ids), dtype=bool) if self._config.beta > 0 else batch.advantages != 0.0
+
+    def _count_still(self, batch: TrainingBatch) -> None:
+        needed = self._forward_needed(batch)
+        self._still_rows += int((~needed).sum())
+        moving = {group for group, advantage in zip(batch.groups, batch.advantages, strict=True) if advantage != 0.0}
+        self._still_groups += len(set(batch.groups) - moving)
+
+    def _step(self, batch: TrainingBatch, part: NDArray[np.int64]) -> None:
+        """One optimiser step: the micro-batches' gradients add up to those of the whole part."""
+        needed = part[self._forward_needed(batch)[part]]
+        if not len(needed):
+            return
+        tokens = sum(int(batch.masks[at].sum()) for at in part)
+        totals = Totals(
+            sequences=len(part), tokens=max(tokens, 1), max_completion_tokens=self._node.max_completion_tokens
+        )
+        for at in self._micro_batches(batch, needed):
+            self._micro(batch, at, totals)
+        rate = self._node.learning_rate_at(self._policy.version)
+        self._grad_norm += self._policy.step(learning_rate=rate, max_grad_norm=self._node.max_grad_norm)
+        self._steps += 1
+
+    def _micro_batches(self, batch: TrainingBatch, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        sequences = [batch.sequences[at] for at in rows]
+        found = self._policy.micro_batches(sequences, max_batch_tokens=self._node.max_batch_tokens)
+        return [rows[at] for at in found]
+
+    def _micro(self, batch: TrainingBatch, at: NDArray[np.int64], totals: Totals) -> None:
+        sequences, temperatures = [batch.sequences[i] for i in at], batch.temperatures[at]
+        logprobs = self._policy.logprobs(sequences, temperatures=temperatures)
+        reference = None
+        if self._config.beta > 0 and self._reference is not None:
+            with torch.no_grad():
+                reference = self._reference.logprobs(sequences, temperatures=temperatures)
+        result = policy_loss(
+            logprobs=logprobs,
+            old_logprobs=self._old(batch, at, logprobs.detach()),
+            ref_logprobs=reference,
+            advantages=torch.as_tensor(batch.advantages[at], dtype=torch.float32, device=logprobs.device),
+            mask=_padded([batch.masks[i] for i in at], logprobs) > 0,
+            config=self._config,
+            totals=totals,
+        )
+        self._policy.backward(result.loss)
+        self._loss += float(result.loss.detach())
+        self._sums += result.sums
+        for i, ratio in zip(at.tolist(), result.ratio.tolist(), strict=True):
+            self._trained[batch.ids[i]] = (ratio, prompt_digest(batch.sequences[i].prompt_ids))
+
+    def _old(self, batch: TrainingBatch, at: NDArray[np.int64], current: Tensor) -> Tensor:
+        """Old log-probs [rows, tokens]: the current ones for on-policy rows, else the sampler's or the frozen ones.
+
+        In the first step the frozen ones are the current ones, but for what rounding makes of another micro-batch.
+        """
+        old, first = current.clone(), self._policy.version == self._first_version
+        for row, i in enumerate(at.tolist()):
+            known = None if first else batch.frozen.get(i)
+            if batch.own[i] and batch.versions[i] != self._policy.version:
+                known = batch.logprobs[i]
+            if known is not None:
+                old[row, : len(known)] = torch.as_tensor(known.copy(), device=old.device)
+        return old
+
+    def _freeze_foreign(self, batch: TrainingBatch) -> None:
+        """Remember the own policy's log-probs of other peers' rows before the first of several steps."""
+        foreign = np.flatnonzero(~batch.own & self._forward_needed(batch))
+        for at in self._micro_batches(batch, foreign):
+            with torch.no_grad():
+                found = self._policy.logprobs([batch.sequences[i] for i in at], temperatures=batch.temperatures[at])
+            for row, i in enumerate(at.tolist()):
+                batch.frozen[i] = found[row, : len(batch.sequences[i].completion_ids)].float().cpu().numpy()
+
+
+def prompt_digest(prompt_ids: NDArray[np.int32]) -> str:
+    """Digest of the prompt ids of a row, to compare what was trained on with what was sampled from."""
+    return digest((prompt_ids.astype("<i4").tobytes(),), size=8)
+
+
+def _padded(rows: Sequence[NDArray[np.int8]], like: Tensor) -> Tensor:
+    padded = np.zeros(tuple(like.shape), dtype=np.int8)
+    for at, row in enumerate(rows):
+        padded[at, : len(row)] = row
+    return torch.as_tensor(padded, device=like.device)

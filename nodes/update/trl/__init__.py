@@ -1,0 +1,1 @@
+"""Train with the trainers of TRL."""

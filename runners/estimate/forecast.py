@@ -1,0 +1,210 @@
+"""What `plan --estimate` prints: the costs of a run step by step, and estimate against fact."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from genrl_graph.nodes.policy.compute.activation_checkpointing import GB
+from genrl_graph.runners.estimate.costs import Range
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """A step of a round, over all peers of the process; what cannot be known is None, and `open` says why.
+
+    `effort` is what else people count of it, such as the steps of games, by the words for it. `seconds` are those of a
+    mean round; the first one takes up to `first_seconds` more.
+    """
+
+    step: str
+    node: str
+    type_name: str
+    rows: Range
+    prompt_tokens: Range | None = None
+    completion_tokens: Range | None = None
+    seconds: Range | None = None
+    first_seconds: float = 0.0
+    open: str = ""
+    effort: Mapping[str, Range] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a run will take; `memory` is the peak of the process in bytes, by part at the high end."""
+
+    graph: str
+    rounds: int
+    peers: int
+    steps: tuple[StepCost, ...]
+    start_seconds: Range | None
+    end_seconds: Range | None
+    memory: Range | None
+    memory_parts: Mapping[str, float]
+    device: str
+    assumptions: tuple[str, ...]
+
+    @property
+    def round_seconds(self) -> Range | None:
+        """Seconds of a mean round; None where those of a step are open."""
+        known = [step.seconds for step in self.steps if step.seconds is not None]
+        return Range.total(known).narrowed() if len(known) == len(self.steps) else None
+
+    @property
+    def run_seconds(self) -> Range | None:
+        """Seconds of all rounds, with loading and checkpoints."""
+        each = self.round_seconds
+        if each is None or self.start_seconds is None or self.end_seconds is None:
+            return None
+        return (each.times(self.rounds) + self.start_seconds + self.end_seconds).narrowed()
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, with the totals."""
+        found = asdict(self)
+        for name in ("round_seconds", "run_seconds"):
+            total: Range | None = getattr(self, name)
+            found[name] = None if total is None else asdict(total)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredRun:
+    """What a stored run took: seconds of each node in a mean round and in the first, over all peers; peak bytes."""
+
+    folder: str
+    seconds: Mapping[str, float]
+    first: Mapping[str, float]
+    memory: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """An estimated range beside what was measured."""
+
+    name: str
+    estimated: Range | None
+    measured: float | None
+    first: float | None = None
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether the fact lies in the range; None where one of them is missing."""
+        if self.estimated is None or self.measured is None:
+            return None
+        return self.estimated.holds(self.measured)
+
+
+def compared(forecast: Forecast, fact: MeasuredRun) -> list[Comparison]:
+    """Every node's mean round against its range (an exchange's open and close together), then the peak in GB."""
+    found = []
+    for node in dict.fromkeys(step.node for step in forecast.steps):
+        parts = [step.seconds for step in forecast.steps if step.node == node]
+        known = [part for part in parts if part is not None]
+        estimated = Range.total(known) if len(known) == len(parts) else None
+        found.append(Comparison(node, estimated, fact.seconds.get(node), fact.first.get(node)))
+    memory = None if forecast.memory is None else forecast.memory.times(1 / GB)
+    return [*found, Comparison("peak memory, GB", memory, None if fact.memory is None else fact.memory / GB)]
+
+
+def forecast_text(forecast: Forecast) -> str:
+    """The table of steps, the totals, the peak and what was assumed."""
+    effort = list(dict.fromkeys(words for step in forecast.steps for words in step.effort))
+    tokens = ["prompt tokens", "completion tokens"] if not effort or _has_tokens(forecast) else []
+    rows = [("step", "type", "rows", *tokens, *effort, "seconds")]
+    for step in forecast.steps:
+        counted = [_number(step.prompt_tokens), _number(step.completion_tokens)] if tokens else []
+        counted += [_number(step.effort.get(words, Range(0, 0))) for words in effort]
+        seconds = _seconds(step.seconds, timed=bool(effort))
+        rows.append((step.step, step.type_name, _number(step.rows), *counted, seconds))
+    each = forecast.round_seconds
+    totals = _totals(forecast) if tokens else ()
+    rows.append(("a round", "", "", *totals, *("" for _ in effort), _seconds(each, timed=bool(effort))))
+    peers = f"{forecast.peers} peer{'s' * (forecast.peers > 1)}"
+    first = sum(step.first_seconds for step in forecast.steps)
+    lines = [f"{forecast.graph}: a mean round of {forecast.rounds}, over {peers}", "", *_table(rows, left=2), ""]
+    if first >= 1:
+        lines.append(f"first round  up to {first:.0f} s more: memory is used and workers start for the first time")
+    lines.append(f"run          {_duration(forecast.run_seconds)}, with loading, digests and checkpoints")
+    lines.append(f"peak memory  {_gigabytes(forecast.memory)}{_on(forecast)}{_parts(forecast)}")
+    lines += ["", *(f"assumed: {text}" for text in forecast.assumptions)]
+    reasons = dict.fromkeys(step.open for step in forecast.steps if step.open)
+    lines += [f"open (?): {reason}" for reason in reasons]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def compared_text(pairs: Sequence[Comparison], fact: MeasuredRun) -> str:
+    """Estimate against fact as a table."""
+    rows = [("estimate against fact", "estimated", "mean round", "first round", "")]
+    for pair in pairs:
+        tiny = (
+            pair.measured is not None and pair.measured < 1 and pair.estimated is not None and pair.estimated.high < 1
+        )
+        verdict = "" if pair.inside is None else "inside" if pair.inside or tiny else "OUTSIDE"
+        shown = _gigabytes(pair.estimated, scale=1) if pair.name.startswith("peak") else _seconds(pair.estimated)
+        rows.append((pair.name, shown, _plain(pair.measured), _plain(pair.first), verdict))
+    return "\n".join([f"fact: {fact.folder}", *_table(rows, left=1)]) + "\n"
+
+
+def _has_tokens(forecast: Forecast) -> bool:
+    counts = [count for step in forecast.steps for count in (step.prompt_tokens, step.completion_tokens)]
+    return any(count is None or count.high > 0 for count in counts)
+
+
+def _totals(forecast: Forecast) -> tuple[str, str]:
+    prompts = [step.prompt_tokens for step in forecast.steps if step.prompt_tokens is not None]
+    sampled = [step.completion_tokens for step in forecast.steps if step.completion_tokens is not None]
+    return _number(Range.total(prompts)), _number(Range.total(sampled))
+
+
+def _table(rows: Sequence[Sequence[str]], *, left: int) -> list[str]:
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if at < left else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _number(value: Range | None) -> str:
+    if value is None:
+        return "?"
+    low, high = f"{value.low:,.0f}", f"{value.high:,.0f}"
+    return "" if high == "0" else low if low == high else f"{low} - {high}"
+
+
+def _seconds(value: Range | None, *, timed: bool = False) -> str:
+    """What was `timed` is known to the millisecond; what comes of arithmetic is not."""
+    if value is None:
+        return "?"
+    least = 0.001 if timed else 1
+    if value.high < least:
+        return f"< {least:g}"
+    if value.high < 1:
+        return f"{value.low:.3f} - {value.high:.3f}"
+    digits = 0 if value.high >= 20 else 1
+    return f"{value.low:.{digits}f} - {value.high:.{digits}f}"
+
+
+def _duration(value: Range | None) -> str:
+    if value is None:
+        return "?"
+    unit, name = (1.0, "s") if value.high < 300 else (60.0, "min") if value.high < 18000 else (3600.0, "h")
+    return f"{value.low / unit:.{1 if unit > 1 else 0}f} - {value.high / unit:.{1 if unit > 1 else 0}f} {name}"
+
+
+def _gigabytes(value: Range | None, *, scale: float = GB) -> str:
+    return "?" if value is None else f"{value.low / scale:.1f} - {value.high / scale:.1f} GB"
+
+
+def _on(forecast: Forecast) -> str:
+    return f" on {forecast.device}" if forecast.memory is not None and forecast.device != "cpu" else ""
+
+
+def _parts(forecast: Forecast) -> str:
+    shown = ", ".join(f"{name} {size / GB:.1f}" for name, size in forecast.memory_parts.items() if size >= 0.05 * GB)
+    return f" ({shown})" if shown and forecast.memory is not None else ""
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

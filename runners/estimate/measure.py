@@ -1,0 +1,202 @@
+"""Times what a machine and a few layers of a model take."""
+
+import copy
+import hashlib
+import mmap
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+
+from genrl_graph.contract.policy import Sampling, TokenSequence
+from genrl_graph.nodes.policy.compute.activation_checkpointing import GB, kept_bytes
+from genrl_graph.nodes.policy.compute.logprobs import completion_logprobs
+from genrl_graph.nodes.policy.compute.onednn_linear import prepacked
+from genrl_graph.nodes.policy.compute.sampling import sample_completions
+from genrl_graph.nodes.policy.loading.gguf_model import cache_root
+from genrl_graph.runners.estimate.costs import Machine, Speeds
+from genrl_graph.runners.estimate.models import PolicySize
+from genrl_graph.runners.tracking.memory import memory
+from genrl_graph.store.durable import failed
+
+Clock = Callable[[], float]
+"""Seconds since some moment."""
+
+MOST_TRIES, PATIENCE_S = 12, 0.8
+FEW, MORE, WHOLE = 2, 6, 300_000_000
+"""Layers of the two models that are timed; a whole model is as many more layers of the same. What is drawn from so few
+errs by several times what was measured, so a model of up to `WHOLE` parameters is timed as it is."""
+
+
+def best(work: Callable[[], object], clock: Clock) -> float:
+    """Seconds of the fastest of several tries, after one that does not count: other programs only ever slow down."""
+    work()
+    spent: list[float] = []
+    while not spent or (sum(spent) < PATIENCE_S and len(spent) < MOST_TRIES):
+        started = clock()
+        work()
+        spent.append(clock() - started)
+    return min(spent)
+
+
+def measure_machine(clock: Clock) -> Machine:
+    """Rates of memory, AdamW, hashing and disk, in a few seconds."""
+    size = 1 << 26
+    block = torch.ones(size // 4)
+    copy_s = best(lambda: block.clone().sum(), clock)
+    hashed = [bytes(size // 4)] * 4
+
+    def hash_all() -> None:
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            list(pool.map(lambda part: hashlib.blake2b(part, digest_size=16).digest(), hashed))
+
+    digest_s = best(hash_all, clock)
+    touch_s = _touch_seconds(4 * size)
+    parameter = torch.nn.Parameter(torch.ones(size // 16))
+    optimizer = torch.optim.AdamW([parameter], fused=True)
+
+    def step() -> None:
+        parameter.grad = torch.ones_like(parameter)
+        torch.nn.utils.clip_grad_norm_([parameter], 1.0)
+        optimizer.step()
+
+    adamw_s = best(step, clock)
+    write_s, read_s = _disk_seconds(bytes(size))
+    return Machine(
+        copy=size / copy_s,
+        touch=4 * size / touch_s,
+        adamw=size / 16 / adamw_s,
+        digest=size / digest_s,
+        write=size / write_s,
+        read=size / read_s,
+        base=memory().get("memory/rss_gb", 0.8) * GB,
+    )
+
+
+def _touch_seconds(size: int) -> float:
+    """Seconds to use memory for the first time, page by page, less those of doing so again."""
+    with mmap.mmap(-1, size) as fresh:
+        view = np.frombuffer(fresh, np.uint8)[:: mmap.PAGESIZE]
+        spent = []
+        for _ in range(2):
+            started = time.perf_counter()
+            np.add(view, 1, out=np.frombuffer(fresh, np.uint8)[:: mmap.PAGESIZE])
+            spent.append(time.perf_counter() - started)
+        del view
+    return max(spent[0] - spent[1], 1e-6)
+
+
+def _disk_seconds(content: bytes) -> tuple[float, float]:
+    root = cache_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=root) as file:
+            started = time.perf_counter()
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            written = time.perf_counter()
+            Path(file.name).read_bytes()
+            return written - started, max(time.perf_counter() - written, 1e-6)
+    except OSError as error:
+        raise failed(root, "measure the disk", error) from error
+
+
+def measure_speeds(sized: PolicySize, clock: Clock) -> Speeds:
+    """The speeds of a model with random weights; those of a large one from two with the same layers but only a few."""
+    layers = sized.model.layers
+    if layers <= MORE or sized.model.parameters <= WHOLE:
+        return Speeds(**_measure(sized, layers, clock))
+    few, more = _measure(sized, FEW, clock), _measure(sized, MORE, clock)
+    whole = {}
+    for name, value in few.items():
+        each = max(more[name] - value, 0.0) / (MORE - FEW)
+        whole[name] = value + each * (layers - FEW)
+    return Speeds(**whole)
+
+
+ROWS, MANY_ROWS, SHORT, LONG, HEAD, SAMPLED = 4, 16, 32, 160, 32, 6
+"""Rows, tokens of a row, trained completion tokens of a row, and tokens sampled."""
+
+
+def _measure(sized: PolicySize, layers: int, clock: Clock) -> dict[str, float]:
+    config = copy.deepcopy(sized.config)
+    text = config.get_text_config()
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:layers]
+    with torch.random.fork_rng(devices=[]):
+        model: torch.nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().to(sized.device)
+    cast = sized.model.bfloat16 and sized.device.type == "cpu"
+    sampler = prepacked(model) if cast else model
+    compute: Any = torch.autocast(sized.device.type, torch.bfloat16) if sized.model.bfloat16 else nullcontext()
+
+    def sampled(rows: int, width: int, new: int) -> Callable[[], object]:
+        drawn = np.random.default_rng(0).integers(sized.model.vocabulary, size=(rows, width))
+        prompts = list(drawn.astype(np.int32))
+
+        def sample() -> object:
+            with compute:
+                return sample_completions(
+                    sampler,
+                    prompts,
+                    num_generations=1,
+                    sampling=Sampling(new),
+                    rng=np.random.default_rng(0),
+                    eos_ids=[],
+                    max_batch_tokens=1 << 30,
+                )
+
+        return sample
+
+    def trained(width: int, completion: int) -> Callable[[], object]:
+        def train() -> object:
+            model.zero_grad(set_to_none=True)
+            with compute:
+                loss: Any = _logprobs(model, width, completion).sum()
+            loss.backward()
+            return float(loss.detach())
+
+        return train
+
+    read = {width: best(sampled(ROWS, width, 1), clock) for width in (SHORT, LONG)}
+    decode = {
+        rows: best(sampled(rows, SHORT, 1 + SAMPLED), clock) - best(sampled(rows, SHORT, 1), clock)
+        for rows in (ROWS, MANY_ROWS)
+    }
+    train = {width: best(trained(width, 2), clock) for width in (SHORT, LONG)}
+    head = best(trained(LONG, 2 + HEAD), clock) - train[LONG]
+    saved = {width: _saved_bytes(model, width, compute) for width in (SHORT, LONG)}
+    return {
+        **_line("prefill", "token", {ROWS * width: seconds for width, seconds in read.items()}),
+        **_line("decode", "row", {rows: max(seconds, 0.0) / SAMPLED for rows, seconds in decode.items()}),
+        **_line("train", "token", {ROWS * width: seconds for width, seconds in train.items()}),
+        "train_head": max(head, 0.0) / (ROWS * HEAD),
+        **_line("saved", "token", {ROWS * width: size for width, size in saved.items()}),
+    }
+
+
+def _logprobs(model: torch.nn.Module, width: int, completion: int) -> torch.Tensor:
+    ids = np.full(width, 3, np.int32)
+    sequences = [TokenSequence(ids[completion:], ids[:completion])] * ROWS
+    return completion_logprobs(model, sequences, np.ones(ROWS, np.float32))
+
+
+def _saved_bytes(model: torch.nn.Module, width: int, compute: Any) -> float:
+    with compute:
+        return kept_bytes(lambda: _logprobs(model, width, 2), model)
+
+
+def _line(name: str, each: str, points: dict[int, float]) -> dict[str, float]:
+    """Two measured points as what a call takes and what each more takes; neither is below 0."""
+    (low, first), (high, second) = sorted(points.items())
+    slope = max(second - first, 0.0) / (high - low)
+    return {f"{name}_call": max(first - slope * low, 0.0), f"{name}_{each}": slope}

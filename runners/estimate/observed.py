@@ -1,0 +1,74 @@
+"""What stored runs tell about cost: seconds, lengths and peaks in their metrics.jsonl."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from genrl_graph.dag.graph import Graph
+from genrl_graph.errors import StoreError
+from genrl_graph.graph_file.document import parse_document
+from genrl_graph.graph_file.read import read_document
+from genrl_graph.nodes.policy.compute.activation_checkpointing import GB
+from genrl_graph.runners.estimate.forecast import MeasuredRun
+from genrl_graph.store.run_folder import GRAPH, read_graph
+
+Lines = Sequence[Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A stored run: its graph, facts, mean completion lengths by generator, and the share of rows with a gradient."""
+
+    graph: Graph
+    fact: MeasuredRun
+    lengths: Mapping[str, float]
+    varied: float | None
+
+
+def read_observed(folder: Path) -> Observed:
+    """What a run folder tells; raises `StoreError` where it holds no round or no graph that can be read here."""
+    text, _ = read_graph(folder)
+    loaded = read_document(parse_document(text, file=str(folder / GRAPH)), folder=folder)
+    if loaded.problems:
+        raise StoreError(f"{folder / GRAPH}: {loaded.lines()[0]}; give the run's --import")
+    lines = _lines(folder)
+    names = list(loaded.graph.nodes)
+    rounds = sorted({line["round"] for line in lines})
+    means = {name: sum(_total(lines, round, f"time/{name}") for round in rounds) / len(rounds) for name in names}
+    first = {name: _total(lines, rounds[0], f"time/{name}") for name in names}
+    device = [line["memory/device_gb"] for line in lines if "memory/device_gb" in line]
+    peaks = device or [line["memory/peak_gb"] for line in lines if "memory/peak_gb" in line]
+    fact = MeasuredRun(str(folder), means, first, max(peaks) * GB if peaks else None)
+    return Observed(loaded.graph, fact, _lengths(lines, names), _varied(lines, names))
+
+
+def _lines(folder: Path) -> Lines:
+    file = folder / "metrics.jsonl"
+    try:
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file}: cannot be read: {error}") from error
+    rounds = [line for line in lines if "time/round" in line]  # not those of evaluations
+    if not rounds:
+        raise StoreError(f"{file}: holds no round; name a run that has played one")
+    return rounds
+
+
+def _total(lines: Lines, round: float, name: str) -> float:
+    return sum(line.get(name, 0.0) for line in lines if line["round"] == round)
+
+
+def _lengths(lines: Lines, names: Sequence[str]) -> dict[str, float]:
+    found = {}
+    for name in names:
+        values = [line[f"{name}/completion_length"] for line in lines if f"{name}/completion_length" in line]
+        if values:
+            found[name] = sum(values) / len(values)
+    return found
+
+
+def _varied(lines: Lines, names: Sequence[str]) -> float | None:
+    trained = sum(line.get(f"{name}/trained_rows", 0.0) for name in names for line in lines)
+    still = sum(line.get(f"{name}/rows_without_forward", 0.0) for name in names for line in lines)
+    return trained / (trained + still) if trained + still else None

@@ -1,0 +1,188 @@
+"""A rehearsal: the real sources, templates, exchanges, advantages and selects, with stand-ins for what takes long.
+
+Policies only count tokens, rewards are made up, and updates only note what they were given.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from genrl_graph.contract.node import Coordinate, Exchange, Fork, Node, Reward, Source, Update
+from genrl_graph.contract.policy import Carried, TokenSequence
+from genrl_graph.contract.resources import Log
+from genrl_graph.dag.graph import Part
+from genrl_graph.dag.schedule import Schedule, Step
+from genrl_graph.edge_types.edge_type import SCORED
+from genrl_graph.edge_types.frame import Frame, frames_of
+from genrl_graph.edge_types.rollouts import Rollouts, score
+from genrl_graph.edge_types.task import TaskBook
+from genrl_graph.errors import GenrlGraphError, NodeFailed, RewardFailed
+from genrl_graph.nodes.update.grpo import Grpo
+from genrl_graph.runners.estimate.costs import MicroBatchWork, Work
+from genrl_graph.runners.estimate.stand_ins import Assumptions, CountingPolicy, RandomRewards
+from genrl_graph.runners.loop.exchange import LocalSwarm
+from genrl_graph.runners.loop.node_resources import node_resources
+from genrl_graph.runners.loop.outputs import named_outputs
+
+
+@dataclass(frozen=True, slots=True)
+class RehearsedStep:
+    """What one step of one peer did: rows, tokens of distinct prompts and of completions, and work by policy."""
+
+    round: int
+    step: Step
+    peer: str
+    rows: int
+    prompt_tokens: int
+    completion_tokens: float
+    works: tuple[Work, ...]
+
+
+@dataclass(slots=True)
+class _Player:
+    name: str
+    carries: dict[str, Carried]
+    tasks: TaskBook
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+class Rehearsal:
+    """Walks the rounds of a schedule for all peers; `make` makes the carries."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        names: Sequence[str],
+        *,
+        seed: int,
+        assumed: Assumptions,
+        make: Callable[[str], Carried],
+    ) -> None:
+        self._schedule, self._seed, self._assumed = schedule, seed, assumed
+        self._swarm, self._luck = LocalSwarm(names), RandomRewards(assumed)
+        sources = {name: node for name, node in schedule.nodes.items() if isinstance(node, Source)}
+        carries = schedule.graph.carries
+        self._players = [_Player(name, {c: make(c) for c in carries}, TaskBook(sources)) for name in names]
+
+    def rounds(self, count: int) -> Iterator[RehearsedStep]:
+        """Every step of the first rounds."""
+        for number in range(count):
+            for player in self._players:
+                player.values = dict(player.carries)
+            for step in self._schedule.steps:
+                for player in self._players:
+                    yield self._step(step, number, player)
+
+    def _step(self, step: Step, round: int, player: _Player) -> RehearsedStep:
+        node, part = self._schedule.nodes[step.node], self._schedule.graph.nodes[step.node]
+        policies = [value for value in player.values.values() if isinstance(value, CountingPolicy)]
+        for policy in policies:
+            policy.works, policy.prompt_tokens, policy.sampled = [], 0, 0.0
+            policy.length = lambda most: self._assumed.length(step.node, most)
+        try:
+            rows, works = self._played(step, node, part, round, player)
+        except GenrlGraphError as error:
+            raise type(error)(f"nodes.{step.node}: {error}") from error
+        except Exception as error:
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise NodeFailed(f"nodes.{step.node}: cannot be rehearsed for an estimate: {what}") from error
+        counted = {id(policy): policy for policy in policies}.values()
+        works = [*works, *(work for policy in counted for work in policy.works)]
+        prompts = sum(policy.prompt_tokens for policy in counted)
+        sampled = sum(policy.sampled for policy in counted)
+        return RehearsedStep(round, step, player.name, rows, prompts, sampled, tuple(works))
+
+    def _played(self, step: Step, node: Node, part: Part, round: int, player: _Player) -> tuple[int, list[Work]]:
+        if isinstance(node, Coordinate):
+            return 0, []
+        inputs = {} if step.action == "close" else part.bind(player.values)
+        frames = [frame for value in inputs.values() for frame in frames_of(value)]
+        if step.action == "open":
+            assert isinstance(node, Exchange)
+            offer = node.offer(**inputs)  # type: ignore[attr-defined]
+            self._swarm.open(node, round=round, peer=player.name, offer=offer)
+            return len(offer), []
+        if isinstance(node, Update | Fork):
+            outputs = {f"{step.node}.{f}" if f else step.node: inputs[s] for f, s in node.signature.replaced.items()}
+            works = []
+            if isinstance(node, Fork):
+                given = next(value for value in inputs.values() if isinstance(value, Carried))
+                outputs = {step.node: given}
+            for value in outputs.values():
+                if isinstance(value, CountingPolicy) and isinstance(node, Update):
+                    rows = [frame for frame in frames if isinstance(frame, Rollouts)]
+                    reference = inputs.get("reference")
+                    works += update_works(node, value, rows, reference=reference, peer=player.name)
+            player.values.update(outputs)
+            return sum(map(len, frames)), works
+        resources = node_resources(node, self._seed, round, player.name, player.tasks, Log())
+        if step.action == "close":
+            assert isinstance(node, Exchange)
+            meeting = self._swarm.close(node, round=round, peer=player.name, tasks=player.tasks, vocabularies={})
+            output = node.admit(list(meeting.packets), **resources)  # type: ignore[attr-defined]
+        elif isinstance(node, Reward):
+            output = self._rewarded(node, inputs, frames, resources)
+        else:
+            output = node.run(**inputs, **resources)  # type: ignore[attr-defined]
+        outputs = named_outputs(node, output, self._schedule.types)
+        player.values.update(outputs)
+        return sum(len(value) for value in outputs.values() if isinstance(value, Frame)), []
+
+    def _rewarded(
+        self, node: Reward, inputs: Mapping[str, Any], frames: Sequence[Frame], resources: Mapping[str, Any]
+    ) -> Frame:
+        """Made-up rewards for the first rows; a judge that is a policy is asked, so that its tokens count."""
+        if any(isinstance(value, CountingPolicy) for value in inputs.values()):
+            with suppress(RewardFailed):  # common words hold no verdict, but they were counted
+                node.run(**inputs, **resources)  # type: ignore[attr-defined]
+        rows = frames[0]
+        return rows if SCORED in rows.marks else score(rows, {"made_up": self._luck.rewards(rows)})
+
+
+def update_works(
+    node: Update, policy: CountingPolicy, rows: Sequence[Rollouts], *, reference: object, peer: str
+) -> list[Work]:
+    """What an update does with the rows that it is given; one of another library trains on all that have tokens."""
+    joint = getattr(node, "steps", "joint") == "joint"
+    budget, epochs = getattr(node, "max_batch_tokens", 8192), getattr(node, "epochs", 1)
+    works = [Work(policy.name, digested=True)]
+    inputs = [Rollouts.concat(list(rows))] if joint and rows else list(rows)
+    plans = [_trained_on(node, policy, part) for part in inputs]
+    many = epochs * sum(len(parts) for parts in plans) > 1
+    for parts in plans:
+        micros = [micro for part in parts for micro in _micros(policy, part, budget)]
+        steps = epochs * sum(len(part) > 0 for part in parts)
+        works.append(Work(policy.name, micros=tuple(micros) * epochs, steps=steps))
+        if isinstance(node, Grpo) and many:
+            foreign = [part.where([name != peer for name in part.values("peer")]) for part in parts]
+            works.append(
+                Work(policy.name, forwards=tuple(m for part in foreign for m in _micros(policy, part, budget)))
+            )
+        if isinstance(reference, CountingPolicy):
+            works.append(Work(reference.name, forwards=tuple(micros) * epochs))
+    return works
+
+
+def _trained_on(node: Update, policy: CountingPolicy, rows: Rollouts) -> list[Rollouts]:
+    """The rows of each optimiser step of one epoch."""
+    lengths = np.asarray([len(ids) for ids in rows.ragged("completion_ids")])
+    usable = (lengths > 0) & np.asarray([name == policy.tokenizer for name in rows.values("tokenizer")], dtype=bool)
+    if "advantage" in rows.table.column_names:
+        advantage = rows.numpy("advantage")
+        usable &= np.isfinite(advantage)
+        if not (isinstance(node, Grpo) and node.beta > 0):
+            usable &= advantage != 0
+    kept = rows.where(usable)
+    size = getattr(node, "batch_size", None)
+    parts = -(-len(kept) // size) if size else getattr(node, "minibatches", 1)
+    return [kept.take(list(map(int, at))) for at in np.array_split(np.arange(len(kept)), max(parts, 1)) if len(at)]
+
+
+def _micros(policy: CountingPolicy, rows: Rollouts, budget: int) -> list[MicroBatchWork]:
+    pairs = zip(rows.ragged("prompt_ids"), rows.ragged("completion_ids"), strict=True)
+    sequences = [TokenSequence(prompt, completion) for prompt, completion in pairs]
+    found = policy.micro_batches(sequences, max_batch_tokens=budget)
+    return [policy.micro([sequences[i] for i in at]) for at in found]

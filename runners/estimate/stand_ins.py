@@ -1,0 +1,180 @@
+"""Stand-ins of a rehearsal: a policy that only counts tokens, and rewards that are made up."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from genrl_graph import seeds
+from genrl_graph.contract.policy import Completion, Sampling, TextPolicy, TokenSequence
+from genrl_graph.edge_types.frame import Frame
+from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
+from genrl_graph.nodes.policy.compute.logprobs import read_of
+from genrl_graph.nodes.policy.compute.packing import Packed, packed_batches
+from genrl_graph.nodes.policy.compute.sampling import token_batches
+from genrl_graph.runners.estimate.costs import MicroBatchWork, SequenceBatch, Work, longest_of, varied_share
+
+WORDS = ("the", "of", "and", "to", "in", "is", "it", "that", "was", "for", "on", "are", "as", "with", "they", "be")
+
+
+@dataclass(frozen=True, slots=True)
+class Assumptions:
+    """What nobody can know before a run: how long completions are, and how many groups have something to learn from.
+
+    `share` is of each generator's `max_new_tokens`; `tokens`, and first of all `observed` by node, are mean lengths.
+    `prior` is a of the Beta(a, a) that the chance to solve a task is drawn from; `varied` is the share itself.
+    """
+
+    share: float
+    prior: float
+    tokens: float | None = None
+    observed: Mapping[str, float] = field(default_factory=dict)
+    varied: float | None = None
+
+    def length(self, node: str, most: int) -> float:
+        """The mean length of a node's completions."""
+        wanted = self.observed.get(node, self.tokens if self.tokens is not None else self.share * most)
+        return float(min(max(wanted, 1.0), most))
+
+
+class CountingPolicy(TextPolicy):
+    """A policy without weights: it reads as its tokenizer does and says common words, as many as it is told."""
+
+    def __init__(self, name: str, tokens: ChatTokens, *, context: int, shares: bool = False) -> None:
+        self.name, self.version = name, 0
+        self.tokenizer, self.context, self.vocabulary = tokens.fingerprint, context, len(tokens.tokenizer)
+        self.length: Callable[[int], float] = float
+        self.works: list[Work] = []
+        self.prompt_tokens, self.sampled = 0, 0.0
+        self._tokens, self._shares = tokens, shares
+        self._words = _single_tokens(tokens.tokenizer)
+
+    def render(self, messages: Sequence[dict[str, str]]) -> NDArray[np.int32]:
+        """The ids of a chat."""
+        return self._tokens.render(messages)
+
+    def encode(self, text: str, *, ended: bool) -> NDArray[np.int32]:
+        """The ids of a text, and the end token where it `ended`."""
+        return self._tokens.encode(text, ended=ended)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids."""
+        return self._tokens.texts([list(map(int, ids))])[0]
+
+    def generate(
+        self,
+        prompts: Sequence[NDArray[np.int32]],
+        *,
+        num_generations: int,
+        sampling: Sampling,
+        rng: np.random.Generator,
+        max_batch_tokens: int,
+    ) -> list[list[Completion]]:
+        """Completions of the assumed length; notes the batches that they would be sampled in."""
+        most = sampling.max_new_tokens
+        mean = self.length(most)
+        widths = np.repeat(np.array([len(prompt) for prompt in prompts], np.int64), num_generations)
+        batches = []
+        for chosen in token_batches(widths + most, max_batch_tokens):
+            distinct = {prompts[at // num_generations].tobytes(): at // num_generations for at in chosen.tolist()}
+            read = self._rows([prompts[at] for at in distinct.values()], int(widths[chosen].max()))
+            rows = len(chosen)
+            longest = longest_of(rows, mean, most)
+            batches.append(SequenceBatch(rows, read, int(widths[chosen].max()), most, longest, rows * mean))
+        self.works.append(Work(self.name, batches=tuple(batches)))
+        self.prompt_tokens += sum(len(prompt) for prompt in prompts)
+        self.sampled += len(widths) * mean
+        count = max(round(mean), 1)
+        return [[self._said(count, rng) for _ in range(num_generations)] for _ in prompts]
+
+    def _said(self, count: int, rng: np.random.Generator) -> Completion:
+        ids = rng.choice(self._words, size=count).astype(np.int32)
+        return Completion(ids, np.full(count, -1.0, np.float32), self.decode(ids.tolist()), "stop")
+
+    def logprobs(self, sequences: Sequence[TokenSequence], *, temperatures: NDArray[np.float32]) -> torch.Tensor:
+        """A node of your own may ask: zeros."""
+        longest = max((len(sequence.completion_ids) for sequence in sequences), default=0)
+        self.works.append(Work(self.name, forwards=(self.micro(sequences),)))
+        return torch.zeros(len(sequences), longest)
+
+    def micro_batches(self, sequences: Sequence[TokenSequence], *, max_batch_tokens: int) -> list[NDArray[np.int64]]:
+        """Those of the policy that it stands for."""
+        if not self._shares:
+            return super().micro_batches(sequences, max_batch_tokens=max_batch_tokens)
+        return packed_batches([read_of(sequence) for sequence in sequences], max_tokens=max_batch_tokens)
+
+    def micro(self, sequences: Sequence[TokenSequence]) -> MicroBatchWork:
+        """What it is to train on these at once."""
+        width = max((len(s.prompt_ids) + len(s.completion_ids) for s in sequences), default=0)
+        rows = self._rows([read_of(sequence) for sequence in sequences], width)
+        return MicroBatchWork(rows, width, sum(len(s.completion_ids) for s in sequences))
+
+    def _rows(self, sequences: Sequence[NDArray[np.int32]], width: int) -> float:
+        """How many rows of so many tokens take as many as are read of these sequences."""
+        if not self._shares or not sequences:
+            return len(sequences)
+        return len(Packed.of(sequences).ids) / width
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Nothing is trained."""
+
+    def step(self, *, learning_rate: float, max_grad_norm: float) -> float:
+        """Nothing is trained."""
+        return 0.0
+
+    def fork(self, name: str) -> Self:
+        """Another that counts for itself."""
+        return type(self)(name, self._tokens, context=self.context, shares=self._shares)
+
+    def save(self, folder: Path) -> None:
+        """There is nothing to save."""
+
+    def load(self, folder: Path) -> None:
+        """There is nothing to load."""
+
+    def digest(self) -> str:
+        """Of the name."""
+        return seeds.digest((self.name,))
+
+
+def _single_tokens(tokenizer: Any) -> list[int]:
+    """Ids of common words, or else of letters, that are one token each."""
+    found: list[int] = []
+    for texts in ([f" {word}" for word in WORDS], "abcdefgh 0123456789"):
+        for text in texts:
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
+                found.append(ids[0])
+        if found:
+            return found
+    special = set(tokenizer.all_special_ids)
+    return [at for at in range(len(tokenizer)) if at not in special][:16]
+
+
+class RandomRewards:
+    """Makes rewards up: of every so many groups as many vary as assumed, evenly spread, so that nothing is left to
+    chance."""
+
+    def __init__(self, assumed: Assumptions) -> None:
+        self._assumed = assumed
+        self._due, self._groups = 0.5, 0
+
+    def rewards(self, rows: Frame) -> NDArray[np.float64]:
+        """A reward of 0 or 1 for each row."""
+        groups = rows.values("group_id") if "group_id" in rows.table.column_names else ["all"] * len(rows)
+        places: dict[str, list[int]] = {}
+        for at, group in enumerate(groups):
+            places.setdefault(group, []).append(at)
+        rewards = np.zeros(len(rows))
+        for members in places.values():
+            size, given = len(members), self._assumed.varied
+            share = varied_share(size, self._assumed.prior) if given is None else given
+            self._due += share if size > 1 else 0.0
+            varies, self._groups = self._due >= 1.0, self._groups + 1
+            self._due -= varies
+            rewards[members] = np.arange(size) % 2 if varies else self._groups % 2
+        return rewards

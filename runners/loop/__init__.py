@@ -1,0 +1,1 @@
+"""One round of the peers of this process: steps, background steps, budgets, runners."""

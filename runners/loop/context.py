@@ -1,0 +1,102 @@
+"""What never changes while rounds are played, and what is reported of every step."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from genrl_graph.contract.node import Exchange, Node
+from genrl_graph.dag.schedule import Schedule, Step
+from genrl_graph.records.recall import Recorded
+from genrl_graph.records.write import EVAL_PREFIX
+from genrl_graph.runners.loop.budget import Budget
+from genrl_graph.runners.loop.exchange import Swarm
+from genrl_graph.runners.loop.peers import Peer
+from genrl_graph.runners.loop.trace import SILENT, Trace
+from genrl_graph.store.journal import Record
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One step of one peer, once it is committed: seconds, metrics, outputs, and how many tries it took.
+
+    `recalled`: a previous run had committed it, so the seconds are not those of the step.
+    """
+
+    round: int
+    step: Step
+    peer: str
+    seconds: float
+    metrics: Mapping[str, float]
+    outputs: Mapping[str, Any] = field(default_factory=dict)
+    tries: int = 1
+    recalled: bool = False
+    evaluating: bool = False
+
+
+def _ignore(*arguments: object) -> None:
+    """Report to nobody."""
+
+
+def _recall_nothing(round: int, node: str, peer: str) -> Recorded | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """The schedule, the seed, and the functions that a round calls.
+
+    `begin` hears of a step before it runs, `commit` stores its records, `watch` gets its report. `recall` returns what
+    a previous run committed of a round, node and peer. `read_inputs` returns what a node reads in a round; by default
+    the outputs of this round, as the graph wires them, and then background steps overlap.
+
+    An `evaluating` context plays the schedule of an evaluation (`evaluate.evaluation_schedule`): updates and forks
+    return the value that they were given, coordinators are left out, random streams and groups of the store are its
+    own, and the number of a round is how many rounds were trained so far.
+    """
+
+    schedule: Schedule
+    swarm: Swarm
+    seed: int
+    commit: Callable[[Sequence[Record]], object]
+    begin: Callable[[Step, str], None] = _ignore
+    watch: Callable[[StepReport], None] = _ignore
+    budget: Budget = field(default_factory=Budget)
+    evaluating: bool = False
+    recall: Callable[[int, str, str], Recorded | None] = _recall_nothing
+    read_inputs: Callable[[str, int, Peer], dict[str, Any]] | None = None
+    trace: Trace = SILENT
+
+    @property
+    def prefix(self) -> str:
+        """What groups of the store and spans of the trace begin with."""
+        return EVAL_PREFIX if self.evaluating else ""
+
+    @property
+    def background(self) -> Mapping[str, Sequence[Step]]:
+        """The background steps, by the step that they start with."""
+        return self.schedule.background if self.read_inputs is None else {}
+
+    def inputs(self, node: str, round: int, peer: Peer) -> dict[str, Any]:
+        """Return what a node reads, by input."""
+        if self.read_inputs is not None:
+            return self.read_inputs(node, round, peer)
+        return self.schedule.graph.nodes[node].bind(peer.values)
+
+    def recorded(self, step: Step, round: int, peer: Peer) -> Recorded | None:
+        """Return what a previous run committed of a step, None where it committed nothing."""
+        return self.recall(round, self.prefix + step.node, peer.name)
+
+    def is_awaited(self, node: Node, round: int) -> bool:
+        """Whether the swarm still waits for this peer's offer, although a previous run closed the exchange."""
+        return isinstance(node, Exchange) and self.swarm.wanted(node, round=round)
+
+    def span(self, kind: str, step: Step, round: int, peer: Peer) -> AbstractContextManager[dict[str, object]]:
+        """Trace a step (kind "step"), or a part of it: "inputs", "wait", "await", "commit"."""
+        name = self.prefix + (str(step) if kind == "step" else f"{kind} {step.node}")
+        return self.trace.span(name, kind, peer.name, {"node": step.node, "round": round, "stage": step.stage})
+
+    def where(self, step: Step, round: int, peer: str) -> str:
+        """Return the place that errors name: node, round and peer."""
+        when = f"evaluation after {round} rounds" if self.evaluating else f"round {round}"
+        return f"nodes.{step.node} ({when}, {peer})"

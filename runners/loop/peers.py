@@ -1,0 +1,113 @@
+"""The peers of this process: their carries, their nodes made ready, and what of them a checkpoint holds."""
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from genrl_graph.contract.node import Carry, Exchange, Source
+from genrl_graph.contract.policy import Carried, TextPolicy
+from genrl_graph.dag.schedule import Schedule
+from genrl_graph.edge_types.task import TaskBook
+from genrl_graph.errors import named
+from genrl_graph.long_work import long_work
+from genrl_graph.runners.loop.exchange import require_peers
+
+Make = Callable[[Carry, str, int], Carried]
+"""Makes the value of a carry from its declaration, its name and the run's seed."""
+
+
+@dataclass(slots=True)
+class Peer:
+    """One copy of the game: its own carries and its own task book; `values` holds the outputs of the round."""
+
+    name: str
+    carries: dict[str, Carried]
+    tasks: TaskBook
+    values: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def vocabularies(self) -> dict[str, int]:
+        """How many ids each tokenizer of the carried policies has, by its fingerprint."""
+        return {p.tokenizer: p.vocabulary for p in self.carries.values() if isinstance(p, TextPolicy)}
+
+
+def declared_value(carry: Carry, name: str, seed: int) -> Carried:
+    """The value that a carry declares."""
+    return carry.init(name, seed=seed)
+
+
+def peer_names(count: int) -> list[str]:
+    """The names of the peers of one process."""
+    return [f"peer{at:04d}" for at in range(count)]
+
+
+def require_enough(schedule: Schedule, names: Sequence[str]) -> None:
+    """Raise `ExchangeTimeout` where an exchange wants more peers than play here."""
+    for node in schedule.nodes.values():
+        if isinstance(node, Exchange):
+            require_peers(node, len(names), round=0)
+
+
+def prepare(schedule: Schedule, *, known: Schedule | None = None, ready: Callable[[], None] = lambda: None) -> None:
+    """Let every node load what may be missing or broken, before a policy is made; errors name the node.
+
+    Nodes that are the same in the schedule `known` are ready. `ready` is called after each and may raise to end the
+    run.
+    """
+    for name, node in schedule.nodes.items():
+        if known is None or known.nodes[name] is not node:
+            with named(f"nodes.{name}"), long_work(f"loading {name} ({node.type_name})"):
+                node.prepare()
+            ready()
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Pause the garbage collector: importing torch and transformers takes a quarter less time.
+
+    Imports make a million objects that all stay, and it would walk them again and again.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def make_peers(
+    schedule: Schedule,
+    names: Sequence[str],
+    *,
+    seed: int,
+    make: Make = declared_value,
+    ready: Callable[[], None] = lambda: None,
+) -> list[Peer]:
+    """Peers that all start alike: every carry is a function of run seed and carry name.
+
+    `ready` is called after each and may raise.
+    """
+    sources = {name: node for name, node in schedule.nodes.items() if isinstance(node, Source)}
+    peers = []
+    for name in names:
+        carries = {}
+        for carry, part in schedule.graph.carries.items():
+            with named(f"carry.{carry}"), long_work(f"loading {carry} of {name}"), collector_paused():
+                carries[carry] = make(part.carry, carry, seed)
+            ready()
+        peers.append(Peer(name, carries, TaskBook(sources)))
+    return peers
+
+
+def digests(peers: Sequence[Peer]) -> dict[tuple[str, str], str]:
+    """The digest of every carry of every peer."""
+    return {(peer.name, name): value.digest() for peer in peers for name, value in peer.carries.items()}
+
+
+def changing_carries(schedule: Schedule, players: Sequence[Peer]) -> dict[str, dict[str, Carried]]:
+    """What a checkpoint holds, by peer: all carries but the frozen ones, which are made anew from the graph."""
+    changing = [name for name, part in schedule.graph.carries.items() if part.next is not None]
+    return {player.name: {name: player.carries[name] for name in changing} for player in players}

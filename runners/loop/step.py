@@ -1,0 +1,206 @@
+"""One step of one peer: attempt it, bind its inputs, execute its node, make its record."""
+
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from genrl_graph.contract.node import Exchange, Fork, Node, Reward, Update
+from genrl_graph.contract.resources import Log
+from genrl_graph.dag.schedule import Step
+from genrl_graph.errors import ColumnError, GenrlGraphError, NodeFailed, RewardFailed
+from genrl_graph.records.recall import Recorded, verify
+from genrl_graph.records.write import step_record
+from genrl_graph.runners.loop.context import RunContext
+from genrl_graph.runners.loop.exchange import Meeting, PeerBehind
+from genrl_graph.runners.loop.node_resources import node_resources
+from genrl_graph.runners.loop.outputs import failed_rows, named_outputs, refuse_useless
+from genrl_graph.runners.loop.peers import Peer
+from genrl_graph.runners.loop.signals import Interrupted
+from genrl_graph.runners.loop.step_metrics import step_metrics
+from genrl_graph.store.journal import Record
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step of one peer gave: the record to commit, its metrics, and its outputs by name.
+
+    `seconds` is the time of a background step, None for one that ran at its own place.
+    """
+
+    record: Record | None
+    metrics: Mapping[str, float]
+    outputs: Mapping[str, Any]
+    tries: int = 1
+    recalled: bool = False
+    seconds: float | None = None
+
+    def sizes(self) -> dict[str, object]:
+        """Return the numbers of rows and tokens, for the trace."""
+        return {name: int(self.metrics[name]) for name in ("rows", "tokens") if name in self.metrics}
+
+
+def attempt_step(
+    context: RunContext, step: Step, round: int, peer: Peer, started: Future[StepResult] | None
+) -> StepResult:
+    """Run one step of one peer, or await it where it was `started` in the background; retry as the budget allows."""
+    errors: list[str] = []
+    with context.span("step" if started is None else "await", step, round, peer) as facts:
+        while True:
+            try:
+                result = execute_step(context, step, round, peer, errors) if started is None else started.result()
+                facts |= result.sizes()
+                return result
+            except GenrlGraphError as error:
+                started = None
+                if not context.budget.retry(context.schedule.nodes[step.node], error, attempt=len(errors)):
+                    raise
+                errors.append(str(error))
+
+
+def run_in_background(context: RunContext, step: Step, round: int, peer: Peer) -> StepResult:
+    """Run the first attempt of a background step, in its thread, and take its time."""
+    started = time.perf_counter()
+    with context.span("step", step, round, peer) as facts:
+        result = execute_step(context, step, round, peer, ())
+        facts |= result.sizes()
+    return replace(result, seconds=time.perf_counter() - started)
+
+
+def execute_step(context: RunContext, step: Step, round: int, peer: Peer, errors: Sequence[str]) -> StepResult:
+    """Execute a step, or rebuild what a previous run committed of it; errors name node, round and peer.
+
+    Updates and forks are executed again, since weights are not stored with a step, and verified against the record.
+    `errors` are those of earlier attempts.
+    """
+    node = context.schedule.nodes[step.node]
+    with context.span("inputs", step, round, peer):
+        inputs = context.inputs(step.node, round, peer)
+    recorded = None if step.action == "open" else context.recorded(step, round, peer)
+    try:
+        if recorded is not None and not isinstance(node, Update | Fork):
+            return _recalled_step(context, step, node, inputs, round, peer, recorded)
+        if context.evaluating and isinstance(node, Update | Fork):
+            return StepResult(None, {}, _unchanged(step.node, node, inputs))
+        result = execute_node(context, step, node, inputs, round, peer, errors)
+    except (PeerBehind, Interrupted):
+        raise
+    except Exception as error:
+        raise _named_error(context.where(step, round, peer.name), step, node, error) from error
+    if recorded is None or result.record is None:
+        return result
+    verify(recorded, result.record, where=context.where(step, round, peer.name))
+    return replace(result, record=None, metrics=recorded.metrics, recalled=True)
+
+
+def execute_node(
+    context: RunContext,
+    step: Step,
+    node: Node,
+    inputs: Mapping[str, Any],
+    round: int,
+    peer: Peer,
+    errors: Sequence[str],
+) -> StepResult:
+    """Run a node, or open or close its exchange; check its outputs and make the record of the step."""
+    if step.action == "open":
+        return _open(context, node, inputs, round, peer)
+    log, offer = Log(), None
+    resources = node_resources(node, context.seed, round, peer.name, peer.tasks, log, evaluating=context.evaluating)
+    if step.action == "close":
+        meeting = _close(context, step, node, round, peer)
+        offer = next((packet.rows for packet in meeting.packets if packet.peer == peer.name), None)
+        output = node.admit(list(meeting.packets), **resources)  # type: ignore[attr-defined]  # checked at definition
+        _log_meeting(log, meeting)
+    else:
+        output = node.run(**inputs, **resources)  # type: ignore[attr-defined]
+    if errors:
+        log.fact("retried", list(errors))
+    outputs = named_outputs(node, output, context.schedule.types)
+    refuse_useless(node, inputs, outputs)
+    metrics = step_metrics(node, outputs, log)
+    if (failed := failed_rows(node, inputs, outputs)) > 0:
+        metrics["failed_rows"] = float(failed)
+    metrics = dict(sorted(metrics.items()))  # as a record gives them back
+    record = step_record(
+        node,
+        context.schedule.types,
+        round=round,
+        peer=peer.name,
+        prefix=context.prefix,
+        inputs=inputs,
+        outputs=outputs,
+        offer=offer,
+        metrics=metrics,
+        log=log,
+    )
+    return StepResult(record, metrics, outputs, len(errors) + 1)
+
+
+def _recalled_step(
+    context: RunContext,
+    step: Step,
+    node: Node,
+    inputs: Mapping[str, Any],
+    round: int,
+    peer: Peer,
+    recorded: Recorded,
+) -> StepResult:
+    """Rebuild the outputs of a committed step; an exchange that others still wait for is closed with them once more."""
+    if step.action == "close" and context.is_awaited(node, round):
+        _close(context, step, node, round, peer)
+    outputs = recorded.outputs(node, context.schedule.types, inputs, holder=peer.name, prefix=context.prefix)
+    context.budget.retries += recorded.retries
+    return StepResult(None, recorded.metrics, outputs, recorded.retries + 1, recalled=True)
+
+
+def _open(context: RunContext, node: Node, inputs: Mapping[str, Any], round: int, peer: Peer) -> StepResult:
+    assert isinstance(node, Exchange)
+    offer = node.offer(**inputs)  # type: ignore[attr-defined]
+    context.swarm.open(node, round=round, peer=peer.name, offer=offer)
+    return StepResult(None, {"rows": float(len(offer))}, {})
+
+
+def _close(context: RunContext, step: Step, node: Node, round: int, peer: Peer) -> Meeting:
+    assert isinstance(node, Exchange)
+    known = peer.vocabularies
+    with context.span("wait", step, round, peer):
+        return context.swarm.close(node, round=round, peer=peer.name, tasks=peer.tasks, vocabularies=known)
+
+
+def _unchanged(name: str, node: Node, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the outputs of an update or fork in an evaluation: the values that it would replace."""
+    return {f"{name}.{field}" if field else name: inputs[socket] for field, socket in node.signature.replaced.items()}
+
+
+def _log_meeting(log: Log, meeting: Meeting) -> None:
+    log.fact("peers", {packet.peer: len(packet.rows) for packet in meeting.packets})
+    for name, fact in meeting.facts.items():
+        log.fact(name, fact)
+    for name, value in {"peers": len(meeting.packets), **meeting.metrics}.items():
+        log.metric(name, value)
+    if meeting.refusals:
+        log.rows("refusals", meeting.refusals)
+
+
+def _named_error(where: str, step: Step, node: Node, error: Exception) -> GenrlGraphError:
+    """Return the error of a node with its place in front; errors of other libraries become `NodeFailed`."""
+    if isinstance(error, GenrlGraphError):
+        text = str(error).removeprefix(f"{step.node}: ")  # nodes that are run by hand name themselves
+        kind = RewardFailed if isinstance(node, Reward) and isinstance(error, ColumnError) else type(error)
+        return kind(f"{where}: {text}")
+    failed = RewardFailed if isinstance(node, Reward) else NodeFailed
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return failed(f"{where}: {what} ({_raised_at(error)})")
+
+
+def _raised_at(error: Exception) -> str:
+    """Return the innermost line outside this package, such as "my_nodes.py:12 in run", where the author looks first."""
+    frames = traceback.extract_tb(error.__traceback__)
+    package = str(Path(__file__).parents[2])
+    foreign = [frame for frame in frames if not frame.filename.startswith(package)]
+    last = (foreign or frames)[-1]
+    return f"{Path(last.filename).name}:{last.lineno} in {last.name}"

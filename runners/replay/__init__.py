@@ -1,0 +1,1 @@
+"""Play an edited graph over stored rollouts."""

@@ -1,0 +1,234 @@
+"""What a replay does with each node of an edited graph: decided from the two graphs, before anything is read."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from genrl_graph.contract.node import Coordinate, Exchange, Fork, Generator, Source, Update
+from genrl_graph.contract.policy import Policy
+from genrl_graph.dag.graph import Graph, Part
+from genrl_graph.dag.infer import infer, inference_order
+from genrl_graph.diff.parts import InputChange, PartChange, find_renames, new_ref, part_changes
+from genrl_graph.edge_types.edge_type import EdgeType
+from genrl_graph.edge_types.frame import Frame
+from genrl_graph.errors import GraphError, ParamError
+from genrl_graph.messages import did_you_mean
+from genrl_graph.runners.resume.code_versions import CodeVersions
+
+Fate = Literal["pinned", "read", "recomputed", "updated", "left out"]
+"""`pinned` nodes are read whatever changed, `read` ones because nothing did; `left out` are updates that do not run."""
+
+PINNED = (Source, Generator, Exchange)
+LIVE = (Update, Fork, Coordinate)
+ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeVerdict:
+    """What becomes of a node and why; `was` is the node of the run that its values are compared with."""
+
+    node: str
+    fate: Fate
+    why: str = ""
+    was: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayPlan:
+    """The graph that is replayed: the edited one, with all that is pinned as it was; and what is told about it."""
+
+    graph: Graph
+    verdicts: Mapping[str, NodeVerdict]
+    notes: tuple[str, ...]
+
+    def names(self, *fates: Fate) -> list[str]:
+        """The nodes of these fates, in the order of the graph."""
+        return [verdict.node for verdict in self.verdicts.values() if verdict.fate in fates]
+
+
+def plan_replay(
+    old: Graph, new: Graph, origins: CodeVersions, *, where: str, update: bool, recompute: Collection[str] = ()
+) -> ReplayPlan:
+    """The plan of `new` over a run of `old`; both as they are read, `new` without problems.
+
+    `recompute` names nodes that are computed whatever changed (`all`: every one that can be). Raises `GraphError`
+    with every edit that would need something that only playing gives, each in a line.
+    """
+    return _Planner(old, new, origins, where=where, update=update, recompute=recompute).plan()
+
+
+class _Planner:
+    def __init__(
+        self, old: Graph, new: Graph, origins: CodeVersions, *, where: str, update: bool, recompute: Collection[str]
+    ) -> None:
+        self._old, self._new, self._origins, self._where = old, new, origins, where
+        self._update, self._forced = update, frozenset(recompute)
+        self._renamed = find_renames(old, new)
+        self._changes = {change.name: change for change in part_changes(old, new, "nodes", self._renamed)}
+        self._types = infer(new)
+        self._types_then = {new_ref(ref, self._renamed): kind for ref, kind in infer(old).items()}
+        self._notes: list[str] = []
+        self._refused: dict[str, list[str]] = {}
+        self._verdicts: dict[str, NodeVerdict] = {}
+
+    def plan(self) -> ReplayPlan:
+        self._check_forced()
+        for name in inference_order(self._new):
+            self._verdicts[name] = self._verdict(self._new.nodes[name])
+        if self._refused:
+            what = "sources, generators and exchanges are read, not run, so this edit cannot be replayed"
+            lines = [f"  {name} {line}" for name in self._new.nodes for line in self._refused.get(name, ())]
+            raise GraphError("\n".join([f"{self._where}: {what}", *lines]))
+        self._notes += [
+            f"{change.name}: no longer there"
+            for change in self._changes.values()
+            if change.change == "removed" and change.name not in self._new.nodes
+        ]
+        ordered = {name: self._verdicts[name] for name in self._new.nodes}
+        return ReplayPlan(self._merged(), ordered, tuple(self._notes))
+
+    def _check_forced(self) -> None:
+        for name in sorted(self._forced - {ALL}):
+            part = self._new.nodes.get(name)
+            if part is None or isinstance(part.declared, PINNED + LIVE):
+                able = [n for n, p in self._new.nodes.items() if not isinstance(p.declared, PINNED + LIVE)]
+                hint = did_you_mean(name, able) or f"; name one of {', '.join(able)}, or {ALL}"
+                raise ParamError(f"--recompute {name}: is no select, reward or advantage of this graph{hint}")
+
+    def _verdict(self, part: Part) -> NodeVerdict:
+        if isinstance(part.declared, PINNED):
+            return self._pinned(part)
+        own = self._own(part)
+        if isinstance(part.declared, Update | Fork) and self._update:
+            return NodeVerdict(part.name, "updated", own)
+        live = isinstance(part.declared, LIVE)
+        why = own or self._because(part, carried=live)
+        if live:
+            return NodeVerdict(part.name, "left out" if why else "read", why)
+        if not why and self._update:
+            why = self._because_carried(part)
+        if not why and {part.name, ALL} & self._forced:
+            why = "asked for"
+        if not why:
+            return NodeVerdict(part.name, "read")
+        read = [edge.ref for edge in part.edges() if not self._is_rows(edge.ref)]
+        if read and not self._update:
+            what = f"has to be computed ({why}), and reads {', '.join(read)}, which is made only with --update"
+            self._refused[part.name] = [what]
+        return NodeVerdict(part.name, "recomputed", why, self._was(part))
+
+    def _pinned(self, part: Part) -> NodeVerdict:
+        if problems := list(self._pinned_problems(part)):
+            self._refused[part.name] = problems
+        change = self._changes.get(part.name)
+        for param in change.params if change is not None and part.name in self._old.nodes else ():
+            self._notes.append(f"{param.lines(f'{part.name}: ')[0]}: not applied, for what {part.name} gave is pinned")
+        because = self._because(part, carried=False).removeprefix("because ")
+        return NodeVerdict(part.name, "pinned", f"as it was, though {because}" if because else "")
+
+    def _pinned_problems(self, part: Part) -> Iterator[str]:
+        change = self._changes.get(part.name)
+        kind = part.declared.kind if part.declared is not None else "node"
+        if change is not None and change.was is not None:
+            yield f"is the new name of {change.was}, which stands in the rows that it gave; keep the old name"
+        elif part.name not in self._old.nodes:
+            yield f"({part.type_name}) is not in the run; what a new {kind} node gives comes only from `run`"
+        elif change is not None and change.type is not None:
+            yield f"is now {change.type.new}, no longer {change.type.old}; give it a name of its own and `run` it"
+        else:
+            for wire in change.inputs if change is not None else ():
+                if not self._is_live(wire):
+                    yield from (line.removeprefix(f"{part.name} ") for line in wire.lines(part.name))
+            yield from self._other_rows(part)
+
+    def _other_rows(self, part: Part) -> Iterator[str]:
+        for ref, wanted in self._types.items():
+            then = self._types_then.get(ref)
+            if ref.partition(".")[0] == part.name and then is not None and not wanted.accepts(then):
+                yield f"gave {then} in the run, but {wanted} is read here"
+
+    def _own(self, part: Part) -> str:
+        """Why a node is another one than in the run; empty where it is the same."""
+        change = self._changes.get(part.name)
+        found = [] if change is None else list(_said(change))
+        if self._was(part) is not None:
+            found += self._origins.changes(part)
+        return "; ".join(found)
+
+    def _was(self, part: Part) -> str | None:
+        """The node of the run that this one was."""
+        change = self._changes.get(part.name)
+        was = part.name if change is None or change.was is None else change.was
+        return was if was in self._old.nodes else None
+
+    def _because(self, part: Part, *, carried: bool) -> str:
+        """Which inputs are other rows than in the run; with `carried` also which values."""
+        origins = dict.fromkeys(edge.origin for edge in part.edges() if carried or self._is_rows(edge.ref))
+        moved = [name for name in origins if name in self._verdicts and self._verdicts[name].fate in _MOVED]
+        if not moved:
+            return ""
+        by_fate = {fate: [name for name in moved if self._verdicts[name].fate == fate] for fate in _MOVED}
+        said = [
+            f"{', '.join(names)} {'was' if len(names) == 1 else 'were'} {fate}"
+            for fate, names in by_fate.items()
+            if names
+        ]
+        return f"because {' and '.join(said)}"
+
+    def _because_carried(self, part: Part) -> str:
+        """Which updates of what it reads beside rows and policies, such as baselines, are others than in the run."""
+        for edge in part.edges():
+            kind = self._types.get(edge.ref)
+            if kind is None or _is_frame(kind) or issubclass(kind.base, Policy):
+                continue
+            maker = self._new.carries[edge.origin].next if edge.origin in self._new.carries else edge.ref
+            name = (maker or "").partition(".")[0]
+            if name in self._new.nodes and self._own(self._new.nodes[name]):
+                return f"because {name} is another one"
+        return ""
+
+    def _is_rows(self, ref: str) -> bool:
+        return _is_frame(self._types.get(ref))
+
+    def _is_live(self, wire: InputChange) -> bool:
+        """Whether an input reads only policies and the like; which of them does not matter to what was given."""
+        refs = [reading.ref for reading in (*wire.old, *wire.new)]
+        return not any(_is_frame(self._types.get(ref) or self._types_then.get(ref)) for ref in refs)
+
+    def _merged(self) -> Graph:
+        graph = Graph(self._new.name, run=self._new.run)
+        for name, part in self._new.carries.items():
+            before = self._old.carries.get(name)
+            graph.carries[name] = part if self._update else _as_it_was(part, before)
+            if before is not None and graph.carries[name].declared != part.declared:
+                self._notes.append(f"{name}: its changes are not applied, for nothing is trained")
+        for name, part in self._new.nodes.items():
+            pinned = isinstance(part.declared, PINNED)
+            graph.nodes[name] = _as_it_was(part, self._old.nodes.get(name)) if pinned else part
+        return graph
+
+
+_MOVED: tuple[Fate, ...] = ("recomputed", "updated", "left out")
+
+
+def _said(change: PartChange) -> Iterator[str]:
+    """The changes of a node, each in a line without its name."""
+    if change.change == "added":
+        yield "new"
+        return
+    for line in change.lines():
+        if not line.startswith(" "):
+            yield line.removeprefix(change.name).removeprefix(":").strip()
+
+
+def _is_frame(kind: EdgeType | None) -> bool:
+    return kind is None or issubclass(kind.base, Frame)
+
+
+def _as_it_was(part: Part, before: Part | None) -> Part:
+    """The part with the params that it had in the run; data files stay where the edited graph finds them."""
+    if before is None or before.declared is None or before.type_name != part.type_name:
+        return part
+    if before.portable_params() == part.portable_params():
+        return part
+    return replace(part, declared=before.declared, written=before.written)

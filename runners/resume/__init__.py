@@ -1,0 +1,1 @@
+"""Checkpoints, and how an interrupted run goes on."""

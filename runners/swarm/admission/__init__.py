@@ -1,0 +1,1 @@
+"""The rules by which rows of another peer are admitted."""

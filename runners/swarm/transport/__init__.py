@@ -1,0 +1,1 @@
+"""Libp2p and the DHT: daemon, streams, identity, signatures, limits."""

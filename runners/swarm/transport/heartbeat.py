@@ -1,0 +1,66 @@
+"""Heartbeats: what a peer tells the swarm about itself, small and signed."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from genrl_graph.errors import PeerRefused
+from genrl_graph.runners.swarm.transport.identity import Identity
+from genrl_graph.runners.swarm.transport.signed import open_message, sign_message
+
+MAX_BODY = 1024
+MAX_BEAT = 2048  # bytes with key and signature
+MAX_TTL_S = 300.0
+MAX_SKEW_S = 5.0
+PURPOSE = "beat"
+NAME = r"^[A-Za-z0-9_.-]+$"
+
+Address = Annotated[str, Field(max_length=120)]
+
+
+class Heartbeat(BaseModel):
+    """One heartbeat; times are seconds of Unix time on the author's clock."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    swarm: str = Field(min_length=1, max_length=64, pattern=NAME)
+    protocol: str = Field(min_length=1, max_length=64, pattern=NAME)
+    name: str = Field(min_length=1, max_length=64, pattern=NAME)
+    session: str = Field(max_length=16, pattern=NAME)
+    """Differs between two starts of one identity."""
+    round: int = Field(ge=0, lt=1 << 53)
+    time: float = Field(ge=0)
+    expires: float = Field(ge=0)
+    left: bool = False
+    """The peer says goodbye."""
+    addresses: Annotated[list[Address], Field(max_length=8)] = []
+
+    def sealed(self, identity: Identity) -> bytes:
+        """The signed bytes, with as many of the addresses as fit."""
+        beat = self
+        while len(body := beat.model_dump_json().encode()) > MAX_BODY:
+            beat = beat.model_copy(update={"addresses": beat.addresses[:-1]})
+        return sign_message(identity, body, purpose=PURPOSE)
+
+
+def open_beat(data: object, *, now: float) -> tuple[str, Heartbeat]:
+    """The author's peer id and the heartbeat; raises `PeerRefused` with the rule that was broken.
+
+    An expired beat is not refused: whoever keeps it drops it.
+    """
+    if not isinstance(data, bytes):
+        raise PeerRefused(f"beat: is no bytes but {type(data).__name__}")
+    if len(data) > MAX_BEAT:
+        raise PeerRefused(f"beat: {len(data)} bytes, at most {MAX_BEAT} are allowed")
+    peer_id, body = open_message(data, max_bytes=MAX_BODY, purpose=PURPOSE)
+    try:
+        beat = Heartbeat.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "body"
+        raise PeerRefused(f"beat: {where[:80]}: {first['msg'][:200]}") from error
+    if beat.time > now + MAX_SKEW_S:
+        raise PeerRefused(f"beat: was made {beat.time - now:.0f} s from now; set the clock of one of the two machines")
+    if beat.expires > beat.time + MAX_TTL_S:
+        raise PeerRefused(f"beat: lasts {beat.expires - beat.time:.0f} s, at most {MAX_TTL_S:.0f} s are allowed")
+    return peer_id, beat

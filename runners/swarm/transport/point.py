@@ -1,0 +1,115 @@
+"""A point of the swarm's network: one libp2p daemon and one DHT node, joined to what answers."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+from hivemind.dht import DHTNode
+from hivemind.p2p import P2P, PeerID
+from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError
+from hivemind.utils.multiaddr import Multiaddr
+
+from genrl_graph.errors import SwarmError
+from genrl_graph.runners.swarm.transport.daemon import Daemon
+from genrl_graph.runners.swarm.transport.dht import greet, open_dht
+from genrl_graph.runners.swarm.transport.identity import Identity
+from genrl_graph.runners.swarm.transport.network import NetworkOptions, dialable
+
+MAX_PLACES = 8
+Tell = Callable[[str], None]
+
+
+class MeetingPoint:
+    """Opened and closed on one event loop; `close` leaves no process behind."""
+
+    def __init__(self, network: NetworkOptions, daemon: Daemon, dht: DHTNode) -> None:
+        self.network = network
+        self.daemon = daemon
+        self.dht = dht
+        self.joined: list[PeerID] = []
+
+    @classmethod
+    async def open(cls, identity: Identity, network: NetworkOptions, *, tell: Tell) -> "MeetingPoint":
+        """Start a daemon and join the swarm of the peers that `network.join` names.
+
+        Raises:
+            SwarmError: none of them can be reached in time, or the daemon does not start.
+        """
+        if "HIVEMIND_LOGLEVEL" not in os.environ:
+            logging.getLogger("hivemind").setLevel(logging.CRITICAL)  # what it would say of peers, we say in one line
+        daemon = await Daemon.start(identity, network)
+        try:
+            if str(daemon.p2p.peer_id) != identity.peer_id:
+                raise SwarmError(f"identity {identity.path}: libp2p reads it as {daemon.p2p.peer_id}")
+            point = cls(network, daemon, await open_dht(daemon.p2p, client_mode=network.client_mode))
+            await point._join(tell)
+        except BaseException:
+            await daemon.stop()
+            raise
+        return point
+
+    @property
+    def p2p(self) -> P2P:
+        """hivemind's client of the daemon."""
+        return self.daemon.p2p
+
+    async def addresses(self) -> tuple[str, ...]:
+        """Where others can join this peer, its id included; what was announced, if anything was."""
+        announced = [Multiaddr(address) for address in self.network.announce]
+        _, found = await self.p2p._client.identify()
+        return tuple(f"{address}/p2p/{self.p2p.peer_id}" for address in announced or found)
+
+    async def connect(self, peer: PeerID, addresses: list[Multiaddr], *, timeout_s: float) -> str | None:
+        """Connect to a peer; returns what went wrong."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.p2p._client.connect(peer, addresses)
+        except TimeoutError:
+            return f"no answer in {timeout_s:g} s"
+        except (P2PDaemonError, OSError, asyncio.IncompleteReadError) as error:
+            return _reason(str(error))
+        return None
+
+    async def rejoin(self, places: Mapping[str, Sequence[str]]) -> int:
+        """Dial what was to be joined and these peers again, as after a cut network; returns how many answer."""
+        wanted = [(peer, [address]) for _, peer, address in self.network.joined()]
+        for peer_id, texts in list(places.items())[:MAX_PLACES]:
+            wanted.append((PeerID.from_base58(peer_id), [found for text in texts if (found := dialable(text))]))
+        timeout_s = self.network.join_timeout_s
+        failures = await asyncio.gather(*(self.connect(peer, at, timeout_s=timeout_s) for peer, at in wanted))
+        reached = [peer for (peer, _), failure in zip(wanted, failures, strict=True) if failure is None]
+        return await greet(self.dht, reached)
+
+    async def close(self) -> None:
+        """Leave the network and end the daemon."""
+        self.dht.is_alive = False  # its `shutdown` also asks the daemon to forget it, and waits for ever if that hangs
+        await self.daemon.stop()
+
+    async def _join(self, tell: Tell) -> None:
+        wanted = self.network.joined()
+        failures = await asyncio.gather(*(self._dial(peer, address) for _, peer, address in wanted))
+        for (text, peer, _), failure in zip(wanted, failures, strict=True):
+            if failure is None:
+                self.joined.append(peer)
+            elif len(wanted) > 1:
+                tell(f"--join {text}: cannot be reached: {failure}")
+        if wanted and not self.joined:
+            others = f" (nor {len(wanted) - 1} more)" if len(wanted) > 1 else ""
+            raise SwarmError(
+                f"--join {wanted[0][0]}: cannot be reached{others}: {failures[0]}"
+                "; is that peer running, and is this its present address and id?"
+            )
+        if self.joined and not await greet(self.dht, self.joined):
+            raise SwarmError(f"--join {wanted[0][0]}: answers, but is no peer of a swarm (no hivemind DHT there)")
+
+    async def _dial(self, peer: PeerID, address: Multiaddr) -> str | None:
+        if peer == self.p2p.peer_id:
+            return "this is the peer's own address; has its identity file been copied?"
+        return await self.connect(peer, [address], timeout_s=self.network.join_timeout_s)
+
+
+def _reason(text: str) -> str:
+    """The last, most telling part of what libp2p says, on one line."""
+    line = " ".join(text.split()).removeprefix("Connect failed. msg=").rpartition("all dials failed * ")[-1]
+    return line if len(line) <= 240 else f"{line[:120]} ... {line[-100:]}"

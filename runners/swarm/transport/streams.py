@@ -1,0 +1,267 @@
+"""Bytes between two peers over libp2p streams: push an announcement, fetch a payload, tell a heartbeat.
+
+A stream is one request and one answer, lengths first, so that a claim is judged before anything is read or
+allocated. libp2p's handshake proves the sender's peer id.
+
+    push, beat   ->  u32 size, bytes                        <-  u8 status
+    fetch        ->  u16 size, key (UTF-8), u64 max_bytes   <-  u8 status, and if it is OK: u64 size, bytes
+"""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
+from enum import IntEnum
+
+from hivemind.p2p import P2P, PeerID
+from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError
+from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
+from hivemind.p2p.p2p_daemon_bindings.utils import raise_if_failed, read_pbmsg_safe, write_pbmsg
+from hivemind.proto import p2pd_pb2
+
+from genrl_graph.errors import PeerRefused, SwarmError
+from genrl_graph.runners.swarm.transport.limits import Meter, OpenStreams, TransportLimits
+from genrl_graph.runners.swarm.transport.network import dialable
+from genrl_graph.runners.swarm.transport.payloads import MAX_KEY, PayloadStore
+from genrl_graph.runners.swarm.transport.refusals import Refusals
+
+PUSH, BEAT, FETCH = "/genrl-graph/push/1", "/genrl-graph/beat/1", "/genrl-graph/fetch/1"
+CHUNK = 1 << 18
+SIZE16, SIZE32, SIZE64 = struct.Struct(">H"), struct.Struct(">I"), struct.Struct(">Q")
+
+Watch = Callable[[bytes], object]
+OnBytes = Callable[[str, bytes], object]
+CUT_SHORT = "stream: cut short"
+Handler = Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def _ignore(chunk: bytes) -> None:
+    """Nobody watches."""
+
+
+class Status(IntEnum):
+    """The first byte of an answer."""
+
+    OK = 0
+    REFUSED = 1
+    FAILED = 2
+    NOT_HERE = 3
+    TOO_LARGE = 4
+
+
+class Unreachable(SwarmError):
+    """A peer cannot be reached, or did not answer in time."""
+
+
+class PayloadMissing(SwarmError):
+    """The peer does not have what was asked for, not yet or no more."""
+
+
+class Streams:
+    """The streams of one daemon. `on_push` and `on_beat` run on the event loop and must be quick; they may raise."""
+
+    def __init__(
+        self,
+        p2p: P2P,
+        *,
+        shelf: PayloadStore,
+        limits: TransportLimits,
+        refusals: Refusals,
+        on_push: OnBytes,
+        on_beat: OnBytes,
+        addresses: Callable[[str], list[str]],
+    ) -> None:
+        self._p2p = p2p
+        self._shelf = shelf
+        self._limits = limits
+        self._refusals = refusals
+        self._on_push = on_push
+        self._on_beat = on_beat
+        self._addresses = addresses
+        self._seats = OpenStreams(limits)
+        self._meter = Meter(limits.push_bytes_per_s)
+
+    async def open(self) -> None:
+        """Start to answer."""
+        for name, handler in ((PUSH, self._pushed), (BEAT, self._beaten), (FETCH, self._fetched)):
+            await self._p2p.add_binary_stream_handler(name, self._guarded(name.split("/")[2], handler))
+
+    async def push(self, peer_id: str, data: bytes, *, timeout_s: float, verb: str = PUSH) -> None:
+        """Send bytes and wait until the peer has taken them.
+
+        Raises:
+            Unreachable: no way to the peer, or no answer in time.
+            PeerRefused: the peer did not take them.
+        """
+        async with _deadline(peer_id, timeout_s):
+            reader, writer = await self._stream(peer_id, verb)
+            with closing(writer):
+                writer.write(SIZE32.pack(len(data)))
+                await _write(writer, data, chunk_s=timeout_s)
+                status = (await reader.readexactly(1))[0]
+        if status != Status.OK:
+            raise PeerRefused(f"peer {peer_id}: did not take a message of {len(data)} bytes ({_name(status)})")
+
+    async def fetch(
+        self, peer_id: str, key: str, *, max_bytes: int, timeout_s: float, watch: Watch = _ignore
+    ) -> bytearray:
+        """Ask a peer for what it serves under a key; `watch` sees every piece of it when it has come.
+
+        Raises:
+            NotHere: it does not serve that, not yet or no more.
+            Unreachable: no way to the peer, or it did not send all of it in time.
+            PeerRefused: it would send more than `max_bytes`, or breaks the protocol.
+        """
+        name = key.encode()
+        async with _deadline(peer_id, timeout_s):
+            reader, writer = await self._stream(peer_id, FETCH)
+            with closing(writer):
+                writer.write(SIZE16.pack(len(name)) + name + SIZE64.pack(max_bytes))
+                await writer.drain()
+                status = (await reader.readexactly(1))[0]
+                if status == Status.NOT_HERE:
+                    raise PayloadMissing(f"peer {peer_id}: does not serve {key!r}, not yet or no more")
+                if status == Status.TOO_LARGE:
+                    raise PeerRefused(f"peer {peer_id}: {key!r} is larger than the {max_bytes} bytes allowed")
+                if status != Status.OK:
+                    raise PeerRefused(f"peer {peer_id}: did not serve {key!r} ({_name(status)})")
+                (size,) = SIZE64.unpack(await reader.readexactly(SIZE64.size))
+                if size > max_bytes:
+                    raise PeerRefused(f"peer {peer_id}: {key!r} claims {size} bytes, at most {max_bytes} are allowed")
+                return await _read(reader, size, watch)
+
+    async def _stream(self, peer_id: str, verb: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A stream to a peer; where libp2p knows no way to it, by the addresses in its heartbeat."""
+        peer = _peer(peer_id)
+        try:
+            return await self._open_stream(peer, verb)
+        except P2PDaemonError as error:
+            known = [address for text in self._addresses(peer_id) if (address := dialable(text)) is not None]
+            if not known:
+                raise Unreachable(f"peer {peer_id}: cannot be reached: {_one_line(error)}") from error
+        await self._p2p._client.connect(peer, known)
+        return await self._open_stream(peer, verb)
+
+    async def _open_stream(self, peer: PeerID, verb: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """hivemind's `stream_open`, which would keep the socket open where it fails or is cancelled."""
+        reader, writer = await asyncio.open_unix_connection(self._p2p.daemon_listen_maddr["unix"], limit=4 * CHUNK)
+        try:
+            request = p2pd_pb2.StreamOpenRequest(peer=peer.to_bytes(), proto=[verb])
+            await write_pbmsg(writer, p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_OPEN, streamOpen=request))
+            response = p2pd_pb2.Response()
+            await read_pbmsg_safe(reader, response)
+            raise_if_failed(response)
+        except BaseException:
+            writer.close()
+            raise
+        return reader, writer
+
+    def _guarded(
+        self, what: str, handler: Handler
+    ) -> Callable[[StreamInfo, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+        """A handler within the peer's limits, which ends quietly whatever the peer does, and leaves a record."""
+
+        async def handle(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            peer_id = str(info.peer_id)
+            with closing(writer):
+                try:
+                    with self._seats.seat(peer_id):
+                        await handler(peer_id, reader, writer)
+                except PeerRefused as error:
+                    self._refusals.add(peer_id, what, error)
+                    writer.write(bytes([Status.REFUSED]))
+                except TimeoutError:
+                    self._refusals.add(peer_id, what, f"stream: stalled for {self._limits.request_s:g} s")
+                except (ConnectionError, asyncio.IncompleteReadError):
+                    self._refusals.add(peer_id, what, CUT_SHORT)
+
+        return handle
+
+    async def _pushed(self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._receive(self._on_push, "push", peer_id, reader, writer)
+
+    async def _beaten(self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._receive(self._on_beat, "beat", peer_id, reader, writer)
+
+    async def _receive(
+        self, take: OnBytes, what: str, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        async with asyncio.timeout(self._limits.request_s):
+            (size,) = SIZE32.unpack(await reader.readexactly(SIZE32.size))
+            if size > self._limits.push_bytes:
+                raise PeerRefused(f"stream: claims {size} bytes, at most {self._limits.push_bytes} are allowed")
+            self._meter.spend(peer_id, size)
+            data = bytes(await _read(reader, size))
+        status = Status.OK
+        try:
+            take(peer_id, data)
+        except Exception as error:  # ours or the caller's; the record is how it is seen
+            is_refused = isinstance(error, PeerRefused)
+            self._refusals.add(peer_id, what, error if is_refused else f"{type(error).__name__}: {error}")
+            status = Status.REFUSED if is_refused else Status.FAILED
+        writer.write(bytes([status]))
+        await writer.drain()
+
+    async def _fetched(self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with asyncio.timeout(self._limits.request_s):
+            (size,) = SIZE16.unpack(await reader.readexactly(SIZE16.size))
+            if size > MAX_KEY:
+                raise PeerRefused(f"stream: a key of {size} bytes, at most {MAX_KEY} are allowed")
+            name = await reader.readexactly(size)
+            (max_bytes,) = SIZE64.unpack(await reader.readexactly(SIZE64.size))
+        payload = self._shelf.get(name.decode(errors="replace"))
+        if payload is None or len(payload) > max_bytes:
+            writer.write(bytes([Status.NOT_HERE if payload is None else Status.TOO_LARGE]))
+            await writer.drain()
+            return
+        writer.write(bytes([Status.OK]) + SIZE64.pack(len(payload)))
+        async with asyncio.timeout(self._limits.serve_s):
+            await _write(writer, payload, chunk_s=self._limits.request_s)
+
+
+@asynccontextmanager
+async def _deadline(peer_id: str, timeout_s: float) -> AsyncIterator[None]:
+    """Whatever goes wrong with the stream within the block is `Unreachable`, and so is the end of the time."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError as error:
+        raise Unreachable(f"peer {peer_id}: no answer in {timeout_s:g} s") from error
+    except (P2PDaemonError, ConnectionError, asyncio.IncompleteReadError) as error:
+        raise Unreachable(f"peer {peer_id}: the stream was lost: {_one_line(error)}") from error
+
+
+async def _read(reader: asyncio.StreamReader, size: int, watch: Watch = _ignore) -> bytearray:
+    """Exactly `size` bytes; memory grows with what has arrived, not with what was claimed."""
+    data = bytearray()
+    while len(data) < size:
+        chunk = await reader.read(min(size - len(data), CHUNK))
+        if not chunk:
+            raise asyncio.IncompleteReadError(b"", size - len(data))
+        watch(chunk)
+        data += chunk
+    return data
+
+
+async def _write(writer: asyncio.StreamWriter, data: bytes, *, chunk_s: float) -> None:
+    """All of the data; raises `TimeoutError` where the reader takes no chunk for so long."""
+    view = memoryview(data)
+    for at in range(0, len(view), CHUNK):
+        writer.write(view[at : at + CHUNK])
+        async with asyncio.timeout(chunk_s):
+            await writer.drain()
+
+
+def _peer(peer_id: str) -> PeerID:
+    try:
+        return PeerID.from_base58(peer_id)
+    except ValueError as error:
+        raise Unreachable(f"peer {peer_id[:80]!r}: is no peer id") from error
+
+
+def _name(status: int) -> str:
+    return Status(status).name.lower().replace("_", " ") if status in list(Status) else f"status {status}"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

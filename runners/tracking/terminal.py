@@ -1,0 +1,153 @@
+"""What a person sees of a run: what is played, a line a round, and a summary at the end."""
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column, Table
+from rich.text import Text
+
+from genrl_graph.dag.schedule import Schedule, Step
+from genrl_graph.messages import counted
+from genrl_graph.runners.loop.stage_metrics import Peers, StageLine, Stages, StageTotal, speeds
+
+Digests = Mapping[tuple[str, str], str]
+LINE_EVERY_S = 1.0
+
+
+def headline(schedule: Schedule, *, rounds: int, peers: int, folder: Path) -> Text:
+    """What is about to be played, and where it is written."""
+    parts = (counted(rounds, "round"), counted(schedule.stages, "stage"), counted(peers, "peer"))
+    return Text.assemble((schedule.graph.name, "bold"), f": {', '.join(parts)}, written to {folder}")
+
+
+class _TimeLeft(ProgressColumn):
+    """The time until the rounds are over, from the mean of those played: steps take too unequal times."""
+
+    ends: float | None = None  # on the monotonic clock
+
+    def render(self, task: Task) -> Text:
+        left = None if self.ends is None else timedelta(seconds=max(0, int(self.ends - time.monotonic())))
+        return Text("" if left is None else f"{left} left", style="progress.remaining")
+
+
+class Terminal:
+    """Shows the rounds of a run: at most one line a second, and a bar below them where there is a terminal.
+
+    The bar counts rounds and, within a round, steps. `played` rounds were played before; the attribute counts those
+    played since.
+    """
+
+    def __init__(self, schedule: Schedule, *, rounds: int, console: Console, played: int = 0) -> None:
+        self._stages = Stages(schedule)
+        self._places = {str(step): at for at, step in enumerate(schedule.steps)}
+        self._rounds = rounds
+        self._console = console
+        self._totals = [StageTotal(stage) for stage in range(schedule.stages)]
+        self._begun = played  # rounds that are over, or were left
+        self.played = 0
+        self._started = time.monotonic()
+        self._shown = self._started - LINE_EVERY_S
+        self._left = _TimeLeft(table_column=Column(no_wrap=True, min_width=12))
+        self._bar = Progress(
+            TextColumn("round", table_column=Column(no_wrap=True, min_width=5)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=2 * len(str(rounds)) + 1)),
+            BarColumn(bar_width=20),
+            self._left,
+            TextColumn("{task.fields[doing]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+            console=console,
+            expand=True,
+            transient=True,
+            disable=not console.is_interactive,
+        )
+        self._task = self._bar.add_task("round", total=rounds, completed=played, doing="")
+
+    def __enter__(self) -> "Terminal":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def step(self, step: Step, peer: str, *, evaluating: bool = False) -> None:
+        """Say what runs now."""
+        if not self._console.is_interactive:
+            return
+        within = 0.0 if evaluating else self._places[str(step)] / len(self._places)
+        doing = f"[dim]{'evaluation: ' if evaluating else ''}{step} {peer}[/dim]"
+        self._bar.update(self._task, completed=self._begun + within, doing=doing)
+
+    def round(self, round: int, peers: Peers, seconds: float) -> None:
+        """Say what a round gave."""
+        lines = self._stages.lines(peers)
+        for total, line in zip(self._totals, lines, strict=True):
+            total.add(line)
+        self.played += 1
+        now, left = time.monotonic(), self._rounds - round - 1
+        eta = (now - self._started) / self.played * left
+        self._left.ends = now + eta
+        self._go_to(round + 1)
+        if now - self._shown < LINE_EVERY_S and left:
+            return
+        self._shown = now
+        if self._console.is_interactive:
+            text = f"{brief(lines)}  {seconds:.1f} s"
+        else:
+            parts = [str(line) for line in lines if line.measured]
+            speed = [f"{speed} {unit}/s" for unit, speed in speeds(lines).items()]
+            text = f"{'; '.join([*parts, *speed])}  {seconds:.1f} s, {eta:.0f} s left"
+        self._console.print(f"round {round + 1}/{self._rounds}  {text}", soft_wrap=True, markup=False)
+
+    def left(self, round: int, later: int) -> None:
+        """Say that a round was left because the swarm had gone on."""
+        self._go_to(later)
+        self._console.print(f"round {round + 1}/{self._rounds}  left: the swarm is in round {later + 1}")
+
+    def _go_to(self, round: int) -> None:
+        self._begun = round
+        if self._console.is_interactive:
+            self._bar.update(self._task, completed=round)
+
+    def summary(self, *, before: Digests, after: Digests, store: Path, then: Mapping[str, str]) -> None:
+        """The run per stage, the weights per peer, where the rollouts are, and the commands of `then`."""
+        self._console.print("", _stage_table(self._totals if self.played else []), "", sep="\n")
+        for (peer, carry), digest in before.items():
+            now = after.get((peer, carry), digest)
+            change = f"{digest[:16]} -> {now[:16]}" + ("" if digest != now else " (unchanged)")
+            self._console.print(f"{peer} {carry}: weights {change}", soft_wrap=True, markup=False)
+        self._console.print(f"rollouts: {store}", soft_wrap=True, markup=False)
+        self._console.print("\nwhat to look at next:")
+        for what, command in then.items():
+            self._console.print(Text.assemble((f"{what:<8}  ", "dim"), command), soft_wrap=True)
+
+
+def brief(lines: Sequence[StageLine]) -> str:
+    """The stages of a round in few words: of rewards alone their numbers in the order of the stages."""
+    measured = [line for line in lines if line.measured]
+    rewards = [f"{line.reward:.3f}" for line in measured if line.reward is not None and not line.results]
+    if len(measured) < 2 or len(rewards) < len(measured):
+        return "; ".join(map(str, measured))
+    varied, groups = sum(line.varied for line in lines), sum(line.groups for line in lines)
+    return f"rewards {', '.join(rewards)}" + (f" ({varied}/{groups} groups vary)" if groups else "")
+
+
+def _stage_table(stages: Sequence[StageTotal]) -> Table:
+    units = list(dict.fromkeys(unit for stage in stages for unit in stage.made)) or ["tokens"]
+    named = list(set[str]().union(*(stage.outcomes for stage in stages)))
+    outcome = named[0] if len(named) == 1 else "outcome" if named else "reward"
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("stage", f"first {outcome}", "last", "mean", "groups vary", *(f"{u}/s" for u in units)):
+        table.add_column(name, justify="right", no_wrap=True)
+    for stage in stages:
+        speed = speeds([stage])
+        table.add_row(
+            str(stage.stage),
+            *("-" if value is None else f"{value:.3f}" for value in (stage.first, stage.last, stage.mean)),
+            f"{stage.varied} of {stage.groups}" if stage.groups else "-",
+            *(speed.get(unit, "-") for unit in units),
+        )
+    return table

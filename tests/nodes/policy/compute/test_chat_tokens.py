@@ -1,0 +1,63 @@
+"""Texts to ids and back, and which ids a policy reads."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genrl_graph import TextPolicy
+from genrl_graph.contract.policy import TokenSequence
+from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
+from genrl_graph.nodes.policy.loading.stub import CHAT, END, VOCABULARY, stub_policy
+from genrl_graph.nodes.policy.tiny_lm import SPECIAL, TinyLM, character_tokenizer
+from genrl_graph.runners.estimate.stand_ins import CountingPolicy
+
+
+def tiny() -> TextPolicy:
+    return TinyLM(alphabet="ab<eos>", hidden_size=8, heads=1, layers=1).init("policy", seed=0)
+
+
+def stub() -> TextPolicy:
+    return stub_policy("policy", seed=0)
+
+
+def counting() -> TextPolicy:
+    tokens = ChatTokens(character_tokenizer("ab<eos>"), chat_template=CHAT, where="here")
+    return CountingPolicy("policy", tokens, context=100)
+
+
+@pytest.mark.parametrize(("make", "end", "spelled"), [(tiny, 1, "<eos>"), (stub, 0, END), (counting, 1, "<eos>")])
+def test_a_completion_comes_back_from_its_ids_and_the_end_token_stands_last(
+    make: Callable[[], TextPolicy], end: int, spelled: str
+) -> None:
+    policy = make()
+    for text in ("", "ab", f"a{spelled}b", spelled):
+        ids, ended = policy.encode(text, ended=False), policy.encode(text, ended=True)
+        assert ids.dtype == ended.dtype == np.int32
+        assert end not in ids  # a special token that is spelled out is no special token
+        assert ended.tolist() == [*ids.tolist(), end]
+        assert policy.decode(ids.tolist()) == policy.decode(ended.tolist()) == text
+
+
+@given(st.text())
+def test_byte_pairs_spell_any_text(text: str) -> None:
+    assert _STUB.decode(_STUB.encode(text, ended=True).tolist()) == text
+
+
+_STUB = stub()
+
+
+@pytest.mark.parametrize(("make", "most"), [(tiny, len(SPECIAL) + 7), (stub, VOCABULARY)])
+def test_the_vocabulary_is_all_that_the_model_reads(make: Callable[[], TextPolicy], most: int) -> None:
+    policy = make()
+    assert policy.vocabulary == most
+
+    def judge(id: int) -> None:
+        sequence = TokenSequence(np.asarray([id], np.int32), np.asarray([id], np.int32))
+        policy.logprobs([sequence], temperatures=np.ones(1, np.float32))
+
+    judge(most - 1)
+    with pytest.raises((IndexError, RuntimeError)):
+        judge(most)

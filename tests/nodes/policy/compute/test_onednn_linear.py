@@ -1,0 +1,90 @@
+"""Matrices laid out once for sampling: products of autocast, weights of the policy, and itself where it cannot."""
+
+import numpy as np
+import pytest
+import torch
+from architectures import drawn, gpt2, llama, policy_of, qwen
+from torch import nn
+
+from genrl_graph.contract.policy import Sampling, TokenSequence
+from genrl_graph.nodes.policy.compute import onednn_linear as module
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
+from genrl_graph.nodes.policy.compute.onednn_linear import Prepacked, can_prepack, prepacked
+
+needs_it = pytest.mark.skipif(not can_prepack(), reason="this torch has no such layout")
+
+
+def sampled(policy: CausalPolicy, seed: int = 0) -> tuple[list[TokenSequence], np.ndarray]:
+    """Rows that were sampled, and the log-probs that came with them [rows, tokens]."""
+    policy._eos_ids = []
+    prompts = [drawn(np.random.default_rng(seed), size) for size in (40, 31)]
+    made = policy.generate(
+        prompts, num_generations=3, sampling=Sampling(12), rng=np.random.default_rng(seed), max_batch_tokens=10_000
+    )
+    rows = [(prompt, row) for prompt, group in zip(prompts, made, strict=True) for row in group]
+    return [TokenSequence(prompt, row.ids) for prompt, row in rows], np.stack([row.logprobs for _, row in rows])
+
+
+@needs_it
+@pytest.mark.parametrize("rows", [1, 7, 300])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_product_is_that_of_autocast(rows: int, biased: bool) -> None:
+    torch.manual_seed(0)
+    layer, given = nn.Linear(48, 80, bias=biased), torch.randn(2, rows, 48)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        wanted = layer(given)
+        found = Prepacked(layer.weight, layer.bias)(given)
+    assert found.dtype == wanted.dtype == torch.bfloat16
+    torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-2)
+
+
+@needs_it
+@pytest.mark.parametrize("make", [llama, qwen, gpt2])
+def test_a_copy_computes_the_same_from_the_same_weights(make) -> None:
+    model = make().eval()
+    copied = prepacked(model)
+    ids = torch.from_numpy(drawn(np.random.default_rng(0), 50).astype(np.int64))[None]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        wanted, found = (which(input_ids=ids, use_cache=False).logits for which in (model, copied))
+    torch.testing.assert_close(found, wanted, rtol=5e-2, atol=5e-2)
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    assert {parameter.data_ptr() for parameter in copied.parameters()} == own
+    assert not any(isinstance(layer, Prepacked) for layer in model.modules())
+
+
+@needs_it
+def test_a_policy_samples_from_it_in_bfloat16_only() -> None:
+    assert any(isinstance(layer, Prepacked) for layer in policy_of(share=True, bfloat16=True)._sampler().modules())
+    plain = policy_of(share=True)
+    assert plain._sampler() is plain.model
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_samples_have_the_log_probs_of_a_training_pass_also_after_a_step(share: bool) -> None:
+    policy = policy_of(share=share, bfloat16=True)
+    for turn in range(2):
+        rows, told = sampled(policy, seed=turn)
+        judged = policy.logprobs(rows, temperatures=np.ones(len(rows), np.float32))
+        assert np.abs(judged.detach().numpy() - told).max() < 0.05
+        before = judged.detach().clone()
+        policy.backward(-judged.mean())
+        policy.step(learning_rate=0.02, max_grad_norm=10.0)
+    after = policy.logprobs(rows, temperatures=np.ones(len(rows), np.float32)).detach()
+    assert (after - before).abs().max() > 0.2, "the second turn would not tell old weights from new ones"
+
+
+def test_without_the_layout_the_model_itself_samples(monkeypatch) -> None:
+    policy = policy_of(share=True, bfloat16=True)
+    with_it = sampled(policy)[1]
+    monkeypatch.setattr(module, "can_prepack", lambda: False)
+    assert policy._sampler() is policy.model
+    assert np.abs(sampled(policy)[1][:, 0] - with_it[:, 0]).max() < 0.05
+
+
+@pytest.mark.parametrize("fault", [AttributeError, RuntimeError])
+def test_an_operator_that_is_not_there_is_no_error(monkeypatch, fault) -> None:
+    def missing(*args: object) -> None:
+        raise fault("no such operator")
+
+    monkeypatch.setattr(module, "Prepacked", missing)
+    assert not can_prepack.__wrapped__()

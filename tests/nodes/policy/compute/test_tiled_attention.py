@@ -1,0 +1,120 @@
+"""Attention tile by tile: values and gradients are those of one softmax over everything that a place sees."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genrl_graph.nodes.policy.compute.activation_checkpointing import kept_bytes
+from genrl_graph.nodes.policy.compute.packing import Packed
+from genrl_graph.nodes.policy.compute.tiled_attention import COLUMNS, PLACES, ROWS, Tile, attend, tiles
+
+SIZE = 8
+
+
+def sequences_of(seed: int, lengths: Sequence[int], shared: int) -> list[np.ndarray]:
+    """Sequences of some lengths of which every other begins with the same tokens."""
+    rng = np.random.default_rng(seed)
+    start = rng.integers(0, 9, shared)
+    return [
+        np.concatenate([start[: length * (at % 2)], rng.integers(0, 9, length)]).astype(np.int32)
+        for at, length in enumerate(lengths)
+    ]
+
+
+def parts_of(tokens: int, heads: int, shared: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(1, heads, tokens, SIZE), (1, shared, tokens, SIZE), (1, shared, tokens, SIZE)]
+    return [torch.randn(shape, generator=generator, dtype=dtype, requires_grad=True) for shape in shapes]
+
+
+def plain(packed: Packed, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+    """Attention [1, places, heads, size] by one dense mask: a place sees those before it on a path through it."""
+    tokens = query.shape[2]
+    sees = torch.zeros(tokens, tokens, dtype=torch.bool)
+    for path in packed.paths:
+        on = torch.from_numpy(path)
+        sees[on[:, None], on[None]] |= torch.ones(len(on), len(on), dtype=torch.bool).tril()
+    group = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+    scores = (query @ key.transpose(-1, -2) * scale).masked_fill(~sees, -torch.inf)
+    return (scores.softmax(-1) @ value).transpose(1, 2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 2 * PLACES + 20), min_size=1, max_size=5),
+    start=st.sampled_from([0, 20, PLACES, PLACES + 1]),
+    heads=st.sampled_from([(1, 1), (2, 2), (6, 2)]),
+    scale=st.sampled_from([None, 0.3]),
+)
+def test_values_and_gradients_are_those_of_a_dense_mask(lengths, start, heads, scale) -> None:
+    packed = Packed.of(sequences_of(0, lengths, start))
+    parts = parts_of(len(packed.ids), *heads)
+    found = attend(*parts, tiles(packed.branches), scale)
+    wanted = plain(packed, *parts, SIZE**-0.5 if scale is None else scale)
+    torch.testing.assert_close(found, wanted)
+    weights = torch.linspace(-1, 1, found.numel(), dtype=found.dtype).view(found.shape)
+    ours, theirs = (torch.autograd.grad((each * weights).sum(), parts) for each in (found, wanted))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_every_place_is_in_one_tile_that_sees_its_path() -> None:
+    packed = Packed.of(sequences_of(1, [300, 40, 300, 7, 129], 150))
+    found = tiles(packed.branches)
+    assert [place for tile in found for place in range(tile.start, tile.stop)] == list(range(len(packed.ids)))
+    assert all(tile.stop - tile.start <= PLACES for tile in found)
+    for tile in found:
+        path = next(path for path in packed.paths if tile.stop - 1 in path)
+        seen = [place for start, stop in tile.runs for place in range(start, stop)]
+        assert seen[: tile.own + tile.stop - tile.start] == path[path < tile.stop].tolist()
+
+
+def test_products_have_few_sizes() -> None:
+    """A processor's library keeps code for each; without bound it would take more memory with every batch."""
+    sizes = set()
+    for seed in range(40):
+        lengths = np.random.default_rng(seed).integers(1, 400, 6).tolist()
+        found = tiles(Packed.of(sequences_of(seed, lengths, 100)).branches)
+        sizes |= {(tile.rows, tile.seen) for tile in found}
+        assert all(0 <= tile.rows - (tile.stop - tile.start) < ROWS for tile in found)
+        assert all(0 <= tile.seen - tile.own - (tile.stop - tile.start) < COLUMNS for tile in found)
+    assert len(sizes) <= PLACES // ROWS * (500 // COLUMNS + 1)
+
+
+def test_runs_that_meet_are_one() -> None:
+    packed = Packed.of([np.arange(190, dtype=np.int32)])
+    first, second = Tile(0, PLACES, PLACES, ((0, PLACES),), 0, PLACES), Tile(PLACES, 190, 64, ((0, 192),), PLACES, 192)
+    assert tiles(packed.branches) == [first, second]
+
+
+def test_bfloat16_lies_as_near_as_its_rounding() -> None:
+    packed = Packed.of(sequences_of(2, [300, 60, 60, 60], 100))
+    exact = parts_of(len(packed.ids), 6, 2)
+    rough = [part.detach().bfloat16().requires_grad_() for part in exact]
+    wanted, found = (attend(*parts, tiles(packed.branches), None) for parts in (exact, rough))
+    assert found.dtype == torch.bfloat16
+    ours, theirs = (torch.autograd.grad(to.square().sum(), of) for to, of in ((found, rough), (wanted, exact)))
+    for mine, other in zip((found, *ours), (wanted, *theirs), strict=True):
+        assert float((mine.double() - other).detach().norm() / other.detach().norm()) < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_changes_neither_the_type_nor_the_result(dtype: torch.dtype) -> None:
+    packed = Packed.of(sequences_of(3, [150, 30], 40))
+    parts = parts_of(len(packed.ids), 4, 2, dtype)
+    alone = attend(*parts, tiles(packed.branches), None)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = attend(*parts, tiles(packed.branches), None)
+    assert within.dtype == dtype
+    assert torch.equal(within, alone)
+
+
+def test_no_scores_are_kept_for_the_backward_pass() -> None:
+    packed = Packed.of([np.arange(1000, dtype=np.int32)])
+    parts = parts_of(1000, 2, 2, torch.float32)
+    kept = kept_bytes(lambda: attend(*parts, tiles(packed.branches), None), torch.nn.Identity())
+    assert kept < 8 * parts[0].numel() * 4

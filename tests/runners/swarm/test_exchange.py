@@ -1,0 +1,284 @@
+"""Exchanges of a swarm, with real hosts in one process: who is waited for, how long, and what is told of the others."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from toys import ToyPolicy, toy_game
+
+from genrl_graph import Log, Rollouts, TaskBook
+from genrl_graph.contract.node import Exchange
+from genrl_graph.dag.schedule import compile_graph
+from genrl_graph.errors import ExchangeTimeout
+from genrl_graph.runners.loop.exchange import Meeting, PeerBehind
+from genrl_graph.runners.loop.signals import Interrupted, Stop
+from genrl_graph.runners.swarm.admission.rules import Admission, makers
+from genrl_graph.runners.swarm.exchange import PeerSwarm
+from genrl_graph.runners.swarm.host import Host
+from genrl_graph.runners.swarm.offers import Inbox, Offer
+from genrl_graph.runners.swarm.transport.identity import Identity
+from genrl_graph.runners.swarm.transport.signed import sign_message
+
+SCHEDULE = compile_graph(toy_game())
+TASKS = TaskBook({"tasks": SCHEDULE.nodes["tasks"]})  # type: ignore[dict-item]
+
+
+def offered(peer: str, round: int) -> Rollouts:
+    """What an honest peer of the toy game offers."""
+    tasks = SCHEDULE.nodes["tasks"].run(rng=np.random.default_rng(0), round=round)  # type: ignore[attr-defined]
+    made: Rollouts = SCHEDULE.nodes["answer"].run(  # type: ignore[attr-defined]
+        tasks, ToyPolicy("policy", 3), rng=np.random.default_rng(round), log=Log(), round=round, peer=peer
+    )
+    return made
+
+
+@dataclass
+class Seat:
+    """A peer: its host, and its exchanges, which `sit` begins anew as a restarted process would."""
+
+    name: str
+    host: Host
+    identity: Identity
+    node: Exchange
+    inbox: Inbox
+    stop: Stop
+    told: list[str]
+
+    def sit(self) -> None:
+        """Begin with no memory."""
+        staleness = self.node.max_staleness
+        self.inbox = Inbox(SCHEDULE.protocol, {"answers": staleness})
+        self.swarm = PeerSwarm(
+            self.host,
+            self.inbox,
+            name=self.name,
+            protocol=SCHEDULE.protocol,
+            admissions={"answers": Admission(self.node, makers(SCHEDULE, "answers"), max_staleness=staleness)},
+            staleness=staleness,
+            sign=partial(sign_message, self.identity),
+            stop=self.stop,
+            tell=self.told.append,
+        )
+
+    def open(self, round: int) -> None:
+        """Begin a round and open the exchange."""
+        self.swarm.begin(round)
+        self.swarm.open(self.node, round=round, peer=self.name, offer=offered(self.name, round))
+
+    def close(self, round: int) -> Meeting:
+        """Close it."""
+        return self.swarm.close(self.node, round=round, peer=self.name, tasks=TASKS, vocabularies={})
+
+    def meet(self, round: int) -> Meeting:
+        """A whole round."""
+        self.open(round)
+        return self.close(round)
+
+
+Sit = Callable[..., Seat]
+
+
+@pytest.fixture
+def sit(start_host: Callable[..., Host], key: Callable[[str], Identity]) -> Iterator[Sit]:
+    """Peers of a swarm of this test's own; what `Exchange` params they are given is all that differs."""
+    seats: list[Seat] = []
+
+    def start(name: str, **params: Any) -> Seat:
+        node = SCHEDULE.nodes["answers"].model_copy(update={"timeout_s": 0.6, "min_peers": 1} | params)
+        assert isinstance(node, Exchange)
+        seat = Seat(name, None, key(name), node, None, Stop(), [])  # type: ignore[arg-type]
+        host = start_host(
+            name,
+            seats[0].host if seats else None,
+            identity=seat.identity,
+            on_push=lambda peer_id, data: seat.inbox.take(peer_id, data),
+        )
+        seat.host = host
+        seat.sit()
+        seats.append(seat)
+        for each in seats:
+            each.host.look()
+        return seat
+
+    yield start
+    for seat in seats:
+        seat.host.close()
+
+
+@pytest.fixture
+def later() -> Iterator[Callable[..., "Future[Meeting]"]]:
+    """Calls in threads of their own."""
+    with ThreadPoolExecutor(4) as pool:
+        yield pool.submit
+
+
+def peers_of(meeting: Meeting) -> list[str]:
+    return [packet.peer for packet in meeting.packets]
+
+
+def rules_of(meeting: Meeting) -> list[tuple[str, str]]:
+    refusals = meeting.refusals
+    return list(zip(refusals["peer"], refusals["rule"], strict=True)) if refusals else []
+
+
+def test_peers_get_each_others_rows_in_the_order_of_their_names(sit: Sit, later) -> None:
+    bob, ann = sit("bob", min_peers=2), sit("ann", min_peers=2)
+    for round in range(3):
+        found = [each.result(20) for each in [later(bob.meet, round), later(ann.meet, round)]]
+        for meeting in found:
+            assert peers_of(meeting) == ["ann", "bob"]
+            assert [packet.rows for packet in meeting.packets] == [offered("ann", round), offered("bob", round)]
+            assert meeting.metrics == {"late": 0.0, "refused": 0.0}
+            assert not meeting.facts
+
+
+def test_who_does_not_answer_is_late_and_is_not_waited_for_again_until_heard(sit: Sit) -> None:
+    ann, bob = sit("ann"), sit("bob")
+    first, second = ann.meet(0), ann.meet(1)
+    assert first.facts == {"missing": {"bob": "late"}}
+    assert first.metrics["late"] == 1.0
+    assert not second.facts, "bob is not on the roster of the next exchange"
+    bob.swarm.begin(1)
+    bob.host.push(ann.host.peer_id, announcement(bob, 1)).result(10)
+    third = ann.meet(2)
+    assert third.facts == {"missing": {"bob": "late"}}
+
+
+def announcement(seat: Seat, round: int, **head: Any) -> bytes:
+    """What a peer would announce; `head` says what is wrong with it."""
+    values = {"peer": seat.name, "round": round, "node": "answers", "protocol": SCHEDULE.protocol}
+    offer = Offer(**(values | {"size": 9, "sha256": "0" * 64} | head))
+    return offer.announced(partial(sign_message, seat.identity))
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_too_few_fail_the_run_where_the_node_says_so(sit: Sit, others: int) -> None:
+    ann = sit("ann", on_short="fail", min_peers=2)
+    for _ in range(others):
+        sit("bob")
+    with pytest.raises(
+        ExchangeTimeout, match=r"wants 2 peers within 0.6 s, but 1 (are here|came; missing: bob \(late\))"
+    ):
+        ann.meet(0)
+
+
+def test_too_few_go_on_where_the_node_says_so(sit: Sit) -> None:
+    ann = sit("ann", on_short="continue", min_peers=3)
+    assert peers_of(ann.meet(0)) == ["ann"]
+
+
+def test_too_few_wait_beyond_the_deadline_for_those_who_come(sit: Sit, later) -> None:
+    ann = sit("ann", min_peers=2)
+    opened = later(ann.meet, 0)
+    with pytest.raises(TimeoutError):
+        opened.result(1.5)
+    bob = sit("bob", min_peers=2)
+    assert peers_of(bob.meet(0)) == ["ann", "bob"]
+    assert peers_of(opened.result(10)) == ["ann", "bob"]
+
+
+def test_a_signal_ends_the_wait(sit: Sit, later) -> None:
+    ann = sit("ann", min_peers=2)
+    opened = later(ann.meet, 0)
+    ann.stop.signum = 2
+    with pytest.raises(Interrupted):
+        opened.result(5)
+
+
+def test_rows_of_an_earlier_round_are_taken_once(sit: Sit, later) -> None:
+    ann, bob = sit("ann", max_staleness=2), sit("bob", max_staleness=2, min_peers=2)
+    ann.open(0)
+    bob.open(0)
+    bob.open(1)
+    first = ann.close(0)
+    assert peers_of(first) == ["ann", "bob"]
+    bob.swarm.open(bob.node, round=1, peer="bob", offer=offered("bob", 1))
+    third = ann.meet(2)
+    assert third.facts == {"stale": {"bob": 1}}
+    assert third.packets[1].rows == offered("bob", 1)
+    assert ann.meet(3).facts.get("stale") is None
+
+
+def test_an_announcement_that_was_lost_is_asked_for(sit: Sit) -> None:
+    """A restarted peer has forgotten what it was told, and who told it does so no more."""
+    ann, bob = sit("ann", timeout_s=20.0), sit("bob", timeout_s=20.0)
+    ann.open(0)
+    bob.sit()
+    assert peers_of(bob.meet(0)) == ["ann", "bob"]
+    assert peers_of(ann.close(0)) == ["ann", "bob"]
+
+
+def test_a_restarted_peer_still_gives_what_it_had_closed(sit: Sit, later) -> None:
+    ann, bob = sit("ann", min_peers=2), sit("bob", min_peers=2)
+    opened = later(ann.meet, 0)
+    bob.host.beat(0)
+    bob.sit()
+    bob.swarm.resume(1)
+    assert bob.swarm.wanted(bob.node, round=0)
+    bob.swarm.open(bob.node, round=0, peer="bob", offer=offered("bob", 0))
+    assert bob.close(0).packets == ()
+    assert peers_of(opened.result(20)) == ["ann", "bob"]
+    assert not bob.swarm.wanted(bob.node, round=1)
+
+
+def test_a_peer_goes_to_where_most_of_the_others_are(sit: Sit) -> None:
+    ann, bob, eve = sit("ann"), sit("bob"), sit("eve")
+    bob.host.push(ann.host.peer_id, announcement(bob, 10**6)).result(10)
+    ann.swarm.begin(0)
+    eve.host.push(ann.host.peer_id, announcement(eve, 3)).result(10)
+    with pytest.raises(PeerBehind) as behind:
+        ann.swarm.begin(1)
+    assert behind.value.round == 3
+
+
+@pytest.mark.parametrize(
+    ("head", "rule"),
+    [
+        ({"protocol": "p2"}, "protocol"),
+        ({"node": "prizes"}, "node"),
+        ({"sha256": "no"}, "sha256"),
+        ({"size": 0}, "round 0, size 0"),
+        ({"peer": "ann"}, "peer"),
+        ({"size": 10 << 30}, "size"),
+    ],
+)
+def test_a_forged_announcement_is_refused_and_its_author_left_out(sit: Sit, head: dict[str, Any], rule: str) -> None:
+    ann, bob = sit("ann"), sit("bob")
+    bob.host.push(ann.host.peer_id, announcement(bob, 0, **head)).result(10)
+    first = ann.meet(0)
+    assert ("bob", rule) in rules_of(first)
+    assert first.metrics["refused"] >= 1
+    bob.host.push(ann.host.peer_id, announcement(bob, 1)).result(10)
+    assert not ann.meet(1).facts, "bob is out for a round"
+    bob.host.push(ann.host.peer_id, announcement(bob, 2)).result(10)
+    assert "bob" in ann.meet(2).facts["missing"]  # type: ignore[operator]
+
+
+def test_rows_that_are_announced_and_not_served_are_slow(sit: Sit) -> None:
+    ann, bob = sit("ann"), sit("bob")
+    ann.open(0)
+    bob.host.push(ann.host.peer_id, announcement(bob, 0)).result(10)
+    found = ann.close(0)
+    assert found.facts == {"missing": {"bob": "slow"}}
+    assert found.metrics["late"] == 1.0
+
+
+def test_what_comes_too_late_is_told_but_no_offence(sit: Sit) -> None:
+    ann, bob = sit("ann"), sit("bob")
+    ann.swarm.begin(5)
+    bob.host.beat(5)
+    bob.host.push(ann.host.peer_id, announcement(bob, 2)).result(10)
+    bob.host.push(ann.host.peer_id, announcement(bob, 5)).result(10)
+    found = ann.meet(5)
+    assert ("bob", "round") in rules_of(found)
+    assert found.facts == {"missing": {"bob": "slow"}}, "bob was asked"
+
+
+def test_someone_elses_announcement_is_refused(sit: Sit) -> None:
+    ann, bob, eve = sit("ann"), sit("bob"), sit("eve")
+    eve.host.push(ann.host.peer_id, announcement(bob, 0)).result(10)
+    assert rules_of(ann.meet(0)) == [("eve", "announcement")]

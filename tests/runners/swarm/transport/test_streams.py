@@ -1,0 +1,248 @@
+"""What a hostile peer can do over raw streams, and what an honest one sees of it."""
+
+import asyncio
+import struct
+import time
+
+import pytest
+from hivemind.p2p import P2P
+
+from genrl_graph.errors import PeerRefused
+from genrl_graph.runners.swarm.transport.event_loop import LoopThread
+from genrl_graph.runners.swarm.transport.limits import Meter, TransportLimits
+from genrl_graph.runners.swarm.transport.network import NetworkOptions
+from genrl_graph.runners.swarm.transport.streams import FETCH, PUSH, PayloadMissing, Unreachable
+
+LIMITS = TransportLimits(push_bytes=64 << 10, streams_per_peer=4, request_s=1.0, push_bytes_per_s=1e6)
+
+
+class Stranger:
+    """A libp2p peer that says what it likes."""
+
+    def __init__(self) -> None:
+        self.thread = LoopThread("stranger")
+        self.p2p = self.thread.run(P2P.create(nat_port_map=False, auto_nat=False, use_relay=False))
+        self.peer_id = str(self.p2p.peer_id)
+        self.answer = b""
+        self.thread.run(self.p2p.add_binary_stream_handler(FETCH, self._answer))
+
+    def meet(self, host):
+        ((_, self.host, address),) = NetworkOptions(join=host.addresses).joined()
+        self.thread.run(self.p2p._client.connect(self.host, [address]))
+
+    def say(self, verb, data, *, answer=64, wait_s=15.0):
+        """Send raw bytes on a new stream and return what comes back until it is closed."""
+        return self.thread.run(self._say(verb, data, answer, wait_s))
+
+    async def _say(self, verb, data, answer, wait_s):
+        _, reader, writer = await self.p2p.call_binary_stream_handler(self.host, verb)
+        try:
+            writer.write(data)
+            async with asyncio.timeout(wait_s):
+                return await reader.read(answer)
+        finally:
+            writer.close()
+
+    def hold(self, verb, count):
+        """Open streams and leave them."""
+
+        async def opened():
+            return [(await self.p2p.call_binary_stream_handler(self.host, verb))[1:] for _ in range(count)]
+
+        return self.thread.run(opened())
+
+    async def _answer(self, info, reader, writer):
+        await reader.read(1)
+        writer.write(self.answer)
+        await asyncio.sleep(0.5)
+        writer.close()
+
+    def close(self):
+        self.thread.run(self.p2p.shutdown())
+        self.thread.close()
+
+
+@pytest.fixture(scope="module")
+def heard():
+    return []
+
+
+@pytest.fixture(scope="module")
+def honest(start_host, heard):
+    def on_push(peer_id, data):
+        if data == b"refuse me":
+            raise PeerRefused("not like this")
+        if data == b"break me":
+            raise KeyError("ours")
+        heard.append((peer_id, data))
+
+    return start_host("honest", on_push=on_push, limits=LIMITS)
+
+
+@pytest.fixture(scope="module")
+def other(start_host, honest):
+    return start_host("other", honest)
+
+
+@pytest.fixture(scope="module")
+def stranger(honest):
+    stranger = Stranger()
+    stranger.meet(honest)
+    yield stranger
+    stranger.close()
+
+
+@pytest.fixture
+def refused(honest):
+    """The refusals of one test: what the peer did and why it was refused."""
+    honest.take_refusals()
+    return lambda: {(refusal.peer_id, refusal.what): refusal.reason for refusal in honest.take_refusals()}
+
+
+def until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 60_000])
+def test_an_announcement_arrives_with_its_senders_id(honest, other, heard, size):
+    other.push(honest.peer_id, bytes(size)).result()
+
+    assert heard[-1] == (other.peer_id, bytes(size))
+
+
+@pytest.mark.parametrize("size", [0, 1000, 8 << 20])
+def test_a_payload_is_fetched_until_it_is_forgotten(honest, other, size):
+    payload = bytes(range(256)) * (size // 256) + b"end"
+    honest.serve(f"round 1/{size}", payload)
+
+    fetched = other.fetch(honest.peer_id, f"round 1/{size}", max_bytes=len(payload), timeout_s=20).result()
+    assert fetched == payload
+
+    honest.forget(f"round 1/{size}")
+    with pytest.raises(PayloadMissing, match=rf"does not serve 'round 1/{size}'"):
+        other.fetch(honest.peer_id, f"round 1/{size}", max_bytes=1, timeout_s=5).result()
+
+
+def test_what_the_receiver_raises_is_told_and_recorded_and_ends_nothing(honest, other, heard, refused):
+    with pytest.raises(PeerRefused, match=r"did not take a message of 9 bytes \(refused\)"):
+        other.push(honest.peer_id, b"refuse me").result()
+    assert refused() == {(other.peer_id, "push"): "not like this"}
+    with pytest.raises(PeerRefused, match=r"\(failed\)"):
+        other.push(honest.peer_id, b"break me").result()
+    assert refused() == {(other.peer_id, "push"): "KeyError: 'ours'"}
+
+    other.push(honest.peer_id, b"and on").result()
+    assert heard[-1] == (other.peer_id, b"and on")
+
+
+def test_a_payload_larger_than_allowed_is_not_sent(honest, other):
+    honest.serve("large", bytes(1001))
+
+    with pytest.raises(PeerRefused, match="'large' is larger than the 1000 bytes allowed"):
+        other.fetch(honest.peer_id, "large", max_bytes=1000, timeout_s=5).result()
+
+
+def test_nobody_is_reached_in_bounded_time(other, key):
+    for peer_id in (key("never started").peer_id, "no peer id", ""):
+        with pytest.raises(Unreachable, match=r"^peer .*cannot be reached|is no peer id"):
+            other.push(peer_id, b"x", timeout_s=3).result()
+
+
+@pytest.mark.parametrize(
+    ("verb", "data", "reason"),
+    [
+        (PUSH, struct.pack(">I", 0xFFFFFFFF), "claims 4294967295 bytes, at most 65536"),
+        (PUSH, struct.pack(">I", (64 << 10) + 1) + b"x", "claims 65537 bytes"),
+        (FETCH, struct.pack(">H", 65535), "a key of 65535 bytes, at most 256"),
+    ],
+)
+def test_a_length_bomb_is_refused_before_it_is_read(honest, stranger, refused, verb, data, reason):
+    assert stranger.say(verb, data) == b"\x01"
+
+    (found,) = refused().values()
+    assert reason in found
+
+
+@pytest.mark.parametrize("verb", [PUSH, FETCH])
+def test_a_stream_that_stalls_is_closed(honest, stranger, refused, verb):
+    started = time.monotonic()
+    assert stranger.say(verb, struct.pack(">I", 1000) + b"x") == b""
+
+    assert time.monotonic() - started < 10
+    assert "stalled for 1 s" in str(refused())
+
+
+def test_one_peer_cannot_take_all_streams(honest, other, stranger, refused):
+    held = []
+
+    def are_taken():
+        """A stream that nothing is sent on ends after a second, so on a slow machine some are opened again."""
+        held.extend(stranger.hold(PUSH, LIMITS.streams_per_peer))
+        return stranger.say(PUSH, struct.pack(">I", 0)) == b"\x01"
+
+    until(are_taken)
+    assert "4 streams of this peer are open" in str(refused())
+
+    other.push(honest.peer_id, b"still served").result()
+    for _, writer in held:
+        stranger.thread.loop.call_soon_threadsafe(writer.close)
+    until(lambda: stranger.say(PUSH, struct.pack(">I", 0)) == b"\x00")
+
+
+def test_one_peer_cannot_send_more_than_its_share(honest, stranger, refused):
+    message = struct.pack(">I", 60_000) + bytes(60_000)
+    started, answers = time.monotonic(), []
+    while b"\x01" not in answers and len(answers) < 1000:  # a stream that is refused while it is sent may just end
+        answers.append(stranger.say(PUSH, message))
+
+    taken, seconds = answers.count(b"\x00") * len(message), time.monotonic() - started
+    assert b"\x01" in answers and answers[:60] == [b"\x00"] * 60
+    assert 3.6e6 <= taken <= 1e6 * (4 + seconds)
+    assert "more than 1 MB/s" in str(refused())
+
+
+def test_random_bytes_do_no_harm(honest, other, stranger, refused, heard):
+    for at in range(20):
+        stranger.say((PUSH, FETCH)[at % 2], struct.pack(">I", at) + bytes(range(at, at + 40)))
+
+    other.push(honest.peer_id, b"as before").result()
+    assert heard[-1] == (other.peer_id, b"as before")
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "reason"),
+    [
+        (b"\x00" + struct.pack(">Q", 10 << 30), PeerRefused, "claims 10737418240 bytes, at most 1000"),
+        (b"\x00" + struct.pack(">Q", 500) + b"short", Unreachable, "the stream was lost"),
+        (b"\x2a", PeerRefused, r"did not serve 'x' \(status 42\)"),
+        (b"", Unreachable, "the stream was lost"),
+    ],
+)
+def test_a_lying_server_is_left(other, stranger, honest, answer, error, reason):
+    stranger.answer = answer
+
+    with pytest.raises(error, match=reason):
+        other.fetch(stranger.peer_id, "x", max_bytes=1000, timeout_s=5).result()
+
+
+def test_a_server_that_never_answers_costs_the_time_that_was_given(other, stranger):
+    stranger.answer = b"\x00" + struct.pack(">Q", 5)
+
+    with pytest.raises(Unreachable, match=r"no answer in 0.3 s"):
+        other.fetch(stranger.peer_id, "x", max_bytes=1000, timeout_s=0.3).result()
+
+
+def test_a_meter_refills():
+    now = 0.0
+    meter = Meter(100.0, clock=lambda: now)
+    meter.spend("a", 400)
+    with pytest.raises(PeerRefused):
+        meter.spend("a", 1)
+    meter.spend("b", 400)
+    now = 1.0
+    meter.spend("a", 100)
+    with pytest.raises(PeerRefused):
+        meter.spend("a", 1)

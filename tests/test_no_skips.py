@@ -1,0 +1,60 @@
+"""GENRL_GRAPH_NO_SKIPS=1 fails a run that skips anything, in one process and over workers."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = """
+import pytest
+
+@pytest.mark.parametrize("case", [0, 1])
+def test_of_a_page(case):
+    pytest.skip("no browser: install one")
+
+@pytest.mark.xfail
+def test_that_is_expected_to_fail():
+    raise AssertionError
+
+def test_that_passes():
+    pass
+"""
+FILE = 'import pytest\npytest.importorskip("nothing_of_this_name")\n'
+ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # those of libraries take seconds to import
+PAGE = "test_some.py::test_of_a_page"
+
+
+def run_pytest(folder: Path, *arguments: str, no_skips: str, allowed: tuple[str, ...] = ()) -> tuple[int, list[str]]:
+    """Run the tests above; return the exit code, and the line about each refused skip."""
+    (folder / "test_some.py").write_text(TESTS)
+    (folder / "test_file.py").write_text(FILE)
+    lines = [f"no_skips.ALLOWED[{name!r}] = 'only here'" for name in allowed]
+    (folder / "conftest.py").write_text("\n".join(["import no_skips", 'pytest_plugins = ["no_skips"]', *lines]))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "GENRL_GRAPH_NO_SKIPS": no_skips, **ALONE}
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "xdist", *arguments, "."],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert "1 passed" in ran.stdout, ran.stdout + ran.stderr
+    return ran.returncode, [line for line in ran.stdout.splitlines() if "GENRL_GRAPH_NO_SKIPS" in line]
+
+
+@pytest.mark.parametrize("workers", [(), ("--numprocesses", "2")], ids=["one process", "workers"])
+def test_each_skip_is_named_with_its_reason(tmp_path: Path, workers: tuple[str, ...]) -> None:
+    code, (file, first, second) = run_pytest(tmp_path, *workers, no_skips="1")
+    assert code == 1
+    assert file.startswith("test_file.py: ") and "nothing_of_this_name" in file
+    assert first == f"{PAGE}[0]: skipped, but GENRL_GRAPH_NO_SKIPS=1: no browser: install one"
+    assert second.startswith(f"{PAGE}[1]: ")
+
+
+def test_named_ones_are_allowed(tmp_path: Path) -> None:
+    code, (line,) = run_pytest(tmp_path, no_skips="1", allowed=("test_file.py", f"{PAGE}[0]"))
+    assert code == 1 and line.startswith(f"{PAGE}[1]: ")
+    assert run_pytest(tmp_path, no_skips="1", allowed=("test_file.py", PAGE)) == (0, [])
+
+
+def test_elsewhere_they_are_no_failure(tmp_path: Path) -> None:
+    assert run_pytest(tmp_path, no_skips="0") == (0, [])
