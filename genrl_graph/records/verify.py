@@ -26,7 +26,7 @@ from genrl_graph.store.chunks import ChunkedArray
 from genrl_graph.store.durable import failed
 from genrl_graph.store.journal import Record, digest_of, entries, torn_tail
 from genrl_graph.store.manifest import damaged_files
-from genrl_graph.store.view import STEPS, STEPS_SCHEMA, position
+from genrl_graph.store.view import STEPS, STEPS_SCHEMA, archived_records
 
 ROWS_A_READ = 16_384
 RESTORE = "restore it from a copy"
@@ -82,7 +82,7 @@ def verify_run(folder: Path) -> Report:
             _check_graph(folder / run_folder.GRAPH, text)
         _check_checkpoints(folder / run_folder.CHECKPOINTS, report)
         with report.noting():
-            _check_journal(folder / run_folder.JOURNAL, position(arrays.counts), report)
+            _check_journal(folder / run_folder.JOURNAL, archived_records(arrays.counts), report)
         _ArraysCheck(arrays, report, versions.get("pyarrow", pa.__version__)).run()
     finally:
         lock.release()
@@ -99,7 +99,7 @@ def _check_graph(path: Path, text: str) -> None:
 
 
 def _check_checkpoints(checkpoints: Path, report: Report) -> None:
-    report.leftovers += len(run_folder.cut_checkpoints(checkpoints))
+    report.leftovers += len(run_folder.partial_checkpoints(checkpoints))
     for folder in sorted(path for path in checkpoints.glob("*") if path.name.isdecimal()):
         report.checkpoints += 1
         with report.noting():
@@ -127,7 +127,7 @@ class _ArraysCheck:
     def run(self) -> None:
         """All of them, the later ones as far as what they read is sound."""
         arrays, report, counts = self.arrays, self.report, self.arrays.counts
-        report.records = position(counts) + report.pending
+        report.records = archived_records(counts) + report.pending
         report.groups = len(counts.keys() - {STEPS})
         report.rows = sum(rows for group, rows in counts.items() if group != STEPS)
         with report.noting():
