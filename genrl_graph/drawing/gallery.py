@@ -1,4 +1,4 @@
-"""The pictures of all graphs of a folder in one README: `python -m genrl_graph.drawing.gallery graphs`."""
+"""Write a README with the pictures of all graphs in a folder: `python -m genrl_graph.drawing.gallery graphs`."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ to explore it) draws one with its legend. Dashed lines carry weights.
 
 
 def gallery(folder: Path) -> str:
-    """The README of a folder of graph files: what each one is, in the words of its first comment, and its picture."""
+    """Return the README of a folder of graph files: the first comment of each file, and its picture in Mermaid."""
     parts = [HEAD]
     for path in sorted(folder.rglob("*.yaml")):
         name = path.relative_to(folder).as_posix()
