@@ -21,4 +21,4 @@ def drift() -> list[str]:
 
 if __name__ == "__main__":
     rows = drift()
-    print(f"{len(rows)} packages differ from the lock:", *rows, sep="\n  ")
+    print(f"Packages that differ from the lock: {len(rows)}", *rows, sep="\n  ")

@@ -35,3 +35,8 @@ def counted(number: int, noun: str, nouns: str = "") -> str:
 def first_line(error: Exception) -> str:
     """The message of an error of Arrow without the lines about its inside."""
     return str(error).partition("\n")[0]
+
+
+def renamed_input(old: str, new: str) -> str:
+    """Return what is said of an input that is given under its old name."""
+    return f"{old!r} is called {new!r} now, and the old name will stop loading; write {new!r}"

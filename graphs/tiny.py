@@ -23,5 +23,5 @@ def tiny() -> Graph:
     score = g.add("score", RegexReward(pattern=r"^(\d)$", compare=True, term="correct"), rollouts=answer)
     credit = g.add("credit", GroupAdvantage(), scored=score)
     trainer = Grpo(learning_rate=1e-3, decay="linear", decay_steps=400, max_batch_tokens=65536)
-    g.next_round(policy=g.add("update", trainer, policy=policy, scored=[credit]))
+    g.next_round(policy=g.add("update", trainer, policy=policy, credited=[credit]))
     return g

@@ -20,6 +20,8 @@ LONGEST = (
     "test_readme.py",
     "test_crashes.py",
     "test_torchrun.py",
+    "test_trl_torchrun.py",
+    "test_lora.py",
     "test_game.py",
     "test_replay.py",
     "test_trackers.py",

@@ -1,9 +1,13 @@
-"""With GENRL_GRAPH_NO_SKIPS=1, which CI sets, a skipped test fails the run: there, everything can be tested.
+"""A run ends with what it skipped, in a line for each file and reason; with GENRL_GRAPH_NO_SKIPS=1 it fails.
+
+CI sets that: there, everything can be tested.
 
 `ALLOWED` names the tests (or whole files) that may be skipped even there, each with the reason.
 """
 
 import os
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,14 +21,14 @@ def is_allowed(nodeid: str) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if os.environ.get("GENRL_GRAPH_NO_SKIPS") == "1":
-        config.pluginmanager.register(NoSkips())
+    config.pluginmanager.register(Skips(refused=os.environ.get("GENRL_GRAPH_NO_SKIPS") == "1"))
 
 
-class NoSkips:
-    """Collects skipped tests and files, each with its reason, and fails the run if there are any."""
+class Skips:
+    """Collects skipped tests and files, each with its reason; the run ends with them, and fails if they are refused."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, refused: bool) -> None:
+        self.refused = refused
         self.reasons: dict[str, str] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -41,12 +45,23 @@ class NoSkips:
         """Take over what a worker of pytest-xdist skipped: whole files it does not report otherwise."""
         self.reasons.update(getattr(node, "workeroutput", {}).get("skips", {}))
 
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
         if hasattr(session.config, "workeroutput"):
             session.config.workeroutput["skips"] = self.reasons
-        elif self.reasons and session.exitstatus == pytest.ExitCode.OK:
+            return (yield)
+        if self.reasons and self.refused and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        result = yield
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        for line in self._lines() if reporter is not None else ():  # below pytest's own last line
+            reporter.write_line(line, red=self.refused)
+        return result
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        for nodeid, reason in sorted(self.reasons.items()):
-            terminalreporter.line(f"{nodeid}: skipped, but GENRL_GRAPH_NO_SKIPS=1: {reason}", red=True)
+    def _lines(self) -> list[str]:
+        """Return a line for each refused test, else one for all that a file leaves out for one reason."""
+        if self.refused:
+            skips = sorted(self.reasons.items())
+            return [f"{nodeid}: skipped, but GENRL_GRAPH_NO_SKIPS=1: {reason}" for nodeid, reason in skips]
+        counts = Counter((nodeid.partition("::")[0], reason) for nodeid, reason in self.reasons.items())
+        return [f"left out: {count} of {file}: {reason}" for (file, reason), count in sorted(counts.items())]

@@ -1,6 +1,7 @@
-"""GENRL_GRAPH_NO_SKIPS=1 fails a run that skips anything, in one process and over workers."""
+"""A run ends with what it skipped, and with GENRL_GRAPH_NO_SKIPS=1 fails; in one process and over workers."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ PAGE = "test_some.py::test_of_a_page"
 
 
 def run_pytest(folder: Path, *arguments: str, no_skips: str, allowed: tuple[str, ...] = ()) -> tuple[int, list[str]]:
-    """Run the tests above; return the exit code, and the line about each refused skip."""
+    """Run the tests above; return the exit code and the lines below pytest's own last one."""
     (folder / "test_some.py").write_text(TESTS)
     (folder / "test_file.py").write_text(FILE)
     lines = [f"no_skips.ALLOWED[{name!r}] = 'only here'" for name in allowed]
@@ -37,8 +38,9 @@ def run_pytest(folder: Path, *arguments: str, no_skips: str, allowed: tuple[str,
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "xdist", *arguments, "."],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert "1 passed" in ran.stdout, ran.stdout + ran.stderr
-    return ran.returncode, [line for line in ran.stdout.splitlines() if "GENRL_GRAPH_NO_SKIPS" in line]
+    *_, counts, below = re.split(r"^(.*1 passed.*)\n", ran.stdout, flags=re.MULTILINE)
+    assert "1 xfailed" in counts, ran.stdout + ran.stderr
+    return ran.returncode, below.splitlines()
 
 
 @pytest.mark.parametrize("workers", [(), ("--numprocesses", "2")], ids=["one process", "workers"])
@@ -56,5 +58,8 @@ def test_named_ones_are_allowed(tmp_path: Path) -> None:
     assert run_pytest(tmp_path, no_skips="1", allowed=("test_file.py", PAGE)) == (0, [])
 
 
-def test_elsewhere_they_are_no_failure(tmp_path: Path) -> None:
-    assert run_pytest(tmp_path, no_skips="0") == (0, [])
+def test_elsewhere_a_run_ends_well_with_a_line_for_each_file_and_reason(tmp_path: Path) -> None:
+    code, (file, cases) = run_pytest(tmp_path, no_skips="0")
+    assert code == 0
+    assert file.startswith("left out: 1 of test_file.py: ") and "nothing_of_this_name" in file
+    assert cases == "left out: 2 of test_some.py: no browser: install one"

@@ -27,6 +27,9 @@ from genrl_graph.records.verify import verify_run
 from genrl_graph.runners.loop.peers import make_peers
 from genrl_graph.store.journal_format import MAGIC
 
+# version 0.1 wrote input names that have been renamed since; they load, and say so
+pytestmark = pytest.mark.filterwarnings("ignore:.* is called .* now:FutureWarning")
+
 OLD = Path(__file__).parent / "data" / "v0_1"
 EXPECTED: dict[str, dict[str, Any]] = json.loads((OLD / "expected.json").read_text())
 RUNS = {"finished": [0, 1], "interrupted": [0], "game": [0, 1]}
@@ -205,7 +208,7 @@ def test_carries_start_as_they_did(name: str) -> None:
 def test_a_graph_file_is_the_game_that_it_was(folder: str, name: str, lines: Lines) -> None:
     """Edges are compared without the names of sockets, which a later version may call by other names."""
     code, out, err = lines("check", OLD / folder / name)
-    assert (code, len(out), err) == (0, 1, [])
+    assert (code, len(out)) == (0, 1) and all(" is called " in line for line in err), err
     graph, expected = load(OLD / folder / name), EXPECTED[name]
     assert {carry: part.next for carry, part in graph.carries.items()} == expected["next"]
     edges = {node: [[edge.key, edge.ref] for edge in part.edges()] for node, part in graph.nodes.items()}

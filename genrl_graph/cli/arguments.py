@@ -1,6 +1,7 @@
 """Arguments that several commands share, and the graph and imports that they name."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,11 +47,16 @@ def run_imports(args: argparse.Namespace) -> dict[str, str]:
 def read_graph_argument(args: argparse.Namespace) -> "Loaded":
     """Read the graph that the arguments name, with its problems."""
     from genrl_graph.graph_file.read import read
+    from genrl_graph.store.run_folder import GRAPH, ROLLOUTS
 
     for text in args.overrides:
         if "=" not in text and not text.startswith("~"):
             raise ParamError(f"{text!r}: an override is written key=value")
-    return read(args.graph, args.overrides)
+    loaded = read(args.graph, args.overrides)
+    of_a_run = args.graph.name == GRAPH and (args.graph.parent / ROLLOUTS).is_dir()  # nobody edits that one
+    for note in loaded.notes() if not (of_a_run or loaded.problems) else ():
+        print(f"genrl-graph: {note}", file=sys.stderr)
+    return loaded
 
 
 def valid_graph(args: argparse.Namespace) -> "Loaded":

@@ -40,6 +40,7 @@ class Declared(BaseModel):
     kind: ClassVar[str] = ""
     type_name: ClassVar[str] = ""
     class_version: ClassVar[int] = 1
+    renamed_inputs: ClassVar[Mapping[str, str]] = {}  # old name of an input, which still loads -> its name
 
     def __init__(self, **params: Any) -> None:
         try:

@@ -5,6 +5,7 @@ A YAML file (`graph_file/read.py`) and the builder give the same `Graph`. A grap
 written.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from genrl_graph.contract.node import Carry, Node, Wire
 from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.edge_types.edge_type import EdgeType, Socket
 from genrl_graph.errors import GraphError, ParamError
-from genrl_graph.messages import did_you_mean
+from genrl_graph.messages import did_you_mean, renamed_input
 
 Section = Literal["carry", "nodes"]
 """Where a graph file writes a part."""
@@ -140,7 +141,13 @@ class Graph:
         self, name: str, node: Node, /, **inputs: "Handle | Sequence[Handle] | Mapping[str, Handle] | None"
     ) -> Handle:
         """Add a node that reads the given outputs. Raises `GraphError` where the edges do not fit."""
-        wires = {socket: self._wire(name, socket, value) for socket, value in inputs.items() if value is not None}
+        for old in type(node).renamed_inputs.keys() & inputs.keys():
+            new = type(node).renamed_inputs[old]
+            if new in inputs:
+                raise GraphError(f"nodes.{name}.{old}: is the old name of {new!r}, which is given too; remove one")
+            warnings.warn(f"nodes.{name}.{old}: {renamed_input(old, new)}", FutureWarning, stacklevel=2)
+        named = {type(node).renamed_inputs.get(socket, socket): value for socket, value in inputs.items()}
+        wires = {socket: self._wire(name, socket, value) for socket, value in named.items() if value is not None}
         self._place("nodes", Part(name, node.type_name, type(node), node, wires))
         return self.output(name)
 

@@ -1,5 +1,6 @@
 """The YAML spelling of a graph: reading it into parts (with every problem of its shape) and dumping it."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -17,7 +18,7 @@ from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.errors import GraphError, StoreError
 from genrl_graph.graph_file.document import VERSION, Document, Position
 from genrl_graph.graph_file.shipped import graph_file
-from genrl_graph.messages import closest, did_you_mean, short
+from genrl_graph.messages import closest, did_you_mean, renamed_input, short
 
 _TOP = {"graph", "version", "carry", "nodes", "run"}
 _CARRY = {"type", "params", "next"}
@@ -31,6 +32,11 @@ class Loaded:
     graph: Graph
     problems: tuple[Problem, ...]
     document: Document
+    deprecated: tuple[Problem, ...] = ()
+
+    def notes(self) -> list[str]:
+        """Return a line for each old name that still loads, with the word to write."""
+        return [self._line(problem, False) for problem in self.deprecated]
 
     def lines(self, *, caret: bool = False) -> list[str]:
         """The problems as `file:line:column path: text`, with the source line and a caret below if asked for."""
@@ -47,6 +53,8 @@ def load(path: FilePath, overrides: Sequence[str] = ()) -> Graph:
     loaded = read(path, overrides)
     if loaded.problems:
         raise GraphError("\n".join(loaded.lines()))
+    for note in loaded.notes():
+        warnings.warn(note, FutureWarning, stacklevel=2)
     return loaded.graph
 
 
@@ -64,7 +72,8 @@ def read_document(document: Document, *, folder: FilePath | None = None) -> Load
     graph = reader.graph(document.values)
     graph.settle()
     problems = dict.fromkeys((*reader.problems, *check(graph, unread=reader.unread)))
-    return Loaded(graph, tuple(sorted(problems, key=lambda problem: _order(document, problem))), document)
+    ordered = tuple(sorted(problems, key=lambda problem: _order(document, problem)))
+    return Loaded(graph, ordered, document, tuple(reader.deprecated))
 
 
 def refuse_newer(values: Mapping[str, Any], path: FilePath) -> None:
@@ -101,6 +110,7 @@ class _Reader:
 
     def __init__(self, folder: FilePath | None) -> None:
         self.problems: list[Problem] = []
+        self.deprecated: list[Problem] = []
         self.unread: set[Path] = set()
         self._folder = folder
 
@@ -156,7 +166,21 @@ class _Reader:
             if type_name is not None or (*path, "type") not in self.unread:
                 self._problem((*path, "type"), self._unknown_type(type_name), at_key="type" not in values)
             return Part(name, str(type_name), None, None, inputs, follows, params)
+        inputs = self._renamed((*path, "inputs"), cls, inputs)
         return Part(name, cls.type_name, cls, self._declared(path, cls, params), inputs, follows, params)
+
+    def _renamed(self, path: Path, cls: type[Declared], inputs: Mapping[str, Wire]) -> dict[str, Wire]:
+        """Return inputs by their names of today, in the order written."""
+        names = dict(cls.renamed_inputs)
+        for old in [name for name in names if name in inputs]:
+            if names[old] in inputs:
+                self._problem(
+                    (*path, old), f"is the old name of {names[old]!r}, which is given too; remove one", at_key=True
+                )
+                del names[old]
+            else:
+                self.deprecated.append(Problem((*path, old), renamed_input(old, names[old]), True))
+        return {names.get(name, name): wire for name, wire in inputs.items()}
 
     def _declared(self, path: Path, cls: type[Declared], params: Mapping[str, Any]) -> Declared | None:
         if (*path, "params") in self.unread:

@@ -26,14 +26,14 @@ def multistage_sums(*, per_stage: bool = False, model: str = "package:llm_smollm
     answers = g.add("answers", Gather(min_peers=1), rows=answer)
     score_answer = g.add("score_answer", ReasoningGymReward(format=0.5), rollouts=answer)
     credit_answer = g.add("credit_answer", GroupAdvantage(), scored=score_answer)
-    update_answer = g.add("update_answer", Grpo(), policy=policy, scored=[credit_answer])
+    update_answer = g.add("update_answer", Grpo(), policy=policy, credited=[credit_answer])
 
     speaker = Critique(num_generations=4, quote=1, max_new_tokens=64)
     critique = g.add("critique", speaker, tasks=tasks, answers=answers, policy=update_answer if per_stage else policy)
     critiques = g.add("critiques", Gather(min_peers=1), rows=critique)
     score_critique = g.add("score_critique", ChoiceReward(), rollouts=critique, answers=answers)
     credit_critique = g.add("credit_critique", GroupAdvantage(), scored=score_critique)
-    update_critique = g.add("update_critique", Grpo(), policy=update_answer, scored=[credit_critique])
+    update_critique = g.add("update_critique", Grpo(), policy=update_answer, credited=[credit_critique])
 
     final = g.add(
         "final",
@@ -45,5 +45,5 @@ def multistage_sums(*, per_stage: bool = False, model: str = "package:llm_smollm
     )
     score_final = g.add("score_final", ReasoningGymReward(format=0.5), rollouts=final)
     credit_final = g.add("credit_final", GroupAdvantage(), scored=score_final)
-    g.next_round(policy=g.add("update", Grpo(), policy=update_critique, scored=[credit_final]))
+    g.next_round(policy=g.add("update", Grpo(), policy=update_critique, credited=[credit_final]))
     return g

@@ -28,6 +28,8 @@ class Grpo(PacedUpdate, name="grpo"):
     cost no forward pass.
     """
 
+    renamed_inputs = {"scored": "credited"}
+
     loss_type: LossType = Field(
         "dapo", description="the loss; `genrl_graph.nodes.update.steps.losses` has them in a table"
     )
@@ -77,7 +79,7 @@ class Grpo(PacedUpdate, name="grpo"):
     def run(
         self,
         policy: TextPolicy,
-        scored: list[Credited[Rollouts]],
+        credited: list[Credited[Rollouts]],
         reference: TextPolicy | None = None,
         *,
         rng: np.random.Generator,
@@ -91,7 +93,7 @@ class Grpo(PacedUpdate, name="grpo"):
         from genrl_graph.nodes.update.steps.training import Trainer
 
         trainer = Trainer(self, policy, reference, rng=rng, log=log, peer=peer)
-        trainer.train([Rollouts.concat(scored)] if self.steps == "joint" else scored)
+        trainer.train([Rollouts.concat(credited)] if self.steps == "joint" else credited)
         trainer.report()
         return policy
 

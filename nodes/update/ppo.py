@@ -18,6 +18,8 @@ class Ppo(ActorUpdate, name="ppo"):
     finite advantage are left out and counted.
     """
 
+    renamed_inputs = {"scored": "credited"}
+
     epsilon: float = Field(0.2, gt=0, lt=1, description="how far the ratio may move from 1")
     value_epsilon: float | None = Field(None, gt=0, description="how far a value may move from the old one; null: any")
     value_coef: float = Field(0.5, ge=0, description="weight of the critic's loss")
@@ -30,7 +32,7 @@ class Ppo(ActorUpdate, name="ppo"):
     def run(
         self,
         policy: ActorCritic,
-        scored: list[Credited[Trajectories]],
+        credited: list[Credited[Trajectories]],
         *,
         rng: np.random.Generator,
         log: Log,
@@ -41,5 +43,5 @@ class Ppo(ActorUpdate, name="ppo"):
         if self.is_due(round):
             from genrl_graph.nodes.update.steps.actor_training import train_ppo
 
-            train_ppo(self, policy, Trajectories.concat(scored), rng=rng, log=log, peer=peer)
+            train_ppo(self, policy, Trajectories.concat(credited), rng=rng, log=log, peer=peer)
         return policy

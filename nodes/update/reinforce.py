@@ -18,6 +18,8 @@ class Reinforce(ActorUpdate, name="reinforce"):
     finite advantage are left out and counted.
     """
 
+    renamed_inputs = {"scored": "credited"}
+
     entropy_coef: float = Field(0.0, ge=0, description="weight of the entropy bonus")
     minibatches: int = Field(1, ge=1, description="optimiser steps of a round")
     normalize: bool = Field(False, description="advantages of a step to mean 0 and deviation 1")
@@ -25,7 +27,7 @@ class Reinforce(ActorUpdate, name="reinforce"):
     def run(
         self,
         policy: ActorCritic,
-        scored: list[Credited[Trajectories]],
+        credited: list[Credited[Trajectories]],
         *,
         rng: np.random.Generator,
         log: Log,
@@ -36,5 +38,5 @@ class Reinforce(ActorUpdate, name="reinforce"):
         if self.is_due(round):
             from genrl_graph.nodes.update.steps.actor_training import train_reinforce
 
-            train_reinforce(self, policy, Trajectories.concat(scored), rng=rng, log=log, peer=peer)
+            train_reinforce(self, policy, Trajectories.concat(credited), rng=rng, log=log, peer=peer)
         return policy

@@ -41,7 +41,7 @@ def long_game(nodes: int) -> Graph:
         if stage < rest:
             credited = g.add(f"keep_{stage}", NonzeroAdvantage(), rows=credited)
         credits.append(credited)
-    g.next_round(policy=g.add("update", Grpo(), policy=policy, scored=credits))
+    g.next_round(policy=g.add("update", Grpo(), policy=policy, credited=credits))
     assert len(g.nodes) == nodes
     return g
 

@@ -127,7 +127,7 @@ def game(job: Job, policy: CausalPolicy) -> Graph:
         scored = graph.add(f"score_{name}", EveryOther(), rollouts=rows)
         credits.append(graph.add(f"credit_{name}", GroupAdvantage(), scored=scored))
     update = Grpo(learning_rate=LEARNING_RATE, max_batch_tokens=job.budget)
-    graph.next_round(policy=graph.add("update", update, policy=carried, scored=credits))
+    graph.next_round(policy=graph.add("update", update, policy=carried, credited=credits))
     return graph
 
 

@@ -23,14 +23,14 @@ ALL_CREDITS = "scored: [credit_answer, credit_critique, credit_final]"
 UPDATE_ANSWER = """\
   update_answer:
     type: update.grpo
-    inputs: {policy: policy, scored: [credit_answer]}
+    inputs: {policy: policy, credited: [credit_answer]}
 
   critique:
 """
 UPDATE_CRITIQUE = """\
   update_critique:
     type: update.grpo
-    inputs: {policy: policy, scored: [credit_critique]}
+    inputs: {policy: policy, credited: [credit_critique]}
 
   final:
 """

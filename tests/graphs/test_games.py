@@ -111,8 +111,8 @@ nodes:
     params: {opponents: {policy: 1}}
   credit_first: {type: advantage.gae, inputs: {scored: play_first}}
   credit_second: {type: advantage.return_to_go, inputs: {scored: play_second}}
-  train_first: {type: update.ppo, inputs: {policy: first, scored: [credit_first]}, params: {every: 2}}
-  train_second: {type: update.reinforce, inputs: {policy: second, scored: [credit_second]}, params: {every: 3}}
+  train_first: {type: update.ppo, inputs: {policy: first, credited: [credit_first]}, params: {every: 2}}
+  train_second: {type: update.reinforce, inputs: {policy: second, credited: [credit_second]}, params: {every: 3}}
 run: {rounds: 6, trackers: []}
 """
 

@@ -85,7 +85,7 @@ def digit_game(graphs: Path, *, own: int, external: int) -> Graph:
     steady = graph.add("steady", FailsOnce(), rows=credit)
     chosen = graph.add("chosen", SwarmSapo(own_groups=own, external_groups=external), rows=steady)
     update = Grpo(learning_rate=1e-2, epochs=2, max_batch_tokens=65536)
-    graph.next_round(policy=graph.add("update", update, policy=policy, scored=[chosen]))
+    graph.next_round(policy=graph.add("update", update, policy=policy, credited=[chosen]))
     return graph
 
 

@@ -10,6 +10,7 @@ update: before the n-th forward pass or optimiser step there.
 """
 
 import argparse
+import gc
 import hashlib
 import json
 import os
@@ -318,6 +319,7 @@ def _import_all(graph: Graph) -> None:
 
     assert arrays and training
     make_peers(compile_graph(graph), ["peer0000"], seed=0)
+    gc.freeze()  # no run walks what was imported, nor copies its pages
 
 
 def main() -> None:

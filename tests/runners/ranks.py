@@ -64,10 +64,12 @@ def start(command: Sequence[str], **env: str) -> subprocess.Popen[str]:
 def wait(processes: Sequence[subprocess.Popen[str]], limit_s: float = LIMIT_S) -> list[Ended]:
     """Wait for all; once one has failed, the others have a short time left, as a launcher would grant it."""
     texts: list[str] = [""] * len(processes)
-    readers = [
-        Thread(target=lambda at=at, each=each: texts.__setitem__(at, each.stdout.read()))
-        for at, each in enumerate(processes)
-    ]
+
+    def read(at: int, process: subprocess.Popen[str]) -> None:
+        with process.stdout as stream:
+            texts[at] = stream.read()
+
+    readers = [Thread(target=read, args=(at, process)) for at, process in enumerate(processes)]
     for reader in readers:
         reader.start()
     until = time.monotonic() + limit_s

@@ -37,7 +37,7 @@ def model_game(template: str = "{{ task.question }}", pattern: str = "is") -> Gr
     answer = graph.add("answer", Answer(template=template, num_generations=8), tasks=tasks, policy=policy)
     score = graph.add("score", RegexReward(pattern=pattern), rollouts=answer)
     credit = graph.add("credit", GroupAdvantage(), scored=score)
-    graph.next_round(policy=graph.add("update", Grpo(), policy=policy, scored=[credit]))
+    graph.next_round(policy=graph.add("update", Grpo(), policy=policy, credited=[credit]))
     return graph
 
 

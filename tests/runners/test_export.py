@@ -36,7 +36,7 @@ def game(carry: PolicyCarry) -> Graph:
     answer = g.add("answer", speaker, tasks=tasks, policy=policy)
     score = g.add("score", RegexReward(pattern=r"([0-4])"), rollouts=answer)
     credit = g.add("credit", GroupAdvantage(), scored=score)
-    g.next_round(policy=g.add("update", Grpo(learning_rate=1e-2), policy=policy, scored=[credit]))
+    g.next_round(policy=g.add("update", Grpo(learning_rate=1e-2), policy=policy, credited=[credit]))
     return g
 
 

@@ -97,7 +97,7 @@ nodes:
   credit: {type: advantage.group, inputs: {scored: total}, params: {scale: none}}
   update:
     type: update.grpo
-    inputs: {policy: policy, scored: [credit]}
+    inputs: {policy: policy, credited: [credit]}
     params: {learning_rate: 1e-3}
 run: {rounds: 4}
 """

@@ -182,5 +182,7 @@ def test_the_gallery_is_what_make_pictures_writes() -> None:
     assert (GRAPHS / "README.md").read_text() == told, "run make pictures"
     for path in GRAPHS.rglob("*.yaml"):
         name = path.relative_to(GRAPHS).as_posix()
-        assert f"## [{name}]({name})\n\n" in told
-        assert mermaid(compile_graph(load(path))) in told
+        command = f"`genrl-graph run {name.removesuffix('.yaml')}`"
+        (row,) = [line for line in told.splitlines() if line.startswith(f"| [{name}]({name}) | ")]
+        assert row.endswith(f" | {command} |")
+        assert f"<summary>{name}</summary>\n\n```mermaid\n{mermaid(compile_graph(load(path)))}```\n" in told

@@ -44,5 +44,5 @@ def dense_yaml(nodes: int, *, seed: int = 0) -> str:
     while 3 + len(lines) + 2 < nodes:
         credits.append(add(f"credit_more{len(lines)}", "advantage.group", scored=draw.choice(scored)))
     credits.append(add("credit_last", "advantage.pool", scored=f"[{', '.join(scored)}]"))
-    add("update", "update.grpo", policy="policy", scored=f"[{', '.join(credits)}]")
+    add("update", "update.grpo", policy="policy", credited=f"[{', '.join(credits)}]")
     return HEAD + "\n".join(lines) + "\n"

@@ -251,7 +251,7 @@ nodes:
   final: {type: generate.chat, inputs: {tasks: tasks, policy: policy, context: {answers: answer}}}
   score: {type: reward.regex, inputs: {rollouts: answer}, params: {pattern: a}}
   credit: {type: advantage.backup, inputs: {scored: score, later: [final, tasks]}}
-  update: {type: update.grpo, inputs: {policy: policy, scored: [credit]}}
+  update: {type: update.grpo, inputs: {policy: policy, credited: [credit]}}
 """)
     problems = "\n".join(map(str, check(loaded.graph)))
     assert "nodes.credit.later.0: wants Scored, but 'final' gives Rollouts" in problems

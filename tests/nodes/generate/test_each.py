@@ -111,7 +111,7 @@ nodes:
     params: {each: hints, template: "{{ hints }}{{ earlier }}"}
   score: {type: reward.regex, inputs: {rollouts: answer}, params: {pattern: a}}
   credit: {type: advantage.group, inputs: {scored: score}}
-  update: {type: update.grpo, inputs: {policy: policy, scored: [credit]}}
+  update: {type: update.grpo, inputs: {policy: policy, credited: [credit]}}
 """)
     (problem,) = check(loaded.graph)
     assert str(problem).startswith("nodes.answer: template reads 'hints', but is given task, earlier")

@@ -27,7 +27,7 @@ def game(carry, reference, **options):
     score = g.add("score", RegexReward(pattern=r"([0-4])"), rollouts=answer)
     credit = g.add("credit", GroupAdvantage(), scored=score)
     trainer = Grpo(learning_rate=1e-2, beta=0.1)
-    g.next_round(policy=g.add("update", trainer, policy=policy, scored=[credit], reference=frozen))
+    g.next_round(policy=g.add("update", trainer, policy=policy, credited=[credit], reference=frozen))
     return g
 
 

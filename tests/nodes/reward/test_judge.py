@@ -255,7 +255,7 @@ nodes:
     inputs: {rollouts: answer, judge: judge}
     params: {pattern: "([0-9])", scale: [0, 9], max_new_tokens: 1, temperature: 1.0, samples: 4}
   credit: {type: advantage.group, inputs: {scored: score}}
-  update: {type: update.grpo, inputs: {policy: policy, scored: [credit]}}
+  update: {type: update.grpo, inputs: {policy: policy, credited: [credit]}}
 run: {rounds: 2}
 """
 

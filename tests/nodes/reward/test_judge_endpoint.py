@@ -311,7 +311,7 @@ nodes:
     inputs: {{rollouts: answer}}
     params: {{endpoint: "{url}", model: tiny, scale: [0, 4], weight: 2.0, cache: judge.sqlite}}
   credit: {{type: advantage.group, inputs: {{scored: score}}}}
-  update: {{type: update.grpo, inputs: {{policy: policy, scored: [credit]}}}}
+  update: {{type: update.grpo, inputs: {{policy: policy, credited: [credit]}}}}
 run: {{rounds: 2, seed: 0}}
 """
 

@@ -245,7 +245,7 @@ def game(node: Grpo, *, reference: bool) -> Graph:
     score = graph.add("score", RegexReward(pattern="2"), rollouts=answer)
     credited = graph.add("credit", GroupAdvantage(), scored=score)
     extra = {"reference": graph.carry("reference", TinyLM())} if reference else {}
-    graph.next_round(policy=graph.add("update", node, policy=policy, scored=[credited], **extra))
+    graph.next_round(policy=graph.add("update", node, policy=policy, credited=[credited], **extra))
     return graph
 
 

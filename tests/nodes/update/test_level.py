@@ -91,7 +91,7 @@ nodes:
   credit: {type: advantage.group, inputs: {scored: score}}
   train:
     type: update.grpo
-    inputs: {policy: policy, scored: [credit]}
+    inputs: {policy: policy, credited: [credit]}
     params: {learning_rate: 1e-2}
   harder:
     type: update.level

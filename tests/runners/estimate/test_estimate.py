@@ -80,7 +80,7 @@ def game(
         for name, rows in (("answer", answer), ("critique", critique))
     ]
     credited = [graph.add(f"credit_{at}", GroupAdvantage(), scored=rows) for at, rows in enumerate(scored)]
-    graph.next_round(policy=graph.add("update", Grpo(), policy=carried, scored=credited))
+    graph.next_round(policy=graph.add("update", Grpo(), policy=carried, credited=credited))
     graph.run = graph.run.model_copy(update={"rounds": rounds, "peers": peers})
     return graph
 

@@ -26,7 +26,7 @@ nodes:
     params: {template: '{{ task.question }}', num_generations: 2, max_new_tokens: 1}
   score: {type: reward.regex, inputs: {rollouts: answer}, params: {pattern: '[0-4]'}}
   credit: {type: advantage.group, inputs: {scored: score}}
-  update: {type: update.grpo, inputs: {policy: policy, scored: [credit]}}
+  update: {type: update.grpo, inputs: {policy: policy, credited: [credit]}}
 run: {rounds: 1}
 """
 

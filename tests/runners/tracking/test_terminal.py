@@ -159,7 +159,7 @@ def test_two_games_of_one_stage_are_told_apart() -> None:
     policy = graph.carry("policy", ActorCriticCarry(environment=environment))
     games = [graph.add(name, Play(), tasks=tasks, policy=policy) for name in ("play", "other")]
     credited = [graph.add(f"credit_{at}", GaeAdvantage(), scored=rows) for at, rows in enumerate(games)]
-    graph.next_round(policy=graph.add("update", Ppo(), policy=policy, scored=credited))
+    graph.next_round(policy=graph.add("update", Ppo(), policy=policy, credited=credited))
     metrics = {"play/return": 1.0, "other/return": 3.0, "play/steps": 5.0}
     (line,) = Stages(compile_graph(graph)).lines({"peer0000": metrics})
     assert line.results == {"play/return": 1.0, "other/return": 3.0}

@@ -150,6 +150,8 @@ def trl_loss(
             return generation_batch
 
     output = tmp_path_factory.mktemp("trl")
+    newer = "activation_checkpointing" in GRPOConfig.__dataclass_fields__
+    recompute = "activation_checkpointing" if newer else "gradient_checkpointing"  # its name before transformers 5.23
 
     def arguments(config: LossConfig, micro_batches: int) -> GRPOConfig:
         ceiling = config.cispo_max_ratio if config.loss_type == "cispo" else config.epsilon_high
@@ -158,7 +160,7 @@ def trl_loss(
             use_cpu=True,
             bf16=False,
             report_to=[],
-            activation_checkpointing=False,
+            **{recompute: False},
             per_device_train_batch_size=2,
             num_generations=2,
             gradient_accumulation_steps=micro_batches,

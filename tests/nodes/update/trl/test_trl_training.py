@@ -144,7 +144,7 @@ def test_recomputed_activations_give_the_same_bits(policy, sample, node: Sft | D
     train(node, policy, rows)
     train(node, recomputed, rows)
     assert recomputed.digest() == policy.digest()
-    assert recomputed.model.is_activation_checkpointing
+    assert any(getattr(module, "gradient_checkpointing", False) for module in recomputed.model.modules())
 
 
 @pytest.mark.parametrize("node", NODES)
