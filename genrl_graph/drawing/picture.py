@@ -50,7 +50,7 @@ class Box:
 
     @property
     def is_exchange(self) -> bool:
-        """Whether this is an exchange, which opens at one step and closes at another."""
+        """True for an exchange, which opens at one step and closes at another."""
         return len(self.steps) == 2
 
 

@@ -48,7 +48,7 @@ class JudgedRollout:
 
     @property
     def failed(self) -> bool:
-        """Whether sampling failed, or a node could not judge it."""
+        """True where sampling failed, or a node could not judge the rollout."""
         return any(row["finish"] == "failed" for row in self.rollout.rows) or bool(self.verdict.reasons)
 
 

@@ -126,7 +126,7 @@ class Snapshot:
             rows = rows.without(self._store_columns(bare))
             rows = self._with_own_rows(rows, bare, part, prefix) if kind == "exchange" else rows
         else:
-            inputs = [given for edge in _by_socket(part) if (given := self._input(edge, prefix))]
+            inputs = [table for edge in _by_socket(part) if (table := self._input(edge, prefix)) is not None]
             rows = with_input_columns(rows, inputs)
         return rows if in_full is None else concat_rows([rows, in_full.without(self._store_columns(bare))])
 

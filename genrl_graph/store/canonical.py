@@ -83,7 +83,7 @@ def _without_nullability(dtype: pa.DataType) -> str:
 
 
 class _Storage(IntEnum):
-    """How an array fills its buffers; a nested array is as good as the worst of its parts (`min`)."""
+    """Contents of the buffers of an array; a nested array is as good as its worst part (`min`)."""
 
     NULL = 0  # some value is null, at any depth
     SLICED = 1  # the buffers hold more than the values of the array, as after a slice
