@@ -42,7 +42,7 @@ def _shape(picture: Picture, box: Box) -> str:
 
 def _next_round_node(ids: dict[str, str], box: Box) -> str:
     """Return a carry in the next round as a node of its own, because Mermaid lays out cycles badly."""
-    name = f"{ids[box.name]}_next_round_node"
+    name = f"{ids[box.name]}_next"
     while name in ids.values():
         name += "_"
     return f'{name}("<b>{_text(box.name)}</b><br/>next round"):::{box.kind}'
