@@ -14,7 +14,7 @@ from genrl_graph.nodes.policy.tiny_lm import CONTENTS, PRINTABLE, SPECIAL, TinyL
 from genrl_graph.nodes.update.dpo import Dpo
 from genrl_graph.nodes.update.grpo import Grpo
 from genrl_graph.nodes.update.sft import Sft
-from genrl_graph.nodes.update.steps.external import MOST_NAMED, ExternalRows
+from genrl_graph.nodes.update.steps.external import MAX_JOURNALED_IDS, ExternalRows
 from genrl_graph.nodes.update.steps.training import prompt_digest
 
 DIGITS = "9876543210+=?"
@@ -133,13 +133,13 @@ def test_rows_of_another_tokenizer_are_tokenised_again_and_said_to_be(policy, sa
     assert dict(zip(trained["id"], trained["prompt_digest"], strict=True)) == prompts
     assert log.metrics["external"] == log.metrics["retokenised"] == len(kept)
     assert log.metrics["rows_of_another_tokenizer"] == 0
-    assert log.facts["retokenised"] == by_text.values("id")[:MOST_NAMED]
+    assert log.facts["retokenised"] == by_text.values("id")[:MAX_JOURNALED_IDS]
 
 
 def test_the_journal_names_so_many_and_no_more(policy, sample) -> None:
     rows = sample(stranger(alphabet=DIGITS), peer="peer0001", num_generations=24)
     log = train(Grpo(), policy, rows)
-    assert log.metrics["retokenised"] > MOST_NAMED == len(log.facts["retokenised"])
+    assert log.metrics["retokenised"] > MAX_JOURNALED_IDS == len(log.facts["retokenised"])
 
 
 def test_a_special_token_spelled_out_in_a_strangers_text_stays_text(policy, sample) -> None:
