@@ -258,7 +258,7 @@ def test_nobody_listens(ask, server: JudgeServer) -> None:  # type: ignore[no-un
 
 
 def test_no_wait_is_longer_than_the_longest(ask, server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(judge_client, "LONGEST_WAIT_S", 0.01)
+    monkeypatch.setattr(judge_client, "MAX_WAIT_S", 0.01)
     server.answers({"<a>": [status(429, "", Retry_After="86400"), status(500), says("Score: 10")]})
     assert ask(["<a>"], retry_wait_s=3600.0)[0] == [1.0]
 

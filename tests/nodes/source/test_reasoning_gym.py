@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from genrl_graph.contract.evaluation import Evaluation
 from genrl_graph.contract.node import Place
 from genrl_graph.errors import DataError, ParamError
-from genrl_graph.nodes.source.reasoning_gym import EVAL_SEEDS, MOST_ENTRIES, TRAINING_SEEDS, ReasoningGym
+from genrl_graph.nodes.source.reasoning_gym import EVAL_SEEDS, MAX_ENTRIES, TRAINING_SEEDS, ReasoningGym
 from genrl_graph.seeds import stream
 
 SCRIPT = """
@@ -124,7 +124,7 @@ def test_seeds_of_evaluation_are_far_from_those_of_training(seed: int, size: int
     asked = held_out.run(rng=stream(seed), round=0).values("id")
     assert len(asked) == 9 and asked == held_out.run(rng=stream(seed), round=0).values("id")
     low, high = ([sum(map(int, key.rsplit("-", 2)[1:])) for key in keys] for keys in (trained, asked))
-    assert max(low) < TRAINING_SEEDS + MOST_ENTRIES < EVAL_SEEDS <= min(high)
+    assert max(low) < TRAINING_SEEDS + MAX_ENTRIES < EVAL_SEEDS <= min(high)
     assert source.resolve(asked[3]).id == asked[3]
 
 

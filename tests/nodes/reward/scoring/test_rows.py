@@ -62,7 +62,7 @@ def test_nothing_judged_is_an_error(make_rollouts, log: Log) -> None:  # type: i
 @pytest.mark.parametrize("timeout_s", [None, 20.0])
 def test_a_raising_call_costs_no_other(timeout_s: float | None) -> None:
     calls = {3: {"completion": "a", "pattern": "a", "answer": None}, 1: {"completion": "a"}}
-    values = call_each("genrl_graph.nodes.reward.regex:found", calls, timeout_s=timeout_s, node="n")
+    values = call_each("genrl_graph.nodes.reward.regex:matches", calls, timeout_s=timeout_s, node="n")
     failure = values[1]
     assert values[3] is True and isinstance(failure, Failure) and failure.reason.startswith("TypeError")
 
