@@ -1,3 +1,5 @@
+"""`reward.regex`: matches, comparison with the answer, and time limits."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -50,10 +52,10 @@ def test_a_worker_finds_what_this_process_finds(rows: list[tuple[str, str]]) -> 
 
 
 def test_patterns_are_checked_first() -> None:
-    for params, told in (
+    for params, message in (
         ({"pattern": "["}, "no regular expression"),
         ({"pattern": "a", "compare": True}, "put .* around the answer"),
         ({"pattern": "a", "term": "a b"}, "letters, digits"),
     ):
-        with pytest.raises(ParamError, match=told):
+        with pytest.raises(ParamError, match=message):
             RegexReward(**params)

@@ -1,3 +1,5 @@
+"""Common steps of rewards: failed rows, time limits, and the share of unjudged rows."""
+
 import numpy as np
 import pytest
 
@@ -43,8 +45,8 @@ def test_max_unjudged_is_the_node_s_own(make_rollouts, log: Log, limit: float, p
     if passes:
         assert score_rows(rows, verdicts, weights={"t": 1.0}, node=node, log=log).values("reward")[1] == 1.0
         return
-    told = rf"reward\.regex: only 1 of 2 rows could be judged \(max_unjudged is {limit:g}\); the first: why"
-    with pytest.raises(RewardFailed, match=told):
+    message = rf"reward\.regex: only 1 of 2 rows could be judged \(max_unjudged is {limit:g}\); the first: why"
+    with pytest.raises(RewardFailed, match=message):
         score_rows(rows, verdicts, weights={"t": 1.0}, node=node, log=log)
 
 
