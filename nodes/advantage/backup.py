@@ -66,7 +66,7 @@ class BackupAdvantage(BaselineAdvantage, name="backup"):
             inputs = [QuotingRows(rows, stage=int(stage), discount=self.discount) for rows in later]
             for at in np.flatnonzero(stages == stage).tolist():
                 children[at] = sum(len(quoting.children.get(keys[at], ())) for quoting in inputs)
-                values = [value for rows in inputs if (value := rows.back_up(*keys[at], self.how)) is not None]
+                values = [v for quoting in inputs if (v := quoting.back_up(*keys[at], self.how)) is not None]
                 if values:
                     backed_up[at] = float(sum(values) / Fraction(len(values)))
         return children, backed_up

@@ -45,7 +45,7 @@ class MixMember(BaseModel):
 
 
 def _without_folders(members: dict[str, Any]) -> dict[str, Any]:
-    """Return the members with the paths of data files reduced to their file names."""
+    """Return the members with absolute paths of data files reduced to the file names."""
     fields = {name: source_fields(member["type"]) for name, member in members.items()}
     return {
         name: member | {"params": without_folders(fields[name], member.get("params", {}))}

@@ -81,7 +81,7 @@ def _param_problems(
             yield _problem((name, "params", *problem.path), problem.text, _value_at(params, problem.path))
     paths = {problem.path for problem in problems}
     for item in error.errors(include_url=False):
-        # `param_problems` reports a missing param that a misspelt one explains only once, as the unknown one
+        # `param_problems` omits a missing param that a misspelt one explains
         misspelt = item["type"] == "missing" and item["loc"] not in paths
         if item["type"] != "extra_forbidden" and not misspelt:
             yield InitErrorDetails(
