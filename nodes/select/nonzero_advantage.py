@@ -11,7 +11,7 @@ from genrl_graph.nodes.groups import group_codes
 
 
 class NonzeroAdvantage(Select, name="nonzero_advantage"):
-    """Keeps rows with a finite advantage whose group (`by: row`: which themselves) has a non-zero advantage."""
+    """Keeps rows with a finite advantage if their group (`by: row`: the row itself) has a non-zero advantage."""
 
     by: Literal["group", "row"] = "group"
 
