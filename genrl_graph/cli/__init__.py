@@ -1,5 +1,5 @@
 """The command line: one file a group of commands."""
 
-from genrl_graph.cli.command_line import main, run_command
+from genrl_graph.cli.command_line import command_parser, main, run_command
 
-__all__ = ["main", "run_command"]
+__all__ = ["command_parser", "main", "run_command"]

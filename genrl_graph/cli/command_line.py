@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from genrl_graph.cli.docs import add_docs_command
 from genrl_graph.cli.graph import add_graph_commands
 from genrl_graph.cli.inspection import add_look_commands
 from genrl_graph.cli.run import add_export_command, add_run_commands
@@ -45,7 +46,7 @@ def run_command(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; overrides may stand behind options, where argparse leaves them over."""
-    parser, argv = _parser(), spread_addresses(sys.argv[1:] if argv is None else argv)
+    parser, argv = command_parser(), spread_addresses(sys.argv[1:] if argv is None else argv)
     args, rest = parser.parse_known_args(argv)
     if not hasattr(args, "overrides") or any(text.startswith("-") for text in rest):
         args = parser.parse_args(argv)
@@ -54,7 +55,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands and their options."""
     parser = argparse.ArgumentParser(
         prog="genrl-graph", description="Multi-agent, multi-stage RL where a game is a declared, typed graph."
     )
@@ -66,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add_swarm_commands(commands)
     add_export_command(commands)
     add_store_command(commands)
+    add_docs_command(commands)
     return parser
 
 

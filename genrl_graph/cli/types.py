@@ -1,12 +1,13 @@
 """What the command line says about the types that a graph may name."""
 
 import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 from genrl_graph.contract import registry
 from genrl_graph.contract.declared import Declared
@@ -17,6 +18,29 @@ from genrl_graph.errors import GraphError
 from genrl_graph.messages import did_you_mean
 
 RUN = "run"
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One param of a type as its field declares it; `default` stands for nothing where it is `required`."""
+
+    name: str
+    annotation: Any
+    required: bool
+    default: Any
+    constraints: tuple[str, ...]
+    description: str
+
+
+def params_of(cls: type[BaseModel]) -> list[Param]:
+    """Return the params of a type, or of a nested set of params, in the order in which they are declared."""
+    params = []
+    for name, field in cls.model_fields.items():
+        required = field.is_required()
+        default = None if required else field.get_default(call_default_factory=True, validated_data={})
+        constraints = tuple(_constraints(field.metadata))
+        params.append(Param(name, field.annotation, required, default, constraints, field.description or ""))
+    return params
 
 
 def list_types() -> str:
@@ -59,34 +83,52 @@ def _first_line(cls: type[Declared]) -> str:
 
 def _params(cls: type[BaseModel]) -> list[tuple[str, str, str]]:
     rows = []
-    for name, field in cls.model_fields.items():
-        kind = _shown(field.annotation)
-        default = "required" if field.default is PydanticUndefined and field.default_factory is None else ""
-        if not default:
-            default = f"= {field.get_default(call_default_factory=True, validated_data={})!r}"
-        rows.append((name, f"{kind} {default}", field.description or ""))
+    for param in params_of(cls):
+        default = "required" if param.required else f"= {param.default!r}"
+        rows.append((param.name, f"{type_text(param.annotation)} {default}", param.description))
     return rows
 
 
-def _shown(annotation: Any) -> str:
-    """A type as a person writes it: without constraints, and a nested set of params with its keys."""
-    origin, inner = get_origin(annotation), get_args(annotation)
+_SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+
+
+def _constraints(metadata: list[Any]) -> Iterator[str]:
+    """Yield the bounds that a field sets, such as `≥ 1`; what its validators check has no such form."""
+    for mark in metadata:
+        for name, sign in _SIGNS.items():
+            if (bound := getattr(mark, name, None)) is not None:
+                yield f"{sign} {bound}"
+        if getattr(mark, "min_length", None):
+            yield "not empty" if mark.min_length == 1 else f"at least {mark.min_length} entries"
+
+
+def type_text(annotation: Any, *, nested: bool = True) -> str:
+    """Return a type as a person writes it: without constraints, and a nested set of params with its keys.
+
+    Without `nested` such a set is only called a mapping.
+    """
+    origin, inner = get_origin(annotation), [type_text(part, nested=nested) for part in _type_arguments(annotation)]
     if origin is Annotated:
-        return _shown(inner[0])
+        return inner[0]
     if origin is Literal:
-        return " | ".join(map(repr, inner))
+        return " | ".join(map(repr, get_args(annotation)))
     if origin in (Union, UnionType):
-        return " | ".join(map(_shown, inner))
+        return " | ".join(inner)
     if origin is not None and inner:
         name = getattr(origin, "__name__", str(origin))
-        return name if name == "Callable" else f"{name}[{', '.join(map(_shown, inner))}]"
+        return name if name == "Callable" else f"{name}[{', '.join(inner)}]"
     if annotation in (None, type(None), Ellipsis):
         return "..." if annotation is Ellipsis else "None"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return (
-            f"{{{', '.join(f'{name}: {_shown(field.annotation)}' for name, field in annotation.model_fields.items())}}}"
-        )
+        keys = (f"{name}: {type_text(field.annotation)}" for name, field in annotation.model_fields.items())
+        return f"{{{', '.join(keys)}}}" if nested else "mapping"
     return getattr(annotation, "__name__", str(annotation))
+
+
+def _type_arguments(annotation: Any) -> tuple[Any, ...]:
+    """Return what a type is made of: neither the marks of an `Annotated` nor the values of a `Literal`."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    return () if origin is Literal else arguments[:1] if origin is Annotated else arguments
 
 
 def _table(title: str, rows: list[tuple[str, str, str]]) -> list[str]:

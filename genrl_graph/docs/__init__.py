@@ -1,0 +1,1 @@
+"""The documentation: Markdown pages, and what is generated for them from the code. `make docs` builds the site."""
