@@ -1,4 +1,4 @@
-"""The contract: a class is its configuration, its annotations are its sockets, and what breaks it is told at once."""
+"""The contract: fields are params, annotations are sockets, and a class that breaks it is refused at once."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,7 +53,7 @@ class Turn(BaseModel):
 
 
 class Many(Select, name="test_many"):
-    """Has params and sockets of every shape."""
+    """A node with params and sockets of every shape."""
 
     size: int = Field(3, ge=1, description="how many")
     mode: Literal["fast", "slow"] = "fast"
@@ -441,7 +441,7 @@ def breaks_declared_twice() -> None:
         (breaks_exchange_methods, "exchange.bad: an exchange has two methods, `offer` and `admit`"),
         (breaks_exchange_output, r"exchange.bad: what a node of kind exchange returns is Peer\[...\]"),
         (breaks_exchange_resources, "exchange.bad.offer: takes the resource 'peer'; only `admit` has resources"),
-        (breaks_exchange_inputs, "exchange.bad.admit.more: takes the packets alone"),
+        (breaks_exchange_inputs, "exchange.bad.admit.more: `admit` takes only packets; make it an input"),
         (breaks_carry_init, "carry.bad.init: declares to return Rollouts; annotate a subclass of Carried"),
         (breaks_carry_base, "carry.bad.init: declares to return Carried; annotate a subclass of Carried"),
         (breaks_param_name, "select.bad: a param cannot be named 'place', a part of the contract; rename it"),
