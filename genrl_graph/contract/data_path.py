@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 def _from_graph_file(value: str, info: ValidationInfo) -> str:
     """Return the absolute path of a local file or folder, or the value itself if it may be a name on a hub."""
     if not value:
-        raise ValueError("is empty; name a file, a folder or what a hub has")
+        raise ValueError("is empty; name a file, a folder or a data set or model on a hub")
     path = Path(value).expanduser()
     if path.is_absolute():
         return str(path)

@@ -119,13 +119,13 @@ class Node(Declared):
         run = method_of(cls, "run", cls.type_name, missing="has no `run` method")
         inputs, resources = read_inputs(cls.type_name, run)
         cls.signature = Signature(inputs, read_outputs(cls.type_name, run), resources)
-        cls._require(not any(map(_from_peers, cls._outputs())), "only an exchange meets peers and gives Peer[...]")
+        cls._require(not any(map(_from_peers, cls._outputs())), "only an exchange returns Peer[...]")
         cls._check_kind()
 
     @classmethod
     def _check_kind(cls) -> None:
         """Check the rule of the kind; kinds without their own rule must not return carried values."""
-        cls._require(not any(map(_is_carried, cls._outputs())), "only an update or a fork gives a carried value")
+        cls._require(not any(map(_is_carried, cls._outputs())), "only an update or a fork returns a carried value")
 
     @classmethod
     def _outputs(cls) -> list[Pattern]:
@@ -144,7 +144,7 @@ class Node(Declared):
         outputs = cls._outputs()
         ok = bool(outputs) and not any(map(_is_carried, outputs)) and all(p.marks >= set(marks) for p in outputs)
         wanted = f"{marks[0].name}[...]" if marks else "rows"
-        cls._require(ok, f"what a node of kind {cls.kind} returns is {wanted}")
+        cls._require(ok, f"a node of kind {cls.kind} must return {wanted}")
 
 
 def _is_carried(pattern: Pattern) -> bool:
@@ -309,7 +309,7 @@ class Update(Node, kind="update"):
             if field not in cls.signature.replaced:
                 what = f"output {field!r}" if field else "the output"
                 advice = "take it as an input" + (" of this name" if field else "")
-                raise NodeError(f"{cls.type_name}: {what} is the next version of no input; {advice}")
+                raise NodeError(f"{cls.type_name}: {what} replaces no input; {advice}")
 
 
 class Fork(Node, kind="policy"):

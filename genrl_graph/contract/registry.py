@@ -61,7 +61,7 @@ def load_packages() -> None:
             _loaded.clear()
             package = point.dist.name if point.dist is not None else "a package"
             what = f"the nodes of {package} ({point.value}) cannot be imported: {type(error).__name__}: {error}"
-            raise NodeError(f"{what}; mend or uninstall it") from error
+            raise NodeError(f"{what}; fix or uninstall it") from error
 
 
 def import_file(path: Path) -> str:

@@ -77,7 +77,7 @@ def read_inputs(where: str, method: Method, *, after: int = 1) -> tuple[tuple[So
         if parameter.kind is parameter.KEYWORD_ONLY:
             if parameter.name not in RESOURCES:
                 what = f"unknown resource {parameter.name!r}; the runner supplies {', '.join(RESOURCES)}"
-                raise NodeError(f"{where}: {what}; an input stands before the `*`")
+                raise NodeError(f"{where}: {what}; put inputs before the `*`")
             resources.append(parameter.name)
             continue
         if parameter.name not in hints:

@@ -1,4 +1,4 @@
-"""How an edge type is shown to people: the metrics that come first, and transcripts of its rows."""
+"""Display of edge types to people: the metrics that come first, and transcripts of rows."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

@@ -23,7 +23,7 @@ class EdgeValue:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A name for what a node adds to rows: the columns that it declares, and the marks that it implies.
+    """A named addition of a node to rows: the columns that it declares, and the marks that it implies.
 
     `prefix` allows any further columns of one type whose names start with it (`reward_format`, `reward_correct`).
     """
