@@ -10,7 +10,7 @@ from genrl_graph.edge_types.rollouts import Peer, R
 
 
 class Gather(Exchange, name="gather"):
-    """Send own rows to all peers and take theirs, sorted by peer name.
+    """Share rows with all peers and take theirs, sorted by peer name.
 
     A row whose author is not the peer that sent it is refused. With `max_peers` a seeded draw selects the other peers.
     """
