@@ -18,7 +18,7 @@ from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.runners.loop.signals import Stop
 from genrl_graph.runners.swarm.admission.rules import Admission, makers
 from genrl_graph.runners.swarm.exchange import PeerSwarm
-from genrl_graph.runners.swarm.host import Host, Play
+from genrl_graph.runners.swarm.host import Host, PeerIdentity
 from genrl_graph.runners.swarm.offers import MAX_ANNOUNCEMENT, Inbox
 from genrl_graph.runners.swarm.transport.identity import Identity
 from genrl_graph.runners.swarm.transport.limits import TransportLimits
@@ -37,7 +37,7 @@ class GatherPeer:
         inbox = Inbox(SCHEDULE.protocol, {"gathered": 0})
         self.host = Host.start(
             identity,
-            Play(swarm="bench", protocol=SCHEDULE.protocol, name=name),
+            PeerIdentity(swarm="bench", protocol=SCHEDULE.protocol, name=name),
             network=NetworkOptions(join=tuple(join)),
             limits=TransportLimits(push_bytes=MAX_ANNOUNCEMENT),
             on_push=inbox.take,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from genrl_graph.runners.swarm.host import Host, Play
+from genrl_graph.runners.swarm.host import Host, PeerIdentity
 from genrl_graph.runners.swarm.transport.identity import Identity
 from genrl_graph.runners.swarm.transport.network import NetworkOptions
 
@@ -30,7 +30,7 @@ def start_host(key: Callable[[str], Identity]) -> Iterator[StartHost]:
     def start(name: str, join: Host | None = None, *, swarm: str = "game", protocol: str = "p1", **options) -> Host:
         identity = options.pop("identity", None) or key(name)
         network = options.pop("network", None) or NetworkOptions(join=join.addresses if join is not None else ())
-        host = Host.start(identity, Play(swarm=swarm, protocol=protocol, name=name), network=network, **options)
+        host = Host.start(identity, PeerIdentity(swarm=swarm, protocol=protocol, name=name), network=network, **options)
         started.append(host)
         return host
 

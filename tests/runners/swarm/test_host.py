@@ -13,7 +13,7 @@ from hivemind.dht.routing import DHTID
 from hivemind.p2p import PeerID
 
 from genrl_graph.errors import ParamError, SwarmError
-from genrl_graph.runners.swarm.host import Host, Play
+from genrl_graph.runners.swarm.host import Host, PeerIdentity
 from genrl_graph.runners.swarm.transport.dht import MAX_KEYS, key_of
 from genrl_graph.runners.swarm.transport.heartbeat import Heartbeat
 from genrl_graph.runners.swarm.transport.network import NetworkOptions
@@ -219,10 +219,10 @@ def test_addresses_that_cannot_work_are_refused_before_anything_starts(options, 
 
 PEER = """
 import sys, time
-from genrl_graph.runners.swarm.host import Host, Play
+from genrl_graph.runners.swarm.host import Host, PeerIdentity
 from genrl_graph.runners.swarm.transport.identity import Identity
 
-host = Host.start(Identity.load(sys.argv[1]), Play(swarm="game", protocol="p1", name="victim"))
+host = Host.start(Identity.load(sys.argv[1]), PeerIdentity(swarm="game", protocol="p1", name="victim"))
 print(host._presence.point.daemon.pid, flush=True)
 if sys.argv[2] == "exit":
     sys.exit("forgot to close")
@@ -252,7 +252,9 @@ def test_a_host_that_cannot_start_leaves_nothing(key):
     join = [f"/ip4/127.0.0.1/tcp/1/p2p/{key('nobody').peer_id}"]
 
     with pytest.raises(SwarmError):
-        Host.start(key("failing"), Play(swarm="game", protocol="p1", name="failing"), network=NetworkOptions(join=join))
+        Host.start(
+            key("failing"), PeerIdentity(swarm="game", protocol="p1", name="failing"), network=NetworkOptions(join=join)
+        )
 
     after = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "pid="], capture_output=True, text=True).stdout
     assert len(after.split()) == len(before.split())
