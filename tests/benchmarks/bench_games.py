@@ -11,7 +11,7 @@ from measure import Row, report
 from genrl_graph import Log
 from genrl_graph.nodes.advantage.gae import GaeAdvantage
 from genrl_graph.nodes.games.environment import Environment
-from genrl_graph.nodes.generate.play import PeerIdentity
+from genrl_graph.nodes.generate.play import Play
 from genrl_graph.nodes.policy.actor_critic import ActorCriticCarry
 from genrl_graph.nodes.source.environment import EnvironmentSource
 from genrl_graph.nodes.update.ppo import Ppo
@@ -25,11 +25,7 @@ FASTEST = 1 / 0.9
 def test_steps_and_updates() -> None:
     torch.set_num_threads(1)
     policy: Any = ActorCriticCarry(environment=CARTPOLE).init("policy", seed=0)
-    source, play, credit = (
-        EnvironmentSource(environment=CARTPOLE, num_episodes=EPISODES),
-        PeerIdentity(),
-        GaeAdvantage(),
-    )
+    source, play, credit = EnvironmentSource(environment=CARTPOLE, num_episodes=EPISODES), Play(), GaeAdvantage()
     update = Ppo(learning_rate=1e-3)
 
     def ours(round: int) -> Any:
