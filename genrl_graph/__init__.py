@@ -46,10 +46,13 @@ def play(
     quiet: bool = False,
     resume: bool = False,
 ) -> "Run":
-    """Play a graph: the whole run from a script or notebook; options given here win over the graph's `run:`.
+    """Play a graph from a script or notebook and return the run; options given here override the graph's `run:`.
 
-    With `resume` a run that is in `out` goes on where it was cut. Raises `GraphError` before anything is loaded, and
-    `NodeFailed` with a run folder that still opens.
+    With `resume` an interrupted run in `out` continues from its newest checkpoint.
+
+    Raises:
+        GraphError: The graph cannot be played; nothing has been loaded yet.
+        NodeFailed: A node failed; the run folder stays readable.
     """
     from genrl_graph.runners.play import play as play_locally
 
@@ -67,11 +70,18 @@ def replay(
     update: bool = False,
     recompute: Sequence[str] = (),
 ) -> "Replay":
-    """Play an edited graph over the stored rollouts of a run, without a model: new rewards and advantages in `out`.
+    """Recompute the rewards and advantages of a stored run with an edited graph, without a model, into `out`.
 
-    `rounds` are from one up to but without another; with `update` the policies are made and trained, off-policy;
-    nodes in `recompute` (`all`: every one) are computed even where nothing changed. Raises `GraphError` for an edit
-    that would change what sources, generators or exchanges gave.
+    Args:
+        run: Folder of the stored run.
+        graph: Edited graph.
+        out: Folder for the results.
+        rounds: First round, and the round before which to stop (None: play to the end).
+        update: Also create the policies and train them, off-policy, on the stored rollouts.
+        recompute: Nodes to compute even if nothing changed for them; `all` means every node.
+
+    Raises:
+        GraphError: The edit changes the outputs of sources, generators or exchanges.
     """
     from genrl_graph.runners.replay.replay import replay as replay_run
 
@@ -79,9 +89,9 @@ def replay(
 
 
 def load(path: "Path | str", overrides: Sequence[str] = ()) -> Graph:
-    """The graph of a YAML file with `key=value` overrides; raises `GraphError` with every problem of it.
+    """Load a graph from a YAML file and apply `key=value` overrides; raises `GraphError` that lists every problem.
 
-    A path that is not on disk names a shipped graph, such as `multistage_math/gsm8k`.
+    If the path does not exist, it is the name of a shipped graph, such as `multistage_math/gsm8k`.
     """
     from genrl_graph.graph_file.read import load as load_file
 
@@ -89,7 +99,7 @@ def load(path: "Path | str", overrides: Sequence[str] = ()) -> Graph:
 
 
 def open_run(path: "Path | str") -> "StoredRun":
-    """A run to read, also while another process writes it; raises `StoreError` where there is none."""
+    """Open a run for reading, even while another process writes it; raises `StoreError` if the path holds no run."""
     from genrl_graph.records.stored_run import open_run as open_folder
 
     return open_folder(path)

@@ -1,4 +1,4 @@
-"""`python -m genrl_graph` is `genrl-graph`."""
+"""Run the command line: `python -m genrl_graph` is the same as `genrl-graph`."""
 
 from genrl_graph.cli import main
 

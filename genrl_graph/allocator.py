@@ -1,4 +1,4 @@
-"""What the C library's allocator keeps of freed memory, and how it goes back to the system."""
+"""Return memory that the C library's allocator has freed but kept to the operating system."""
 
 import ctypes
 import sys
@@ -6,11 +6,11 @@ import time
 from typing import Any
 
 SELDOM_S = 1.0
-"""Seconds after which what was freed is worth the milliseconds in which it goes back."""
+"""Shortest time in seconds between two trims with `seldom`: a trim takes milliseconds."""
 
 
 def of_libc(name: str) -> Any:
-    """A function of the C library; None where it is another one that has none of this name."""
+    """Return a function of the C library, or None if the library lacks it (only Linux is looked at)."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
@@ -19,10 +19,10 @@ _last = 0.0
 
 
 def release_memory(*, seldom: bool = False) -> None:
-    """Give what the heap has free back to the system, for milliseconds, where the C library can (malloc_trim(3)).
+    """Return the free memory of the heap to the operating system with malloc_trim(3), if the C library has it.
 
-    What is allocated next need not fit into the holes that were left. With `seldom` nothing happens within a second
-    of the last time.
+    A trim takes milliseconds. It also returns the holes of a fragmented heap, into which later allocations may not
+    fit. With `seldom`, skip the trim if the last one was less than a second ago.
     """
     global _last
     if _TRIM is not None and not (seldom and time.monotonic() < _last + SELDOM_S):

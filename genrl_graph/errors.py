@@ -1,22 +1,22 @@
 """Every error that the project raises on purpose.
 
     GenrlGraphError
-    ├── UserError                what the user wrote; nothing was lost
+    ├── UserError                a mistake in what the user wrote; nothing is lost
     │   ├── GraphError      2    the graph: names, types, wiring, cycles, hazards
     │   ├── ParamError      3    a value: params of a node, keys of `run`, flags of the command line
     │   ├── NodeError       4    a node class that breaks the contract
     │   └── ColumnError     5    rows that do not fit the columns of their edge type
-    ├── WorldError               what lies outside the program
-    │   ├── DataError      10    a data set or model: missing, unreadable, empty, without the column asked for
+    ├── WorldError               a problem outside the program
+    │   ├── DataError      10    a data set or model: missing, unreadable, empty, without the requested column
     │   ├── ExchangeTimeout 11   too few peers answered in time
     │   ├── StoreError     12    a run folder: taken, broken, of another version
     │   ├── PeerRefused    13    a peer that breaks the protocol
-    │   └── SwarmError     14    the way to the other peers: identity, addresses, daemon, streams
+    │   └── SwarmError     14    the connection to other peers: identity, addresses, daemon, streams
     └── NodeFailed         20    a node that failed while it ran
         └── RewardFailed   21    a reward that raised, hung, returned too few values or judged nothing
 
-The number is the exit code of the command line. Messages are one line: where, what (with the offending
-value), what to do.
+The number is the exit code of the command line. A message is one line: where, what (with the offending value), what
+to do.
 """
 
 from collections.abc import Iterator
@@ -24,23 +24,23 @@ from contextlib import contextmanager
 
 
 class GenrlGraphError(Exception):
-    """Root of the tree; `exit_code` is what the command line ends with."""
+    """Base of all errors that the project raises on purpose; `exit_code` is the exit code of the command line."""
 
     exit_code = 1
 
 
 class UserError(GenrlGraphError):
-    """What the user wrote cannot be used."""
+    """A graph, param, node class or table that the user wrote cannot be used."""
 
 
 class GraphError(UserError):
-    """The graph is not one that can be played."""
+    """The graph cannot be played."""
 
     exit_code = 2
 
 
 class ParamError(UserError):
-    """A value is not allowed where it stands."""
+    """A param, a key of `run` or a command-line flag has a value that is not allowed."""
 
     exit_code = 3
 
@@ -62,7 +62,7 @@ class WorldError(GenrlGraphError):
 
 
 class DataError(WorldError):
-    """A data set or a model cannot be read or does not hold what was asked for."""
+    """A data set or model is missing, unreadable or empty, or lacks a requested column."""
 
     exit_code = 10
 
@@ -74,7 +74,7 @@ class ExchangeTimeout(WorldError):
 
 
 class StoreError(WorldError):
-    """A run folder cannot be made, read or written."""
+    """A run folder cannot be created, read or written."""
 
     exit_code = 12
 
@@ -105,7 +105,7 @@ class RewardFailed(NodeFailed):
 
 @contextmanager
 def named(where: str) -> Iterator[None]:
-    """Put the place in front of the message of an error of this tree."""
+    """Prefix errors of this module that the block raises with `<where>: `."""
     try:
         yield
     except GenrlGraphError as error:

@@ -1,4 +1,4 @@
-"""The wording of errors and reports: hints, short values, counted nouns."""
+"""Wording of errors and reports: hints, shortened values, counted nouns."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from functools import lru_cache
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant, or None."""
+    """Return the known name that is closest to a misspelt one, or None if none is close."""
     return _closest(name, tuple(known))
 
 
@@ -16,27 +16,27 @@ def _closest(name: str, known: tuple[str, ...]) -> str | None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint such as " (did you mean 'critiques'?)", or nothing."""
+    """Return a hint such as " (did you mean 'critiques'?)", or "" if no known name is close."""
     close = closest(name, known)
     return f" (did you mean {close!r}?)" if close else ""
 
 
 def short(value: object) -> str:
-    """The value as messages show it."""
+    """Return the `repr` of a value for a message, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def counted(number: int, noun: str, nouns: str = "") -> str:
-    """A number and its noun: "1 node", "2 nodes"."""
+    """Return a number with its noun: "1 node", "2 nodes"; `nouns` is an irregular plural."""
     return f"{number} {noun if number == 1 else nouns or noun + 's'}"
 
 
 def first_line(error: Exception) -> str:
-    """The message of an error of Arrow without the lines about its inside."""
+    """Return the first line of an Arrow error; the lines after it describe Arrow's internals."""
     return str(error).partition("\n")[0]
 
 
 def renamed_input(old: str, new: str) -> str:
-    """Return what is said of an input that is given under its old name."""
+    """Return the warning for an input that a graph names by its old name."""
     return f"{old!r} is called {new!r} now, and the old name will stop loading; write {new!r}"

@@ -1,4 +1,4 @@
-"""Randomness and identity: every stream and every id is a pure function of named parts."""
+"""Random streams and ids as pure functions of named parts."""
 
 import hashlib
 import operator
@@ -14,7 +14,10 @@ Part = str | int | bytes
 
 
 def digest(parts: Iterable[Part], *, size: int = 16) -> str:
-    """Hex digest of `size` bytes over typed, length-prefixed parts: ("ab", "c") and ("a", "bc") differ."""
+    """Return a hex BLAKE2b digest of `size` bytes over the parts.
+
+    Each part is prefixed with its type and length, so ("ab", "c") and ("a", "bc") differ.
+    """
     state = hashlib.blake2b(digest_size=size)
     for part in parts:
         tag, raw = _encode(part)
@@ -28,16 +31,16 @@ def _encode(part: Part) -> tuple[bytes, bytes]:
         return b"b", part
     if isinstance(part, str):
         return b"s", part.encode()
-    return b"i", str(operator.index(part)).encode()  # integers of numpy too
+    return b"i", str(operator.index(part)).encode()  # accepts NumPy integers too
 
 
 def stream(*parts: Part) -> np.random.Generator:
-    """The random stream of these parts, for instance (run seed, round, node, peer)."""
+    """Return the random generator seeded by these parts, for example (run seed, round, node, peer)."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(int(digest(parts), 16))))
 
 
 def substream(rng: np.random.Generator, *parts: Part) -> np.random.Generator:
-    """A stream that depends on what `rng` was seeded with and on the parts, not on how far `rng` has been read."""
+    """Return a random generator seeded by the seed of `rng` and the parts; draws from `rng` do not change it."""
     seeds = rng.bit_generator.seed_seq
     assert isinstance(seeds, np.random.SeedSequence)
     return stream(str(seeds.entropy), *parts)
@@ -55,11 +58,14 @@ def rollout_id(
     prompt_ids: "NDArray[np.int32]",
     completion_ids: "NDArray[np.int32]",
 ) -> str:
-    """The id of a rollout: a hash of where it was made, of what, and of its tokens; floats stay out of it."""
+    """Return the id of a rollout: a hash of where it was sampled, its task, its parents and its tokens.
+
+    Floats such as log-probs are not hashed.
+    """
     tokens = (prompt_ids.astype("<i4").tobytes(), completion_ids.astype("<i4").tobytes())
     return digest(("rollout", protocol, peer, round, node, task_id, len(parent_ids), *parent_ids, sample, *tokens))
 
 
 def group_id(*, protocol: str, peer: str, round: int, node: str, task_id: str, prompt_ids: "NDArray[np.int32]") -> str:
-    """The id shared by the rollouts that one peer sampled from one prompt, in one round, at one node."""
+    """Return the id that rollouts share which one peer sampled from one prompt, in one round, at one node."""
     return digest(("group", protocol, peer, round, node, task_id, prompt_ids.astype("<i4").tobytes()))

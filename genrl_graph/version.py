@@ -1,4 +1,4 @@
-"""The version of this package, the commit it runs from, and how the installed packages differ from the lock."""
+"""Version and commit of this package, and differences of the installed packages from the lock."""
 
 import hashlib
 import importlib.metadata
@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 VERSION = "0.1.0"
-"""The one place where the version number stands; the build reads it from here."""
+"""The version number; the build reads it from here."""
 
 SHOWN = ("torch", "transformers", "trl")
 LOCK = Path(__file__).with_name("lock.txt")
@@ -17,7 +17,7 @@ LOCK = Path(__file__).with_name("lock.txt")
 
 
 def version_line() -> str:
-    """Return what `genrl-graph --version` prints: this package, its commit, Python and the packages that train."""
+    """Return the line of `genrl-graph --version`: this package, its commit, Python and the training packages."""
     revision = commit()
     packages = [f"{name} {installed(name) or '(not installed)'}" for name in SHOWN]
     own = f"genrl-graph {VERSION}" + (f" (commit {revision})" if revision else "")
@@ -25,7 +25,7 @@ def version_line() -> str:
 
 
 def installed(package: str) -> str | None:
-    """Return the version of an installed package, None where there is none."""
+    """Return the version of an installed package, or None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -34,19 +34,19 @@ def installed(package: str) -> str | None:
 
 @cache
 def commit() -> str | None:
-    """Return the git commit of the checkout that this package runs from, None for an installed wheel.
+    """Return the git commit of the checkout that this package runs from, or None for an installed wheel.
 
-    `-dirty` follows where tracked files differ from the commit.
+    The commit ends in `-dirty` if tracked files differ from it.
     """
     here = Path(__file__).parent
-    tracked = _git(here, "ls-files", "--", Path(__file__).name)  # a wheel may lie inside a repository of somebody else
+    tracked = _git(here, "ls-files", "--", Path(__file__).name)  # a wheel may be installed inside another repository
     if not tracked:
         return None
     return _git(here, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
 
 
 def lock_digest() -> str:
-    """Return the first 16 digits of the SHA-256 of the lock file that this package ships."""
+    """Return the first 16 hex digits of the SHA-256 of the shipped lock file."""
     return hashlib.sha256(LOCK.read_bytes()).hexdigest()[:16]
 
 
@@ -57,15 +57,15 @@ def locked() -> dict[str, str]:
 
 
 def differing_from_lock() -> Mapping[str, str]:
-    """Return the installed version of each package that the lock names and that is installed in another one."""
+    """Return the installed version of each locked package that is installed in another version."""
     pins = locked()
-    now = {name: version for name in pins if (version := installed(name)) is not None}
+    versions = {name: version for name in pins if (version := installed(name)) is not None}
     # a local suffix such as +cpu names a build of the same version
-    return {name: version for name, version in now.items() if version.partition("+")[0] != pins[name]}
+    return {name: version for name, version in versions.items() if version.partition("+")[0] != pins[name]}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """Return what git prints, None where it fails, prints nothing or is not installed."""
+    """Return the output of a git command, or None if it fails, prints nothing or git is not installed."""
     command = ["git", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)

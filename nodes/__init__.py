@@ -1,1 +1,1 @@
-"""The node and carry types that ship with the package, one folder a kind."""
+"""The node and carry types that ship with the package, one folder per kind."""

@@ -1,4 +1,4 @@
-"""Which rows belong together: the scopes of baselines and of selections."""
+"""Scopes that group rows, for baselines and selections."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from genrl_graph.errors import ColumnError
 Scope = Literal["group", "task", "node", "peer", "batch"]
 PooledScope = Literal["task", "task_and_peer", "peer", "batch"]
 
-# `group_id` of an admitted row is what its peer wrote: with node and peer no one can slip rows into another's group.
+# A peer writes the `group_id` of its own rows; with node and peer added it cannot put rows into another peer's group.
 COLUMNS: Mapping[Scope, tuple[str, ...]] = {
     "group": ("group_id", "node", "peer"),
     "task": ("task_id", "node"),
@@ -29,15 +29,18 @@ POOLED: Mapping[PooledScope, tuple[str, ...]] = {
 
 
 def group_codes(rows: Frame, scope: Scope) -> NDArray[np.int64]:
-    """For each row the number of its group, from 0 on; rows of different nodes share one in `batch` alone.
+    """Return the group number of each row, from 0 on; only scope `batch` groups rows of different nodes.
 
-    Raises `ColumnError` where a column of the scope is missing.
+    Raises `ColumnError` if a column of the scope is missing.
     """
     return _codes(rows, COLUMNS[scope], scope)
 
 
 def pooled_codes(rows: Frame, scope: PooledScope) -> NDArray[np.int64]:
-    """For each row the number of its group, from 0 on, whichever node made it; raises `ColumnError` likewise."""
+    """Return the group number of each row, from 0 on; a group may hold rows of several nodes.
+
+    Raises `ColumnError` if a column of the scope is missing.
+    """
     return _codes(rows, POOLED[scope], scope)
 
 

@@ -1,4 +1,4 @@
-"""The library of nodes: importing this module registers every type that ships with the project."""
+"""The library of nodes: importing this module registers every type that ships with the package."""
 
 from genrl_graph.nodes.advantage.backup import BackupAdvantage
 from genrl_graph.nodes.advantage.gae import GaeAdvantage

@@ -1,4 +1,4 @@
-"""Which role a row was played in, and how that ended: for baselines that tell roles apart."""
+"""Roles and outcomes of trajectories, for baselines that are kept per role."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from genrl_graph.edge_types.trajectories import Trajectories
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """How each trajectory ended: its role and its outcome, the sum of its rewards (NaN where one is).
+class TrajectoryOutcomes:
+    """Role and outcome of each trajectory; the outcome is the sum of its rewards, NaN if one of them is NaN.
 
-    `of_row` is the number of the trajectory of each row.
+    `of_row` holds the trajectory number of each row.
     """
 
     roles: Sequence[str]
@@ -22,10 +22,10 @@ class Ending:
     of_row: NDArray[np.int64]
 
 
-def endings(rows: Frame) -> Ending:
-    """The trajectories of rows in the order in which they begin; rows that are no steps are one each.
+def endings(rows: Frame) -> TrajectoryOutcomes:
+    """Return role and outcome of every trajectory, ordered by first row; a row that is no step is its own trajectory.
 
-    A role is `<source>/<seat>` of steps, `<source>/<node>` of other rows: the game, and the part played in it.
+    The role is `<source>/<seat>` for steps and `<source>/<node>` for other rows.
     """
     steps = isinstance(rows, Trajectories)
     codes = rows.seat_codes() if isinstance(rows, Trajectories) else np.arange(len(rows))
@@ -38,4 +38,5 @@ def endings(rows: Frame) -> Ending:
     parts = rows.take(first).values("seat" if steps else "node")
     outcomes = np.zeros(len(first))
     np.add.at(outcomes, of_row, rows.numpy("reward"))
-    return Ending([f"{game}/{part}" for game, part in zip(sources, parts, strict=True)], outcomes, of_row)
+    roles = [f"{source}/{part}" for source, part in zip(sources, parts, strict=True)]
+    return TrajectoryOutcomes(roles, outcomes, of_row)

@@ -267,7 +267,7 @@ OTHER_FORMATS = {
         "finished",
         "rollouts.zarr/zarr.json",
         (b'"layout": 2', b'"layout": 1'),
-        "layout 1 is older than 2; open it with what wrote it",
+        "layout 1 is older than 2; open it with the version of genrl-graph that wrote it",
     ),
     "schema": (
         "finished",

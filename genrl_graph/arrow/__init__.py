@@ -1,1 +1,1 @@
-"""Pyarrow helpers that know nothing of games: casts, types as JSON, flat arrays, sums per row."""
+"""Arrow helpers that know nothing about games: casts, types as JSON, flat arrays, sums per row."""

@@ -1,4 +1,4 @@
-"""Column types, and the way of values into Arrow: what fits, what is cast, and what is refused."""
+"""Column types, and the conversion of Python and NumPy values to Arrow columns of these types."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,24 +19,24 @@ CHAT = pa.list_(pa.struct([pa.field("role", TEXT, nullable=False), pa.field("con
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A column of tensors of one dtype whose shape is the same in all rows of a frame, whatever it is."""
+    """A column of tensors: one declared dtype, and any shape that all rows of a frame share."""
 
     dtype: pa.DataType
     ndim: int | None = None
 
     def fits(self, actual: pa.DataType) -> bool:
-        """Whether a column of type `actual` is one of these."""
+        """Return whether `actual` is a tensor type of this dtype and number of dimensions."""
         if not isinstance(actual, pa.FixedShapeTensorType):
             return False
-        same = bool(actual.value_type == self.dtype)
-        return same and (self.ndim is None or len(actual.shape) == self.ndim)
+        same_dtype = bool(actual.value_type == self.dtype)
+        return same_dtype and (self.ndim is None or len(actual.shape) == self.ndim)
 
 
 Column: TypeAlias = pa.DataType | Tensor
 
 
 def count_nulls(array: pa.Array) -> int:
-    """How many values are null, at any depth."""
+    """Return the number of null values at any nesting depth."""
     if isinstance(array.type, pa.FixedShapeTensorType):
         return int(array.null_count) + count_nulls(array.storage)
     inner: Iterable[pa.Array] = ()
@@ -58,28 +58,28 @@ def _family(kind: pa.DataType) -> str:
     return "struct" if types.is_struct(kind) else str(kind)
 
 
-def _alike(given: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether a cast keeps the meaning: numbers are no text, although Arrow would print and parse them."""
-    if pa.types.is_null(given):
+def _same_family(actual: pa.DataType, wanted: pa.DataType) -> bool:
+    """Return whether a cast keeps the meaning: Arrow would also print numbers as text and parse text as numbers."""
+    if pa.types.is_null(actual):
         return True
-    if pa.types.is_dictionary(given):
-        return _alike(given.value_type, wanted)
-    if _family(given) != _family(wanted):
+    if pa.types.is_dictionary(actual):
+        return _same_family(actual.value_type, wanted)
+    if _family(actual) != _family(wanted):
         return False
-    return _family(given) != "list" or _alike(given.value_type, wanted.value_type)
+    return _family(actual) != "list" or _same_family(actual.value_type, wanted.value_type)
 
 
 def fits(column: Column, actual: pa.DataType) -> bool:
-    """Whether values of this type may stand in the column as they are."""
+    """Return whether a column accepts values of type `actual` without a cast."""
     return column.fits(actual) if isinstance(column, Tensor) else bool(column == actual)
 
 
 def cast_column(frame: str, name: str, array: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
-    """The values in the type of the column; raises `ColumnError` where they would lose their meaning or value."""
+    """Cast values to the type of the column; raises `ColumnError` if the cast would change their meaning or value."""
     if isinstance(column, Tensor):
         shape = f" with {column.ndim} dimensions" if column.ndim is not None else ""
         raise ColumnError(f"{frame}.{name}: {array.type} is no tensor column of {column.dtype}{shape}")
-    if not _alike(array.type, column):
+    if not _same_family(array.type, column):
         example = f" such as {array[0].as_py()!r:.40}" if len(array) else ""
         raise ColumnError(f"{frame}.{name}: wants {column}, not {array.type}{example}")
     try:
@@ -89,7 +89,10 @@ def cast_column(frame: str, name: str, array: pa.ChunkedArray, column: Column) -
 
 
 def to_arrow(where: str, value: Any, column: Column | None) -> pa.Array | pa.ChunkedArray:
-    """The Arrow form of one column's values; raises `ColumnError` where they are no such column."""
+    """Convert the values of one column to Arrow; raises `ColumnError` if they do not fit its type.
+
+    Arrow arrays are returned unchanged. Integer columns keep the type that Arrow infers; `cast_column` checks it.
+    """
     if isinstance(value, pa.Array | pa.ChunkedArray):
         return value
     try:
@@ -99,8 +102,8 @@ def to_arrow(where: str, value: Any, column: Column | None) -> pa.Array | pa.Chu
             assert isinstance(column, pa.ListType)
             ends = np.cumsum([0] + [len(part) for part in value], dtype=np.int32)
             return pa.ListArray.from_arrays(pa.array(ends), pa.array(np.concatenate(value), column.value_type))
-        return pa.array(value, None if _holds_integers(column) else column)  # Arrow would cut 1.5 to 1 unasked
-    except (ValueError, TypeError, OverflowError, pa.ArrowNotImplementedError) as error:  # Arrow's are among them
+        return pa.array(value, None if _holds_integers(column) else column)  # Arrow would truncate 1.5 to 1
+    except (ValueError, TypeError, OverflowError, pa.ArrowNotImplementedError) as error:  # includes Arrow's errors
         wanted = f" (wants {column})" if isinstance(column, pa.DataType) else ""
         raise ColumnError(f"{where}: {first_line(error)}{wanted}") from error
 

@@ -1,6 +1,6 @@
-"""Arrow columns as flat arrays and back.
+"""Split Arrow columns into flat NumPy arrays and join them again.
 
-Allowed types are booleans, numbers, strings, `list<T>`, `struct<...>` and `fixed_shape_tensor`, nested at will.
+Allowed types are booleans, numbers, strings, `list<T>`, `struct<...>` and `fixed_shape_tensor`, nested to any depth.
 No value is null. A column `x` of n rows becomes these flat arrays:
 
     number, boolean, string   x                       shape (n,)
@@ -8,7 +8,7 @@ No value is null. A column `x` of n rows becomes these flat arrays:
     struct                    x/<field>               each of n
     list                      x/offsets, x/values     shapes (n + 1,) int64 and (offsets[n],)
 
-so row i of a list is `values[offsets[i]:offsets[i + 1]]`, and appending adds one offset a row.
+Row i of a list is `values[offsets[i]:offsets[i + 1]]`; an appended row adds one offset.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,10 @@ Read = Callable[[str, int, int], Flat]
 
 
 def split(table: pa.Table) -> dict[str, Flat]:
-    """The flat arrays of a table without nulls; offsets are the n ends, counted from the table's own start."""
+    """Return the flat arrays of a table without nulls, by path.
+
+    Offsets are only the n ends of the rows, relative to the start of the table; the leading 0 is left out.
+    """
     parts: dict[str, Flat] = {}
     for name in table.column_names:
         _split(table.column(name).combine_chunks(), name, parts)
@@ -34,9 +37,10 @@ def split(table: pa.Table) -> dict[str, Flat]:
 
 
 def join(schema: pa.Schema, read: Read, start: int, stop: int) -> pa.Table:
-    """The rows from start to stop, where `read(path, start, stop)` gives elements of a flat array.
+    """Build the rows from `start` to `stop` from flat arrays.
 
-    Raises `StoreError` where the rows hold more list elements or text than one Arrow array can.
+    `read(path, start, stop)` returns a slice of a flat array. Raises `StoreError` if the rows hold more list elements
+    or text than one Arrow array can.
     """
     columns = []
     for field in schema:
@@ -49,7 +53,7 @@ def join(schema: pa.Schema, read: Read, start: int, stop: int) -> pa.Table:
 
 
 def empty(schema: pa.Schema) -> pa.Table:
-    """No rows of a schema, also where Arrow cannot make them (lists of tensors)."""
+    """Return a table without rows, even for schemas for which Arrow cannot build one (lists of tensors)."""
     dtypes = {leaf.path: (object if leaf.dtype == "string" else leaf.dtype) for leaf in leaves(schema)}
     return join(schema, lambda path, start, stop: np.zeros(stop - start, dtypes[path]), 0, 0)
 

@@ -1,4 +1,4 @@
-"""The types of columns that can be stored: as readable JSON, and as the flat arrays that they become."""
+"""Column types that can be stored: their JSON form, and the flat arrays that they are split into."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ NAMES = {dtype: name for name, dtype in SCALARS.items()}
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One flat array: its path, dtype (`string` or a numpy name) and shape of an element.
+    """One flat array: its path, its dtype (`string` or a NumPy name) and the shape of an element.
 
-    `level` names what is counted by its length ("" counts rows, `x/values` the elements of list `x`); an offsets
-    array counts `level` plus one and points into the level `into`.
+    `level` says what its length counts: "" for rows, `x/values` for the elements of list `x`. An offsets array has one
+    entry more than its level counts, and its entries index the level `into`.
     """
 
     path: str
@@ -34,17 +34,17 @@ class Leaf:
 
 
 def schema_json(schema: pa.Schema) -> dict[str, Any]:
-    """A schema as readable JSON; raises `StoreError` naming the column whose type cannot be stored."""
+    """Convert a schema to readable JSON; raises `StoreError` that names a column whose type cannot be stored."""
     return {field.name: _type_json(field.type, field.name) for field in schema}
 
 
 def schema_from_json(columns: Mapping[str, Any]) -> pa.Schema:
-    """The schema that `schema_json` described."""
+    """Convert the JSON of `schema_json` back to a schema."""
     return pa.schema([pa.field(name, _type_from_json(value)) for name, value in columns.items()])
 
 
 def leaves(schema: pa.Schema) -> list[Leaf]:
-    """The flat arrays that tables of a schema become; parents stand before what they point into."""
+    """Return the flat arrays of a schema in order; offsets come before the values that they index."""
     return [leaf for field in schema for leaf in _leaves(field.type, field.name, "")]
 
 
@@ -54,8 +54,8 @@ def _type_json(dtype: pa.DataType, where: str) -> Any:
     if isinstance(dtype, pa.FixedShapeTensorType) and dtype.value_type in NAMES and dtype.value_type != pa.string():
         if dtype.permutation and dtype.permutation != sorted(dtype.permutation):
             raise StoreError(f"{where}: permuted tensor {dtype} cannot be stored; give it in its own order")
-        shown = {"tensor": NAMES[dtype.value_type], "shape": dtype.shape}
-        return shown | ({"dim_names": dtype.dim_names} if dtype.dim_names else {})
+        tensor = {"tensor": NAMES[dtype.value_type], "shape": dtype.shape}
+        return tensor | ({"dim_names": dtype.dim_names} if dtype.dim_names else {})
     if pa.types.is_list(dtype):
         inner = _type_json(dtype.value_type, where)
         return {"list": inner} | ({} if dtype.value_field.nullable else {"required": True})

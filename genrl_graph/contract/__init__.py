@@ -1,1 +1,1 @@
-"""What a node, a carry and a policy are, and the registry of their types."""
+"""The contract of nodes, carries and policies, and the registry of their types."""

@@ -1,4 +1,4 @@
-"""Params that name files of data: relative ones are relative to the graph file, in Python to the working folder."""
+"""Params that name data files; relative paths start at the graph file, or in Python at the working folder."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,8 +10,9 @@ from pydantic.fields import FieldInfo
 
 
 def _from_graph_file(value: str, info: ValidationInfo) -> str:
+    """Return the absolute path of a local file or folder, or the value itself if it may be a name on a hub."""
     if not value:
-        raise ValueError("is empty; name a file, a folder or what a hub has")
+        raise ValueError("is empty; name a file, a folder or a data set or model on a hub")
     path = Path(value).expanduser()
     if path.is_absolute():
         return str(path)
@@ -21,8 +22,9 @@ def _from_graph_file(value: str, info: ValidationInfo) -> str:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether this can be no name on a hub: the error then names the place."""
-    return path.suffix in _DATA or (path.suffix == ".gguf" and len(path.parts) < 3)  # a hub's: owner/repository/file
+    """Return whether a path cannot be a name on a hub; errors about a missing file then show its full path."""
+    # a GGUF file on a hub is named owner/repository/file
+    return path.suffix in _DATA or (path.suffix == ".gguf" and len(path.parts) < 3)
 
 
 _DATA = (".jsonl", ".json", ".csv", ".parquet")
@@ -30,7 +32,7 @@ _DATA = (".jsonl", ".json", ".csv", ".parquet")
 
 @dataclass(frozen=True, slots=True)
 class Portable:
-    """Marks a param that names data files, at whatever depth; `form` gives its value without their folders."""
+    """Annotation of a param that names data files, also nested ones; `form` removes their folders from its value."""
 
     form: Callable[[Any], Any]
 
@@ -42,18 +44,18 @@ def _without_folder(value: str) -> str:
 _IS_PATH = Portable(_without_folder)
 
 DataPath = Annotated[str, AfterValidator(_from_graph_file), _IS_PATH]
-"""A file or folder of data, or a name that is none (of a hub). The file's place is not part of what a game is."""
+"""A local data file or folder, or a name on a hub. The folder of a file is not part of a graph's identity."""
 
 
 def local_paths(params: BaseModel) -> list[Path]:
-    """Return the files and folders on this machine that `DataPath` params name; names of a hub are none."""
-    marked = [name for name, field in type(params).model_fields.items() if _IS_PATH in field.metadata]
-    values = [getattr(params, name) for name in marked]
+    """Return the existing local files and folders that `DataPath` params name; names on a hub are skipped."""
+    names = [name for name, field in type(params).model_fields.items() if _IS_PATH in field.metadata]
+    values = [getattr(params, name) for name in names]
     return [path for value in values if value is not None and (path := Path(value)).exists()]
 
 
 def without_folders(fields: dict[str, FieldInfo], params: dict[str, Any]) -> dict[str, Any]:
-    """Params in which data files are named without the folders that they lie in on this machine."""
+    """Return params in which data files are named without their local folders."""
     forms = {name: mark.form for name, field in fields.items() for mark in field.metadata if isinstance(mark, Portable)}
     return {
         name: forms[name](value) if name in forms and value is not None else value for name, value in params.items()

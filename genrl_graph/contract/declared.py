@@ -1,4 +1,4 @@
-"""What a graph names by type: the class is the configuration, its fields are validated params."""
+"""The base of nodes and carries: the class is the configuration, its fields are validated params."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -16,15 +16,15 @@ _TYPE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\.[A-Za-z0-9_]+\Z")
 
 
 class _CarryName:
-    """Marks a param that holds a `CarryName`."""
+    """Annotation of params that hold a `CarryName`."""
 
 
 CarryName = Annotated[str, _CarryName]
-"""The name of a carry of the same graph; the check of a graph finds a misspelt one."""
+"""The name of a carry of the same graph; the check of a graph reports unknown names."""
 
 
 def named_carries(declared: "Declared") -> Iterator[tuple[str, str]]:
-    """The params that name carries, each with the name."""
+    """Yield pairs of a param that names a carry, and the name."""
     for name, field in type(declared).model_fields.items():
         value = getattr(declared, name)
         marks = [*field.metadata, *(mark for kind in get_args(field.annotation) for mark in get_args(kind))]
@@ -33,14 +33,21 @@ def named_carries(declared: "Declared") -> Iterator[tuple[str, str]]:
 
 
 class Declared(BaseModel):
-    """What a graph names by type: a node or a carry. `version` of the class changes when its results change."""
+    """Base of nodes and carries, which a graph names by type.
+
+    Attributes:
+        kind: Kind of the type, such as `reward`.
+        type_name: Full name, such as `reward.math`; "" for base classes.
+        class_version: Version of the class; raise it when its results change.
+        renamed_inputs: Old names of inputs, which still load, and their new names.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, validate_default=True)
 
     kind: ClassVar[str] = ""
     type_name: ClassVar[str] = ""
     class_version: ClassVar[int] = 1
-    renamed_inputs: ClassVar[Mapping[str, str]] = {}  # old name of an input, which still loads -> its name
+    renamed_inputs: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, **params: Any) -> None:
         try:
@@ -50,17 +57,18 @@ class Declared(BaseModel):
                 "; ".join(str(problem) for problem in param_problems(type(self), error, params))
             ) from error
 
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # else `model_validate` would call it
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # otherwise `model_validate` calls it
 
     def __init_subclass__(cls, *, name: str = "", kind: str = "", **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)  # pydantic passes class keywords here too; they are read below
+        # pydantic passes class keywords here too; `__pydantic_init_subclass__` reads them
+        super().__init_subclass__(**kwargs)
 
     @classmethod
     def __pydantic_init_subclass__(cls, *, name: str = "", kind: str = "", **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         if kind:
             cls.kind = kind
-        cls.type_name = f"{cls.kind}.{name}" if name else ""  # a subclass without a name is no type of its own
+        cls.type_name = f"{cls.kind}.{name}" if name else ""  # without a name it is a base class
         if name:
             if not cls.kind:
                 raise NodeError(f"{cls.__qualname__}: has no kind; subclass one such as Reward, or give it kind=")
@@ -72,6 +80,7 @@ class Declared(BaseModel):
 
     @classmethod
     def _refuse_shadows(cls) -> None:
+        """Raise `NodeError` for a param that would hide an attribute or method of the contract."""
         bases = [base for base in cls.__mro__[1:] if issubclass(base, Declared)]
         ours = {name for base in bases for name in vars(base)} - {name for base in bases for name in base.model_fields}
         for name in cls.model_fields:
@@ -80,12 +89,13 @@ class Declared(BaseModel):
 
     @classmethod
     def _read_contract(cls) -> None:
+        """Read the sockets of the class from its annotations; raises `NodeError` if it breaks the contract."""
         raise NotImplementedError
 
     def plain_params(self) -> dict[str, Any]:
-        """The params that differ from their defaults, as YAML has them.
+        """Return the params that differ from their defaults as plain YAML values.
 
-        Raises `ParamError` where one has no such form.
+        Raises `ParamError` if a param cannot be written as YAML.
         """
         try:
             return self.model_dump(mode="json", exclude_defaults=True)
@@ -94,12 +104,16 @@ class Declared(BaseModel):
             raise ParamError(f"{self.type_name}: a param has no YAML form: {cause}") from error
 
 
+ParamPath = tuple[str | int, ...]
+"""Keys and indices that lead to a value within `params`."""
+
+
 @dataclass(frozen=True, slots=True)
 class ParamProblem:
-    """One wrong param: its path within `params`, and one line about it."""
+    """One invalid param: its path within `params`, and one line that explains the problem."""
 
     type_name: str
-    path: tuple[str | int, ...]
+    path: ParamPath
     text: str
     unknown: bool = False
     at_key: bool = False  # the key is wrong, not its value
@@ -110,16 +124,15 @@ class ParamProblem:
 
 
 def param_problems(cls: type[Declared], error: ValidationError, params: Mapping[str, Any]) -> list[ParamProblem]:
-    """What is wrong with the params; of the branches of a union only the first is told.
+    """Return the problems of params that pydantic reports, one per path.
 
-    A param is not told as missing where an unknown one is probably a misspelling of it.
+    For a union only the first branch is reported. A param is not reported as missing if an unknown one is probably a
+    misspelling of it.
     """
-    problems: dict[tuple[str | int, ...], ParamProblem] = {}
-    missing, misspelt = set[tuple[str | int, ...]](), set[tuple[str | int | None, ...]]()
+    problems: dict[ParamPath, ParamProblem] = {}
+    missing, misspelt = set[ParamPath](), set[tuple[str | int | None, ...]]()
     for item in error.errors(include_url=False):
         path, unknown = _written_path(item["loc"], params), item["type"] == "extra_forbidden"
-        message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-        text = message[:1].lower() + message[1:]
         if unknown:
             name, known = str(item["loc"][-1]), _fields_at(cls, item["loc"][:-1])
             path = (*path, name) if path[-1:] != item["loc"][-1:] else path
@@ -130,15 +143,21 @@ def param_problems(cls: type[Declared], error: ValidationError, params: Mapping[
             path = (*path, item["loc"][-1])
             text = "missing; this param has no default"
             missing.add(path)
-        elif path:
-            text += f", got {short(item['input'])}"
+        else:
+            text = _plain_message(item["msg"]) + (f", got {short(item['input'])}" if path else "")
         at_key = unknown or item["type"] == "invalid_key"
         problems.setdefault(path, ParamProblem(cls.type_name or cls.__name__, path, text, unknown, at_key))
     return [problem for path, problem in problems.items() if path not in missing & misspelt]
 
 
-def _written_path(loc: tuple[str | int, ...], params: Any) -> tuple[str | int, ...]:
-    """The part of a location that the params hold: pydantic puts names of union branches in between."""
+def _plain_message(message: str) -> str:
+    """Return a message of pydantic without its prefix, starting in lower case."""
+    message = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return message[:1].lower() + message[1:]
+
+
+def _written_path(loc: ParamPath, params: Any) -> ParamPath:
+    """Return a location without the union branches that pydantic inserts, which are no keys of the params."""
     path: list[str | int] = []
     for step in loc:
         keys = params if isinstance(params, Mapping) else range(len(params)) if isinstance(params, list | tuple) else ()
@@ -148,8 +167,8 @@ def _written_path(loc: tuple[str | int, ...], params: Any) -> tuple[str | int, .
     return tuple(path)
 
 
-def _fields_at(cls: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
-    """The params that a nested model knows; those of the class itself where the location leads elsewhere."""
+def _fields_at(cls: type[BaseModel], loc: ParamPath) -> list[str]:
+    """Return the fields of the nested model at a location, or of the innermost model on the way to it."""
     for step in loc:
         field = cls.model_fields.get(str(step))
         inner = [part for part in (field.annotation, *get_args(field.annotation)) if _is_model(part)] if field else []

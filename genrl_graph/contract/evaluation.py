@@ -1,11 +1,11 @@
-"""How an evaluation differs from training: held-out tasks, other sampling, no updates."""
+"""Options of an evaluation, which plays held-out tasks with its own sampling and without updates."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What nodes are asked for in an evaluation; None leaves a choice to the node.
+    """Options of an evaluation; None keeps the node's own setting.
 
     `num_tasks` is per source, `num_generations` and `temperature` per generator; temperature 0 is greedy.
     """

@@ -1,7 +1,7 @@
-"""The contract of nodes and carries: the class is the configuration, `run` is the sockets.
+"""The contract of nodes and carries: the class is the configuration, the signature of `run` declares the sockets.
 
-Fields are params: validated, dumped to YAML, unknown keys refused. The positional parameters of `run` are input
-edges, its return annotation is the output (a NamedTuple for several), keyword-only parameters are resources.
+Fields are params: they are validated and dumped to YAML, and unknown keys are refused. Positional parameters of `run`
+are inputs, keyword-only parameters are resources, and the return annotation is the output (a NamedTuple for several).
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,12 +23,12 @@ from genrl_graph.errors import NodeError, ParamError
 from genrl_graph.wire.packet import PacketLimits
 
 Wire = str | tuple[str, ...] | Mapping[str, str]
-"""What an input reads: one `node` or `node.field`, several in order, or several by name."""
+"""The wiring of an input: one `node` or `node.field`, several in order, or several by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a node stands: its name in the graph, its stage, and the protocol fingerprint of the graph."""
+    """The place of a node in a graph: its name, its stage, and the protocol fingerprint of the graph."""
 
     node: str
     stage: int = 0
@@ -36,16 +36,16 @@ class Place:
 
 
 class Carry(Declared, kind="carry"):
-    """Declares a value that a round carries to the next; `init` makes it, and its annotation is the edge type."""
+    """Declares a value that each round passes to the next; the return annotation of `init` is its edge type."""
 
     edge: ClassVar[EdgeType]
 
     def init(self, name: str, *, seed: int) -> Carried:
-        """The value before round 0; a pure function of params, carry name and run seed."""
+        """Create the value before round 0, as a pure function of params, carry name and run seed."""
         raise NotImplementedError
 
     def dry(self, name: str, *, seed: int) -> Carried:
-        """What stands in for the value in dry play; one that takes a model or a network to make overrides this."""
+        """Create a stand-in for dry play; override this if `init` loads a model or needs a network."""
         return self.init(name, seed=seed)
 
     @classmethod
@@ -59,57 +59,57 @@ class Carry(Declared, kind="carry"):
 
 
 class PolicyCarry(Carry, kind="policy"):
-    """Declares a policy; one that is `small` is made in a moment, so that an estimate plays with it to time it."""
+    """Declares a policy; set `small` if it is created in a moment, and estimates then time rounds with it."""
 
     small: ClassVar[bool] = False
 
 
 class Node(Declared):
-    """One typed step. Subclass one of the kinds below and give it a name: `class Mine(Reward, name="mine")`."""
+    """One typed step of a graph. Subclass a kind below and name the type: `class Mine(Reward, name="mine")`."""
 
     signature: ClassVar[Signature]
     _place: Place | None = PrivateAttr(default=None)
 
     @property
     def overlaps(self) -> bool:
-        """Whether this node may run in another thread while a generator generates; one that reads a policy never does.
+        """Return whether this node may run in a background thread while a generator runs.
 
-        Nodes that overlap run one after the other in that thread.
+        Background nodes run one after another in that thread. A node that reads a policy never overlaps.
         """
         return False
 
     @property
     def place(self) -> Place:
-        """Where this node stands; a node outside any graph stands at its type's name."""
+        """Return the place of this node; outside a graph its name is the name of its type."""
         return self._place or Place(type(self).type_name)
 
     def prepare(self) -> None:
-        """Load what may be missing or broken outside the program; called once, before a policy is made."""
+        """Load external data that may be missing or broken; called once, before a policy is created."""
 
     def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:
-        """Problems between params and wired inputs, one line each; part of the check of a graph."""
+        """Return conflicts between params and wired inputs, one line each; part of the check of a graph."""
         return ()
 
     def check_parts(self, parts: Mapping[str, Declared]) -> Iterable[str]:
-        """Problems between params and those of the wired parts, one line each; part of the check of a graph.
+        """Return conflicts between params of this node and of its wired parts, one line each, for the graph check.
 
-        `parts` has, for every input of one edge, the node or carry that gives it, where that can be read.
+        `parts` maps each input with a single edge to the node or carry behind it, if that part could be read.
         """
         return ()
 
     def evaluated(self, how: Evaluation) -> Self:
-        """This node as it is in an evaluation: a source gives held-out tasks, a generator samples as asked.
+        """Return this node as it runs in an evaluation: a source with held-out tasks, a generator with its sampling.
 
-        What changes with the round in training must not do so here, or evaluations could not be compared.
+        The result must not depend on the round, even if the node does in training: evaluations are compared.
         """
         return self
 
     def dry(self) -> "Node":
-        """What stands in for this node in dry play, where no model is loaded and no network asked."""
+        """Return a stand-in for dry play, where no model is loaded and no network is used."""
         return self
 
     def placed(self, place: Place) -> Self:
-        """A copy of this node that knows where it stands."""
+        """Return a copy of this node at a place in a graph."""
         copy = self.model_copy()
         copy._place = place
         return copy
@@ -119,13 +119,13 @@ class Node(Declared):
         run = method_of(cls, "run", cls.type_name, missing="has no `run` method")
         inputs, resources = read_inputs(cls.type_name, run)
         cls.signature = Signature(inputs, read_outputs(cls.type_name, run), resources)
-        cls._require(not any(map(_from_peers, cls._outputs())), "only an exchange meets peers and gives Peer[...]")
+        cls._require(not any(map(_from_peers, cls._outputs())), "only an exchange returns Peer[...]")
         cls._check_kind()
 
     @classmethod
     def _check_kind(cls) -> None:
-        """The rule of the kind; that of kinds without one of their own: nothing carried comes out."""
-        cls._require(not any(map(_is_carried, cls._outputs())), "only an update or a fork gives a carried value")
+        """Check the rule of the kind; kinds without their own rule must not return carried values."""
+        cls._require(not any(map(_is_carried, cls._outputs())), "only an update or a fork returns a carried value")
 
     @classmethod
     def _outputs(cls) -> list[Pattern]:
@@ -133,17 +133,18 @@ class Node(Declared):
 
     @classmethod
     def _require(cls, ok: bool, rule: str) -> None:
+        """Raise `NodeError` with the rule and the actual outputs unless `ok`."""
         if not ok:
-            given = ", ".join(map(str, cls._outputs())) or "nothing"
-            raise NodeError(f"{cls.type_name}: {rule}, but this {cls.kind} returns {given}")
+            outputs = ", ".join(map(str, cls._outputs())) or "nothing"
+            raise NodeError(f"{cls.type_name}: {rule}, but this {cls.kind} returns {outputs}")
 
     @classmethod
     def _require_rows(cls, *marks: Mark) -> None:
-        """Every output is rows with these marks, and there is one."""
+        """Check that there is an output, and that all outputs are rows with these marks."""
         outputs = cls._outputs()
         ok = bool(outputs) and not any(map(_is_carried, outputs)) and all(p.marks >= set(marks) for p in outputs)
         wanted = f"{marks[0].name}[...]" if marks else "rows"
-        cls._require(ok, f"what a node of kind {cls.kind} returns is {wanted}")
+        cls._require(ok, f"a node of kind {cls.kind} must return {wanted}")
 
 
 def _is_carried(pattern: Pattern) -> bool:
@@ -155,21 +156,20 @@ def _from_peers(pattern: Pattern) -> bool:
 
 
 class Source(Node, kind="source"):
-    """Gives the tasks of a round. `resolve` makes any of its tasks again from the id.
+    """Returns the tasks of a round; `resolve` makes any of these tasks again from its id.
 
-    `rng` of a source does not depend on the round (so that data can be shuffled without replacement over the run):
-    it is seeded from (run seed, node) when `shared`, and from (run seed, node, peer) when not.
-    Task ids are `<source node>/<key>`.
+    The `rng` of a source does not depend on the round, so a source can shuffle its data once for the whole run. Its
+    seed is (run seed, node) if `shared`, and (run seed, node, peer) otherwise. Task ids are `<source node>/<key>`.
     """
 
     shared: bool = True
 
     def resolve(self, task_id: str) -> Task:
-        """The task of this id; raises `DataError` for one that this source cannot have made."""
+        """Return the task of an id; raises `DataError` for an id that this source cannot have made."""
         raise NotImplementedError
 
     def task_id(self, key: str | int) -> str:
-        """The id of the task that this source makes from `key`."""
+        """Return the id of the task that this source makes from `key`."""
         return f"{self.place.node}/{key}"
 
     def data_paths(self) -> list[Path]:
@@ -177,9 +177,9 @@ class Source(Node, kind="source"):
         return local_paths(self)
 
     def evaluated(self, how: Evaluation) -> Self:
-        """This source as it gives held-out tasks, never one of training, the same in every evaluation.
+        """Return this source with held-out tasks: no training tasks, and the same tasks in every evaluation.
 
-        `resolve` of the original makes them too. Raises `ParamError` where there are none.
+        `resolve` of the original source must make them too. Raises `ParamError` if it has no held-out tasks.
         """
         raise ParamError(f"{self.type_name}: has no tasks to evaluate on; its class gives none")
 
@@ -191,7 +191,7 @@ class Source(Node, kind="source"):
 
 
 class Generator(Node, kind="generate"):
-    """Lets a policy act: rows of rollouts or trajectories. A generator opens a stage."""
+    """Samples rollouts or trajectories from a policy. Each generator starts a new stage."""
 
     @classmethod
     def _check_kind(cls) -> None:
@@ -199,11 +199,11 @@ class Generator(Node, kind="generate"):
 
 
 class Exchange(Node, kind="exchange"):
-    """Meets the peers, in two pure methods; sending, waiting and deadlines are the runner's.
+    """Exchanges rows with other peers, in two pure methods; the runner sends, waits and keeps deadlines.
 
-    `offer(rows: R) -> R` gives the rows to send, `admit(packets, *, tasks, ...) -> Peer[R]` what is taken from the
-    packets that came, in the order of the sorted peer names. The own packet is always among them: `include_self`
-    is for `admit` to keep.
+    `offer(rows: R) -> R` returns the rows to send, and `admit(packets, *, tasks, ...) -> Peer[R]` the rows to use from
+    the received packets, which are sorted by peer name. The peer's own packet is always among them; `admit` must drop
+    it if `include_self` is false.
     """
 
     include_self: bool = True
@@ -211,15 +211,17 @@ class Exchange(Node, kind="exchange"):
     timeout_s: float = Field(60.0, gt=0)
     on_short: Literal["wait", "continue", "fail"] = "wait"
     max_staleness: int = Field(
-        0, ge=0, le=64, description="rounds that rows of a peer which is behind may be old (swarm runner)"
+        0, ge=0, le=64, description="largest age in rounds of rows from a peer that is behind (swarm runner)"
     )
-    max_rows: int = Field(4096, ge=1, le=2**20, description="the most rows that a peer may offer")
-    max_row_kb: int = Field(1024, ge=1, le=2**20, description="the most that one row may hold; a larger one is refused")
-    max_payload_mb: int = Field(64, ge=1, le=2048, description="the most that an offer may weigh; unpacked, four times")
+    max_rows: int = Field(4096, ge=1, le=2**20, description="largest number of rows that a peer may offer")
+    max_row_kb: int = Field(1024, ge=1, le=2**20, description="largest size of a row in KiB; larger rows are refused")
+    max_payload_mb: int = Field(
+        64, ge=1, le=2048, description="largest size of an offer in MiB; four times as much once unpacked"
+    )
 
     @property
     def limits(self) -> PacketLimits:
-        """What is taken of one peer in one round."""
+        """Return the limits on the packet of one peer in one round."""
         row, payload = self.max_row_kb * 2**10, self.max_payload_mb * 2**20
         return PacketLimits(
             max_rows=self.max_rows,
@@ -230,7 +232,7 @@ class Exchange(Node, kind="exchange"):
         )
 
     def evaluated(self, how: Evaluation) -> Self:
-        """A peer is evaluated alone: it meets itself."""
+        """Return this exchange for an evaluation, where each peer plays alone and receives only its own packet."""
         return self.model_copy(update={"include_self": True, "min_peers": 1})
 
     @classmethod
@@ -238,19 +240,19 @@ class Exchange(Node, kind="exchange"):
         where, missing = cls.type_name, "an exchange has two methods, `offer` and `admit`"
         offer = method_of(cls, "offer", where, missing=missing)
         admit = method_of(cls, "admit", where, missing=missing)
-        inputs, unused = read_inputs(where, offer)
-        further, resources = read_inputs(where, admit, after=2)
-        for name in unused:
+        inputs, offer_resources = read_inputs(where, offer)
+        admit_inputs, resources = read_inputs(where, admit, after=2)
+        for name in offer_resources:
             raise NodeError(f"{where}.offer: takes the resource {name!r}; only `admit` has resources")
-        for socket in further:
-            raise NodeError(f"{where}.admit.{socket.name}: takes the packets alone; what else is read comes to `offer`")
+        for socket in admit_inputs:
+            raise NodeError(f"{where}.admit.{socket.name}: `admit` takes only packets; make it an input of `offer`")
         cls.signature = Signature(inputs, read_outputs(where, admit), resources)
         cls._require_rows(PEER)
 
 
 @dataclass(frozen=True, slots=True)
 class Packet(Generic[R]):
-    """What one peer offered to an exchange in a round."""
+    """The offer of one peer to an exchange in one round."""
 
     peer: str
     round: int
@@ -258,7 +260,7 @@ class Packet(Generic[R]):
 
 
 class Select(Node, kind="select"):
-    """Keeps some of the rows it is given, and changes none."""
+    """Keeps some of its input rows, unchanged."""
 
     @classmethod
     def _check_kind(cls) -> None:
@@ -266,17 +268,17 @@ class Select(Node, kind="select"):
 
 
 class Reward(Node, kind="reward"):
-    """Judges rows: adds a `reward` and one column a term (`genrl_graph.score`).
+    """Adds a `reward` column and one column per reward term (see `genrl_graph.score`).
 
-    A row that cannot be judged gets NaN and is left out of baselines and training; a reward that leaves more than
-    the share `max_unjudged` of its rows unjudged fails the run (1 tolerates a round in which nothing was judged).
+    A row that cannot be judged gets NaN and is left out of baselines and training. A reward that leaves more than
+    the share `max_unjudged` of its rows unjudged fails the run; with 1, even a round without any judged row passes.
     """
 
     max_unjudged: float = Field(0.99, ge=0, le=1, description="share of the rows that may stay unjudged (NaN)")
 
     @property
     def overlaps(self) -> bool:
-        """Rewards do; one that wants the main thread, as for signals, says no."""
+        """Return true; override this for a reward that needs the main thread, for example for signals."""
         return True
 
     @classmethod
@@ -285,7 +287,7 @@ class Reward(Node, kind="reward"):
 
 
 class Advantage(Node, kind="advantage"):
-    """Turns rewards into advantages: adds an `advantage` (`genrl_graph.credit`)."""
+    """Computes advantages from rewards and adds them as an `advantage` column (see `genrl_graph.credit`)."""
 
     @classmethod
     def _check_kind(cls) -> None:
@@ -293,9 +295,10 @@ class Advantage(Node, kind="advantage"):
 
 
 class Update(Node, kind="update"):
-    """Trains: takes a policy (or another carried value) and returns its next version.
+    """Trains a policy or another carried value and returns its next version.
 
-    A single output replaces the first carried input of its type; the outputs of a NamedTuple those of their names.
+    A single output replaces the first carried input of its type; each field of a NamedTuple replaces the input of its
+    name.
     """
 
     @classmethod
@@ -306,11 +309,11 @@ class Update(Node, kind="update"):
             if field not in cls.signature.replaced:
                 what = f"output {field!r}" if field else "the output"
                 advice = "take it as an input" + (" of this name" if field else "")
-                raise NodeError(f"{cls.type_name}: {what} is the next version of no input; {advice}")
+                raise NodeError(f"{cls.type_name}: {what} replaces no input; {advice}")
 
 
 class Fork(Node, kind="policy"):
-    """Takes a policy and returns a second live version, while the first may be updated."""
+    """Copies a policy, such that one version may be updated while the other stays in use."""
 
     @classmethod
     def _check_kind(cls) -> None:
@@ -320,7 +323,7 @@ class Fork(Node, kind="policy"):
 
 
 class Coordinate(Node, kind="coordinate"):
-    """Tells an outside coordinator about the round; it changes no rows."""
+    """Reports the round to an external coordinator; it changes no rows."""
 
 
 KINDS: tuple[type[Node], ...] = (

@@ -1,4 +1,4 @@
-"""What the carries of a round hold: live values that are saved, loaded and named by a digest; above all policies."""
+"""Carried values, above all policies: state that rounds update and that is saved, loaded and hashed."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,42 +16,42 @@ if TYPE_CHECKING:
 
 
 class Carried(EdgeValue, ABC):
-    """A value that enters a round and whose next value leaves it."""
+    """A value that a round reads, and whose next version it passes on."""
 
-    mutable: ClassVar[bool] = True  # an update changes it in place, so the check orders its readers first
+    mutable: ClassVar[bool] = True  # updates change it in place, so the graph check orders its readers before them
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write everything that `load` needs for an exact copy into an existing, empty folder."""
+        """Save everything that `load` needs to restore the value exactly, into an existing, empty folder."""
 
     @abstractmethod
     def load(self, folder: Path) -> None:
-        """Become what was saved in `folder`; raises `StoreError` where it does not fit."""
+        """Restore the value that was saved in `folder`; raises `StoreError` if it does not fit this object."""
 
     @abstractmethod
     def digest(self) -> str:
-        """Hex digest of the content; equal values have equal digests."""
+        """Return a hex digest of the content; equal values have equal digests."""
 
 
 class Policy(Carried):
-    """What acts: weights, optimiser state and `version`, the number of optimiser steps since it was made."""
+    """A policy: weights, optimiser state and `version`, the number of optimiser steps since its creation."""
 
     name: str
     version: int
 
     @property
     def computes(self) -> str:
-        """What it computes in and where, such as "bfloat16 on cpu", which a run folder notes; by default nothing."""
+        """Return the dtype and device that run folders record, such as "bfloat16 on cpu"; "" by default."""
         return ""
 
     @abstractmethod
     def fork(self, name: str) -> Self:
-        """A second live version with its own copy of weights and optimiser state."""
+        """Return a second policy with its own copy of the weights and optimiser state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How completions are sampled; `temperature` 0 is greedy, `top_p` 1 keeps the whole distribution."""
+    """Sampling options; `temperature` 0 is greedy, `top_p` 1 keeps the whole distribution."""
 
     max_new_tokens: int
     temperature: float = 1.0
@@ -60,10 +60,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One sampled completion: token ids and log-probs of shape (tokens,), text, and why it ended (stop, length).
+    """One sampled completion: token ids and log-probs of shape (tokens,), text, and finish reason (stop or length).
 
-    The end token belongs to `ids`: the policy chose it, so it is trained. `logprobs` are those of the distribution
-    at the sampling temperature before any top-p cut.
+    `ids` include the end token, which is trained because the policy sampled it. `logprobs` come from the distribution
+    at the sampling temperature before top-p.
     """
 
     ids: "NDArray[np.int32]"
@@ -74,7 +74,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
-    """A prompt and a completion whose log-probs are wanted: int32 ids of shape (prompt,) and (completion,)."""
+    """A prompt and a completion to compute log-probs for: int32 ids of shape (prompt,) and (completion,)."""
 
     prompt_ids: "NDArray[np.int32]"
     completion_ids: "NDArray[np.int32]"
@@ -83,24 +83,24 @@ class TokenSequence:
 class TextPolicy(Policy):
     """A policy over token sequences."""
 
-    tokenizer: str  # fingerprint of vocabulary and chat template: equal fingerprints give equal ids
-    context: int  # the longest prompt plus completion, in tokens
-    vocabulary: int  # how many ids it reads: 0 to vocabulary - 1
+    tokenizer: str  # fingerprint of vocabulary and chat template; equal fingerprints mean equal token ids
+    context: int  # largest length of prompt plus completion in tokens
+    vocabulary: int  # number of token ids; valid ids are 0 to vocabulary - 1
 
     @abstractmethod
     def render(self, messages: Sequence[dict[str, str]]) -> "NDArray[np.int32]":
-        """The ids of a chat, up to where the completion begins."""
+        """Return the token ids of a chat prompt, up to the start of the completion."""
 
     @abstractmethod
     def encode(self, text: str, *, ended: bool) -> "NDArray[np.int32]":
-        """The ids of a completion's text, and the end token after them where it `ended`.
+        """Return the token ids of a completion, followed by the end token if it `ended`.
 
-        A special token spelled out in the text stays text.
+        Special tokens spelled out in the text are encoded as plain text.
         """
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of completion ids without special tokens."""
+        """Return the text of completion ids, without special tokens."""
 
     @abstractmethod
     def generate(
@@ -112,48 +112,48 @@ class TextPolicy(Policy):
         rng: np.random.Generator,
         max_batch_tokens: int,
     ) -> list[list[Completion]]:
-        """`num_generations` completions for each prompt, from as few batched calls as `max_batch_tokens` allows.
+        """Sample `num_generations` completions for each prompt, in as few batches as `max_batch_tokens` allows.
 
         A batch of B sequences counts B x (longest prompt + max_new_tokens) tokens.
         """
 
     def micro_batches(self, sequences: Sequence[TokenSequence], *, max_batch_tokens: int) -> "list[NDArray[np.int64]]":
-        """Positions of rows that are trained on at once, such that `logprobs` reads at most so many tokens for them.
+        """Split sequences into micro-batches for which `logprobs` reads at most `max_batch_tokens` tokens.
 
-        A row that is longer is a batch of its own. By default B rows count B x longest row.
+        Returns arrays of positions. By default B rows count B x longest row; a longer row is a batch of its own.
         """
         lengths = [len(sequence.prompt_ids) + len(sequence.completion_ids) for sequence in sequences]
         return micro_batches(lengths, max_batch_tokens=max_batch_tokens)
 
     @abstractmethod
     def logprobs(self, sequences: Sequence[TokenSequence], *, temperatures: "NDArray[np.float32]") -> "torch.Tensor":
-        """Log-probs of the completion tokens at each row's temperature: float32 [rows, longest completion].
+        """Return the log-probs of the completion tokens at each row's temperature: float32 [rows, longest completion].
 
-        Positions beyond a row's completion hold 0. Gradients flow unless the caller forbids them.
+        Positions beyond a row's completion hold 0. The result has gradients unless the caller disables them.
         """
 
     @abstractmethod
     def backward(self, loss: "torch.Tensor") -> None:
-        """Add the gradients of one micro-batch."""
+        """Accumulate the gradients of the loss of one micro-batch."""
 
     @abstractmethod
     def step(self, *, learning_rate: float, max_grad_norm: float) -> float:
-        """Apply the gradients, clipped to `max_grad_norm`; `version` grows by 1. Returns the norm before clipping.
+        """Apply the gradients, clipped to `max_grad_norm`, and increase `version` by 1.
 
-        A norm that is not finite applies nothing and raises `NodeFailed`.
+        Returns the gradient norm before clipping. If it is not finite, raises `NodeFailed` and applies nothing.
         """
 
 
 def micro_batches(lengths: Sequence[int], *, max_batch_tokens: int) -> "list[NDArray[np.int64]]":
-    """Positions of rows in batches of at most `max_batch_tokens` tokens, padding included, shortest rows first.
+    """Split rows into batches of at most `max_batch_tokens` tokens including padding, shortest rows first.
 
-    A batch of rows counts rows x longest row. A row longer than the budget is a batch of its own.
+    Returns arrays of positions. B rows count B x longest row; a row longer than the budget is a batch of its own.
     """
     order = np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable")
     batches: list[list[int]] = []
-    for at in order.tolist():
-        if batches and (len(batches[-1]) + 1) * lengths[at] <= max_batch_tokens:
-            batches[-1].append(at)
+    for position in order.tolist():
+        if batches and (len(batches[-1]) + 1) * lengths[position] <= max_batch_tokens:
+            batches[-1].append(position)
         else:
-            batches.append([at])
+            batches.append([position])
     return [np.asarray(batch, dtype=np.int64) for batch in batches]

@@ -1,4 +1,4 @@
-"""Which types a graph may name: the classes defined so far, the installed packages' and the imported scripts'."""
+"""The registry of types that a graph may name: defined classes, installed packages and imported scripts."""
 
 import hashlib
 import importlib
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 _TYPES: "dict[str, type[Declared]]" = {}
 _loaded: list[str] = []
 _consented: set[str] = set()
-_imported: dict[str, tuple[Path, str]] = {}  # scripts by module name: the file, and the hash of what was run
+_imported: dict[str, tuple[Path, str]] = {}  # scripts by module name: the file and the hash of its content
 
 
 def register(cls: "type[Declared]") -> None:
-    """Make a class known by its type name.
+    """Register a class under its type name.
 
-    The same module and qualified name replaces (a notebook cell that runs twice); another one raises `NodeError`.
+    A class of the same module and qualified name is replaced, as when a notebook cell runs twice. Raises `NodeError`
+    if another class has the type name.
     """
     known = _TYPES.get(cls.type_name)
     if known is not None and _origin(known) != _origin(cls):
@@ -31,22 +32,25 @@ def register(cls: "type[Declared]") -> None:
 
 
 def lookup(type_name: str) -> "type[Declared] | None":
-    """The class of a type name, or None."""
+    """Return the class of a type name, or None if there is none."""
     load_packages()
     return _TYPES.get(type_name)
 
 
 def types() -> "dict[str, type[Declared]]":
-    """All known types, sorted by name."""
+    """Return all known types, sorted by name."""
     load_packages()
     return dict(sorted(_TYPES.items()))
 
 
 def load_packages() -> None:
-    """Import, once, the modules that installed packages name in the entry-point group `genrl_graph.nodes`."""
+    """Import once the modules that installed packages name in the entry-point group `genrl_graph.nodes`.
+
+    Raises `NodeError` that names the package if one cannot be imported.
+    """
     if _loaded:
         return
-    _loaded.append("packages")  # first, for what is imported below may look a type up
+    _loaded.append("packages")  # set before the imports, which may look up types and so call this function again
     for point in sorted(entry_points(group="genrl_graph.nodes"), key=lambda point: point.value):
         try:
             point.load()
@@ -57,13 +61,13 @@ def load_packages() -> None:
             _loaded.clear()
             package = point.dist.name if point.dist is not None else "a package"
             what = f"the nodes of {package} ({point.value}) cannot be imported: {type(error).__name__}: {error}"
-            raise NodeError(f"{what}; mend or uninstall it") from error
+            raise NodeError(f"{what}; fix or uninstall it") from error
 
 
 def import_file(path: Path) -> str:
-    """Run a script that defines nodes, once; returns the hash of its content.
+    """Run a script that defines nodes and return the SHA-256 of its content.
 
-    A script that has changed is run again. Raises `GraphError` where it does not run.
+    An unchanged script is not run again. Raises `GraphError` if the script cannot be read or run.
     """
     load_packages()
     where, name, file = f"--import {path}", path.stem, path.resolve()
@@ -71,14 +75,22 @@ def import_file(path: Path) -> str:
         source = file.read_bytes()
     except OSError as error:
         raise GraphError(f"{where}: {error.strerror}; name a Python file") from error
-    content = hashlib.sha256(source).hexdigest()
-    if _imported.get(name) == (file, content) and name in sys.modules:
-        return content
+    digest = hashlib.sha256(source).hexdigest()
+    if _imported.get(name) == (file, digest) and name in sys.modules:
+        return digest
+    _execute(name, file, where)
+    _consented.add(name)
+    _imported[name] = (file, digest)
+    return digest
+
+
+def _execute(name: str, file: Path, where: str) -> None:
+    """Run a script as the module `name`; if it fails, restore the module that had this name before."""
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise GraphError(f"{where}: not a Python file; name one that ends in .py")
-    before = sys.modules.get(name)
-    if _another_module(name, file):
+    previous = sys.modules.get(name)
+    if _is_taken(name, file):
         raise GraphError(f"{where}: there is another module named {name!r}; rename the file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -86,23 +98,23 @@ def import_file(path: Path) -> str:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        if before is not None:
-            sys.modules[name] = before
+        if previous is not None:
+            sys.modules[name] = previous
         if isinstance(error, GenrlGraphError):
             raise type(error)(f"{where}: {error}") from error
         raise GraphError(f"{where}: {type(error).__name__}: {error}") from error
-    _consented.add(name)
-    _imported[name] = (file, content)
-    return content
 
 
 def consented(module: str) -> bool:
-    """Whether this module, or a package around it, was imported on request."""
+    """Return whether the user asked to import this module or a package that contains it."""
     return any(module == known or module.startswith(f"{known}.") for known in _consented)
 
 
 def import_module(name: str) -> str:
-    """Import an installed module on request, so that a graph file may name its functions; returns its version."""
+    """Import an installed module whose functions a graph file may then name, and return its version.
+
+    Raises `GraphError` if it cannot be imported.
+    """
     load_packages()
     try:
         module = importlib.import_module(name)
@@ -112,16 +124,16 @@ def import_module(name: str) -> str:
     return str(getattr(module, "__version__", "unknown"))
 
 
-def _another_module(name: str, file: Path) -> bool:
-    """Whether `import name` gives, or would give, something else than this file."""
-    known = sys.modules.get(name)
-    if known is not None:
-        origin = getattr(known, "__file__", None)
+def _is_taken(name: str, file: Path) -> bool:
+    """Return whether `import name` gives, or would give, another module than this file."""
+    module = sys.modules.get(name)
+    if module is not None:
+        origin = getattr(module, "__file__", None)
     else:
-        found = importlib.util.find_spec(name) if name.isidentifier() else None
-        if found is None:
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
+        if spec is None:
             return False
-        origin = found.origin
+        origin = spec.origin
     return origin is None or Path(origin).resolve() != file
 
 

@@ -7,7 +7,7 @@ RESOURCES = ("rng", "tasks", "log", "round", "peer")
 
 
 class Log:
-    """Collects what a node reports: metrics (for curves), facts (for the journal) and rows (for the store)."""
+    """Collects the reports of a node: metrics (for curves), facts (for the journal) and rows (for the store)."""
 
     def __init__(self) -> None:
         self.metrics: dict[str, float] = {}
@@ -15,13 +15,13 @@ class Log:
         self.tables: dict[str, dict[str, Sequence[Any]]] = {}
 
     def metric(self, name: str, value: float) -> None:
-        """A number for the curves of this node, one a round."""
+        """Report one number per round for the curves of this node; a later call replaces the number."""
         self.metrics[name] = float(value)
 
     def fact(self, name: str, value: Any) -> None:
-        """Something JSON that is not a function of seed and inputs, or that resume must find again."""
+        """Record a JSON value that does not follow from seed and inputs, or that resuming needs."""
         self.facts[name] = value
 
     def rows(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Equally long columns, stored in the group `<node>/<name>`."""
+        """Store columns of one length in the group `<node>/<name>`."""
         self.tables[name] = dict(columns)

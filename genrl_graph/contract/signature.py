@@ -1,4 +1,4 @@
-"""Reads the sockets of a node class from the annotations of its methods."""
+"""Read the sockets of a node class from the annotations of its methods."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ Method = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The sockets of a node class, read from its `run` (an exchange's `offer` and `admit`)."""
+    """The sockets of a node class, read from its `run` (or from `offer` and `admit` of an exchange)."""
 
     inputs: tuple[Socket, ...]
     outputs: Mapping[str, Pattern]  # "" for a single output, else the fields of the NamedTuple
@@ -23,35 +23,38 @@ class Signature:
 
     @property
     def replaced(self) -> Mapping[str, str]:
-        """For each output that is the next version of a carried input, that input.
+        """Return, by output, the carried input of which the output is the next version.
 
-        A named output replaces the input of its name, a single one the first carried input of its type.
+        A named output replaces the input of its name, a single output the first carried input of its type.
         """
-        found: dict[str, str] = {}
-        takers = [socket for socket in self.inputs if socket.many == "one"]
+        replaced: dict[str, str] = {}
+        candidates = [socket for socket in self.inputs if socket.many == "one"]
         for field, pattern in self.outputs.items():
-            given = pattern.bound.base
-            if not issubclass(given, Carried):
+            output = pattern.bound.base
+            if not issubclass(output, Carried):
                 continue
-            for socket in takers:
-                taken = socket.pattern.bound.base
-                if (not field or socket.name == field) and (issubclass(taken, given) or issubclass(given, taken)):
-                    found.setdefault(field, socket.name)
-        return found
+            for socket in candidates:
+                base = socket.pattern.bound.base
+                if (not field or socket.name == field) and (issubclass(base, output) or issubclass(output, base)):
+                    replaced.setdefault(field, socket.name)
+        return replaced
 
 
 def method_of(cls: type, name: str, where: str, *, missing: str) -> Method:
-    """The method of a class; raises `NodeError` where it is missing, no plain method, or async."""
-    found = inspect.getattr_static(cls, name, None)
-    if found is None:
+    """Return a method of a class; raises `NodeError` if it is missing, static, a class method, async or a generator.
+
+    `missing` is the text of the error for a class without the method.
+    """
+    method = inspect.getattr_static(cls, name, None)
+    if method is None:
         raise NodeError(f"{where}: {missing}")
-    if not inspect.isfunction(found) or inspect.iscoroutinefunction(found) or inspect.isgeneratorfunction(found):
+    if not inspect.isfunction(method) or inspect.iscoroutinefunction(method) or inspect.isgeneratorfunction(method):
         raise NodeError(f"{where}.{name}: must be a plain method `def {name}(self, ...)` that returns its output")
-    return found
+    return method
 
 
 def read_hints(where: str, method: Method) -> dict[str, Any]:
-    """The annotations of a method as types; raises `NodeError` where one cannot be read."""
+    """Return the annotations of a method as types; raises `NodeError` if one cannot be resolved."""
     try:
         return get_type_hints(method, include_extras=True)
     except (NameError, TypeError) as error:
@@ -60,7 +63,10 @@ def read_hints(where: str, method: Method) -> dict[str, Any]:
 
 
 def read_inputs(where: str, method: Method, *, after: int = 1) -> tuple[tuple[Socket, ...], tuple[str, ...]]:
-    """The sockets and resources that the parameters declare, without the first `after` of them."""
+    """Return the sockets and resources that the parameters of a method declare, skipping the first `after` of them.
+
+    Raises `NodeError` for parameters that break the contract, such as `*args` or unknown resources.
+    """
     hints = read_hints(where, method)
     sockets, resources = [], []
     for parameter in list(inspect.signature(method).parameters.values())[after:]:
@@ -71,7 +77,7 @@ def read_inputs(where: str, method: Method, *, after: int = 1) -> tuple[tuple[So
         if parameter.kind is parameter.KEYWORD_ONLY:
             if parameter.name not in RESOURCES:
                 what = f"unknown resource {parameter.name!r}; the runner supplies {', '.join(RESOURCES)}"
-                raise NodeError(f"{where}: {what}; an input stands before the `*`")
+                raise NodeError(f"{where}: {what}; put inputs before the `*`")
             resources.append(parameter.name)
             continue
         if parameter.name not in hints:
@@ -82,7 +88,10 @@ def read_inputs(where: str, method: Method, *, after: int = 1) -> tuple[tuple[So
 
 
 def read_outputs(where: str, method: Method) -> dict[str, Pattern]:
-    """The output that the return annotation declares, under "", or the fields of its NamedTuple."""
+    """Return the outputs that the return annotation declares: one under "", or the fields of a NamedTuple.
+
+    Raises `NodeError` without a return annotation; None declares no output.
+    """
     hints = read_hints(where, method)
     if "return" not in hints:
         raise NodeError(f"{where}.{method.__name__}: needs a return annotation, which is its output")

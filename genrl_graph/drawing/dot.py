@@ -1,8 +1,8 @@
-"""A picture in Graphviz's language, for those who lay graphs out with it; our own SVG and PNG do not need it."""
+"""Render a picture in Graphviz's DOT language, for users of Graphviz; our own SVG and PNG do not need it."""
 
 from collections.abc import Iterator
 
-from genrl_graph.drawing.kinds import FRAME, FRAME_LINE, INK, MUTED, PAPER, WEIGHTS, Shape, look
+from genrl_graph.drawing.kinds import FRAME, FRAME_LINE, INK, MUTED, PAPER, WEIGHTS, Shape, style_of
 from genrl_graph.drawing.picture import Box, Line, LineEnd, Picture, clipped
 
 _SHAPES: dict[Shape, str] = {
@@ -20,17 +20,17 @@ _SHAPES: dict[Shape, str] = {
 }
 _CLIP = 48
 DENSE = 150
-"""Lines from which Graphviz's splines get slow and may fail; straight pieces do not."""
+"""Number of lines from which splines are slow in Graphviz, and may fail; polylines are not and do not."""
 
 
 def dot(picture: Picture) -> str:
-    """The picture as a DOT file with a cluster for each stage."""
+    """Render a picture as DOT text, with a cluster for each stage."""
     count = sum(len(line.reads) for line in picture.lines)
     splines = "true" if count < DENSE else "polyline"
     lines = [
-        f"digraph {_q(picture.name)} {{",
+        f"digraph {_quoted(picture.name)} {{",
         f'  graph [rankdir=TB, bgcolor="{PAPER}", pad=0.3, nodesep=0.3, ranksep=0.5, splines={splines},'
-        f' fontname="Helvetica", label={_q(f"{picture.name} · {picture.subtitle}")}, labelloc=t]',
+        f' fontname="Helvetica", label={_quoted(f"{picture.name} · {picture.subtitle}")}, labelloc=t]',
         f'  node [fontname="Helvetica", fontsize=11, fontcolor="{INK}", penwidth=1.6, margin="0.16,0.08"]',
         f'  edge [fontname="Helvetica", fontsize=9, fontcolor="{MUTED}", arrowsize=0.7]',
     ]
@@ -53,34 +53,34 @@ def _node(picture: Picture, box: Box) -> str:
     if picture.with_params:
         texts += [clipped(f"{name}: {value}", _CLIP) for name, value in box.params.items()]
     texts += box.numbers.texts()
-    how = look(box.kind)
-    colours = f'color="{how.line}", fillcolor="{how.fill}"'
-    return f"{_q(box.name)} [label={_q(chr(10).join(texts))}, {_SHAPES[how.shape]}, {colours}]"
+    style = style_of(box.kind)
+    colours = f'color="{style.line}", fillcolor="{style.fill}"'
+    return f"{_quoted(box.name)} [label={_quoted(chr(10).join(texts))}, {_SHAPES[style.shape]}, {colours}]"
 
 
 def _edge(picture: Picture, line: Line, read: LineEnd) -> str:
-    ends = f"{_q(line.origin)} -> {_q(read.reader)}"
+    ends = f"{_quoted(line.origin)} -> {_quoted(read.reader)}"
     if line.style == "next":
         return f'{ends} [label="next round", style=dotted, color="{WEIGHTS}", fontcolor="{WEIGHTS}", constraint=false]'
-    said = f"{line.ref} → {read.reader}.{read.socket}"
+    tooltip = f"{line.ref} → {read.reader}.{read.socket}"
     if line.style == "weights":
-        return f'{ends} [style=dashed, color="{WEIGHTS}", tooltip={_q(said)}]'
-    colour = look(picture.boxes[line.origin].kind).line
-    return f'{ends} [label={_q(line.label)}, color="{colour}", tooltip={_q(said)}]'
+        return f'{ends} [style=dashed, color="{WEIGHTS}", tooltip={_quoted(tooltip)}]'
+    colour = style_of(picture.boxes[line.origin].kind).line
+    return f'{ends} [label={_quoted(line.label)}, color="{colour}", tooltip={_quoted(tooltip)}]'
 
 
 def _legend(picture: Picture) -> Iterator[str]:
     yield '  subgraph cluster_legend {\n    label="kinds"; labeljust=l; color="#ffffff"; fontsize=9; rank=same'
     for kind in picture.kinds():
-        how = look(kind)
+        style = style_of(kind)
         yield (
-            f"    {_q(f'legend {kind}')} [label={_q(kind)}, {_SHAPES[how.shape]}, "
-            f'color="{how.line}", fillcolor="{how.fill}", fontsize=9, margin="0.08,0.02", height=0.25]'
+            f"    {_quoted(f'legend {kind}')} [label={_quoted(kind)}, {_SHAPES[style.shape]}, "
+            f'color="{style.line}", fillcolor="{style.fill}", fontsize=9, margin="0.08,0.02", height=0.25]'
         )
     yield "  }"
 
 
-def _q(text: str) -> str:
-    """A quoted string; a backslash of the text is one of the picture."""
+def _quoted(text: str) -> str:
+    """Return text as a quoted DOT string that is shown as it is, backslashes included."""
     plain = "".join(c if c >= " " or c == "\n" else " " for c in text)
     return '"' + plain.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

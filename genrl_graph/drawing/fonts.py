@@ -1,4 +1,4 @@
-"""How wide a text is, in Helvetica's widths: the same on every machine, whatever fonts it has."""
+"""Text widths, estimated with those of Helvetica: the same on every machine, whatever fonts it has."""
 
 _WIDTHS = {
     " !,./:;[]\\ftI|": 0.278,
@@ -12,13 +12,13 @@ _EM = {character: width for characters, width in _WIDTHS.items() for character i
 
 
 def text_width(text: str, size: float, *, bold: bool = False) -> float:
-    """An upper estimate of the width of a text at a font size, in the unit of the size."""
+    """Return an upper estimate of the width of a text at a font size, in the unit of the size."""
     em = sum(_EM.get(character, 0.56 if ord(character) < 0x2E80 else 1.0) for character in text)
     return em * size * (1.07 if bold else 1.0)
 
 
 def fitted(text: str, size: float, width: float) -> str:
-    """The text in one line, cut where it would be wider than `width`."""
+    """Return the text in one line, truncated where it would be wider than `width`."""
     text = " ".join(text.split())
     if text_width(text, size) <= width:
         return text

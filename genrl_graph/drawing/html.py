@@ -1,11 +1,11 @@
-"""A picture as one HTML file that needs no network: drag, zoom, search, and a panel for the node that is clicked."""
+"""Render a picture as one HTML file that needs no network: drag, zoom, search, and a panel for the clicked node."""
 
 import json
 from html import escape
 from importlib.resources import files
 from typing import Any
 
-from genrl_graph.drawing.kinds import look
+from genrl_graph.drawing.kinds import style_of
 from genrl_graph.drawing.layout import layout
 from genrl_graph.drawing.picture import Box, Picture
 from genrl_graph.drawing.svg import FONT, svg_body
@@ -46,30 +46,30 @@ script-src 'unsafe-inline'; img-src data:">
 
 
 def html(picture: Picture) -> str:
-    """The picture as a page, the same bytes for the same picture."""
+    """Render a picture as an HTML page; equal pictures give equal bytes."""
     drawn = layout(picture)
     width, height = round(drawn.width, 1), round(drawn.height, 1)
     data = {
         "width": width,
         "height": height,
         "measured": picture.measured,
-        "boxes": {name: _said(picture, box) for name, box in picture.boxes.items()},
+        "boxes": {name: _panel_data(picture, box) for name, box in picture.boxes.items()},
     }
     assets = files("genrl_graph.drawing")
     return _PAGE.format(
         title=escape(f"{picture.name}: {picture.subtitle}"),
-        css=assets.joinpath("page.css").read_text() + _dark(picture),
+        css=assets.joinpath("page.css").read_text() + _dark_styles(picture),
         width=width,
         height=height,
         font=FONT,
         body="\n".join(svg_body(drawn)),
-        data=_inert(data),
+        data=_script_safe_json(data),
         js=assets.joinpath("page.js").read_text(),
     )
 
 
-def _said(picture: Picture, box: Box) -> dict[str, Any]:
-    """What the panel of a box says."""
+def _panel_data(picture: Picture, box: Box) -> dict[str, Any]:
+    """Return the data that page.js shows in the panel of a box."""
     place = "carried from round to round" if box.stage is None else f"stage {box.stage}"
     if len(box.steps) == 1:
         place += f" · step {box.steps[0]}"
@@ -89,27 +89,27 @@ def _said(picture: Picture, box: Box) -> dict[str, Any]:
     }
 
 
-def _inert(data: object) -> str:
-    """JSON that cannot end the script element that it stands in."""
+def _script_safe_json(data: object) -> str:
+    """Return data as JSON that cannot close the script element around it."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text.encode(errors="replace").decode()
 
 
-def _dark(picture: Picture) -> str:
-    """The colours of the kinds on dark ground: their borders lighter, their fills darker."""
+def _dark_styles(picture: Picture) -> str:
+    """Return CSS with the colours of kinds for dark mode: lighter borders, darker fills."""
     rules = []
     for kind in dict.fromkeys([*picture.kinds(), "carry"]):
-        how = look(kind)
-        line, fill = _mixed(how.line, "#ffffff", 0.45), _mixed(how.line, "#0d1117", 0.72)
+        style = style_of(kind)
+        line, fill = _mixed_colour(style.line, "#ffffff", 0.45), _mixed_colour(style.line, "#0d1117", 0.72)
         rules.append(f"  #picture .k-{kind} .outline {{ fill: {fill}; stroke: {line}; }}")
         rules.append(f"  #picture .k-{kind} .inner, #picture .k-{kind} .way {{ stroke: {line}; }}")
         rules.append(f"  #picture .k-{kind} .head, #picture .k-{kind} .time {{ fill: {line}; }}")
     return "@media (prefers-color-scheme: dark) {\n" + "\n".join(rules) + "\n}\n"
 
 
-def _mixed(rgb: str, other: str, share: float) -> str:
-    """A colour with a share of another one in it."""
+def _mixed_colour(rgb: str, other: str, share: float) -> str:
+    """Return a colour blended with a share, 0 to 1, of another one."""
     pairs = ((int(rgb[at : at + 2], 16), int(other[at : at + 2], 16)) for at in (1, 3, 5))
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)

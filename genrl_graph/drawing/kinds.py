@@ -1,6 +1,6 @@
-"""How each kind of node looks: a shape, and a colour of Okabe and Ito's palette, so that either one tells it.
+"""The shape and colour of each kind of node; either one suffices to tell kinds apart.
 
-The palette is safe for colour-blind readers (Okabe & Ito, Color Universal Design, 2008); no two kinds share a shape,
+The palette is safe for colour-blind readers (Okabe & Ito, Color Universal Design, 2008). No two kinds share a shape,
 so the pictures also work in grey.
 """
 
@@ -14,7 +14,7 @@ Shape = Literal[
 
 @dataclass(frozen=True, slots=True)
 class KindStyle:
-    """A kind's shape, its border and fill (`#rrggbb`), and the sign that stands for it in text."""
+    """The style of a kind: shape, border and fill colour (`#rrggbb`), sign in text pictures, template in Mermaid."""
 
     shape: Shape
     line: str
@@ -23,7 +23,7 @@ class KindStyle:
     mermaid: str
 
 
-LOOKS = {
+STYLES = {
     "source": KindStyle("cylinder", "#5f6b73", "#e4e8ea", "⊙", '[("{}")]'),
     "generate": KindStyle("stadium", "#0072b2", "#cfe5f3", "▶", '(["{}"])'),
     "exchange": KindStyle("hexagon", "#b36b00", "#fde3b0", "⇄", '{{{{"{}"}}}}'),
@@ -35,12 +35,12 @@ LOOKS = {
     "coordinate": KindStyle("pentagon", "#222222", "#f4f4f4", "▷", '>"{}"]'),
     "carry": KindStyle("rounded", "#a8437f", "#f5dcea", "◇", '("{}")'),
 }
-OTHER = KindStyle("box", "#444444", "#ffffff", "□", '["{}"]')
+OTHER_STYLE = KindStyle("box", "#444444", "#ffffff", "□", '["{}"]')
 INK, MUTED, PAPER, FRAME, FRAME_LINE = "#1b1f24", "#525c66", "#ffffff", "#f5f7f9", "#c9d1d9"
 WEIGHTS = "#a8437f"
-"""Of the lines that carry policies and other values that updates change."""
+"""Colour of lines that carry policies and other values that updates change."""
 
 
-def look(kind: str) -> KindStyle:
-    """The look of a kind; one of your own is a plain box."""
-    return LOOKS.get(kind, OTHER)
+def style_of(kind: str) -> KindStyle:
+    """Return the style of a kind; a plain box for a kind that is not listed."""
+    return STYLES.get(kind, OTHER_STYLE)

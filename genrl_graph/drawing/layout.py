@@ -1,4 +1,4 @@
-"""The geometry of a picture, in points: what the SVG, PNG and HTML formats draw. It needs no Graphviz and no fonts."""
+"""Compute the geometry of a picture, in points, for the SVG, PNG and HTML formats; without Graphviz and fonts."""
 
 from dataclasses import dataclass
 from itertools import accumulate
@@ -32,15 +32,15 @@ BOLD: frozenset[TextStyle] = frozenset({"title", "name", "stage"})
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
-    """One line of text; `y` is its base line."""
+class TextLine:
+    """One line of text; `y` is its baseline."""
 
     x: float
     y: float
     text: str
     style: TextStyle
     anchor: Literal["start", "middle", "end"] = "start"
-    line: Style | None = None  # of a label
+    line: Style | None = None  # style of the line that a label belongs to
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +51,25 @@ class StageFrame:
     y: float
     w: float
     h: float
-    label: Text
+    label: TextLine
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """A box and the texts in it; `bar` is the width of the bar that shows its share of the time."""
+class PlacedBox:
+    """A box, its rectangle and its texts; `bar` is the width of the bar that shows its share of the time."""
 
     box: Box
     x: float
     y: float
     w: float
     h: float
-    texts: tuple[Text, ...]
+    texts: tuple[TextLine, ...]
     bar: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """The way of a line to one reader, as the corners of its path."""
+    """The path of a line to one reader, as its corners."""
 
     line: Line
     kind: str
@@ -78,36 +78,36 @@ class Wire:
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """An entry of the legend: a kind, a style of line, or (with neither) what the numbers over the boxes are."""
+class LegendEntry:
+    """An entry of the legend: a kind, a style of line, or (with neither) the step numbers above boxes."""
 
     x: float
     y: float
     kind: str
     style: Style | None
-    text: Text
+    text: TextLine
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """All that is drawn, from the back to the front."""
+    """All elements of a drawing; fields are in drawing order, from back to front."""
 
     width: float
     height: float
     frames: tuple[StageFrame, ...]
     wires: tuple[Wire, ...]
-    boxes: tuple[Placed, ...]
-    texts: tuple[Text, ...]
-    legend: tuple[Key, ...]
+    boxes: tuple[PlacedBox, ...]
+    texts: tuple[TextLine, ...]
+    legend: tuple[LegendEntry, ...]
 
 
 def layout(picture: Picture) -> Layout:
-    """The geometry of a picture."""
+    """Compute the geometry of a picture."""
     grid = place(picture)
-    return _Layouter(picture, grid, route(picture, grid)).layout()
+    return _LayoutBuilder(picture, grid, route(picture, grid)).layout()
 
 
-class _Layouter:
+class _LayoutBuilder:
     """Turns cells and tracks into coordinates."""
 
     def __init__(self, picture: Picture, grid: Grid, routes: Routes) -> None:
@@ -125,22 +125,22 @@ class _Layouter:
         self.tops = self._rows()
 
     def layout(self) -> Layout:
-        """The whole picture, with its title above and its legend below."""
+        """Lay out the whole picture, with its title above and its legend below."""
         frames = tuple(self._frame(stage) for stage in self.grid.spans)
         right = max([frame.x + frame.w for frame in frames], default=0.0)
         right = max(right, self.lefts[-1] + self._tracks("gutter", self.grid.columns) + 4)
         title = self.picture.measured and f"{self.picture.subtitle} · {self.picture.measured}"
         texts = [
-            Text(MARGIN, MARGIN + 12, self.picture.name, "title"),
-            Text(MARGIN, MARGIN + 28, title or self.picture.subtitle, "subtitle"),
+            TextLine(MARGIN, MARGIN + 12, self.picture.name, "title"),
+            TextLine(MARGIN, MARGIN + 28, title or self.picture.subtitle, "subtitle"),
         ]
         texts += [self._label(item) for item in self.routes.routes]
         texts += [self._step(box) for box in self.picture.boxes.values() if box.steps]
         width = max([right + MARGIN, *(MARGIN * 2 + text_width(t.text, SIZES[t.style]) for t in texts[:2]), 420.0])
         bottom = self.tops[-1] + self._tracks("channel", self.grid.rows) + (self._label_zone(self.grid.rows) + 10)
         legend = _legend(self.picture, bottom + 14, width)
-        wires = [self._wire(item, way) for item in self.routes.routes for way in item.ways]
-        boxes = tuple(self._placed(box) for box in self.picture.boxes.values())
+        wires = [self._wire(item, path) for item in self.routes.routes for path in item.paths]
+        boxes = tuple(self._place_box(box) for box in self.picture.boxes.values())
         return Layout(width, legend[-1].y + 16 + MARGIN, frames, tuple(wires), boxes, tuple(texts), tuple(legend))
 
     def _share(self, name: str) -> float | None:
@@ -150,7 +150,7 @@ class _Layouter:
         return TRACK * self.routes.tracks.get((kind, at), 0)
 
     def _columns(self) -> list[float]:
-        """The left side of every column, and the end of the last one."""
+        """Return the left side of every column, and the end of the last one."""
         starts, ends = ({span[at] for span in self.grid.spans.values()} for at in (0, 1))
         gaps = []
         for column in range(self.grid.columns + 1):
@@ -161,7 +161,7 @@ class _Layouter:
         return list(accumulate((self.w + gap for gap in gaps[1:]), initial=MARGIN + gaps[0]))
 
     def _rows(self) -> list[float]:
-        """The top of every row, and of the bottom channel's first track."""
+        """Return the top of every row, and the bottom of the last one."""
         cells, top = self.grid.cells, MARGIN + 44 + HEAD
         tops = []
         for row in range(self.grid.rows):
@@ -171,7 +171,7 @@ class _Layouter:
         return [*tops, top]
 
     def _label_zone(self, channel: int) -> float:
-        """The room for the labels of the row above a channel."""
+        """Return the height that labels of the row above a channel need."""
         counts: dict[str, int] = {}
         for item in self.routes.routes:
             if self.grid.cells[item.line.origin].row == channel - 1:
@@ -179,14 +179,14 @@ class _Layouter:
         return 5 + LABEL * ((max(counts.values()) + 1) // 2) if counts else 4.0
 
     def _channel(self, at: int, item: Route) -> float:
-        """The y of a route's track in a channel."""
+        """Return the y of a route's track in a channel."""
         track = item.tracks[("channel", at)]
         if at == self.grid.rows:
             return self.tops[at] + self._label_zone(at) + 8 + TRACK * track
         return self.tops[at] - ARROW - self._tracks("channel", at) + TRACK * track + TRACK / 2
 
     def _gutter(self, at: int, item: Route) -> float:
-        """The x of a route's track in a gutter: outside the frame of a stage."""
+        """Return the x of a route's track in a gutter, which lies outside the frames of stages."""
         track = item.tracks[("gutter", at)]
         starts = {span[0] for span in self.grid.spans.values()}
         if at == self.grid.columns:
@@ -199,57 +199,59 @@ class _Layouter:
         x, y = self.lefts[first] - PAD, MARGIN + 40
         h = self.tops[-1] + self._label_zone(self.grid.rows) - y
         w = self.lefts[last] + self.w + PAD - x
-        return StageFrame(x, y, w, h, Text(x + 10, y + 17, f"stage {stage}", "stage"))
+        return StageFrame(x, y, w, h, TextLine(x + 10, y + 17, f"stage {stage}", "stage"))
 
     def _port(self, name: str, port: int) -> float:
-        """The x of a port of a box; many ports stand closer."""
-        ports = [abs(way.port) for item in self.routes.routes for way in item.ways if way.reader == name]
+        """Return the x of a port of a box; the more ports, the closer they are."""
+        ports = [abs(path.port) for item in self.routes.routes for path in item.paths if path.reader == name]
         ports += [abs(item.port) for item in self.routes.routes if item.line.origin == name]
         step = min(PORT / 4, (self.w / 2 - 20) / max([1, *ports]))
         return self.lefts[self.grid.cells[name].column] + self.w / 2 + port * step
 
-    def _wire(self, item: Route, way: LinePath) -> Wire:
+    def _wire(self, item: Route, path: LinePath) -> Wire:
         origin = item.line.origin
-        x, end = self._port(origin, item.port), self._port(way.reader, way.port)
+        x, end = self._port(origin, item.port), self._port(path.reader, path.port)
         top = self.tops[self.grid.cells[origin].row] + self.heights[origin]
         points: list[Point] = [(x, top)]
-        if way.gutter is not None:
-            over = self._gutter(way.gutter, item)
-            y, last = self._channel(way.start, item), self._channel(way.end, item)
+        if path.gutter is not None:
+            over = self._gutter(path.gutter, item)
+            y, last = self._channel(path.start, item), self._channel(path.end, item)
             points += [(x, y), (over, y), (over, last), (end, last)]
         elif x != end:
-            y = self._channel(way.start, item)
+            y = self._channel(path.start, item)
             points += [(x, y), (end, y)]
-        points.append((end, self.tops[self.grid.cells[way.reader].row] - 1))
-        return Wire(item.line, self.picture.boxes[origin].kind, way.reader, tuple(points))
+        points.append((end, self.tops[self.grid.cells[path.reader].row] - 1))
+        return Wire(item.line, self.picture.boxes[origin].kind, path.reader, tuple(points))
 
-    def _label(self, item: Route) -> Text:
-        """The type of a line, beside the place where it leaves its box."""
+    def _label(self, item: Route) -> TextLine:
+        """Return the label of a line, its type, beside the port by which it leaves its box."""
         origin = item.line.origin
         others = [other for other in self.routes.routes if other.line.origin == origin]
         at = others.index(item)
         left = len(others) > 1 and at % 2 == 0
         y = self.tops[self.grid.cells[origin].row] + self.heights[origin] + 12 + LABEL * (at // 2)
         x = self._port(origin, item.port) + (-4 if left else 4)
-        return Text(x, y, item.line.label, "label", "end" if left else "start", item.line.style)
+        return TextLine(x, y, item.line.label, "label", "end" if left else "start", item.line.style)
 
-    def _step(self, box: Box) -> Text:
+    def _step(self, box: Box) -> TextLine:
         cell = self.grid.cells[box.name]
-        return Text(self.lefts[cell.column] + 2, self.tops[cell.row] - 4, ", ".join(map(str, box.steps)), "step")
+        return TextLine(self.lefts[cell.column] + 2, self.tops[cell.row] - 4, ", ".join(map(str, box.steps)), "step")
 
-    def _placed(self, box: Box) -> Placed:
+    def _place_box(self, box: Box) -> PlacedBox:
         cell = self.grid.cells[box.name]
         x, y, h = self.lefts[cell.column], self.tops[cell.row], self.heights[box.name]
         texts, base = [], y + 8
         for text, style in self.contents[box.name]:
             base += 1.32 * SIZES[style]
             shown = fitted(text, SIZES[style], self.w - 28)
-            texts.append(Text(x + self.w / 2, base - 0.3 * SIZES[style] + 0.5, shown, style, "middle"))
+            texts.append(TextLine(x + self.w / 2, base - 0.3 * SIZES[style] + 0.5, shown, style, "middle"))
         share = self._share(box.name)
-        return Placed(box, x, y, self.w, h, tuple(texts), None if share is None else share * (self.w - 2 * BAR_INSET))
+        bar = None if share is None else share * (self.w - 2 * BAR_INSET)
+        return PlacedBox(box, x, y, self.w, h, tuple(texts), bar)
 
 
 def _contents(picture: Picture, box: Box) -> list[tuple[str, TextStyle]]:
+    """Return the lines of text in a box: name, type, note, params if shown, and numbers."""
     lines: list[tuple[str, TextStyle]] = [(box.name, "name"), (box.type_name, "type")]
     if box.note:
         lines.append((box.note, "note"))
@@ -258,11 +260,11 @@ def _contents(picture: Picture, box: Box) -> list[tuple[str, TextStyle]]:
         cut = shown if len(shown) <= PARAMS else shown[: PARAMS - 1]
         lines += [(fitted(f"{name}: {value}", SIZES["param"], WIDE - 34), "param") for name, value in cut]
         lines += [(f"and {len(shown) - len(cut)} more", "note")] if len(cut) < len(shown) else []
-    return lines + [(text, "number") for text in _paired(box.numbers.texts())]
+    return lines + [(text, "number") for text in _in_pairs(box.numbers.texts())]
 
 
-def _paired(texts: list[str]) -> list[str]:
-    """Short texts two to a line."""
+def _in_pairs(texts: list[str]) -> list[str]:
+    """Join short texts, two per line."""
     lines: list[str] = []
     for text in texts:
         if lines and " · " not in lines[-1] and len(lines[-1]) + len(text) <= 26:
@@ -272,18 +274,18 @@ def _paired(texts: list[str]) -> list[str]:
     return lines
 
 
-def _legend(picture: Picture, top: float, width: float) -> list[Key]:
-    """The kinds and the styles of lines that occur, in as many rows as they need."""
+def _legend(picture: Picture, top: float, width: float) -> list[LegendEntry]:
+    """Return the legend of the kinds and line styles that occur, wrapped to the width."""
     styles: dict[Style, str] = {"rows": "rows", "weights": "weights", "next": "to the next round"}
     entries: list[tuple[str, Style | None, str]] = [(kind, None, kind) for kind in picture.kinds()]
     entries += [("", style, text) for style, text in styles.items() if any(x.style == style for x in picture.lines)]
     entries.append(("", None, "step of the round"))
-    keys: list[Key] = []
+    keys: list[LegendEntry] = []
     x, y = MARGIN, top
     for kind, style, text in entries:
         needed = 34 + text_width(text, SIZES["label"]) + 16
         if x + needed > width - MARGIN / 2 and keys:
             x, y = MARGIN, y + 22
-        keys.append(Key(x, y, kind, style, Text(x + 33, y + 11, text, "label")))
+        keys.append(LegendEntry(x, y, kind, style, TextLine(x + 33, y + 11, text, "label")))
         x += needed
     return keys

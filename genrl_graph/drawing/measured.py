@@ -1,4 +1,4 @@
-"""What a run measured at each node, read from its metrics.jsonl."""
+"""Read the metrics of each node from the metrics.jsonl of a run."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,9 +15,9 @@ METRICS = "metrics.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """Means over the peers (and rounds) of a run; None where a node does not measure it.
+    """The metrics of a node, as means over peers (and rounds); None where a node does not report one.
 
-    `time_share` is of all nodes' seconds; `unjudged` and `zero_variance` are shares of rows and of groups.
+    `time_share` is the share of the seconds of all nodes; `unjudged` is a share of rows, `zero_variance` of groups.
     """
 
     time_share: float | None = None
@@ -31,37 +31,37 @@ class Numbers:
     zero_variance: float | None = None
 
     def texts(self) -> list[str]:
-        """The numbers as pictures show them; shares of nothing bad are left out."""
-        found = []
+        """Return the numbers as pictures show them; counts of trouble, such as failed rows, only where above 0."""
+        texts = []
         if self.time_share is not None and self.seconds is not None:
-            found.append(f"{_share(self.time_share)} of time, {self.seconds:.3g} s")
+            texts.append(f"{_share(self.time_share)} of time, {self.seconds:.3g} s")
         for value, noun in ((self.rows, "rows"), (self.tokens, "tokens")):
             if value is not None:
-                found.append(f"{_number(value)} {noun}")
+                texts.append(f"{_number(value)} {noun}")
         if self.reward is not None:
-            found.append(f"reward {self.reward:.3f}")
+            texts.append(f"reward {self.reward:.3f}")
         if self.zero_variance is not None:
-            found.append(f"zero variance {_share(self.zero_variance)}")
+            texts.append(f"zero variance {_share(self.zero_variance)}")
         if self.unjudged:
-            found.append(f"unjudged {_share(self.unjudged)}")
+            texts.append(f"unjudged {_share(self.unjudged)}")
         for value, noun in ((self.failed_rows, "failed"), (self.refused, "refused")):
             if value:
-                found.append(f"{_number(value)} {noun}")
-        return found
+                texts.append(f"{_number(value)} {noun}")
+        return texts
 
 
 @dataclass(frozen=True, slots=True)
 class RunNumbers:
-    """The numbers of a run by node, and a title that says of which rounds and peers they are."""
+    """The numbers of a run by node, and a title with the rounds and the number of peers that they cover."""
 
     title: str
     nodes: Mapping[str, Numbers]
 
 
 def measured(folder: Path, names: Iterable[str], *, round: int | None = None) -> RunNumbers:
-    """The numbers of one round of a run, or their means over all rounds; evaluations are left out.
+    """Return the numbers of the named nodes in one round of a run, or their means over all training rounds.
 
-    Raises `StoreError` for a folder without metrics, and for a round that is not there.
+    Raises `StoreError` for a folder without metrics, and for a round that was not played.
     """
     lines = [line for line in _lines(folder / METRICS) if "time/round" in line]
     if not lines:
@@ -73,11 +73,11 @@ def measured(folder: Path, names: Iterable[str], *, round: int | None = None) ->
             raise StoreError(f"{folder / METRICS}: no round {round}; the last one is {last} (the first is 0)")
     rounds, peers = {line["round"] for line in lines}, {line["peer"] for line in lines}
     which = f"round {round}" if round is not None else f"mean of {counted(len(rounds), 'round')}"
-    found = {name: _numbers(lines, name) for name in names}
-    total = sum(numbers.seconds or 0.0 for numbers in found.values()) or 1.0
+    by_node = {name: _numbers(lines, name) for name in names}
+    total = sum(numbers.seconds or 0.0 for numbers in by_node.values()) or 1.0
     return RunNumbers(
         f"{folder.name}: {which}, {counted(len(peers), 'peer')}",
-        {name: _with_share(numbers, total) for name, numbers in found.items()},
+        {name: _with_share(numbers, total) for name, numbers in by_node.items()},
     )
 
 
@@ -96,7 +96,7 @@ def _with_share(numbers: Numbers, total: float) -> Numbers:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines that were written to their end."""
+    """Yield the complete lines of a metrics file, as dicts."""
     try:
         text = path.read_text()
     except FileNotFoundError as error:
@@ -109,9 +109,9 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         try:
             values = json.loads(line)
         except json.JSONDecodeError as error:
-            raise StoreError(f"{path}:{number}: no JSON: {error.msg}; take the line out") from error
+            raise StoreError(f"{path}:{number}: no JSON: {error.msg}; remove the line") from error
         if not (isinstance(values, dict) and {"round", "peer"} <= values.keys()):
-            raise StoreError(f"{path}:{number}: wants an object with a round and a peer; take the line out")
+            raise StoreError(f"{path}:{number}: wants an object with a round and a peer; remove the line")
         yield values
 
 

@@ -1,15 +1,15 @@
-"""A picture as a Mermaid flowchart, which GitHub draws: stages as boxes, kinds as shapes and colours."""
+"""Render a picture as a Mermaid flowchart, which GitHub draws: stages as boxes, kinds as shapes and colours."""
 
 from collections.abc import Iterator
 
-from genrl_graph.drawing.kinds import FRAME, FRAME_LINE, INK, WEIGHTS, look
+from genrl_graph.drawing.kinds import FRAME, FRAME_LINE, INK, WEIGHTS, style_of
 from genrl_graph.drawing.picture import Box, Line, Picture, clipped
 
 _CLIP = 60
 
 
 def mermaid(picture: Picture) -> str:
-    """The picture as Mermaid text: weights and what is carried to the next round are dashed."""
+    """Render a picture as Mermaid text; lines of weights and to the next round are dashed."""
     ids = {name: _id(name) for name in picture.boxes}
     lines = ["flowchart TB"]
     for box in picture.boxes.values():
@@ -24,7 +24,7 @@ def mermaid(picture: Picture) -> str:
     dashed, at = [], 0
     for line in picture.lines:
         for reader in dict.fromkeys(read.reader for read in line.reads):
-            end = ids[reader] if line.style != "next" else _next(ids, picture.boxes[reader])
+            end = ids[reader] if line.style != "next" else _next_round_node(ids, picture.boxes[reader])
             lines.append(f"  {ids[line.origin]} {_arrow(line)} {end}")
             dashed += [at] if line.style != "rows" else []
             at += 1
@@ -37,11 +37,11 @@ def _shape(picture: Picture, box: Box) -> str:
     if picture.with_params:
         texts += [_text(clipped(f"{name}: {value}", _CLIP)) for name, value in box.params.items()]
     texts += [_text(text) for text in box.numbers.texts()]
-    return look(box.kind).mermaid.format("<br/>".join(texts))
+    return style_of(box.kind).mermaid.format("<br/>".join(texts))
 
 
-def _next(ids: dict[str, str], box: Box) -> str:
-    """A carry in the next round: another node, because Mermaid lays out no cycle well."""
+def _next_round_node(ids: dict[str, str], box: Box) -> str:
+    """Return a carry in the next round as a node of its own, because Mermaid lays out cycles badly."""
     name = f"{ids[box.name]}_next"
     while name in ids.values():
         name += "_"
@@ -54,8 +54,8 @@ def _arrow(line: Line) -> str:
 
 def _styles(picture: Picture, dashed: list[int]) -> Iterator[str]:
     for kind in picture.kinds():
-        how = look(kind)
-        yield f"  classDef {kind} fill:{how.fill},stroke:{how.line},stroke-width:2px,color:{INK}"
+        style = style_of(kind)
+        yield f"  classDef {kind} fill:{style.fill},stroke:{style.line},stroke-width:2px,color:{INK}"
     for stage in range(picture.stages):
         yield f"  style stage{stage} fill:{FRAME},stroke:{FRAME_LINE},color:{INK}"
     if dashed:
@@ -63,12 +63,12 @@ def _styles(picture: Picture, dashed: list[int]) -> Iterator[str]:
 
 
 def _id(name: str) -> str:
-    """The name where Mermaid can take it for one; words of its grammar and other characters are escaped."""
+    """Return a node id for a name, with reserved words and special characters escaped."""
     plain = "".join(c if c.isascii() and (c.isalnum() or c == "_") else f"_{ord(c):x}_" for c in name)
     reserved = {"end", "graph", "subgraph", "flowchart", "style", "class", "click", "default", "direction", "linkStyle"}
     return f"{plain}_" if plain in reserved or plain.startswith("stage") else plain
 
 
 def _text(text: str) -> str:
-    """The text with the characters that end a label, or stand for markup, as Mermaid's entities."""
+    """Escape the characters that end a label or are markup, as Mermaid entities."""
     return "".join(f"#{ord(c)};" if c in '"#<>[]{}()|&;`\\' or c < " " else c for c in text)

@@ -1,5 +1,5 @@
 "use strict";
-// Pan, zoom, search and the panel of a node. The picture is the SVG in the page; what the panel says is JSON beside it.
+// Pan, zoom, search and the panel of a node. The picture is the SVG in the page; the data of the panel is JSON in it.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const picture = document.getElementById("picture");
@@ -19,7 +19,7 @@
     show();
   }
 
-  // SVG points a pixel, and the point at the top left of the element (the picture is centred in it).
+  // SVG points per pixel, and the point at the top left of the element (the picture is centred in it).
   function scale() {
     const area = picture.getBoundingClientRect();
     const per = Math.max(view.w / area.width, view.h / area.height);
@@ -55,17 +55,17 @@
   }
 
   function element(tag, text, parent, className) {
-    const made = document.createElement(tag);
-    made.textContent = text;
-    if (className) made.className = className;
-    parent.append(made);
-    return made;
+    const node = document.createElement(tag);
+    node.textContent = text;
+    if (className) node.className = className;
+    parent.append(node);
+    return node;
   }
 
   function link(name, parent) {
-    const made = element("a", name, parent);
-    made.href = "#" + encodeURIComponent(name);
-    made.addEventListener("click", (event) => {
+    const node = element("a", name, parent);
+    node.href = "#" + encodeURIComponent(name);
+    node.addEventListener("click", (event) => {
       event.preventDefault();
       choose(name);
       centre(name);

@@ -1,4 +1,4 @@
-"""What every format draws: boxes, the lines between them, and the steps of a round; no geometry and no markup."""
+"""The content of a picture, the same for all formats: boxes, lines between them, steps; no geometry, no markup."""
 
 import inspect
 import json
@@ -17,7 +17,7 @@ Style = Literal["rows", "weights", "next"]
 
 @dataclass(frozen=True, slots=True)
 class LineEnd:
-    """Box `reader` reads a line with its input `socket` (`socket.key` of several)."""
+    """An end of a line: the box `reader` and its input `socket` (`socket.key` where an input takes several by name)."""
 
     reader: str
     socket: str
@@ -25,7 +25,7 @@ class LineEnd:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One output and all that read it: rows, weights, or what a carry is in the next round."""
+    """One output and all its readers; its style says whether it carries rows, weights, or the next value of a carry."""
 
     ref: str
     origin: str
@@ -36,7 +36,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A node, or a carry (which has no stage). `steps` are its places in the round: two for an exchange."""
+    """A node, or a carry (without a stage). `steps` are its step numbers in the round: two for an exchange."""
 
     name: str
     type_name: str
@@ -50,13 +50,13 @@ class Box:
 
     @property
     def is_exchange(self) -> bool:
-        """Whether this box opens at one step and closes at another."""
+        """True for an exchange, which opens at one step and closes at another."""
         return len(self.steps) == 2
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A game as all formats draw it; `measured` says what the numbers of the boxes are, if there are any."""
+    """A game as all formats draw it; `measured` is the title of the numbers in boxes, empty without numbers."""
 
     name: str
     subtitle: str
@@ -68,17 +68,17 @@ class Picture:
     measured: str
 
     def kinds(self) -> list[str]:
-        """The kinds that occur, in the order of their first box."""
+        """List the kinds that occur, in the order of their first box."""
         return list(dict.fromkeys(box.kind for box in self.boxes.values()))
 
     def inputs(self, name: str) -> Iterator[tuple[str, Line]]:
-        """Each input of a box, and the line that it reads."""
+        """Yield each input of a box with the line that it reads."""
         for line in self.lines:
             yield from ((read.socket, line) for read in line.reads if read.reader == name)
 
 
 def picture(schedule: Schedule, *, params: bool = False, run: RunNumbers | None = None) -> Picture:
-    """The picture of a compiled graph, with its params and with the numbers of a run where they are asked for."""
+    """Make the picture of a compiled graph, with params if asked, and with the numbers of a run if given."""
     graph = schedule.graph
     exchanges = sum(step.action == "open" for step in schedule.steps)
     counts = [
@@ -122,12 +122,12 @@ def _box(schedule: Schedule, part: Part, numbers: Numbers | None) -> Box:
         steps=steps,
         doc=inspect.getdoc(part.cls) or "",
         note=note,
-        params={name: _written(value) for name, value in part.portable_params().items()},
+        params={name: _param_text(value) for name, value in part.portable_params().items()},
         numbers=numbers or Numbers(),
     )
 
 
-def _written(value: object) -> str:
+def _param_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -147,6 +147,6 @@ def _lines(schedule: Schedule) -> Iterator[Line]:
 
 
 def clipped(text: str, width: int) -> str:
-    """The text in one line of at most `width` characters."""
+    """Return the text in one line of at most `width` characters."""
     text = " ".join(text.split())
     return text if len(text) <= width else f"{text[: width - 1]}…"

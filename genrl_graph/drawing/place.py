@@ -1,7 +1,7 @@
-"""Where boxes stand: a grid in which every stage is a group of columns and rows run down.
+"""Place boxes in a grid, in which each stage is a group of columns and rows run downwards.
 
-Carries stand in a column of their own at the left, sources in the top row, and what reads a box of its own stage
-below it. A reader stands under what it reads where that place is free, and an exchange at the side of the next stage.
+Carries have a column of their own at the left, sources are in the top row, and a box is below the boxes of its stage
+that it reads: directly below, where that cell is free. Exchanges are placed last in their row, towards the next stage.
 """
 
 import math
@@ -13,7 +13,7 @@ from genrl_graph.drawing.picture import Picture
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A place in the grid."""
+    """A cell of the grid."""
 
     column: int
     row: int
@@ -21,7 +21,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The cell of every box; `spans` are the columns of each stage, first and last."""
+    """The cell of every box; `spans` are the first and last column of each stage."""
 
     cells: dict[str, Cell]
     spans: dict[int, tuple[int, int]]
@@ -30,7 +30,7 @@ class Grid:
 
 
 def place(picture: Picture) -> Grid:
-    """The grid of a picture."""
+    """Place the boxes of a picture in a grid."""
     carries = [name for name, box in picture.boxes.items() if box.stage is None]
     cells = {name: Cell(0, at) for at, name in enumerate(carries)}
     column = 1 if carries else 0
@@ -47,17 +47,17 @@ def place(picture: Picture) -> Grid:
 
 
 def _origins(picture: Picture) -> dict[str, list[str]]:
-    """What each box reads, in the order written; the next round does not count."""
-    found: dict[str, list[str]] = {name: [] for name in picture.boxes}
+    """Return the boxes that each box reads, in order; without the next values of carries."""
+    origins: dict[str, list[str]] = {name: [] for name in picture.boxes}
     for line in picture.lines:
         if line.style != "next":
             for read in line.reads:
-                found[read.reader].append(line.origin)
-    return found
+                origins[read.reader].append(line.origin)
+    return origins
 
 
 def _ranks(picture: Picture, names: list[str], has_sources: bool) -> dict[str, int]:
-    """How far down each box of a stage stands, if rows could be of any length."""
+    """Return the rank of each box of a stage: its row, if rows could be of any length."""
     origins = _origins(picture)
     ranks: dict[str, int] = {}
     for step in picture.steps:
@@ -70,16 +70,16 @@ def _ranks(picture: Picture, names: list[str], has_sources: bool) -> dict[str, i
 
 
 def _lanes(picture: Picture, names: list[str], ranks: dict[str, int]) -> dict[str, Cell]:
-    """The cells of one stage, its first column being 0; a rank that is too long takes several rows."""
+    """Place the boxes of one stage, from column 0 on; a rank with too many boxes takes several rows."""
     origins = _origins(picture)
     widest = max(4, math.ceil(math.sqrt(1.5 * len(names))))
     cells: dict[str, Cell] = {}
     row = min(ranks.values(), default=0)
     for rank in sorted(set(ranks.values())):
         row = max(row, rank)
-        for part in _parts([name for name in names if ranks[name] == rank], widest):
+        for batch in _batches([name for name in names if ranks[name] == rank], widest):
             taken: set[int] = set()
-            for name in sorted(part, key=lambda name: picture.boxes[name].is_exchange):
+            for name in sorted(batch, key=lambda name: picture.boxes[name].is_exchange):
                 wanted = next((cells[o].column for o in origins[name] if o in cells), 0)
                 free = (column for column in _nearest(wanted) if column not in taken)
                 cells[name] = Cell(next(free), row)
@@ -88,13 +88,13 @@ def _lanes(picture: Picture, names: list[str], ranks: dict[str, int]) -> dict[st
     return cells
 
 
-def _parts(names: list[str], size: int) -> Iterator[list[str]]:
+def _batches(names: list[str], size: int) -> Iterator[list[str]]:
     for at in range(0, len(names), size):
         yield names[at : at + size]
 
 
 def _nearest(column: int) -> Iterator[int]:
-    """Columns by their distance, those to the right first."""
+    """Yield columns by their distance, at equal distance the right one first."""
     yield column
     for distance in range(1, 10_000):
         yield column + distance

@@ -1,4 +1,4 @@
-"""A picture as PNG, drawn with Pillow and the font that comes with it: no fonts of the machine, and opaque white."""
+"""Render a picture as PNG with Pillow and its built-in font: no fonts of the machine, on opaque white."""
 
 import io
 import math
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from genrl_graph.drawing.kinds import FRAME, FRAME_LINE, MUTED, PAPER, WEIGHTS, look
-from genrl_graph.drawing.layout import BAR_INSET, BOLD, SIZES, Key, Layout, Placed, Text, Wire, layout
+from genrl_graph.drawing.kinds import FRAME, FRAME_LINE, MUTED, PAPER, WEIGHTS, style_of
+from genrl_graph.drawing.layout import BAR_INSET, BOLD, SIZES, Layout, LegendEntry, PlacedBox, TextLine, Wire, layout
 from genrl_graph.drawing.picture import Picture
 from genrl_graph.drawing.shapes import Point, flat, outline, rounded
 from genrl_graph.drawing.svg import DASHES, line_colour, text_colour
@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from PIL.ImageFont import ImageFont
 
 SCALE = 2.0
-"""Pixels a point."""
+"""Pixels per point."""
 PIXELS = 60e6
-"""What is drawn at most before it is scaled down; a larger picture is drawn with coarser edges."""
+"""Most pixels of the image before it is scaled down; a larger picture is drawn with coarser edges."""
 
 
 def png(picture: Picture) -> bytes:
-    """The picture as a PNG file of two pixels a point; a very large one has fewer."""
+    """Render a picture as a PNG file with two pixels per point, fewer for a very large picture.
+
+    Raises `ParamError` where Pillow is not installed.
+    """
     try:
         from PIL import Image, ImageDraw
     except ImportError as error:
@@ -80,27 +83,27 @@ class _Brush:
         head = [(x, y + 1), (x - 3.4, y - 6.5), (x + 3.4, y - 6.5)]
         self.draw.polygon([self._p(point) for point in head], colour)
 
-    def _box(self, placed: Placed) -> None:
+    def _box(self, placed: PlacedBox) -> None:
         self._outline(placed.box.kind, placed.x, placed.y, placed.w, placed.h)
         if placed.bar is not None:
             x, y = placed.x + BAR_INSET, placed.y + placed.h - 10
-            for width, colour in ((placed.w - 2 * BAR_INSET, PAPER), (placed.bar, look(placed.box.kind).line)):
+            for width, colour in ((placed.w - 2 * BAR_INSET, PAPER), (placed.bar, style_of(placed.box.kind).line)):
                 self.draw.rectangle([self._p((x, y)), self._p((x + width, y + 3))], colour)
         for text in placed.texts:
             self._text(text)
 
     def _outline(self, kind: str, x: float, y: float, w: float, h: float) -> None:
-        how = look(kind)
-        border, *inner = outline(how.shape, x, y, w, h)
+        style = style_of(kind)
+        border, *inner = outline(style.shape, x, y, w, h)
         points = flat(border)
-        self.draw.polygon([self._p(point) for point in points], how.fill)
-        self._line([*points, points[1]], how.line, 1.6)
+        self.draw.polygon([self._p(point) for point in points], style.fill)
+        self._line([*points, points[1]], style.line, 1.6)
         for path in inner:
-            self._line(flat(path), how.line, 1.0)
+            self._line(flat(path), style.line, 1.0)
 
-    def _key(self, key: Key) -> None:
+    def _key(self, key: LegendEntry) -> None:
         if not key.kind and key.style is None:
-            self._text(Text(key.x + 13, key.y + 11, "1", "step", "middle"))
+            self._text(TextLine(key.x + 13, key.y + 11, "1", "step", "middle"))
         elif key.style is None:
             self._outline(key.kind, key.x, key.y, 26, 15)
         else:
@@ -109,7 +112,7 @@ class _Brush:
                 self._line(piece, colour, 1.6)
         self._text(key.text)
 
-    def _text(self, text: Text) -> None:
+    def _text(self, text: TextLine) -> None:
         size = SIZES[text.style] * self.scale
         anchor = {"start": "ls", "middle": "ms", "end": "rs"}[text.anchor]
         bold = 0.022 * size if text.style in BOLD else 0  # the font has one weight
@@ -125,7 +128,7 @@ class _Brush:
 
 
 def _dashed(points: list[Point], dashes: str) -> Iterator[list[Point]]:
-    """The pieces of a path that a pattern of lengths (on, off) leaves; all of it where there is no pattern."""
+    """Yield the visible pieces of a path under a dash pattern of lengths (on, off); all of it without a pattern."""
     if not dashes:
         yield points
         return

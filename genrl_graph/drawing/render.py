@@ -1,4 +1,4 @@
-"""A graph as a picture, in six formats; nothing is asked of a network, and equal graphs give equal bytes."""
+"""Render a graph as a picture in six formats, without network access; equal graphs give equal bytes."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,37 +24,37 @@ ENDINGS: Mapping[str, str] = {
     ".html": "html",
     ".htm": "html",
 }
-"""The format that the ending of a file stands for."""
+"""Format by ending of the file."""
 FORMATS = tuple(dict.fromkeys(ENDINGS.values()))
 
 
 def draw(schedule: Schedule, format: str = "svg", *, params: bool = False, run: RunNumbers | None = None) -> bytes:
-    """The picture of a compiled graph as the contents of a file.
+    """Draw a compiled graph and return the contents of the picture file.
 
-    `params` shows those that differ from their defaults, `run` what a run measured
-    (`genrl_graph.drawing.measured`). Raises `ParamError` for an unknown format.
+    `params` shows the params that differ from their defaults, `run` the metrics of a run (see
+    `genrl_graph.drawing.measured`). Raises `ParamError` for an unknown format.
     """
     return render(picture(schedule, params=params, run=run), format)
 
 
 def render(drawn: Picture, format: str) -> bytes:
-    """A picture in a format of `FORMATS`."""
+    """Render a picture in one of `FORMATS`; raises `ParamError` for any other format."""
     if format not in _RENDERERS:
         hint = did_you_mean(format, FORMATS) or f"; it is one of {', '.join(FORMATS)}"
         raise ParamError(f"--format {format}: no such format{hint}")
-    made = _RENDERERS[format](drawn)
-    return made if isinstance(made, bytes) else made.encode()
+    contents = _RENDERERS[format](drawn)
+    return contents if isinstance(contents, bytes) else contents.encode()
 
 
 def mermaid(schedule: Schedule) -> str:
-    """The graph as a Mermaid flowchart."""
+    """Return a compiled graph as a Mermaid flowchart."""
     return mermaids.mermaid(picture(schedule))
 
 
 def format_of(out: Path | None, format: str | None) -> str:
-    """The format that was asked for by name or by the ending of the file; text where nothing was.
+    """Return the format given by name, else by the ending of the file, else text.
 
-    Raises `ParamError` for an ending that stands for none.
+    Raises `ParamError` for an unknown ending.
     """
     if format is not None or out is None:
         return format or "text"
@@ -64,10 +64,10 @@ def format_of(out: Path | None, format: str | None) -> str:
     return ENDINGS[out.suffix.lower()]
 
 
-def write(out: Path, made: bytes) -> None:
-    """Write a picture; raises `ParamError` where the file cannot be written."""
+def write(out: Path, contents: bytes) -> None:
+    """Write a picture to a file; raises `ParamError` where it cannot be written."""
     try:
-        out.write_bytes(made)
+        out.write_bytes(contents)
     except OSError as error:
         raise ParamError(f"-o {out}: cannot write: {error.strerror or error}; name another file") from error
 

@@ -11,18 +11,18 @@ Point = tuple[float, float]
 
 
 def outline(shape: Shape, x: float, y: float, w: float, h: float) -> list[Path]:
-    """The closed border of a shape in the rectangle, and the lines drawn on it."""
+    """Return the closed border of a shape in a rectangle, and the lines drawn inside."""
     return _OUTLINES[shape](x, y, w, h)
 
 
 def polygon(*points: Point) -> Path:
-    """A closed path with straight sides."""
+    """Return a closed path with straight sides."""
     first, *rest = points
     return [("M", *first), *(("L", *point) for point in rest), ("Z",)]
 
 
 def rounded(points: list[Point], radius: float) -> Path:
-    """An open path through the points, with rounded corners."""
+    """Return an open path through the points, with rounded corners."""
     path: Path = [("M", *points[0])]
     for before, corner, after in zip(points, points[1:], points[2:], strict=False):
         cut = min(radius, math.dist(before, corner) / 2, math.dist(corner, after) / 2)
@@ -33,7 +33,7 @@ def rounded(points: list[Point], radius: float) -> Path:
 
 
 def flat(path: Path, steps: int = 6) -> list[Point]:
-    """The points of a path, its curves in that many straight pieces."""
+    """Return the points of a path, with each curve in `steps` straight pieces."""
     points: list[Point] = []
     for command in path:
         if len(command) == 3:
@@ -55,12 +55,12 @@ def _towards(start: Point, end: Point, distance: float) -> Point:
 
 
 def _arc(cx: float, cy: float, rx: float, ry: float, start: int, stop: int) -> Path:
-    """An elliptic arc between two angles in eighths of a turn, as curves from where the path is."""
+    """Return an elliptic arc between two angles, in eighths of a turn, as curves that continue a path."""
     path: Path = []
     half = math.pi / 8
-    way = 1 if stop > start else -1
-    for eighth in range(start, stop, way):
-        middle, end = (eighth + way / 2) * 2 * half, (eighth + way) * 2 * half
+    direction = 1 if stop > start else -1
+    for eighth in range(start, stop, direction):
+        middle, end = (eighth + direction / 2) * 2 * half, (eighth + direction) * 2 * half
         reach = 1 / math.cos(half)
         control = (cx + rx * reach * math.cos(middle), cy + ry * reach * math.sin(middle))
         path.append(("Q", *control, cx + rx * math.cos(end), cy + ry * math.sin(end)))

@@ -1,10 +1,10 @@
-"""A picture as SVG: on white ground, so that it is readable on any page; classes let a page style it."""
+"""Render a picture as SVG: on white, to be readable on any page; its classes let a page style it."""
 
 from collections.abc import Iterator
 from html import escape
 
-from genrl_graph.drawing.kinds import FRAME, FRAME_LINE, INK, MUTED, PAPER, WEIGHTS, look
-from genrl_graph.drawing.layout import BAR_INSET, BOLD, SIZES, Key, Layout, Placed, Text, Wire, layout
+from genrl_graph.drawing.kinds import FRAME, FRAME_LINE, INK, MUTED, PAPER, WEIGHTS, style_of
+from genrl_graph.drawing.layout import BAR_INSET, BOLD, SIZES, Layout, LegendEntry, PlacedBox, TextLine, Wire, layout
 from genrl_graph.drawing.picture import Picture, Style
 from genrl_graph.drawing.shapes import Path, outline, polygon, rounded
 
@@ -13,7 +13,7 @@ DASHES: dict[Style, str] = {"rows": "", "weights": "6 4", "next": "2 3"}
 
 
 def svg(picture: Picture) -> str:
-    """The picture as one SVG document, the same bytes for the same picture."""
+    """Render a picture as one SVG document; equal pictures give equal bytes."""
     drawn = layout(picture)
     size = f'width="{_n(drawn.width)}" height="{_n(drawn.height)}" viewBox="0 0 {_n(drawn.width)} {_n(drawn.height)}"'
     return "\n".join(
@@ -28,7 +28,7 @@ def svg(picture: Picture) -> str:
 
 
 def svg_body(drawn: Layout) -> Iterator[str]:
-    """The elements of the picture, from the back to the front."""
+    """Yield the elements of the picture, from back to front."""
     for frame in drawn.frames:
         area = f'x="{_n(frame.x)}" y="{_n(frame.y)}" width="{_n(frame.w)}" height="{_n(frame.h)}" rx="8"'
         yield f'<g class="stage"><rect {area} fill="{FRAME}" stroke="{FRAME_LINE}"/>{_label(frame.label)}</g>'
@@ -43,12 +43,12 @@ def svg_body(drawn: Layout) -> Iterator[str]:
 
 
 def line_colour(style: Style, kind: str) -> str:
-    """Rows have the colour of the kind that gives them; weights have their own."""
-    return look(kind).line if style == "rows" else WEIGHTS
+    """Return the colour of a line: for rows that of the kind that gives them, else that of weights."""
+    return style_of(kind).line if style == "rows" else WEIGHTS
 
 
-def text_colour(text: Text) -> str:
-    """The colour of a text by its style."""
+def text_colour(text: TextLine) -> str:
+    """Return the colour of a text by its style."""
     if text.line is not None and text.line != "rows":
         return WEIGHTS
     return MUTED if text.style in ("subtitle", "stage", "step", "label", "note", "param") else INK
@@ -61,17 +61,17 @@ def _wire(wire: Wire) -> str:
     head = _path([polygon((x, y + 1), (x - 3.4, y - 6.5), (x + 3.4, y - 6.5))])
     names = f'data-from="{_text(wire.line.origin)}" data-to="{_text(wire.reader)}"'
     sockets = ", ".join(read.socket for read in wire.line.reads if read.reader == wire.reader)
-    said = f"{wire.line.ref} ({wire.line.label}) → {wire.reader}.{sockets}"
+    tooltip = f"{wire.line.ref} ({wire.line.label}) → {wire.reader}.{sockets}"
     kind = f"k-{wire.kind}" if wire.line.style == "rows" else "k-carry"
     body = _path([rounded([*wire.points[:-1], (x, y - 5)], 6)])
     return (
-        f'<g class="wire {wire.line.style} {_text(kind)}" {names}><title>{_text(said)}</title>'
+        f'<g class="wire {wire.line.style} {_text(kind)}" {names}><title>{_text(tooltip)}</title>'
         f'<path class="way" d="{body}" fill="none" stroke="{colour}" stroke-width="1.4"{dash}/>'
         f'<path class="head" d="{head}" fill="{colour}"/></g>'
     )
 
 
-def _box(placed: Placed) -> Iterator[str]:
+def _box(placed: PlacedBox) -> Iterator[str]:
     box = placed.box
     yield f'<g class="box k-{_text(box.kind)}" data-name="{_text(box.name)}">'
     yield f"<title>{_text(f'{box.name}: {box.type_name}')}</title>"
@@ -82,34 +82,35 @@ def _box(placed: Placed) -> Iterator[str]:
         yield f'<rect class="bar" x="{_n(x)}" y="{_n(y)}" width="{whole}" height="3" fill="{PAPER}"/>'
         yield (
             f'<rect class="time" x="{_n(x)}" y="{_n(y)}" width="{_n(placed.bar)}" height="3" '
-            f'fill="{look(box.kind).line}"/>'
+            f'fill="{style_of(box.kind).line}"/>'
         )
     yield from (_label(text) for text in placed.texts)
     yield "</g>"
 
 
 def _outline(kind: str, x: float, y: float, w: float, h: float) -> str:
-    how = look(kind)
-    border, *inner = outline(how.shape, x, y, w, h)
-    drawn = f'<path class="outline" d="{_path([border])}" fill="{how.fill}" stroke="{how.line}" stroke-width="1.6"/>'
+    style = style_of(kind)
+    border, *inner = outline(style.shape, x, y, w, h)
+    colours = f'fill="{style.fill}" stroke="{style.line}"'
+    element = f'<path class="outline" d="{_path([border])}" {colours} stroke-width="1.6"/>'
     if inner:
-        drawn += f'<path class="inner" d="{_path(inner)}" fill="none" stroke="{how.line}"/>'
-    return drawn
+        element += f'<path class="inner" d="{_path(inner)}" fill="none" stroke="{style.line}"/>'
+    return element
 
 
-def _key(key: Key) -> str:
+def _key(key: LegendEntry) -> str:
     if not key.kind and key.style is None:
-        return _label(Text(key.x + 13, key.y + 11, "1", "step", "middle")) + _label(key.text)
+        return _label(TextLine(key.x + 13, key.y + 11, "1", "step", "middle")) + _label(key.text)
     if key.style is None:
         return f'<g class="box k-{_text(key.kind)}">{_outline(key.kind, key.x, key.y, 26, 15)}{_label(key.text)}</g>'
     colour = MUTED if key.style == "rows" else WEIGHTS
     dash = f' stroke-dasharray="{DASHES[key.style]}"' if DASHES[key.style] else ""
-    way = f'd="M{_n(key.x)} {_n(key.y + 8)}h26" fill="none" stroke="{colour}" stroke-width="1.6"{dash}'
+    line = f'd="M{_n(key.x)} {_n(key.y + 8)}h26" fill="none" stroke="{colour}" stroke-width="1.6"{dash}'
     carried = "" if key.style == "rows" else " k-carry"
-    return f'<g class="wire {key.style}{carried}"><path class="way" {way}/>{_label(key.text)}</g>'
+    return f'<g class="wire {key.style}{carried}"><path class="way" {line}/>{_label(key.text)}</g>'
 
 
-def _label(text: Text) -> str:
+def _label(text: TextLine) -> str:
     anchor = "" if text.anchor == "start" else f' text-anchor="{text.anchor}"'
     weight = ' font-weight="bold"' if text.style in BOLD else ""
     style = "" if text.line is None else f" {text.line}"
@@ -128,5 +129,5 @@ def _n(number: float) -> str:
 
 
 def _text(text: str) -> str:
-    """The text for XML, without the characters that XML cannot hold."""
+    """Escape text for XML, without the characters that XML cannot hold."""
     return escape("".join(c for c in text if c >= " " and not "\ud800" <= c <= "\udfff" and c not in "\ufffe\uffff"))

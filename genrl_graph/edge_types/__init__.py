@@ -1,1 +1,1 @@
-"""What travels on edges: typed frames, their marks, the rules for rows of other peers."""
+"""Edge types: typed frames of rows, the marks on them, and the checks of rows from other peers."""

@@ -1,4 +1,4 @@
-"""The steps of one trajectory as a person reads them: boards where observations are such, else a line a step."""
+"""Render one trajectory for people: as boards if the observations are boards, else one line per step."""
 
 from typing import TYPE_CHECKING
 
@@ -14,57 +14,61 @@ LONGEST_SIDE, MOST_PLANES = 19, 2
 WIDTH = 78
 MOST_NUMBERS = 8
 SIGNS = np.array([".", "x", "o", "*"])
-"""Of a cell: nothing, in the first plane, in the second, in both. In games of two the first are one's own pieces."""
+"""Symbols of a cell: empty, in the first plane, in the second, in both.
+
+In two-player games the first plane holds one's own pieces.
+"""
 
 
-def moves(steps: "Trajectories", rows: NDArray[np.int64]) -> Transcript:
-    """The transcript of a trajectory whose `steps`, in their order, stand at `rows`."""
+def trajectory_transcript(steps: "Trajectories", rows: NDArray[np.int64]) -> Transcript:
+    """Return the transcript of one trajectory; `steps` are sorted, and `rows` are their positions in the frame."""
     actions = steps.values("action")
     (last,) = steps.take([len(steps) - 1]).rows("seat", "finish")
     finish = last["finish"] or "no end"
     facts = f"seat {last['seat']}, {len(steps)} {'step' if len(steps) == 1 else 'steps'}, {finish}"
-    seen = steps.numpy("observation")
-    told = _boards(steps, seen) if is_board(seen) else _lines(steps, seen)
-    return Transcript(rows, facts, f"actions {' '.join(map(str, actions))}", (("[moves]", told),))
+    observations = steps.numpy("observation")
+    text = _boards(steps, observations) if is_board(observations) else _lines(steps, observations)
+    return Transcript(rows, facts, f"actions {' '.join(map(str, actions))}", (("[moves]", text),))
 
 
-def is_board(seen: NDArray[np.float32]) -> bool:
-    """Whether observations of shape (steps, ...) are height x width x few planes of zeros and ones."""
-    small = seen.ndim == 4 and max(seen.shape[1:3]) <= LONGEST_SIDE and 1 <= seen.shape[3] <= MOST_PLANES
-    return small and bool(np.isin(seen, (0.0, 1.0)).all())
+def is_board(observations: NDArray[np.float32]) -> bool:
+    """Return whether observations are small boards: shape (steps, height, width, planes), zeros and ones only."""
+    shape = observations.shape
+    small = len(shape) == 4 and max(shape[1:3]) <= LONGEST_SIDE and 1 <= shape[3] <= MOST_PLANES
+    return small and bool(np.isin(observations, (0.0, 1.0)).all())
 
 
-def board(seen: NDArray[np.float32]) -> list[str]:
-    """One board, a line a row."""
-    cells = (seen @ (1 << np.arange(seen.shape[-1]))).astype(int)
+def board(observation: NDArray[np.float32]) -> list[str]:
+    """Render one board of shape (height, width, planes) as one line per row."""
+    cells = (observation @ (1 << np.arange(observation.shape[-1]))).astype(int)
     return [" ".join(row) for row in SIGNS[cells].tolist()]
 
 
-def _boards(steps: "Trajectories", seen: NDArray[np.float32]) -> str:
-    """As many boards beside each other as there is room for; above each the step, its action and its reward."""
+def _boards(steps: "Trajectories", observations: NDArray[np.float32]) -> str:
+    """Render as many boards side by side as fit, each below its step, action and reward."""
     blocks = []
-    for at, (head, one) in enumerate(zip(_heads(steps), seen, strict=True)):
-        lines = [f"{at}: {head}", *board(one)]
+    for step, (head, observation) in enumerate(zip(_heads(steps), observations, strict=True)):
+        lines = [f"{step}: {head}", *board(observation)]
         width = max(map(len, lines))
         blocks.append([line.ljust(width) for line in lines])
     width = max(len(line) for block in blocks for line in block) + 3
-    many = max(WIDTH // width, 1)
-    shelves = [blocks[at : at + many] for at in range(0, len(blocks), many)]
-    drawn = ["\n".join("   ".join(parts).rstrip() for parts in zip(*shelf, strict=True)) for shelf in shelves]
-    return "\n\n".join(drawn)
+    per_strip = max(WIDTH // width, 1)
+    strips = [blocks[start : start + per_strip] for start in range(0, len(blocks), per_strip)]
+    texts = ["\n".join("   ".join(parts).rstrip() for parts in zip(*strip, strict=True)) for strip in strips]
+    return "\n\n".join(texts)
 
 
-def _lines(steps: "Trajectories", seen: NDArray[np.float32]) -> str:
-    flat = seen.reshape(len(seen), -1)[:, :MOST_NUMBERS]
-    more = " ..." if np.prod(seen.shape[1:]) > MOST_NUMBERS else ""
+def _lines(steps: "Trajectories", observations: NDArray[np.float32]) -> str:
+    flat = observations.reshape(len(observations), -1)[:, :MOST_NUMBERS]
+    more = " ..." if np.prod(observations.shape[1:]) > MOST_NUMBERS else ""
     lines = []
-    for at, (head, numbers) in enumerate(zip(_heads(steps), flat, strict=True)):
-        lines.append(f"{at}: {head}  sees {' '.join(f'{number:.3g}' for number in numbers)}{more}")
+    for step, (head, numbers) in enumerate(zip(_heads(steps), flat, strict=True)):
+        lines.append(f"{step}: {head}  sees {' '.join(f'{number:.3g}' for number in numbers)}{more}")
     return "\n".join(lines)
 
 
 def _heads(steps: "Trajectories") -> list[str]:
-    """What was done at each step, and what it earned where that is known and not 0."""
+    """Return the action of each step, and its reward if there is one other than 0."""
     actions = steps.values("action")
     rewards = steps.numpy("reward") if "reward" in steps.table.column_names else np.zeros(len(steps))
     return [

@@ -1,4 +1,4 @@
-"""What people are shown of rows of a type: the numbers that come first, and what happened in words."""
+"""Display of edge types to people: the metrics that come first, and transcripts of rows."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class DisplayMetrics:
-    """Which metrics of the generators of a type are shown first; `*` in a name is any opponent, kind or term.
+    """The metrics that are shown first for generators of an edge type.
 
-    `line` are those of every round, the outcome before all others; `evaluation` come with them where a policy is
-    tested. `unit` is the metric that counts what is made one after another, `effort` what a round of it costs, with
-    the words for it.
+    `line` are the name patterns of every round, the outcome first; `evaluation` are added in evaluations. A `*` in a
+    pattern stands for any opponent, kind or term. `unit` is the metric whose rate per second is shown, summed over
+    peers ("" for tokens). `effort` maps metrics that describe the cost of a round to the words for them.
     """
 
     line: tuple[str, ...] = ()
@@ -23,7 +23,7 @@ class DisplayMetrics:
     effort: Mapping[str, str] = field(default_factory=dict)
 
     def chosen(self, names: Iterable[str], *, evaluating: bool = False) -> list[str]:
-        """Those of these names that are shown, in the order of the patterns; what is told of one opponent together."""
+        """Return the names that are shown, in the order of the patterns; those of one opponent stay together."""
         patterns = self.line + (self.evaluation if evaluating else ())
         known = list(names)
         places = {name: place(name, patterns) for name in known if any(fnmatchcase(name, p) for p in patterns)}
@@ -31,18 +31,18 @@ class DisplayMetrics:
 
 
 def place(name: str, patterns: tuple[str, ...]) -> tuple[int, str, int]:
-    """Where a name stands: plain names as they are listed, then `<opponent>/...` by opponent."""
-    at = next(at for at, pattern in enumerate(patterns) if fnmatchcase(name, pattern))
+    """Return the sort key of a name: plain names by pattern, then `<opponent>/...` by opponent and pattern."""
+    rank = next(rank for rank, pattern in enumerate(patterns) if fnmatchcase(name, pattern))
     group = name.rpartition("/")[0]
-    return (1, group, at) if group else (0, "", at)
+    return (1, group, rank) if group else (0, "", rank)
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """What some rows tell together: one row a completion, the steps of one seat an episode.
+    """The text form of rows that belong together: one completion, or the steps of one trajectory.
 
-    `rows` are their places in the order of what happened; `facts` say how long it was and how it ended, `gist` is
-    its start in a line, `parts` what happened, each under its heading.
+    `rows` are their positions in the frame, in order of time. `facts` give the length and the end, `gist` is a preview
+    in one line, and `parts` are pairs of heading and text.
     """
 
     rows: NDArray[np.int64]

@@ -1,8 +1,8 @@
-"""Edge types: what an output gives and an input wants.
+"""Edge types: the types of outputs, and the types that inputs accept.
 
-An edge type is a base class (a frame of rows, or a carried value such as a policy) and the marks that nodes
-have added to it on the way: a reward adds `Scored`, an advantage `Credited`, an exchange `Peer`.
-Marks are written as generic aliases, `Scored[Rollouts]` or `Peer[R]`, so that a node can keep what it is given.
+An edge type is a base class (a frame of rows, or a carried value such as a policy) and the marks that upstream nodes
+have added: a reward adds `Scored`, an advantage `Credited`, an exchange `Peer`. Marks are written as generic aliases,
+`Scored[Rollouts]` or `Peer[R]`; with a type variable a node keeps the base and marks of its input.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,16 +16,16 @@ from genrl_graph.errors import NodeError
 
 
 class EdgeValue:
-    """What may travel on an edge: rows (`Frame`) or a carried value (`Carried`)."""
+    """Base of values on edges: rows (`Frame`) or carried values (`Carried`)."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Something a node adds to rows: a name, the columns that come with it, and the marks it presupposes.
+    """A named addition of a node to rows: the columns that it declares, and the marks that it implies.
 
-    `prefix` allows further columns of one type whose names start with it (`reward_format`, `reward_correct`).
+    `prefix` allows any further columns of one type whose names start with it (`reward_format`, `reward_correct`).
     """
 
     name: str
@@ -41,30 +41,30 @@ MARKS = {mark.name: mark for mark in (SCORED, CREDITED, PEER)}
 
 
 def closure(marks: Iterable[Mark]) -> frozenset[Mark]:
-    """The marks and all that they presuppose."""
-    found: set[Mark] = set()
+    """Return the marks together with all marks that they imply."""
+    closed: set[Mark] = set()
     todo = list(marks)
     while todo:
         mark = todo.pop()
-        if mark not in found:
-            found.add(mark)
+        if mark not in closed:
+            closed.add(mark)
             todo.extend(mark.implies)
-    return frozenset(found)
+    return frozenset(closed)
 
 
 @dataclass(frozen=True, slots=True)
 class EdgeType:
-    """A base class and the marks on it; `Peer[Scored]` is rows of rollouts, scored, from the swarm."""
+    """A base class and the marks on it; `Peer[Scored]` are rollouts with rewards, from other peers too."""
 
     base: type
     marks: frozenset[Mark] = frozenset()
 
-    def accepts(self, given: "EdgeType") -> bool:
-        """Whether an input of this type can read `given`: the same or a subclass, with at least these marks."""
-        return issubclass(given.base, self.base) and self.marks <= given.marks
+    def accepts(self, other: "EdgeType") -> bool:
+        """Return whether an input of this type can read `other`: the same base or a subclass, and all these marks."""
+        return issubclass(other.base, self.base) and self.marks <= other.marks
 
     def join(self, other: "EdgeType") -> "EdgeType":
-        """The narrowest type that accepts both."""
+        """Return the narrowest type that accepts both."""
         base = next(b for b in self.base.__mro__ if issubclass(other.base, b))
         return EdgeType(base, self.marks & other.marks)
 
@@ -81,14 +81,14 @@ class EdgeType:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """An edge type as `run` writes it: its base may be a type variable that the inputs bind."""
+    """An edge type in the signature of `run`; its base may be a type variable that the inputs bind."""
 
     base: "type | TypeVar"
     marks: frozenset[Mark]
 
     @property
     def bound(self) -> EdgeType:
-        """The widest edge type that this pattern accepts."""
+        """Return the widest edge type that this pattern accepts."""
         if not isinstance(self.base, TypeVar):
             return EdgeType(self.base, self.marks)
         bound = self.base.__bound__
@@ -96,14 +96,14 @@ class Pattern:
         return EdgeType(bound, self.marks)
 
     def filled(self, bindings: Mapping[TypeVar, EdgeType]) -> EdgeType:
-        """The output type, given what the inputs bound; an unbound variable stands for its default."""
+        """Return the output type for the types that the inputs bound; an unbound variable takes its default."""
         if not isinstance(self.base, TypeVar):
             return EdgeType(self.base, self.marks)
-        given = bindings.get(self.base)
-        if given is None:
+        binding = bindings.get(self.base)
+        if binding is None:
             default = getattr(self.base, "__default__", None)
-            given = EdgeType(default) if isinstance(default, type) else self.bound
-        return EdgeType(given.base, closure(given.marks | self.marks))
+            binding = EdgeType(default) if isinstance(default, type) else self.bound
+        return EdgeType(binding.base, closure(binding.marks | self.marks))
 
     def __str__(self) -> str:
         return str(self.bound if isinstance(self.base, TypeVar) else EdgeType(self.base, self.marks))
@@ -114,7 +114,7 @@ Many = Literal["one", "list", "dict"]
 
 @dataclass(frozen=True, slots=True)
 class Socket:
-    """A named input or output of a node: the type it takes, how many edges, and whether it may stay empty."""
+    """A named input of a node: its type, how many edges it takes, and whether it may stay unwired."""
 
     name: str
     pattern: Pattern
@@ -127,9 +127,9 @@ class Socket:
 
 
 def read_socket(name: str, annotation: Any, *, optional: bool, where: str) -> Socket:
-    """The socket that a parameter's annotation declares.
+    """Read the socket that the annotation of a parameter declares.
 
-    Raises `NodeError` where the annotation is no edge type, `list[edge]`, `dict[str, edge]`, or one of these or None.
+    Raises `NodeError` unless the annotation is an edge type, `list[edge]`, `dict[str, edge]`, or one of these or None.
     """
     where = f"{where}.{name}"
     if get_origin(annotation) in (Union, UnionType):
@@ -149,7 +149,10 @@ def read_socket(name: str, annotation: Any, *, optional: bool, where: str) -> So
 
 
 def read_pattern(annotation: Any, *, where: str) -> Pattern:
-    """The base and marks of an annotation such as `Rollouts`, `R` or `Peer[Scored[R]]`."""
+    """Read the base and marks of an annotation such as `Rollouts`, `R` or `Peer[Scored[R]]`.
+
+    Raises `NodeError` if it is not an edge type.
+    """
     marks: list[Mark] = []
     if get_origin(annotation) is Annotated:
         annotation, *extras = get_args(annotation)

@@ -1,4 +1,4 @@
-"""The base of all rows that travel on edges: immutable, typed columns over a `pyarrow.Table`."""
+"""Frames: immutable rows with typed columns over a `pyarrow.Table`, the base of all rows on edges."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 
 
 class Frame(EdgeValue):
-    """Rows with declared columns; a subclass is an edge type, and declaring one is all that a new game needs.
+    """Rows with declared columns; each subclass is an edge type, and a new game only has to declare one.
 
-    `columns` holds the declared columns in order; `version` belongs to the wire and store format of the type;
-    `task_column` names the column, if there is one, whose tasks a receiver must be able to make itself; `shown` says
-    which numbers of its generators people see first.
-    No value is null. Raises `ColumnError` where a column is missing, unknown, null or of another type.
+    Attributes:
+        columns: Declared columns and their types, in order.
+        version: Version of the type in packets and stores.
+        task_column: Column of task ids that a receiver of rows looks up in its own sources, if the type has it.
+        shown: Metrics that are shown first for generators of this type.
+
+    No value is null. Raises `ColumnError` if a column is missing, unknown, null or of another type.
     """
 
     columns: ClassVar[Mapping[str, Column]] = {}
@@ -40,7 +43,7 @@ class Frame(EdgeValue):
         for parent in cls.__mro__[1:]:
             for name, column in parent.columns.items() if issubclass(parent, Frame) else ():
                 if cls.columns.get(name) != column:
-                    what = f"has not the column {name!r} ({column}) of {parent.__name__}, which it subclasses"
+                    what = f"lacks the column {name!r} ({column}) of its base class {parent.__name__}"
                     raise ColumnError(f"{cls.__name__}: {what}; add it, or subclass Frame")
 
     def __init__(self, table: pa.Table, *, marks: Iterable[Mark] = ()) -> None:
@@ -49,15 +52,15 @@ class Frame(EdgeValue):
 
     @classmethod
     def declared(cls, marks: Iterable[Mark] = ()) -> dict[str, Column]:
-        """The columns of this type with these marks, in order."""
+        """Return the declared columns of this type with these marks, in order."""
         ordered = sorted(closure(marks), key=lambda mark: (len(closure(mark.implies)), mark.name))
         return dict(cls.columns) | {name: column for mark in ordered for name, column in mark.columns.items()}
 
     @classmethod
     def from_columns(cls, values: Mapping[str, Any], *, marks: Iterable[Mark] = ()) -> Self:
-        """A frame of equally long sequences (lists, numpy arrays, Arrow arrays), one a column.
+        """Build a frame from one sequence per column (list, NumPy array or Arrow array), all of one length.
 
-        A numpy array of shape (rows, ...) becomes a tensor column where one is declared.
+        A NumPy array of shape (rows, ...) becomes a tensor column if the type declares one.
         """
         marks = closure(marks)
         declared = cls.declared(marks)
@@ -72,40 +75,41 @@ class Frame(EdgeValue):
 
     @classmethod
     def from_rows(cls, rows: Sequence[Mapping[str, Any]], *, marks: Iterable[Mark] = ()) -> Self:
-        """A frame of dicts, one a row; all rows hold the declared columns."""
+        """Build a frame from one dict per row; every row holds all columns."""
         names = dict.fromkeys([*cls.declared(marks), *(name for row in rows for name in row)])
-        for at, row in enumerate(rows):
+        for position, row in enumerate(rows):
             for name in names:
                 if name not in row:
-                    raise ColumnError(f"{cls.__name__}: row {at} has no {name!r}; all rows hold {', '.join(names)}")
+                    where = f"{cls.__name__}: row {position}"
+                    raise ColumnError(f"{where} has no {name!r}; all rows hold {', '.join(names)}")
         return cls.from_columns({name: [row[name] for row in rows] for name in names}, marks=marks)
 
     @classmethod
     def empty(cls, *, marks: Iterable[Mark] = ()) -> Self:
-        """No rows."""
+        """Return a frame without rows."""
         return cls.from_rows([], marks=marks)
 
     @classmethod
     def concat(cls, frames: Sequence[Self]) -> Self:
-        """The rows of all frames in the order given; the marks, and the columns beyond the declared, that all have.
+        """Concatenate frames in order, with the marks and additional columns that all of them share.
 
-        Raises `ColumnError` where tensors have different shapes.
+        Raises `ColumnError` if tensors have different shapes.
         """
         if not frames:
             return cls.empty()
         marks = frozenset.intersection(*(frame.marks for frame in frames))
         names = [name for name in frames[0].table.column_names if all(name in f.table.column_names for f in frames)]
-        kept = [name for name in names if name in cls.declared(marks) or in_family(name, marks) is not None]
-        full = [frame for frame in frames if len(frame)] or frames[:1]  # without rows a tensor has no shape
+        shared = [name for name in names if name in cls.declared(marks) or in_family(name, marks) is not None]
+        full = [frame for frame in frames if len(frame)] or frames[:1]  # an empty tensor column has no real shape
         try:
-            table = pa.concat_tables([frame.table.select(kept) for frame in full])
+            table = pa.concat_tables([frame.table.select(shared) for frame in full])
         except pa.ArrowInvalid as error:
             raise ColumnError(f"{cls.__name__}: frames that do not fit together: {first_line(error)}") from error
         return cls(table, marks=marks)
 
     @property
     def edge_type(self) -> EdgeType:
-        """The type of the edge that this value may travel on."""
+        """Return the edge type of these rows: their class and marks."""
         return EdgeType(type(self), self.marks)
 
     def __len__(self) -> int:
@@ -122,28 +126,28 @@ class Frame(EdgeValue):
     __hash__ = None  # type: ignore[assignment]  # rows are compared by value and too many to hash
 
     def flaws(self, known: ReceiverContext) -> Iterable[Violation]:
-        """What is wrong in these rows, of another peer, beyond what holds for rows of every type.
+        """Return the rules of this type that rows from another peer break, beyond the rules for all types.
 
-        The first flaw of a row is why it is refused. All tasks of the rows are known.
+        A row is refused for the first of its violations. `known` holds the tasks of all rows.
         """
         return ()
 
     @classmethod
     def story(cls, id: str) -> str:
-        """The name of what a row of this id tells together with others; its own where it stands for itself."""
+        """Return the trajectory id of a row id; by default the id itself."""
         return id
 
     def transcripts(self) -> Iterator[Transcript]:
-        """What happened in these rows as a person reads it; nothing for a type that nobody reads."""
+        """Render these rows for people; by default there is nothing to read."""
         return iter(())
 
     def values(self, column: str) -> list[Any]:
-        """One column as Python values."""
+        """Return one column as Python values."""
         values: list[Any] = self._column(column).to_pylist()
         return values
 
     def numpy(self, column: str) -> "NDArray[Any]":
-        """One column of numbers as an array of shape (rows,), of tensors as (rows, ...), of text as objects."""
+        """Return one column as a NumPy array: numbers (rows,), tensors (rows, ...), text (rows,) of objects."""
         array = self._column(column)
         if isinstance(array.type, pa.FixedShapeTensorType):
             if len(array) == 0:
@@ -154,14 +158,14 @@ class Frame(EdgeValue):
         return numbers
 
     def ragged(self, column: str) -> "list[NDArray[Any]]":
-        """One list column as an array a row, without a copy."""
+        """Return one list column as one array per row, without copying the values."""
         array = self._column(column)
         flat = array.flatten().to_numpy(zero_copy_only=False)
         ends = np.cumsum(array.value_lengths().to_numpy(zero_copy_only=False))
         return np.split(flat, ends[:-1]) if len(array) else []
 
     def rows(self, *columns: str) -> list[dict[str, Any]]:
-        """The rows as dicts, of all columns or of those named."""
+        """Return the rows as dicts of the named columns, or of all columns if none is named."""
         for name in columns:
             self._column(name)
         table = self.table.select(list(columns)) if columns else self.table
@@ -169,24 +173,24 @@ class Frame(EdgeValue):
         return rows
 
     def take(self, indices: "ArrayLike") -> Self:
-        """The rows at these positions, in this order."""
-        given = np.asarray(indices)
-        if given.size and not np.issubdtype(given.dtype, np.integer):
+        """Return the rows at these positions, in this order."""
+        positions = np.asarray(indices)
+        if positions.size and not np.issubdtype(positions.dtype, np.integer):
             raise ColumnError(
-                f"{type(self).__name__}: `take` wants positions, not {given.dtype}; a mask is for `where`"
+                f"{type(self).__name__}: `take` wants positions, not {positions.dtype}; a mask is for `where`"
             )
-        return type(self)(self.table.take(pa.array(given.astype(np.int64))), marks=self.marks)
+        return type(self)(self.table.take(pa.array(positions.astype(np.int64))), marks=self.marks)
 
     def where(self, mask: "ArrayLike") -> Self:
-        """The rows at which the boolean `mask` holds."""
-        given = np.asarray(mask)
-        if given.shape != (len(self),) or (given.size and given.dtype != np.bool_):
-            what = f"a boolean mask of shape ({len(self)},), not {given.dtype} of shape {given.shape}"
+        """Return the rows for which the boolean `mask` is true, shape (rows,)."""
+        flags = np.asarray(mask)
+        if flags.shape != (len(self),) or (flags.size and flags.dtype != np.bool_):
+            what = f"a boolean mask of shape ({len(self)},), not {flags.dtype} of shape {flags.shape}"
             raise ColumnError(f"{type(self).__name__}: `where` wants {what}; positions are for `take`")
-        return type(self)(self.table.filter(pa.array(given.astype(bool))), marks=self.marks)
+        return type(self)(self.table.filter(pa.array(flags.astype(bool))), marks=self.marks)
 
     def positions(self, column: str) -> "dict[Any, NDArray[np.int64]]":
-        """For each value of a column, in order of first appearance, the positions of its rows."""
+        """Return the positions of the rows by value of a column, in order of first appearance."""
         encoded = self._column(column).dictionary_encode()
         codes = encoded.indices.to_numpy(zero_copy_only=False)
         order = np.argsort(codes, kind="stable")
@@ -195,15 +199,15 @@ class Frame(EdgeValue):
         return dict(zip(encoded.dictionary.to_pylist(), parts, strict=True))
 
     def marked(self, mark: Mark, columns: Mapping[str, Any] | None = None) -> Self:
-        """These rows with a mark and its columns; a column that is there already is replaced."""
+        """Return these rows with a mark and its columns; existing columns of the same names are replaced."""
         table = self.table
         for name, value in (columns or {}).items():
             where = f"{type(self).__name__}.{name}"
             array = to_arrow(where, value, mark.columns.get(name) or in_family(name, [mark]))
             if len(array) != len(self):
                 raise ColumnError(f"{where}: {len(array)} values for {len(self)} rows; give one a row")
-            at = table.column_names.index(name) if name in table.column_names else None
-            table = table.append_column(name, array) if at is None else table.set_column(at, name, array)
+            index = table.column_names.index(name) if name in table.column_names else None
+            table = table.append_column(name, array) if index is None else table.set_column(index, name, array)
         return type(self)(table, marks=self.marks | {mark})
 
     def _column(self, name: str) -> pa.Array:
@@ -212,40 +216,50 @@ class Frame(EdgeValue):
             hint = did_you_mean(name, names) or f"; it has {', '.join(names)}"
             raise ColumnError(f"{type(self).__name__}: no column {name!r}{hint}")
         column = self.table.column(name)
-        if column.num_chunks == 0 and isinstance(column.type, pa.FixedShapeTensorType):  # Arrow cannot combine none
+        if column.num_chunks == 0 and isinstance(column.type, pa.FixedShapeTensorType):  # Arrow cannot combine 0 chunks
             return pa.ExtensionArray.from_storage(column.type, pa.array([], column.type.storage_type))
         return column.combine_chunks()
 
     def _conform(self, table: pa.Table) -> pa.Table:
-        declared = self.declared(self.marks)
-        given = table.column_names
-        extra = [name for name in given if name not in declared]
-        for name in extra:
-            if in_family(name, self.marks) is None:
-                hint = did_you_mean(name, declared) or f"; it has {', '.join(declared)}"
-                raise ColumnError(f"{type(self).__name__}: unknown column {name!r}{hint}")
-        for name in declared:
-            if name not in given:
-                raise ColumnError(
-                    f"{type(self).__name__}: column {name!r} is missing; given {', '.join(given) or 'none'}"
-                )
-        if len(set(given)) < len(given):
-            raise ColumnError(f"{type(self).__name__}: two columns of one name; given {', '.join(given)}")
-        wanted = declared | {name: in_family(name, self.marks) for name in extra}
-        if list(wanted) != table.column_names:
-            table = table.select(list(wanted))
-        for at, (name, column) in enumerate(wanted.items()):
-            assert column is not None
-            array = table.column(at)
+        """Check the columns of a table, put them into the declared order and cast them to the declared types."""
+        expected = self._expected_columns(table.column_names)
+        if list(expected) != table.column_names:
+            table = table.select(list(expected))
+        for index, (name, column) in enumerate(expected.items()):
+            array = table.column(index)
             if nulls := sum(map(count_nulls, array.chunks)):
                 raise ColumnError(f"{type(self).__name__}.{name}: {nulls} null values; none is allowed")
             if not fits(column, array.type):
-                table = table.set_column(at, name, cast_column(type(self).__name__, name, array, column))
+                table = table.set_column(index, name, cast_column(type(self).__name__, name, array, column))
         return table
+
+    def _expected_columns(self, names: list[str]) -> dict[str, Column]:
+        """Return the declared columns and those that a mark allows by prefix; `names` are those of the table.
+
+        Raises `ColumnError` for unknown, missing and duplicate names.
+        """
+        declared = self.declared(self.marks)
+        extra: dict[str, Column] = {}
+        for name in names:
+            if name in declared:
+                continue
+            column = in_family(name, self.marks)
+            if column is None:
+                hint = did_you_mean(name, declared) or f"; it has {', '.join(declared)}"
+                raise ColumnError(f"{type(self).__name__}: unknown column {name!r}{hint}")
+            extra[name] = column
+        for name in declared:
+            if name not in names:
+                raise ColumnError(
+                    f"{type(self).__name__}: column {name!r} is missing; given {', '.join(names) or 'none'}"
+                )
+        if len(set(names)) < len(names):
+            raise ColumnError(f"{type(self).__name__}: two columns of one name; given {', '.join(names)}")
+        return declared | extra
 
 
 def in_family(name: str, marks: Iterable[Mark]) -> pa.DataType | None:
-    """The type of a column beyond the declared ones that one of the marks allows by its name, or None."""
+    """Return the type of a column that one of the marks allows by the prefix of its name, or None."""
     for mark in marks:
         if mark.prefix and name.startswith(mark.prefix[0]):
             return mark.prefix[1]
@@ -253,6 +267,6 @@ def in_family(name: str, marks: Iterable[Mark]) -> pa.DataType | None:
 
 
 def frames_of(value: Any) -> Iterator[Frame]:
-    """The frames of an input: one, several in order, or several by name."""
+    """Iterate over the frames of an input value: one frame, a list, or a mapping by name."""
     several = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else (value,)
     return (item for item in several if isinstance(item, Frame))

@@ -1,4 +1,4 @@
-"""The edge types that ship with the language: tasks, rollouts, and the marks that rewards and advantages add."""
+"""Edge types of language games: tasks, rollouts, and rows with rewards and advantages."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Self
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 
 
 class Tasks(Frame):
-    """What a round is about; `metadata` is JSON, `answer` is empty where there is none."""
+    """The tasks of a round; `metadata` is JSON, and `answer` is empty if a task has no reference answer."""
 
     columns = {"id": TEXT, "messages": CHAT, "answer": TEXT, "metadata": TEXT}
     task_column = "id"
     __slots__ = ()
 
     def flaws(self, known: ReceiverContext) -> Iterator[Violation]:
-        """Another question or answer than the own source gives."""
+        """Yield the rows whose messages or answer differ from the task that the receiver's own source makes."""
         own = [known.tasks[id] for id in self.values("id")]
-        for name in ("messages", "answer"):  # a row at a time: a chat is much larger in Python than on the wire
-            given = (value.as_py() for value in self.table.column(name))
-            yield Violation("task", name, differing(given, [getattr(task, name) for task in own]))
+        for name in ("messages", "answer"):  # read row by row: a chat is much larger in Python than in a packet
+            values = (value.as_py() for value in self.table.column(name))
+            yield Violation("task", name, differing(values, [getattr(task, name) for task in own]))
 
 
 class Rollouts(Frame):
-    """Completions with everything that training and lineage need.
+    """Completions of a policy, with the tokens, log-probs and ids that training and lineage need.
 
-    `completion_mask` is 1 where the policy sampled the token; `logprobs` are the sampler's, of the distribution
-    at `temperature`, before any top-p cut; `finish` is stop, length or failed (then `error` says why).
+    `completion_mask` is 1 for tokens that the policy sampled. `logprobs` are the sampler's, from the distribution at
+    `temperature` before top-p. `finish` is stop, length or failed; `error` is the reason of a failure.
     """
 
     columns = {
@@ -68,22 +68,23 @@ class Rollouts(Frame):
     __slots__ = ()
 
     def flaws(self, known: ReceiverContext) -> Iterator[Violation]:
-        """Values that no generator gives, and ids that are not the hash of what they name."""
+        """Yield values that no generator produces, and ids that are not the hash of the content."""
         return rollout_flaws(self, known)
 
     def transcripts(self) -> Iterator[Transcript]:
-        """One for every completion: the chat as it was rendered, and what came back."""
-        for at, row in enumerate(self.rows("messages", "completion", "completion_ids", "finish", "temperature")):
-            said = tuple((f"[{message['role']}]", message["content"]) for message in row["messages"])
+        """Render each row: the messages of its prompt, then the completion."""
+        for position, row in enumerate(self.rows("messages", "completion", "completion_ids", "finish", "temperature")):
+            chat = tuple((f"[{message['role']}]", message["content"]) for message in row["messages"])
             facts = f"{len(row['completion_ids'])} tokens, {row['finish']}, temperature {row['temperature']:g}"
-            yield Transcript(np.asarray([at]), facts, row["completion"], (*said, ("[completion]", row["completion"])))
+            parts = (*chat, ("[completion]", row["completion"]))
+            yield Transcript(np.asarray([position]), facts, row["completion"], parts)
 
     def of(self, task_id: str) -> Self:
-        """The rollouts of one task."""
-        return self.where([given == task_id for given in self.values("task_id")])
+        """Return the rollouts of one task."""
+        return self.where([value == task_id for value in self.values("task_id")])
 
     def finished(self) -> Self:
-        """The rollouts that did not fail."""
+        """Return the rollouts that did not fail."""
         return self.where([finish != "failed" for finish in self.values("finish")])
 
 
@@ -95,10 +96,11 @@ PeerRollouts = Annotated[Rollouts, PEER]
 
 
 def score(rows: R, terms: Mapping[str, "ArrayLike"], *, weights: Mapping[str, float] | None = None) -> Scored[R]:
-    """Rows with one `reward_<term>` column a term and `reward`, their weighted total.
+    """Add a `reward_<term>` column per term, and `reward`, their weighted sum (weights default to 1).
 
-    Terms are arrays of shape (rows,); NaN means "could not be judged" and makes the total NaN. Rows that were
-    scored before keep their terms, and the new total is added to the old one: rewards in a chain add up.
+    Terms are arrays of shape (rows,); NaN means "could not be judged" and makes the sum NaN. Rows that have rewards
+    already keep their terms, and the new sum is added to their `reward`: rewards in a chain add up. Raises
+    `ColumnError` for a term that exists already, a weight without a term, or values of another shape.
     """
     weights = weights or {}
     for name in weights:
@@ -106,10 +108,10 @@ def score(rows: R, terms: Mapping[str, "ArrayLike"], *, weights: Mapping[str, fl
             raise ColumnError(
                 f"no term {name!r} to weigh{did_you_mean(name, terms)}; terms: {', '.join(terms) or 'none'}"
             )
-    values = {f"reward_{name}": _one_a_row(rows, name, term) for name, term in terms.items()}
-    taken = sorted(set(values) & set(rows.table.column_names))
-    if taken:
-        raise ColumnError(f"{type(rows).__name__}: {taken[0]} is scored twice; rename one of the terms")
+    values = {f"reward_{name}": _per_row(rows, name, term) for name, term in terms.items()}
+    duplicates = sorted(set(values) & set(rows.table.column_names))
+    if duplicates:
+        raise ColumnError(f"{type(rows).__name__}: {duplicates[0]} is scored twice; rename one of the terms")
     total = np.zeros(len(rows)) if SCORED not in rows.marks else rows.numpy("reward").copy()
     for name in terms:
         total += weights.get(name, 1.0) * values[f"reward_{name}"]
@@ -117,11 +119,11 @@ def score(rows: R, terms: Mapping[str, "ArrayLike"], *, weights: Mapping[str, fl
 
 
 def credit(rows: R, advantage: "ArrayLike") -> Credited[R]:
-    """Rows with an `advantage` column; NaN leaves a row out of training."""
-    return rows.marked(CREDITED, {"advantage": _one_a_row(rows, "advantage", advantage)})
+    """Add an `advantage` column, shape (rows,); rows with NaN are left out of training."""
+    return rows.marked(CREDITED, {"advantage": _per_row(rows, "advantage", advantage)})
 
 
-def _one_a_row(rows: Frame, name: str, values: "ArrayLike") -> "NDArray[np.float64]":
+def _per_row(rows: Frame, name: str, values: "ArrayLike") -> "NDArray[np.float64]":
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.shape != (len(rows),):
         raise ColumnError(

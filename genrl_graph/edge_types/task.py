@@ -1,4 +1,4 @@
-"""One task, and the book in which nodes look tasks up by id."""
+"""Tasks, and the book in which nodes look them up by id."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,10 +10,10 @@ from genrl_graph.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One task as its source makes it: chat messages, reference answer (may be empty), metadata.
+    """One task from a source: chat messages, reference answer (may be empty), metadata.
 
-    `kind` sorts tasks in tables of results, such as the data set that it came from or its difficulty. `raw` is what
-    the source made the task from, for rewards that belong to it; it never leaves the process.
+    `kind` groups tasks in tables of results, for example by data set or difficulty. `raw` is the record from which the
+    source made the task, for rewards that know its format; it never leaves the process.
     """
 
     id: str
@@ -25,27 +25,29 @@ class Task:
 
     @property
     def question(self) -> str:
-        """The text of the last message."""
+        """Return the text of the last message, or "" without messages."""
         return self.messages[-1]["content"] if self.messages else ""
 
 
 class Resolver(Protocol):
-    """A source, seen by those who look tasks up."""
+    """The part of a source that a task book needs."""
 
-    def resolve(self, task_id: str) -> Task: ...
+    def resolve(self, task_id: str) -> Task:
+        """Return the task of an id; raises `DataError` if the source cannot make it."""
+        ...
 
 
 class TaskBook:
-    """Looks a task up by its id in the reader's own source; remembers the last `size` of them."""
+    """Looks up tasks by id in the peer's own sources; caches the last `size` tasks."""
 
     def __init__(self, sources: Mapping[str, Resolver], *, size: int = 4096) -> None:
         self._sources = dict(sources)
         self._size = size
         self._known: dict[str, Task] = {}
-        self._lock = RLock()  # steps that run beside a generator look tasks up too
+        self._lock = RLock()  # background steps look up tasks too
 
     def __getitem__(self, task_id: str) -> Task:
-        """The task; raises `DataError` for an id that no source of this graph can make again."""
+        """Return the task of an id; raises `DataError` if no source of this graph can make it."""
         with self._lock:
             task = self._known.get(task_id)
             if task is None:

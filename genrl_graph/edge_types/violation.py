@@ -1,4 +1,4 @@
-"""What an edge type knows to be wrong in rows that came from another peer."""
+"""Violations that an edge type finds in rows from another peer, and the context for the checks."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,10 +13,9 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class ReceiverContext:
-    """What the receiver knows by itself.
+    """Facts that the receiver knows without trusting the sender.
 
-    That is the protocol fingerprint, the tasks that the rows name, and the number of tokens by fingerprint of
-    tokenizer.
+    They are the protocol fingerprint, the tasks of the rows by id, and vocabulary sizes by tokenizer fingerprint.
     """
 
     protocol: str
@@ -26,13 +25,13 @@ class ReceiverContext:
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A rule, the rows that break it, and the column whose value shows it."""
+    """A rule, a mask of the rows that break it, and the column whose value breaks it."""
 
     rule: str
     column: str
     rows: Mask
 
 
-def differing(given: Iterable[object], wanted: Iterable[object]) -> Mask:
-    """Where two sequences of values differ."""
-    return np.asarray([a != b for a, b in zip(given, wanted, strict=True)], dtype=bool)
+def differing(values: Iterable[object], expected: Iterable[object]) -> Mask:
+    """Return a mask of the positions at which two equally long sequences differ."""
+    return np.asarray([a != b for a, b in zip(values, expected, strict=True)], dtype=bool)

@@ -1,1 +1,1 @@
-"""What the commands `runs`, `rollouts`, `lineage` and `rows` print of a stored run."""
+"""Views of stored runs for the commands `runs`, `rollouts`, `lineage` and `rows`."""

@@ -1,4 +1,4 @@
-"""Rollouts as they are stored, and what the rewards and advantages of the same rounds say of them."""
+"""Stored rollouts with their rewards and advantages, as text."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,17 +16,17 @@ from genrl_graph.records.stored_run import Rounds, StoredRun
 from genrl_graph.records.write import EVAL_PREFIX
 
 Row = Mapping[str, Any]
-assert trajectories  # its type is known once it is imported
+assert trajectories  # imported to define its edge type, which `readable_type` searches
 
 
 @dataclass(slots=True)
 class RewardVerdict:
-    """What was found of one rollout: its reward (of rewards in a chain, the last), the terms, the advantage."""
+    """The reward of a rollout (of a chain of rewards, the last), all reward terms, and its advantage."""
 
     reward: float | None = None
     advantage: float | None = None
     terms: dict[str, float] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)  # by reward, why it could not judge
+    reasons: dict[str, str] = field(default_factory=dict)  # why a node could not judge it, by node
 
     def __str__(self) -> str:
         parts = [f"reward {self.reward:.3f}" if self.reward is not None else "no reward"]
@@ -38,38 +38,38 @@ class RewardVerdict:
 
 
 class RewardVerdicts:
-    """The verdicts of some rounds by rollout; a row that several peers judged has that of the holder asked for."""
+    """The verdicts of all rollouts in some rounds, by rollout and by the holder whose nodes judged it."""
 
     def __init__(self, run: StoredRun, rounds: Rounds, *, evaluation: bool = False) -> None:
-        self._found: dict[tuple[str, str], RewardVerdict] = {}
+        self._by_id_and_holder: dict[tuple[str, str], RewardVerdict] = {}
         self._by_id: dict[str, RewardVerdict] = {}
         for group in run.groups:
             if group.startswith(EVAL_PREFIX) != evaluation:
                 continue
             if group.endswith("/failures"):
-                self._take_failures(group.removeprefix(EVAL_PREFIX).removesuffix("/failures"), run.table(group, rounds))
+                self._add_failures(group.removeprefix(EVAL_PREFIX).removesuffix("/failures"), run.table(group, rounds))
             elif {"id", "holder"} <= set(_columns(run, group)):
-                self._take(run.table(group, rounds))
+                self._add_rows(run.table(group, rounds))
 
     def of(self, row: Row, holder: str | None = None) -> RewardVerdict:
-        """The verdict of a row, in the copy of `holder` if given, else of its author."""
-        own = self._found.get((row["id"], holder or row["peer"]))
+        """Return the verdict of a row by its `holder`, if given, else by its author, else by any holder."""
+        own = self._by_id_and_holder.get((row["id"], holder or row["peer"]))
         return own or self._by_id.get(row["id"]) or RewardVerdict()
 
-    def over(self, rows: Iterable[Row], holder: str | None = None) -> RewardVerdict:
-        """The verdict of rows that tell something together: sums of rewards and terms, the mean advantage."""
-        found = [self.of(row, holder) for row in rows]
-        if len(found) == 1:
-            return found[0]
-        rewards = [verdict.reward for verdict in found if verdict.reward is not None]
-        advantages = [verdict.advantage for verdict in found if verdict.advantage is not None]
-        terms = {name: sum(v.terms.get(name, 0.0) for v in found) for verdict in found for name in verdict.terms}
-        reasons = {node: reason for verdict in found for node, reason in verdict.reasons.items()}
+    def combined(self, rows: Iterable[Row], holder: str | None = None) -> RewardVerdict:
+        """Return the verdict of the rows of one episode: sums of rewards and terms, and the mean advantage."""
+        verdicts = [self.of(row, holder) for row in rows]
+        if len(verdicts) == 1:
+            return verdicts[0]
+        rewards = [verdict.reward for verdict in verdicts if verdict.reward is not None]
+        advantages = [verdict.advantage for verdict in verdicts if verdict.advantage is not None]
+        terms = {name: sum(v.terms.get(name, 0.0) for v in verdicts) for verdict in verdicts for name in verdict.terms}
+        reasons = {node: reason for verdict in verdicts for node, reason in verdict.reasons.items()}
         mean = float(np.mean(advantages)) if advantages else None
         return RewardVerdict(sum(rewards) if rewards else None, mean, terms, reasons)
 
-    def _take(self, table: pa.Table) -> None:
-        """Groups come in the order of the steps, so what a later step of a chain says stands."""
+    def _add_rows(self, table: pa.Table) -> None:
+        """Add the rewards and advantages of a group; called in the order of the steps, so the last of a chain wins."""
         names = [name for name in table.column_names if name in ("reward", "advantage") or name.startswith("reward_")]
         if not names:
             return
@@ -79,19 +79,19 @@ class RewardVerdicts:
             verdict.advantage = row.get("advantage", verdict.advantage)
             verdict.terms |= {name.removeprefix("reward_"): row[name] for name in names if name.startswith("reward_")}
 
-    def _take_failures(self, node: str, table: pa.Table) -> None:
+    def _add_failures(self, node: str, table: pa.Table) -> None:
         if {"id", "reason"} <= set(table.column_names):
             for row in table.to_pylist():
                 self._verdict(row["id"], row["holder"]).reasons[node] = row["reason"]
 
     def _verdict(self, id: str, holder: str) -> RewardVerdict:
-        verdict = self._found.setdefault((id, holder), RewardVerdict())
+        verdict = self._by_id_and_holder.setdefault((id, holder), RewardVerdict())
         return self._by_id.setdefault(id, verdict) and verdict
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutText:
-    """What some rows tell together: they in their order, without tensors, and the words for it."""
+    """The rows of one rollout or episode, in order and without tensors, and its text (see `Transcript`)."""
 
     name: str
     rows: list[Row]
@@ -100,40 +100,42 @@ class RolloutText:
     parts: tuple[tuple[str, str], ...]
 
 
-def told_by(columns: Iterable[str]) -> type[Frame] | None:
-    """The type whose rows these stored columns hold, of those that people read; None where there is none."""
+def readable_type(columns: Iterable[str]) -> type[Frame] | None:
+    """Return the type with transcripts whose columns are all present, the one with most columns; None for none."""
     known = set(columns)
-    fits = [kind for kind in _told(Frame) if kind.columns and set(kind.columns) <= known]
+    fits = [kind for kind in _readable_types(Frame) if kind.columns and set(kind.columns) <= known]
     return max(fits, key=lambda kind: len(kind.columns), default=None)
 
 
-def stories(kind: type[Frame], table: pa.Table) -> Iterator[RolloutText]:
-    """What stored rows of a type tell, by holder; a peer that shares a store may hold the same rows as another."""
+def rollout_texts(kind: type[Frame], table: pa.Table) -> Iterator[RolloutText]:
+    """Yield the rollouts or episodes in stored rows, holder by holder: peers that share a store may hold equal rows."""
     plain = [field.name for field in table.schema if not isinstance(field.type, pa.BaseExtensionType)]
     holders = table.column("holder").unique().to_pylist()
     for holder in holders:
         part = table.filter(pc.equal(table.column("holder"), holder)) if len(holders) > 1 else table
-        scored = "reward" in part.column_names
-        names = [*kind.columns, *(name for name in part.column_names if scored and name.startswith("reward"))]
-        frame = kind(part.select(names), marks=[SCORED] if scored else [])
+        has_reward = "reward" in part.column_names
+        names = [*kind.columns, *(name for name in part.column_names if has_reward and name.startswith("reward"))]
+        frame = kind(part.select(names), marks=[SCORED] if has_reward else [])
         rows = part.select(plain).to_pylist()
-        for told in frame.transcripts():
-            chosen = [rows[at] for at in told.rows.tolist()]
-            yield RolloutText(kind.story(chosen[0]["id"]), chosen, told.facts, told.gist, told.parts)
+        for transcript in frame.transcripts():
+            chosen = [rows[at] for at in transcript.rows.tolist()]
+            name = kind.story(chosen[0]["id"])
+            yield RolloutText(name, chosen, transcript.facts, transcript.gist, transcript.parts)
 
 
 def rollout_groups(run: StoredRun) -> dict[str, type[Frame]]:
-    """The groups whose rows tell something: of generators and of exchanges, in training and in evaluations."""
+    """Return the type of each group that holds rollouts: of generators and exchanges, in training and evaluation."""
     groups = [group for group in run.groups if not group.endswith(f"/{IN_FULL}")]
-    found = {group: told_by(_columns(run, group)) for group in groups}
-    return {group: kind for group, kind in found.items() if kind is not None}
+    kinds = {group: readable_type(_columns(run, group)) for group in groups}
+    return {group: kind for group, kind in kinds.items() if kind is not None}
 
 
-def _told(kind: type[Frame]) -> Iterator[type[Frame]]:
+def _readable_types(kind: type[Frame]) -> Iterator[type[Frame]]:
+    """Yield the subclasses of a type that define transcripts."""
     for below in kind.__subclasses__():
         if below.transcripts is not Frame.transcripts:
             yield below
-        yield from _told(below)
+        yield from _readable_types(below)
 
 
 def _columns(run: StoredRun, group: str) -> list[str]:

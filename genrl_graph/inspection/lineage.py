@@ -1,4 +1,4 @@
-"""Where a rollout came from, up to its task, and what became of it: training, and later rollouts that quote it."""
+"""Print the lineage of a rollout: its ancestors up to the task, updates that trained on it, rollouts that quote it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from rich.tree import Tree
 
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.errors import ParamError
-from genrl_graph.inspection.judged import RewardVerdicts, RolloutText, rollout_groups, stories
+from genrl_graph.inspection.judged import RewardVerdicts, RolloutText, rollout_groups, rollout_texts
 from genrl_graph.inspection.text import line, say, short
 from genrl_graph.messages import counted, did_you_mean
 from genrl_graph.records.stored_run import StoredRun
@@ -23,107 +23,110 @@ CHARACTERS = 60
 
 @dataclass(slots=True)
 class LineageIndex:
-    """The rollouts and episodes of a run by id, read round by round as they are asked for."""
+    """The rollouts and episodes of a run by id; the rows of a round are read when first needed."""
 
     run: StoredRun
     groups: dict[str, type[Frame]]
-    _rounds: dict[str, tuple[int, str]] = field(default_factory=dict)  # of each id, its round and the group that has it
-    _stories: dict[tuple[str, int], dict[str, RolloutText]] = field(default_factory=dict)
+    _rounds: dict[str, tuple[int, str]] = field(default_factory=dict)  # by id: its round and the group that has it
+    _texts: dict[tuple[str, int], dict[str, RolloutText]] = field(default_factory=dict)
     _verdicts: dict[tuple[int, bool], RewardVerdicts] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: StoredRun) -> "LineageIndex":
-        """The ids of all rollouts of a run."""
-        family = cls(run, rollout_groups(run))
-        for group, kind in family.groups.items():
+        """Index the ids of all rollouts of a run."""
+        index = cls(run, rollout_groups(run))
+        for group, kind in index.groups.items():
             table = run.columns(group, ("id", "round"))
             for id, number in zip(table.column("id").to_pylist(), table.column("round").to_pylist(), strict=True):
-                family._rounds.setdefault(kind.story(id), (number, group))
-        return family
+                index._rounds.setdefault(kind.story(id), (number, group))
+        return index
 
-    def named(self, start: str) -> str:
-        """The one id that starts so, or that this step belongs to; raises `ParamError` where there is none, or more."""
-        found = [id for id in self._rounds if id.startswith(start)] if start else []
-        found = found or [id for kind in set(self.groups.values()) if (id := kind.story(start)) in self._rounds]
-        if len(found) == 1:
-            return found[0]
-        if not found:
+    def resolve(self, start: str) -> str:
+        """Return the one id that begins with `start`, or the episode of the step `start`.
+
+        Raises `ParamError` where there is none, or more than one.
+        """
+        matches = [id for id in self._rounds if id.startswith(start)] if start else []
+        matches = matches or [id for kind in set(self.groups.values()) if (id := kind.story(start)) in self._rounds]
+        if len(matches) == 1:
+            return matches[0]
+        if not matches:
             hint = did_you_mean(start, [id[: len(start)] for id in self._rounds]) if start else ""
             advice = hint or "; `genrl-graph rollouts` shows ids"
             raise ParamError(f"{self.run.folder}: no rollout {start!r} among {len(self._rounds)}{advice}")
-        some = ", ".join(id[: len(start) + 4] for id in found[:4])
-        raise ParamError(f"{self.run.folder}: {len(found)} rollouts start with {start!r}: {some}; write more of it")
+        some = ", ".join(id[: len(start) + 4] for id in matches[:4])
+        raise ParamError(f"{self.run.folder}: {len(matches)} rollouts start with {start!r}: {some}; write more of it")
 
-    def story(self, id: str) -> tuple[RolloutText, str] | None:
-        """A rollout and the group that holds it, None where the run does not have it."""
+    def rollout(self, id: str) -> tuple[RolloutText, str] | None:
+        """Return a rollout and the group that holds it, None where the run does not have it."""
         if id not in self._rounds:
             return None
         number, group = self._rounds[id]
-        if (group, number) not in self._stories:
-            told = stories(self.groups[group], self._read(group, number))
-            self._stories[group, number] = {story.name: story for story in told}
-        return self._stories[group, number][id], group
+        if (group, number) not in self._texts:
+            texts = rollout_texts(self.groups[group], self._read(group, number))
+            self._texts[group, number] = {text.name: text for text in texts}
+        return self._texts[group, number][id], group
 
-    def verdict(self, story: RolloutText, group: str) -> str:
-        """What was said of a rollout."""
-        row = story.rows[0]
+    def verdict(self, rollout: RolloutText, group: str) -> str:
+        """Return the reward and advantage of a rollout, as text."""
+        row = rollout.rows[0]
         key = (row["round"], group.startswith(EVAL_PREFIX))
         if key not in self._verdicts:
             self._verdicts[key] = RewardVerdicts(self.run, row["round"], evaluation=key[1])
-        return str(self._verdicts[key].over(story.rows))
+        return str(self._verdicts[key].combined(rollout.rows))
 
     def children(self, id: str) -> list[str]:
-        """The rollouts that quote it, in the order in which they were stored."""
-        found: dict[str, None] = {}
+        """List the ids of the rows that quote a rollout, in the order in which they were stored."""
+        children: dict[str, None] = {}
         for group, kind in self.groups.items():
             if "parent_ids" in kind.columns:
                 table = self.run.columns(group, ("id", "parent_ids"))
                 parents = table.column("parent_ids").combine_chunks()
                 hits = pc.list_parent_indices(parents).filter(pc.equal(pc.list_flatten(parents), id))
-                found |= dict.fromkeys(table.column("id").take(hits).to_pylist())
-        return list(found)
+                children |= dict.fromkeys(table.column("id").take(hits).to_pylist())
+        return list(children)
 
     def _read(self, group: str, number: int) -> pa.Table:
-        """The rows of a round; those that came late are in the records of a later one."""
+        """Read the rows of a round; rows that were admitted late are in the records of a later round."""
         table = self.run.table(group, number)
-        story = self.groups[group].story
+        name_of = self.groups[group].story
         ids = {id for id, where in self._rounds.items() if where == (number, group)}
-        if ids <= {story(id) for id in table.column("id").to_pylist()}:
+        if ids <= {name_of(id) for id in table.column("id").to_pylist()}:
             return table
         later = [self.run.table(group, span) for span in self.run.spans(group, range(number, 2**31))]
         return pa.concat_tables([table, *(each.filter(pc.equal(each.column("round"), number)) for each in later)])
 
 
 def print_lineage(run: StoredRun, start: str, console: Console) -> None:
-    """The rollout with its ancestors as a tree, the steps that trained on it, and the rollouts that quote it."""
-    family = LineageIndex.of(run)
-    id = family.named(start)
-    console.print(ancestors(family, id), soft_wrap=True)
-    found = family.story(id)
-    trained = list(training(run, [row["id"] for row in found[0].rows] if found else [id]))
+    """Print a rollout with its ancestors as a tree, the updates that trained on it, and the rollouts that quote it."""
+    index = LineageIndex.of(run)
+    id = index.resolve(start)
+    console.print(ancestors(index, id), soft_wrap=True)
+    match = index.rollout(id)
+    trained = list(training(run, [row["id"] for row in match[0].rows] if match else [id]))
     for text in trained:
         say(console, f"trained on by {text}")
     if not trained:
         say(console, "no update has recorded that it trained on it")
-    children = family.children(id)
+    children = index.children(id)
     say(console, f"quoted by {len(children)} rollouts" if children else "quoted by no rollout")
     for child in children:
-        console.print(Text("  ") + label(family, child), soft_wrap=True)
+        console.print(Text("  ") + rollout_line(index, child), soft_wrap=True)
 
 
-def ancestors(family: LineageIndex, id: str) -> Tree:
-    """The rollout, below it those that its prompt quotes, and so on to the task; each is opened once."""
+def ancestors(index: LineageIndex, id: str) -> Tree:
+    """Return a tree of a rollout, the rollouts that its prompt quotes, and so on to the task; each is expanded once."""
     root = Tree("")
     seen: set[str] = set()
     todo = [(root, id)]
-    while todo:  # a peer may send rows that quote each other in a circle, or one another a thousand times
+    while todo:  # no recursion: rows of a hostile peer may quote each other in a circle or in a very long chain
         above, at = todo.pop()
-        found = family.story(at)
-        if found is None or at in seen:
-            above.add(label(family, at) + Text("  (above)" if found else ""))
+        match = index.rollout(at)
+        if match is None or at in seen:
+            above.add(rollout_line(index, at) + Text("  (above)" if match else ""))
             continue
         seen.add(at)
-        branch, row = above.add(label(family, at)), found[0].rows[0]
+        branch, row = above.add(rollout_line(index, at)), match[0].rows[0]
         parents = row.get("parent_ids", [])
         if not parents:
             branch.add(Text(f"task {line(row['task_id'])}", style="cyan"))
@@ -131,24 +134,24 @@ def ancestors(family: LineageIndex, id: str) -> Tree:
     return root.children[0]
 
 
-def label(family: LineageIndex, id: str) -> Text:
-    """One rollout in a line: id, node, round, peer, policy version, verdict, seed and the start of what happened."""
-    found = family.story(id)
-    if found is None:
+def rollout_line(index: LineageIndex, id: str) -> Text:
+    """Return one line on a rollout: id, node, round, peer, policy version, verdict, seed and the start of its text."""
+    match = index.rollout(id)
+    if match is None:
         return Text(f"{short(id)}  is not in this run", style="red")
-    story, group = found
-    row, seed = story.rows[0], family.run.graph.run.seed
+    rollout, group = match
+    row, seed = rollout.rows[0], index.run.graph.run.seed
     parts = (seed, "eval" if group.startswith(EVAL_PREFIX) else row["round"], row["node"], row["peer"])
     policy = f"{line(row['policy'])} version {row['policy_version']}"
     where = f"  {line(group)}  round {row['round']}  {line(row['peer'])}  {policy}"
     stream = f"seed ({', '.join(line(str(part)) for part in parts)}), sample {row['sample']}"
-    text = line(story.gist[:CHARACTERS])
-    said = family.verdict(story, group)
-    return Text.assemble((short(id), "bold"), where, f"  {said}  {stream}  ", (repr(text), "dim"))
+    text = line(rollout.gist[:CHARACTERS])
+    verdict = index.verdict(rollout, group)
+    return Text.assemble((short(id), "bold"), where, f"  {verdict}  {stream}  ", (repr(text), "dim"))
 
 
 def training(run: StoredRun, ids: Sequence[str]) -> Iterator[str]:
-    """Where updates recorded that they trained on these rows, a line each; the steps of an episode are one line."""
+    """Yield a line for each record of an update that it trained on a row; the steps of an episode share one line."""
     kinds = {name: part.type_name.partition(".")[0] for name, part in run.graph.nodes.items()}
     wanted = pa.array(ids, pa.string())
     for group in run.groups:
@@ -162,18 +165,18 @@ def training(run: StoredRun, ids: Sequence[str]) -> Iterator[str]:
             rows = table.filter(hits)
             if len(ids) == 1:
                 for row in rows.to_pylist():
-                    told = {name: value for name, value in row.items() if name not in ("round", "holder")}
-                    values = ", ".join(f"{line(name)} {_value(value)}" for name, value in told.items())
+                    shown = [(name, value) for name, value in row.items() if name not in ("round", "holder")]
+                    values = ", ".join(f"{line(name)} {_value(value)}" for name, value in shown)
                     yield f"{line(node)}  round {row['round']}  {line(row['holder'])}  {values}"
             elif rows.num_rows:
                 yield from _summed(node, rows)
 
 
 def _summed(node: str, rows: pa.Table) -> Iterator[str]:
-    """Rows of one episode by round and holder, with the means of their numbers."""
+    """Yield a line per round and holder on the trained rows of one episode, with the means of their numbers."""
     numbers = [field.name for field in rows.schema if pa.types.is_floating(field.type)]
-    found = rows.group_by(["round", "holder"]).aggregate([([], "count_all"), *((name, "mean") for name in numbers)])
-    for row in found.to_pylist():
+    means_of = rows.group_by(["round", "holder"]).aggregate([([], "count_all"), *((name, "mean") for name in numbers)])
+    for row in means_of.to_pylist():
         means = "".join(f", mean {line(name)} {_value(row[f'{name}_mean'])}" for name in numbers)
         yield f"{line(node)}  round {row['round']}  {line(row['holder'])}  {counted(row['count_all'], 'row')}{means}"
 

@@ -1,4 +1,4 @@
-"""The runs of a folder in a table."""
+"""Print the runs of a folder as a table."""
 
 import re
 import time
@@ -22,7 +22,10 @@ _STAGE = re.compile(r"stage\d+/")
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """Where a run stands: rounds played and asked, and whether it is `finished`, `running` or `stopped`."""
+    """The progress of a run: rounds played and asked for, the state, and seconds since the last change.
+
+    The state is `finished`, `stopped` or `running`, the latter with the ids of the writing processes.
+    """
 
     played: int
     asked: int
@@ -31,19 +34,19 @@ class RunStatus:
 
     @classmethod
     def of(cls, run: StoredRun) -> "RunStatus":
-        """Of a run as it is now; one that only evaluates has no rounds."""
+        """Return the status of a run at this moment; a run that only evaluates is asked for 0 rounds."""
         config = run.graph.run
         asked = 0 if config.mode == "evaluate" else config.rounds
         played = len(run.rounds)
         writers = [pid for folder in run.folders if (pid := writer_of(folder)) is not None]
-        end = max(run.rounds, default=-1) + 1  # a swarm peer may have left rounds before it
+        end = max(run.rounds, default=-1) + 1  # not `played`: a swarm peer that joins late has no earlier rounds
         done = end >= asked and (config.mode == "train" or run.evaluations().num_rows > 0)
         state = f"running ({', '.join(map(str, writers))})" if writers else "finished" if done else "stopped"
         return cls(played, asked, state, time.time() - max(map(_written, run.folders)))
 
 
 def print_runs(folder: Path, console: Console) -> None:
-    """A line a run; raises `StoreError` where the folder holds none."""
+    """Print one line per run; raises `StoreError` where the folder holds none."""
     inner = sorted((path for path in folder.iterdir() if path.is_dir()), key=_last_change) if folder.is_dir() else []
     runs = [path for path in inner if (path / GRAPH).exists() or any(path.glob(f"*/{GRAPH}"))]
     if not runs:
@@ -54,7 +57,7 @@ def print_runs(folder: Path, console: Console) -> None:
     for path in runs:
         try:
             table.add_row(*(Text(line(cell)) for cell in _cells(path)))
-        except GenrlGraphError as error:  # one that cannot be read hides no other
+        except GenrlGraphError as error:  # one unreadable run must not hide the others
             table.add_row(Text(line(path.name)), "", "", Text(f"unreadable: {line(str(error))[:80]}"), "", "")
     console.print(table)
 
@@ -63,20 +66,20 @@ def _cells(path: Path) -> list[str]:
     if not run_folders(path):
         return [f"{path.name}/", "", "", f"{len(list(path.glob(f'*/{GRAPH}')))} runs", "", ""]
     run = open_run(path)
-    standing = RunStatus.of(run)
+    status = RunStatus.of(run)
     rewards = " ".join(number(value) for value in last_outcomes(run.metrics()).values())
     return [
         run.name,
         run.graph.name,
-        f"{standing.played}/{standing.asked}",
-        standing.state,
+        f"{status.played}/{status.asked}",
+        status.state,
         rewards,
-        ago(standing.age_s),
+        ago(status.age_s),
     ]
 
 
 def last_outcomes(metrics: pa.Table) -> dict[str, float | None]:
-    """The mean reward of each stage over the peers, or its first result, in the last round that was measured."""
+    """Return the mean over peers of each stage's reward, or else its first metric, in the last round with metrics."""
     if not metrics.num_rows:
         return {}
     names = {name.partition("/")[0]: name for name in reversed(stage_metrics(metrics))}
@@ -85,13 +88,13 @@ def last_outcomes(metrics: pa.Table) -> dict[str, float | None]:
 
 
 def stage_metrics(metrics: pa.Table) -> list[str]:
-    """The names of what tells how each stage went: its reward, and the results that its generators show."""
+    """List the outcome metrics of all stages, by stage: its reward, then the results that its generators report."""
     names = [name for name in metrics.column_names if _STAGE.match(name) and not name.endswith("/zero_variance")]
     return sorted(names, key=lambda name: (name.partition("/")[0], not name.endswith("/reward"), names.index(name)))
 
 
 def ago(seconds: float) -> str:
-    """A time span in its largest unit."""
+    """Return a time span in a readable unit, such as "5 min ago"."""
     for name, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {name} ago"

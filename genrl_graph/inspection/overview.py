@@ -1,4 +1,4 @@
-"""One run on a page: what ran, where it stands, numbers per node, reward curves, evaluations."""
+"""Print one run on a page: graph, versions, progress, metrics per node, reward curves, evaluations."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,12 @@ SHOWN = (
     *("rows", "reward", "return", "zero_variance", "completion_length", "episode_length", "truncated", "failed_rows"),
     *("loss", "kl", "version"),
 )
-"""Metrics of a node that the table shows, where some node has them."""
-RESULT = re.compile(r"eval/stage\d+/")
+"""Metrics of nodes that the table shows, each where at least one node has it."""
+STAGE_METRIC = re.compile(r"eval/stage\d+/")
 
 
 def print_run(run: StoredRun, console: Console, *, window: int | None = None, png: Path | None = None) -> None:
-    """Everything that one page holds of a run; `window` rounds smooth the curves."""
+    """Print the overview of a run, with curves that are means over `window` rounds; `png` also gets the curves."""
     metrics = run.metrics()
     curves = reward_curves(metrics)
     longest = max((len(rounds) for rounds, _ in curves.values()), default=0)
@@ -47,20 +47,20 @@ def print_run(run: StoredRun, console: Console, *, window: int | None = None, pn
 
 
 def reward_curves(metrics: pa.Table) -> dict[str, Curve]:
-    """The reward of each stage by round, or what else its generators show, the mean over the peers."""
+    """Return the curves of the outcome metrics of each stage, by round, as means over the peers."""
     return {name: over_peers(metrics, name) for name in stage_metrics(metrics)}
 
 
 def over_peers(metrics: pa.Table, name: str) -> Curve:
-    """The rounds in which a metric was reported, and its mean over the peers in each."""
+    """Return the rounds in which a metric was reported, and its mean over the peers in each."""
     mean = metrics.group_by("round").aggregate([(name, "mean")]).sort_by("round")
     known = mean.filter(mean.column(f"{name}_mean").is_valid())
     return known.column("round").to_pylist(), known.column(f"{name}_mean").to_pylist()
 
 
 def _print_head(run: StoredRun, console: Console) -> None:
-    standing, config = RunStatus.of(run), run.graph.run
-    where = f"{standing.state}, {standing.played} of {standing.asked} rounds played, last change {ago(standing.age_s)}"
+    status, config = RunStatus.of(run), run.graph.run
+    where = f"{status.state}, {status.played} of {status.asked} rounds played, last change {ago(status.age_s)}"
     say(console, (line(run.name), "bold"), f": graph {line(run.graph.name)}, {where}")
     say(console, f"peers: {line(', '.join(run.peers) or 'none yet')}")
     options = config.model_dump(exclude_defaults=True)
@@ -69,15 +69,15 @@ def _print_head(run: StoredRun, console: Console) -> None:
     say(console, f"versions: {line(', '.join(f'{name} {value}' for name, value in versions.items()))}")
     if replayed := run.versions.get("replayed"):
         first, end = replayed["rounds"]
-        made = [name for name, (fate, _) in replayed["nodes"].items() if fate in ("recomputed", "updated")]
-        what = f"replay of {replayed['run']}, rounds {first} to {end - 1}; computed: {', '.join(made) or 'nothing'}"
-        say(console, line(what))
+        computed = [name for name, (fate, _) in replayed["nodes"].items() if fate in ("recomputed", "updated")]
+        rounds = f"rounds {first} to {end - 1}"
+        say(console, line(f"replay of {replayed['run']}, {rounds}; computed: {', '.join(computed) or 'nothing'}"))
     if scripts := run.versions.get("imports"):
         say(console, f"imports: {line(', '.join(scripts))}")
 
 
 def _node_table(run: StoredRun, metrics: pa.Table) -> Table:
-    """Numbers of the last round that reported them, over the peers: first and last of rewards, else the last."""
+    """Return a row per node with means over the peers: first and last value of rewards, last value of other metrics."""
     values = {
         (node, name): over_peers(metrics, f"{node}/{name}")[1]
         for node in run.nodes
@@ -105,13 +105,13 @@ def _cell(name: str, values: Sequence[float]) -> str:
 
 
 def _evaluation_table(run: StoredRun, evaluations: pa.Table) -> Table:
-    """pass@k, mean rewards and results of stages in the first evaluation against those in the last, over the peers."""
+    """Return a table of pass@k, mean rewards and stage metrics in the first and last evaluation, over the peers."""
     rewards = [f"eval/{name}/reward" for name, part in run.graph.nodes.items() if part.type_name.startswith("reward.")]
     table = Table(box=SIMPLE_HEAD, pad_edge=False, title="evaluations", title_justify="left")
     for column in ("metric", "baseline", "last", "change"):
         table.add_column(column, justify="left" if column == "metric" else "right", no_wrap=True)
     for name in evaluations.column_names:
-        if not (name.rpartition("/")[2].startswith("pass_at_") or name in rewards or RESULT.match(name)):
+        if not (name.rpartition("/")[2].startswith("pass_at_") or name in rewards or STAGE_METRIC.match(name)):
             continue
         rounds, values = over_peers(evaluations, name)
         if not values:

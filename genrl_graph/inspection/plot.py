@@ -1,4 +1,4 @@
-"""Curves in a terminal, in Braille dots, and as a PNG."""
+"""Draw curves in a terminal, in Braille dots, and as a PNG."""
 
 import importlib.util
 import math
@@ -12,13 +12,13 @@ from genrl_graph.errors import ParamError
 from genrl_graph.store.durable import failed
 
 Curve = tuple[Sequence[int], Sequence[float]]
-"""Rounds and values; NaN is a gap."""
+"""Rounds and values; NaN marks a gap."""
 DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # of a Braille cell, 4 rows of 2
 BLANK = 0x2800
 
 
 def smoothed(values: Sequence[float], window: int) -> NDArray[np.float64]:
-    """The mean of the last `window` values that are there, at each value."""
+    """Return the running mean over `window` values, of those that are finite; NaN where none is."""
     numbers = np.asarray(values, dtype=np.float64)
     known = np.isfinite(numbers)
     sums, counts = np.cumsum(np.where(known, numbers, 0.0)), np.cumsum(known)
@@ -29,7 +29,7 @@ def smoothed(values: Sequence[float], window: int) -> NDArray[np.float64]:
 
 
 def braille(curve: Curve, *, width: int, height: int = 5) -> list[str]:
-    """A curve in `height` lines of at most `width` characters, the highest and lowest value before them."""
+    """Draw a curve in `height` lines of at most `width` characters, labelled with its highest and lowest value."""
     rounds, values = np.asarray(curve[0]), np.asarray(curve[1], dtype=np.float64)
     known = np.isfinite(values)
     if not known.any():
@@ -54,12 +54,15 @@ def braille(curve: Curve, *, width: int, height: int = 5) -> list[str]:
 
 
 def default_window(rounds: int) -> int:
-    """How many rounds a curve is smoothed over: a twentieth of them."""
+    """Return the number of rounds over which to smooth a curve: a twentieth of them, at least 1."""
     return max(1, math.ceil(rounds / 20))
 
 
 def write_png(path: Path, curves: Mapping[str, Curve], *, title: str, window: int) -> None:
-    """One axis a curve, the values pale and their running mean on top; raises `ParamError` without matplotlib."""
+    """Plot each curve on an axis of its own, pale, with its running mean on top.
+
+    Raises `ParamError` where matplotlib is not installed, `StoreError` where the file cannot be written.
+    """
     if importlib.util.find_spec("matplotlib") is None:
         raise ParamError("--png: matplotlib is not installed; pip install 'genrl-graph[plots]'")
     from matplotlib.figure import Figure

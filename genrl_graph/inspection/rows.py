@@ -1,4 +1,4 @@
-"""The rows of a node as files that pandas, pyarrow and `datasets` read."""
+"""Export the rows of a node to files that pandas, pyarrow and `datasets` read."""
 
 import json
 import shutil
@@ -14,15 +14,15 @@ from genrl_graph.store.durable import failed
 
 
 def export_rows(run: StoredRun, node: str, out: Path, *, rounds: Rounds = None, holder: str | None = None) -> int:
-    """Write the joined rows of a node, with `round` and `holder`, a block of rounds at a time; gives their number.
+    """Write the joined rows of a node, with `round` and `holder`, one block of rounds at a time; return their number.
 
-    `out` ends in .parquet or .jsonl, or is a new folder, which gets a Parquet file a block. Tensors become nested
-    lists. It appears whole or not at all. Raises `StoreError` where it exists.
+    `out` ends in .parquet or .jsonl, or is a new folder, which gets one Parquet file per block. Tensors become nested
+    lists. `out` appears when it is complete. Raises `StoreError` where it exists or cannot be written.
     """
     if out.exists():
         raise StoreError(f"{out}: exists already; name another file or folder")
     draft = out.with_name(f".{out.name}.partial")
-    blocks = _alike(run, node, rounds, holder)
+    blocks = _uniform_blocks(run, node, rounds, holder)
     write = {".parquet": _write_parquet, ".jsonl": _write_lines}.get(out.suffix, _write_folder)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -35,11 +35,11 @@ def export_rows(run: StoredRun, node: str, out: Path, *, rounds: Rounds = None, 
     return count
 
 
-def _alike(run: StoredRun, node: str, rounds: Rounds, holder: str | None) -> Iterator[pa.Table]:
-    """The blocks, all with the columns of the first; without any rows, one empty block of the declared columns."""
+def _uniform_blocks(run: StoredRun, node: str, rounds: Rounds, holder: str | None) -> Iterator[pa.Table]:
+    """Yield the blocks, checked to have the same columns; without any rows, one empty block of the declared columns."""
     schema: pa.Schema | None = None
     for block in run.blocks(node, rounds, holder=holder):
-        table = pa.table({name: _plain(block.column(name)) for name in block.column_names})
+        table = pa.table({name: _tensors_to_lists(block.column(name)) for name in block.column_names})
         if schema is None:
             schema = table.schema
         if table.schema != schema:
@@ -49,11 +49,11 @@ def _alike(run: StoredRun, node: str, rounds: Rounds, holder: str | None) -> Ite
         yield table
     if schema is None:
         frame = run.frame(node, rounds, holder=holder)
-        yield pa.table({name: _plain(frame.table.column(name)) for name in frame.table.column_names})
+        yield pa.table({name: _tensors_to_lists(frame.table.column(name)) for name in frame.table.column_names})
 
 
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Tensors as nested lists, everything else as it is."""
+def _tensors_to_lists(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column of tensors as nested lists, any other column as it is."""
     if not isinstance(column.type, pa.FixedShapeTensorType):
         return column
     flat = column.combine_chunks().storage
@@ -85,7 +85,7 @@ def _write_folder(path: Path, blocks: Iterator[pa.Table]) -> int:
 
 
 def _write_lines(path: Path, blocks: Iterator[pa.Table]) -> int:
-    """One JSON object a row; what is no finite number becomes null, for JSON has none."""
+    """Write one JSON object per row; NaN and infinity, which JSON does not have, become null."""
     count = 0
     with path.open("w", encoding="utf-8") as file:
         for block in blocks:

@@ -1,52 +1,52 @@
-"""Text of models and peers as a terminal may show it."""
+"""Make text of models and peers safe to print in a terminal."""
 
 import re
 
 from rich.console import Console
 from rich.text import Text
 
-# control characters but newline and tab, marks that turn the direction of writing, half surrogate pairs
+# control characters except newline and tab, marks that change the direction of text, half surrogate pairs
 _HOSTILE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 PIPE_WIDTH = 200
-"""Columns of a table where no terminal sets them."""
+"""Width of tables, in characters, where the output is not a terminal."""
 
 
-def shown(text: str) -> str:
-    """The text with everything that could command a terminal, or hide other text, spelled as an escape."""
-    return _HOSTILE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+def escaped(text: str) -> str:
+    """Escape all characters that could control the terminal or hide other text."""
+    return _HOSTILE.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def line(text: str) -> str:
-    """The text in one line."""
-    return shown(text).replace("\n", "\\n").replace("\t", "\\t")
+    """Return the escaped text in one line."""
+    return escaped(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
-def cut(text: str, limit: int | None) -> str:
-    """The start of a text that is longer than `limit` characters, and how much is missing."""
+def truncated(text: str, limit: int | None) -> str:
+    """Return at most `limit` characters of a text, and how many are missing; None for no limit."""
     if limit is None or len(text) <= limit:
         return text
     return f"{text[:limit]} ... (+{len(text) - limit} characters; --full shows all)"
 
 
 def short(id: str) -> str:
-    """The start of a rollout's id, which `lineage` takes for the whole one where it is unique."""
+    """Return the start of a rollout's id; `lineage` accepts it where it is unique."""
     return line(id[:10])
 
 
 def number(value: float | None) -> str:
-    """Three decimals; a dash for none and for what could not be judged."""
+    """Format a number with three decimals; None and NaN, as of rows that could not be judged, become a dash."""
     return "-" if value is None or value != value else f"{value:.3f}"
 
 
 def new_console() -> Console:
-    """Standard output: colours where it is a terminal, plain lines of any length elsewhere."""
+    """Return a console for standard output: in colour in a terminal, else plain and `PIPE_WIDTH` wide."""
     console = Console(markup=False, highlight=False, emoji=False)
     return console if console.is_terminal else Console(markup=False, highlight=False, emoji=False, width=PIPE_WIDTH)
 
 
 def say(console: Console, *parts: str | tuple[str, str], indent: int = 0) -> None:
-    """Print parts, each a text or a text and a style, in one line that the console may wrap but never reads."""
+    """Print one line from parts, each a text or a text and a style; the console does not interpret markup in them."""
     text = Text.assemble(" " * indent, *parts)
     console.print(text, soft_wrap=True)

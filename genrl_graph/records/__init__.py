@@ -1,1 +1,1 @@
-"""What is stored of each step, how outputs are rebuilt from it, and whether all of a run is there."""
+"""Records of committed steps: write them, rebuild outputs from them, read and verify whole runs."""

@@ -1,7 +1,7 @@
-"""What the rows of a step have from its inputs: columns found again by key, own rows of an exchange put back.
+"""Rebuild columns that a step inherited from its inputs, and the own rows that an exchange kept.
 
-A select, reward or advantage is stored as ids and what it added, an exchange as the rows of others. The same holds
-for one step, whose keys are ids, as for many rounds at once, whose keys are rounds, holders and ids.
+Of a select, reward or advantage the store has ids and new columns; of an exchange it has the rows of other peers. The
+rest is looked up in the inputs by key: by id for one step, by round, holder and id for many rounds at once.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,101 +15,103 @@ import pyarrow.compute as pc
 from genrl_graph.edge_types.edge_type import EdgeType
 from genrl_graph.edge_types.frame import Frame
 
-ORIGIN = ("round", "holder")
-"""The columns that the store adds to rows that have none of the name."""
+STORE_COLUMNS = ("round", "holder")
+"""Columns that the store adds to rows that have no columns of these names."""
 
 IN_FULL = "_whole"
-"""Under the group of an output, the group of rows that could not be made again from the inputs."""
+"""Group, below that of an output, of rows stored in full because the inputs do not suffice to rebuild them."""
 
-Runs = Sequence[Sequence[int]]
-"""Places of the own rows in what an exchange gave: [place there, place in the own offer, number of rows]."""
+OwnSpans = Sequence[Sequence[int]]
+"""Positions of a peer's own rows in an exchange: [position in its output, position in the offer, number of rows]."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputRows:
-    """Rows that an input gave, and the key of each."""
+    """The rows of an input, and the key of each row."""
 
     keys: pa.ChunkedArray
     table: pa.Table
 
 
 class InheritedColumns:
-    """What inputs hold of the rows with these keys, column by column.
+    """The columns that the inputs of a step have for the rows with the given keys.
 
-    An input that has these very rows in this order comes before all others; else each row is taken from the first
-    input that has it.
+    An input with exactly these keys in this order comes first; otherwise each row is read from the first input that
+    has its key.
     """
 
     def __init__(self, keys: pa.ChunkedArray, inputs: Sequence[InputRows]) -> None:
-        self._keys, self._given = keys, inputs
-        self._alike = [given.keys.equals(keys) for given in inputs]
-        self._places: dict[int, pa.Array] = {}
-        self._ends: dict[tuple[int, ...], pa.Array] = {}
-        having: dict[str, list[int]] = {}
-        for at, given in enumerate(inputs):
-            for name in given.table.column_names:
-                having.setdefault(name, []).append(at)
-        self._having = {name: tuple(places) for name, places in having.items()}
+        self._keys, self._inputs = keys, inputs
+        self._same_rows = [rows.keys.equals(keys) for rows in inputs]
+        self._indices: dict[int, pa.Array] = {}
+        self._positions: dict[tuple[int, ...], pa.Array] = {}
+        candidates: dict[str, list[int]] = {}
+        for at, rows in enumerate(inputs):
+            for name in rows.table.column_names:
+                candidates.setdefault(name, []).append(at)
+        self._inputs_with = {name: tuple(numbers) for name, numbers in candidates.items()}
 
     def names(self) -> list[str]:
-        """The columns of the inputs that hold all rows, or of all inputs where none does, in order."""
-        whole = [given for given, alike in zip(self._given, self._alike, strict=True) if alike]
-        if not whole:
-            whole = [given for at, given in enumerate(self._given) if self._found((at,)).null_count == 0]
-        return list(dict.fromkeys(name for given in whole or self._given for name in given.table.column_names))
+        """List the columns of the inputs that have all rows, or of all inputs where none has, in order."""
+        complete = [rows for rows, same in zip(self._inputs, self._same_rows, strict=True) if same]
+        if not complete:
+            complete = [rows for at, rows in enumerate(self._inputs) if self._positions_in((at,)).null_count == 0]
+        return list(dict.fromkeys(name for rows in complete or self._inputs for name in rows.table.column_names))
 
     def has(self, name: str) -> bool:
-        """Whether the inputs have this column, of one type, for all rows."""
-        having = self._having.get(name, ())
-        if any(self._alike[at] for at in having):
+        """Return whether the inputs have this column for all rows, with one type."""
+        candidates = self._inputs_with.get(name, ())
+        if any(self._same_rows[at] for at in candidates):
             return True
-        kinds = {self._given[at].table.schema.field(name).type for at in having}
-        return len(kinds) == 1 and self._found(having).null_count == 0
+        kinds = {self._inputs[at].table.schema.field(name).type for at in candidates}
+        return len(kinds) == 1 and self._positions_in(candidates).null_count == 0
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """The values of a column that the inputs have."""
-        having = self._having[name]
-        for at in having:
-            if self._alike[at]:
-                return self._given[at].table.column(name)
-        chunks = [chunk for at in having for chunk in self._given[at].table.column(name).chunks]
-        values = pa.chunked_array(chunks, self._given[having[0]].table.schema.field(name).type)
-        return pa.table({name: values}).take(self._found(having)).column(name)
+        """Return the values of a column for which `has` is true."""
+        candidates = self._inputs_with[name]
+        for at in candidates:
+            if self._same_rows[at]:
+                return self._inputs[at].table.column(name)
+        chunks = [chunk for at in candidates for chunk in self._inputs[at].table.column(name).chunks]
+        values = pa.chunked_array(chunks, self._inputs[candidates[0]].table.schema.field(name).type)
+        return pa.table({name: values}).take(self._positions_in(candidates)).column(name)
 
-    def _found(self, having: tuple[int, ...]) -> pa.Array:
-        """For each row its place in these inputs laid end to end, null where it is in none of them."""
-        if having not in self._ends:
-            starts = np.cumsum([0, *(len(self._given[at].keys) for at in having)]).tolist()
-            moved = [pc.add(self._place(at), start) for at, start in zip(having, starts[:-1], strict=True)]
-            self._ends[having] = pc.coalesce(*moved) if moved else pa.nulls(len(self._keys), pa.int64())
-        return self._ends[having]
+    def _positions_in(self, candidates: tuple[int, ...]) -> pa.Array:
+        """Return the position of each row in the concatenation of these inputs; null where no input has it."""
+        if candidates not in self._positions:
+            starts = np.cumsum([0, *(len(self._inputs[at].keys) for at in candidates)]).tolist()
+            shifted = [pc.add(self._index_in(at), start) for at, start in zip(candidates, starts[:-1], strict=True)]
+            self._positions[candidates] = pc.coalesce(*shifted) if shifted else pa.nulls(len(self._keys), pa.int64())
+        return self._positions[candidates]
 
-    def _place(self, at: int) -> pa.Array:
-        if at not in self._places:
-            found = pc.index_in(self._keys, value_set=self._given[at].keys.combine_chunks())
-            self._places[at] = found.combine_chunks().cast(pa.int64())
-        return self._places[at]
+    def _index_in(self, at: int) -> pa.Array:
+        """Return the position of each row in one input; null where the input does not have it."""
+        if at not in self._indices:
+            indices = pc.index_in(self._keys, value_set=self._inputs[at].keys.combine_chunks())
+            self._indices[at] = indices.combine_chunks().cast(pa.int64())
+        return self._indices[at]
 
 
 def with_inherited(
     stored: pa.Table, inherited: InheritedColumns, allowed: Callable[[str], bool] = lambda name: True
 ) -> dict[str, pa.ChunkedArray]:
-    """The stored columns and those of the inputs that are `allowed`.
+    """Combine the stored columns with the inherited ones that are `allowed`.
 
-    What was stored wins, but for the columns of `ORIGIN` that the inputs have: those are the store's.
+    A stored column wins over an inherited one, except for `STORE_COLUMNS`: where the inputs have them, the stored ones
+    were added by the store.
     """
-    own = [name for name in stored.column_names if name not in ORIGIN or allowed(name)]
+    own = [name for name in stored.column_names if name not in STORE_COLUMNS or allowed(name)]
     columns = {}
     for name in dict.fromkeys([*inherited.names(), *own]):
-        if name in own and (name not in ORIGIN or not inherited.has(name)):
+        if name in own and (name not in STORE_COLUMNS or not inherited.has(name)):
             columns[name] = stored.column(name)
         elif allowed(name) and inherited.has(name):
             columns[name] = inherited.column(name)
     return columns
 
 
-def placed(external: pa.Table, offer: pa.Table, own: Runs) -> pa.Table:
-    """Rows of others and of the own offer in one table, with the columns that both have."""
+def merge_own_rows(external: pa.Table, offer: pa.Table, own: OwnSpans) -> pa.Table:
+    """Rebuild the output of an exchange from the rows of others and the own offer, with the columns that both have."""
     mine = offer.take(pa.array([row for _, at, count in own for row in range(at, at + count)], pa.int64()))
     names = [name for name in external.column_names if name in mine.column_names]
     if not external.num_rows:
@@ -120,8 +122,8 @@ def placed(external: pa.Table, offer: pa.Table, own: Runs) -> pa.Table:
     return pa.concat_tables([mine.select(names), external.select(names)]).take(pa.array(places))
 
 
-def allowed_in(kind: EdgeType) -> Callable[[str], bool]:
-    """Whether rows of a type may have a column: those declared, and those of the families of its marks."""
+def column_filter(kind: EdgeType) -> Callable[[str], bool]:
+    """Return a test for column names that rows of a type may have: declared, or with a prefix that its marks allow."""
     assert issubclass(kind.base, Frame)
     declared: dict[str, Any] = kind.base.declared(kind.marks)
     families = tuple(mark.prefix[0] for mark in kind.marks if mark.prefix is not None)

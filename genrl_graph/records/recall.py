@@ -1,4 +1,4 @@
-"""What a run that goes on has committed already: steps are recalled from its store instead of run again."""
+"""Recall the committed steps of a resumed run from its store, instead of running them again."""
 
 import json
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ from genrl_graph.edge_types.edge_type import EdgeType
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.errors import StoreError
 from genrl_graph.records.inherit import IN_FULL
-from genrl_graph.records.rebuild import described_type, exchanged_rows, rebuild, whole_rows
-from genrl_graph.records.write import is_exchanged, is_whole
+from genrl_graph.records.rebuild import exchange_rows, full_rows, rebuild, type_from_json
+from genrl_graph.records.write import stored_in_full, stores_others_only
 from genrl_graph.store.journal import Record
 from genrl_graph.store.run_store import RunStore
 
-WHY = (
-    "the same seed and inputs gave another result: was the run played with other threads (OMP_NUM_THREADS, "
-    "run.threads), another version of torch, or on another machine? Go on where it began, or start anew"
+ADVICE = (
+    "the same seed and inputs gave another result: did the run have other threads (OMP_NUM_THREADS, "
+    "run.threads), another version of torch, or another machine? Resume it in its first environment, or start a new run"
 )
 
 
@@ -32,18 +32,18 @@ class Recorded:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What the step reported."""
+        """The metrics that the step reported."""
         return {name: float(value) for name, value in self.facts.get("metrics", {}).items()}
 
     @property
     def retries(self) -> int:
-        """How many tries of this step failed before."""
+        """The number of failed attempts before this step was committed."""
         return len(self.facts.get("retried", ()))
 
     def outputs(
         self, node: Node, types: Mapping[str, EdgeType], inputs: Mapping[str, Any], *, holder: str, prefix: str
     ) -> dict[str, Frame]:
-        """The outputs of the step, as `run` gave them; `inputs` are those that it had."""
+        """Rebuild the outputs of the step, as `run` returned them, from its rows and its `inputs`, by reference."""
         name = node.place.node
         refs = [f"{name}.{field}" if field else name for field in node.signature.outputs]
         return {ref: self._output(node, ref, types[ref], inputs, holder, prefix) for ref in refs}
@@ -53,21 +53,21 @@ class Recorded:
     ) -> Frame:
         group = prefix + ref.replace(".", "/")
         if ref in (types := self.facts.get("types", {})):
-            kind = described_type(types[ref], kind, inputs)
+            kind = type_from_json(types[ref], kind, inputs)
         if f"{group}/{IN_FULL}" in self.tables:
-            return whole_rows(kind, self.tables[f"{group}/{IN_FULL}"])
-        if (own := self.facts.get("own_rows", {}).get(ref)) and is_exchanged(node, kind):
+            return full_rows(kind, self.tables[f"{group}/{IN_FULL}"])
+        if (own := self.facts.get("own_rows", {}).get(ref)) and stores_others_only(node, kind):
             assert isinstance(node, Exchange)
             offer = node.offer(**inputs)  # type: ignore[attr-defined]  # the contract was read at definition
-            return exchanged_rows(kind, self.tables[group], offer, own)
+            return exchange_rows(kind, self.tables[group], offer, own)
         assert issubclass(kind.base, Frame)
-        if is_whole(node.kind, kind.base.declared(kind.marks)):
-            return whole_rows(kind, self.tables[group])
+        if stored_in_full(node.kind, kind.base.declared(kind.marks)):
+            return full_rows(kind, self.tables[group])
         return rebuild(kind, self.tables[group], inputs)
 
 
 class Recall:
-    """The committed steps of an open run, read round by round; what is committed later is not among them."""
+    """Looks up the steps of an open run that were committed up to round `last`, reading one round at a time."""
 
     def __init__(self, store: RunStore, *, last: int) -> None:
         self._store, self._last = store, last
@@ -75,7 +75,7 @@ class Recall:
         self._steps: dict[tuple[str, str], Recorded] = {}
 
     def __call__(self, round: int, node: str, holder: str) -> Recorded | None:
-        """The step of a node (`eval/<node>` in an evaluation) at a holder, None where it was not committed."""
+        """Return the step of a node (`eval/<node>` in an evaluation) of a holder, None where it was not committed."""
         if round > self._last:
             return None
         if round != self._round:
@@ -84,22 +84,24 @@ class Recall:
 
 
 def _steps_of(store: RunStore, round: int) -> dict[tuple[str, str], Recorded]:
-    """All records of a round, those of the evaluation before it included."""
+    """Return all steps of a round by node and holder, those of the evaluation before it included."""
     only = range(round, round + 1)
-    groups: dict[str, tuple[pa.Table, int]] = {}
-    found: dict[tuple[str, str], Recorded] = {}
+    groups: dict[str, tuple[pa.Table, int]] = {}  # rows of the round, and how many of them belong to earlier steps
+    steps: dict[tuple[str, str], Recorded] = {}
     for step in store.steps(only).to_pylist():
         tables = {}
         for group, rows in json.loads(step["rows"]).items():
             table, start = groups.get(group) or (store.table(group, only), 0)
             tables[group] = table.slice(start, rows)
             groups[group] = (table, start + rows)
-        found[step["node"], step["holder"]] = Recorded(json.loads(step["facts"]), tables)
-    return found
+        steps[step["node"], step["holder"]] = Recorded(json.loads(step["facts"]), tables)
+    return steps
 
 
 def verify(recorded: Recorded, again: Record, *, where: str) -> None:
-    """Raise `StoreError` where an update that is applied again gives another value than it did."""
+    """Raise `StoreError` where an update that was applied again gave another value, by digest, than in the run."""
     for ref, digest in recorded.facts.get("digests", {}).items():
         if again.facts["digests"].get(ref) != digest:
-            raise StoreError(f"{where}: {ref} became {again.facts['digests'].get(ref)}, but {digest} in the run; {WHY}")
+            raise StoreError(
+                f"{where}: {ref} became {again.facts['digests'].get(ref)}, but {digest} in the run; {ADVICE}"
+            )

@@ -1,4 +1,4 @@
-"""Reads a run, finished or being written: typed rows of any node, metrics, facts and failures. Nothing is changed."""
+"""Read a run, finished or being written: typed rows of any node, metrics, facts and failures."""
 
 import fcntl
 import json
@@ -19,53 +19,54 @@ from genrl_graph.errors import ParamError, StoreError
 from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import read_document, refuse_newer
 from genrl_graph.messages import did_you_mean
-from genrl_graph.records.join import Snapshot, columns_of, typed
+from genrl_graph.records.join import Snapshot, as_frame, columns_of
 from genrl_graph.records.write import EVAL_PREFIX
 from genrl_graph.store.metrics_file import read_metrics
 from genrl_graph.store.run_folder import GRAPH, LOCK, ROLLOUTS
 from genrl_graph.store.run_store import RunStore
 
 Rounds = range | int | None
-"""Some rounds, one, or all."""
+"""A range of rounds, one round, or None for all."""
 
 
 def open_run(path: Path | str) -> "StoredRun":
-    """A run to read; also one of several processes, whose folder holds a folder a peer.
+    """Open a run for reading; the folder of a run with one process per peer has one sub-folder per peer.
 
     Raises `StoreError` where there is no run.
     """
     folder = Path(path)
     folders = run_folders(folder)
     if not folders:
-        inner = _runs_in(folder)
+        inner = _run_names(folder)
         hint = f"; it holds the runs {', '.join(inner[:5])}" if inner else ""
-        close = did_you_mean(folder.name, _runs_in(folder.parent))
+        close = did_you_mean(folder.name, _run_names(folder.parent))
         raise StoreError(f"{folder}: no run here, {GRAPH} is missing{hint or close}")
-    return StoredRun(folder, [RunStore.open(found) for found in folders])
+    return StoredRun(folder, [RunStore.open(path) for path in folders])
 
 
 def run_folders(folder: Path) -> list[Path]:
-    """The folders of a run: itself, or one a peer where each peer was a process; none where this is no run.
+    """List the folders of a run: itself, or one per peer where each peer was a process; none where this is no run.
 
-    The folder of a peer is told from a run among others by what it holds: rows of the peer that it is named after.
+    Folders of peers differ from a folder of separate runs by their rows: each has only rows of the peer it is named
+    after, and at least one has rows.
     """
     if (folder / GRAPH).exists():
         return [folder]
-    inner = sorted(found.parent for found in folder.glob(f"*/{GRAPH}"))
+    inner = sorted(path.parent for path in folder.glob(f"*/{GRAPH}"))
     any_peer = False
-    for found in inner:
+    for path in inner:
         try:
-            holders = _holders(RunStore.open(found))
+            holders = _holders(RunStore.open(path))
         except StoreError:
             return []
-        if not holders <= {found.name}:
+        if not holders <= {path.name}:
             return []
         any_peer |= bool(holders)
     return inner if any_peer else []
 
 
 def writer_of(folder: Path) -> int | None:
-    """The id of the process that writes a run folder, or None."""
+    """Return the id of the process that writes a run folder, or None."""
     try:
         with (folder / LOCK).open("rb") as file:
             holder = file.read(32).strip()
@@ -76,14 +77,14 @@ def writer_of(folder: Path) -> int | None:
         return None
     except BlockingIOError:
         return int(holder)
-    return None  # it was killed, and its name stayed behind
+    return None  # the process was killed, and its id stayed in the file
 
 
 class StoredRun:
-    """A run, read from its folder. Every call reads anew what is committed by then, never a torn row.
+    """A run, read from its folder. Every call reads what is committed at that moment, and whole commits only.
 
-    Nodes are named as in the graph: `answer`, `halves.low` for a field of several outputs, `eval/answer` in the
-    evaluations, where a round is the number of rounds trained before.
+    Nodes are named as in the graph: `answer`, `halves.low` for one of several outputs, `eval/answer` for evaluations,
+    whose round is the number of rounds trained before.
     """
 
     def __init__(self, folder: Path, stores: Sequence[RunStore]) -> None:
@@ -102,14 +103,14 @@ class StoredRun:
 
     @property
     def versions(self) -> Mapping[str, Any]:
-        """The versions of what ran it; where each peer was a process, of the first."""
+        """The versions of the software that ran it; where each peer was a process, those of the first."""
         return self._stores[0].versions
 
     @cached_property
     def graph(self) -> Graph:
-        """The graph that ran. Types that are not known here stay unknown in it, and only `frame` misses them.
+        """The graph that ran; node types that are not registered here stay unknown, and only `frame` needs them.
 
-        Raises `StoreError` where it is written in a newer version.
+        Raises `StoreError` where it is written in a newer version of graph files.
         """
         store = self._stores[0]
         document = parse_document(store.graph_yaml, file=str(store.folder / GRAPH))
@@ -133,63 +134,63 @@ class StoredRun:
 
     @property
     def rounds(self) -> list[int]:
-        """The rounds that a peer has played to their end."""
+        """The rounds of which at least one peer has committed every node, sorted."""
         played: set[int] = set()
         for store in self._stores:
             steps = store.steps().select(["round", "node", "holder"])
             steps = steps.filter(pc.invert(pc.starts_with(steps.column("node"), EVAL_PREFIX)))
-            turns = steps.group_by(["round", "holder"]).aggregate([("node", "count_distinct")])
-            whole = pc.equal(turns.column("node_count_distinct"), len(self.graph.nodes))
-            played.update(turns.filter(whole).column("round").to_pylist())
+            peer_rounds = steps.group_by(["round", "holder"]).aggregate([("node", "count_distinct")])
+            complete = pc.equal(peer_rounds.column("node_count_distinct"), len(self.graph.nodes))
+            played.update(peer_rounds.filter(complete).column("round").to_pylist())
         return sorted(played)
 
     def steps(self, rounds: Rounds = None) -> pa.Table:
-        """One row for each committed step: round, node, holder, rows by group (JSON), facts (JSON), digest."""
+        """Return one row for each committed step: round, node, holder, rows by group (JSON), facts (JSON), digest."""
         return pa.concat_tables([store.steps(_range(rounds)) for store in self._stores])
 
     def table(self, group: str, rounds: Rounds = None) -> pa.Table:
-        """The rows of a group as they are stored: those that came into being there in full, else ids and new columns.
+        """Return the rows of a group as they are stored: in full where the node made them, else ids and new columns.
 
         Raises `ParamError` for a group that the run does not have.
         """
-        having = [store for store in self._stores if group in store.groups()]
-        if not having:
+        stores = [store for store in self._stores if group in store.groups()]
+        if not stores:
             hint = did_you_mean(group, self.groups) or f"; it has {', '.join(self.groups) or 'none'}"
             raise ParamError(f"{self.folder}: no group {group!r}{hint}")
-        tables = [store.table(group, _range(rounds)) for store in having]
+        tables = [store.table(group, _range(rounds)) for store in stores]
         return pa.concat_tables([table for table in tables if table.num_rows] or tables[:1])
 
     def columns(self, group: str, names: Sequence[str]) -> pa.Table:
-        """Some columns of all rows of a group, read without the others."""
+        """Read some columns of all rows of a group, without reading the others."""
         return pa.concat_tables([_columns(store, group, names) for store in self._stores if group in store.groups()])
 
     def frame(self, node: str, rounds: Rounds = None, *, holder: str | None = None) -> Frame:
-        """The rows that a node gave, with all their columns, as the type that its output declares.
+        """Return the rows that a node gave, with all their columns, as the type that its output declares.
 
-        Rows stand in the order of rounds and, in each, of holders; an exchange's by name of the peer. Raises
-        `ParamError` for a node or holder that the run does not have, and for a type that is not known here.
+        Rows are sorted by round, then by holder; those of one holder keep the order in which the node gave them.
+        Raises `ParamError` for a node or holder that the run does not have, and for a node type not registered here.
         """
-        given = self._type(node)
-        return typed(given, self._rows(node, given, rounds, holder))
+        kind = self._output_type(node)
+        return as_frame(kind, self._rows(node, kind, rounds, holder))
 
     def blocks(
         self, node: str, rounds: Rounds = None, *, holder: str | None = None, rows: int = 4096
     ) -> Iterator[pa.Table]:
-        """The rows of `frame` as tables of whole rounds, of about so many `rows`; they keep `round` and `holder`."""
-        given = self._type(node)
+        """Yield the rows of `frame` as tables of whole rounds with about `rows` rows, plus `round` and `holder`."""
+        kind = self._output_type(node)
         for span in self.spans(node, rounds, rows=rows):
-            table = self._rows(node, given, span, holder)
+            table = self._rows(node, kind, span, holder)
             if table.num_rows:
-                yield table.select(list(dict.fromkeys([*columns_of(given, table), "round", "holder"])))
+                yield table.select(list(dict.fromkeys([*columns_of(kind, table), "round", "holder"])))
 
     def spans(self, node: str, rounds: Rounds = None, *, rows: int = 4096) -> Iterator[range]:
-        """The rounds in which a node gave rows, cut into ranges of about so many rows."""
+        """Yield ranges of rounds, each with about `rows` rows of a node, that cover all rounds with rows of it."""
         group = node.replace(".", "/")
         counts: dict[int, int] = {}
         steps = self.steps(rounds)
-        for number, given in zip(steps.column("round").to_pylist(), steps.column("rows").to_pylist(), strict=True):
-            if group in (found := json.loads(given)):
-                counts[number] = counts.get(number, 0) + found[group]
+        for number, text in zip(steps.column("round").to_pylist(), steps.column("rows").to_pylist(), strict=True):
+            if group in (rows_by_group := json.loads(text)):
+                counts[number] = counts.get(number, 0) + rows_by_group[group]
         start, total = None, 0
         for number in sorted(counts):
             start = number if start is None else start
@@ -201,70 +202,72 @@ class StoredRun:
             yield range(start, max(counts) + 1)
 
     def metrics(self) -> pa.Table:
-        """What was measured: `round`, `peer` and a column a metric, null where it was not reported."""
+        """Return the metrics of all rounds: `round`, `peer` and one column per metric, null where not reported."""
         return read_metrics(self.folders)
 
     def evaluations(self) -> pa.Table:
-        """What the evaluations measured, in the same form; `round` is the number of rounds trained before."""
+        """Return the metrics of evaluations in the same form; `round` is the number of rounds trained before."""
         return read_metrics(self.folders, evaluations=True)
 
     def facts(self, node: str, round: int) -> dict[str, dict[str, Any]]:
-        """The facts that a node's step journaled in a round, by holder."""
-        self._known(node)
+        """Return the facts that a node's steps journaled in a round, by holder."""
+        self._check_node(node)
         steps = self.steps(round)
         steps = steps.filter(pc.equal(steps.column("node"), node))
         return {row["holder"]: json.loads(row["facts"]) for row in steps.select(["holder", "facts"]).to_pylist()}
 
     def failures(self, node: str, rounds: Rounds = None) -> pa.Table:
-        """The rows that failed at a node, or that it could not judge: id, reason, round, holder."""
-        self._known(node)
-        found = [_NO_FAILURES]
+        """Return the rows that failed at a node, or that it could not judge: id, reason, round, holder."""
+        self._check_node(node)
+        failures = [_NO_ROWS]
         if f"{node}/failures" in (groups := self.groups):
-            found.append(self.table(f"{node}/failures", rounds).select(_NO_FAILURES.column_names))
+            failures.append(self.table(f"{node}/failures", rounds).select(_NO_ROWS.column_names))
         if node in groups:
-            made = self.table(node, rounds)
-            if {"id", "finish", "error"} <= set(made.column_names) and made.num_rows:
-                lost = made.filter(pc.equal(made.column("finish"), "failed"))
-                found.append(lost.select(["id", "error", "round", "holder"]).rename_columns(_NO_FAILURES.column_names))
-        return pa.concat_tables([table.cast(_NO_FAILURES.schema) for table in found])
+            rows = self.table(node, rounds)
+            if {"id", "finish", "error"} <= set(rows.column_names) and rows.num_rows:
+                failed = rows.filter(pc.equal(rows.column("finish"), "failed"))
+                columns = failed.select(["id", "error", "round", "holder"])
+                failures.append(columns.rename_columns(_NO_ROWS.column_names))
+        return pa.concat_tables([table.cast(_NO_ROWS.schema) for table in failures])
 
-    def _rows(self, node: str, given: EdgeType, rounds: Rounds, holder: str | None) -> pa.Table:
-        """The joined rows, with `round` and `holder` of the record where the rows have none of their own."""
+    def _rows(self, node: str, kind: EdgeType, rounds: Rounds, holder: str | None) -> pa.Table:
+        """Return the joined rows of all stores, sorted by round; rows without `round` or `holder` get the record's."""
         tables, numbers = [], []
         for store in self._stores:
             snapshot = Snapshot(store, self.graph, self._types, rounds=_range(rounds), holder=holder)
             joined = snapshot.joined(node)
             if joined is None or not joined.table.num_rows:
                 continue
-            kept = joined.table.select(columns_of(given, joined.table))
-            origin = {"round": np.asarray([number for number, _ in snapshot.turns], np.int32)[joined.turn]}
-            numbers.append(origin["round"])
-            holders = pa.array([name for _, name in snapshot.turns]).take(pa.array(joined.turn))
-            for name, column in {"round": pa.array(origin["round"]), "holder": holders}.items():
-                kept = kept if name in kept.column_names else kept.append_column(name, column)
-            tables.append(kept)
+            table = joined.table.select(columns_of(kind, joined.table))
+            round_of = np.asarray([number for number, _ in snapshot.peer_rounds], np.int32)[joined.peer_round]
+            numbers.append(round_of)
+            holders = pa.array([name for _, name in snapshot.peer_rounds]).take(pa.array(joined.peer_round))
+            for name, column in {"round": pa.array(round_of), "holder": holders}.items():
+                table = table if name in table.column_names else table.append_column(name, column)
+            tables.append(table)
         if not tables:
             if holder is not None and holder not in (peers := self.peers):
                 hint = did_you_mean(holder, peers) or f"; peers: {', '.join(peers) or 'none'}"
                 raise ParamError(f"{self.folder}: no peer named {holder!r}{hint}")
             return pa.table({})
         names = [name for name in tables[0].column_names if all(name in table.column_names for table in tables)]
-        whole = pa.concat_tables([table.select(names) for table in tables])
-        return whole if len(tables) == 1 else whole.take(pa.array(np.argsort(np.concatenate(numbers), kind="stable")))
+        rows = pa.concat_tables([table.select(names) for table in tables])
+        return rows if len(tables) == 1 else rows.take(pa.array(np.argsort(np.concatenate(numbers), kind="stable")))
 
     @cached_property
     def _types(self) -> dict[str, EdgeType]:
         return infer(self.graph)
 
-    def _type(self, node: str) -> EdgeType:
+    def _output_type(self, node: str) -> EdgeType:
+        """Return the type of the rows that a node gives; raises `ParamError` where it gives none or is unknown."""
         ref = node.removeprefix(EVAL_PREFIX)
-        given = self._types.get(ref)
-        if given is not None and issubclass(given.base, Frame):
-            return given
-        self._known(node)
+        kind = self._types.get(ref)
+        if kind is not None and issubclass(kind.base, Frame):
+            return kind
+        self._check_node(node)
         fields = [name for name in self._types if name.startswith(f"{ref}.")]
-        if given is not None:
-            raise ParamError(f"{self.folder}: {node} gives {given}, which is no rows; see `metrics` and `facts`")
+        if kind is not None:
+            raise ParamError(f"{self.folder}: {node} gives {kind}, which is no rows; see `metrics` and `facts`")
         if fields:
             raise ParamError(f"{self.folder}: {node} has several outputs; name one of {', '.join(fields)}")
         for part in self.graph.nodes.values():
@@ -273,8 +276,8 @@ class StoredRun:
                 raise ParamError(f"{self.folder}: type {part.type_name!r} is not known here; import {scripts}")
         raise ParamError(f"{self.folder}: {node} gives no rows")
 
-    def _known(self, node: str) -> None:
-        """Raise `ParamError` for a name that is no node, or no output of one."""
+    def _check_node(self, node: str) -> None:
+        """Raise `ParamError` for a name that is neither a node nor an output of one."""
         ref = node.removeprefix(EVAL_PREFIX)
         fields = [name for name in self._types if "." in name]
         if ref not in self.graph.nodes and ref not in fields:
@@ -282,16 +285,16 @@ class StoredRun:
             raise ParamError(f"{self.folder}: no node named {ref!r}{hint}")
 
 
-_NO_FAILURES = pa.table(
+_NO_ROWS = pa.table(
     {"id": pa.array([], pa.string()), "reason": pa.array([], pa.string())}
     | {"round": pa.array([], pa.int32()), "holder": pa.array([], pa.string())}
 )
 
 
-def _runs_in(folder: Path) -> list[str]:
-    """The names in a folder that look like runs."""
-    found = [*folder.glob(f"*/{GRAPH}"), *folder.glob(f"*/*/{GRAPH}")]
-    return sorted({path.relative_to(folder).parts[0] for path in found})
+def _run_names(folder: Path) -> list[str]:
+    """List the sub-folders that hold a graph.yaml, themselves or one level below."""
+    paths = [*folder.glob(f"*/{GRAPH}"), *folder.glob(f"*/*/{GRAPH}")]
+    return sorted({path.relative_to(folder).parts[0] for path in paths})
 
 
 def _range(rounds: Rounds) -> range | None:
@@ -303,6 +306,7 @@ def _holders(store: RunStore) -> set[str]:
 
 
 def _columns(store: RunStore, group: str, names: Sequence[str]) -> pa.Table:
+    """Read some columns of a group: from the arrays, then the rows that the arrays do not have yet."""
     from genrl_graph.store.arrays import RolloutArrays
 
     steps = store.steps().select(["round", "rows"]).to_pylist()
@@ -310,10 +314,10 @@ def _columns(store: RunStore, group: str, names: Sequence[str]) -> pa.Table:
     arrays = RolloutArrays(store.folder / ROLLOUTS)
     published = min(arrays.counts.get(group, 0), sum(counts))
     parts = [arrays.read(group, 0, published, columns=tuple(names))] if published else []
-    if waiting := sum(counts) - published:  # in the journal, or moved to the arrays by now
+    if pending := sum(counts) - published:  # in the journal, or moved to the arrays since
         ends = np.cumsum(counts)
-        last = int(np.searchsorted(ends, published, side="right"))
-        rows = store.table(group, range(steps[last]["round"], 2**31))
-        behind = sum(count for step, count in zip(steps, counts, strict=True) if step["round"] >= steps[last]["round"])
-        parts.append(rows.slice(behind - waiting, waiting).select(list(names)))
+        first = steps[int(np.searchsorted(ends, published, side="right"))]["round"]
+        rows = store.table(group, range(first, 2**31))
+        committed = sum(count for step, count in zip(steps, counts, strict=True) if step["round"] >= first)
+        parts.append(rows.slice(committed - pending, pending).select(list(names)))
     return pa.concat_tables(parts) if parts else store.table(group, range(0)).select(list(names))

@@ -1,8 +1,7 @@
-"""Checks everything of a run folder that can be checked, and names every file in which something is wrong.
+"""Verify all of a run folder, and name every file in which something is wrong.
 
-Chunks have a checksum each, journal records and the files of checkpoints a hash; metadata and counts follow from one
-another; and every record that is in the arrays is put together again from its rows and held against the hash with
-which it was committed.
+Each chunk has a checksum, each journal record and checkpoint file a hash. Metadata and row counts follow from one
+another. Every record in the arrays is rebuilt from its rows and compared with the hash with which it was committed.
 """
 
 import json
@@ -26,7 +25,7 @@ from genrl_graph.store.chunks import ChunkedArray
 from genrl_graph.store.durable import failed
 from genrl_graph.store.journal import Record, digest_of, entries, torn_tail
 from genrl_graph.store.manifest import damaged_files
-from genrl_graph.store.view import STEPS, STEPS_SCHEMA, position
+from genrl_graph.store.view import STEPS, STEPS_SCHEMA, archived_records
 
 ROWS_A_READ = 16_384
 RESTORE = "restore it from a copy"
@@ -36,7 +35,7 @@ Step = dict[str, Any]
 
 @dataclass(slots=True)
 class Report:
-    """What is wrong, one line each, and how much was looked at."""
+    """The problems of a run folder, one line each, and how much was checked."""
 
     problems: list[str] = field(default_factory=list)
     records: int = 0
@@ -50,28 +49,28 @@ class Report:
 
     @contextmanager
     def noting(self) -> Iterator[None]:
-        """Note the `StoreError` of one check and go on."""
+        """Add the `StoreError` of one check to the problems, instead of raising it."""
         try:
             yield
         except StoreError as error:
             self.problems.append(str(error))
 
     def summary(self) -> str:
-        """One line on what was looked at."""
+        """Return one line that says how much was checked."""
         parts = [
             f"{self.records} records ({self.rebuilt} rebuilt from the arrays, {self.pending} in the journal)",
             f"{self.rows} rows in {self.groups} groups",
             f"{self.chunks} chunks",
             f"{self.checkpoints} checkpoints",
         ]
-        cut = f"; {self.leftovers} files left by a crash, `store compact` removes them" if self.leftovers else ""
-        return ", ".join(parts) + cut
+        leftovers = f"; {self.leftovers} files left by a crash, `store compact` removes them" if self.leftovers else ""
+        return ", ".join(parts) + leftovers
 
 
 def verify_run(folder: Path) -> Report:
-    """Check a run folder and change nothing.
+    """Check a run folder, without changing it.
 
-    Raises `StoreError` where there is no run, where its layout is another, or while a process writes it.
+    Raises `StoreError` where there is no run, where it has another layout version, or while a process writes it.
     """
     text, versions = run_folder.read_graph(folder)
     lock = run_folder.WriterLock(folder, shared=True)
@@ -82,8 +81,8 @@ def verify_run(folder: Path) -> Report:
             _check_graph(folder / run_folder.GRAPH, text)
         _check_checkpoints(folder / run_folder.CHECKPOINTS, report)
         with report.noting():
-            _check_journal(folder / run_folder.JOURNAL, position(arrays.counts), report)
-        _ArraysCheck(arrays, report, versions.get("pyarrow", pa.__version__)).run()
+            _check_journal(folder / run_folder.JOURNAL, archived_records(arrays.counts), report)
+        _ArraysVerifier(arrays, report, versions.get("pyarrow", pa.__version__)).run()
     finally:
         lock.release()
     return report
@@ -99,11 +98,11 @@ def _check_graph(path: Path, text: str) -> None:
 
 
 def _check_checkpoints(checkpoints: Path, report: Report) -> None:
-    report.leftovers += len(run_folder.cut_checkpoints(checkpoints))
+    report.leftovers += len(run_folder.partial_checkpoints(checkpoints))
     for folder in sorted(path for path in checkpoints.glob("*") if path.name.isdecimal()):
         report.checkpoints += 1
         with report.noting():
-            report.problems += [f"{path}: {what}; {RESTORE}" for path, what in damaged_files(folder)]
+            report.problems += [f"{path}: {problem}; {RESTORE}" for path, problem in damaged_files(folder)]
 
 
 def _check_journal(folder: Path, start: int, report: Report) -> None:
@@ -112,12 +111,12 @@ def _check_journal(folder: Path, start: int, report: Report) -> None:
     torn = torn_tail(folder, since=start)
     if torn is not None:
         path, end, size = torn
-        what = f"the {size} bytes from byte {end} on are no whole commit: it was cut, or is damaged"
-        raise StoreError(f"{path}: {what}; restore the file from a copy, or write to the run, which cuts them")
+        problem = f"the {size} bytes from byte {end} on are no whole commit: it is torn or damaged"
+        raise StoreError(f"{path}: {problem}; restore the file from a copy, or resume the run, which removes them")
 
 
-class _ArraysCheck:
-    """The checks of `rollouts.zarr`; `sound` are the groups whose rows can be read."""
+class _ArraysVerifier:
+    """Checks `rollouts.zarr`; `known` are the files that belong to it, `sound` the groups whose rows can be read."""
 
     def __init__(self, arrays: RolloutArrays, report: Report, pyarrow: str) -> None:
         self.arrays, self.report, self.pyarrow = arrays, report, pyarrow
@@ -125,13 +124,13 @@ class _ArraysCheck:
         self.sound: set[str] = set()
 
     def run(self) -> None:
-        """All of them, the later ones as far as what they read is sound."""
+        """Run all checks; those that read rows skip the groups that are not sound."""
         arrays, report, counts = self.arrays, self.report, self.arrays.counts
-        report.records = position(counts) + report.pending
+        report.records = archived_records(counts) + report.pending
         report.groups = len(counts.keys() - {STEPS})
         report.rows = sum(rows for group, rows in counts.items() if group != STEPS)
         with report.noting():
-            _same(arrays.folder / METADATA, root_file(counts))
+            _check_bytes(arrays.folder / METADATA, root_file(counts))
         for group in counts:
             before = len(report.problems)
             with report.noting():
@@ -144,15 +143,17 @@ class _ArraysCheck:
                 self._check_records()
 
     def _check_group(self, group: str) -> None:
-        """Metadata and chunks of a group, and offsets that count what they point into."""
+        """Check the metadata and chunks of a group, and that its offsets fit the arrays that they point into."""
         arrays = self.arrays
         schema = STEPS_SCHEMA if group == STEPS else arrays.schema(group)
-        _same(arrays.folder / group / METADATA, group_file({"schema_version": SCHEMA, "columns": schema_json(schema)}))
+        _check_bytes(
+            arrays.folder / group / METADATA, group_file({"schema_version": SCHEMA, "columns": schema_json(schema)})
+        )
         self.known.add(arrays.folder / group / METADATA)
         levels = {"": arrays.counts[group]}
         for leaf in leaves(schema):
             if leaf.level not in levels:
-                continue  # what counts it is damaged, which is noted
+                continue  # the offsets of this level are damaged, which is reported already
             array = arrays.array(group, leaf)
             length = levels[leaf.level] + (leaf.into is not None)
             with self.report.noting():
@@ -173,49 +174,50 @@ class _ArraysCheck:
             raise StoreError(f"{array.folder}: cannot be read from end to end, because of the chunks above")
 
     def _check_strays(self) -> None:
-        """Files that no array has; where the journal holds records, they may be rows that are not published yet."""
-        cut = set(self.arrays.leftovers())
-        self.report.leftovers += len(cut)
+        """Report files that belong to no array; with records in the journal, such files may be unpublished rows."""
+        leftovers = set(self.arrays.leftovers())
+        self.report.leftovers += len(leftovers)
         if self.report.pending or self.sound != self.arrays.counts.keys():
             return
         for path in sorted(path for path in self.arrays.folder.rglob("*") if path.is_file()):
-            if path not in self.known and path not in cut:
+            if path not in self.known and path not in leftovers:
                 self.report.problems.append(f"{path}: belongs to no array; remove it")
 
     def _check_records(self) -> None:
-        """The records of the arrays, a few at a time, and the row counts that they add up to."""
+        """Check the records of the arrays, a few at a time, and that their rows add up to the published counts."""
         ends = dict.fromkeys(self.arrays.counts, 0)
         steps: list[Step] = []
         for step in self.arrays.read(STEPS, 0, self.arrays.counts[STEPS]).to_pylist():
             steps.append(step | {"rows": json.loads(step["rows"])})
             if sum(sum(step["rows"].values()) for step in steps) >= ROWS_A_READ:
-                self._check_some(steps, ends)
+                self._check_steps(steps, ends)
                 steps = []
-        self._check_some(steps, ends)
+        self._check_steps(steps, ends)
         for group, rows in self.arrays.counts.items():
             if group != STEPS and ends.get(group, 0) != rows:
-                what = f"{rows} rows of {group!r} are published, but its records have {ends[group]}"
-                raise StoreError(f"{self.arrays.folder / METADATA}: {what}; {RESTORE}")
+                problem = f"{rows} rows of {group!r} are published, but its records have {ends[group]}"
+                raise StoreError(f"{self.arrays.folder / METADATA}: {problem}; {RESTORE}")
 
-    def _check_some(self, steps: list[Step], ends: dict[str, int]) -> None:
-        """Rebuild records and compare their hashes; `ends` learns where their rows end."""
+    def _check_steps(self, steps: list[Step], ends: dict[str, int]) -> None:
+        """Rebuild records and compare their hashes; `ends`, the last rows by group, is moved on by their rows."""
         begins = dict(ends)
         first = ends[STEPS]
-        at = [self._spans(step, ends) for step in steps]
+        spans_of = [self._spans(step, ends) for step in steps]
         ends[STEPS] = first + len(steps)
-        groups = {group for spans in at for group in spans if group in self.sound}
+        groups = {group for spans in spans_of for group in spans if group in self.sound}
         tables = {group: self.arrays.read(group, begins[group], ends[group]) for group in groups}
-        for number, (step, spans) in enumerate(zip(steps, at, strict=True), start=first):
+        for number, (step, spans) in enumerate(zip(steps, spans_of, strict=True), start=first):
             if not spans.keys() <= self.sound or any(stop == 0 for _, stop in spans.values()):
-                continue  # a table without rows has types of its own as long as its group has none
-            cut = {group: tables[group].slice(a - begins[group], b - a) for group, (a, b) in spans.items()}
-            whole = {name: conform(part, part.schema, fixed=True, where=name) for name, part in cut.items()}
-            record = Record(step["round"], step["node"], step["holder"], json.loads(step["facts"]), whole)
+                continue  # an empty table in a group without rows was hashed with types that the arrays do not have
+            parts = {group: tables[group].slice(a - begins[group], b - a) for group, (a, b) in spans.items()}
+            rows = {name: conform(part, part.schema, fixed=True, where=name) for name, part in parts.items()}
+            record = Record(step["round"], step["node"], step["holder"], json.loads(step["facts"]), rows)
             self.report.rebuilt += 1
             if digest_of(record) != step["digest"]:
                 self.report.problems.append(self._differs(number, step))
 
     def _spans(self, step: Step, ends: dict[str, int]) -> dict[str, tuple[int, int]]:
+        """Return the rows of a record by group, as (start, stop), and move `ends` on."""
         spans = {}
         for group, rows in step["rows"].items():
             if group not in self.arrays.counts:
@@ -227,32 +229,32 @@ class _ArraysCheck:
     def _differs(self, number: int, step: Step) -> str:
         where = f"record {number} (round {step['round']}, {step['node']}, {step['holder']})"
         other = f" by pyarrow {self.pyarrow}, this is {pa.__version__}" if self.pyarrow != pa.__version__ else ""
-        what = f"{where}: its rows do not give the hash {step['digest']} with which it was committed{other}"
-        return f"{self.arrays.folder}: {what}; {RESTORE}"
+        problem = f"{where}: its rows do not give the hash {step['digest']} with which it was committed{other}"
+        return f"{self.arrays.folder}: {problem}; {RESTORE}"
 
 
 def _check_metadata(array: ChunkedArray, length: int) -> None:
-    """The metadata is that of so many elements, or of more where a block was cut before it was published."""
+    """Check the metadata of an array of `length` elements, or more where a crash hit before a block was published."""
     try:
         shape = json.loads(array.metadata.read_bytes())["shape"][0]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise StoreError(f"{array.metadata}: cannot be read ({error}); {RESTORE}") from error
     if not isinstance(shape, int) or shape < length:
         raise StoreError(f"{array.metadata}: {shape} of {length} elements; {RESTORE}")
-    _same(array.metadata, array.describe(shape))
+    _check_bytes(array.metadata, array.describe(shape))
 
 
-def _same(path: Path, expected: bytes) -> None:
+def _check_bytes(path: Path, expected: bytes) -> None:
     try:
-        found = path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise failed(path, "read", error) from error
-    if found != expected:
+    if data != expected:
         raise StoreError(f"{path}: is not what a run writes; {RESTORE}")
 
 
 def _checked_offsets(array: ChunkedArray, length: int) -> int:
-    """The last of some offsets; raises `StoreError` where one is less than what precedes it."""
+    """Return the last of an array's offsets; raises `StoreError` where they do not start at 0, or one decreases."""
     offsets = np.concatenate([np.zeros(1, np.int64), array.read(0, length)])
     falls = np.flatnonzero(np.diff(offsets) < 0)
     if len(falls) or (length and offsets[1] != 0):

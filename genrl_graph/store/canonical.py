@@ -1,4 +1,4 @@
-"""Tables as the store keeps them: known columns and types, no null, and the same bytes for the same rows."""
+"""The canonical form of tables in the store: known columns and types, no null, equal bytes for equal rows."""
 
 from collections.abc import Callable
 from enum import IntEnum
@@ -12,12 +12,12 @@ from genrl_graph.errors import StoreError
 
 
 def conform(table: pa.Table, known: pa.Schema | None, *, fixed: bool, where: str) -> pa.Table:
-    """The table in the known column order and types, rid of metadata and of chunks.
+    """Return the table with the columns in the order and types of `known`, without metadata, in one chunk per column.
 
-    Equal rows give equal bytes as an Arrow stream, however they were put together. Without rows a table has no types
-    worth a word, so a table of none takes the known types, and where no row is known yet (not `fixed`) the table's
-    types win.
-    Raises `StoreError` naming the column that is null, unknown, missing, of another type or of one not stored.
+    Equal rows give equal bytes as an Arrow stream, however the table was built. `fixed` says that the group has rows,
+    so `known` holds: an empty table adopts it, and any other type is refused. As long as the group has no rows, the
+    types of the table win.
+    Raises `StoreError` naming the column that holds null, is new, missing or of another type, or cannot be stored.
     """
     table = table.replace_schema_metadata(None)
     if known is not None:
@@ -26,7 +26,7 @@ def conform(table: pa.Table, known: pa.Schema | None, *, fixed: bool, where: str
         schema = known
         table = _typed(table, known, where)
     else:
-        schema = _storable(table, where)
+        schema = _storable_schema(table, where)
     columns = _compacted(table, where)
     if table.num_rows == 0:
         return empty(schema)
@@ -35,7 +35,7 @@ def conform(table: pa.Table, known: pa.Schema | None, *, fixed: bool, where: str
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _storable(table: pa.Table, where: str) -> pa.Schema:
+def _storable_schema(table: pa.Table, where: str) -> pa.Schema:
     names = table.column_names
     for name in names:
         if names.count(name) > 1:
@@ -51,16 +51,16 @@ def _storable(table: pa.Table, where: str) -> pa.Schema:
 
 
 def _ordered(table: pa.Table, names: list[str], where: str) -> pa.Table:
-    given = table.column_names
-    if given == names:
+    columns = table.column_names
+    if columns == names:
         return table
-    for name in given:
+    for name in columns:
         if name not in names:
             raise StoreError(f"{where}.{name}: new column; earlier rows have {', '.join(names)}")
-        if given.count(name) > 1:
-            raise StoreError(f"{where}.{name}: {given.count(name)} columns have this name; rename one of them")
+        if columns.count(name) > 1:
+            raise StoreError(f"{where}.{name}: {columns.count(name)} columns have this name; rename one of them")
     for name in names:
-        if name not in given:
+        if name not in columns:
             raise StoreError(f"{where}.{name}: column is missing; earlier rows have it")
     return table.select(names)
 
@@ -71,103 +71,103 @@ def _typed(table: pa.Table, known: pa.Schema, where: str) -> pa.Table:
     if table.schema == known:
         return table
     for field in known:
-        given = table.schema.field(field.name).type
-        if given != field.type and _bare(given) != _bare(field.type):
-            raise StoreError(f"{where}.{field.name}: type {given}; earlier rows have {field.type}")
+        dtype = table.schema.field(field.name).type
+        if dtype != field.type and _without_nullability(dtype) != _without_nullability(field.type):
+            raise StoreError(f"{where}.{field.name}: type {dtype}; earlier rows have {field.type}")
     return table
 
 
-def _bare(dtype: pa.DataType) -> str:
-    """A type without its marks of what may be null: nothing stored is."""
+def _without_nullability(dtype: pa.DataType) -> str:
+    """Return a type as text without `not null`: no stored value is null, so the mark makes no difference."""
     return str(dtype).replace(" not null", "")
 
 
-class _State(IntEnum):
-    """What was found of an array; the least of its parts holds for the whole."""
+class _Storage(IntEnum):
+    """Contents of the buffers of an array; a nested array is as good as its worst part (`min`)."""
 
     NULL = 0  # some value is null, at any depth
-    LOOSE = 1  # it is cut from a larger one, or its buffers end behind its values
-    COMPACT = 2
+    SLICED = 1  # the buffers hold more than the values of the array, as after a slice
+    COMPACT = 2  # the buffers hold the values and nothing else
 
 
 def _compacted(table: pa.Table, where: str) -> list[pa.Array]:
-    """Each column as one array that holds its values and no others; copied only where it is no such array.
+    """Return each column as one compact array; only a column that is not compact is copied.
 
-    An Arrow stream rounds what it takes of a buffer up, so it would show what stands behind a slice. Raises
-    `StoreError` for a null.
+    An Arrow stream writes buffers in rounded sizes, so the bytes after a slice would change the bytes of the stream.
+    Raises `StoreError` for a null.
     """
     arrays = []
     for name, column in zip(table.column_names, table.columns, strict=True):
         chunks = column.chunks
-        state = min(map(_state, chunks), default=_State.LOOSE)
-        if state is _State.NULL:
+        state = min(map(_storage_of, chunks), default=_Storage.SLICED)
+        if state is _Storage.NULL:
             raise StoreError(f"{where}.{name}: holds null; give every row a value (NaN and '' are values)")
-        if state is _State.COMPACT and len(chunks) == 1:
+        if state is _Storage.COMPACT and len(chunks) == 1:
             arrays.append(chunks[0])
         else:
             arrays.append(column.take(pa.array(np.arange(len(column)))).combine_chunks())
     return arrays
 
 
-def _state(array: pa.Array) -> _State:
+def _storage_of(array: pa.Array) -> _Storage:
     if array.null_count:
-        return _State.NULL
-    return _LOOK.get(type(array), _numbers)(array)
+        return _Storage.NULL
+    return _STORAGE_BY_TYPE.get(type(array), _number_storage)(array)
 
 
-def _numbers(array: pa.Array) -> _State:
+def _number_storage(array: pa.Array) -> _Storage:
     data = array.buffers()[1]
     exact = data is not None and not array.offset and data.size * 8 == len(array) * array.type.bit_width
-    return _State.COMPACT if exact else _State.LOOSE
+    return _Storage.COMPACT if exact else _Storage.SLICED
 
 
-def _booleans(array: pa.Array) -> _State:
-    return _State.LOOSE  # their buffer ends with a byte
+def _boolean_storage(array: pa.Array) -> _Storage:
+    return _Storage.SLICED  # a buffer of bits ends with a whole byte, so there may be bits after the last value
 
 
-def _nothings(array: pa.Array) -> _State:
-    return _State.COMPACT  # no value, no buffer
+def _null_storage(array: pa.Array) -> _Storage:
+    return _Storage.COMPACT  # no value, no buffer
 
 
-def _texts(array: pa.Array) -> _State:
+def _text_storage(array: pa.Array) -> _Storage:
     _, offsets, data = array.buffers()
-    exact = not array.offset and _spans(offsets, len(array), 0 if data is None else data.size)
-    return _State.COMPACT if exact else _State.LOOSE
+    exact = not array.offset and _covers(offsets, len(array), 0 if data is None else data.size)
+    return _Storage.COMPACT if exact else _Storage.SLICED
 
 
-def _lists(array: pa.Array) -> _State:
-    if not array.offset and _spans(array.buffers()[1], len(array), len(array.values)):
-        return _state(array.values)
-    return min(_State.LOOSE, _state(array.flatten()))
+def _list_storage(array: pa.Array) -> _Storage:
+    if not array.offset and _covers(array.buffers()[1], len(array), len(array.values)):
+        return _storage_of(array.values)
+    return min(_Storage.SLICED, _storage_of(array.flatten()))
 
 
-def _tensors(array: pa.Array) -> _State:
+def _tensor_storage(array: pa.Array) -> _Storage:
     flat = array.storage.values
     if not array.offset and len(flat) == len(array) * array.type.storage_type.list_size:
-        return _state(flat)
-    return min(_State.LOOSE, _state(array.storage.flatten()))
+        return _storage_of(flat)
+    return min(_Storage.SLICED, _storage_of(array.storage.flatten()))
 
 
-def _structs(array: pa.Array) -> _State:
+def _struct_storage(array: pa.Array) -> _Storage:
     fields = [array.field(at) for at in range(array.type.num_fields)]
     if not array.offset and all(len(field) == len(array) for field in fields):
-        return min(map(_state, fields))
-    return min(_State.LOOSE, *map(_state, array.flatten()))
+        return min(map(_storage_of, fields))
+    return min(_Storage.SLICED, *map(_storage_of, array.flatten()))
 
 
-def _spans(offsets: pa.Buffer | None, count: int, end: int) -> bool:
-    """Whether offsets are those of so many values, from the start of what they point into to its end."""
+def _covers(offsets: pa.Buffer | None, count: int, end: int) -> bool:
+    """Return whether the offsets of `count` values begin at 0 and end at `end`, the length of what they point into."""
     if offsets is None or offsets.size != 4 * (count + 1):
         return False
     bounds = memoryview(offsets).cast("i")
     return bounds[0] == 0 and bounds[-1] == end
 
 
-_LOOK: dict[type, Callable[[pa.Array], _State]] = {
-    pa.BooleanArray: _booleans,
-    pa.NullArray: _nothings,
-    pa.StringArray: _texts,
-    pa.ListArray: _lists,
-    pa.StructArray: _structs,
-    pa.FixedShapeTensorArray: _tensors,
+_STORAGE_BY_TYPE: dict[type, Callable[[pa.Array], _Storage]] = {
+    pa.BooleanArray: _boolean_storage,
+    pa.NullArray: _null_storage,
+    pa.StringArray: _text_storage,
+    pa.ListArray: _list_storage,
+    pa.StructArray: _struct_storage,
+    pa.FixedShapeTensorArray: _tensor_storage,
 }

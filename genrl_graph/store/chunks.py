@@ -1,8 +1,8 @@
-"""One array of a zarr v3 tree as files: its metadata, and chunks of fixed length that are compressed and checksummed.
+"""The files of one zarr v3 array: metadata, and chunks of fixed length, each compressed and checksummed.
 
-The files are what the zarr package itself writes for the same values, and it reads them. They are made here because
-its writer costs about 5 ms of processor time an array and an append, which is most of what a block of small columns
-would take; and because every one of them must be on the disk before the rows in it count.
+The files are byte for byte those of the zarr package, which can read them. We write them ourselves because its writer
+takes about 5 ms of CPU time per array and append, most of the time of a block of small columns, and because each file
+must be synced to the disk before its rows are published.
 """
 
 import json
@@ -24,27 +24,27 @@ from genrl_graph.arrow.schema import Leaf
 from genrl_graph.errors import StoreError
 from genrl_graph.store.durable import failed
 
-LEVEL = 1  # of zstd: on token ids twice as fast as 3 and 2 % larger
+LEVEL = 1  # of zstd: on token ids twice as fast as level 3, and 2 % larger
 STRINGS_A_CHUNK = 4_096
 ROWS_A_CHUNK = 16_384
 VALUE_BYTES_A_CHUNK = 2 * 2**20
 CHECKSUM = struct.Struct("<I")
 LENGTH = b"<length>"
 LITTLE_ENDIAN = {"configuration": {"endian": "little"}}
-READERS = 4  # threads that decompress,
-BYTES_FOR_THREADS = 8 * 2**20  # where there is enough to do
+READERS = 4  # threads that decompress
+BYTES_FOR_THREADS = 8 * 2**20  # a smaller read is faster in one thread
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkedArray:
-    """The array of one leaf in a folder; element i is in chunk i // `size`."""
+    """The array of one leaf, in a folder of its own; element i is in chunk i // `size`."""
 
     folder: Path
     leaf: Leaf
 
     @property
     def size(self) -> int:
-        """Elements in a chunk: many of what a row has many of, fewer of what it has one of."""
+        """The number of elements in a chunk: fewer where a row has one element, more where a row has a list of them."""
         if self._is_text:
             return STRINGS_A_CHUNK
         width = max(1, int(np.prod(self.leaf.shape)))
@@ -54,60 +54,60 @@ class ChunkedArray:
 
     @property
     def metadata(self) -> Path:
-        """The file that says what the array is."""
+        """The path of the metadata file."""
         return self.folder / "zarr.json"
 
     def chunk(self, number: int) -> Path:
-        """The file of a chunk."""
+        """Return the path of a chunk."""
         return self.folder.joinpath("c", str(number), *("0" for _ in self.leaf.shape))
 
     def chunks(self, length: int) -> range:
-        """The numbers of the chunks that an array of some length has."""
+        """Return the numbers of the chunks of an array with `length` elements."""
         return range(-(-length // self.size))
 
     def describe(self, length: int) -> bytes:
-        """The metadata of the array with `length` elements."""
-        return _description(self.leaf, self.size).replace(LENGTH, b"%d" % length, 1)
+        """Return the metadata file of the array with `length` elements."""
+        return _array_metadata(self.leaf, self.size).replace(LENGTH, b"%d" % length, 1)
 
     def files(self, values: Flat, at: int) -> Iterator[tuple[Path, bytes]]:
-        """The files that change when `values` come to stand from element `at` on; what stood there or beyond goes.
+        """Yield the files (path, bytes) that change when the array is cut at element `at` and `values` are appended.
 
-        Raises `StoreError` where the chunk that is filled up is missing or damaged.
+        Raises `StoreError` where the chunk that is partly filled is missing or damaged.
         """
         length = at + len(values)
-        first, kept = divmod(at, self.size)
-        if kept and len(values):
-            values = np.concatenate([self.load(first)[:kept], values])
+        first, filled = divmod(at, self.size)
+        if filled and len(values):
+            values = np.concatenate([self.load(first)[:filled], values])
         for number, start in enumerate(range(0, len(values), self.size), start=first):
             yield self.chunk(number), self.encode(values[start : start + self.size])
         yield self.metadata, self.describe(length)
 
     def read(self, start: int, stop: int) -> Flat:
-        """The elements from start to stop; raises `StoreError` where a chunk is missing or damaged."""
+        """Read the elements from start to stop; raises `StoreError` where a chunk is missing or damaged."""
         if stop <= start:
             return np.empty((0, *self.leaf.shape), self._dtype)
         numbers = range(start // self.size, -(-stop // self.size))
         if len(numbers) == 1:
             begin = numbers[0] * self.size
             return self.load(numbers[0])[start - begin : stop - begin]
-        found = np.empty((stop - start, *self.leaf.shape), self._dtype)
+        values = np.empty((stop - start, *self.leaf.shape), self._dtype)
 
-        def put(number: int) -> None:
+        def copy_chunk(number: int) -> None:
             begin = number * self.size
             first, last = max(start, begin), min(stop, begin + self.size)
-            found[first - start : last - start] = self.load(number)[first - begin : last - begin]
+            values[first - start : last - start] = self.load(number)[first - begin : last - begin]
 
-        if found.nbytes < BYTES_FOR_THREADS or self._is_text:
+        if values.nbytes < BYTES_FOR_THREADS or self._is_text:
             for number in numbers:
-                put(number)
-            return found
+                copy_chunk(number)
+            return values
         with ThreadPoolExecutor(READERS) as pool:
-            for done in [pool.submit(put, number) for number in numbers]:
-                done.result()
-        return found
+            for future in [pool.submit(copy_chunk, number) for number in numbers]:
+                future.result()
+        return values
 
     def load(self, number: int) -> Flat:
-        """All elements of a chunk, those beyond the end of the array too; raises `StoreError` as `read` does."""
+        """Read a whole chunk, padding after the end of the array included; raises `StoreError` as `read` does."""
         path = self.chunk(number)
         try:
             return self.decode(path.read_bytes())
@@ -119,14 +119,14 @@ class ChunkedArray:
             raise StoreError(f"{path}: chunk is damaged ({error}); restore it from a copy") from error
 
     def encode(self, values: Flat) -> bytes:
-        """The bytes of a chunk that begins with `values`; what is left of it holds zeros or empty strings."""
-        whole = np.full((self.size, *self.leaf.shape), "" if self._is_text else 0, self._dtype)
-        whole[: len(values)] = values
-        packed = bytes(Zstd(level=LEVEL).encode(VLenUTF8().encode(whole) if self._is_text else whole))
+        """Return the bytes of a chunk that begins with `values`, padded with zeros or empty strings."""
+        padded = np.full((self.size, *self.leaf.shape), "" if self._is_text else 0, self._dtype)
+        padded[: len(values)] = values
+        packed = bytes(Zstd(level=LEVEL).encode(VLenUTF8().encode(padded) if self._is_text else padded))
         return packed + CHECKSUM.pack(google_crc32c.value(packed))
 
     def decode(self, data: bytes) -> Flat:
-        """The elements of a chunk; raises `ValueError` or `RuntimeError` where they are not what was written."""
+        """Return the elements of a chunk; raises `ValueError` or `RuntimeError` where its bytes are damaged."""
         packed = data[: -CHECKSUM.size]
         if len(data) < CHECKSUM.size or CHECKSUM.unpack(data[-CHECKSUM.size :])[0] != google_crc32c.value(packed):
             raise ValueError("its checksum differs")
@@ -146,19 +146,19 @@ class ChunkedArray:
 
 
 @lru_cache(maxsize=4096)
-def _description(leaf: Leaf, chunk: int) -> bytes:
-    """The metadata of an array in chunks of so many elements, with `LENGTH` where its length goes."""
+def _array_metadata(leaf: Leaf, chunk: int) -> bytes:
+    """Return the metadata file of an array with chunks of `chunk` elements; `LENGTH` stands in place of its length."""
     text = leaf.dtype == "string"
     plain = {"name": "bytes"} | ({} if leaf.dtype in ("bool", "int8", "uint8") else LITTLE_ENDIAN)
-    described = {
+    metadata = {
         "shape": [0, *leaf.shape],
         "data_type": leaf.dtype,
-        "chunk_grid": _named("regular", chunk_shape=[chunk, *(max(1, n) for n in leaf.shape)]),
-        "chunk_key_encoding": _named("default", separator="/"),
+        "chunk_grid": _codec_json("regular", chunk_shape=[chunk, *(max(1, n) for n in leaf.shape)]),
+        "chunk_key_encoding": _codec_json("default", separator="/"),
         "fill_value": "" if text else np.zeros((), leaf.dtype).item(),
         "codecs": [
             {"name": "vlen-utf8", "configuration": {}} if text else plain,
-            _named("zstd", level=LEVEL, checksum=False),
+            _codec_json("zstd", level=LEVEL, checksum=False),
             {"name": "crc32c"},
         ],
         "attributes": {},
@@ -166,9 +166,9 @@ def _description(leaf: Leaf, chunk: int) -> bytes:
         "node_type": "array",
         "storage_transformers": [],
     }
-    before, after = json.dumps(described, indent=2).encode().split(b"[\n    0", 1)
+    before, after = json.dumps(metadata, indent=2).encode().split(b"[\n    0", 1)
     return before + b"[\n    " + LENGTH + after
 
 
-def _named(name: str, **configuration: Any) -> dict[str, Any]:
+def _codec_json(name: str, **configuration: Any) -> dict[str, Any]:
     return {"name": name, "configuration": configuration}

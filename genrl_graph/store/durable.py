@@ -1,4 +1,4 @@
-"""Files that survive a crash: contents and names are on the disk when a call returns."""
+"""Durable file operations: when a call returns, contents and names survive a crash."""
 
 import os
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ PARTS_A_CALL = 512
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names inside a folder durable."""
+    """Sync a folder, so that the names in it survive a crash."""
     _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def sync_file(path: Path) -> None:
-    """Make the contents of a file durable."""
+    """Sync a file, so that its contents survive a crash."""
     _sync(path, os.O_RDONLY)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it that are missing, with durable names."""
+    """Make a folder and its missing parents, with durable names."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -29,10 +29,10 @@ def make_folder(folder: Path) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file under another name and rename it, so that readers see the old contents or the new ones.
+    """Write a file under a temporary name, sync and rename it: readers see the old contents or the new ones.
 
-    The name itself is durable once the folder is synced. What a refusal of the disk left is removed, and the error
-    names the file.
+    The name itself is durable after `sync_folder`. Where the disk refuses, the temporary file is removed and the
+    `OSError` names the file.
     """
     partial = path.with_name(path.name + PARTIAL)
     try:
@@ -50,21 +50,21 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def write_all(handle: int, data: bytes) -> None:
-    """Write all bytes at the position of an open file; the system may take fewer at a time."""
+    """Write all bytes at the position of an open file, in as many system calls as it takes."""
     view = memoryview(data)
     while view:
         view = view[os.write(handle, view) :]
 
 
 def write_parts(handle: int, parts: Sequence[bytes | memoryview]) -> None:
-    """Write parts one after the other without copying them, in one call where the system takes them all."""
+    """Write parts one after the other, without a copy and in one system call where that writes them all."""
     written = os.writev(handle, parts) if len(parts) <= PARTS_A_CALL else 0
     if written < sum(map(len, parts)):
         write_all(handle, b"".join(parts)[written:])
 
 
 def failed(path: Path, doing: str, error: OSError) -> StoreError:
-    """The one-line error for an operation that the file system refused; names the path that it refused."""
+    """Return the one-line `StoreError` for an operation that the file system refused, with the path it refused."""
     where = error.filename if isinstance(error.filename, str) else path
     return StoreError(f"{where}: cannot {doing}: {error.strerror or error}; free space or mend the folder")
 

@@ -1,11 +1,11 @@
-"""Records as bytes in a file, framed so that a torn commit is told from damage.
+"""The byte format of journal records, in which a torn commit can be told from damage.
 
 A record is framed as
 
     head | header JSON | Arrow IPC streams | blake2b of header and streams
 
-with a head of ff "GGW", version u16, index of the record in its commit u32, records of that commit u32, header bytes
-u32, body bytes u64 and the CRC-32 of all this. A commit of several records counts as a whole or not at all.
+The head is ff "GGW", version u16, index of the record in its commit u32, records of that commit u32, header bytes u32,
+body bytes u64, and the CRC-32 of all this. Readers take all records of a commit or none.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ Bytes = bytes | memoryview
 
 @dataclass(frozen=True, slots=True)
 class RecordSpan:
-    """A whole record in a segment: where it begins, where its header, its body and its hash begin, where it ends."""
+    """The byte offsets of a whole record in a segment, and its place `index` among the `count` of its commit."""
 
     begin: int
     header: int
@@ -41,31 +41,32 @@ class RecordSpan:
 
 
 def pack(content: Sequence[Bytes], *, index: int, count: int) -> list[Bytes]:
-    """The parts of a record's bytes, given its header and its streams; the last is the hash."""
+    """Return the bytes of a record, in parts, from its header and streams; the last part is the content hash."""
     header, *streams = content
     head = HEAD.pack(MAGIC, VERSION, index, count, len(header), sum(map(len, streams)))
     return [head, CRC.pack(zlib.crc32(head)), *content, content_hash(content)]
 
 
 def content_hash(parts: Sequence[Bytes]) -> bytes:
-    """The hash of a header and streams."""
-    whole = hashlib.blake2b(digest_size=HASH_BYTES)
+    """Return the BLAKE2b hash of a header and streams."""
+    digest = hashlib.blake2b(digest_size=HASH_BYTES)
     for part in parts:
-        whole.update(part)
-    return whole.digest()
+        digest.update(part)
+    return digest.digest()
 
 
 def read_frames(path: Path, data: memoryview, *, last: bool) -> Iterator[RecordSpan]:
-    """The records of a file, commit by commit; of the `last` file of a journal, up to a torn commit at its end.
+    """Yield the records of a segment, commit by commit.
 
-    Raises `StoreError` for a record that is damaged or written by a newer version.
+    Only the `last` segment of a journal may end with a torn commit; the records of that one are left out. Raises
+    `StoreError` for a record that is damaged or written by a newer version.
     """
     offset, commit = 0, list[RecordSpan]()
     while offset < len(data):
         _refuse_newer(data, offset, path)
-        frame = _whole(data, offset)
+        frame = _record_at(data, offset)
         if frame is None or (frame.index, frame.count) != (len(commit), commit[0].count if commit else frame.count):
-            if last and not _commit_after(data, offset):
+            if last and not _has_commit_after(data, offset):
                 return
             raise StoreError(f"{path}: record at byte {offset} is damaged; restore the file from a copy")
         commit.append(frame)
@@ -77,8 +78,8 @@ def read_frames(path: Path, data: memoryview, *, last: bool) -> Iterator[RecordS
         raise StoreError(f"{path}: record at byte {len(data)} is missing; restore the file from a copy")
 
 
-def _whole(data: memoryview, offset: int) -> RecordSpan | None:
-    """The record at an offset, or None where there is no whole one."""
+def _record_at(data: memoryview, offset: int) -> RecordSpan | None:
+    """Return the record at an offset, None where no whole and intact record begins there."""
     header = offset + HEAD_BYTES
     if len(data) < header:
         return None
@@ -99,13 +100,13 @@ def _refuse_newer(data: memoryview, offset: int, path: Path) -> None:
             raise StoreError(f"{path}: journal version {version} is newer than {VERSION}; upgrade genrl-graph")
 
 
-def _commit_after(data: memoryview, offset: int) -> bool:
-    """Whether a commit begins behind an offset, so that what is broken there was whole once."""
+def _has_commit_after(data: memoryview, offset: int) -> bool:
+    """Return whether a commit begins after an offset: then the bytes at the offset are damaged, not torn."""
     raw = data.obj
     assert isinstance(raw, bytes)
     at = raw.find(MAGIC, offset + 1)
     while at >= 0:
-        frame = _whole(data, at)
+        frame = _record_at(data, at)
         if frame is not None and frame.index == 0:
             return True
         at = raw.find(MAGIC, at + 1)

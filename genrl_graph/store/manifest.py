@@ -1,4 +1,4 @@
-"""What a folder that is written once holds: the size and hash of every file, so that damage shows."""
+"""The manifest of a folder that is written once: size and hash of every file, to detect damage."""
 
 import hashlib
 import json
@@ -13,27 +13,27 @@ HASH_BYTES = 16
 
 
 def write_manifest(folder: Path) -> None:
-    """Write `files.json`: by path, the bytes and the BLAKE2b hash of every file; raises `OSError`."""
-    files = {path.relative_to(folder).as_posix(): list(_described(path)) for path in _files(folder)}
+    """Write `files.json`: the size in bytes and the BLAKE2b hash of every file, by path; raises `OSError`."""
+    files = {path.relative_to(folder).as_posix(): list(_size_and_hash(path)) for path in _files(folder)}
     write_file(folder / MANIFEST, (json.dumps(files, indent=1) + "\n").encode())
 
 
 def damaged_files(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The files that are not what the manifest says, and what is wrong with each.
+    """Yield each file that differs from the manifest, and what is wrong with it.
 
     Raises `StoreError` where the manifest or a file cannot be read.
     """
     path = folder / MANIFEST
     try:
-        known: dict[str, list[int | str]] = dict(json.loads(path.read_bytes()))
-        found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
-        for name in sorted(known.keys() | found.keys()):
-            if name not in found:
+        recorded: dict[str, list[int | str]] = dict(json.loads(path.read_bytes()))
+        present = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+        for name in sorted(recorded.keys() | present.keys()):
+            if name not in present:
                 yield folder / name, "is missing"
-            elif name not in known:
+            elif name not in recorded:
                 yield folder / name, f"is not in {MANIFEST}"
-            elif (described := list(_described(found[name]))) != list(known[name]):
-                yield folder / name, f"has size and hash {described}, but {MANIFEST} says {known[name]}"
+            elif (actual := list(_size_and_hash(present[name]))) != list(recorded[name]):
+                yield folder / name, f"has size and hash {actual}, but {MANIFEST} says {recorded[name]}"
     except OSError as error:
         raise failed(path, "read", error) from error
     except (ValueError, TypeError) as error:
@@ -44,7 +44,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
 
 
-def _described(path: Path) -> tuple[int, str]:
+def _size_and_hash(path: Path) -> tuple[int, str]:
     with path.open("rb") as file:
-        whole = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=HASH_BYTES))
-    return path.stat().st_size, whole.hexdigest()
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=HASH_BYTES))
+    return path.stat().st_size, digest.hexdigest()

@@ -1,4 +1,4 @@
-"""metrics.jsonl as columns."""
+"""Read metrics.jsonl as a table."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -14,25 +14,25 @@ _LEADING = ("round", "peer")
 
 
 def read_metrics(folders: Sequence[Path], *, evaluations: bool = False) -> pa.Table:
-    """The numbers of all rounds, or of all evaluations: `round`, `peer` and a float64 column a metric, sorted.
+    """Return the metrics of all rounds, or of all evaluations: `round`, `peer` and one float64 column per metric.
 
-    What was not reported, or is no finite number, is null. Where a round stands twice, as after a resume, the later
-    line counts; a line that is being written does not count yet.
+    Rows are sorted by round and peer. A metric that a line does not report is null, and so is a value that is not
+    finite. Where a round occurs twice, as after a resume, the later line counts. An unfinished last line is skipped.
     """
-    found: dict[tuple[int, str], dict[str, Any]] = {}
+    rows: dict[tuple[int, str], dict[str, Any]] = {}
     for folder in folders:
         for line in _lines(folder / METRICS):
             numbers = {name: value for name, value in line.items() if name not in _LEADING}
             if all(name.startswith("eval/") for name in numbers) == evaluations:
-                found[line["round"], line["peer"]] = numbers
-    keys = sorted(found)
-    names = dict.fromkeys(name for key in keys for name in found[key])
+                rows[line["round"], line["peer"]] = numbers
+    keys = sorted(rows)
+    names = dict.fromkeys(name for key in keys for name in rows[key])
     columns: dict[str, pa.Array] = {
         "round": pa.array([round for round, _ in keys], pa.int64()),
         "peer": pa.array([peer for _, peer in keys], pa.string()),
     }
     for name in names:
-        columns[name] = pa.array([found[key].get(name) for key in keys], pa.float64())
+        columns[name] = pa.array([rows[key].get(name) for key in keys], pa.float64())
     return pa.table(columns)
 
 
@@ -45,8 +45,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         raise failed(path, "read", error) from error
     for line in data.split(b"\n")[:-1]:
         try:
-            given = json.loads(line)
+            values = json.loads(line)
         except ValueError:
-            continue  # a crash tore it, and the run went on behind it
-        if isinstance(given, dict) and "round" in given and "peer" in given:
-            yield given
+            continue  # a crash tore the line, and the resumed run wrote after it
+        if isinstance(values, dict) and "round" in values and "peer" in values:
+            yield values

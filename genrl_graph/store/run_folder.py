@@ -1,4 +1,4 @@
-"""A run folder: what makes it one, its lock, and the graph and versions that ran."""
+"""The run folder: its file names, its lock, and graph.yaml with the graph and versions that ran."""
 
 import fcntl
 import json
@@ -19,14 +19,14 @@ LOCK = "writer.lock"
 DRAFT = ".draft"  # a checkpoint being written or removed
 REPLACED = ".replaced"  # a checkpoint whose name another one is about to take
 VERSIONS = "# versions: "
-SKELETON = frozenset({JOURNAL, ROLLOUTS, f"{ROLLOUTS}/zarr.json", CHECKPOINTS, LOCK, GRAPH})
+CREATED_NAMES = frozenset({JOURNAL, ROLLOUTS, f"{ROLLOUTS}/zarr.json", CHECKPOINTS, LOCK, GRAPH})
 
 
 class WriterLock:
-    """Holds a run folder for one writing process; the system lets go of it when the process ends, however it ends.
+    """Locks a run folder for one writing process; the system releases the lock when the process ends or is killed.
 
-    `shared` is for who must not meet a writer but writes nothing. Raises `StoreError` with the process id of the
-    writer that has it, or where the folder cannot be locked.
+    A `shared` lock keeps writers out and writes nothing. Raises `StoreError`, with the process id of the writer, where
+    another process has the lock, or where the folder cannot be locked.
     """
 
     def __init__(self, folder: Path, *, shared: bool = False) -> None:
@@ -50,7 +50,7 @@ class WriterLock:
             raise failed(path, "lock", error) from error
 
     def release(self) -> None:
-        """Let the next writer in."""
+        """Release the lock, for the next writer."""
         try:
             if not self._shared:
                 os.ftruncate(self._handle, 0)
@@ -59,7 +59,7 @@ class WriterLock:
 
 
 def refuse_taken(folder: Path) -> None:
-    """Raise `StoreError` where a folder holds a run or anything else but a run whose creation was cut."""
+    """Raise `StoreError` where a folder holds anything; the remains of an interrupted creation are allowed."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -68,45 +68,45 @@ def refuse_taken(folder: Path) -> None:
         raise StoreError(f"{folder}: holds a run already; name another folder with -o, or remove it")
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix().removesuffix(".partial")
-        if name not in SKELETON:
+        if name not in CREATED_NAMES:
             raise StoreError(f"{folder}: holds {name!r} but no {GRAPH}; name another folder")
 
 
-def cut_checkpoints(checkpoints: Path) -> list[Path]:
-    """What crashes left of checkpoints that were being written, replaced or removed."""
+def partial_checkpoints(checkpoints: Path) -> list[Path]:
+    """List the folders that crashes left of checkpoints that were being written, replaced or removed."""
     return sorted(path for path in checkpoints.glob(".*") if path.suffix in (DRAFT, REPLACED))
 
 
 def tidy_checkpoints(checkpoints: Path) -> int:
-    """Put back a checkpoint that was about to be replaced, remove the rest of what crashes left; returns how many."""
-    cut = cut_checkpoints(checkpoints)
-    for path in cut:
+    """Put back a checkpoint that was about to be replaced, remove other partial ones; returns how many there were."""
+    partial = partial_checkpoints(checkpoints)
+    for path in partial:
         name = checkpoints / path.stem.removeprefix(".")
         if path.suffix == REPLACED and not name.exists():
             path.rename(name)
         else:
             shutil.rmtree(path)
-    if cut:
+    if partial:
         sync_folder(checkpoints)
-    return len(cut)
+    return len(partial)
 
 
 def write_graph(folder: Path, graph_yaml: str, versions: Mapping[str, Any]) -> None:
-    """Write graph.yaml: the versions as comments, then the graph; from then on the folder is a run."""
+    """Write graph.yaml, which makes the folder a run: a comment line with the versions, then the graph."""
     head = f"# The graph of this run, and the versions of what ran it.\n{VERSIONS}{json.dumps(dict(versions))}\n"
     write_file(folder / GRAPH, (head + graph_yaml).encode())
     sync_folder(folder)
 
 
 def read_graph(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The graph as it was given to `write_graph`, and the versions; raises `StoreError` where there is no run."""
+    """Read the graph and the versions that `write_graph` wrote; raises `StoreError` where there is no run."""
     path = folder / GRAPH
     try:
         text = path.read_bytes().decode()
     except UnicodeDecodeError as error:
-        raise StoreError(f"{path}: is no text ({error}); restore the file as the run wrote it") from error
+        raise StoreError(f"{path}: is not UTF-8 text ({error}); restore the file as the run wrote it") from error
     except FileNotFoundError as error:
-        state = "its creation was cut; start it again" if folder.is_dir() else "there is no such folder"
+        state = "its creation was interrupted; start it again" if folder.is_dir() else "there is no such folder"
         raise StoreError(f"{folder}: no run here, {GRAPH} is missing: {state}") from error
     except OSError as error:
         raise failed(path, "read", error) from error

@@ -1,9 +1,9 @@
-"""What a run has recorded: committed through the journal, kept in arrays, read as one.
+"""The store of a run: commits go to the journal, blocks of them move to the arrays, readers see both as one.
 
-A commit is one append to the journal. Blocks of records move to `rollouts.zarr` in three steps, each of which may be
-the last before a crash: rows are written behind the published ones; the row counts are published in one rename;
-the journal is cut. The row count of the group `steps` is the number of records that the arrays hold, which is the
-position in the journal from which records count, so one rename publishes both.
+A commit is one append to the journal. A block of records moves to `rollouts.zarr` in three steps, and a crash may hit
+between any two of them: its rows are written after the published ones; the new row counts are published in one rename;
+its journal segments are removed. The row count of the group `steps` is the number of records in the arrays, which is
+also the journal position from which records count: one rename publishes both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,17 +20,17 @@ from genrl_graph.store.canonical import conform
 from genrl_graph.store.durable import PARTIAL, failed, make_folder, sync_folder
 from genrl_graph.store.journal import Journal, JournalEntry, Record, entries
 from genrl_graph.store.run_folder import WriterLock
-from genrl_graph.store.view import STEPS, StoreReader, StoreView, position, steps_table, view_on_disk
+from genrl_graph.store.view import STEPS, StoreReader, StoreView, archived_records, steps_table, view_on_disk
 
 BLOCK_BYTES = 16 * 2**20
 BLOCK_ROUNDS = 64
 
 
 class RunStore:
-    """The record of one run; `create` and `open` make it, `with` closes it.
+    """The committed steps and rows of one run; made by `create` and `open`, closed by `with`.
 
-    One process writes; any number read meanwhile and see what is committed. A block goes to zarr when `block_bytes`
-    are in the journal or its records span more than `block_rounds` rounds.
+    One process writes; any number of others read meanwhile and see what is committed. A block moves to zarr when the
+    journal has `block_bytes` bytes or its records span `block_rounds` rounds.
     """
 
     def __init__(self, folder: Path, lock: WriterLock | None, *, block_bytes: int, block_rounds: int) -> None:
@@ -41,12 +41,12 @@ class RunStore:
         self._lock = lock
         self._block_bytes, self._block_rounds = block_bytes, block_rounds
         self._arrays = RolloutArrays(folder / run_folder.ROLLOUTS)
-        self._history = StoreReader(self._arrays)
+        self._reader = StoreReader(self._arrays)
         self._journal: Journal | None = None
-        self._since: int | None = None  # the round of the first record in the journal
-        self._pending: list[JournalEntry] | None = None  # what is there, where somebody asked since the last commit
+        self._first_round: int | None = None  # of the records in the journal
+        self._pending: list[JournalEntry] | None = None  # records in the journal, if read since the last commit
         self._groups: dict[str, tuple[pa.Schema, int]] = {}
-        self.removed = 0  # files and checkpoints that a crash had left half written
+        self.removed = 0  # half-written files and checkpoints of a crash, removed at opening
         if lock is not None:
             self._recover()
 
@@ -60,9 +60,9 @@ class RunStore:
         block_bytes: int = BLOCK_BYTES,
         block_rounds: int = BLOCK_ROUNDS,
     ) -> Self:
-        """A new run, open for writing; graph.yaml appears last, so a folder that has it is whole.
+        """Create a run and open it for writing; graph.yaml is written last, so a folder that has it is complete.
 
-        Raises `StoreError` where the folder holds a run or anything else; what a cut creation left is taken over.
+        Raises `StoreError` where the folder is not empty; the remains of an interrupted creation are taken over.
         """
         from genrl_graph.store.arrays import RolloutArrays
 
@@ -70,7 +70,7 @@ class RunStore:
         with ExitStack() as undo:
             try:
                 make_folder(folder)
-                sync_folder(folder.parent)  # a creation that was cut may have made it
+                sync_folder(folder.parent)  # an interrupted creation may have made the folder, but not synced its name
                 lock = WriterLock(folder)
                 undo.callback(lock.release)
                 run_folder.refuse_taken(folder)
@@ -93,7 +93,7 @@ class RunStore:
         block_bytes: int = BLOCK_BYTES,
         block_rounds: int = BLOCK_ROUNDS,
     ) -> Self:
-        """A run that exists, to read ("r") or to go on with ("a"): every committed row once, wherever a crash hit.
+        """Open an existing run to read ("r") or to append ("a"); a crash has neither lost nor doubled committed rows.
 
         Raises `StoreError` where there is no run, where it is damaged or of a newer layout, and for "a" while
         another process writes it.
@@ -114,42 +114,43 @@ class RunStore:
         return self.folder / run_folder.CHECKPOINTS
 
     def commit(self, records: Sequence[Record]) -> list[str]:
-        """Record steps, all of them durable when this returns; gives their content hashes.
+        """Commit records, durable when this returns, and return their content hashes (hex).
 
-        Every table gets the columns `round` (int32) and `holder` of its record where it has none of that name.
-        Raises `StoreError`, with nothing recorded, where a table holds null or does not fit the earlier rows of its
-        group, or the disk refuses; where only the block cannot be written, the records are in the journal.
+        A table without a column `round` (int32) or `holder` gets that of its record. Raises `StoreError`, with nothing
+        committed, where a table holds null or does not fit the earlier rows of its group, or where the disk refuses.
+        It is also raised where a full block cannot move to zarr; then the records are committed to the journal.
         """
-        journal = self._writing()
+        journal = self._open_journal()
         groups = dict(self._groups)
-        digests = journal.append_many([_conformed(record, groups) for record in records])
+        digests = journal.append_many([_stored_form(record, groups) for record in records])
         self._groups, self._pending = groups, None
         if records:
-            self._since = records[0].round if self._since is None else self._since
-            if journal.size >= self._block_bytes or records[-1].round - self._since >= self._block_rounds:
+            self._first_round = records[0].round if self._first_round is None else self._first_round
+            if journal.size >= self._block_bytes or records[-1].round - self._first_round >= self._block_rounds:
                 self.flush()
         return digests
 
     def flush(self) -> int:
-        """Move what is in the journal to zarr; returns how many records that were.
+        """Move all records of the journal to zarr and return their number.
 
-        Raises `StoreError` where the disk refuses or has damaged them; nothing is lost, and it can be called again.
+        Raises `StoreError` where the disk refuses, or the records are damaged; nothing is lost, and a later call
+        tries again.
         """
-        journal = self._writing()
+        journal = self._open_journal()
         try:
-            pending = self._in_journal(journal)
+            pending = self._pending_entries(journal)
             if not pending:
                 return 0
             self._arrays.append({STEPS: steps_table(pending), **_blocks(pending)})
             self._arrays.publish()
-            self._since = self._pending = None
+            self._first_round = self._pending = None
             journal.drop_before(journal.roll())
         except OSError as error:
             raise failed(self._arrays.folder, "write a block", error) from error
         return len(pending)
 
     def close(self) -> None:
-        """Move all to zarr and let the next writer in, also where the disk refuses (`StoreError`)."""
+        """Move all records to zarr and release the lock, even where the disk refuses (`StoreError`)."""
         if self._lock is None or self._journal is None:
             return
         lock, journal = self._lock, self._journal
@@ -169,58 +170,57 @@ class RunStore:
         self.close()
 
     def groups(self) -> list[str]:
-        """The names of all groups of rows, in the order in which they appeared."""
-        return self._history.groups(self._view())
+        """List the names of all groups of rows, in the order in which they appeared."""
+        return self._reader.groups(self._view())
 
     def table(self, group: str, rounds: range | None = None, *, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of a group that were committed in `rounds` (all if None), in order of commit.
+        """Return the rows of a group that were committed in `rounds` (None: in all), in order of commit.
 
-        Rows that came late keep their own `round`; what counts here is the round of the record that holds them.
-        Only `columns` are read where they are given. Raises `StoreError` for a group or a column that the run does
-        not have.
+        `rounds` selects by the round of the record; rows from an earlier round keep that number in their own column
+        `round`. `columns` reads only those. Raises `StoreError` for a group or a column that the run does not have.
         """
-        return self._history.table(self._view(), group, rounds, columns=columns)
+        return self._reader.table(self._view(), group, rounds, columns=columns)
 
     def steps(self, rounds: range | None = None) -> pa.Table:
-        """One row for each committed record, in order: round, node, holder, rows, facts, digest.
+        """Return one row for each committed record, in order: round, node, holder, rows, facts, digest.
 
-        `rows` is a JSON object, the number of rows that the record added to each group; `facts` is JSON too.
+        `rows` is a JSON object with the number of rows that the record added to each group; `facts` is JSON too.
         """
-        return self._history.steps(self._view(), rounds)
+        return self._reader.steps(self._view(), rounds)
 
     def _view(self) -> StoreView:
         if self._journal is not None:
-            return StoreView(self._arrays.counts, self._in_journal(self._journal))
+            return StoreView(self._arrays.counts, self._pending_entries(self._journal))
         return view_on_disk(self._arrays, self.folder / run_folder.JOURNAL)
 
-    def _writing(self) -> Journal:
+    def _open_journal(self) -> Journal:
         if self._journal is None:
             raise StoreError(f"{self.folder}: is not open for writing; open it with mode 'a'")
         return self._journal
 
-    def _in_journal(self, journal: Journal) -> Sequence[JournalEntry]:
-        """The records behind those of the arrays, read from the disk.
+    def _pending_entries(self, journal: Journal) -> Sequence[JournalEntry]:
+        """Return the journal records that are not in the arrays yet.
 
-        In memory they would outlive what steps need for a moment, between which they lie: holes that nothing fills.
+        Re-read from disk: keeping all of them in memory from commit to flush would fragment the heap.
         """
-        start = position(self._arrays.counts)
+        start = archived_records(self._arrays.counts)
         if self._pending is None:
             self._pending = list(entries(journal.folder, since=start)) if journal.end > start else []
         return self._pending
 
     def _recover(self) -> None:
-        """Remove what was cut, skip what is in zarr already, keep the rest of the journal.
+        """Remove half-written files and a torn commit, drop journal records that are in zarr, and read the schemas.
 
-        Rows beyond the published ones are those of the journal: the next block writes them again, in the same places.
+        Rows in the arrays beyond the published ones are also in the journal: the next block overwrites them.
         """
         folder = self.folder / run_folder.JOURNAL
-        start = position(self._arrays.counts)
+        start = archived_records(self._arrays.counts)
         try:
             for needed in (folder, self.checkpoints):
-                needed.mkdir(exist_ok=True)  # a copy made by git, or from an object store, has no empty folders
+                needed.mkdir(exist_ok=True)  # git and object stores do not copy empty folders
             self.removed = self._tidy()
             journal = Journal(folder, start=start)
-            pending = self._in_journal(journal)
+            pending = self._pending_entries(journal)
             journal.drop_before(start if pending else journal.roll())
         except OSError as error:
             raise failed(self.folder, "open the run for writing", error) from error
@@ -229,20 +229,20 @@ class RunStore:
                 self._groups[group] = (self._arrays.schema(group), rows)
         for entry in pending:
             for group, table in entry.record.tables.items():
-                _learn(group, table, self._groups)
-        self._since = pending[0].record.round if pending else None
+                _add_to_schema(group, table, self._groups)
+        self._first_round = pending[0].record.round if pending else None
         self._journal = journal
 
     def _tidy(self) -> int:
-        """Remove files and checkpoints that a crash left half written; returns how many."""
+        """Remove files and checkpoints that a crash left half written, and return how many."""
         leftovers = [*self._arrays.leftovers(), *self.folder.glob(f"*{PARTIAL}")]
         for path in leftovers:
             path.unlink()
         return len(leftovers) + run_folder.tidy_checkpoints(self.checkpoints)
 
 
-def _conformed(record: Record, groups: dict[str, tuple[pa.Schema, int]]) -> Record:
-    """The record as it is stored; `groups` learns what it adds."""
+def _stored_form(record: Record, groups: dict[str, tuple[pa.Schema, int]]) -> Record:
+    """Return the record with its tables in the form of the store; `groups` (schema, rows) is updated with them."""
     tables: dict[str, pa.Table] = {}
     for name, table in record.tables.items():
         table = _with_origin(table, record)
@@ -250,11 +250,11 @@ def _conformed(record: Record, groups: dict[str, tuple[pa.Schema, int]]) -> Reco
         if known is None:
             _check_names(name, table.column_names, groups)
         tables[name] = conform(table, known, fixed=rows > 0, where=name)
-        _learn(name, tables[name], groups)
+        _add_to_schema(name, tables[name], groups)
     return Record(record.round, record.node, record.holder, record.facts, tables)
 
 
-def _learn(name: str, table: pa.Table, groups: dict[str, tuple[pa.Schema, int]]) -> None:
+def _add_to_schema(name: str, table: pa.Table, groups: dict[str, tuple[pa.Schema, int]]) -> None:
     known, rows = groups.get(name, (table.schema, 0))
     groups[name] = (known if rows else table.schema, rows + table.num_rows)
 
@@ -269,7 +269,7 @@ def _with_origin(table: pa.Table, record: Record) -> pa.Table:
 
 
 def _check_names(group: str, columns: Sequence[str], groups: Mapping[str, tuple[pa.Schema, int]]) -> None:
-    """Refuse names that are no names in zarr, and a group and a column that would share a place."""
+    """Refuse names that zarr cannot use, and a group and a column that would share a path."""
     for part in (*group.split("/"), *columns):
         if (
             not part
@@ -290,10 +290,10 @@ def _check_names(group: str, columns: Sequence[str], groups: Mapping[str, tuple[
 
 
 def _blocks(pending: Sequence[JournalEntry]) -> dict[str, pa.Table]:
-    """The rows of all records by group, in the order in which the groups appeared."""
+    """Concatenate the rows of all records by group, in the order in which the groups appeared."""
     parts: dict[str, list[pa.Table]] = {}
     for entry in pending:
         for name, table in entry.record.tables.items():
             parts.setdefault(name, []).append(table)
-    full = {name: [table for table in tables if table.num_rows] for name, tables in parts.items()}
-    return {name: pa.concat_tables(full[name]) if full[name] else tables[-1] for name, tables in parts.items()}
+    nonempty = {name: [table for table in tables if table.num_rows] for name, tables in parts.items()}
+    return {name: pa.concat_tables(nonempty[name] or tables[-1:]) for name, tables in parts.items()}

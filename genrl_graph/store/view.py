@@ -1,4 +1,4 @@
-"""The rows of a run, read as one from the arrays and from the journal records that are not in them yet."""
+"""Read the rows of a run: those in the arrays, then those of journal records that are not in the arrays yet."""
 
 import json
 from collections.abc import Sequence
@@ -25,27 +25,27 @@ READ_TRIES = 100
 
 @dataclass(frozen=True, slots=True)
 class StoreView:
-    """What was committed at one moment: published row counts, and the records behind them in order of commit."""
+    """The committed state at one moment: published row counts, and later journal records in order of commit."""
 
     counts: dict[str, int]
     pending: Sequence[JournalEntry]
 
 
-def position(counts: dict[str, int]) -> int:
-    """How many records of the run the arrays hold."""
+def archived_records(counts: dict[str, int]) -> int:
+    """Return how many records of the run the arrays hold: the journal position from which records count."""
     return counts.get(STEPS, 0)
 
 
 def view_on_disk(arrays: "RolloutArrays", journal: Path) -> StoreView:
-    """A consistent view while another process may write.
+    """Read a consistent view from the disk while another process may write.
 
-    A writer publishes counts before it cuts the journal, so counts that are the same before and after the journal
-    was read fit it. Raises `StoreError` where the run is damaged.
+    A writer publishes new counts before it drops journal segments. So counts that are equal before and after the
+    journal was read belong to what was read. Raises `StoreError` where the run is damaged.
     """
     for _ in range(READ_TRIES):
         counts = arrays.published()
         try:
-            pending = list(entries(journal, since=position(counts)))
+            pending = list(entries(journal, since=archived_records(counts)))
         except FileNotFoundError:
             continue
         except StoreError:
@@ -58,14 +58,13 @@ def view_on_disk(arrays: "RolloutArrays", journal: Path) -> StoreView:
 
 
 def steps_table(records: Sequence[JournalEntry]) -> pa.Table:
-    """One row a record: round, node, holder, rows by group (JSON), facts (JSON) and content hash."""
-    given = [entry.record for entry in records]
+    """Return one row per record: round, node, holder, rows by group (JSON), facts (JSON) and content hash."""
     columns = [
-        [record.round for record in given],
-        [record.node for record in given],
-        [record.holder for record in given],
-        [json.dumps({name: table.num_rows for name, table in record.tables.items()}) for record in given],
-        [json.dumps(record.facts, sort_keys=True) for record in given],
+        [entry.record.round for entry in records],
+        [entry.record.node for entry in records],
+        [entry.record.holder for entry in records],
+        [json.dumps({name: table.num_rows for name, table in entry.record.tables.items()}) for entry in records],
+        [json.dumps(entry.record.facts, sort_keys=True) for entry in records],
         [entry.digest for entry in records],
     ]
     arrays = [pa.array(values, kind.type) for values, kind in zip(columns, STEPS_SCHEMA, strict=True)]
@@ -74,22 +73,22 @@ def steps_table(records: Sequence[JournalEntry]) -> pa.Table:
 
 @dataclass(slots=True)
 class StoreReader:
-    """Reads groups; remembers which published rows belong to which round."""
+    """Reads groups, and keeps an index of the rounds of published rows."""
 
     arrays: "RolloutArrays"
-    _known: int = 0
+    _indexed: int = 0  # records of which the index knows the rows
     _spans: dict[str, dict[int, list[tuple[int, int]]]] = field(default_factory=dict)  # by group and round
-    _ends: dict[str, int] = field(default_factory=dict)
+    _ends: dict[str, int] = field(default_factory=dict)  # indexed rows by group
 
     def groups(self, view: StoreView) -> list[str]:
-        """The groups in the order in which they appeared, without `steps`."""
+        """List the groups in the order in which they appeared, without `steps`."""
         names = [*view.counts, *(name for entry in view.pending for name in entry.record.tables)]
         return [name for name in dict.fromkeys(names) if name != STEPS]
 
     def table(
         self, view: StoreView, group: str, rounds: range | None, *, columns: Sequence[str] | None = None
     ) -> pa.Table:
-        """The rows of a group that were committed in some rounds, or all of them, in order of commit.
+        """Return the rows of a group that were committed in `rounds` (None: in all), in order of commit.
 
         Raises `StoreError` for a group, or one of the `columns`, that the run does not have.
         """
@@ -105,18 +104,18 @@ class StoreReader:
             schema = pa.schema([self._field(schema, group, name) for name in columns])
         parts = self._published(view, group, rounds, columns=columns)
         for entry in view.pending:
-            if group in entry.record.tables and _within(entry.record.round, rounds):
+            if group in entry.record.tables and _in_rounds(entry.record.round, rounds):
                 parts.append(entry.record.tables[group].select(schema.names))
         parts = [part for part in parts if part.num_rows]
         return pa.concat_tables(parts) if parts else empty(schema)
 
     def steps(self, view: StoreView, rounds: range | None) -> pa.Table:
-        """The committed records of some rounds, or of all, in order of commit."""
-        pending = [entry for entry in view.pending if _within(entry.record.round, rounds)]
+        """Return one row per record committed in `rounds` (None: in all), in order of commit."""
+        pending = [entry for entry in view.pending if _in_rounds(entry.record.round, rounds)]
         return pa.concat_tables([empty(STEPS_SCHEMA), *self._published(view, STEPS, rounds), steps_table(pending)])
 
     def _schema(self, view: StoreView, group: str, pending: Sequence[pa.Table]) -> pa.Schema:
-        """The types that hold: those of the published rows, else of the first rows, else of the last empty table."""
+        """Return the types of the published rows, else of the first pending rows, else of the last empty table."""
         if view.counts.get(group) or not pending:
             return self.arrays.schema(group)
         return next((table for table in pending if table.num_rows), pending[-1]).schema
@@ -133,19 +132,18 @@ class StoreReader:
     ) -> list[pa.Table]:
         rows = view.counts.get(group, 0)
         try:
-            spans = [(0, rows)] if rounds is None else self._rows_of(view, group, rounds)
+            spans = [(0, rows)] if rounds is None else self._spans_of(view, group, rounds)
             return [self.arrays.read(group, *span, columns=columns) for span in spans if span[1] > span[0]]
         except OSError as error:
             raise failed(self.arrays.folder / group, "read", error) from error
 
-    def _rows_of(self, view: StoreView, group: str, rounds: range) -> list[tuple[int, int]]:
-        """The rows of some rounds as few spans, in order of commit."""
-        self._learn(position(view.counts))
-        known = self._spans.get(group, {})
-        wanted = (number for number in known if number in rounds) if len(known) < len(rounds) else rounds
-        found = sorted(span for number in wanted for span in known.get(number, []))
+    def _spans_of(self, view: StoreView, group: str, rounds: range) -> list[tuple[int, int]]:
+        """Return the published rows of some rounds as (start, stop), in order of commit, neighbours merged."""
+        self._index_records(archived_records(view.counts))
+        by_round = self._spans.get(group, {})
+        wanted = (number for number in by_round if number in rounds) if len(by_round) < len(rounds) else rounds
         spans: list[tuple[int, int]] = []
-        for start, stop in found:
+        for start, stop in sorted(span for number in wanted for span in by_round.get(number, [])):
             if stop > view.counts.get(group, 0):
                 break
             if spans and spans[-1][1] == start:
@@ -153,18 +151,18 @@ class StoreReader:
             spans.append((start, stop))
         return spans
 
-    def _learn(self, upto: int) -> None:
-        """Note the rows of the records that were published since the last call."""
-        if upto <= self._known:
+    def _index_records(self, upto: int) -> None:
+        """Index the rows of the records from the last call up to record `upto`."""
+        if upto <= self._indexed:
             return
-        steps = self.arrays.read(STEPS, self._known, upto, columns=("round", "rows"))
+        steps = self.arrays.read(STEPS, self._indexed, upto, columns=("round", "rows"))
         for number, text in zip(steps["round"].to_pylist(), steps["rows"].to_pylist(), strict=True):
             for group, rows in (json.loads(text) | {STEPS: 1}).items():
                 start = self._ends.get(group, 0)
                 self._ends[group] = start + rows
                 self._spans.setdefault(group, {}).setdefault(number, []).append((start, start + rows))
-        self._known = upto
+        self._indexed = upto
 
 
-def _within(number: int, rounds: range | None) -> bool:
+def _in_rounds(number: int, rounds: range | None) -> bool:
     return rounds is None or number in rounds

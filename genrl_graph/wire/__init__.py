@@ -1,1 +1,1 @@
-"""Frames as bytes between peers, read as if the sender were hostile."""
+"""Binary encoding of frames between peers; the decoder trusts nothing that the sender claims."""

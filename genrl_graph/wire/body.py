@@ -1,4 +1,4 @@
-"""The values of columns as bytes: one flat array after the other, in the order of the columns.
+"""The body of a packet: the values of all columns as consecutive flat arrays, in column order.
 
     number              the values; booleans are bytes 0 and 1
     fixed_shape_tensor  the values
@@ -6,8 +6,8 @@
     list                the lengths, int32, then the arrays of the elements
     struct              the arrays of each field
 
-Nothing is said twice: each array is as long as the lengths before it say, and the last ends with the body. So what is
-allocated for a hostile body is bounded by its own size.
+The body holds no redundant sizes: the lengths before an array give its size, and the last array ends with the body.
+Memory allocated for a hostile body is therefore bounded by the size of the body.
 """
 
 from collections.abc import Iterator
@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from genrl_graph.errors import PeerRefused
 from genrl_graph.messages import short
 
-MOST_IN_AN_ARRAY = 2**31 - 1  # what the int32 offsets of Arrow can count
+MOST_IN_AN_ARRAY = 2**31 - 1  # largest int32 offset of Arrow
 
 
 def parts(array: pa.Array) -> Iterator[memoryview]:
-    """The flat arrays of a column without nulls, as bytes that are not copied where they need not be."""
+    """Yield the flat arrays of a column without nulls as bytes, without a copy where possible."""
     if isinstance(array.type, pa.FixedShapeTensorType):
         yield from parts(array.storage.flatten())
     elif pa.types.is_struct(array.type):
@@ -49,13 +49,13 @@ def _bytes(values: NDArray[Any]) -> memoryview:
 
 
 class Body:
-    """Reads flat arrays off a body, one after the other; what it gives may lie in the body, which must not change."""
+    """Reads consecutive flat arrays from a body; the arrays may share memory with the body, which must not change."""
 
     def __init__(self, data: memoryview) -> None:
         self._data, self._at = data, 0
 
     def array(self, dtype: pa.DataType, path: str, count: int) -> pa.Array:
-        """`count` values of a type."""
+        """Read `count` values of a type; raises `PeerRefused` if the body is too short or its values are invalid."""
         if isinstance(dtype, pa.FixedShapeTensorType):
             return self._tensors(dtype, path, count)
         if pa.types.is_struct(dtype):
@@ -77,7 +77,7 @@ class Body:
         return pa.Array.from_buffers(dtype, count, [None, pa.py_buffer(values)])
 
     def end(self) -> None:
-        """Refuse what is left."""
+        """Raise `PeerRefused` if bytes remain after the last column."""
         if self._at != len(self._data):
             refuse("body", f"{len(self._data) - self._at} bytes stand behind the last column")
 
@@ -97,7 +97,7 @@ class Body:
         return values.astype(np.bool_)
 
     def _bounds(self, path: str, count: int) -> NDArray[np.int32]:
-        """Where `count` lists or texts begin and end."""
+        """Read the lengths of `count` lists or texts and return their offsets, shape (count + 1,)."""
         lengths = self._take(path, np.dtype("i4"), count)
         if lengths.min(initial=0) < 0:
             refuse("body", f"{path} has the length {lengths.min()}")
@@ -114,12 +114,12 @@ class Body:
         return little if little.flags.aligned and little.dtype.isnative else little.astype(dtype)
 
 
-def at_most(rule: str, value: int, most: int, what: str = "") -> None:
-    """Raise `PeerRefused` for a value above what is allowed."""
+def at_most(rule: str, value: int, most: int, path: str = "") -> None:
+    """Raise `PeerRefused` if a value is above its limit; `path` names the column that claims it."""
     if value > most:
-        refuse(rule, f"{what + ' claims ' if what else ''}{short(value)}, of {most} at most")
+        refuse(rule, f"{path + ' claims ' if path else ''}{short(value)}, of {most} at most")
 
 
-def refuse(rule: str, why: str) -> NoReturn:
-    """Raise `PeerRefused` saying `<rule>: <value>`."""
-    raise PeerRefused(f"{rule}: {why}")
+def refuse(rule: str, reason: str) -> NoReturn:
+    """Raise `PeerRefused` with the message `<rule>: <reason>`."""
+    raise PeerRefused(f"{rule}: {reason}")

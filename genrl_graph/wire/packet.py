@@ -1,11 +1,11 @@
-"""Rows as bytes between peers, read as if the sender were hostile.
+"""Packets: the bytes of a frame that peers exchange; the decoder trusts nothing that the sender claims.
 
     head | header | body
 
-The head is ff "GGP", version u16, codec u8 (0 as it is, 1 zstd), header bytes u32, packed bytes u64 and body bytes
-u64, all little-endian. The header is JSON: the edge type with its version, marks and columns, and the number of rows.
-The body is that of `wire_body`. Arrow IPC is not used: what its buffers and tables claim cannot be bounded before
-they are allocated.
+The head is ff "GGP", version u16, codec u8 (0 uncompressed, 1 zstd), header bytes u32, packed bytes u64 and body
+bytes u64, all little-endian. The header is JSON: the edge type with its version, marks and columns, and the number of
+rows. `genrl_graph.wire.body` defines the body. Arrow IPC is not used, because sizes that its messages claim cannot be
+bounded before memory is allocated for them.
 """
 
 import json
@@ -36,9 +36,9 @@ MOST_NESTING = 32
 MOST_DIMENSIONS = 8
 MOST_EXTRA_COLUMNS = 64
 MOST_NAME = 80
-SMALL = 512  # bytes that are not worth packing
+SMALL = 512  # smaller bodies in bytes are not compressed
 SAMPLE, PIECES = 2**16, 16
-WORTH = 0.9
+WORTH = 0.9  # a sample must shrink below this share for the body to be compressed
 
 _EXTRA_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _JSON_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -49,7 +49,7 @@ Rows = TypeVar("Rows", bound=Frame)
 
 @dataclass(frozen=True, slots=True)
 class PacketLimits:
-    """What one packet may hold; `max_list` counts the list elements of a row, at all levels, in one column."""
+    """Size limits of one packet; `max_list` bounds the list elements of one row and column, over all nesting levels."""
 
     max_rows: int = 4096
     max_row_bytes: int = 2**20
@@ -59,7 +59,10 @@ class PacketLimits:
 
 
 def encode(rows: Frame, *, limits: PacketLimits | None = None) -> bytes:
-    """The bytes of rows; raises `ParamError` where they break `limits`, so that every peer would refuse them."""
+    """Encode rows as a packet; raises `ParamError` if they exceed `limits`, as every peer would refuse them.
+
+    Raises `ColumnError` if the columns take too many bytes to describe.
+    """
     body: list[memoryview] = [part for column in rows.table.columns for part in parts(column.combine_chunks())]
     size = sum(map(len, body))
     codec, packed = PLAIN, body
@@ -71,22 +74,22 @@ def encode(rows: Frame, *, limits: PacketLimits | None = None) -> bytes:
     head = HEAD.pack(MAGIC, VERSION, codec, len(header), sum(map(len, packed)), size)
     data = b"".join([head, header, *packed])
     if limits is not None:
-        _fit(len(rows), size, len(data), limits)
+        _check_limits(len(rows), size, len(data), limits)
     return data
 
 
 def decode(data: bytes | bytearray | memoryview, *, like: Rows, limits: PacketLimits) -> Rows:
-    """The rows that a peer sent, of the type, marks and columns of `like`, which is the own offer.
+    """Decode the rows of another peer; they must have the type, marks and columns of `like`, the receiver's own offer.
 
-    The sender chooses no more than how many rows there are, the shapes of tensors where `like` has no rows, and the
-    columns of a mark's family such as `reward_<term>`. Raises `PeerRefused` saying `<rule>: <value>`. What is
-    allocated stays within a small multiple of `limits`; the limits of single rows are `admission`'s.
+    The sender chooses only the number of rows, the shapes of tensors if `like` has no rows, and additional columns of
+    a mark such as `reward_<term>`. Memory use stays within a small multiple of `limits`; the limits on single rows are
+    checked later, at admission. Raises `PeerRefused` with the message `<rule>: <reason>`.
     """
     view = memoryview(data)
     at_most("payload_bytes", len(view), limits.max_payload_bytes)
     codec, header_bytes, body_bytes = _read_head(view, limits)
     header = _read_header(bytes(view[HEAD.size : HEAD.size + header_bytes]))
-    count, schema = _agreed(header, like, limits)
+    count, schema = _check_header(header, like, limits)
     body = Body(_unpack(view[HEAD.size + header_bytes :], codec, body_bytes))
     arrays = [body.array(field.type, field.name, count) for field in schema]
     body.end()
@@ -98,14 +101,14 @@ def decode(data: bytes | bytearray | memoryview, *, like: Rows, limits: PacketLi
     return type(like)(table, marks=like.marks)
 
 
-def _fit(rows: int, body: int, data: int, limits: PacketLimits) -> None:
-    for what, value, most in (
+def _check_limits(rows: int, body_bytes: int, packet_bytes: int, limits: PacketLimits) -> None:
+    for unit, value, most in (
         ("rows", rows, limits.max_rows),
-        ("bytes", data, limits.max_payload_bytes),
-        ("bytes unpacked", body, limits.max_decoded_bytes),
+        ("bytes", packet_bytes, limits.max_payload_bytes),
+        ("bytes unpacked", body_bytes, limits.max_decoded_bytes),
     ):
         if value > most:
-            raise ParamError(f"offers {value} {what}, and peers take {most}; offer less, or raise the limits")
+            raise ParamError(f"offers {value} {unit}, and peers take {most}; offer less, or raise the limits")
 
 
 def _described(rows: Frame, count: int) -> dict[str, Any]:
@@ -119,7 +122,7 @@ def _codec() -> pa.Codec:
 
 
 def _is_worth_packing(body: Sequence[memoryview], size: int) -> bool:
-    """Whether a sample from all over the body becomes shorter by more than it costs."""
+    """Return whether a sample from all over the body compresses well enough to be worth the time."""
     if size < SMALL:
         return False
     share = min(1.0, SAMPLE / size)
@@ -128,14 +131,14 @@ def _is_worth_packing(body: Sequence[memoryview], size: int) -> bool:
 
 
 def _pieces(part: memoryview, share: float) -> Iterator[memoryview]:
-    """That share of a part in pieces from all over it."""
+    """Yield evenly spread pieces of a part that together make up this share of it."""
     step = max(1, len(part) // PIECES)
-    for at in range(0, len(part), step):
-        yield part[at : at + math.ceil(share * step)]
+    for start in range(0, len(part), step):
+        yield part[start : start + math.ceil(share * step)]
 
 
 def _read_head(view: memoryview, limits: PacketLimits) -> tuple[int, int, int]:
-    """Codec, header bytes and body bytes."""
+    """Check the head and return the codec, the size of the header and the size of the uncompressed body."""
     if len(view) < HEAD.size:
         refuse("head", f"{len(view)} bytes, of {HEAD.size} at least")
     magic, version, codec, header_bytes, packed_bytes, body_bytes = HEAD.unpack_from(view)
@@ -155,7 +158,7 @@ def _read_head(view: memoryview, limits: PacketLimits) -> tuple[int, int, int]:
 
 
 def _read_header(raw: bytes) -> Mapping[str, Any]:
-    """The header, of bounded nesting: what stands outside of texts is counted before JSON is parsed."""
+    """Parse the header; brackets outside strings are counted first, so deep nesting never reaches the JSON parser."""
     try:
         text = raw.decode()
         at_most("nesting", _nesting(text), MOST_NESTING)
@@ -168,13 +171,14 @@ def _read_header(raw: bytes) -> Mapping[str, Any]:
 
 
 def _nesting(text: str) -> int:
-    signs = np.frombuffer(_JSON_TEXT.sub("", text).encode("utf-32-le"), "<u4")
-    opens = np.isin(signs, list(map(ord, "[{"))).astype(np.int64)
-    return int(np.cumsum(opens - np.isin(signs, list(map(ord, "]}")))).max(initial=0))
+    """Return the deepest nesting of brackets outside strings."""
+    characters = np.frombuffer(_JSON_TEXT.sub("", text).encode("utf-32-le"), "<u4")
+    opens = np.isin(characters, list(map(ord, "[{"))).astype(np.int64)
+    return int(np.cumsum(opens - np.isin(characters, list(map(ord, "]}")))).max(initial=0))
 
 
-def _agreed(header: Mapping[str, Any], like: Frame, limits: PacketLimits) -> tuple[int, pa.Schema]:
-    """The number of rows and the schema, which is the own one but for what the sender may choose."""
+def _check_header(header: Mapping[str, Any], like: Frame, limits: PacketLimits) -> tuple[int, pa.Schema]:
+    """Check the header against the receiver's own offer and return the number of rows and the schema."""
     rows = header["rows"]
     if type(rows) is not int or rows < 0:
         refuse("rows", f"{short(rows)} is no number of rows")
@@ -183,41 +187,45 @@ def _agreed(header: Mapping[str, Any], like: Frame, limits: PacketLimits) -> tup
     for key in ("type", "version", "marks"):
         if header[key] != own[key]:
             refuse(key, f"{short(header[key])}, not {short(own[key])}")
-    given, declared = header["columns"], type(like).declared(like.marks)
-    if not isinstance(given, dict) or list(given)[: len(declared)] != list(declared):
-        refuse("columns", f"{short(given)}, not those of {like.edge_type} in order: {', '.join(declared)[:200]}")
-    at_most("columns", len(given), len(declared) + MOST_EXTRA_COLUMNS)
-    wanted = declared | {name: _family(name, like) for name in list(given)[len(declared) :]}
-    typed = {name: _column_type(name, given[name], column, like, rows, limits) for name, column in wanted.items()}
+    types, declared = header["columns"], type(like).declared(like.marks)
+    if not isinstance(types, dict) or list(types)[: len(declared)] != list(declared):
+        refuse("columns", f"{short(types)}, not those of {like.edge_type} in order: {', '.join(declared)[:200]}")
+    at_most("columns", len(types), len(declared) + MOST_EXTRA_COLUMNS)
+    expected = declared | {name: _extra_type(name, like) for name in list(types)[len(declared) :]}
+    typed = {name: _column_type(name, types[name], column, like, rows, limits) for name, column in expected.items()}
     return rows, pa.schema(list(typed.items()))
 
 
-def _family(name: str, like: Frame) -> pa.DataType:
-    """The type of a column beyond the declared ones."""
-    family = in_family(name, like.marks)
-    if family is None:
+def _extra_type(name: str, like: Frame) -> pa.DataType:
+    """Return the type of an additional column that a mark allows by prefix."""
+    dtype = in_family(name, like.marks)
+    if dtype is None:
         refuse("columns", f"unknown column {short(name)} of {like.edge_type}")
     if name not in like.table.column_names and (len(name) > MOST_NAME or not _EXTRA_NAME.fullmatch(name)):
         refuse("columns", f"{short(name)} is no name of at most {MOST_NAME} letters, digits, '_', '.' and '-'")
-    return family
+    return dtype
 
 
-def _column_type(name: str, given: object, column: Column, like: Frame, rows: int, limits: PacketLimits) -> pa.DataType:
+def _column_type(
+    name: str, claimed: object, column: Column, like: Frame, rows: int, limits: PacketLimits
+) -> pa.DataType:
+    """Return the type of a column if the type that the header claims agrees with the declared one."""
     if not isinstance(column, Tensor):
         own = schema_json(pa.schema([(name, column)]))[name]
-        if given != own:
-            refuse("columns", f"{name!r} is {short(given)}, not {short(own)}")
+        if claimed != own:
+            refuse("columns", f"{name!r} is {short(claimed)}, not {short(own)}")
         return column
-    dtype = _tensor_type(name, given, column, rows, limits)
+    dtype = _tensor_type(name, claimed, column, rows, limits)
     if len(like) and rows and dtype != like.table.schema.field(name).type:
         refuse("shape", f"{name!r} is {dtype}, and ours are {like.table.schema.field(name).type}"[:300])
     return dtype
 
 
-def _tensor_type(name: str, given: object, column: Tensor, rows: int, limits: PacketLimits) -> pa.DataType:
-    if not isinstance(given, dict) or given.get("tensor") != NAMES[column.dtype]:
-        refuse("columns", f"{name!r} is {short(given)}, not a tensor of {column.dtype}")
-    shape, dim_names = given.get("shape"), given.get("dim_names")
+def _tensor_type(name: str, claimed: object, column: Tensor, rows: int, limits: PacketLimits) -> pa.DataType:
+    """Return the tensor type that the header claims, if its dtype fits and its shape is within the limits."""
+    if not isinstance(claimed, dict) or claimed.get("tensor") != NAMES[column.dtype]:
+        refuse("columns", f"{name!r} is {short(claimed)}, not a tensor of {column.dtype}")
+    shape, dim_names = claimed.get("shape"), claimed.get("dim_names")
     if not isinstance(shape, list) or not 1 <= len(shape) <= MOST_DIMENSIONS or {type(n) for n in shape} != {int}:
         refuse("shape", f"{name!r} has {short(shape)}, not 1 to {MOST_DIMENSIONS} whole numbers")
     if column.ndim not in (None, len(shape)):
@@ -231,14 +239,14 @@ def _tensor_type(name: str, given: object, column: Tensor, rows: int, limits: Pa
 
 
 def _are_names(names: object, count: int) -> bool:
-    """Whether these can name the dimensions of a tensor."""
+    """Return whether a value from the header is a list of `count` short, printable dimension names."""
     if not isinstance(names, list) or len(names) != count:
         return False
     return all(isinstance(name, str) and len(name) <= MOST_NAME and name.isprintable() for name in names)
 
 
 def _unpack(packed: memoryview, codec: int, size: int) -> memoryview:
-    """The body: zstd writes into `size` bytes and no further, and must fill them."""
+    """Return the uncompressed body; zstd must fill exactly `size` bytes and cannot write beyond them."""
     if codec == PLAIN:
         return packed
     try:

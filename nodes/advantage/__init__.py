@@ -1,1 +1,1 @@
-"""Advantages: the credit that each row gets for its reward."""
+"""Advantage nodes: turn the rewards of rows into advantages."""

@@ -1,4 +1,4 @@
-"""`advantage.backup`: what a row led to in later stages, credited to the row."""
+"""`advantage.backup`: credit a row with the rewards of later rows that quote it."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -14,24 +14,24 @@ from genrl_graph.nodes.advantage.baseline import BaselineAdvantage, Floats, log_
 from genrl_graph.nodes.groups import Scope, group_codes
 
 Quoted = TypeVar("Quoted", bound=Rollouts, default=Rollouts)
-How = Literal["mean", "max", "difference"]
+BackupRule = Literal["mean", "max", "difference"]
 
 
 class BackupAdvantage(BaselineAdvantage, name="backup"):
-    """Own reward plus the reward of the later rows that quoted it, against the mean of the group.
+    """Own reward plus a backed-up value of the later rows that quote the row, minus the mean value of the group.
 
-    The children of a row are the rows of `later` of its task whose `parent_ids` name it; one without a finite reward
-    counts as none. A child is worth its reward times `discount` for each stage between. `how` backs that up: the
-    `mean` of the children, their `max`, or the `difference` between their mean and that of the rows of the task that
-    did not quote it, which is what it improved; an input in which all quoted it has no such evidence. Each input of
-    `later` is backed up by itself, and their values are averaged: a stage of many rows drowns none of few.
+    The children of a row are the rows of `later` with the same task whose `parent_ids` contain its id; rows without a
+    finite reward are ignored. A child's value is its reward times `discount` per stage between the two. `how` combines
+    the children: `mean`, `max`, or `difference`, the mean of the children minus the mean of the task's rows that did
+    not quote the row (undefined if all of them did). Each input of `later` is backed up separately and the results are
+    averaged, so a stage with many rows does not outweigh one with few.
 
-    The value of a row is `own` * reward + `backed_up` * backed-up value, so a row with `own` 0 and children needs no
-    reward. A row that nobody quoted, or without evidence, is worth `own` * reward (`childless: own`), or has no value
-    and gets NaN (`leave_out`). `scope`, `scale` and `leave_one_out` are those of `advantage.group`.
+    The value of a row is `own` * reward + `backed_up` * backed-up value; with `own` 0 a row with children needs no
+    reward. A row without a backed-up value gets the value `own` * reward (`childless: own`) or the advantage NaN
+    (`leave_out`). `scope`, `scale` and `leave_one_out` are those of `advantage.group`.
     """
 
-    how: How = "mean"
+    how: BackupRule = "mean"
     own: float = Field(1.0, allow_inf_nan=False)
     backed_up: float = Field(1.0, allow_inf_nan=False)
     discount: float = Field(1.0, ge=0, le=1)
@@ -39,7 +39,7 @@ class BackupAdvantage(BaselineAdvantage, name="backup"):
     scope: Scope = "group"
 
     def run(self, scored: Scored[Quoted], later: list[Scored[Rollouts]], *, log: Log) -> Credited[Quoted]:
-        """The rows with an `advantage`; logs the table `backup` (id, judged children, backed-up value, value)."""
+        """Add an `advantage` to the rows; log the table `backup` (id, judged children, backed-up value, value)."""
         rewards = np.where(np.isfinite(scored.numpy("reward")), scored.numpy("reward"), np.nan)
         children, backed_up = self._backed_up(scored, later)
         values = self._values(rewards, backed_up)
@@ -47,44 +47,44 @@ class BackupAdvantage(BaselineAdvantage, name="backup"):
         log_mean(log, "backed_up", backed_up)
         if len(scored):
             log.metric("childless", np.isnan(backed_up).mean())
-        told = {"children": children, "backed_up": backed_up.tolist(), "value": values.tolist()}
-        log.rows("backup", {"id": scored.values("id"), **told})
-        return credit(scored, self.against(group_codes(scored, self.scope), values, log=log))
+        columns = {"children": children, "backed_up": backed_up.tolist(), "value": values.tolist()}
+        log.rows("backup", {"id": scored.values("id"), **columns})
+        return credit(scored, self.group_advantages(group_codes(scored, self.scope), values, log=log))
 
     def _values(self, rewards: Floats, backed_up: Floats) -> Floats:
         own = self.own * rewards
-        alone = own if self.childless == "own" else np.full(len(own), np.nan)
+        childless = own if self.childless == "own" else np.full(len(own), np.nan)
         quoted = self.backed_up * backed_up + (own if self.own else 0.0)
-        return np.where(np.isnan(backed_up), alone, quoted)
+        return np.where(np.isnan(backed_up), childless, quoted)
 
     def _backed_up(self, scored: Rollouts, later: Sequence[Rollouts]) -> tuple[list[int], Floats]:
-        """For each row its number of judged children and its backed-up value, NaN where there is none."""
+        """Return each row's number of judged children and its backed-up value (NaN without one)."""
         children, backed_up = [0] * len(scored), np.full(len(scored), np.nan)
         stages = scored.numpy("stage").astype(np.int64)
         keys = list(zip(scored.values("task_id"), scored.values("id"), strict=True))
         for stage in np.unique(stages):
-            readers = [QuotingRows(rows, stage=int(stage), discount=self.discount) for rows in later]
+            inputs = [QuotingRows(rows, stage=int(stage), discount=self.discount) for rows in later]
             for at in np.flatnonzero(stages == stage).tolist():
-                children[at] = sum(len(of.children.get(keys[at], ())) for of in readers)
-                found = [value for of in readers if (value := of.back_up(*keys[at], self.how)) is not None]
-                if found:
-                    backed_up[at] = float(sum(found) / Fraction(len(found)))
+                children[at] = sum(len(quoting.children.get(keys[at], ())) for quoting in inputs)
+                values = [v for quoting in inputs if (v := quoting.back_up(*keys[at], self.how)) is not None]
+                if values:
+                    backed_up[at] = float(sum(values) / Fraction(len(values)))
         return children, backed_up
 
 
 class QuotingRows:
-    """The judged rows of a later stage, each worth its reward discounted to `stage`, by what they quoted.
+    """The judged rows of one later input, their rewards discounted to `stage`, indexed by task and quoted row.
 
-    Sums are exact: equal evidence gives equal credit, whatever the order and the number of the rows.
+    Sums are exact fractions, so the order of the rows cannot change the credit.
     """
 
     def __init__(self, rows: Rollouts, *, stage: int, discount: float) -> None:
-        # a reader is at least one stage later, whatever the peer who made it wrote
-        between = np.maximum(rows.numpy("stage").astype(np.int64) - stage, 1)
-        worth = (rows.numpy("reward") * discount**between).tolist()
+        # at least 1: another peer may write any stage into its rows
+        stages_between = np.maximum(rows.numpy("stage").astype(np.int64) - stage, 1)
+        discounted = (rows.numpy("reward") * discount**stages_between).tolist()
         self.children: dict[tuple[str, str], list[float]] = {}
         self._of_task: dict[str, list[float]] = {}
-        for task_id, parents, value in zip(rows.values("task_id"), rows.values("parent_ids"), worth, strict=True):
+        for task_id, parents, value in zip(rows.values("task_id"), rows.values("parent_ids"), discounted, strict=True):
             if not np.isfinite(value):
                 continue
             self._of_task.setdefault(task_id, []).append(value)
@@ -92,8 +92,8 @@ class QuotingRows:
                 self.children.setdefault((task_id, parent), []).append(value)
         self._totals = {task_id: _exact_sum(values) for task_id, values in self._of_task.items()}
 
-    def back_up(self, task_id: str, id: str, how: How) -> Fraction | None:
-        """What those who quoted a row say about it; None where they say nothing."""
+    def back_up(self, task_id: str, id: str, how: BackupRule) -> Fraction | None:
+        """Return the backed-up value of a row; None if no row quotes it or the difference is undefined."""
         quoting = self.children.get((task_id, id))
         if quoting is None:
             return None

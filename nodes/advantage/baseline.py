@@ -1,4 +1,4 @@
-"""What advantages share: values against the mean of their group, over a standard deviation."""
+"""Group baselines shared by the advantage nodes: subtract the mean, divide by a standard deviation."""
 
 from typing import Literal
 
@@ -14,31 +14,31 @@ STD_EPSILON = 1e-4  # as in TRL
 
 
 class BaselineAdvantage(Advantage):
-    """Value minus the mean value of the group, over a standard deviation.
+    """Value minus the mean value of the group, divided by a standard deviation.
 
-    `scale` is the deviation (sample, plus 1e-4) of the group (GRPO, arXiv 2402.03300), of all rows (batch, arXiv
-    2508.08221), or none (Dr. GRPO, arXiv 2503.20783). `leave_one_out` takes the mean of the others (RLOO, arXiv
-    2402.14740). A value that is NaN or infinite counts in no mean and gets NaN; a group without variance, or of one
-    row, gets exactly 0.
+    `scale` selects the divisor: the sample deviation plus 1e-4 of the group (GRPO, arXiv 2402.03300) or of all rows
+    (batch, arXiv 2508.08221), or none (Dr. GRPO, arXiv 2503.20783). `leave_one_out` uses the mean of the group's other
+    rows as the baseline (RLOO, arXiv 2402.14740). NaN and infinite values are excluded from every mean and get NaN;
+    a zero-variance group, or a group of one row, gets exactly 0.
     """
 
     scale: Literal["group", "batch", "none"] = "group"
     leave_one_out: bool = False
 
-    def against(self, groups: NDArray[np.int64], values: Floats, *, log: Log) -> Floats:
-        """The advantages of values [rows] whose groups have these numbers [rows]; logs how many groups vary."""
+    def group_advantages(self, groups: NDArray[np.int64], values: Floats, *, log: Log) -> Floats:
+        """Return the advantages of `values` [rows], grouped by `groups` [rows]; log the number of groups that vary."""
         finite = np.isfinite(values)
         advantage = np.full(len(values), np.nan)
         codes = np.unique(groups[finite], return_inverse=True)[1]
-        varied = _varied(values[finite], codes)
-        advantage[finite] = self._advantages(values[finite], codes, varied)
+        varied = _groups_with_variance(values[finite], codes)
+        advantage[finite] = self._scaled(values[finite], codes, varied)
         log.metric("groups", len(varied))
         log.metric("groups_with_variance", varied.sum())
         if len(varied):
             log.metric("zero_variance", 1.0 - varied.mean())
         return advantage
 
-    def _advantages(self, values: Floats, codes: NDArray[np.intp], varied: NDArray[np.bool_]) -> Floats:
+    def _scaled(self, values: Floats, codes: NDArray[np.intp], varied: NDArray[np.bool_]) -> Floats:
         count = np.bincount(codes)
         others = np.maximum(count - 1, 1)
         centred = values - (np.bincount(codes, weights=values) / count)[codes]
@@ -48,19 +48,20 @@ class BaselineAdvantage(Advantage):
             advantage = advantage / (deviation[codes] + STD_EPSILON)
         elif self.scale == "batch" and len(values) > 1:
             advantage = advantage / (values.std(ddof=1) + STD_EPSILON)
-        result: Floats = np.where(varied[codes], advantage, 0.0)  # a mean of equal numbers may differ from them
+        # exactly 0: the mean of equal numbers may differ from them by rounding
+        result: Floats = np.where(varied[codes], advantage, 0.0)
         return result
 
 
 def log_mean(log: Log, name: str, values: Floats) -> None:
-    """The mean of the finite values as a metric, where there are any."""
+    """Log the mean of the finite values as a metric; log nothing if there are none."""
     finite = values[np.isfinite(values)]
     if len(finite):
         log.metric(name, finite.mean())
 
 
-def _varied(values: Floats, codes: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """For each group whether its values differ."""
+def _groups_with_variance(values: Floats, codes: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Return, per group, True if its values differ."""
     groups = int(codes.max()) + 1 if len(codes) else 0
     low, high = np.full(groups, np.inf), np.full(groups, -np.inf)
     np.minimum.at(low, codes, values)

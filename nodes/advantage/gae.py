@@ -14,30 +14,30 @@ from genrl_graph.nodes.advantage.returns import WholeTrajectories, generalized_a
 class GaeAdvantage(Advantage, name="gae"):
     """Generalised advantage estimation (arXiv 1506.02438) from the rewards and the critic's values of every step.
 
-    The `target` of the critic is advantage + value. A terminal step is worth its reward; one that was truncated also
-    what was left. Steps of episodes that failed, or that are not whole any more, get NaN.
+    The critic's `target` is advantage + value. After a terminated step nothing is bootstrapped; a truncated one adds
+    its bootstrapped value. Steps of failed or incomplete episodes get NaN.
     """
 
     gamma: float = Field(0.99, ge=0, le=1, description="discount of a step")
     lam: float = Field(0.95, ge=0, le=1, description="0 trusts the critic, 1 the rewards")
 
     def run(self, scored: Scored[Trajectories], *, log: Log) -> Valued[Trajectories]:
-        """The rows with an `advantage` and a `target`."""
+        """Add an `advantage` and a `target` to the rows."""
         whole, values = WholeTrajectories.of(scored), scored.numpy("value").astype(np.float64)
         ends = whole.rows[np.arange(len(whole.rows)), whole.lengths - 1]
         advantages = generalized_advantages(
-            whole.laid_out(scored.numpy("reward")),
-            whole.laid_out(values),
+            whole.pad(scored.numpy("reward")),
+            whole.pad(values),
             scored.numpy("bootstrap").astype(np.float64)[ends],
             whole.lengths,
             gamma=self.gamma,
             lam=self.lam,
         )
-        found = whole.gathered(advantages, len(scored))
-        targets = found + values
+        row_advantages = whole.unpad(advantages, len(scored))
+        targets = row_advantages + values
         log_mean(log, "reward", scored.numpy("reward"))
         finite = np.isfinite(targets)
         log.metric("left_out", len(scored) - int(finite.sum()))
-        if finite.any() and (spread := float(targets[finite].var())) > 0:
-            log.metric("explained_variance", 1.0 - float(found[finite].var()) / spread)
-        return scored.marked(VALUED, {"advantage": found, "target": targets})
+        if finite.any() and (variance := float(targets[finite].var())) > 0:
+            log.metric("explained_variance", 1.0 - float(row_advantages[finite].var()) / variance)
+        return scored.marked(VALUED, {"advantage": row_advantages, "target": targets})

@@ -1,4 +1,4 @@
-"""`advantage.pool`: rewards of several stages against one mean."""
+"""`advantage.pool`: rewards of several stages minus one common mean."""
 
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Credited, R, Scored, credit
@@ -7,20 +7,20 @@ from genrl_graph.nodes.groups import PooledScope, pooled_codes
 
 
 class PoolAdvantage(BaselineAdvantage, name="pool"):
-    """Reward minus the mean reward of a pool of rows that may come from different nodes, over a standard deviation.
+    """Reward minus the mean reward of a pool of rows from several nodes, divided by a standard deviation.
 
-    What is wired is pooled, such as first and last answers: `scope` is whose mean, of a task, of a peer at a task, of
-    a peer, or of the batch. Their rewards must mean the same. `scale` and `leave_one_out` are those of
+    All wired inputs are pooled, such as first and last answers; their rewards must be on one scale. `scope` selects
+    the rows of a pool: `task`, `task_and_peer`, `peer` or `batch`. `scale` and `leave_one_out` are those of
     `BaselineAdvantage`, with the pool as the group.
     """
 
     scope: PooledScope = "task"
 
     def run(self, scored: list[Scored[R]], *, log: Log) -> Credited[R]:
-        """The rows of all inputs, in their order, with an `advantage`; they keep the reward terms that all have."""
+        """Concatenate the inputs in order and add an `advantage`; reward terms that an input lacks are dropped."""
         kinds: tuple[type[R], ...] = type(scored[0]).__mro__
         common = next(kind for kind in kinds if all(isinstance(rows, kind) for rows in scored))
         rows = common.concat(scored)
         rewards = rows.numpy("reward")
         log_mean(log, "reward", rewards)
-        return credit(rows, self.against(pooled_codes(rows, self.scope), rewards, log=log))
+        return credit(rows, self.group_advantages(pooled_codes(rows, self.scope), rewards, log=log))

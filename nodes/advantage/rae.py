@@ -1,4 +1,4 @@
-"""`advantage.rae`: outcomes against the baseline of their role."""
+"""`advantage.rae`: outcomes minus the baseline of their role."""
 
 import numpy as np
 
@@ -11,16 +11,17 @@ from genrl_graph.nodes.update.baselines import Baselines
 
 
 class RoleAdvantage(Advantage, name="rae"):
-    """Role-conditioned advantage estimation (arXiv 2506.24119): the outcome of a trajectory less its role's baseline.
+    """Role-conditioned advantage estimation (arXiv 2506.24119): a trajectory's outcome minus its role's baseline.
 
-    Every step of a trajectory gets the same. In a zero-sum game both seats of self-play earn 0 on average together,
-    but not each: the one who moves first wins more often, and a baseline for both would teach that instead of play.
-    Wire `baselines` behind `update.baselines` for the order of the paper, or to the carry for means of earlier rounds.
+    Every step of a trajectory gets the same advantage. In zero-sum self-play the mean outcome over both seats is 0, but
+    not that of each seat: where the first player wins more often, one shared baseline would reward the seat instead of
+    the play. Wire `baselines` to `update.baselines` for the order of the paper, or to the carry for the means of
+    earlier rounds.
     """
 
     def run(self, scored: Scored[R], baselines: Baselines, *, log: Log) -> Credited[R]:
-        """The rows with an `advantage`; NaN where the outcome could not be judged."""
+        """Add an `advantage` to the rows; NaN where the outcome could not be judged."""
         ending = endings(scored)
-        against = np.asarray([baselines.of(role) for role in ending.roles], dtype=np.float64)
+        means = np.asarray([baselines.of(role) for role in ending.roles], dtype=np.float64)
         log_mean(log, "reward", ending.outcomes)
-        return credit(scored, (ending.outcomes - against)[ending.of_row])
+        return credit(scored, (ending.outcomes - means)[ending.of_row])

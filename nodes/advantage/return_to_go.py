@@ -1,4 +1,4 @@
-"""`advantage.return_to_go`: what was earned from a step on."""
+"""`advantage.return_to_go`: discounted rewards from a step to the end of its trajectory."""
 
 from typing import Literal
 
@@ -14,27 +14,25 @@ from genrl_graph.nodes.advantage.returns import WholeTrajectories, generalized_a
 
 
 class ReturnToGo(Advantage, name="return_to_go"):
-    """The discounted rewards from a step to the end of its trajectory, less a baseline.
+    """The discounted rewards from a step to the end of its trajectory, minus a baseline.
 
-    `baseline` is the mean over all rows, over the rows of the same step, or none. What a truncated episode left is not
-    counted. Steps of episodes that failed, or that are not whole any more, get NaN.
+    `baseline` is the mean over all rows (batch), over the rows of the same step index (step), or none. Truncated
+    episodes are not bootstrapped. Steps of failed or incomplete episodes get NaN.
     """
 
     gamma: float = Field(0.99, ge=0, le=1, description="discount of a step")
     baseline: Literal["batch", "step", "none"] = "batch"
 
     def run(self, scored: Scored[Trajectories], *, log: Log) -> Credited[Trajectories]:
-        """The rows with an `advantage`."""
+        """Add an `advantage` to the rows."""
         whole = WholeTrajectories.of(scored)
-        rewards = whole.laid_out(scored.numpy("reward"))
-        nothing = np.zeros(len(rewards))
-        returns = generalized_advantages(
-            rewards, np.zeros_like(rewards), nothing, whole.lengths, gamma=self.gamma, lam=1.0
-        )
+        rewards = whole.pad(scored.numpy("reward"))
+        no_values, no_bootstrap = np.zeros_like(rewards), np.zeros(len(rewards))
+        returns = generalized_advantages(rewards, no_values, no_bootstrap, whole.lengths, gamma=self.gamma, lam=1.0)
         inside = whole.rows >= 0
         if self.baseline == "batch" and inside.any():
             returns = returns - returns[inside].mean()
         elif self.baseline == "step":
             returns = returns - returns.sum(axis=0) / np.maximum(inside.sum(axis=0), 1)
         log_mean(log, "reward", scored.numpy("reward"))
-        return credit(scored, whole.gathered(returns, len(scored)))
+        return credit(scored, whole.unpad(returns, len(scored)))

@@ -1,1 +1,1 @@
-"""Exchanges: rows of all peers of a round."""
+"""Exchange nodes: share rows with the other peers of a round."""

@@ -1,4 +1,4 @@
-"""Which environment is played: how a graph names it, what it shows and takes, and where own ones are made known."""
+"""Environments by id: named in a graph, opened from gymnasium or PettingZoo, or registered by a script."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -22,14 +22,14 @@ _AEC_MODULE = re.compile(r"[a-z][a-z0-9_]*_v[0-9]+")
 AEC_FAMILIES = ("classic", "butterfly")
 MISSING = "is not installed; pip install 'genrl-graph[games]'"
 
-_own: dict[str, "Callable[..., AECEnv[Any, Any, Any]]"] = {}
+_registered: dict[str, "Callable[..., AECEnv[Any, Any, Any]]"] = {}
 
 
 class Environment(BaseModel):
-    """An environment by id: of Gymnasium's registry, of PettingZoo's families, or made known by a script.
+    """An environment by id, from Gymnasium's registry, PettingZoo's families or `register_aec`.
 
-    `params` are the keyword arguments that it is made with. An id is looked up and never imported, so a graph file
-    runs no code: a script (`--import`) calls `gymnasium.register` or `register_aec` for an environment of its own.
+    `params` are its keyword arguments. An id is looked up and never imported, so a graph file runs no code. To use an
+    environment of your own, call `gymnasium.register` or `register_aec` in a script and pass it with `--import`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,7 +42,7 @@ class Environment(BaseModel):
     @classmethod
     def _plain_id(cls, id: str) -> str:
         if not _ID.fullmatch(id):
-            raise ValueError(f"{id!r} is no id of an environment; a module is imported with --import, not named here")
+            raise ValueError(f"{id!r} is no id of an environment; import modules with --import and name the id here")
         return id
 
     @field_validator("params")
@@ -58,21 +58,24 @@ class Environment(BaseModel):
         return f"{self.kind} {self.id}"
 
     def open(self) -> Game:
-        """A new game of it; raises `DataError` where there is no such environment or it cannot be used here."""
+        """Open a new copy of the environment; raises `DataError` if it is unknown or unusable here."""
         if self.kind == "gymnasium":
             return _open_gymnasium(self)
         return _open_aec(self)
 
     def spaces(self) -> Spaces:
-        """What it shows and takes; raises `DataError` like `open`."""
+        """Return shapes and counts of observations, actions and seats; raises `DataError` like `open`."""
         return _spaces(self.kind, self.id, dumps(self.params, sort_keys=True))
 
 
 def register_aec(id: str, make: "Callable[..., AECEnv[Any, Any, Any]]") -> None:
-    """Make an AEC environment of your own known under an id; `make` takes the `params` of the graph as keywords."""
+    """Register an AEC environment of your own under an id; `make` receives the graph's `params` as keywords.
+
+    Raises `DataError` if the id is not of the allowed form.
+    """
     if not _ID.fullmatch(id):
         raise DataError(f"{id!r} is no id of an environment; use letters, digits and _ . -")
-    _own[id] = make
+    _registered[id] = make
     _spaces.cache_clear()
 
 
@@ -93,7 +96,7 @@ def _open_gymnasium(environment: Environment) -> Game:
     def make(params: Mapping[str, Any]) -> Any:
         return gymnasium.make(environment.id, disable_env_checker=True, **params)
 
-    return GymnasiumGame(_made(environment, make), where=str(environment))
+    return GymnasiumGame(_construct(environment, make), where=str(environment))
 
 
 def _open_aec(environment: Environment) -> Game:
@@ -101,9 +104,8 @@ def _open_aec(environment: Environment) -> Game:
         raise DataError(f"{environment}: pettingzoo {MISSING}")
     from genrl_graph.nodes.games.aec_game import AecGame
 
-    own = _own.get(environment.id)
-    make = own if own is not None else _shipped_aec(environment)
-    return AecGame(_made(environment, lambda params: make(**params)), where=str(environment))
+    make = _registered.get(environment.id) or _shipped_aec(environment)
+    return AecGame(_construct(environment, lambda params: make(**params)), where=str(environment))
 
 
 def _shipped_aec(environment: Environment) -> "Callable[..., AECEnv[Any, Any, Any]]":
@@ -117,14 +119,14 @@ def _shipped_aec(environment: Environment) -> "Callable[..., AECEnv[Any, Any, An
                 module = importlib.import_module(f"{folder.__name__}.{id}")
             except ImportError as error:
                 raise DataError(f"{environment}: needs {error.name}, which {MISSING}") from error
-            made: Callable[..., Any] = module.raw_env
-            return made
+            make: Callable[..., Any] = module.raw_env
+            return make
     raise DataError(f"{environment}: pettingzoo has no such game; name one such as tictactoe_v3, or register_aec it")
 
 
-def _made(environment: Environment, make: Callable[[Mapping[str, Any]], Any]) -> Any:
+def _construct(environment: Environment, make: Callable[[Mapping[str, Any]], Any]) -> Any:
     try:
         return make(environment.params)
-    except Exception as error:  # what environments raise is theirs; the user is told which and why
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DataError(f"{environment}: cannot be made with params {environment.params}: {what}") from error
+    except Exception as error:  # environments are third-party code and raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"{environment}: cannot be made with params {environment.params}: {reason}") from error

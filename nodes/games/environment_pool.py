@@ -1,13 +1,13 @@
-"""Environments that are kept from round to round, so that they are made once."""
+"""A pool of open environments, which rounds reuse instead of opening them again."""
 
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.games.game import Game
 
 
 class GamePool:
-    """Hands out copies of environments and takes them back.
+    """A pool of idle copies of environments.
 
-    All are equal: what a node keeps for speed does not make it another node.
+    All pools compare equal, because a node's cache must not make it unequal to another node.
     """
 
     def __init__(self) -> None:
@@ -19,10 +19,10 @@ class GamePool:
     __hash__ = None  # type: ignore[assignment]
 
     def take(self, environment: Environment) -> Game:
-        """A copy that nobody plays; raises `DataError` where there is no such environment."""
+        """Return an idle copy, or open a new one; raises `DataError` if the environment cannot be opened."""
         idle = self._idle.get(environment.model_dump_json())
         return idle.pop() if idle else environment.open()
 
     def give_back(self, environment: Environment, game: Game) -> None:
-        """A copy whose episode ended well; one that broke is not to come back."""
+        """Return a copy to the pool after its episode; never one whose episode failed."""
         self._idle.setdefault(environment.model_dump_json(), []).append(game)

@@ -1,4 +1,4 @@
-"""A game as a generator plays it: seats that take turns, whatever library it comes from."""
+"""The interface through which generators play a game, and checks of what an environment returns."""
 
 import math
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ Floats = NDArray[np.float32]
 Mask = NDArray[np.int8]
 
 
-class BrokenGame(Exception):
-    """An environment gave what it must not: the episode is recorded as failed with this reason."""
+class GameError(Exception):
+    """Raised if an environment returns invalid data; the episode is recorded as failed, with this reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spaces:
-    """What a game shows (shape of an observation), how many actions it takes, and how many seats it has."""
+    """The shape of an observation, the number of actions, and the number of seats of a game."""
 
     observation: tuple[int, ...]
     actions: int
@@ -31,10 +31,10 @@ class Spaces:
 
 @dataclass(slots=True)
 class Turn:
-    """Whose turn it is and what that seat sees.
+    """The seat to move, its observation and its legal actions.
 
-    `rewards` holds what every seat earned since the turn before. When the game is over, `finish` is terminated or
-    truncated, and nobody is to move.
+    `rewards` holds what each seat earned since the previous turn. After the last action, `finish` is "terminated" or
+    "truncated", and no seat is to move.
     """
 
     seat: int
@@ -45,28 +45,25 @@ class Turn:
 
 
 class Game(Protocol):
-    """One copy of an environment. What it raises, `BrokenGame` included, ends the episode and not the run."""
+    """One copy of an environment; any exception it raises, `GameError` included, fails the episode, not the run."""
 
     spaces: Spaces
 
     def reset(self, seed: int) -> Turn:
-        """Begin an episode that is a function of the seed and of the actions."""
+        """Start an episode; seed and actions determine everything that happens in it."""
 
     def step(self, action: int) -> Turn:
-        """Let the seat whose turn it is act."""
+        """Play the action of the seat to move."""
 
-    def left(self, seat: int) -> Floats:
-        """What a seat sees when a game was truncated."""
+    def final_observation(self, seat: int) -> Floats:
+        """Return what a seat observes after the game was truncated."""
 
     def close(self) -> None:
-        """Give back what the environment holds."""
+        """Release the environment's resources."""
 
 
-class Observations:
-    """Turns what an environment shows into float32 arrays of one shape; one-hot for numbers.
-
-    `read` raises `BrokenGame` for what is not in the space.
-    """
+class ObservationEncoder:
+    """Encodes observations of a space as float32 arrays of one shape; those of `Discrete` spaces are one-hot."""
 
     def __init__(self, space: Any, *, where: str) -> None:
         from gymnasium import spaces
@@ -75,7 +72,7 @@ class Observations:
         self._size = 0
         if isinstance(space, spaces.Box):
             self.shape = tuple(int(length) for length in space.shape) or (1,)
-            largest = np.finfo(np.float32).max  # without a bound it must be finite
+            largest = np.finfo(np.float32).max  # unbounded spaces must still give finite values
             self._low = np.maximum(np.asarray(space.low, np.float32), -largest).reshape(self.shape)
             self._high = np.minimum(np.asarray(space.high, np.float32), largest).reshape(self.shape)
         elif isinstance(space, spaces.Discrete):
@@ -88,48 +85,48 @@ class Observations:
             known = "Box, Discrete or MultiBinary, or a Dict of one as `observation` with an `action_mask`"
             raise DataError(f"{where}: its observations are {space}; a policy reads {known}")
 
-    def read(self, raw: Any) -> Floats:
-        """The observation as float32 of `shape`; a copy."""
+    def encode(self, raw: Any) -> Floats:
+        """Return a float32 copy of shape `shape`; raises `GameError` for an observation outside the space."""
         if self._size:
-            at = int(raw) - self._start
-            if not 0 <= at < self._size:
-                raise BrokenGame(f"observation {raw!r} is outside its space of {self._size}")
+            index = int(raw) - self._start
+            if not 0 <= index < self._size:
+                raise GameError(f"observation {raw!r} is outside its space of {self._size}")
             one_hot = np.zeros(self._size, np.float32)
-            one_hot[at] = 1.0
+            one_hot[index] = 1.0
             return one_hot
         observation: Floats = np.array(raw, dtype=np.float32)
         if observation.shape != self.shape:
             if observation.size != 1 or self.shape != (1,):
-                raise BrokenGame(f"observation of shape {list(observation.shape)}; its space says {list(self.shape)}")
+                raise GameError(f"observation of shape {list(observation.shape)}; its space says {list(self.shape)}")
             observation = observation.reshape(1)
-        inside = (observation >= self._low) & (observation <= self._high)
-        if not inside.all():  # NaN is on neither side
-            raise BrokenGame(f"observation holds {float(observation[~inside][0])}, outside its space")
+        inside = (observation >= self._low) & (observation <= self._high)  # NaN fails both comparisons
+        if not inside.all():
+            raise GameError(f"observation holds {float(observation[~inside][0])}, outside its space")
         return observation
 
 
 def read_mask(raw: Any, actions: int) -> Mask:
-    """The legal actions as int8 of shape (actions,), 1 where legal; raises `BrokenGame` where there is none."""
+    """Return the mask as int8 [actions], 1 = legal; raises `GameError` for a wrong shape or if no action is legal."""
     mask: Mask = np.array(raw, dtype=np.int8)
     if mask.shape != (actions,):
-        raise BrokenGame(f"action mask of shape {list(mask.shape)} for {actions} actions")
+        raise GameError(f"action mask of shape {list(mask.shape)} for {actions} actions")
     if not mask.any():
-        raise BrokenGame("no action is legal")
+        raise GameError("no action is legal")
     return mask
 
 
 def read_reward(raw: Any) -> float:
-    """A reward as a number; raises `BrokenGame` where it is none."""
+    """Return the reward as a float; raises `GameError` if it is not finite."""
     reward = float(raw)
     if not math.isfinite(reward):
-        raise BrokenGame(f"reward is {reward}")
+        raise GameError(f"reward is {reward}")
     return reward
 
 
 def discrete_actions(space: Any, *, where: str) -> int:
-    """How many actions there are; raises `DataError` where they are not numbered from 0."""
+    """Return the number of actions; raises `DataError` if the space is not `Discrete` from 0 on."""
     from gymnasium import spaces
 
     if not isinstance(space, spaces.Discrete) or int(space.start) != 0:
-        raise DataError(f"{where}: its actions are {space}; the policies here choose among Discrete(n)")
+        raise DataError(f"{where}: its actions are {space}; policies choose among Discrete(n) only")
     return int(space.n)

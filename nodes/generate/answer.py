@@ -1,4 +1,4 @@
-"""`generate.answer`: every peer answers the question."""
+"""`generate.answer`: each peer answers the question of every task."""
 
 import numpy as np
 
@@ -21,5 +21,5 @@ class Answer(ChatGenerator, name="answer"):
     def run(
         self, tasks: Tasks, policy: TextPolicy, *, rng: np.random.Generator, log: Log, round: int, peer: str
     ) -> Rollouts:
-        """Rows in the order of the tasks."""
+        """Sample answers, in task order."""
         return self.complete(tasks, policy, {}, rng=rng, log=log, round=round, peer=peer)

@@ -1,4 +1,4 @@
-"""`generate.chat`: a policy completes one chat a task, and what every generator of chats shares."""
+"""`generate.chat`: a policy completes one chat per task; and the base class of all chat generators."""
 
 import json
 from collections.abc import Collection, Iterable, Mapping
@@ -15,12 +15,20 @@ from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Rollouts, Tasks
 from genrl_graph.errors import ParamError
 from genrl_graph.nodes.generate.prompting.prompts import AskedTask, check_template, fill, template_names
-from genrl_graph.nodes.generate.prompting.quoting import Limit, Prompt, Quotable, Quotes, TooLong, branches, fit
+from genrl_graph.nodes.generate.prompting.quoting import (
+    Prompt,
+    PromptLimit,
+    Quotable,
+    Quotes,
+    TooLong,
+    branches,
+    fit,
+)
 from genrl_graph.nodes.generate.prompting.rows import rollout_rows
 
 
 class Example(BaseModel):
-    """A turn shown before the question."""
+    """A few-shot example: one user message and one assistant message before the question."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,21 +37,21 @@ class Example(BaseModel):
 
 
 class ChatGenerator(Generator):
-    """Completes one chat a task; subclass it and let `run` pass named upstream rollouts to `complete`.
+    """Completes one chat per task; in a subclass, `run` passes named upstream rollouts to `complete`.
 
     The chat is system, examples, the task's earlier messages, and `template` (sandboxed Jinja) in place of its last
     message. The template sees `task` (id, question, metadata, messages; never the answer) and each upstream input as
     a list of rows with number, completion, peer and id; failed rows are left out. `quote` limits the rows per peer.
 
-    A prompt must fit in `max_prompt_tokens` and in the policy's context less `max_new_tokens`; `too_long` names what
-    happens where it does not: `refuse` fails the row, `drop_quoted` leaves out the last quoted rows, `cut_left`
-    drops the first tokens. `parent_ids` of a row are the ids of what its prompt quotes, input by input in the order of
-    the numbers, so with one input parent_ids[k - 1] is number k; an input that the template leaves out is no parent.
+    A prompt must fit in `max_prompt_tokens` and in the policy's context length minus `max_new_tokens`. `too_long` says
+    what happens otherwise: `refuse` fails the row, `drop_quoted` leaves out the last quoted rows, `cut_left` drops the
+    first tokens. `parent_ids` are the ids of the quoted rows, input by input in the order of their numbers: with one
+    input, parent_ids[k - 1] is number k. Inputs that the template does not use are no parents.
 
-    `each` names an input that branches: a task then has one prompt for every row of it, which the template sees as
-    a list of that row alone, under its number; other inputs are whole, and `num_generations` counts per prompt. So
-    each critique gets revisions of its own, and `advantage.backup` tells which critique helped. Rows of equal text
-    give equal prompts, which are one group: what the policy cannot tell apart has one baseline.
+    `each` names an input to branch on: a task then has one prompt per row of it, and the template sees that input as a
+    list of this one row, under its number. The other inputs stay whole, and `num_generations` counts per prompt. This
+    gives each critique its own revisions, from which `advantage.backup` computes which critique helped. Rows of equal
+    text give equal prompts and share a group, and so a baseline.
     """
 
     system: str = ""
@@ -59,26 +67,26 @@ class ChatGenerator(Generator):
     each: str = ""
     max_batch_tokens: int = Field(default=16384, ge=1)
 
-    needs: ClassVar[tuple[str, ...]] = ()  # inputs without which there is nothing to say about a task
+    needs: ClassVar[tuple[str, ...]] = ()  # inputs that a prompt must quote; without a row of each, the prompt fails
 
     @model_validator(mode="after")
     def _template_is_readable(self) -> Self:
         inputs = [s for s in type(self).signature.inputs if issubclass(s.pattern.bound.base, Rollouts)]
         open_names = any(socket.many == "dict" for socket in inputs)
         check_template(self.template, None if open_names else [socket.name for socket in inputs])
-        shown = sorted(template_names(self.template))
-        if self.each and self.each not in shown:
-            known = f"one of {', '.join(shown)}" if shown else "an input that the template quotes; it quotes none"
+        names = sorted(template_names(self.template))
+        if self.each and self.each not in names:
+            known = f"one of {', '.join(names)}" if names else "an input that the template quotes; it quotes none"
             raise ValueError(f"each is {self.each!r}, which the template does not quote; name {known}")
         return self
 
     def evaluated(self, how: Evaluation) -> Self:
-        """This generator with the number of generations and the temperature of an evaluation, where it has them."""
-        asked = {"num_generations": how.num_generations, "temperature": how.temperature}
-        return self.model_copy(update={name: value for name, value in asked.items() if value is not None})
+        """Return a copy with the number of generations and the temperature of the evaluation, where it sets them."""
+        settings = {"num_generations": how.num_generations, "temperature": how.temperature}
+        return self.model_copy(update={name: value for name, value in settings.items() if value is not None})
 
     def dry(self) -> Self:
-        """No limit of prompt tokens: only the model's own tokenizer could count them."""
+        """Return a copy without `max_prompt_tokens`: dry play does not have the tokenizer that would count them."""
         return self.model_copy(update={"max_prompt_tokens": None})
 
     def complete(
@@ -92,35 +100,21 @@ class ChatGenerator(Generator):
         round: int,
         peer: str,
     ) -> Rollouts:
-        """`num_generations` rows a prompt, in the order of the tasks, from one call of the policy."""
+        """Sample `num_generations` rows per prompt, in task order, in one call of the policy.
+
+        Prompts that do not fit, or lack a row that they must quote, give failed rows. Raises `ParamError` if
+        `max_new_tokens` leaves no room for a prompt.
+        """
         limit = self._limit(policy)
-        shown = template_names(self.template)
-        quotable = Quotable({name: rows for name, rows in upstream.items() if name in shown})
-        asked: list[tuple[AskedTask, Quotes]] = []
-        for task in map(_asked, tasks.rows("id", "messages", "metadata")):
-            quotes = quotable.of(task.id, per_peer=self.quote, rng=rng)
-            asked += [(task, branch) for branch in branches(quotes, self.each)]
-        prompts = [self._prompt(task, quotes, policy, limit) for task, quotes in asked]
-        fitting = [prompt.ids for prompt in prompts if not prompt.error]
-        sampling = Sampling(self.max_new_tokens, self.temperature, self.top_p)
-        made = iter(
-            policy.generate(
-                fitting,
-                num_generations=self.num_generations,
-                sampling=sampling,
-                rng=rng,
-                max_batch_tokens=self.max_batch_tokens,
-            )
-            if fitting
-            else ()
-        )
-        completions = [None if prompt.error else next(made) for prompt in prompts]
-        dropped = _count(quotes for _, quotes in asked) - _count(prompt.quoted for prompt in prompts)
+        branched = self._branches(tasks, upstream, rng)
+        prompts = [self._prompt(task, quotes, policy, limit) for task, quotes in branched]
+        completions = self._sample(policy, prompts, rng)
+        dropped = _count(quotes for _, quotes in branched) - _count(prompt.quoted for prompt in prompts)
         self._report(log, prompts, completions, dropped=dropped)
         return rollout_rows(
             self.place,
             policy,
-            [task.id for task, _ in asked],
+            [task.id for task, _ in branched],
             prompts,
             completions,
             num_generations=self.num_generations,
@@ -129,7 +123,37 @@ class ChatGenerator(Generator):
             peer=peer,
         )
 
-    def _limit(self, policy: TextPolicy) -> Limit:
+    def _branches(
+        self, tasks: Tasks, upstream: Mapping[str, Rollouts], rng: np.random.Generator
+    ) -> list[tuple[AskedTask, Quotes]]:
+        """Return one (task, quotes) pair per prompt."""
+        used = template_names(self.template)
+        quotable = Quotable({name: rows for name, rows in upstream.items() if name in used})
+        pairs: list[tuple[AskedTask, Quotes]] = []
+        for task in map(_asked_task, tasks.rows("id", "messages", "metadata")):
+            quotes = quotable.of(task.id, per_peer=self.quote, rng=rng)
+            pairs += [(task, branch) for branch in branches(quotes, self.each)]
+        return pairs
+
+    def _sample(
+        self, policy: TextPolicy, prompts: list[Prompt], rng: np.random.Generator
+    ) -> list[list[Completion] | None]:
+        """Return the completions of each prompt, None for prompts with an error."""
+        valid = [prompt.ids for prompt in prompts if not prompt.error]
+        if not valid:
+            return [None] * len(prompts)
+        completions = iter(
+            policy.generate(
+                valid,
+                num_generations=self.num_generations,
+                sampling=Sampling(self.max_new_tokens, self.temperature, self.top_p),
+                rng=rng,
+                max_batch_tokens=self.max_batch_tokens,
+            )
+        )
+        return [None if prompt.error else next(completions) for prompt in prompts]
+
+    def _limit(self, policy: TextPolicy) -> PromptLimit:
         room = policy.context - self.max_new_tokens
         if room < 1:
             raise ParamError(
@@ -137,10 +161,10 @@ class ChatGenerator(Generator):
                 f"{policy.context} tokens of policy {policy.name!r}"
             )
         if self.max_prompt_tokens is not None and self.max_prompt_tokens <= room:
-            return Limit(self.max_prompt_tokens, "max_prompt_tokens")
-        return Limit(room, f"context {policy.context} - max_new_tokens {self.max_new_tokens}")
+            return PromptLimit(self.max_prompt_tokens, "max_prompt_tokens")
+        return PromptLimit(room, f"context {policy.context} - max_new_tokens {self.max_new_tokens}")
 
-    def _prompt(self, task: AskedTask, quotes: Quotes, policy: TextPolicy, limit: Limit) -> Prompt:
+    def _prompt(self, task: AskedTask, quotes: Quotes, policy: TextPolicy, limit: PromptLimit) -> Prompt:
         chat = partial(self._chat, task)
         prompt = fit(policy, chat, quotes, limit=limit, too_long=self.too_long, each=self.each)
         needs = (*self.needs, self.each) if self.each else self.needs
@@ -164,22 +188,22 @@ class ChatGenerator(Generator):
     def _report(
         self, log: Log, prompts: list[Prompt], completions: list[list[Completion] | None], *, dropped: int
     ) -> None:
-        made = [row for rows in completions if rows is not None for row in rows]
-        lengths = [len(row.ids) for row in made]
+        sampled = [row for rows in completions if rows is not None for row in rows]
+        lengths = [len(row.ids) for row in sampled]
         log.metric("tokens", sum(lengths))
         log.metric("prompt_tokens", float(np.mean([len(p.ids) for p in prompts])) if prompts else 0.0)
-        log.metric("completion_length", float(np.mean(lengths)) if made else 0.0)
+        log.metric("completion_length", float(np.mean(lengths)) if sampled else 0.0)
         if sum(lengths):
-            log.metric("entropy", -float(np.mean(np.concatenate([row.logprobs for row in made]))))
-        log.metric("truncated", float(np.mean([row.finish == "length" for row in made])) if made else 0.0)
+            log.metric("entropy", -float(np.mean(np.concatenate([row.logprobs for row in sampled]))))
+        log.metric("truncated", float(np.mean([row.finish == "length" for row in sampled])) if sampled else 0.0)
         log.metric("failed", float(np.mean([bool(p.error) for p in prompts])) if prompts else 0.0)
         log.metric("quotes_dropped", dropped)
-        log.metric("prompts_cut", sum(p.cut > 0 for p in prompts))
-        if any(p.cut for p in prompts):
-            log.fact("tokens_cut", [p.cut for p in prompts])
+        log.metric("prompts_cut", sum(p.tokens_cut > 0 for p in prompts))
+        if any(p.tokens_cut for p in prompts):
+            log.fact("tokens_cut", [p.tokens_cut for p in prompts])
 
 
-def _asked(row: Mapping[str, object]) -> AskedTask:
+def _asked_task(row: Mapping[str, object]) -> AskedTask:
     id, messages, metadata = row["id"], row["messages"], row["metadata"]
     assert isinstance(id, str) and isinstance(messages, list) and isinstance(metadata, str)
     question = messages[-1]["content"] if messages else ""
@@ -191,7 +215,7 @@ def _count(quotes: Iterable[Quotes]) -> int:
 
 
 class Chat(ChatGenerator, name="chat"):
-    """Completes a chat a task whose template may quote upstream rollouts by the names that `context` gives them."""
+    """Completes one chat per task; the template may quote the upstream rollouts wired under `context`, by name."""
 
     def run(
         self,
@@ -204,18 +228,18 @@ class Chat(ChatGenerator, name="chat"):
         round: int,
         peer: str,
     ) -> Rollouts:
-        """Rows in the order of the tasks; raises `ParamError` where the template reads what is not in `context`."""
+        """Sample completions, in task order; raises `ParamError` if the template uses a name not in `context`."""
         upstream = context or {}
         for problem in self._unknown_names(upstream):
             raise ParamError(problem)
         return self.complete(tasks, policy, upstream, rng=rng, log=log, round=round, peer=peer)
 
     def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:
-        """What the template reads must be wired under `context`."""
+        """Yield a problem for each name that the template uses and `context` does not wire."""
         context = inputs.get("context")
         return self._unknown_names(context if isinstance(context, Mapping) else {})
 
     def _unknown_names(self, context: Collection[str]) -> list[str]:
-        given = ", ".join(["task", *context])
+        known = ", ".join(["task", *context])
         unknown = sorted(template_names(self.template) - set(context))
-        return [f"template reads {name!r}, but is given {given}; wire it under `context`" for name in unknown]
+        return [f"template reads {name!r}, but is given {known}; wire it under `context`" for name in unknown]

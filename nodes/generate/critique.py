@@ -1,4 +1,4 @@
-"""`generate.critique`: every peer reads the answers of all and names the best."""
+"""`generate.critique`: each peer reads the answers of all peers and names the best one."""
 
 from typing import ClassVar
 
@@ -23,9 +23,9 @@ TEMPLATE = ANSWERS + _ASK
 
 
 class Critique(ChatGenerator, name="critique"):
-    """Names the best of the answers, which it reads as those of numbered students.
+    """Names the best of the answers, which the prompt quotes as those of numbered students.
 
-    Student #k is the rollout parent_ids[k - 1]. A task without answers gives failed rows.
+    Student #k is the rollout `parent_ids[k - 1]`. A task without answers gives failed rows.
     """
 
     template: str = TEMPLATE
@@ -44,5 +44,5 @@ class Critique(ChatGenerator, name="critique"):
         round: int,
         peer: str,
     ) -> Rollouts:
-        """Rows in the order of the tasks."""
+        """Sample critiques, in task order."""
         return self.complete(tasks, policy, {"answers": answers}, rng=rng, log=log, round=round, peer=peer)

@@ -1,4 +1,4 @@
-"""`generate.play`: policies play episodes of an environment, seat against seat."""
+"""`generate.play`: policies play episodes of an environment, alone or against opponents."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -16,6 +16,7 @@ from genrl_graph.edge_types.trajectories import Trajectories
 from genrl_graph.errors import DataError, NodeFailed
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.games.environment_pool import GamePool
+from genrl_graph.nodes.games.game import Spaces
 from genrl_graph.nodes.generate.acting.episodes import Episode, play_episodes
 from genrl_graph.nodes.generate.acting.seating import OpponentKind, SeatingPlan
 from genrl_graph.nodes.generate.acting.steps import log_results, step_rows
@@ -27,22 +28,22 @@ Opponents = dict[OpponentKind, float]
 
 
 class Play(Generator, name="play"):
-    """Plays the episodes of `tasks` to their ends, `num_envs` at a time, and gives the steps of `policy` with rewards.
+    """Plays the episodes of `tasks` to the end, `num_envs` at a time, and returns the steps of `policy` with rewards.
 
-    In a game of several seats `opponents` says by weight who sits on the others: `self` (the policy; all seats are
-    given), `random` (a legal move), `policy` (the one wired as `opponent`) or `snapshots` (one drawn from the pool
-    wired as such, the policy itself as long as that is empty). The seat of the policy goes round from episode to
-    episode. In an evaluation `eval_opponents` play; at temperature 0 the policy takes its best move.
+    In a game of several seats, the opponent of each episode is drawn from `opponents` by weight: `self` (the policy
+    plays all seats, and the steps of all are returned), `random` (a random legal action), `policy` (the one wired as
+    `opponent`) or `snapshots` (one drawn from the wired pool; self-play while the pool is empty). The policy takes the
+    next seat in each episode. Evaluations use `eval_opponents`; at temperature 0 the policy acts greedily.
 
-    An episode in which the environment raises, gives what is outside its space or NaN, or takes more than `max_steps`
-    is recorded as one failed row with its reason, and left out.
+    An episode fails if the environment raises, returns NaN or values outside its space, or needs more than `max_steps`
+    moves. A failed episode is recorded as one failed row with its reason, and left out of training.
     """
 
     opponents: Opponents = Field({"self": 1.0}, description="who plays the other seats, by weight")
-    eval_opponents: Opponents = Field({"random": 1.0}, description="the same in evaluations")
-    num_generations: int = Field(1, ge=1, description="how often each episode is played")
-    num_envs: int = Field(16, ge=1, description="episodes that are played side by side")
-    max_steps: int = Field(10_000, ge=1, description="moves of all seats after which an episode counts as endless")
+    eval_opponents: Opponents = Field({"random": 1.0}, description="who plays the other seats in evaluations")
+    num_generations: int = Field(1, ge=1, description="times that each episode is played")
+    num_envs: int = Field(16, ge=1, description="episodes that are played concurrently")
+    max_steps: int = Field(10_000, ge=1, description="moves of all seats after which an episode fails as endless")
 
     _greedy: bool = PrivateAttr(default=False)
     _evaluating: bool = PrivateAttr(default=False)
@@ -56,7 +57,7 @@ class Play(Generator, name="play"):
         return weights
 
     def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:
-        """Opponents that must be wired."""
+        """Yield a problem for each opponent that is named but not wired, or wired but not named."""
         wired: tuple[tuple[OpponentKind, str], ...] = (("policy", "opponent"), ("snapshots", "snapshots"))
         for kind, socket in wired:
             named = [name for name in ("opponents", "eval_opponents") if getattr(self, name).get(kind, 0) > 0]
@@ -66,7 +67,7 @@ class Play(Generator, name="play"):
                 yield f"`{socket}` is wired, but never plays; name {kind!r} in opponents or remove it"
 
     def check_parts(self, parts: Mapping[str, Declared]) -> Iterable[str]:
-        """Policies that do not read what the environment shows, or have another number of actions."""
+        """Yield a problem for each policy whose observations or actions differ from the environment's."""
         source = parts.get("tasks")
         for socket in ("policy", "opponent"):
             carry = parts.get(socket)
@@ -74,7 +75,7 @@ class Play(Generator, name="play"):
                 yield from _misfit(socket, carry, source.environment)
 
     def evaluated(self, how: Evaluation) -> Self:
-        """This generator against `eval_opponents`, with the seats of its first round."""
+        """Return a copy that plays against `eval_opponents`, with the same seats in every evaluation."""
         changed = {"opponents": self.eval_opponents, "num_generations": how.num_generations or self.num_generations}
         copy = self.model_copy(update=changed)
         copy._greedy, copy._evaluating = how.temperature == 0, True
@@ -92,46 +93,52 @@ class Play(Generator, name="play"):
         round: int,
         peer: str,
     ) -> Scored[Trajectories]:
-        """The steps of the policy's seats in the order of the tasks; logs results by opponent."""
+        """Play all episodes; return the steps of the policy's seats in task order, and log results by opponent.
+
+        Raises `NodeFailed` if a task names no environment, or a policy does not fit its environment.
+        """
         planned = [(task, sample) for task in tasks.rows("id", "metadata") for sample in range(self.num_generations)]
-        table = SeatingPlan(policy, opponent, snapshots, self.opponents, rng=rng, greedy=self._greedy)
+        seating = SeatingPlan(policy, opponent, snapshots, self.opponents, rng=rng, greedy=self._greedy)
         first = 0 if self._evaluating else round * len(planned)
         episodes = []
-        for at, (task, sample) in enumerate(planned):
-            environment, seed = _of_task(task["metadata"], task["id"])
+        for number, (task, sample) in enumerate(planned, start=first):
+            environment, seed = _environment_of(task["metadata"], task["id"])
             spaces = environment.spaces()
             _refuse_misfit(policy, opponent, environment)
-            seats = table.seats(spaces.seats, first + at)
+            seats = seating.seats(spaces.seats, number)
             episodes.append(Episode(task["id"], sample, environment, seed, seats))
         play_episodes(episodes, self._pool, num_envs=self.num_envs, max_steps=self.max_steps, rng=rng)
         log_results(log, episodes)
         return step_rows(self.place, policy, episodes, round=round, peer=peer)
 
 
-def _of_task(metadata: str, task_id: str) -> tuple[Environment, int]:
-    found = json.loads(metadata) if metadata else {}
-    if "environment" not in found or "seed" not in found:
+def _environment_of(metadata: str, task_id: str) -> tuple[Environment, int]:
+    """Return the environment and the seed of a task."""
+    values = json.loads(metadata) if metadata else {}
+    if "environment" not in values or "seed" not in values:
         raise NodeFailed(f"task {task_id!r} names no environment and seed; wire a source.environment")
-    return Environment.model_validate(found["environment"]), int(found["seed"])
+    return Environment.model_validate(values["environment"]), int(values["seed"])
 
 
 def _refuse_misfit(policy: Actor, opponent: Actor | None, environment: Environment) -> None:
-    """What the check cannot see: policies that are made elsewhere than in a carry."""
-    wanted = environment.spaces()
+    """Raise `NodeFailed` if a policy does not fit; `check_parts` sees only policies of carries."""
+    expected = environment.spaces()
     for actor in (policy, opponent):
-        if actor is not None and (actor.spaces.observation, actor.spaces.actions) != (
-            wanted.observation,
-            wanted.actions,
-        ):
-            raise NodeFailed(f"{environment} has {wanted}, but policy {actor.name!r} has {actor.spaces}")
+        if actor is not None and not _fits(actor.spaces, expected):
+            raise NodeFailed(f"{environment} has {expected}, but policy {actor.name!r} has {actor.spaces}")
 
 
 def _misfit(socket: str, carry: NetworkCarry, environment: Environment) -> Iterable[str]:
     if carry.environment == environment:
         return
     try:
-        given, wanted = carry.spaces(), environment.spaces()
+        actual, expected = carry.spaces(), environment.spaces()
     except DataError:
-        return  # told before a policy is made, where the network or the source makes the environment
-    if (given.observation, given.actions) != (wanted.observation, wanted.actions):
-        yield f"{environment} has {wanted}, but `{socket}` has {given}; give the policy this environment"
+        return  # the carry or the source raises it when it opens the environment, before a policy is made
+    if not _fits(actual, expected):
+        yield f"{environment} has {expected}, but `{socket}` has {actual}; give the policy this environment"
+
+
+def _fits(actual: Spaces, expected: Spaces) -> bool:
+    """Return whether observations and actions agree; a policy fits games of any number of seats."""
+    return (actual.observation, actual.actions) == (expected.observation, expected.actions)

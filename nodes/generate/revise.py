@@ -1,4 +1,4 @@
-"""`generate.revise`: every peer reads answers and critiques and answers again."""
+"""`generate.revise`: each peer reads answers and critiques, then answers again."""
 
 import numpy as np
 
@@ -24,9 +24,9 @@ TEMPLATE = ANSWERS + _ASK
 
 
 class Revise(ChatGenerator, name="revise"):
-    """Answers again, having read the answers and what was said about them.
+    """Answers again, with the earlier answers and their critiques in the prompt.
 
-    `parent_ids` are the quoted answers in the order of their numbers, then the quoted critiques.
+    `parent_ids` lists the quoted answers by number, then the quoted critiques by number.
     """
 
     template: str = TEMPLATE
@@ -44,6 +44,6 @@ class Revise(ChatGenerator, name="revise"):
         round: int,
         peer: str,
     ) -> Rollouts:
-        """Rows in the order of the tasks."""
+        """Sample revised answers, in task order."""
         upstream = {"answers": answers, "critiques": critiques}
         return self.complete(tasks, policy, upstream, rng=rng, log=log, round=round, peer=peer)

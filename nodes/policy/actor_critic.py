@@ -1,4 +1,4 @@
-"""`policy.actor_critic`: a small network that acts in a game, and one that says what a position is worth."""
+"""`policy.actor_critic`: a small network that chooses actions in a game, and a critic that estimates returns."""
 
 from typing import Literal
 
@@ -6,17 +6,17 @@ from genrl_graph.nodes.policy.compute.acting import ActorCritic, NetworkCarry
 
 
 class ActorCriticCarry(NetworkCarry, name="actor_critic"):
-    """Logits of actions and the value of what is seen, orthogonally initialised from (run seed, carry name).
+    """A network with action logits and a state value, initialised orthogonally from (run seed, carry name).
 
-    Actor and critic are networks of their own, or share all but their last layers (`shared`); with `channels` they
-    always share the convolutions. `environment` gives the sizes, or `observation` and `actions`.
+    Actor and critic are separate networks, or share all but their last layers (`shared`); with `channels` they always
+    share the convolutions. Give the sizes by `environment`, or by `observation` and `actions`.
     """
 
     activation: Literal["tanh", "relu"] = "tanh"
     shared: bool = False
 
     def init(self, name: str, *, seed: int) -> ActorCritic:
-        """The handle of the first round; raises `DataError` where the environment cannot be made."""
+        """Return the policy of the first round; raises `DataError` if the environment cannot be opened."""
         from genrl_graph.nodes.policy.compute.network import NetworkSpec
         from genrl_graph.nodes.policy.compute.network_handle import NetworkActorCritic
 

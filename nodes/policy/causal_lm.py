@@ -16,9 +16,9 @@ class CausalLM(PolicyCarry, name="causal_lm"):
     """A pretrained causal language model with float32 weights and AdamW.
 
     `model` is a hub name, a folder, a GGUF file (local, or `owner/repository/file.gguf` on the hub), or
-    `package:<module>`, the GGUF file inside an installed package.
-    `compute_dtype: auto` computes in bfloat16 where the processor gains from it. `chat_template` (Jinja) replaces the
-    tokenizer's. A model in a folder, a package or the hub's local cache is loaded without any network.
+    `package:<module>` for the GGUF file inside an installed package.
+    `compute_dtype: auto` computes in bfloat16 if the device has native bfloat16 matrix products. `chat_template`
+    (Jinja) replaces the tokenizer's. Loading from a folder, a package or the hub's local cache needs no network.
     """
 
     model: DataPath = Field(min_length=1)
@@ -30,21 +30,21 @@ class CausalLM(PolicyCarry, name="causal_lm"):
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     gradient_checkpointing: Literal["auto"] | bool = Field(
-        default="auto", description="compute activations again in the backward pass; auto: of as few layers as needed"
+        default="auto", description="recompute activations in the backward pass; auto: of as few layers as needed"
     )
-    activation_gb: float = Field(default=0.25, gt=0, description="auto: what a micro-batch may keep of its activations")
+    activation_gb: float = Field(default=0.25, gt=0, description="auto: memory for activations of a micro-batch, in GB")
     share_prefixes: bool = Field(
-        default=True, description="read once what rows have in common from their beginning on, above all a prompt"
+        default=True, description="compute a prefix that several rows share, such as their prompt, only once"
     )
 
     def init(self, name: str, *, seed: int) -> TextPolicy:
-        """The pretrained weights, whatever the seed; raises `DataError` where they cannot be had."""
+        """Load the pretrained weights; the seed is not used. Raises `DataError` if they cannot be found or read."""
         from genrl_graph.nodes.policy.loading.pretrained import pretrained_policy
 
         return pretrained_policy(name, self)
 
     def dry(self, name: str, *, seed: int) -> TextPolicy:
-        """A few thousand random weights that answer in ready-made sentences."""
+        """Return a stand-in for dry play: a tiny random model whose replies are canned."""
         from genrl_graph.nodes.policy.loading.stub import stub_policy
 
         return stub_policy(name, seed=seed, chat_template=self.chat_template)

@@ -1,4 +1,4 @@
-"""`policy.checkpoint`: a policy as a run left it."""
+"""`policy.checkpoint`: a policy from a checkpoint of an earlier run."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from genrl_graph.contract.policy import TextPolicy
 
 
 class Checkpoint(PolicyCarry, name="checkpoint"):
-    """The policy of a run, of whatever type it was declared there, with its weights and its version.
+    """A policy of any type from a run's checkpoint, with its weights and version.
 
-    `run` is the run folder, `policy` the carry's name there, `round` the rounds that it was trained for (by default
-    the last checkpoint), `peer` whose copy it is (by default the first). With `optimizer` it goes on with the saved
-    optimiser state, else with a fresh one. `device` wins over the one of the run.
+    `run` is the run folder, `policy` the name of the carry in that run, `round` the number of rounds it was trained for
+    (default: the last checkpoint), and `peer` the peer whose copy to load (default: the first). `optimizer` also loads
+    the optimiser state. `device` overrides the device of the run.
     """
 
     run: DataPath = Field(min_length=1)
@@ -25,14 +25,14 @@ class Checkpoint(PolicyCarry, name="checkpoint"):
     device: str | None = None
 
     def init(self, name: str, *, seed: int) -> TextPolicy:
-        """The saved policy, whatever the seed; raises `StoreError` for what the run does not have."""
+        """Load the saved policy; the seed is not used. Raises `StoreError` if the run lacks it."""
         from genrl_graph.nodes.policy.loading.saved import saved_policy
 
         saved = saved_policy(Path(self.run).expanduser(), self.policy, round=self.round, peer=self.peer)
         return saved.handle(name, device=self.device, optimizer=self.optimizer)
 
     def dry(self, name: str, *, seed: int) -> TextPolicy:
-        """A few thousand random weights that answer in ready-made sentences."""
+        """Return a stand-in for dry play: a tiny random model whose replies are canned."""
         from genrl_graph.nodes.policy.loading.stub import stub_policy
 
         return stub_policy(name, seed=seed)

@@ -1,4 +1,4 @@
-"""`policy.fork`: a second live version of a policy."""
+"""`policy.fork`: a second, independent copy of a policy within a round."""
 
 from typing import TypeVar
 
@@ -9,8 +9,8 @@ P = TypeVar("P", bound=Policy)
 
 
 class ForkPolicy(Fork, name="fork"):
-    """Copy a policy, so that one copy can be updated while the other is still read."""
+    """Copies a policy: one copy can be updated while other nodes still read the other."""
 
     def run(self, policy: P) -> P:
-        """The copy; its name is that of this node."""
+        """Return the copy, named after this node."""
         return policy.fork(self.place.node)

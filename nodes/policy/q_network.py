@@ -1,4 +1,4 @@
-"""`policy.q_network`: a small network that says what each action is worth, and explores less and less."""
+"""`policy.q_network`: a small network that estimates action values, with decaying exploration."""
 
 from typing import Literal
 
@@ -8,10 +8,10 @@ from genrl_graph.nodes.policy.compute.acting import NetworkCarry, QNetwork
 
 
 class QNetworkCarry(NetworkCarry, name="q_network"):
-    """Values of actions (DQN, doi:10.1038/nature14236), orthogonally initialised from (run seed, carry name).
+    """A network of action values (DQN, doi:10.1038/nature14236), initialised orthogonally from (run seed, carry name).
 
-    In training it takes a random legal action with a probability that falls from `epsilon_start` to `epsilon_end`
-    over `epsilon_steps` optimiser steps, else the best one.
+    In training it is epsilon-greedy over the legal actions; epsilon decays linearly from `epsilon_start` to
+    `epsilon_end` over `epsilon_steps` optimiser steps.
     """
 
     activation: Literal["tanh", "relu"] = "relu"
@@ -20,7 +20,7 @@ class QNetworkCarry(NetworkCarry, name="q_network"):
     epsilon_steps: int = Field(10_000, ge=1)
 
     def init(self, name: str, *, seed: int) -> QNetwork:
-        """The handle of the first round; raises `DataError` where the environment cannot be made."""
+        """Return the policy of the first round; raises `DataError` if the environment cannot be opened."""
         from genrl_graph.nodes.policy.compute.network import NetworkSpec
         from genrl_graph.nodes.policy.compute.network_handle import Exploration, NetworkQ
 

@@ -1,4 +1,4 @@
-"""`policy.tiny_lm`: a small random language model over characters, for tests, first steps and games of symbols."""
+"""`policy.tiny_lm`: a small, randomly initialised character-level language model, for tests and first steps."""
 
 import string
 from typing import Any, Literal, Self
@@ -16,11 +16,10 @@ SPECIAL = ("<pad>", "<eos>", "<unk>")
 
 
 class TinyLM(PolicyCarry, name="tiny_lm"):
-    """A Llama with random weights, drawn from (run seed, carry name), that reads one character a token.
+    """A Llama with one token per character and random weights, drawn from (run seed, carry name).
 
-    The chat template is the concatenation of the contents, so a prompt of one message is just its text. Characters
-    outside `alphabet` become <unk>. `like` names the carry whose initial weights it takes: a frozen reference like
-    the policy.
+    The chat template concatenates the contents, so a prompt of one message is just its text. Characters outside
+    `alphabet` become <unk>. `like` names a carry whose initial weights it shares, as for a frozen reference policy.
     """
 
     alphabet: str = Field(default=PRINTABLE, min_length=1)
@@ -46,7 +45,7 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
         return self
 
     def init(self, name: str, *, seed: int) -> TextPolicy:
-        """A handle with weights that are a function of the seed and of `like`, else of the name."""
+        """Return a policy whose weights are drawn from the seed and from `like` or, without it, the name."""
         import torch
 
         from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
@@ -62,11 +61,11 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
             name, model.to(pick_device(self.device)), tokens, context=self.max_context, training=training
         )
 
-    def _model(self, vocabulary: int) -> Any:
+    def _model(self, vocab_size: int) -> Any:
         from transformers import LlamaConfig, LlamaForCausalLM
 
         config = LlamaConfig(
-            vocab_size=vocabulary,
+            vocab_size=vocab_size,
             hidden_size=self.hidden_size,
             intermediate_size=4 * self.hidden_size,
             num_hidden_layers=self.layers,
@@ -83,11 +82,11 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
 
 
 def character_tokenizer(alphabet: str) -> Any:
-    """A Hugging Face tokenizer with one id a character, after <pad> 0, <eos> 1 and <unk> 2."""
+    """Return a Hugging Face tokenizer with one id per character, after <pad> 0, <eos> 1 and <unk> 2."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {token: at for at, token in enumerate([*SPECIAL, *alphabet])}
+    vocabulary = {token: id for id, token in enumerate([*SPECIAL, *alphabet])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     backend.decoder = decoders.Fuse()

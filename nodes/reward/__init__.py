@@ -1,1 +1,1 @@
-"""Rewards: what each row earns."""
+"""Reward nodes: score each row."""

@@ -1,4 +1,4 @@
-"""`reward.choice`: pays a critique for naming the student who was right."""
+"""`reward.choice`: reward a critique for choosing the student whose answer is correct."""
 
 import re
 from collections.abc import Mapping
@@ -32,41 +32,41 @@ _CHOICE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a critique chose: Student #`number`, or none (number 0)."""
+    """The choice of a critique: Student #`number`, or none (number 0)."""
 
     number: int
 
 
 def read_choice(critique: str, pattern: str | None = None) -> Choice | None:
-    """The last "Choice: Student #k" or "Choice: none" of a critique; None where there is none well-formed.
+    """Parse the last "Choice: Student #k" or "Choice: none" of a critique; None if there is no well-formed one.
 
-    With `pattern` it is the number in the first group of the pattern's last match; 0 means none.
+    With `pattern`, read the number in the first group of its last match instead; 0 means none.
     """
     if pattern is not None:
         numbers = [match[1] for match in re.finditer(pattern, critique)]
         return Choice(int(numbers[-1])) if numbers and numbers[-1].isdecimal() else None
-    found = list(_CHOICE.finditer(critique))
-    if not found:
+    matches = list(_CHOICE.finditer(critique))
+    if not matches:
         return None
-    last = found[-1]
+    last = matches[-1]
     number = 0 if last["none"] else int(last["number"])
     return Choice(number) if last["none"] or number > 0 else None
 
 
 def read_numbers(calls: list[dict[str, str]]) -> list[int | None]:
-    """The number of each one's choice, by the keywords of `read_choice`."""
+    """Return the chosen number for each call's keywords of `read_choice`; runs in a worker process."""
     choices = [read_choice(call["critique"], call["pattern"]) for call in calls]
     return [None if choice is None else choice.number for choice in choices]
 
 
 class ChoiceReward(Reward, name="choice"):
-    """Pays a critique for a well-formed choice (`format`), one that `exists`, and one that is `correct`.
+    """Rewards a critique for a well-formed choice (`format`), for one that `exists`, and for a `correct` one.
 
-    Student #k is the row of `answers` with id `parent_ids[k - 1]`; whether it was right is judged here, against the
-    reader's own task: by math-verify, or exactly. "none" names no student, so it never exists, and is right if no
-    quoted answer was. `choice_pattern` finds the number that a critique chose where its prompt asks for another form
-    than "Choice: Student #k" (first group; 0 is none). `answer_pattern` finds the answer in a completion (default: as
-    `answers.extract_answer`). Patterns and math-verify run in worker processes: a row gets `timeout_s` seconds.
+    Student #k is the row of `answers` with id `parent_ids[k - 1]`. This node judges its answer against the task of the
+    reader's own source, by math-verify or by exact match. "none" earns no `exists`, and is correct if no quoted answer
+    is. `choice_pattern` reads the chosen number if the prompt asks for another form than "Choice: Student #k" (first
+    group; 0 is none). `answer_pattern` finds the answer in a completion (default: `answers.extract_answer`). Patterns
+    and math-verify run in worker processes with a limit of `timeout_s` seconds per row.
     """
 
     format: float = 0.5
@@ -85,28 +85,28 @@ class ChoiceReward(Reward, name="choice"):
         return pattern
 
     def run(self, rollouts: Texts, answers: PeerRollouts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
-        """The critiques with `reward`, `reward_format`, `reward_exists` and `reward_correct`."""
+        """Add `reward`, `reward_format`, `reward_exists` and `reward_correct` to the critiques."""
         parents = rollouts.values("parent_ids")
         choices = self._choices(rollouts)
-        needed = {name for at, choice in choices.items() for name in _named(choice, parents[at])}
-        right = self._right(answers, needed, tasks)
-        verdicts = {at: _verdict(choice, parents[at], right) for at, choice in choices.items()}
+        needed = {id for at, choice in choices.items() for id in _answers_to_judge(choice, parents[at])}
+        correctness = self._correctness(answers, needed, tasks)
+        verdicts = {at: _verdict(choice, parents[at], correctness) for at, choice in choices.items()}
         weights = {"format": self.format, "exists": self.exists, "correct": self.correct}
         return score_rows(rollouts, verdicts, weights=weights, node=self, log=log)
 
     def _choices(self, rollouts: Rollouts) -> dict[int, Choice | Failure | None]:
         completions, positions = rollouts.values("completion"), judgeable(rollouts)
-        if self.choice_pattern is None:  # our own pattern ends in time
+        if self.choice_pattern is None:  # the built-in pattern needs no time limit
             return {at: read_choice(completions[at]) for at in positions}
         calls = {at: {"critique": completions[at], "pattern": self.choice_pattern} for at in positions}
         target = f"{__name__}:read_numbers"
-        found = call_together(target, calls, timeout_s=self.timeout_s, node=self.place.node)
-        return {at: Choice(value) if isinstance(value, int) else _unread(value) for at, value in found.items()}
+        numbers = call_together(target, calls, timeout_s=self.timeout_s, node=self.place.node)
+        return {at: Choice(value) if isinstance(value, int) else _no_choice(value) for at, value in numbers.items()}
 
-    def _right(self, answers: PeerRollouts, needed: set[str], tasks: TaskBook) -> dict[str, float | Failure]:
-        """For each of these answers 1 (right), 0 (wrong) or why it could not be judged."""
-        rows = answers.where(np.array([name in needed for name in answers.values("id")], dtype=bool))
-        names, positions = rows.values("id"), list(range(len(rows)))
+    def _correctness(self, answers: PeerRollouts, needed: set[str], tasks: TaskBook) -> dict[str, float | Failure]:
+        """Return, by id of the needed answers, 1 (correct), 0 (wrong), or why it could not be judged."""
+        rows = answers.where(np.array([id in needed for id in answers.values("id")], dtype=bool))
+        ids, positions = rows.values("id"), list(range(len(rows)))
         if self.judge == "exact":
             return self._exact(rows, tasks)
         verdicts = judge_maths(
@@ -118,45 +118,44 @@ class ChoiceReward(Reward, name="choice"):
             node=self.place.node,
         )
         return {
-            names[at]: verdict if isinstance(verdict, Failure) else verdict["correct"]
-            for at, verdict in verdicts.items()
+            ids[at]: verdict if isinstance(verdict, Failure) else verdict["correct"] for at, verdict in verdicts.items()
         }
 
     def _exact(self, answers: PeerRollouts, tasks: TaskBook) -> dict[str, float | Failure]:
         rows = answers.rows("id", "task_id", "completion")
         completions = {at: row["completion"] for at, row in enumerate(rows)}
-        given = extract_answers(completions, self.answer_pattern, timeout_s=self.timeout_s, node=self.place.node)
-        return {row["id"]: _equal(given[at], row, tasks) for at, row in enumerate(rows)}
+        extracted = extract_answers(completions, self.answer_pattern, timeout_s=self.timeout_s, node=self.place.node)
+        return {row["id"]: _exact_match(extracted[at], row, tasks) for at, row in enumerate(rows)}
 
 
-def _equal(given: str | Failure | None, row: Mapping[str, str], tasks: TaskBook) -> float | Failure:
-    """Whether the answer found in a row, or else all of its completion, is the task's."""
+def _exact_match(answer: str | Failure | None, row: Mapping[str, str], tasks: TaskBook) -> float | Failure:
+    """Return 1 if the extracted answer, or else the whole completion, equals the task's answer; 0 if not."""
     reference = tasks[row["task_id"]].answer.strip()
     if not reference:
         return Failure(f"task {row['task_id']!r} has no reference answer")
-    return given if isinstance(given, Failure) else float((given or row["completion"].strip()) == reference)
+    return answer if isinstance(answer, Failure) else float((answer or row["completion"].strip()) == reference)
 
 
-def _unread(value: object) -> Failure | None:
+def _no_choice(value: object) -> Failure | None:
     assert isinstance(value, Failure | None)
     return value
 
 
-def _named(choice: Choice | Failure | None, parents: list[str]) -> list[str]:
-    """The answers on which a choice depends."""
+def _answers_to_judge(choice: Choice | Failure | None, parents: list[str]) -> list[str]:
+    """Return the ids of the answers that decide whether a choice is correct."""
     if not isinstance(choice, Choice) or choice.number > len(parents):
         return []
     return parents[choice.number - 1 : choice.number] if choice.number else parents
 
 
-def _verdict(choice: Choice | Failure | None, parents: list[str], right: dict[str, float | Failure]) -> Verdict:
+def _verdict(choice: Choice | Failure | None, parents: list[str], correctness: dict[str, float | Failure]) -> Verdict:
     if isinstance(choice, Failure):
         return choice
     if choice is None:
         return {"format": 0.0, "exists": 0.0, "correct": 0.0}
     if choice.number > len(parents):
         return {"format": 1.0, "exists": 0.0, "correct": 0.0}
-    judged = [_known(name, right) for name in _named(choice, parents)]
+    judged = [_judged(id, correctness) for id in _answers_to_judge(choice, parents)]
     if choice.number:
         correct = judged[0]
         return correct if isinstance(correct, Failure) else {"format": 1.0, "exists": 1.0, "correct": correct}
@@ -166,7 +165,7 @@ def _verdict(choice: Choice | Failure | None, parents: list[str], right: dict[st
     return {"format": 1.0, "exists": 0.0, "correct": float(1.0 not in judged)}
 
 
-def _known(name: str, right: dict[str, float | Failure]) -> float | Failure:
-    value = right.get(name, Failure(f"the quoted answer {name!r} is not among the answers"))
-    unknown = not isinstance(value, Failure) and isnan(value)
-    return Failure(f"the quoted answer {name!r} could not be judged") if unknown else value
+def _judged(id: str, correctness: dict[str, float | Failure]) -> float | Failure:
+    value = correctness.get(id, Failure(f"the quoted answer {id!r} is not among the answers"))
+    unjudged = not isinstance(value, Failure) and isnan(value)
+    return Failure(f"the quoted answer {id!r} could not be judged") if unjudged else value

@@ -14,33 +14,33 @@ from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Scored
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ParamError, RewardFailed
-from genrl_graph.nodes.reward.scoring.allowed import may_run
-from genrl_graph.nodes.reward.scoring.arguments import arguments, parts
+from genrl_graph.nodes.reward.scoring.allowed import require_allowed
+from genrl_graph.nodes.reward.scoring.arguments import arguments, split_calls
 from genrl_graph.nodes.reward.scoring.callables import call_here, importable_name, worker_target
 from genrl_graph.nodes.reward.scoring.returned import numbers_of
 from genrl_graph.nodes.reward.scoring.rows import Term, Texts, Verdict, judgeable, score_rows
 from genrl_graph.nodes.reward.worker.worker import Failure, WorkerError, WorkerRaised
-from genrl_graph.nodes.reward.worker.worker_main import built, load_target
+from genrl_graph.nodes.reward.worker.worker_main import call_factory, load_target
 from genrl_graph.nodes.reward.worker.worker_pool import Pool, shared_pool
 
 _NAME = re.compile(r"(?!.*\.py:)[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 
 
 class FunctionReward(Reward, name="function"):
-    """Pays what `function(prompts, completions, **columns)` returns: one number a completion, None for "cannot judge".
+    """The value of `function(prompts, completions, **columns)`: one number per completion, None for "cannot judge".
 
-    The function may be async. It is `module:name`, or in Python the function itself; one without an importable
-    name (a lambda, a notebook cell) runs in this process and cannot be dumped. With `factory` the name is that of a
-    factory, which is called with these arguments, once in each process, and gives the function. `format: chat`
-    passes messages, as TRL does for chat data, so that TRL's own rewards run unchanged; `text` passes strings, the
-    messages of a prompt joined by blank lines. Columns are `answer`, the keys of the tasks' metadata, ids, token ids
-    (`arguments.PASSED`), and further names for these given in `columns`, such as `{solution: answer}`.
+    `function` is `module:name`, or in Python the function itself; it may be async. A function without an importable
+    name (a lambda, a notebook cell) runs in this process and cannot be dumped. With `factory`, `function` names a
+    factory instead: each process calls it once with these arguments and uses the function that it returns. `format:
+    chat` passes messages, as TRL does for chat data, so TRL's own rewards run unchanged; `text` passes strings, the
+    messages of a prompt joined by blank lines. Columns are `answer`, the keys of the tasks' metadata, and the ids and
+    token ids of `arguments.PASSED`; `columns` adds further names for them, such as `{solution: answer}`.
 
-    `isolated` runs it in `workers` processes, each of at most `memory_mb` of address space; one that takes
-    `timeout_s` seconds for a call is killed; in this process no limit can be kept. A call has the whole batch,
-    or `rows_per_call` rows of it: one that raises, hangs, dies or returns no list of its length costs these rows,
-    a value that is no finite number its row. Calls of one worker run one after the other, async ones too: more
-    `workers` run several at once, and an async function may await the rows of its call together.
+    With `isolated` it runs in `workers` processes of at most `memory_mb` of address space each; a process that takes
+    more than `timeout_s` seconds for a call is killed. In this process there are no limits. A call receives the whole
+    batch or `rows_per_call` rows. If it raises, hangs, dies or does not return a list of that length, these rows are
+    unjudged; a value that is not a finite number leaves its row unjudged. A worker runs one call at a time, async
+    functions included: use more `workers` for parallel calls, or await the rows of one call together.
     """
 
     function: str | Callable[..., Any]
@@ -54,7 +54,7 @@ class FunctionReward(Reward, name="function"):
     workers: int = Field(1, ge=1, le=64)
     memory_mb: int | None = Field(None, ge=64)
     timeout_s: float | None = Field(60.0, gt=0)
-    _built: Callable[..., Any] | None = PrivateAttr(default=None)
+    _loaded: Callable[..., Any] | None = PrivateAttr(default=None)
 
     @field_validator("function", mode="before", json_schema_input_type=str)
     @classmethod
@@ -70,8 +70,8 @@ class FunctionReward(Reward, name="function"):
             raise ValueError(
                 f"{function!r} is no function name; write module:name (a file: --import it, then stem:name)"
             )
-        if info.context is not None:  # a graph file, perhaps a stranger's
-            may_run(*function.split(":"))
+        if info.context is not None:  # read from a graph file, which may come from a stranger
+            require_allowed(*function.split(":"))
         return function
 
     @field_validator("factory")
@@ -89,53 +89,53 @@ class FunctionReward(Reward, name="function"):
             raise ValueError(f"workers is {self.workers}, but the whole batch is one call; set rows_per_call")
         for name, value, unlimited in (("workers", self.workers, 1), ("memory_mb", self.memory_mb, None)):
             if value != unlimited and not self._in_worker:
-                why = "isolated is false" if not self.isolated else f"{self._shown} has no importable name"
-                raise ValueError(f"{name} is {value}, but the function runs in this process: {why}")
+                reason = "isolated is false" if not self.isolated else f"{self._function_name} has no importable name"
+                raise ValueError(f"{name} is {value}, but the function runs in this process: {reason}")
         return self
 
     @property
     def overlaps(self) -> bool:
-        """In this process the function may want the main thread: math-verify's limit does."""
+        """Return True if a worker runs the function; in this process it may need the main thread (math-verify does)."""
         return self._in_worker
 
     def plain_params(self) -> dict[str, Any]:
-        """The params as YAML has them; raises `ParamError` for a function that no file can name."""
+        """Return the params as YAML writes them; raises `ParamError` for a function without an importable name."""
         if not isinstance(self.function, str):
-            what = f"{self.type_name}.function: {self._shown} has no importable name"
-            raise ParamError(f"{what}; define it at the top of a module to write this graph to a file")
+            problem = f"{self.type_name}.function: {self._function_name} has no importable name"
+            raise ParamError(f"{problem}; define it at the top of a module to write this graph to a file")
         return super().plain_params()
 
     def prepare(self) -> None:
-        """Load the function; raises `RewardFailed` where it cannot be."""
+        """Load the function; raises `RewardFailed` if that fails."""
         try:
             if self._in_worker:
                 self._pool().start()
             else:
                 self._function_here()
         except WorkerError as error:
-            raise RewardFailed(f"{self._shown}: {error}") from error
+            raise RewardFailed(f"{self._function_name}: {error}") from error
 
     def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
-        """The rollouts with `reward` and `reward_<term>`; the default term is the function's name.
+        """Add `reward` and `reward_<term>` to the rollouts; the default term is the function's name.
 
-        Raises `RewardFailed` where the function cannot be loaded, or left more rows unjudged than the node allows.
+        Raises `RewardFailed` if the function cannot be loaded or leaves more rows unjudged than `max_unjudged` allows.
         """
         positions = judgeable(rollouts)
         verdicts: dict[int, Verdict] = {}
-        term = self.term or re.sub(r"\W", "_", self._shown.rpartition(".")[2]).strip("_")
+        term = self.term or re.sub(r"\W", "_", self._function_name.rpartition(".")[2]).strip("_")
         if positions:
             rows = rollouts.take(positions)
             keywords = arguments(rows, tasks, form=self.format, renamed=self.columns, where=self.place.node)
-            calls = parts(keywords, self.rows_per_call)
+            calls = split_calls(keywords, self.rows_per_call)
             sizes = [len(call["completions"]) for call in calls]
             returned = zip(self._call(calls), sizes, strict=True)
-            values = [value for given, size in returned for value in numbers_of(given, size)]
-            paid = [value if isinstance(value, Failure) else {term: value} for value in values]
-            verdicts = dict(zip(positions, paid, strict=True))
+            values = [value for result, size in returned for value in numbers_of(result, size)]
+            terms = [value if isinstance(value, Failure) else {term: value} for value in values]
+            verdicts = dict(zip(positions, terms, strict=True))
         return score_rows(rollouts, verdicts, weights={term: self.weight}, node=self, log=log)
 
     @property
-    def _shown(self) -> str:
+    def _function_name(self) -> str:
         if isinstance(self.function, str):
             return self.function.rpartition(":")[2]
         return str(getattr(self.function, "__qualname__", type(self.function).__qualname__))
@@ -145,14 +145,14 @@ class FunctionReward(Reward, name="function"):
         return self.isolated and isinstance(self.function, str)
 
     def _call(self, calls: list[dict[str, list[Any]]]) -> list[object]:
-        """What each call returned, `Failure` for one that returned nothing."""
+        """Return the value of each call, `Failure` for a call that raised or was killed."""
         try:
             if self._in_worker:
                 return self._pool().map_rows(calls)
             function = self._function_here()
         except WorkerError as error:
-            raise RewardFailed(f"{self.place.node}: {self._shown}: {error}") from error
-        return [_called(function, keywords) for keywords in calls]
+            raise RewardFailed(f"{self.place.node}: {self._function_name}: {error}") from error
+        return [_call_or_failure(function, keywords) for keywords in calls]
 
     def _pool(self) -> Pool:
         assert isinstance(self.function, str)
@@ -168,17 +168,17 @@ class FunctionReward(Reward, name="function"):
         )
 
     def _function_here(self) -> Callable[..., Any]:
-        """The function in this process; raises WorkerRaised where it cannot be loaded, as a worker does."""
-        if self._built is None:
+        """Load the function into this process; raises `WorkerRaised` if that fails, as a worker does."""
+        if self._loaded is None:
             try:
-                found = load_target(self.function) if isinstance(self.function, str) else self.function
-                self._built = found if self.factory is None else built(found, self.factory)
+                target = load_target(self.function) if isinstance(self.function, str) else self.function
+                self._loaded = target if self.factory is None else call_factory(target, self.factory)
             except Exception as error:
                 raise WorkerRaised.of(error) from error
-        return self._built
+        return self._loaded
 
 
-def _called(function: Callable[..., Any], keywords: dict[str, list[Any]]) -> object:
+def _call_or_failure(function: Callable[..., Any], keywords: dict[str, list[Any]]) -> object:
     try:
         return call_here(function, keywords)
     except Exception as error:  # the rows are recorded as not judged, with this reason

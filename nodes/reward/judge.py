@@ -1,4 +1,4 @@
-"""`reward.judge`: pays what a language model that reads a rubric thinks of a completion."""
+"""`reward.judge`: score completions with a language model and a rubric."""
 
 import json
 import math
@@ -35,26 +35,26 @@ from genrl_graph.nodes.reward.worker.worker import Failure
 from genrl_graph.seeds import digest
 
 MAX_STORED_CHARACTERS = 2000
-_OURS = ("messages", "model", "n", "stream")
+_SET_BY_NODE = ("messages", "model", "n", "stream")
 
 Answers = Mapping[Question, Sequence[Reply | Failure]]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Judge(Reward, name="judge"):
-    """Pays the number that a language model writes about a completion, mapped from `scale` to 0..1.
+    """Score that a language model gives a completion, mapped from `scale` to 0..1.
 
-    The judge is a policy of the graph, wired as `judge` (a frozen carry, say), or a `model` behind an `endpoint`, the
-    base URL of any OpenAI-compatible API. It reads `system` and `template` (sandboxed Jinja), which sees `task` (id,
-    question, metadata, messages), the reference `answer`, the `completion`, a `mark` that the completion cannot hold,
-    and the ends of the scale as `low` and `high`. The last match of `pattern` (its group) in what the judge writes is
-    the verdict. One that is missing or off the scale is NaN, never 0, and so is a call that failed for good; with
-    `samples` above 1 the mean of those that could be read counts. Equal questions are asked once.
+    The judge is either a policy of the graph, wired as `judge` (such as a frozen carry), or a `model` behind an
+    `endpoint`, the base URL of an OpenAI-compatible API. Its prompt is `system` and `template` (sandboxed Jinja). The
+    template can use `task` (id, question, metadata, messages), the reference `answer`, the `completion`, a `mark` that
+    the completion cannot contain, and the ends of the scale `low` and `high`. The score is the group of the last match
+    of `pattern` in the judge's reply. A missing score, one outside the scale and a failed call give NaN, never 0. With
+    `samples` above 1 the mean of the readable scores counts. Equal questions are asked once.
 
-    Of an endpoint: `api_key_env` names the environment variable of the key, JUDGE_...; `request` adds keys to the
-    requests and null leaves one out, such as `{max_tokens: null, max_completion_tokens: 512}`; a try takes
-    `timeout_s` seconds at most, `retries` follow after `retry_wait_s` seconds, doubled each time; `cache` keeps
-    replies in a sqlite file over runs (else in memory over rounds).
+    For an endpoint: `api_key_env` names the environment variable of the API key (JUDGE_...). `request` adds keys to
+    the request body; null removes one, such as `{max_tokens: null, max_completion_tokens: 512}`. A try ends after
+    `timeout_s` seconds; up to `retries` more follow, after `retry_wait_s` seconds, doubled each time. `cache` stores
+    replies in a sqlite file for later runs (without it they stay in memory for later rounds).
     """
 
     endpoint: BaseUrl | None = None
@@ -95,24 +95,24 @@ class Judge(Reward, name="judge"):
 
     @field_validator("scale")
     @classmethod
-    def _rises(cls, scale: tuple[float, float]) -> tuple[float, float]:
+    def _ascends(cls, scale: tuple[float, float]) -> tuple[float, float]:
         if scale[0] >= scale[1]:
             raise ValueError("a scale is [worst, best] with worst < best")
         return scale
 
     @field_validator("api_key_env")
     @classmethod
-    def _meant_for_judges(cls, name: str | None) -> str | None:
+    def _is_judge_key(cls, name: str | None) -> str | None:
         if name is not None and not re.fullmatch(r"JUDGE_[A-Za-z0-9_]+", name):
-            why = "so that a graph file cannot send your other secrets to its endpoint"
-            raise ValueError(f"{name!r} does not begin with JUDGE_, {why}; export the key under such a name")
+            reason = "so that a graph file cannot send your other secrets to its endpoint"
+            raise ValueError(f"{name!r} does not begin with JUDGE_, {reason}; export the key under such a name")
         return name
 
     @field_validator("request")
     @classmethod
-    def _not_ours(cls, request: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    def _keeps_node_keys(cls, request: dict[str, JsonValue]) -> dict[str, JsonValue]:
         for name in request:
-            if name in _OURS:
+            if name in _SET_BY_NODE:
                 raise ValueError(f"{name!r} is set by this node; leave it out")
         return request
 
@@ -128,22 +128,22 @@ class Judge(Reward, name="judge"):
         return self
 
     def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:
-        """There is one judge: a policy or an endpoint."""
-        return self._not_one_judge(wired="judge" in inputs)
+        """Report two judges or none: the node needs either a policy or an endpoint."""
+        return self._judge_problems(wired="judge" in inputs)
 
     def prepare(self) -> None:
-        """The key and the cache are there; raises `ParamError` or `StoreError` where not."""
+        """Check the API key and open the cache; raises `ParamError` or `StoreError` if one is missing or unusable."""
         if self.endpoint is not None and not self._is_dry:
             read_key(self.api_key_env)
             with self._replies():
                 pass
 
     def dry(self) -> "Judge":
-        """This node with a judge that asks nobody: it gives either end of the scale, as the question's digest says.
+        """Return a copy that asks no model: each score is one end of the scale, chosen by the question's digest.
 
-        A pattern that finds no "Score: <number>" gives way to one that does.
+        A pattern that cannot read "Score: <number>" is replaced by the default one.
         """
-        readable = all(extract_answer(_told(end), self.pattern) == f"{end:.17g}" for end in self.scale)
+        readable = all(extract_answer(_score_line(end), self.pattern) == f"{end:.17g}" for end in self.scale)
         copy = self.model_copy(update={} if readable else {"pattern": PATTERN})
         copy._is_dry = True
         return copy
@@ -151,24 +151,24 @@ class Judge(Reward, name="judge"):
     def run(
         self, rollouts: Texts, judge: TextPolicy | None = None, *, rng: np.random.Generator, tasks: TaskBook, log: Log
     ) -> Scored[Texts]:
-        """The rollouts with `reward` and `reward_<term>`; what was written goes to the table `verdicts`."""
-        for problem in self._not_one_judge(wired=judge is not None):
+        """Add `reward` and `reward_<term>` to the rollouts; log the judge's replies in the table `verdicts`."""
+        for problem in self._judge_problems(wired=judge is not None):
             raise ParamError(f"{self.place.node}: {problem}")
-        asked = self._questions(rollouts, tasks)
-        questions = list(dict.fromkeys(asked.values()))
-        wanted = len(asked) * self.samples
+        question_of = self._questions(rollouts, tasks)
+        questions = list(dict.fromkeys(question_of.values()))
+        num_replies = len(question_of) * self.samples
         if self._is_dry:
-            answers: Answers = {question: [_stand_in(question, self.scale)] for question in questions}
+            answers: Answers = {question: [_dry_reply(question, self.scale)] for question in questions}
         elif judge is None:
-            answers = self._ask_endpoint(questions, wanted, log)
+            answers = self._ask_endpoint(questions, num_replies, log)
         else:
-            answers = self._ask_policy(judge, questions, wanted, rng, log)
+            answers = self._ask_policy(judge, questions, num_replies, rng, log)
         scores = self._scores(answers)
-        _record(rollouts, asked, answers, scores, log)
-        verdicts = {at: self._verdict(scores[question]) for at, question in asked.items()}
+        _record(rollouts, question_of, answers, scores, log)
+        verdicts = {at: self._verdict(scores[question]) for at, question in question_of.items()}
         return score_rows(rollouts, verdicts, weights={self.term: self.weight}, node=self, log=log)
 
-    def _not_one_judge(self, *, wired: bool) -> list[str]:
+    def _judge_problems(self, *, wired: bool) -> list[str]:
         if wired and self.endpoint is not None:
             return ["has a policy as `judge` and an endpoint; leave one of the two out"]
         if not wired and self.endpoint is None:
@@ -190,11 +190,11 @@ class Judge(Reward, name="judge"):
         }
 
     def _ask_policy(
-        self, judge: TextPolicy, questions: Sequence[Question], wanted: int, rng: np.random.Generator, log: Log
+        self, judge: TextPolicy, questions: Sequence[Question], num_replies: int, rng: np.random.Generator, log: Log
     ) -> Answers:
-        """Verdicts are a function of the seed, so nothing is kept over rounds: a resumed run gives the same."""
+        """Ask the wired policy; replies are not cached across rounds, so a resumed run gives the same ones."""
         log.metric("requests", len(questions) * self.samples)
-        log.metric("cache_hits", wanted - len(questions) * self.samples)
+        log.metric("cache_hits", num_replies - len(questions) * self.samples)
         return ask_policy(
             judge,
             questions,
@@ -205,22 +205,23 @@ class Judge(Reward, name="judge"):
             node=self.place.node,
         )
 
-    def _ask_endpoint(self, questions: Sequence[Question], wanted: int, log: Log) -> Answers:
+    def _ask_endpoint(self, questions: Sequence[Question], num_replies: int, log: Log) -> Answers:
+        """Ask the endpoint for the replies that the cache lacks."""
         bodies = {question: self._body(question) for question in questions}
         keys = {question: [self._key(body, at) for at in range(self.samples)] for question, body in bodies.items()}
         endpoint = self._client()
         with self._replies() as replies:
-            every = {key: bodies[question] for question in questions for key in keys[question]}
-            known = {key: reply for key in every if (reply := replies.get(key)) is not None}
-            missing = {key: body for key, body in every.items() if key not in known}
-            answers = known | endpoint.ask(missing, keep=replies.put)
+            requests = {key: bodies[question] for question in questions for key in keys[question]}
+            cached = {key: reply for key in requests if (reply := replies.get(key)) is not None}
+            missing = {key: body for key, body in requests.items() if key not in cached}
+            answers = cached | endpoint.ask(missing, keep=replies.put)
         log.metric("requests", endpoint.requests)
         log.metric("retries", endpoint.retries)
-        log.metric("cache_hits", wanted - len(missing))
+        log.metric("cache_hits", num_replies - len(missing))
         return {question: [answers[key] for key in keys[question]] for question in questions}
 
     def _body(self, question: Question) -> dict[str, JsonValue]:
-        """The request for one reply; keys that are null in `request` are left out."""
+        """Return the request body for one reply, without the keys that `request` sets to null."""
         body: dict[str, Any] = {
             "model": self.model,
             "messages": question.messages,
@@ -252,14 +253,14 @@ class Judge(Reward, name="judge"):
         return nullcontext(self._memory)
 
     def _scores(self, answers: Answers) -> dict[Question, list[float | Failure]]:
-        """What each answer says, 0..1, or why it says nothing."""
-        replies = list(dict.fromkeys(a for given in answers.values() for a in given if isinstance(a, Reply)))
-        read = read_scores(replies, pattern=self.pattern, scale=self.scale, node=self.place.node)
-        scores = dict(zip(replies, read, strict=True))
-        return {q: [scores[a] if isinstance(a, Reply) else a for a in given] for q, given in answers.items()}
+        """Return, by question, the score of each reply in 0..1, or why it has none."""
+        replies = list(dict.fromkeys(a for samples in answers.values() for a in samples if isinstance(a, Reply)))
+        values = read_scores(replies, pattern=self.pattern, scale=self.scale, node=self.place.node)
+        scores = dict(zip(replies, values, strict=True))
+        return {q: [scores[a] if isinstance(a, Reply) else a for a in samples] for q, samples in answers.items()}
 
     def _verdict(self, scores: Sequence[float | Failure]) -> Verdict:
-        """The mean of the scores that could be read, else the first reason."""
+        """Return the mean of the readable scores, or the first failure if there are none."""
         numbers = [score for score in scores if not isinstance(score, Failure)]
         failures = [score for score in scores if isinstance(score, Failure)]
         return {self.term: float(np.mean(numbers))} if numbers else failures[0]
@@ -267,22 +268,22 @@ class Judge(Reward, name="judge"):
 
 def _record(
     rollouts: Rollouts,
-    asked: Mapping[int, Question],
+    question_of: Mapping[int, Question],
     answers: Answers,
     scores: Mapping[Question, Sequence[float | Failure]],
     log: Log,
 ) -> None:
-    """Log the table `verdicts`: row id, sample, what the judge wrote, and the score that was read in it (or NaN)."""
-    written: list[tuple[str, int, str, float]] = []
+    """Log the table `verdicts`: row id, sample, the judge's reply and the score read from it (or NaN)."""
+    table: list[tuple[str, int, str, float]] = []
     ids = rollouts.values("id")
-    for at, question in asked.items():
+    for at, question in question_of.items():
         for sample, (reply, score) in enumerate(zip(answers[question], scores[question], strict=True)):
             if isinstance(reply, Reply):
                 number = math.nan if isinstance(score, Failure) else score
-                written.append((ids[at], sample, _shortened(reply.text), number))
-    log.metric("unparsable", sum(math.isnan(score) for *_, score in written))
+                table.append((ids[at], sample, _shortened(reply.text), number))
+    log.metric("unparsable", sum(math.isnan(score) for *_, score in table))
     names = ("id", "sample", "verdict", "score")
-    log.rows("verdicts", {name: [row[at] for row in written] for at, name in enumerate(names)})
+    log.rows("verdicts", {name: [row[at] for row in table] for at, name in enumerate(names)})
 
 
 def _shortened(text: str) -> str:
@@ -290,9 +291,9 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 2 * half else f"{text[:half]} ... {text[-half:]}"
 
 
-def _stand_in(question: Question, scale: tuple[float, float]) -> Reply:
-    return Reply(_told(scale[int(digest((question.system, question.text)), 16) % 2]))
+def _dry_reply(question: Question, scale: tuple[float, float]) -> Reply:
+    return Reply(_score_line(scale[int(digest((question.system, question.text)), 16) % 2]))
 
 
-def _told(number: float) -> str:
+def _score_line(number: float) -> str:
     return f"Score: {number:.17g}"

@@ -1,4 +1,4 @@
-"""`reward.math`: pays for a well-formed and for a correct answer to a maths task."""
+"""`reward.math`: reward a well-formed and a correct answer to a maths task."""
 
 from collections.abc import Mapping
 
@@ -17,17 +17,17 @@ TARGET = "genrl_graph.nodes.reward.scoring.math_judge:math_score"
 def judge_maths(
     rollouts: Rollouts, positions: list[int], *, tasks: TaskBook, pattern: str | None, timeout_s: float, node: str
 ) -> dict[int, Verdict]:
-    """For each position the terms `format` and `correct` of its completion, by math-verify in a worker process."""
+    """Return, by row position, the terms `format` and `correct`, judged by math-verify in a worker process."""
     ids, completions = rollouts.values("task_id"), rollouts.values("completion")
-    limit_s = max(1, int(timeout_s / 3))  # math-verify parses twice and compares: its own limit comes first
+    # a third: math-verify applies its limit to two parses and a comparison, and must stop before the worker is killed
+    limit_s = max(1, int(timeout_s / 3))
     calls: dict[int, Mapping[str, object]] = {}
     verdicts: dict[int, Verdict] = {}
     for at in positions:
         answer = tasks[ids[at]].answer
         verdicts[at] = Failure(f"task {ids[at]!r} has no reference answer")
         if answer:
-            given = {"completion": completions[at], "answer": answer, "pattern": pattern, "limit_s": limit_s}
-            calls[at] = given
+            calls[at] = {"completion": completions[at], "answer": answer, "pattern": pattern, "limit_s": limit_s}
     for at, value in call_each(TARGET, calls, timeout_s=timeout_s, node=node).items():
         assert isinstance(value, Failure | dict)
         verdicts[at] = value if isinstance(value, Failure) else {term: number(v) for term, v in value.items()}
@@ -35,10 +35,10 @@ def judge_maths(
 
 
 class MathReward(Reward, name="math"):
-    """Pays `format` if the completion gives an answer at all, and `correct` if it equals the task's by math-verify.
+    """Rewards `format` if the completion has an answer, and `correct` if math-verify finds it equal to the task's.
 
-    The answer is found as `answers.extract_answer` does, or by `pattern`. A row gets `timeout_s` seconds; one that
-    cannot be judged in time, or has no reference answer, gets NaN.
+    `answers.extract_answer` finds the answer, with `pattern` if set. A row that cannot be judged within `timeout_s`
+    seconds, or whose task has no reference answer, gets NaN.
     """
 
     format: float = 0.5
@@ -47,7 +47,7 @@ class MathReward(Reward, name="math"):
     timeout_s: float = Field(10.0, gt=0)
 
     def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
-        """The rollouts with `reward`, `reward_format` and `reward_correct`."""
+        """Add `reward`, `reward_format` and `reward_correct` to the rollouts."""
         node = self.place.node
         verdicts = judge_maths(
             rollouts, judgeable(rollouts), tasks=tasks, pattern=self.pattern, timeout_s=self.timeout_s, node=node

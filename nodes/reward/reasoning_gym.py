@@ -1,4 +1,4 @@
-"""`reward.reasoning_gym`: pays what the task's own data set pays for the answer."""
+"""`reward.reasoning_gym`: score answers with the verifier of the task's own data set."""
 
 from collections.abc import Mapping
 from math import isfinite
@@ -26,10 +26,11 @@ TARGET = "genrl_graph.nodes.reward.scoring.gym_judge:score_entry"
 
 
 class ReasoningGymReward(Reward, name="reasoning_gym"):
-    """Pays `format` if the completion gives an answer at all, and `correct` times the data set's score of it, 0 to 1.
+    """Rewards `format` if the completion has an answer, and `correct` times the data set's score of it, 0 to 1.
 
-    The answer is found as `answers.extract_answer` does, or by `pattern`; without one the score is 0. A row gets
-    `timeout_s` seconds in a worker process (data sets evaluate what a model wrote); None judges in this process.
+    `answers.extract_answer` finds the answer, with `pattern` if set; without an answer the score is 0. A worker process
+    judges each row within `timeout_s` seconds, because data sets may evaluate model output; None judges in this process
+    without a limit.
     """
 
     format: float = 0.0
@@ -38,22 +39,22 @@ class ReasoningGymReward(Reward, name="reasoning_gym"):
     timeout_s: float | None = Field(10.0, gt=0)
 
     def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
-        """The rollouts with `reward`, `reward_format` and `reward_correct`."""
+        """Add `reward`, `reward_format` and `reward_correct` to the rollouts."""
         node = self.place.node
         ids, completions = rollouts.values("task_id"), rollouts.values("completion")
         calls: dict[int, Mapping[str, object]] = {}
         verdicts: dict[int, Verdict] = {}
-        given = {at: completions[at] for at in judgeable(rollouts)}
-        for at, answer in extract_answers(given, self.pattern, timeout_s=self.timeout_s, node=node).items():
-            made = tasks[ids[at]].raw
+        texts = {at: completions[at] for at in judgeable(rollouts)}
+        for at, answer in extract_answers(texts, self.pattern, timeout_s=self.timeout_s, node=node).items():
+            entry = tasks[ids[at]].raw
             verdicts[at] = {"format": 0.0, "correct": 0.0}
-            if not isinstance(made, GymEntry):
+            if not isinstance(entry, GymEntry):
                 verdicts[at] = Failure(f"task {ids[at]!r} is from no source.reasoning_gym")
             elif isinstance(answer, Failure):
                 verdicts[at] = answer
             elif answer is not None:
-                place = {"dataset": made.dataset, "config": made.config, "seed": made.seed, "index": made.index}
-                calls[at] = {"answer": answer, **place}
+                key = {"dataset": entry.dataset, "config": entry.config, "seed": entry.seed, "index": entry.index}
+                calls[at] = {"answer": answer, **key}
         for at, value in call_each(TARGET, calls, timeout_s=self.timeout_s, node=node).items():
             verdicts[at] = _verdict(value)
         weights = {"format": self.format, "correct": self.correct}

@@ -1,4 +1,4 @@
-"""`reward.regex`: pays for what a pattern finds in a completion."""
+"""`reward.regex`: reward completions that match a pattern."""
 
 import re
 from collections.abc import Mapping
@@ -14,25 +14,25 @@ from genrl_graph.nodes.reward.scoring.rows import Regex, Term, Texts, Verdict, c
 from genrl_graph.nodes.reward.worker.worker import Failure
 
 
-def found(completion: str, pattern: str, answer: str | None) -> bool:
-    """Whether the pattern matches somewhere and, with an answer, whether group 1 of its last match equals it."""
+def matches(completion: str, pattern: str, answer: str | None) -> bool:
+    """Return True if the pattern matches somewhere; with `answer`, if group 1 of its last match equals the answer."""
     if answer is None:
         return re.search(pattern, completion) is not None
     groups = [match[1] for match in re.finditer(pattern, completion)]
     return bool(groups) and (groups[-1] or "").strip() == answer.strip()
 
 
-def found_each(calls: list[dict[str, str | None]]) -> list[bool]:
-    """`found` of each, by its keywords."""
-    return [found(**call) for call in calls]  # type: ignore[arg-type]  # only `answer` may be None
+def match_each(calls: list[dict[str, str | None]]) -> list[bool]:
+    """Return `matches` for each call's keywords; runs in a worker process."""
+    return [matches(**call) for call in calls]  # type: ignore[arg-type]  # only `answer` may be None
 
 
 class RegexReward(Reward, name="regex"):
-    """Pays `match` where `pattern` is found in the completion, else `miss`.
+    """Rewards `match` if `pattern` matches somewhere in the completion, else `miss`.
 
-    With `compare`, group 1 of the last match must also equal the task's answer, but for space around it. A pattern
-    may backtrack without end, so a worker process judges: the rows together, or where that takes `timeout_s` seconds
-    each alone. None judges in this process, without a limit.
+    With `compare`, group 1 of the last match must also equal the task's answer, apart from surrounding space. A pattern
+    may backtrack without end, so a worker process judges all rows in one call of at most `timeout_s` seconds, and
+    each row separately if that call fails. None judges in this process, without a limit.
     """
 
     pattern: Regex
@@ -50,7 +50,7 @@ class RegexReward(Reward, name="regex"):
         return self
 
     def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
-        """The rollouts with `reward` and `reward_<term>`."""
+        """Add `reward` and `reward_<term>` to the rollouts."""
         ids, completions = rollouts.values("task_id"), rollouts.values("completion")
         calls: dict[int, Mapping[str, object]] = {}
         verdicts: dict[int, Verdict] = {}
@@ -59,8 +59,8 @@ class RegexReward(Reward, name="regex"):
             verdicts[at] = Failure(f"task {ids[at]!r} has no reference answer")
             if answer != "":
                 calls[at] = {"completion": completions[at], "pattern": self.pattern, "answer": answer}
-        target = f"{__name__}:found_each"
+        target = f"{__name__}:match_each"
         for at, value in call_together(target, calls, timeout_s=self.timeout_s, node=self.place.node).items():
-            paid = self.match if value else self.miss
-            verdicts[at] = value if isinstance(value, Failure) else {self.term: paid}
+            reward = self.match if value else self.miss
+            verdicts[at] = value if isinstance(value, Failure) else {self.term: reward}
         return score_rows(rollouts, verdicts, weights={self.term: self.weight}, node=self, log=log)

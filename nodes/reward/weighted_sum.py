@@ -1,4 +1,4 @@
-"""`reward.weighted_sum`: one reward from the terms of several."""
+"""`reward.weighted_sum`: one reward from the terms of several rewards."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -23,9 +23,10 @@ PREFIX = "reward_"
 
 
 class TermWeight(BaseModel):
-    """How much a term counts: `weight` times its value, cut to `clip` (low, high).
+    """Weight of a term: `weight` times its value, clipped to `clip` (low, high).
 
-    Before `start_round` it counts 0 times as much, and from then on more, in equal steps of 1 / `warmup_rounds`.
+    The weight is 0 before `start_round`, then rises linearly from 0 to `weight` over `warmup_rounds` rounds (0: the
+    full weight at once).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,30 +44,29 @@ class TermWeight(BaseModel):
         return self
 
     def at(self, round: int) -> float:
-        """The weight in a round."""
+        """Return the weight in a round."""
         since = round - self.start_round
         if since < 0:
             return 0.0
         return self.weight * (min(since / self.warmup_rounds, 1.0) if self.warmup_rounds else 1.0)
 
 
-def _weight_alone(value: object) -> object:
+def _number_as_weight(value: object) -> object:
     return {"weight": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 class WeightedSum(Reward, name="weighted_sum"):
-    """Replaces the reward by the sum of its terms, each weighted, clipped and warmed up.
+    """Replaces the reward by the sum of all terms, each weighted, clipped and warmed up.
 
-    The terms are those of all inputs: rewards of the same rows, computed side by side and joined by id, or the end
-    of one chain; how these rewards weigh their own terms no longer counts. `terms` are by name (`correct` is the
-    column `reward_correct`), a number alone is a weight; a term that is not named counts `others` times, or is an
-    error where that is None. A term that could not be judged leaves its row out, or with `on_nan: skip_term` only
-    itself, as long as one term is left. One whose weight is 0 is only watched: whether it was judged changes nothing,
-    while one that still warms up must be judged.
+    The inputs are rewards of the same rows, joined by id, or the last reward of a chain; the weights of these rewards
+    no longer count. `terms` maps a name (`correct` for the column `reward_correct`) to its weight, a number or a
+    `TermWeight`. A term that is not listed has the weight `others`; if that is None it is an error. A row with a term
+    that could not be judged gets NaN; with `on_nan: skip_term` only that term is skipped, as long as the row has
+    another one. A term of `weight` 0 is only logged and need not be judged; one that is still warming up must be.
     """
 
     terms: dict[
-        Term, Annotated[TermWeight, BeforeValidator(_weight_alone, json_schema_input_type=float | TermWeight)]
+        Term, Annotated[TermWeight, BeforeValidator(_number_as_weight, json_schema_input_type=float | TermWeight)]
     ] = {}
     others: FiniteFloat | None = None
     on_nan: Literal["leave_out", "skip_term"] = "leave_out"
@@ -78,73 +78,77 @@ class WeightedSum(Reward, name="weighted_sum"):
         return self
 
     def evaluated(self, how: Evaluation) -> Self:
-        """The sum with its full weights, so that all evaluations measure the same."""
+        """Return the sum without warm-up, so that all evaluations measure the same."""
         full = {"warmup_rounds": 0, "start_round": 0}
         return self.model_copy(
             update={"terms": {name: term.model_copy(update=full) for name, term in self.terms.items()}}
         )
 
     def run(self, scored: list[Scored[R]], *, round: int, log: Log) -> Scored[R]:
-        """The rows of the first input with the terms of all, and their sum as `reward`.
+        """Add the terms of all inputs to the rows of the first, with their sum as `reward`.
 
-        Raises `ColumnError` for inputs of different rows, for a term that two of them have, and for one that none
-        has; `RewardFailed` where more than `max_unjudged` of the rows with a judged term are left out.
+        Raises `ColumnError` if the inputs hold different rows, if two of them share a term, or if a listed term is in
+        none; `RewardFailed` if more than `max_unjudged` of the rows with a judged term are left out.
         """
-        columns = _joined(scored)
+        columns = _join_terms(scored)
         weights = self._weights([name.removeprefix(PREFIX) for name in columns])
         counted = {term: weight for term, weight in weights.items() if weight.weight}
         values = {term: columns[PREFIX + term] for term in counted}
         judged = np.isfinite(np.stack(list(values.values())))
-        some: NDArray[np.bool_] = np.logical_or.reduce(judged)
-        kept: NDArray[np.bool_] = some if self.on_nan == "skip_term" else np.logical_and.reduce(judged)
+        any_judged: NDArray[np.bool_] = np.logical_or.reduce(judged)
+        summed: NDArray[np.bool_] = any_judged if self.on_nan == "skip_term" else np.logical_and.reduce(judged)
         total = np.zeros(len(scored[0]))
-        for (term, weight), known in zip(counted.items(), judged, strict=True):
-            total[known] += weight.at(round) * _clipped(term, values[term][known], weight.clip, log)
+        for (term, weight), is_judged in zip(counted.items(), judged, strict=True):
+            total[is_judged] += weight.at(round) * _clipped(term, values[term][is_judged], weight.clip, log)
         for term, weight in weights.items():
             log.metric(f"weight_{term}", weight.at(round))
-        self._refuse_too_few(dict(zip(counted, judged, strict=True)), some, kept, log)
-        return scored[0].marked(SCORED, columns | {"reward": np.where(kept, total, np.nan)})
+        self._limit_unjudged(dict(zip(counted, judged, strict=True)), any_judged, summed, log)
+        return scored[0].marked(SCORED, columns | {"reward": np.where(summed, total, np.nan)})
 
-    def _weights(self, found: list[str]) -> dict[str, TermWeight]:
-        """For each term of the rows its weight."""
+    def _weights(self, terms: list[str]) -> dict[str, TermWeight]:
+        """Return the weight of each term of the rows."""
         where = self.place.node
         for name in self.terms:
-            if name not in found:
-                hint = did_you_mean(name, found) or f"; there are {', '.join(found) or 'none'}"
+            if name not in terms:
+                hint = did_you_mean(name, terms) or f"; there are {', '.join(terms) or 'none'}"
                 raise ColumnError(f"{where}: terms.{name}: no input has this term{hint}")
-        unnamed = [name for name in found if name not in self.terms]
+        unnamed = [name for name in terms if name not in self.terms]
         if unnamed and self.others is None:
             advice = "give it a weight in `terms`, or all that are not named one in `others`"
             raise ColumnError(f"{where}: the term {unnamed[0]!r} is not in `terms`; {advice}")
-        return {name: self.terms.get(name) or TermWeight(weight=self.others or 0.0) for name in found}
+        return {name: self.terms.get(name) or TermWeight(weight=self.others or 0.0) for name in terms}
 
-    def _refuse_too_few(
-        self, judged: Mapping[str, NDArray[np.bool_]], some: NDArray[np.bool_], kept: NDArray[np.bool_], log: Log
+    def _limit_unjudged(
+        self,
+        judged: Mapping[str, NDArray[np.bool_]],
+        any_judged: NDArray[np.bool_],
+        summed: NDArray[np.bool_],
+        log: Log,
     ) -> None:
-        """Raise `RewardFailed` where too many of the rows that have a judged term are left out."""
-        lost, total = int((some & ~kept).sum()), int(some.sum())
-        log.metric("left_out", lost / total if total else 0.0)
-        if lost > self.max_unjudged * total:
+        """Raise `RewardFailed` if more than `max_unjudged` of the rows with a judged term are left out."""
+        left_out, total = int((any_judged & ~summed).sum()), int(any_judged.sum())
+        log.metric("left_out", left_out / total if total else 0.0)
+        if left_out > self.max_unjudged * total:
             worst = min(judged, key=lambda term: int(judged[term].sum()))
-            what = f"{lost} of {total} rows have a term that could not be judged, most often {worst!r}"
+            problem = f"{left_out} of {total} rows have a term that could not be judged, most often {worst!r}"
             advice = f"max_unjudged is {self.max_unjudged:g}; mend it, or set on_nan: skip_term"
-            raise RewardFailed(f"{self.place.node}: {what} ({advice})")
+            raise RewardFailed(f"{self.place.node}: {problem} ({advice})")
 
 
 def _clipped(term: str, values: Floats, clip: Clip | None, log: Log) -> Floats:
     if clip is None or not len(values):
         return values
-    cut: Floats = np.clip(values, *clip)
-    log.metric(f"clipped_{term}", float((cut != values).mean()))
-    return cut
+    clipped: Floats = np.clip(values, *clip)
+    log.metric(f"clipped_{term}", float((clipped != values).mean()))
+    return clipped
 
 
-def _joined(inputs: list[Any]) -> dict[str, Floats]:
-    """The `reward_<term>` columns of all inputs, in the order of the first one's rows."""
+def _join_terms(inputs: list[Any]) -> dict[str, Floats]:
+    """Return the `reward_<term>` columns of all inputs, in the row order of the first input."""
     columns: dict[str, Floats] = {}
     for at, rows in enumerate(inputs):
         assert isinstance(rows, Frame)
-        order = None if at == 0 else _places(inputs[0], rows, at)
+        order = None if at == 0 else _positions(inputs[0], rows, at)
         for name in rows.table.column_names:
             if not name.startswith(PREFIX):
                 continue
@@ -155,15 +159,15 @@ def _joined(inputs: list[Any]) -> dict[str, Floats]:
     return columns
 
 
-def _places(first: Frame, rows: Frame, at: int) -> NDArray[np.int64]:
-    """Where each row of `first` is in `rows`; raises `ColumnError` where they are not the same rows."""
-    wanted, given = first.values("id"), rows.values("id")
-    place = {id: position for position, id in enumerate(given)}
-    twice = len(place) < len(given) or len(set(wanted)) < len(wanted)
-    missing = [id for id in wanted if id not in place]
-    extra = sorted(set(given) - set(wanted))
-    if twice or missing or extra:
+def _positions(first: Frame, rows: Frame, at: int) -> NDArray[np.int64]:
+    """Return the position in `rows` of each row of `first`; raises `ColumnError` if the row ids differ."""
+    expected, ids = first.values("id"), rows.values("id")
+    position = {id: index for index, id in enumerate(ids)}
+    repeated = len(position) < len(ids) or len(set(expected)) < len(expected)
+    missing = [id for id in expected if id not in position]
+    extra = sorted(set(ids) - set(expected))
+    if repeated or missing or extra:
         lacks = f"input {at} lacks {missing[:3]}" if missing else f"only input {at} has {extra[:3]}"
-        what = "ids stand twice" if twice else f"{lacks} of {len(wanted)} and {len(given)} rows"
-        raise ColumnError(f"rewards of different rows: {what}; sum rewards of the same rows, before a select")
-    return np.array([place[id] for id in wanted], dtype=np.int64)
+        problem = "ids stand twice" if repeated else f"{lacks} of {len(expected)} and {len(ids)} rows"
+        raise ColumnError(f"rewards of different rows: {problem}; sum rewards of the same rows, before a select")
+    return np.array([position[id] for id in expected], dtype=np.int64)

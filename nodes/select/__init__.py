@@ -1,1 +1,1 @@
-"""Selects: which rows go on."""
+"""Select nodes: keep some of the rows."""

@@ -1,4 +1,4 @@
-"""`select.nonzero_advantage`: drops what no update can learn from."""
+"""`select.nonzero_advantage`: drop rows without a training signal."""
 
 from typing import Literal
 
@@ -11,18 +11,18 @@ from genrl_graph.nodes.groups import group_codes
 
 
 class NonzeroAdvantage(Select, name="nonzero_advantage"):
-    """Keeps the rows with a finite advantage whose group has a non-zero one (`by: row`: that have one themselves)."""
+    """Keeps rows with a finite advantage if their group (`by: row`: the row itself) has a non-zero advantage."""
 
     by: Literal["group", "row"] = "group"
 
     def run(self, rows: Credited[R], *, log: Log) -> Credited[R]:
-        """The rows kept, in their order."""
+        """Return the selected rows in order."""
         advantage = rows.numpy("advantage")
         finite = np.isfinite(advantage)
-        teaches = finite & (advantage != 0.0)
+        has_signal = finite & (advantage != 0.0)
         if self.by == "group" and len(rows):
             codes = group_codes(rows, "group")
-            teaches = np.bincount(codes, weights=teaches)[codes] > 0
-        kept = rows.where(finite & teaches)
-        log.metric("kept", len(kept) / len(rows) if len(rows) else 0.0)
-        return kept
+            has_signal = np.bincount(codes, weights=has_signal)[codes] > 0
+        selected = rows.where(finite & has_signal)
+        log.metric("kept", len(selected) / len(rows) if len(rows) else 0.0)
+        return selected

@@ -1,4 +1,4 @@
-"""`select.swarm_sapo`: some of a peer's own groups and some of the swarm's."""
+"""`select.swarm_sapo`: sample groups of this peer and of the other peers."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,11 @@ from genrl_graph.seeds import substream
 
 
 class SwarmSapo(Select, name="swarm_sapo"):
-    """Keeps `own_groups` of the peer's own groups and `external_groups` of all other peers' (SAPO, arXiv 2509.08721).
+    """Samples `own_groups` of this peer's groups and `external_groups` of all other peers' (SAPO, arXiv 2509.08721).
 
-    Groups without a non-zero advantage are dropped before the draws, which are uniform, without replacement, and
-    independent of each other; of the others, rows without a finite advantage go. Where there are fewer groups than
-    asked for, all of them are kept. What a peer says its completions earn counts for nothing as long as rewards and
-    advantages stand between the exchange and this node, so that they are its reader's.
+    Groups without a non-zero advantage are dropped first, and in the other groups rows without a finite advantage. The
+    two draws are uniform, without replacement and independent; if there are fewer groups than asked for, all are taken.
+    Wire rewards and advantages between the exchange and this node, so that this peer's own judgement decides.
     """
 
     own_groups: int = Field(ge=0, description="I of the paper")
@@ -30,24 +29,24 @@ class SwarmSapo(Select, name="swarm_sapo"):
         return self
 
     def run(self, rows: Credited[R], *, rng: np.random.Generator, peer: str, log: Log) -> Credited[R]:
-        """The rows kept, in their order; raises `ColumnError` for rows without groups and peers."""
+        """Return the selected rows in order; raises `ColumnError` for rows without groups or peers."""
         codes = group_codes(rows, "group")
         groups, first = np.unique(codes, return_index=True)
         advantage = rows.numpy("advantage")
         finite = np.isfinite(advantage)
-        teaches = np.isin(groups, codes[finite & (advantage != 0.0)])
+        has_signal = np.isin(groups, codes[finite & (advantage != 0.0)])
         authors = np.asarray(rows.values("peer"), dtype=object)[first]
-        own = _drawn(groups[teaches & (authors == peer)], self.own_groups, substream(rng, "own"))
-        external = _drawn(groups[teaches & (authors != peer)], self.external_groups, substream(rng, "external"))
-        kept = rows.where(finite & np.isin(codes, np.concatenate([own, external])))
+        own = _sample(groups[has_signal & (authors == peer)], self.own_groups, substream(rng, "own"))
+        external = _sample(groups[has_signal & (authors != peer)], self.external_groups, substream(rng, "external"))
+        selected = rows.where(finite & np.isin(codes, np.concatenate([own, external])))
         log.metric("own_groups", len(own))
         log.metric("external_groups", len(external))
         log.metric("external_peers", len(set(authors[np.isin(groups, external)])))
-        log.metric("zero_advantage", 1.0 - teaches.mean() if len(groups) else 0.0)
-        log.metric("kept", len(kept) / len(rows) if len(rows) else 0.0)
-        return kept
+        log.metric("zero_advantage", 1.0 - has_signal.mean() if len(groups) else 0.0)
+        log.metric("kept", len(selected) / len(rows) if len(rows) else 0.0)
+        return selected
 
 
-def _drawn(groups: NDArray[np.int64], most: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """At most so many of the groups, each as likely as any other."""
+def _sample(groups: NDArray[np.int64], most: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Sample at most `most` groups uniformly without replacement."""
     return groups if len(groups) <= most else rng.choice(groups, size=most, replace=False)

@@ -12,10 +12,10 @@ from genrl_graph.nodes.groups import group_codes
 
 
 class Top(Select, name="top"):
-    """Keeps the `k` rows with the highest `column` per group, task (at a node, of all peers) or peer.
+    """Keeps the `k` rows with the highest `column` per group, task (at a node, over all peers) or peer.
 
-    Of equal rows the earlier ones are kept; NaN, could not be judged, never is; rows below `at_least` neither, as
-    rejection sampling wants it. The order of the rows stays.
+    Among equal values the earlier rows are kept. Rows with NaN (not judged) are dropped, and so are rows below
+    `at_least`, for rejection sampling. The order of the rows does not change.
     """
 
     k: int = Field(ge=1)
@@ -24,7 +24,7 @@ class Top(Select, name="top"):
     per: Literal["group", "task", "peer"] = "group"
 
     def run(self, rows: Scored[R]) -> Scored[R]:
-        """The rows kept; raises `ColumnError` where `column` is missing or holds no numbers."""
+        """Return the selected rows; raises `ColumnError` if `column` is missing or not numeric."""
         names = rows.table.column_names
         if self.column not in names:
             raise ColumnError(f"{self.place.node}: no column {self.column!r}; there are {', '.join(names)}")

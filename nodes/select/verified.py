@@ -1,4 +1,4 @@
-"""`select.verified`: of other peers' episodes those that come out as they say."""
+"""`select.verified`: replay other peers' episodes and drop those that do not reproduce."""
 
 from typing import Literal, TypeVar
 
@@ -19,83 +19,84 @@ T = TypeVar("T", bound=Trajectories)
 
 
 class Verified(Select, name="verified"):
-    """Keeps own episodes, and those of other peers whose moves, played again from the own task, give what they claim.
+    """Keeps own episodes, and other peers' episodes that a replay of their actions reproduces.
 
-    What is seen, what is legal, rewards and the end must be those of the environment, which must be a function of
-    seed and moves. An episode of which a seat's moves are missing, for an opponent played it, cannot be verified:
-    `unseen` says what becomes of it.
+    The replay starts from the task of this peer's own source. Observations, legal actions, rewards and the ending must
+    match the environment, which must be a deterministic function of seed and actions. An episode without the steps of
+    one of its seats (an opponent played it) cannot be replayed; `unseen` decides whether it is kept.
     """
 
-    unseen: Literal["drop", "keep"] = Field("drop", description="episodes in which others moved than is told")
-    tolerance: float = Field(1e-5, ge=0, description="how far observations and rewards may be off")
+    unseen: Literal["drop", "keep"] = Field("drop", description="for episodes that lack the steps of a seat")
+    tolerance: float = Field(1e-5, ge=0, description="largest deviation of observations and rewards")
 
     _pool: GamePool = PrivateAttr(default_factory=GamePool)
 
     def run(self, rows: Scored[T], *, tasks: TaskBook, peer: str, log: Log) -> Scored[T]:
-        """The rows kept, in their order; stores the episodes that were refuted, with the reason."""
-        kept = np.ones(len(rows), dtype=bool)
+        """Return the selected rows in order; log the refuted episodes with the reason in the table `refuted`."""
+        selected = np.ones(len(rows), dtype=bool)
         refuted: dict[str, list[str]] = {"id": [], "peer": [], "reason": []}
         authors = rows.values("peer")
         for at in (at for at in rows.positions("group_id").values() if authors[at[0]] != peer):
             episode = rows.take(at)
             (first,) = episode.take([0]).rows("group_id", "peer", "task_id")
             try:
-                reason = self._refuted(episode, tasks[first["task_id"]])
-                kept[at] = not reason
-            except _Unseen:
-                kept[at], reason = self.unseen == "keep", ""
+                reason = self._refutation(episode, tasks[first["task_id"]])
+                selected[at] = not reason
+            except _MissingSeatError:
+                selected[at], reason = self.unseen == "keep", ""
             if reason:
                 for name, value in {"id": first["group_id"], "peer": first["peer"], "reason": reason}.items():
                     refuted[name].append(value)
-        log.metric("kept", float(kept.mean()) if len(rows) else 0.0)
+        log.metric("kept", float(selected.mean()) if len(rows) else 0.0)
         log.metric("refuted", len(refuted["id"]))
         log.rows("refuted", refuted)
-        return rows.where(kept)
+        return rows.where(selected)
 
-    def _refuted(self, episode: Trajectories, task: Task) -> str:
-        """Why an episode did not happen so; "" where it did."""
+    def _refutation(self, episode: Trajectories, task: Task) -> str:
+        """Replay an episode; return how it deviates, "" if it does not."""
         if "environment" not in task.metadata or "seed" not in task.metadata:
             raise NodeFailed(f"task {task.id!r} names no environment and seed; wire a source.environment")
         environment = Environment.model_validate(task.metadata["environment"])
         game = self._pool.take(environment)
         try:
-            reason = _play_again(episode, game, int(task.metadata["seed"]), tolerance=self.tolerance)
-        except _Unseen:
+            reason = _replay(episode, game, int(task.metadata["seed"]), tolerance=self.tolerance)
+        except _MissingSeatError:
             raise
-        except Exception as error:  # an environment is anybody's code, and the moves are a stranger's
+        except Exception as error:  # third-party environment code may raise anything on another peer's actions
             return f"{type(error).__name__}: {error}"
         self._pool.give_back(environment, game)
         return reason
 
 
-class _Unseen(Exception):
-    """A seat moved whose steps are not there."""
+class _MissingSeatError(Exception):
+    """The episode lacks the steps of a seat that has to move."""
 
 
-def _play_again(episode: Trajectories, game: Game, seed: int, *, tolerance: float) -> str:
+def _replay(episode: Trajectories, game: Game, seed: int, *, tolerance: float) -> str:
+    """Play the episode's actions; return the first deviation from its recorded steps, "" if there is none."""
     seats = {seat: at[np.argsort(episode.numpy("step")[at])] for seat, at in episode.positions("seat").items()}
-    seen, masks = episode.numpy("observation"), episode.numpy("mask")
+    observations, masks = episode.numpy("observation"), episode.numpy("mask")
     actions, rewards = episode.numpy("action"), np.zeros(len(episode))
     played = dict.fromkeys(seats, 0)
-    turn = game.reset(seed)
-    while not turn.finish:
-        if turn.seat not in seats:
-            raise _Unseen
-        if played[turn.seat] == len(seats[turn.seat]):
-            return f"seat {turn.seat} makes {played[turn.seat]} moves, and the game is not over"
-        at = seats[turn.seat][played[turn.seat]]
-        if not np.allclose(seen[at], turn.observation, atol=tolerance):
-            return f"seat {turn.seat} sees something else at step {played[turn.seat]}"
-        if not np.array_equal(masks[at], turn.mask):
-            return f"seat {turn.seat} has other legal moves at step {played[turn.seat]}"
-        played[turn.seat] += 1
-        turn = game.step(int(actions[at]))
+    state = game.reset(seed)
+    while not state.finish:
+        if state.seat not in seats:
+            raise _MissingSeatError
+        if played[state.seat] == len(seats[state.seat]):
+            return f"seat {state.seat} makes {played[state.seat]} moves, and the game is not over"
+        at = seats[state.seat][played[state.seat]]
+        if not np.allclose(observations[at], state.observation, atol=tolerance):
+            return f"seat {state.seat} sees something else at step {played[state.seat]}"
+        if not np.array_equal(masks[at], state.mask):
+            return f"seat {state.seat} has other legal moves at step {played[state.seat]}"
+        played[state.seat] += 1
+        state = game.step(int(actions[at]))
         for seat, count in played.items():
             if count:
-                rewards[seats[seat][count - 1]] += turn.rewards[seat]
-    if over := [seat for seat, count in played.items() if count < len(seats[seat])]:
-        return f"seat {over[0]} moves after the end"
+                rewards[seats[seat][count - 1]] += state.rewards[seat]
+    if surplus := [seat for seat, count in played.items() if count < len(seats[seat])]:
+        return f"seat {surplus[0]} moves after the end"
     if not np.allclose(rewards, episode.numpy("reward"), atol=tolerance):
         return f"rewards are {np.round(rewards, 3).tolist()[-4:]} at the end"
     ends = [int(at[-1]) for at in seats.values()]
-    return "" if set(episode.take(ends).values("finish")) == {turn.finish} else f"the end is {turn.finish}"
+    return "" if set(episode.take(ends).values("finish")) == {state.finish} else f"the end is {state.finish}"

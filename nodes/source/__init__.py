@@ -1,1 +1,1 @@
-"""Sources: where the tasks of a round come from."""
+"""Source nodes: provide the tasks of a round."""

@@ -17,32 +17,32 @@ from genrl_graph.seeds import substream
 
 _SEED = re.compile(r"0|[1-9][0-9]{0,9}")
 TRAINING_SEEDS = 2**30
-SEEDS = 2**31  # those from TRAINING_SEEDS on are for evaluation
+SEEDS = 2**31  # seeds from TRAINING_SEEDS on are for evaluation
 
 
 class EnvironmentSource(Source, name="environment"):
-    """Gives `num_episodes` new episodes a round of one environment, each by its seed; a task's key is the seed.
+    """Provides `num_episodes` new episodes of one environment per round; a task's key is the seed of its episode.
 
-    A run begins at a drawn seed and counts up, below 2**30; evaluations have the seeds from there to 2**31.
+    A run starts at a random seed below 2**30 and counts up modulo 2**30; evaluations use seeds from 2**30 to 2**31.
     """
 
     environment: Environment
-    num_episodes: int = Field(16, ge=1, le=2**20, description="episodes of a round")
+    num_episodes: int = Field(16, ge=1, le=2**20, description="episodes per round")
 
     _evaluating: bool = PrivateAttr(default=False)
 
     def prepare(self) -> None:
-        """Make the environment; raises `DataError` where there is none, or none that a policy here can play."""
+        """Make the environment; raises `DataError` if it does not exist or its spaces are not supported."""
         self.environment.spaces()
 
     def run(self, *, rng: np.random.Generator, round: int) -> Tasks:
-        """The episodes of one round."""
+        """Return the episodes of one round."""
         begin = int(substream(rng, "seed").integers(TRAINING_SEEDS)) + round * self.num_episodes
         seeds = [(begin + at) % TRAINING_SEEDS for at in range(self.num_episodes)]
         return as_rows([self._task(seed + TRAINING_SEEDS * self._evaluating) for seed in seeds])
 
     def resolve(self, task_id: str) -> Task:
-        """The episode of an id; raises `DataError` for one that holds no seed."""
+        """Return the episode of a task id; raises `DataError` for an id without a valid seed."""
         node = self.place.node
         key = task_id.removeprefix(f"{node}/")
         if key == task_id or not _SEED.fullmatch(key) or int(key) >= SEEDS:
@@ -52,7 +52,7 @@ class EnvironmentSource(Source, name="environment"):
         return self._task(int(key))
 
     def evaluated(self, how: Evaluation) -> Self:
-        """This source as it gives episodes of seeds that training never draws."""
+        """Return a copy that uses seeds which training never draws."""
         copy = self.model_copy(update={"num_episodes": how.num_tasks or self.num_episodes})
         copy._evaluating = True
         return copy

@@ -23,27 +23,41 @@ from genrl_graph.seeds import stream
 
 
 class DatasetRows(Protocol):
-    """The rows of one split: those to train on, those held out, and any by its number."""
+    """Access to the rows of one split: training rows, held-out rows, and any row by its number."""
 
     @property
-    def size(self) -> int | None: ...
-    def record(self, row: int) -> Mapping[str, Any]: ...
-    def check(self, num_tasks: int) -> None: ...
-    def training(self, rng: np.random.Generator, *, round: int, num_tasks: int) -> list[int]: ...
-    def evaluation(self, rng: np.random.Generator, *, num_tasks: int) -> list[int]: ...
+    def size(self) -> int | None:
+        """The number of rows; None while unknown."""
+        ...
+
+    def record(self, row: int) -> Mapping[str, Any]:
+        """Return the columns of one row."""
+        ...
+
+    def check(self, num_tasks: int) -> None:
+        """Raise `DataError` if there are too few training rows for a round."""
+        ...
+
+    def training(self, rng: np.random.Generator, *, round: int, num_tasks: int) -> list[int]:
+        """Sample the rows of a training round."""
+        ...
+
+    def evaluation(self, rng: np.random.Generator, *, num_tasks: int) -> list[int]:
+        """Return at most `num_tasks` held-out rows."""
+        ...
 
 
 class HfDataset(Source, name="hf_dataset"):
-    """Gives `num_tasks` rows of a data set a round, shuffled without replacement, epoch after epoch.
+    """Provides `num_tasks` rows of a data set per round, sampled without replacement; every epoch is reshuffled.
 
-    `path` is a JSONL, CSV or Parquet file, a folder, or a name on the hub; `name` the subset. The answer is the
-    answer column, the text after its last `####` (gsm8k) or in its last box (boxed). Params left out are those
-    known for the hub name (`PRESETS`). `metadata` names further columns to keep, `kind` the one that sorts tasks in
-    tables. The key of a task is its row.
+    `path` is a JSONL, CSV or Parquet file, a folder, or a name on the hub; `name` is the subset. The answer is the
+    answer column, or the text after its last `####` (gsm8k) or in its last box (boxed). Params left out default to
+    those of the hub name (`PRESETS`). `metadata` names further columns to keep, `kind_column` the column by which
+    tables group tasks. The key of a task is its row number.
 
-    An evaluation asks rows of `eval_split` (keys `eval-<row>`), or the share `holdout` of the rows, which training
-    then never draws (`holdout.held_out`). With `streaming` the data set is never loaded whole: blocks of
-    `shuffle_block` rows are read in the order of the stream, and each is shuffled.
+    An evaluation uses rows of `eval_split` (keys `eval-<row>`), or the share `holdout` of the rows, which training
+    never samples (`holdout.held_out`). With `streaming` the data set is never loaded whole: blocks of `shuffle_block`
+    rows are read in the order of the stream, and each is shuffled.
     """
 
     path: DataPath = Field(min_length=1)
@@ -72,14 +86,14 @@ class HfDataset(Source, name="hf_dataset"):
         return self
 
     def prepare(self) -> None:
-        """Read the data set; raises `DataError` where it is missing, unreadable, too small or without a column."""
+        """Read the data set; raises `DataError` if it is missing, unreadable, too small or lacks a column."""
         if not self._evaluating:
             self._rows("").check(self.num_tasks)
         if self._holds_out:
             self._held_out(stream("prepare"), num_tasks=1)
 
     def run(self, *, rng: np.random.Generator, round: int) -> Tasks:
-        """The tasks of one round."""
+        """Return the tasks of one round."""
         if self._evaluating:
             return as_rows(self._held_out(rng, num_tasks=self.num_tasks))
         rows = self._rows("")
@@ -87,14 +101,14 @@ class HfDataset(Source, name="hf_dataset"):
         return as_rows([self._task(rows, row) for row in drawn])
 
     def resolve(self, task_id: str) -> Task:
-        """The task of an id; raises `DataError` for an id that names no row."""
+        """Return the task of an id; raises `DataError` for an id without a valid row."""
         node = self.place.node
         prefix = self._eval_prefix if task_id.startswith(f"{node}/{EVAL_KEY_PREFIX}") else ""
         rows = self._rows(prefix)
         return self._task(rows, row_of(task_id, node=node, size=rows.size, prefix=prefix), prefix)
 
     def evaluated(self, how: Evaluation) -> Self:
-        """This source as it gives held-out rows, at most all; of a stream the first, else a draw of them."""
+        """Return a copy that provides held-out rows: the first of a stream, else a random sample, at most all."""
         if not self._holds_out:
             raise ParamError(f"{self.type_name}: has no tasks to evaluate on; set eval_split or holdout")
         copy = self.model_copy(update={"num_tasks": how.num_tasks or self.num_tasks})
@@ -102,7 +116,7 @@ class HfDataset(Source, name="hf_dataset"):
         return copy
 
     def dry(self) -> Node:
-        """Local data as it is; for a name on the hub, sums made up on the spot."""
+        """Return this source for local data; for a hub data set a list of made-up sums."""
         if is_local(self.path):
             return self
         count = self.num_tasks
@@ -116,10 +130,10 @@ class HfDataset(Source, name="hf_dataset"):
 
     @property
     def preset(self) -> Preset:
-        """What the params say, and the hub name where they say nothing."""
-        known = PRESETS.get(self.path, Preset())
-        name = self.name or known.name
-        return Preset(name, self.columns or known.columns, self.answer_from or known.answer_from)
+        """The subset, columns and answer format: the params, with the defaults of the hub name."""
+        default = PRESETS.get(self.path, Preset())
+        name = self.name or default.name
+        return Preset(name, self.columns or default.columns, self.answer_from or default.answer_from)
 
     @property
     def _holds_out(self) -> bool:
@@ -131,11 +145,11 @@ class HfDataset(Source, name="hf_dataset"):
 
     @property
     def _reader(self) -> RowReader:
-        known = self.preset
-        return RowReader(self.path, known.columns, known.answer_from, tuple(self.metadata), self.kind_column)
+        preset = self.preset
+        return RowReader(self.path, preset.columns, preset.answer_from, tuple(self.metadata), self.kind_column)
 
     def _rows(self, prefix: str) -> DatasetRows:
-        """The rows whose keys begin with `prefix`; those of the evaluation's split are all held out."""
+        """Return the rows whose keys begin with `prefix`; all rows of `eval_split` count as held out."""
         split, holdout = (self.split, self.holdout) if not prefix else (self.eval_split or "", 1.0)
         name, state = self.preset.name, file_state(self.path)
         if self.streaming:
@@ -155,7 +169,7 @@ class HfDataset(Source, name="hf_dataset"):
 
 
 def invented_sums(count: int, *, start: int = 0, metadata: Sequence[str] = ()) -> list[ListedTask]:
-    """`count` different sums with their results; each named column of metadata is empty text."""
+    """Return `count` different sums with their results; metadata columns hold empty text."""
     return [
         ListedTask(
             question=f"What is {number} + {number % 7 + 1}?",

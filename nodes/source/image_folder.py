@@ -1,4 +1,4 @@
-"""`source.folder`: images with captions, from a folder."""
+"""`source.folder`: captioned images from a folder."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,7 +15,7 @@ from genrl_graph.contract.node import Source
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.edge_types.task import Task
 from genrl_graph.errors import DataError, ParamError
-from genrl_graph.nodes.source.data.epoch import enough_rows, json_text, shuffled_rows
+from genrl_graph.nodes.source.data.epoch import json_text, require_enough_rows, shuffled_rows
 from genrl_graph.nodes.source.data.holdout import held_out_names
 from genrl_graph.nodes.source.data.images import list_captions, read_image
 from genrl_graph.nodes.source.data.load_table import file_state
@@ -24,19 +24,19 @@ Pixels = Annotated[int, Field(ge=1, le=8192)]
 
 
 class CaptionedImages(Frame):
-    """Images, uint8 [height, width, RGB], with their captions; `metadata` is JSON."""
+    """Images (uint8 [height, width, RGB]) with captions; `metadata` is JSON."""
 
     columns = {"id": TEXT, "caption": TEXT, "image": Tensor(pa.uint8(), ndim=3), "metadata": TEXT}
     __slots__ = ()
 
 
 class ImageFolder(Source, name="folder"):
-    """Gives `num_tasks` images of a folder a round, shuffled without replacement, resized to `size` (height, width).
+    """Provides `num_tasks` images of a folder per round, sampled without replacement, resized to (height, width).
 
-    Images are PNG or JPEG. The caption of each stands in `<stem>.txt` beside it, or all in `captions.jsonl`, one
-    `{"file": ..., "caption": ...}` a line, which then says what belongs to the folder. The key of a task is its file;
-    its `answer` is the caption and `raw` the image. The share `holdout` is held out for evaluation, by the hash of
-    the file name. `prepare` reads every image once, and raises `DataError` naming one that is broken.
+    Images are PNG or JPEG. Captions are in `<stem>.txt` beside each image, or all in `captions.jsonl`, one
+    `{"file": ..., "caption": ...}` per line; then only the listed images are used. The key of a task is its file name,
+    its `answer` the caption and `raw` the image. The share `holdout` is held out for evaluation, by a hash of the file
+    name. `prepare` reads every image once and raises `DataError` for a broken one.
     """
 
     path: DataPath = Field(min_length=1)
@@ -47,25 +47,25 @@ class ImageFolder(Source, name="folder"):
     _evaluating: bool = PrivateAttr(default=False)
 
     def prepare(self) -> None:
-        """Read all captions and images; raises `DataError` where one is missing or broken, or there are too few."""
+        """Read all captions and images; raises `DataError` if one is missing or broken, or there are too few."""
         captions = self._captions()
         if not self._evaluating:
-            enough_rows(num_tasks=self.num_tasks, size=len(self._files(held_out=False)))
+            require_enough_rows(num_tasks=self.num_tasks, size=len(self._files(held_out=False)))
         if self.holdout and not self._files(held_out=True):
             raise DataError(f"{self.path}: holdout {self.holdout} of {len(captions)} images is none; raise it")
         for file in captions:
             read_image(self.path, file, self.size)
 
     def run(self, *, rng: np.random.Generator, round: int) -> CaptionedImages:
-        """The images of one round."""
+        """Return the images of one round."""
         files = self._files(held_out=self._evaluating)
         num_tasks = min(self.num_tasks, len(files)) if self._evaluating else self.num_tasks
-        enough_rows(num_tasks=num_tasks, size=len(files))
+        require_enough_rows(num_tasks=num_tasks, size=len(files))
         rows = shuffled_rows(rng, round=round, num_tasks=num_tasks, size=len(files))
         return self._as_rows([files[row] for row in rows])
 
     def resolve(self, task_id: str) -> Task:
-        """The task of an id; raises `DataError` for a file that is none of the folder's."""
+        """Return the task of an id; raises `DataError` for a file that is not in the folder."""
         node, captions = self.place.node, self._captions()
         file = task_id.removeprefix(f"{node}/")
         if file == task_id or file not in captions:
@@ -73,7 +73,7 @@ class ImageFolder(Source, name="folder"):
         return Task(task_id, [], captions[file], {"file": file}, raw=self._image(file))
 
     def evaluated(self, how: Evaluation) -> Self:
-        """This source as it gives held-out images, at most all."""
+        """Return a copy that provides held-out images, at most all."""
         if not self.holdout:
             raise ParamError(f"{self.type_name}: has no tasks to evaluate on; set holdout")
         copy = self.model_copy(update={"num_tasks": how.num_tasks or self.num_tasks})
@@ -95,8 +95,8 @@ class ImageFolder(Source, name="folder"):
 
     def _files(self, *, held_out: bool) -> list[str]:
         files = list(self._captions())
-        held = held_out_names(files, self.holdout)
-        return [file for file, apart in zip(files, held, strict=True) if apart == held_out]
+        flags = held_out_names(files, self.holdout)
+        return [file for file, is_held_out in zip(files, flags, strict=True) if is_held_out == held_out]
 
     def _image(self, file: str) -> "np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]":
         return _cached_image(self.path, file, self.size, file_state(f"{self.path}/{file}"))
@@ -107,5 +107,5 @@ def _cached_image(
     folder: str, file: str, size: tuple[int, int], _: tuple[int, int] | None
 ) -> "np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]":
     image = read_image(folder, file, size)
-    image.flags.writeable = False  # tasks share it
+    image.flags.writeable = False  # cached: several tasks share it
     return image

@@ -1,4 +1,4 @@
-"""`source.list`: tasks that stand in the graph file."""
+"""`source.list`: tasks listed in the graph file."""
 
 from typing import Annotated, Any, Self
 
@@ -14,7 +14,7 @@ from genrl_graph.nodes.source.data.epoch import EVAL_KEY_PREFIX, as_rows, row_of
 
 
 def _number_as_text(value: object) -> object:
-    """YAML reads `answer: 42` as a number."""
+    """Convert a number to text: YAML reads `answer: 42` as a number."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
@@ -28,7 +28,7 @@ class Message(BaseModel):
 
 
 class ListedTask(BaseModel):
-    """One task: a question or whole messages, its reference answer (a number is taken as text), metadata, kind."""
+    """One task: a question or chat messages, its reference answer (a number becomes text), metadata and kind."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,17 +45,17 @@ class ListedTask(BaseModel):
         return self
 
     def task(self, task_id: str) -> Task:
-        """The task under this id."""
+        """Return the task under this id."""
         messages = [message.model_dump() for message in self.messages]
         messages = messages or [{"role": "user", "content": self.question}]
         return Task(task_id, messages, self.answer, self.metadata, raw=self, kind=self.kind)
 
 
 class ListSource(Source, name="list"):
-    """Gives the listed tasks, `num_tasks` a round (all where it is None), from the beginning again after the last.
+    """Provides the listed tasks, `num_tasks` per round (None: all), starting over after the last.
 
-    In the order written, or, with `shuffle`, in a new order each time through. The key of a task is its place. An
-    evaluation asks `eval_tasks`, whose keys are `eval-<place>`.
+    Tasks come in the order written, or with `shuffle` in a new order per epoch. The key of a task is its position in
+    the list. An evaluation uses `eval_tasks`, with keys `eval-<position>`.
     """
 
     tasks: list[ListedTask] = Field(min_length=1)
@@ -72,7 +72,7 @@ class ListSource(Source, name="list"):
         return self
 
     def run(self, *, rng: np.random.Generator, round: int) -> Tasks:
-        """The tasks of one round."""
+        """Return the tasks of one round."""
         prefix, listed = (EVAL_KEY_PREFIX, self.eval_tasks) if self._evaluating else ("", self.tasks)
         size = len(listed)
         num_tasks = self.num_tasks or size
@@ -83,17 +83,17 @@ class ListSource(Source, name="list"):
         return as_rows([listed[row].task(self.task_id(f"{prefix}{row}")) for row in rows])
 
     def resolve(self, task_id: str) -> Task:
-        """The task of an id; raises `DataError` for one that is not listed."""
+        """Return the task of an id; raises `DataError` for a task that is not listed."""
         node = self.place.node
         held_out = task_id.startswith(f"{node}/{EVAL_KEY_PREFIX}")
         prefix, listed = (EVAL_KEY_PREFIX, self.eval_tasks) if held_out else ("", self.tasks)
         return listed[row_of(task_id, node=node, size=len(listed), prefix=prefix)].task(task_id)
 
     def evaluated(self, how: Evaluation) -> Self:
-        """This source as it gives `eval_tasks`, at most all."""
+        """Return a copy that provides `eval_tasks`, at most all."""
         if not self.eval_tasks:
             raise ParamError(f"{self.type_name}: has no tasks to evaluate on; list eval_tasks")
-        wanted = how.num_tasks or self.num_tasks or len(self.eval_tasks)
-        copy = self.model_copy(update={"num_tasks": min(wanted, len(self.eval_tasks))})
+        num_tasks = how.num_tasks or self.num_tasks or len(self.eval_tasks)
+        copy = self.model_copy(update={"num_tasks": min(num_tasks, len(self.eval_tasks))})
         copy._evaluating = True
         return copy

@@ -1,4 +1,4 @@
-"""`source.mix`: several sources in one, drawn by weight and, along a curriculum, by level."""
+"""`source.mix`: several sources in one, sampled by weight and, for a curriculum, by level."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -20,7 +20,7 @@ from genrl_graph.seeds import substream
 
 
 class MixMember(BaseModel):
-    """One source of a mix: its type and params, its share of the tasks, the level from which on it is drawn."""
+    """One source of a mix: its type and params, its weight, and the lowest level at which it is sampled."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,11 +33,11 @@ class MixMember(BaseModel):
 
     @property
     def source(self) -> Source:
-        """The source, placed nowhere."""
+        """The member's source, not yet placed in a graph."""
         return self._source
 
-    def built(self, source: Source) -> "MixMember":
-        """This member with its source, and the params that the source has."""
+    def with_source(self, source: Source) -> "MixMember":
+        """Return this member with its source and that source's params."""
         params = {name: value for name, value in source.plain_params().items() if name not in SET_BY_MIX}
         copy = self.model_copy(update={"params": params})
         copy._source = source
@@ -45,7 +45,7 @@ class MixMember(BaseModel):
 
 
 def _without_folders(members: dict[str, Any]) -> dict[str, Any]:
-    """Members as written, in which data files are named without the folders that they lie in."""
+    """Return the members with absolute paths of data files reduced to the file names."""
     fields = {name: source_fields(member["type"]) for name, member in members.items()}
     return {
         name: member | {"params": without_folders(fields[name], member.get("params", {}))}
@@ -54,36 +54,36 @@ def _without_folders(members: dict[str, Any]) -> dict[str, Any]:
 
 
 class Mix(Source, name="mix"):
-    """Gives `num_tasks` tasks a round, from each member as many as a draw by weight says.
+    """Provides `num_tasks` tasks per round; a multinomial draw by weight decides the number from each member.
 
-    They are drawn from the `num_tasks` tasks that the member itself would give in that round, so none comes twice in
-    a round or earlier than a member comes round to it again. Members whose `level` is above the level read are left
-    out. Ids are `<mix>/<member>/<key of the member>`. An evaluation asks held-out tasks of all members, as many of
-    each as its weight says, at whatever level.
+    A member's tasks are sampled from the `num_tasks` tasks that it would provide in that round by itself, so a task
+    repeats only when the member repeats it. Members with a `level` above the input `level` are left out. Ids are
+    `<mix>/<member>/<key of the member>`. An evaluation uses held-out tasks of all members at any level, in proportion
+    to their weights.
     """
 
     num_tasks: int = Field(8, ge=1)
     members: Annotated[dict[str, MixMember], Portable(_without_folders)] = Field(min_length=1)
 
     _evaluating: bool = PrivateAttr(default=False)
-    _others: Mapping[str, Source] = PrivateAttr(default_factory=dict)
+    _replacements: Mapping[str, Source] = PrivateAttr(default_factory=dict)
 
     @field_validator("members")
     @classmethod
     def _built(cls, members: dict[str, MixMember], info: ValidationInfo) -> dict[str, MixMember]:
         problems, built = [], {}
         for name, member in members.items():
-            source, found = member_source(name, member.type, member.params, info)
-            problems += found
+            source, member_problems = member_source(name, member.type, member.params, info)
+            problems += member_problems
             if source is not None:
-                built[name] = member.built(source)
+                built[name] = member.with_source(source)
         raise_problems(problems)
         if min(member.level for member in members.values()) > 0:
             raise ValueError("no member has level 0, so a round at level 0 has no tasks; lower one")
         return built
 
     def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:
-        """Levels without a level to compare them with do nothing."""
+        """Report members with a level if no input `level` is wired: their levels would have no effect."""
         levels = [name for name, member in self.members.items() if member.level > 0]
         if levels and "level" not in inputs:
             yield f"members.{levels[0]} has a level, but no input `level` is read; carry a carry.level and read it"
@@ -99,18 +99,18 @@ class Mix(Source, name="mix"):
                 source.prepare()
 
     def run(self, level: Level | None = None, *, rng: np.random.Generator, round: int) -> Tasks:
-        """The tasks of one round, member after member."""
+        """Return the tasks of one round, one member after the other."""
         sources = self._sources()
         counts = dict.fromkeys(sources) if self._evaluating else self._counts(level, rng, round)
-        given = []
+        frames = []
         for name, count in counts.items():
             with named(f"members.{name}"):
                 tasks = _run(sources[name], substream(rng, "member", name), round)
-            given.append(tasks if count is None else _some(tasks, count, substream(rng, "of", name, round)))
-        return Tasks.concat(given)
+            frames.append(tasks if count is None else _sample(tasks, count, substream(rng, "of", name, round)))
+        return Tasks.concat(frames)
 
     def resolve(self, task_id: str) -> Task:
-        """The task of an id, from its member; raises `DataError` where there is no such member or task."""
+        """Return the task of an id from its member; raises `DataError` for an unknown member or task."""
         node = self.place.node
         name, _, key = task_id.removeprefix(f"{node}/").partition("/")
         if not task_id.startswith(f"{node}/") or name not in self.members or not key:
@@ -120,7 +120,7 @@ class Mix(Source, name="mix"):
         return replace(task, kind=task.kind or name)
 
     def evaluated(self, how: Evaluation) -> Self:
-        """This source as its members give held-out tasks; raises `ParamError` naming one that has none."""
+        """Return a copy whose members provide held-out tasks; raises `ParamError` for a member without any."""
         shares = self._shares(how.num_tasks or self.num_tasks)
         sources = {}
         for name, source in self._sources().items():
@@ -133,32 +133,32 @@ class Mix(Source, name="mix"):
         return copy
 
     def dry(self) -> Node:
-        """The same mix of what stands in for its members."""
+        """Return the same mix of its members' stand-ins for a dry run."""
         stand_ins = {name: source.dry() for name, source in self._sources().items()}
         return self._with({name: node for name, node in stand_ins.items() if isinstance(node, Source)})
 
     def _with(self, sources: Mapping[str, Source]) -> Self:
         copy = self.model_copy()
-        copy._others = sources
+        copy._replacements = sources
         return copy
 
     def _sources(self) -> dict[str, Source]:
         place = self.place
-        sources = self._others or {name: member.source for name, member in self.members.items()}
+        sources = self._replacements or {name: member.source for name, member in self.members.items()}
         return {
             name: source.placed(Place(f"{place.node}/{name}", place.stage, place.protocol))
             for name, source in sources.items()
         }
 
     def _counts(self, level: Level | None, rng: np.random.Generator, round: int) -> dict[str, int]:
-        """How many tasks each member gives: a multinomial draw by weight."""
-        drawn = {n: m.weight for n, m in self.members.items() if level is None or m.level <= level.value}
-        weights = np.array(list(drawn.values()))
+        """Draw the number of tasks of each member from a multinomial distribution over the weights."""
+        active = {n: m.weight for n, m in self.members.items() if level is None or m.level <= level.value}
+        weights = np.array(list(active.values()))
         counts = substream(rng, "mix", round).multinomial(self.num_tasks, weights / weights.sum())
-        return {name: int(count) for name, count in zip(drawn, counts, strict=True) if count}
+        return {name: int(count) for name, count in zip(active, counts, strict=True) if count}
 
     def _shares(self, total: int) -> dict[str, int]:
-        """The total parted by weight, what is left over to the largest remainders."""
+        """Split `total` by weight; the largest remainders get the tasks left over."""
         weights = np.array([member.weight for member in self.members.values()])
         exact = total * weights / weights.sum()
         shares = np.floor(exact).astype(int)
@@ -168,12 +168,12 @@ class Mix(Source, name="mix"):
 
 def _run(source: Source, rng: np.random.Generator, round: int) -> Tasks:
     resources = {"rng": rng, "round": round}
-    wanted = {name: resources[name] for name in source.signature.resources}
-    tasks: Tasks = source.run(**wanted)  # type: ignore[attr-defined]  # the contract was read at definition
+    kwargs = {name: resources[name] for name in source.signature.resources}
+    tasks: Tasks = source.run(**kwargs)  # type: ignore[attr-defined]  # `member_source` checked the signature
     return tasks
 
 
-def _some(tasks: Tasks, count: int, rng: np.random.Generator) -> Tasks:
+def _sample(tasks: Tasks, count: int, rng: np.random.Generator) -> Tasks:
     if len(tasks) < count:
         raise DataError(f"gave {len(tasks)} tasks where {count} are drawn from it")
     return tasks.take(np.sort(rng.permutation(len(tasks))[:count]))

@@ -1,4 +1,4 @@
-"""`source.reasoning_gym`: procedural tasks with a verifier each, from reasoning-gym."""
+"""`source.reasoning_gym`: procedurally generated, verifiable tasks from reasoning-gym."""
 
 import json
 import re
@@ -20,23 +20,23 @@ from genrl_graph.nodes.source.data.load_table import file_state
 from genrl_graph.seeds import digest, substream
 
 _KEY = re.compile(r"(?P<label>[a-z0-9_]+(@[0-9a-f]{8})?)-(?P<seed>0|[1-9][0-9]{0,9})-(?P<index>0|[1-9][0-9]{0,9})")
-SEEDS = 2**31  # some data sets add the index to the seed and give numpy the sum, below 2**32
+SEEDS = 2**31  # some data sets seed numpy with seed + index, which must stay below 2**32
 TRAINING_SEEDS = 2**30
 EVAL_SEEDS = TRAINING_SEEDS + 2**29
-MOST_ENTRIES = 2**28
+MAX_ENTRIES = 2**28
 
 
 class ReasoningGym(Source, name="reasoning_gym"):
-    """Gives `num_tasks` new entries a round of one reasoning-gym data set; `params` is its config.
+    """Provides `num_tasks` new entries of a reasoning-gym data set per round.
 
-    Or of a composite that stands in a YAML file of reasoning-gym's own, `config`, whose seeds are ignored. Task i of
-    round r is the entry at r * num_tasks + i. A data set has `size` entries a seed (500, unless its params say
-    otherwise), then the source draws the next seed. Keys are `<dataset>-<seed>-<index>`, so any peer makes any task
-    again; those of a file are `composite@<hash of its content>-<seed>-<index>`. Raises `DataError` for a data set or
-    config that reasoning-gym does not know.
+    The data set is `dataset` with the config `params`, or a composite in reasoning-gym's own YAML format, the file
+    `config`, whose seeds are ignored. Task i of round r is entry r * num_tasks + i. A data set has `size` entries per
+    seed (500, unless its params set another size); then the source draws the next seed. Keys are
+    `<dataset>-<seed>-<index>`, so any peer can generate any task again; for a composite file they are
+    `composite@<hash of its content>-<seed>-<index>`. Raises `DataError` for an unknown data set or an invalid config.
 
-    Entry i of seed s is often entry i - 1 of seed s + 1. So seeds of training lie below 2**30, those of evaluation
-    from 2**30 + 2**29 to 2**31, and no seed gives more than 2**28 entries: seed + index of the two never meet.
+    In many data sets entry i of seed s equals entry i - 1 of seed s + 1. Training seeds therefore lie below 2**30,
+    evaluation seeds from 2**30 + 2**29 to 2**31, and a seed gives at most 2**28 entries: seed + index never coincide.
     """
 
     dataset: str | None = Field(None, min_length=1)
@@ -68,20 +68,20 @@ class ReasoningGym(Source, name="reasoning_gym"):
         return self
 
     def prepare(self) -> None:
-        """Make the data set; raises `DataError` where reasoning-gym does not know it or its config."""
-        data_set_size(*self._made_of[:2])
+        """Make the data set; raises `DataError` if reasoning-gym does not know it or refuses its config."""
+        data_set_size(*self._identity[:2])
 
     def run(self, *, rng: np.random.Generator, round: int) -> Tasks:
-        """The tasks of one round."""
-        dataset, config, _ = self._made_of
-        size = min(data_set_size(dataset, config), MOST_ENTRIES)
+        """Return the tasks of one round."""
+        dataset, config, _ = self._identity
+        size = min(data_set_size(dataset, config), MAX_ENTRIES)
         first = round * self.num_tasks
         places = [divmod(position, size) for position in range(first, first + self.num_tasks)]
         return as_rows([self._task(self._seed(rng, epoch), index) for epoch, index in places])
 
     def resolve(self, task_id: str) -> Task:
-        """The task of an id, of whatever seed; raises `DataError` for another data set or an impossible id."""
-        node, label = self.place.node, self._made_of[2]
+        """Return the task of an id, with any seed; raises `DataError` for another data set or an invalid id."""
+        node, label = self.place.node, self._identity[2]
         key = _KEY.fullmatch(task_id.removeprefix(f"{node}/")) if task_id.startswith(f"{node}/") else None
         if key is None or key["label"] != label or int(key["seed"]) >= SEEDS:
             form = f"{node}/{label}-<seed>-<index>"
@@ -89,14 +89,14 @@ class ReasoningGym(Source, name="reasoning_gym"):
         return self._task(int(key["seed"]), int(key["index"]))
 
     def evaluated(self, how: Evaluation) -> Self:
-        """This source as it gives entries of seeds that training never draws."""
+        """Return a copy that uses seeds which training never draws."""
         copy = self.model_copy(update={"num_tasks": how.num_tasks or self.num_tasks})
         copy._evaluating = True
         return copy
 
     @property
-    def _made_of(self) -> tuple[str, str, str]:
-        """The data set, its config as JSON, and what stands for both in keys."""
+    def _identity(self) -> tuple[str, str, str]:
+        """The data set, its config as JSON, and the label of both in task keys."""
         if self.dataset is not None:
             return self.dataset, json.dumps(self.params, sort_keys=True), self.dataset
         assert self.config is not None, "the validator wants one of the two"
@@ -104,16 +104,16 @@ class ReasoningGym(Source, name="reasoning_gym"):
         return "composite", config, f"composite@{digest((config,), size=4)}"
 
     def _task(self, seed: int, index: int) -> Task:
-        dataset, config, label = self._made_of
-        made = make_entry(dataset, config, seed, index)
-        metadata = {"source_dataset": dataset} | dict(made.entry.get("metadata", {}))
-        answer = made.entry["answer"]
+        dataset, config, label = self._identity
+        generated = make_entry(dataset, config, seed, index)
+        metadata = {"source_dataset": dataset} | dict(generated.entry.get("metadata", {}))
+        answer = generated.entry["answer"]
         return Task(
             self.task_id(f"{label}-{seed}-{index}"),
-            [{"role": "user", "content": made.entry["question"]}],
+            [{"role": "user", "content": generated.entry["question"]}],
             "" if answer is None else str(answer),
             plain(metadata),
-            raw=made,
+            raw=generated,
             kind=str(metadata["source_dataset"]),
         )
 

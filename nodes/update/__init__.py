@@ -1,1 +1,1 @@
-"""Updates: optimiser steps on credited rows, and carried values that follow the rewards."""
+"""Update nodes: optimiser steps on credited rows, and other carried values that change from round to round."""

@@ -1,4 +1,4 @@
-"""`carry.baselines` and `update.baselines`: what a role earns on average, remembered from round to round."""
+"""`carry.baselines` and `update.baselines`: running mean outcome of each role, carried from round to round."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from genrl_graph.seeds import digest
 
 
 class Baselines(Carried):
-    """A running mean a role, 0 for one that was never seen. An update gives new ones."""
+    """Running mean outcome per role, 0 for a role without outcomes. An update returns a new object."""
 
     mutable = False
 
@@ -26,7 +26,7 @@ class Baselines(Carried):
         self.means = dict(means or {})
 
     def of(self, role: str) -> float:
-        """The mean of a role."""
+        """Return the mean of a role."""
         return self.means.get(role, 0.0)
 
     def save(self, folder: Path) -> None:
@@ -34,7 +34,7 @@ class Baselines(Carried):
         (folder / "baselines.json").write_text(json.dumps(self.means, sort_keys=True))
 
     def load(self, folder: Path) -> None:
-        """Become the baselines in `folder`; raises `StoreError` where there are none."""
+        """Load the baselines in `folder`; raises `StoreError` if it holds none."""
         file = folder / "baselines.json"
         try:
             self.means = {str(role): float(value) for role, value in json.loads(file.read_text()).items()}
@@ -47,24 +47,24 @@ class Baselines(Carried):
 
 
 class BaselinesCarry(Carry, name="baselines"):
-    """Running means that are all 0 at first."""
+    """Running means per role, all 0 in the first round."""
 
     def init(self, name: str, *, seed: int) -> Baselines:
-        """The baselines of the first round."""
+        """Return the empty baselines of the first round."""
         return Baselines()
 
 
 class TrackBaselines(Update, name="baselines"):
     """Moves the baseline of each role towards the outcomes of its trajectories: b = decay b + (1 - decay) R.
 
-    In the order of the rows, as role-conditioned advantage estimation has it (arXiv 2506.24119). A role is the seat
-    of a game, or the node of other rows; trajectories that could not be judged are passed over.
+    Outcomes are applied in row order, as in role-conditioned advantage estimation (arXiv 2506.24119). A role is the
+    seat in a game, or the node for rows that are not game steps. Trajectories that could not be judged are skipped.
     """
 
-    decay: float = Field(0.95, ge=0, lt=1, description="how much of the old baseline an outcome leaves")
+    decay: float = Field(0.95, ge=0, lt=1, description="weight of the old baseline when an outcome is added")
 
     def run(self, baselines: Baselines, scored: list[Scored[Frame]], *, log: Log) -> Baselines:
-        """The baselines of the next round."""
+        """Return the baselines of the next round."""
         means = dict(baselines.means)
         for rows in scored:
             ending = endings(rows)

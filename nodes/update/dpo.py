@@ -1,4 +1,4 @@
-"""`update.dpo`: learning from pairs of rollouts of one prompt, by TRL's DPOTrainer."""
+"""`update.dpo`: train on preference pairs of rollouts of one prompt with TRL's DPOTrainer."""
 
 from typing import Literal
 
@@ -18,22 +18,22 @@ SMOOTHED = ("robust", "exo_pair")
 
 
 class Dpo(TrlUpdate, name="dpo"):
-    """Prefer the better of two rollouts of a group by its reward, close to a reference (DPO, arXiv 2305.18290).
+    """Direct preference optimisation (DPO, arXiv 2305.18290) on pairs of a group's rollouts with different rewards.
 
-    The reference is the policy wired as `reference`, or else this policy as it was before the first step; its
-    log-probs are taken beforehand. Rows of other peers that another tokenizer made are tokenised again. Rows without
-    a finite reward, that failed, hold no sampled token or come from another tokenizer, and those of other peers that
-    this policy cannot hold, are left out and counted; so are groups without a pair.
+    The reference is the policy wired as `reference`, or else this policy before the first step; its log-probs are
+    computed before training. Other peers' rows of another tokenizer are tokenised again. Left out and counted are
+    rows without a finite reward, failed rows, rows without a sampled token, own rows of another tokenizer, other peers'
+    rows that do not fit this policy, and groups without a pair.
     """
 
     learning_rate: float = Field(1e-6, gt=0)
-    batch_size: int = Field(16, ge=1, description="pairs of an optimiser step, drawn anew in each epoch")
-    pairs: PairRule = Field("best_worst", description="one pair a group, or every pair of different rewards")
-    min_margin: float = Field(0.0, ge=0, description="the least difference of rewards that makes a pair")
-    beta: float = Field(0.1, gt=0, description="how much leaving the reference costs")
-    loss_type: PreferenceLoss = Field("sigmoid", description="those of TRL's DPOConfig that judge pair by pair")
+    batch_size: int = Field(16, ge=1, description="pairs per optimiser step, reshuffled in each epoch")
+    pairs: PairRule = Field("best_worst", description="one pair per group, or every pair of different rewards")
+    min_margin: float = Field(0.0, ge=0, description="least reward difference of a pair")
+    beta: float = Field(0.1, gt=0, description="strength of the pull towards the reference")
+    loss_type: PreferenceLoss = Field("sigmoid", description="a loss of TRL's DPOConfig that is defined per pair")
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description=f"share of pairs taken to be the wrong way round; serves {', '.join(SMOOTHED)}"
+        0.0, ge=0, lt=0.5, description=f"assumed share of flipped pairs; serves {', '.join(SMOOTHED)}"
     )
 
     @model_validator(mode="after")
@@ -58,11 +58,11 @@ class Dpo(TrlUpdate, name="dpo"):
         peer: str,
         round: int = 0,
     ) -> TextPolicy:
-        """The policy after `epochs` passes; logs the pairs trained on (ids, digest of the prompt ids)."""
+        """Return the policy after `epochs` passes; log the pairs trained on (ids, digest of the prompt ids)."""
         if not self.is_due(round):
             return policy
-        from genrl_graph.nodes.update.trl.trl_dpo import prefer
+        from genrl_graph.nodes.update.trl.trl_dpo import train_dpo
 
-        judge = policy if reference is None else reference
-        prefer(self, policy, judge, Rollouts.concat(scored), rng=rng, log=log, peer=peer)
+        reference = policy if reference is None else reference
+        train_dpo(self, policy, reference, Rollouts.concat(scored), rng=rng, log=log, peer=peer)
         return policy

@@ -1,4 +1,4 @@
-"""`update.dqn`: values of actions, learned from a replay buffer."""
+"""`update.dqn`: Q-learning from a replay buffer."""
 
 import numpy as np
 from pydantic import Field
@@ -10,26 +10,26 @@ from genrl_graph.nodes.update.steps.actor_update import ActorUpdate
 
 
 class Dqn(ActorUpdate, name="dqn"):
-    """Deep Q-learning (doi:10.1038/nature14236) on transitions drawn from a replay buffer, with the Huber loss.
+    """Deep Q-learning (doi:10.1038/nature14236) on transitions sampled from a replay buffer, with the Huber loss.
 
-    `double` lets the network choose the next action and the target judge it (arXiv 1509.06461). The target becomes
-    the network in every `target_every`-th optimiser step. A round takes `steps_per_row` steps for each transition
-    that it added, none while the buffer holds fewer than `start_size`.
+    With `double` the network chooses the next action and the target network evaluates it (arXiv 1509.06461). The
+    target network copies the network after every `target_every`-th optimiser step. A round takes `steps_per_row` steps
+    per transition added in it, and none while the buffer holds fewer than `start_size` transitions.
     """
 
     learning_rate: float = Field(1e-3, gt=0)
     max_grad_norm: float = Field(10.0, gt=0)
     gamma: float = Field(0.99, ge=0, le=1, description="discount of a step")
     double: bool = True
-    batch_size: int = Field(64, ge=1, description="transitions of an optimiser step")
-    steps_per_row: float = Field(0.5, gt=0, description="optimiser steps for each new transition")
+    batch_size: int = Field(64, ge=1, description="transitions per optimiser step")
+    steps_per_row: float = Field(0.5, gt=0, description="optimiser steps per new transition")
     start_size: int = Field(1000, ge=1, description="transitions in the buffer before the first step")
-    target_every: int = Field(250, ge=1, description="optimiser steps from one target to the next")
+    target_every: int = Field(250, ge=1, description="optimiser steps between two copies into the target network")
 
     def run(
         self, policy: QNetwork, replay: ReplayBuffer, *, rng: np.random.Generator, log: Log, round: int
     ) -> QNetwork:
-        """The policy after its steps."""
+        """Return the policy after its optimiser steps."""
         if self.is_due(round) and len(replay) >= self.start_size:
             from genrl_graph.nodes.update.steps.dqn_training import train_dqn
 

@@ -1,4 +1,4 @@
-"""`update.grpo`: group-relative policy optimisation and its relatives, on any number of inputs."""
+"""`update.grpo`: group-relative policy optimisation and related losses, on any number of inputs."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -18,27 +18,26 @@ from genrl_graph.nodes.update.steps.schedules import Decay, rate_factor
 
 
 class Grpo(PacedUpdate, name="grpo"):
-    """Train a policy on rollouts with advantages, by any of the losses of the GRPO family (arXiv 2402.03300 and later).
+    """Train a policy on credited rollouts with a loss of the GRPO family (arXiv 2402.03300 and later).
 
-    Rollouts that this very version sampled are on-policy: their ratio is 1. Once the policy has moved, the old
-    log-probs are the sampler's; those of other peers' rollouts are the own policy's, from before the first step, so
-    all that `importance` and the bounds act on is how far these steps have moved it. Other peers' rollouts that
-    another tokenizer made are tokenised again. Left out and counted are rows without a finite advantage, of another
-    tokenizer, and those of other peers that this policy cannot hold; groups without variance count in the loss but
-    cost no forward pass.
+    The importance ratio is 1 for rollouts that the current version sampled. For the policy's own older rollouts the
+    old log-probs are the sampler's; for other peers' rollouts they are this policy's, from before the first step of
+    this update. Other peers' rollouts of another tokenizer are tokenised again. Left out and counted are rows without a
+    finite advantage, own rows of another tokenizer, and other peers' rows that do not fit this policy. Zero-variance
+    groups count in the means of the loss, but need no forward pass.
     """
 
     renamed_inputs = {"scored": "credited"}
 
     loss_type: LossType = Field(
-        "dapo", description="the loss; `genrl_graph.nodes.update.steps.losses` has them in a table"
+        "dapo", description="the loss; table of all losses in `genrl_graph.nodes.update.steps.losses`"
     )
     importance: Importance | None = Field(
-        None, description="importance ratio: sequence is GSPO; by default token, and sequence for luspo"
+        None, description="importance ratio per token or per sequence (GSPO); default: token, for luspo sequence"
     )
     epsilon_low: float = 0.2
     epsilon_high: float = 0.28
-    delta: float | None = Field(None, description="upper bound of the ratio where the advantage is negative")
+    delta: float | None = Field(None, description="upper bound of the ratio for negative advantages")
     beta: float = Field(0.0, ge=0, description="weight of the KL to the policy wired as `reference`")
     unbiased_kl: bool = True
     cispo_max_ratio: float = 5.0
@@ -53,10 +52,12 @@ class Grpo(PacedUpdate, name="grpo"):
     warmup_steps: int = Field(0, ge=0)
     decay_steps: int = Field(0, ge=0, description="optimiser steps after the warm-up until the rate is 0")
     epochs: int = Field(1, ge=1, description="passes over the rows of a round")
-    steps: Literal["joint", "per_input"] = Field("joint", description="one step on all inputs, or one on each in order")
-    minibatches: int = Field(1, ge=1, description="optimiser steps per epoch and input; whole groups each")
+    steps: Literal["joint", "per_input"] = Field(
+        "joint", description="train on all inputs together, or on each input in order"
+    )
+    minibatches: int = Field(1, ge=1, description="optimiser steps per epoch and input; groups are never split")
     max_batch_tokens: int = Field(8192, ge=1, description="tokens of a micro-batch, padding included")
-    max_completion_tokens: int = Field(256, ge=1, description="token budget by which dr_grpo divides")
+    max_completion_tokens: int = Field(256, ge=1, description="token budget that dr_grpo divides by")
     max_grad_norm: float = Field(1.0, gt=0)
 
     @model_validator(mode="after")
@@ -70,7 +71,7 @@ class Grpo(PacedUpdate, name="grpo"):
         return self
 
     def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:
-        """A KL needs a reference, and a reference a KL."""
+        """Report a KL weight without a reference policy, and a reference without a KL weight."""
         if self.beta > 0 and "reference" not in inputs:
             yield f"beta is {self.beta:g}, but no `reference` is wired; wire a frozen policy or set beta to 0"
         if self.beta == 0 and "reference" in inputs:
@@ -87,7 +88,7 @@ class Grpo(PacedUpdate, name="grpo"):
         peer: str,
         round: int = 0,
     ) -> TextPolicy:
-        """The policy after `epochs` passes; logs the rows trained on (id, ratio, digest of the prompt ids)."""
+        """Return the policy after `epochs` passes; log the rows trained on (id, ratio, digest of the prompt ids)."""
         if not self.is_due(round):
             return policy
         from genrl_graph.nodes.update.steps.training import Trainer
@@ -98,12 +99,12 @@ class Grpo(PacedUpdate, name="grpo"):
         return policy
 
     def learning_rate_at(self, step: int) -> float:
-        """The rate of the optimiser step number `step`, from 0."""
+        """Return the learning rate of optimiser step `step`, counted from 0."""
         factor = rate_factor(step, decay=self.decay, warmup_steps=self.warmup_steps, decay_steps=self.decay_steps)
         return self.learning_rate * factor
 
     def loss_config(self) -> LossConfig:
-        """The loss and its constants; raises `ParamError` for values that cannot work."""
-        given = {field.name: getattr(self, field.name) for field in fields(LossConfig)}
-        natural: Importance = "sequence" if self.loss_type == "luspo" else "token"
-        return LossConfig(**given | {"importance": self.importance or natural})
+        """Return the loss and its constants; raises `ParamError` for invalid values."""
+        params = {field.name: getattr(self, field.name) for field in fields(LossConfig)}
+        default: Importance = "sequence" if self.loss_type == "luspo" else "token"
+        return LossConfig(**params | {"importance": self.importance or default})

@@ -1,4 +1,4 @@
-"""`carry.level` and `update.level`: how hard the tasks are, raised as the rewards allow."""
+"""`carry.level` and `update.level`: difficulty of the tasks, raised and lowered by the mean reward."""
 
 import json
 from pathlib import Path
@@ -17,15 +17,15 @@ from genrl_graph.seeds import digest
 
 
 class Level(Carried):
-    """A level of difficulty, from 0 to `highest` (None: without end). An update gives a new one."""
+    """A difficulty level from 0 to `highest` (None: unbounded). An update returns a new object."""
 
     mutable = False
 
     def __init__(self, value: int, highest: int | None = None) -> None:
         self.value, self.highest = value, highest
 
-    def moved(self, by: int) -> "Level":
-        """The level so much higher, or the next that there is."""
+    def shifted(self, by: int) -> "Level":
+        """Return the level shifted by `by`, clamped to 0..`highest`."""
         value = max(self.value + by, 0)
         return Level(value if self.highest is None else min(value, self.highest), self.highest)
 
@@ -34,7 +34,7 @@ class Level(Carried):
         (folder / "level.json").write_text(json.dumps({"value": self.value, "highest": self.highest}))
 
     def load(self, folder: Path) -> None:
-        """Become the level in `folder`; raises `StoreError` where there is none."""
+        """Load the level in `folder`; raises `StoreError` if it holds none."""
         file = folder / "level.json"
         try:
             saved = json.loads(file.read_text())
@@ -43,12 +43,12 @@ class Level(Carried):
             raise StoreError(f"{file}: holds no level: {error}") from error
 
     def digest(self) -> str:
-        """Hex digest of value and limit."""
+        """Hex digest of the value and of `highest`."""
         return digest(("level", self.value, "" if self.highest is None else self.highest))
 
 
 class LevelCarry(Carry, name="level"):
-    """A level that starts at `start` and never exceeds `highest`."""
+    """A difficulty level that starts at `start` and never exceeds `highest`."""
 
     start: int = Field(0, ge=0)
     highest: int | None = Field(None, ge=0)
@@ -60,15 +60,15 @@ class LevelCarry(Carry, name="level"):
         return self
 
     def init(self, name: str, *, seed: int) -> Level:
-        """The level of the first round."""
+        """Return the level of the first round."""
         return Level(self.start, self.highest)
 
 
 class RaiseLevel(Update, name="level"):
-    """Raises the level by 1 after a round whose mean reward is at least `raise_at`, lowers it below `lower_at`.
+    """Raises the level by 1 if the round's mean reward is at least `raise_at`, lowers it by 1 below `lower_at`.
 
-    The mean is over the judged rows of all inputs together; of the term `term`, where one is named, in place of the
-    reward. Without judged rows the level stays. Every peer has its own level.
+    The mean is over the judged rows of all inputs; with `term` it is that of the reward term instead of the reward.
+    Without judged rows the level stays the same. Every peer has its own level.
     """
 
     raise_at: float
@@ -82,12 +82,12 @@ class RaiseLevel(Update, name="level"):
         return self
 
     def run(self, level: Level, scored: list[Scored[Frame]], *, log: Log) -> Level:
-        """The level of the next round."""
+        """Return the level of the next round."""
         column = "reward" if self.term is None else f"reward_{self.term}"
         values = np.concatenate([np.empty(0), *(rows.numpy(column) for rows in scored)])
         judged = values[np.isfinite(values)]
         by = self._step(float(judged.mean())) if len(judged) else 0
-        after = level.moved(by)
+        after = level.shifted(by)
         log.metric("level", after.value)
         return after
 

@@ -11,18 +11,18 @@ from genrl_graph.nodes.update.steps.actor_update import ActorUpdate
 
 
 class Reinforce(ActorUpdate, name="reinforce"):
-    """REINFORCE (doi:10.1007/BF00992696): one step along the gradient of log-prob times advantage, plus entropy.
+    """REINFORCE (doi:10.1007/BF00992696): the gradient of log-prob times advantage, plus an entropy bonus.
 
-    What the advantage is, a return-to-go or an outcome against the baseline of a role, is wired. Every row is trained
-    on once, in `minibatches` steps; only the first of them is on-policy. The critic stays as it is. Rows without a
-    finite advantage are left out and counted.
+    The wired node decides the advantage, such as a return-to-go or an outcome minus its role's baseline. Every row is
+    trained on once, in `minibatches` steps; only the first step is on-policy. The critic is not trained. Rows without
+    a finite advantage are left out and counted.
     """
 
     renamed_inputs = {"scored": "credited"}
 
     entropy_coef: float = Field(0.0, ge=0, description="weight of the entropy bonus")
-    minibatches: int = Field(1, ge=1, description="optimiser steps of a round")
-    normalize: bool = Field(False, description="advantages of a step to mean 0 and deviation 1")
+    minibatches: int = Field(1, ge=1, description="optimiser steps per round")
+    normalize: bool = Field(False, description="scale the advantages of a step to mean 0 and deviation 1")
 
     def run(
         self,
@@ -34,7 +34,7 @@ class Reinforce(ActorUpdate, name="reinforce"):
         round: int,
         peer: str,
     ) -> ActorCritic:
-        """The policy after its steps; logs the rows trained on (id)."""
+        """Return the policy after its optimiser steps; log the rows trained on (id)."""
         if self.is_due(round):
             from genrl_graph.nodes.update.steps.actor_training import train_reinforce
 

@@ -1,4 +1,4 @@
-"""`carry.replay` and `update.replay`: what was seen, done and earned, remembered to be learned from again."""
+"""`carry.replay` and `update.replay`: a replay buffer of transitions for off-policy training."""
 
 import json
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ ARRAYS, STATE = "replay.safetensors", "replay.json"
 
 @dataclass(frozen=True, slots=True)
 class Transitions:
-    """Steps with what came after them, arrays of one length; `mask` are the actions that are legal afterwards.
+    """Transitions as arrays of one length; `following` is the next observation, `mask` its legal actions.
 
-    After a terminal step nothing comes: `following` is 0 and every action is legal.
+    After a terminated step `following` is 0 and every action is legal.
     """
 
     observation: NDArray[np.float32]
@@ -37,76 +37,78 @@ class Transitions:
 
     @classmethod
     def of(cls, rows: Trajectories) -> "Transitions":
-        """Those of whole trajectories, but for last steps that were truncated: what came after them is not known."""
+        """Build the transitions of complete trajectories, without truncated last steps: their successor is unknown."""
         steps = WholeTrajectories.of(rows).rows
-        at, after = steps[:, :-1][steps[:, 1:] >= 0], steps[:, 1:][steps[:, 1:] >= 0]
+        current, following = steps[:, :-1][steps[:, 1:] >= 0], steps[:, 1:][steps[:, 1:] >= 0]
         ends = np.flatnonzero(rows.finish_is("terminated"))
         ends = ends[np.isin(ends, steps)]
-        terminated = np.concatenate([np.zeros(len(at), bool), np.ones(len(ends), bool)])
-        taken = np.concatenate([at, ends])
-        seen, masks = rows.numpy("observation"), rows.numpy("mask")
-        order = np.argsort(taken, kind="stable")
+        terminated = np.concatenate([np.zeros(len(current), bool), np.ones(len(ends), bool)])
+        at = np.concatenate([current, ends])
+        observations, masks = rows.numpy("observation"), rows.numpy("mask")
+        no_observations = np.zeros((len(ends), *observations.shape[1:]), np.float32)
+        all_legal = np.ones((len(ends), masks.shape[1]), np.int8)
+        order = np.argsort(at, kind="stable")
         return cls(
-            seen[taken][order],
-            rows.numpy("action")[taken][order].astype(np.int64),
-            rows.numpy("reward")[taken][order].astype(np.float32),
+            observations[at][order],
+            rows.numpy("action")[at][order].astype(np.int64),
+            rows.numpy("reward")[at][order].astype(np.float32),
             terminated[order],
-            np.concatenate([seen[after], np.zeros((len(ends), *seen.shape[1:]), np.float32)])[order],
-            np.concatenate([masks[after], np.ones((len(ends), masks.shape[1]), np.int8)])[order],
+            np.concatenate([observations[following], no_observations])[order],
+            np.concatenate([masks[following], all_legal])[order],
         )
 
     def __len__(self) -> int:
         return len(self.action)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The arrays by name."""
+        """Return the arrays by name."""
         return {name: getattr(self, name) for name in self.__slots__}
 
     def take(self, at: NDArray[np.int64]) -> "Transitions":
-        """Those at these positions."""
+        """Return the transitions at positions `at`."""
         return Transitions(**{name: array[at] for name, array in self.arrays().items()})
 
 
 class ReplayBuffer(Carried):
-    """The last `capacity` transitions, in a ring; `added` is how many the last update added, `total` all of them."""
+    """A ring of the last `capacity` transitions; `added` counts those of the last `add`, `total` all ever added."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.added = self.total = 0
-        self._held: Transitions | None = None  # arrays of the length of the capacity, once their shapes are known
+        self._ring: Transitions | None = None  # arrays of length `capacity`, allocated by the first `add`
 
     def __len__(self) -> int:
         return min(self.total, self.capacity)
 
     def add(self, transitions: Transitions) -> None:
-        """Put transitions in the places of the oldest; raises `ValueError` where they have other shapes."""
+        """Overwrite the oldest transitions; raises `ValueError` if the shapes differ from those stored."""
         self.added = len(transitions)
-        kept = transitions.take(np.arange(max(0, self.added - self.capacity), self.added))
-        if self._held is None and len(kept):
-            room = {name: np.zeros((self.capacity, *a.shape[1:]), a.dtype) for name, a in kept.arrays().items()}
-            self._held = Transitions(**room)
-        at = (self.total + self.added - len(kept) + np.arange(len(kept))) % self.capacity
-        if self._held is not None:
-            for name, array in self._held.arrays().items():
-                array[at] = getattr(kept, name)
+        newest = transitions.take(np.arange(max(0, self.added - self.capacity), self.added))
+        if self._ring is None and len(newest):
+            empty = {name: np.zeros((self.capacity, *a.shape[1:]), a.dtype) for name, a in newest.arrays().items()}
+            self._ring = Transitions(**empty)
+        at = (self.total + self.added - len(newest) + np.arange(len(newest))) % self.capacity
+        if self._ring is not None:
+            for name, array in self._ring.arrays().items():
+                array[at] = getattr(newest, name)
         self.total += self.added
 
     def sample(self, count: int, rng: np.random.Generator) -> Transitions:
-        """So many transitions, drawn with replacement."""
-        assert self._held is not None, "there is nothing to draw from"
-        return self._held.take(rng.integers(len(self), size=count))
+        """Sample `count` transitions with replacement."""
+        assert self._ring is not None, "the replay buffer is empty"
+        return self._ring.take(rng.integers(len(self), size=count))
 
     def save(self, folder: Path) -> None:
         """Write the transitions and the counts."""
         from safetensors.numpy import save_file
 
-        if self._held is not None:
+        if self._ring is not None:
             save_file({name: np.ascontiguousarray(array) for name, array in self._used().items()}, folder / ARRAYS)
         state = {"capacity": self.capacity, "added": self.added, "total": self.total}
         (folder / STATE).write_text(json.dumps(state) + "\n")
 
     def load(self, folder: Path) -> None:
-        """Become what was saved; raises `StoreError` where there is no buffer of this capacity."""
+        """Load the buffer in `folder`; raises `StoreError` if it holds none of this capacity."""
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
@@ -118,21 +120,21 @@ class ReplayBuffer(Carried):
             raise StoreError(f"{folder}: holds no replay buffer: {type(error).__name__}: {error}") from error
         if capacity != self.capacity:
             raise StoreError(f"{folder}: a replay buffer of {capacity}; this graph wants {self.capacity}")
-        self.added, self.total, self._held = added, total, None
+        self.added, self.total, self._ring = added, total, None
         if saved:
-            held = {name: np.zeros((capacity, *array.shape[1:]), array.dtype) for name, array in saved.items()}
+            ring = {name: np.zeros((capacity, *array.shape[1:]), array.dtype) for name, array in saved.items()}
             for name, array in saved.items():
-                held[name][: len(self)] = array
-            self._held = Transitions(**held)
+                ring[name][: len(self)] = array
+            self._ring = Transitions(**ring)
 
     def digest(self) -> str:
-        """Hex digest of the transitions in their places, and of the counts."""
+        """Hex digest of the ring in storage order and of the counts."""
         arrays = [part for name, array in self._used().items() for part in (name, array.tobytes())]
         return digest(("replay", self.capacity, self.added, self.total, *arrays))
 
     def _used(self) -> dict[str, NDArray[Any]]:
-        held = {} if self._held is None else self._held.arrays()
-        return {name: array[: len(self)] for name, array in held.items()}
+        ring = {} if self._ring is None else self._ring.arrays()
+        return {name: array[: len(self)] for name, array in ring.items()}
 
 
 class ReplayCarry(Carry, name="replay"):
@@ -141,18 +143,18 @@ class ReplayCarry(Carry, name="replay"):
     capacity: int = Field(50_000, ge=1)
 
     def init(self, name: str, *, seed: int) -> ReplayBuffer:
-        """The empty buffer."""
+        """Return the empty buffer of the first round."""
         return ReplayBuffer(self.capacity)
 
 
 class Remember(Update, name="replay"):
-    """Adds the steps of a round to a replay buffer, in place of the oldest.
+    """Adds the transitions of a round to a replay buffer, in place of the oldest.
 
-    Steps of episodes that failed or are not whole any more, and last steps that were truncated, are left out.
+    Steps of failed or incomplete episodes, and truncated last steps, are left out.
     """
 
     def run(self, replay: ReplayBuffer, scored: list[Scored[Trajectories]], *, log: Log) -> ReplayBuffer:
-        """The buffer with the steps."""
+        """Return the buffer with the new transitions."""
         rows = Trajectories.concat(scored)
         replay.add(Transitions.of(rows))
         log.metric("remembered", len(replay))

@@ -1,4 +1,4 @@
-"""`update.sft`: imitation of selected rollouts, by TRL's SFTTrainer."""
+"""`update.sft`: supervised fine-tuning on selected rollouts with TRL's SFTTrainer."""
 
 from typing import Literal
 
@@ -12,15 +12,15 @@ from genrl_graph.nodes.update.trl.trl_update import TrlUpdate
 
 
 class Sft(TrlUpdate, name="sft"):
-    """Make rollouts more likely that a select kept: expert iteration, STaR (arXiv 2203.14465), RAFT (arXiv 2304.06767).
+    """Supervised fine-tuning on selected rollouts: expert iteration, STaR (arXiv 2203.14465), RAFT (arXiv 2304.06767).
 
-    The loss is the mean over the sampled tokens of a step, on the ids that were sampled; only rows of other peers that
-    another tokenizer made are tokenised again. Rows that failed, hold no sampled token or come from another tokenizer,
-    and those of other peers that this policy cannot hold, are left out and counted.
+    The loss is the mean over the sampled tokens of an optimiser step, on the ids that were sampled; only other peers'
+    rows of another tokenizer are tokenised again. Left out and counted are failed rows, rows without a sampled token,
+    own rows of another tokenizer, and other peers' rows that do not fit this policy.
     """
 
     loss_type: Literal["nll", "dft"] = Field(
-        "nll", description="log-likelihood; dft weighs each token by its probability (arXiv 2508.05629)"
+        "nll", description="nll: negative log-likelihood; dft: weighted by the token's probability (arXiv 2508.05629)"
     )
 
     def run(
@@ -33,10 +33,10 @@ class Sft(TrlUpdate, name="sft"):
         peer: str,
         round: int = 0,
     ) -> TextPolicy:
-        """The policy after `epochs` passes; logs the rows trained on (id, digest of the prompt ids)."""
+        """Return the policy after `epochs` passes; log the rows trained on (id, digest of the prompt ids)."""
         if not self.is_due(round):
             return policy
-        from genrl_graph.nodes.update.trl.trl_sft import imitate
+        from genrl_graph.nodes.update.trl.trl_sft import train_sft
 
-        imitate(self, policy, Rollouts.concat(rows), rng=rng, log=log, peer=peer)
+        train_sft(self, policy, Rollouts.concat(rows), rng=rng, log=log, peer=peer)
         return policy

@@ -1,4 +1,4 @@
-"""`carry.snapshots` and `update.snapshot`: a pool of a policy's past selves to play against."""
+"""`carry.snapshots` and `update.snapshot`: a pool of earlier versions of a policy to play against."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ POOL = "snapshots.json"
 
 
 class Snapshots(Carried):
-    """Frozen policies, oldest first. An update gives a new pool."""
+    """Frozen policies, oldest first. An update returns a new pool."""
 
     mutable = False
 
@@ -26,14 +26,14 @@ class Snapshots(Carried):
         self.members = tuple(members)
 
     def save(self, folder: Path) -> None:
-        """Write every member into a folder of its own."""
+        """Write every member into its own sub-folder of `folder`."""
         for at, member in enumerate(self.members):
             (folder / str(at)).mkdir()
             member.save(folder / str(at))
         (folder / POOL).write_text(json.dumps({"members": len(self.members)}) + "\n")
 
     def load(self, folder: Path) -> None:
-        """Become the pool in `folder`; raises `StoreError` where there is none."""
+        """Load the pool in `folder`; raises `StoreError` if it holds none."""
         from genrl_graph.nodes.policy.compute.network_handle import load_frozen
 
         try:
@@ -43,26 +43,26 @@ class Snapshots(Carried):
         self.members = tuple(load_frozen(folder / str(at)) for at in range(count))
 
     def digest(self) -> str:
-        """Hex digest of the members in their order."""
+        """Hex digest of the members in order."""
         return digest(("snapshots", *(part for member in self.members for part in (member.name, member.digest()))))
 
 
 class SnapshotsCarry(Carry, name="snapshots"):
-    """A pool of past policies that is empty at first."""
+    """A pool of earlier versions of a policy, empty in the first round."""
 
     def init(self, name: str, *, seed: int) -> Snapshots:
-        """The empty pool."""
+        """Return the empty pool of the first round."""
         return Snapshots()
 
 
 class TakeSnapshot(Update, name="snapshot"):
-    """Adds a copy of the policy to the pool in every `every`-th round; the oldest beyond `size` go."""
+    """Adds a frozen copy of the policy to the pool in every `every`-th round; the oldest beyond `size` are dropped."""
 
     every: int = Field(10, ge=1, description="rounds from one copy to the next")
-    size: int = Field(8, ge=1, description="the most copies that the pool holds")
+    size: int = Field(8, ge=1, description="most copies in the pool")
 
     def run(self, snapshots: Snapshots, policy: Actor, *, round: int, log: Log) -> Snapshots:
-        """The pool of the next round."""
+        """Return the pool of the next round."""
         members = snapshots.members
         if due(round, self.every):
             members = (*members, policy.frozen(f"{policy.name}@{policy.version}"))[-self.size :]

@@ -1,4 +1,4 @@
-"""What is freed goes back to the system, not too often."""
+"""Freed memory is returned to the operating system, at most once a second with `seldom`."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from genrl_graph import allocator
 
 def test_memory_goes_back_at_most_once_a_second_where_seldom_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     now, trimmed = [100.0], []
-    monkeypatch.setattr(allocator, "_TRIM", lambda kept: trimmed.append(now[0]))
+    monkeypatch.setattr(allocator, "_TRIM", lambda pad: trimmed.append(now[0]))
     monkeypatch.setattr(allocator, "_last", 0.0)
     monkeypatch.setattr(allocator.time, "monotonic", lambda: now[0])
     for moment in (100.0, 100.5, 100.9, 101.1):

@@ -1,6 +1,6 @@
-"""What is heavy is imported where it is used, and no import leads back to where it came from.
+"""Heavy packages are imported where they are used, and no modules import each other in a circle.
 
-The one-way imports of the folders are contracts of import-linter, in pyproject.toml.
+The one-way imports between folders are contracts of import-linter, in pyproject.toml.
 """
 
 import subprocess
@@ -22,7 +22,7 @@ HEAVY |= {"peft", "PIL", "httpx2", "wandb", "mlflow", "accelerate", "huggingface
 
 
 def exceptions() -> list[tuple[str, str]]:
-    """The imports that the contract against circles names: patterns of importer and imported."""
+    """Return the imports that the contract against circles ignores, as patterns of importer and imported module."""
     contracts = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (lines,) = [contract["ignore_imports"] for contract in contracts if contract["type"] == "acyclic_siblings"]
     return [(importer, imported) for importer, _, imported in (line.partition(" -> ") for line in lines)]
@@ -42,7 +42,7 @@ def test_no_import_leads_back_also_inside_functions_and_across_kinds_of_nodes() 
 
 
 def loaded_by(code: str, *arguments: str) -> set[str]:
-    """The top-level modules that a fresh interpreter has loaded after running some code."""
+    """Return the top-level modules that a fresh interpreter has loaded after running some code."""
     code += "\nimport sys; print('LOADED', *sorted({name.partition('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     return set(done.stdout.rpartition("LOADED ")[2].split())

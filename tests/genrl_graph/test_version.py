@@ -1,4 +1,4 @@
-"""What a run and `--version` say of the code that runs: version, commit, lock and what differs from it."""
+"""The version, commit and lock differences that a run and `--version` report."""
 
 import subprocess
 import sys
@@ -46,7 +46,7 @@ def test_the_commit_is_that_of_the_own_checkout_only(tmp_path: Path, monkeypatch
     (tmp_path / "other.py").write_text("")
     git(tmp_path, "add", "other.py")
     git(tmp_path, "commit", "-qm", "one")
-    assert version.commit.__wrapped__() is None, "a wheel that was installed inside a repository of somebody else"
+    assert version.commit.__wrapped__() is None, "a wheel that was installed inside another repository"
     git(tmp_path, "add", "version.py")
     git(tmp_path, "commit", "-qm", "two")
     git(tmp_path, "tag", "-am", "x", "v9")

@@ -1,4 +1,4 @@
-"""Rollouts as a generator gives them, for nodes that judge, select and credit them."""
+"""Fixtures: rollouts as a generator returns them, for tests of rewards, selects and advantages."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,13 +14,13 @@ MakeRollouts = Callable[..., Rollouts]
 
 @pytest.fixture(scope="session")
 def make_rollouts() -> MakeRollouts:
-    """`make_rollouts(completions, **columns)`: a column is one value for all rows or a list of one a row."""
+    """Return `make(completions, **columns)`; a column is one value for all rows, or a list with one per row."""
 
     def make(completions: list[str], **columns: Any) -> Rollouts:
         rows = []
         for at, completion in enumerate(completions):
-            given = {name: value[at] if isinstance(value, list) else value for name, value in columns.items()}
-            rows.append(_row(at, completion) | given)
+            values = {name: value[at] if isinstance(value, list) else value for name, value in columns.items()}
+            rows.append(_row(at, completion) | values)
         return Rollouts.from_rows(rows)
 
     return make
@@ -59,6 +59,6 @@ def log() -> Log:
 
 @pytest.fixture(scope="session", autouse=True)
 def workers_end() -> Iterator[None]:
-    """Worker processes are kept over rounds; none outlives the tests."""
+    """Stop the worker processes, which the pool keeps from round to round."""
     yield
     shared_pool.cache_clear()

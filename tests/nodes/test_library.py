@@ -1,4 +1,4 @@
-"""Every type that ships is registered, says what it does, and describes itself."""
+"""Every type that ships is registered, has a one-line summary, and lists its params."""
 
 import inspect
 

@@ -1,1 +1,1 @@
-"""Seat players, play episodes, and make rows of their steps."""
+"""Assign players to seats, play episodes, and turn their steps into rows."""

@@ -1,4 +1,4 @@
-"""Plays episodes side by side: each tick lets every player move in all the games in which it is its turn."""
+"""Play episodes concurrently: each player acts in one batch for all games in which it is to move."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,13 +7,13 @@ import numpy as np
 
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.games.environment_pool import GamePool
-from genrl_graph.nodes.games.game import BrokenGame, Floats, Game, Mask, Turn
+from genrl_graph.nodes.games.game import Floats, Game, GameError, Mask, Turn
 from genrl_graph.nodes.generate.acting.seating import Player, Seats
 
 
 @dataclass(slots=True)
 class SeatTrajectory:
-    """What one seat saw, did and earned, step by step; `left` is what it saw when the episode was truncated."""
+    """Observations, actions and rewards of one seat, step by step; `final_observation` only if truncated."""
 
     observations: list[Floats] = field(default_factory=list)
     masks: list[Mask] = field(default_factory=list)
@@ -21,12 +21,12 @@ class SeatTrajectory:
     logprobs: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
-    left: Floats | None = None
+    final_observation: Floats | None = None
 
 
 @dataclass(slots=True)
 class Episode:
-    """One episode to play, and what came of it; `error` says why it failed."""
+    """One episode to play, and its result; `error` is the reason of a failure."""
 
     task_id: str
     sample: int
@@ -40,8 +40,8 @@ class Episode:
     error: str = ""
 
 
-class _Running:
-    """An episode that is being played on one copy of its environment."""
+class _RunningEpisode:
+    """An episode in progress on one copy of its environment."""
 
     def __init__(self, episode: Episode, game: Game, *, max_steps: int) -> None:
         self.episode, self.game, self.turn = episode, game, game.reset(episode.seed)
@@ -51,14 +51,14 @@ class _Running:
 
     @property
     def player(self) -> Player:
-        """Who is to move."""
+        """The player to move."""
         return self.episode.seats.players[self.turn.seat]
 
     def move(self, action: int, logprob: float, value: float) -> None:
-        """Play an action of the seat whose turn it is; raises what the environment raises."""
+        """Play and record an action of the seat to move; raises whatever the environment raises."""
         episode, before = self.episode, self.turn
         if episode.moves == self._max_steps:
-            raise BrokenGame(f"no end after max_steps = {self._max_steps} moves")
+            raise GameError(f"no end after max_steps = {self._max_steps} moves")
         turn = self.turn = self.game.step(action)
         episode.moves += 1
         trace = episode.traces.get(before.seat)
@@ -69,14 +69,14 @@ class _Running:
             trace.logprobs.append(logprob)
             trace.values.append(value)
             trace.rewards.append(0.0)
-        self._earn(turn)
+        self._add_rewards(turn)
         if turn.finish:
             episode.finish = turn.finish
             for seat, own in episode.traces.items() if turn.finish == "truncated" else ():
-                own.left = self.game.left(seat)
+                own.final_observation = self.game.final_observation(seat)
 
-    def _earn(self, turn: Turn) -> None:
-        """A reward belongs to the last action of its seat, whoever moved since."""
+    def _add_rewards(self, turn: Turn) -> None:
+        """Add each seat's reward to the last action of that seat, even if other seats moved since."""
         for seat, reward in enumerate(turn.rewards):
             self.episode.returns[seat] += reward
             trace = self.episode.traces.get(seat)
@@ -87,39 +87,40 @@ class _Running:
 def play_episodes(
     episodes: Sequence[Episode], pool: GamePool, *, num_envs: int, max_steps: int, rng: np.random.Generator
 ) -> None:
-    """Play all episodes, `num_envs` at a time, and write into them what came of it.
+    """Play all episodes, `num_envs` at a time, and record the result in each of them.
 
-    What an environment raises fails its episode; its copy is not played again.
+    An exception of an environment fails its episode; that copy of the environment is not used again.
     """
     waiting = list(reversed(episodes))
-    running: list[_Running] = []
+    running: list[_RunningEpisode] = []
     while waiting or running:
         while waiting and len(running) < num_envs:
-            begun = _begin(waiting.pop(), pool, max_steps=max_steps)
-            running += [begun] if begun is not None else []
-        going = []
+            started = _start(waiting.pop(), pool, max_steps=max_steps)
+            running += [started] if started is not None else []
+        unfinished = []
         for player, games in _by_player(running):
             observations = np.stack([game.turn.observation for game in games])
-            acts = player.act(observations, np.stack([game.turn.mask for game in games]), rng=rng)
-            moves = zip(games, acts.actions.tolist(), acts.logprobs.tolist(), acts.values.tolist(), strict=True)
-            going += [game for game, *move in moves if _goes_on(game, pool, *move)]
-        running = going
+            output = player.act(observations, np.stack([game.turn.mask for game in games]), rng=rng)
+            moves = zip(games, output.actions.tolist(), output.logprobs.tolist(), output.values.tolist(), strict=True)
+            unfinished += [game for game, *move in moves if _move(game, pool, *move)]
+        running = unfinished
 
 
-def _begin(episode: Episode, pool: GamePool, *, max_steps: int) -> _Running | None:
+def _start(episode: Episode, pool: GamePool, *, max_steps: int) -> _RunningEpisode | None:
     game = pool.take(episode.environment)
     try:
-        return _Running(episode, game, max_steps=max_steps)
-    except Exception as error:  # an environment is anybody's code
+        return _RunningEpisode(episode, game, max_steps=max_steps)
+    except Exception as error:  # environments are third-party code and raise anything
         _fail(episode, error)
         return None
 
 
-def _goes_on(running: _Running, pool: GamePool, action: int, logprob: float, value: float) -> bool:
+def _move(running: _RunningEpisode, pool: GamePool, action: int, logprob: float, value: float) -> bool:
+    """Play one move; return whether the episode goes on."""
     episode = running.episode
     try:
         running.move(action, logprob, value)
-    except Exception as error:  # an environment is anybody's code
+    except Exception as error:  # environments are third-party code and raise anything
         _fail(episode, error)
         return False
     if episode.finish:
@@ -128,14 +129,14 @@ def _goes_on(running: _Running, pool: GamePool, action: int, logprob: float, val
 
 
 def _fail(episode: Episode, error: Exception) -> None:
-    what = str(error) if isinstance(error, BrokenGame) else f"{type(error).__name__}: {error}"
-    episode.finish, episode.error = "failed", f"move {episode.moves}: {' '.join(what.split())}"
+    reason = str(error) if isinstance(error, GameError) else f"{type(error).__name__}: {error}"
+    episode.finish, episode.error = "failed", f"move {episode.moves}: {' '.join(reason.split())}"
 
 
-def _by_player(running: Sequence[_Running]) -> list[tuple[Player, list[_Running]]]:
-    """The games by who is to move, in the order of their first games."""
-    found: dict[int, tuple[Player, list[_Running]]] = {}
+def _by_player(running: Sequence[_RunningEpisode]) -> list[tuple[Player, list[_RunningEpisode]]]:
+    """Group games by the player to move; groups are in the order of their first games."""
+    groups: dict[int, tuple[Player, list[_RunningEpisode]]] = {}
     for game in running:
         player = game.player
-        found.setdefault(id(player), (player, []))[1].append(game)
-    return list(found.values())
+        groups.setdefault(id(player), (player, []))[1].append(game)
+    return list(groups.values())

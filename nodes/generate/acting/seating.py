@@ -1,4 +1,4 @@
-"""Who sits where in an episode."""
+"""The players of an episode: the policy on some seats, an opponent on the others."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,29 +13,29 @@ OpponentKind = Literal["self", "random", "policy", "snapshots"]
 
 
 class Player(Protocol):
-    """Who moves."""
+    """Anything that chooses actions for a seat."""
 
     def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator) -> ActorOutput:
-        """One action a row."""
+        """Choose one action per row."""
 
 
 @dataclass(frozen=True, slots=True)
 class ActorPlayer:
-    """A policy that plays, at its best or as it explores."""
+    """A player whose actions come from a policy, greedy or with its exploration."""
 
     actor: Actor
     greedy: bool = False
 
     def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator) -> ActorOutput:
-        """One action a row."""
+        """Let the policy choose one action per row."""
         return self.actor.act(observations, masks, rng=rng, greedy=self.greedy)
 
 
 class RandomPlayer:
-    """Takes each legal action with the same chance."""
+    """A player that draws uniformly among the legal actions."""
 
     def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator) -> ActorOutput:
-        """One action a row."""
+        """Draw one legal action per row."""
         legal = masks.sum(axis=1, dtype=np.int64)
         points = np.floor(rng.random(len(masks)) * legal)
         actions = (np.cumsum(masks, axis=1, dtype=np.int64) <= points[:, None]).sum(axis=1)
@@ -46,7 +46,7 @@ class RandomPlayer:
 
 @dataclass(frozen=True, slots=True)
 class Seats:
-    """The player of every seat, the seats whose steps are kept, and whom they play against; "" where nobody is."""
+    """The player of every seat, the seats whose steps are recorded, and the kind of opponent ("" in one-seat games)."""
 
     players: tuple[Player, ...]
     own: tuple[int, ...]
@@ -54,7 +54,7 @@ class Seats:
 
 
 class SeatingPlan:
-    """Seats the policy and its opponents, episode after episode."""
+    """Assigns the policy and a drawn opponent to the seats of each episode."""
 
     def __init__(
         self,
@@ -78,14 +78,17 @@ class SeatingPlan:
         self._ends, self._rng = np.cumsum(chances / chances.sum()), rng
 
     def seats(self, count: int, number: int) -> Seats:
-        """Who sits on the `count` seats of episode `number`; the policy's seat goes round with the number."""
+        """Return the players of episode `number` in a game of `count` seats; the policy has seat `number % count`.
+
+        An opponent kind without players, such as an empty snapshot pool, means self-play.
+        """
         if count == 1:
             return Seats((self._own,), (0,), "")
-        at = int(np.searchsorted(self._ends, self._rng.random(), side="right"))
-        kind = self._kinds[min(at, len(self._kinds) - 1)]
-        drawn = self._players[kind]
-        if kind == "self" or not drawn:
+        index = int(np.searchsorted(self._ends, self._rng.random(), side="right"))
+        kind = self._kinds[min(index, len(self._kinds) - 1)]
+        players = self._players[kind]
+        if kind == "self" or not players:
             return Seats((self._own,) * count, tuple(range(count)), "self")
-        opponent = drawn[int(self._rng.integers(len(drawn)))]
+        opponent = players[int(self._rng.integers(len(players)))]
         own = number % count
         return Seats(tuple(self._own if seat == own else opponent for seat in range(count)), (own,), kind)

@@ -1,7 +1,7 @@
-"""The rows that played episodes become, and what they say about who won."""
+"""Turn played episodes into rows of `Trajectories`, and log their results."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,31 +15,33 @@ from genrl_graph.edge_types.trajectories import Trajectories, episode_id, step_i
 from genrl_graph.nodes.generate.acting.episodes import Episode, SeatTrajectory
 from genrl_graph.nodes.policy.compute.acting import Actor
 
-_Part = tuple[Episode, int, SeatTrajectory]
+
+class _Trajectory(NamedTuple):
+    """The steps of one seat in an episode."""
+
+    episode: Episode
+    seat: int
+    steps: SeatTrajectory
 
 
 def step_rows(
     place: Place, policy: Actor, episodes: Sequence[Episode], *, round: int, peer: str
 ) -> Scored[Trajectories]:
-    """One row a step, by episode, seat and step; of an episode that failed one row that says why."""
-    parts: list[_Part] = []
-    for episode in episodes:
-        if episode.error:
-            parts.append((episode, episode.seats.own[0], _nothing(policy)))
-        else:
-            parts += [(episode, seat, trace) for seat, trace in episode.traces.items() if trace.actions]
-    if not parts:
+    """Return one row per step, ordered by episode, seat and step; a failed episode gives one row with its error."""
+    trajectories = _trajectories(policy, episodes)
+    if not trajectories:
         return Trajectories.empty(marks=[SCORED])
-    lengths = np.asarray([len(trace.actions) for _, _, trace in parts])
-    repeat = pa.array(np.repeat(np.arange(len(parts)), lengths))
+    lengths = np.asarray([len(trajectory.steps.actions) for trajectory in trajectories])
+    repeat = pa.array(np.repeat(np.arange(len(trajectories)), lengths))
     last = np.cumsum(lengths) - 1
     finish, bootstrap = np.zeros(len(repeat), np.int64), np.zeros(len(repeat), np.float32)
-    endings = ["", *dict.fromkeys(episode.finish for episode, _, _ in parts)]
-    finish[last] = [endings.index(episode.finish) for episode, _, _ in parts]
-    bootstrap[last] = _left_values(policy, parts)
+    reasons = ["", *dict.fromkeys(trajectory.episode.finish for trajectory in trajectories)]
+    finish[last] = [reasons.index(trajectory.episode.finish) for trajectory in trajectories]
+    bootstrap[last] = _bootstrap_values(policy, trajectories)
+    by_trajectory = _trajectory_columns(place, trajectories, round, peer)
     columns = {
-        **{name: pa.array(values).take(repeat) for name, values in _by_part(place, parts, round, peer).items()},
-        "id": _ids(place, parts, round=round, peer=peer),
+        **{name: pa.array(values).take(repeat) for name, values in by_trajectory.items()},
+        "id": _ids(place, trajectories, round=round, peer=peer),
         "peer": pa.repeat(peer, len(repeat)),
         "node": pa.repeat(place.node, len(repeat)),
         "stage": np.full(len(repeat), place.stage, np.int32),
@@ -47,22 +49,33 @@ def step_rows(
         "policy": pa.repeat(policy.name, len(repeat)),
         "policy_version": np.full(len(repeat), policy.version, np.int64),
         "step": np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]),
-        "observation": np.stack([seen for _, _, trace in parts for seen in trace.observations]),
-        "mask": np.stack([mask for _, _, trace in parts for mask in trace.masks]),
-        "action": _joined(parts, "actions", np.int32),
-        "logprob": _joined(parts, "logprobs", np.float32),
-        "value": _joined(parts, "values", np.float32),
+        "observation": np.stack([row for trajectory in trajectories for row in trajectory.steps.observations]),
+        "mask": np.stack([mask for trajectory in trajectories for mask in trajectory.steps.masks]),
+        "action": _concatenated(trajectories, "actions", np.int32),
+        "logprob": _concatenated(trajectories, "logprobs", np.float32),
+        "value": _concatenated(trajectories, "values", np.float32),
         "bootstrap": bootstrap,
-        "finish": pa.array(endings).take(pa.array(finish)),
-        "reward": _joined(parts, "rewards", np.float64),
+        "finish": pa.array(reasons).take(pa.array(finish)),
+        "reward": _concatenated(trajectories, "rewards", np.float64),
     }
     return Trajectories.from_columns(columns, marks=[SCORED])
 
 
-def log_results(log: Log, episodes: Sequence[Episode]) -> None:
-    """Returns and lengths of the episodes that did not fail, and wins, draws and losses by opponent.
+def _trajectories(policy: Actor, episodes: Sequence[Episode]) -> list[_Trajectory]:
+    """Return the trajectories that have steps, and one placeholder for each failed episode."""
+    trajectories: list[_Trajectory] = []
+    for episode in episodes:
+        if episode.error:
+            trajectories.append(_Trajectory(episode, episode.seats.own[0], _placeholder(policy)))
+        else:
+            trajectories += [_Trajectory(episode, *trace) for trace in episode.traces.items() if trace[1].actions]
+    return trajectories
 
-    In self-play it is the first seat that wins or loses.
+
+def log_results(log: Log, episodes: Sequence[Episode]) -> None:
+    """Log returns and lengths of the episodes that did not fail, and wins, draws and losses per kind of opponent.
+
+    In self-play the result is that of the first seat.
     """
     played = [episode for episode in episodes if not episode.error]
     log.metric("steps", sum(episode.moves for episode in episodes))
@@ -73,24 +86,26 @@ def log_results(log: Log, episodes: Sequence[Episode]) -> None:
     log.metric("episode_length", float(np.mean([episode.moves for episode in played])))
     for kind in dict.fromkeys(episode.seats.opponent for episode in played):
         if kind:
-            against = np.asarray([_outcome(episode) for episode in played if episode.seats.opponent == kind])
-            log.metric(f"{kind}/episodes", len(against))
-            log.metric(f"{kind}/wins", float((against > 0).mean()))
-            log.metric(f"{kind}/draws", float((against == 0).mean()))
-            log.metric(f"{kind}/losses", float((against < 0).mean()))
+            outcomes = np.asarray([_outcome(episode) for episode in played if episode.seats.opponent == kind])
+            log.metric(f"{kind}/episodes", len(outcomes))
+            log.metric(f"{kind}/wins", float((outcomes > 0).mean()))
+            log.metric(f"{kind}/draws", float((outcomes == 0).mean()))
+            log.metric(f"{kind}/losses", float((outcomes < 0).mean()))
 
 
 def _outcome(episode: Episode) -> int:
-    """1 where the policy's seat earned more than every other, -1 where another earned more, else 0."""
+    """Return 1 if the policy's seat has the highest return, -1 if another seat has more, 0 for a tie at the top."""
     own = episode.seats.own[0]
     best = max(value for seat, value in enumerate(episode.returns) if seat != own)
     return int(episode.returns[own] > best) - int(episode.returns[own] < best)
 
 
-def _by_part(place: Place, parts: Sequence[_Part], round: int, peer: str) -> Mapping[str, Any]:
-    """The columns that are one value in all steps of a part."""
+def _trajectory_columns(
+    place: Place, trajectories: Sequence[_Trajectory], round: int, peer: str
+) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
+    """Return the columns that all steps of a trajectory share, one value per trajectory."""
     return {
-        "task_id": [episode.task_id for episode, _, _ in parts],
+        "task_id": [episode.task_id for episode, _, _ in trajectories],
         "group_id": [
             episode_id(
                 protocol=place.protocol,
@@ -100,40 +115,41 @@ def _by_part(place: Place, parts: Sequence[_Part], round: int, peer: str) -> Map
                 task_id=episode.task_id,
                 sample=episode.sample,
             )
-            for episode, _, _ in parts
+            for episode, _, _ in trajectories
         ],
-        "sample": np.asarray([episode.sample for episode, _, _ in parts], np.int32),
-        "seat": np.asarray([seat for _, seat, _ in parts], np.int32),
-        "error": [episode.error for episode, _, _ in parts],
+        "sample": np.asarray([episode.sample for episode, _, _ in trajectories], np.int32),
+        "seat": np.asarray([seat for _, seat, _ in trajectories], np.int32),
+        "error": [episode.error for episode, _, _ in trajectories],
     }
 
 
-def _ids(place: Place, parts: Sequence[_Part], *, round: int, peer: str) -> list[str]:
+def _ids(place: Place, trajectories: Sequence[_Trajectory], *, round: int, peer: str) -> list[str]:
     ids = []
-    for episode, seat, trace in parts:
+    for episode, seat, steps in trajectories:
         where = {"peer": peer, "round": round, "node": place.node, "task_id": episode.task_id}
         where |= {"sample": episode.sample, "seat": seat}
-        actions = np.asarray(trace.actions, np.int32)
+        actions = np.asarray(steps.actions, np.int32)
         name = trajectory_id(protocol=place.protocol, actions=actions, where=where)
         ids += [step_id(name, step) for step in range(len(actions))]
     return ids
 
 
-def _left_values(policy: Actor, parts: Sequence[_Part]) -> NDArray[np.float32]:
-    """What the observations are worth in which episodes were truncated, 0 elsewhere."""
-    found = np.zeros(len(parts), np.float32)
-    cut = [at for at, (_, _, trace) in enumerate(parts) if trace.left is not None]
-    if cut:
-        seen = np.stack([left for at in cut if (left := parts[at][2].left) is not None])
-        found[cut] = policy.values(seen, np.ones((len(cut), policy.spaces.actions), np.int8))
-    return found
+def _bootstrap_values(policy: Actor, trajectories: Sequence[_Trajectory]) -> NDArray[np.float32]:
+    """Return the policy's value of the final observation of each truncated trajectory, 0 for the others."""
+    bootstrap = np.zeros(len(trajectories), np.float32)
+    finals = [trajectory.steps.final_observation for trajectory in trajectories]
+    truncated = [index for index, final in enumerate(finals) if final is not None]
+    if truncated:
+        observations = np.stack([final for final in finals if final is not None])
+        bootstrap[truncated] = policy.values(observations, np.ones((len(truncated), policy.spaces.actions), np.int8))
+    return bootstrap
 
 
-def _joined(parts: Sequence[_Part], name: str, dtype: Any) -> NDArray[Any]:
-    return np.asarray([value for _, _, trace in parts for value in getattr(trace, name)], dtype)
+def _concatenated(trajectories: Sequence[_Trajectory], name: str, dtype: Any) -> NDArray[Any]:
+    return np.asarray([value for trajectory in trajectories for value in getattr(trajectory.steps, name)], dtype)
 
 
-def _nothing(policy: Actor) -> SeatTrajectory:
-    """One step in which nothing happened, for an episode that failed."""
+def _placeholder(policy: Actor) -> SeatTrajectory:
+    """Return one empty step with a NaN reward, for an episode that failed."""
     observation = np.zeros(policy.spaces.observation, np.float32)
     return SeatTrajectory([observation], [np.zeros(policy.spaces.actions, np.int8)], [0], [0.0], [0.0], [float("nan")])

@@ -1,1 +1,1 @@
-"""Fill prompts, quote rollouts in them, and make rows of completions."""
+"""Fill prompt templates, quote rollouts in them, and turn completions into rows."""

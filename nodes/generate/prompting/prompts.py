@@ -1,4 +1,4 @@
-"""Chat prompts from templates: sandboxed Jinja over a task and the rollouts that it quotes."""
+"""Prompt templates: sandboxed Jinja over a task and quoted rollouts."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
@@ -21,14 +21,14 @@ Student #{{ answer.number }}:
 {{ answer.completion | trim }}
 {% endfor %}
 """
-"""The beginning of a prompt that quotes `answers` as those of numbered students."""
+"""First part of templates that quote `answers` as those of numbered students."""
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 @dataclass(frozen=True, slots=True)
 class AskedTask:
-    """What a template sees of a task as `task`; the reference answer stays hidden."""
+    """The variable `task` of a template; the reference answer is not part of it."""
 
     id: str
     question: str
@@ -38,7 +38,7 @@ class AskedTask:
 
 @dataclass(frozen=True, slots=True)
 class Quoted:
-    """What a template sees of an upstream rollout; `number` counts the quoted rollouts of a task from 1."""
+    """An upstream rollout as a template sees it; `number` counts the quoted rollouts of a task and input from 1."""
 
     number: int
     completion: str
@@ -47,25 +47,25 @@ class Quoted:
 
 
 def check_template(template: str, names: Collection[str] | None) -> None:
-    """Raise `ValueError` for wrong syntax, for `task.answer` and the like, and for other variables than `names`.
+    """Raise `ValueError` for invalid syntax, unknown attributes of `task` such as `task.answer`, and unknown variables.
 
-    `names` are those of the variables besides `task`, such as quoted rollouts; None allows all.
+    `names` are the variables allowed besides `task`, such as the names of quoted inputs; None allows all.
     """
     try:
         tree = _ENVIRONMENT.parse(template)
     except TemplateError as error:
         line = getattr(error, "lineno", 1)
-        raise ValueError(f"line {line} of the template is no Jinja: {error}") from error
+        raise ValueError(f"line {line} of the template is not valid Jinja: {error}") from error
     if names is not None and (unknown := sorted(_variables(tree) - {"task", *names})):
         raise ValueError(f"the template reads {unknown[0]!r}; it may read {', '.join(['task', *names])}")
     known = [field.name for field in fields(AskedTask)]
-    for found in tree.find_all(nodes.Getattr):
-        if isinstance(found.node, nodes.Name) and found.node.name == "task" and found.attr not in known:
-            raise ValueError(f"the template reads task.{found.attr}; a task shows {', '.join(known)}")
+    for access in tree.find_all(nodes.Getattr):
+        if isinstance(access.node, nodes.Name) and access.node.name == "task" and access.attr not in known:
+            raise ValueError(f"the template reads task.{access.attr}; a task shows {', '.join(known)}")
 
 
 def template_names(template: str) -> set[str]:
-    """The variables of a template besides `task`."""
+    """Return the names of a template's variables, without `task`."""
     return _variables(_ENVIRONMENT.parse(template)) - {"task"}
 
 
@@ -79,7 +79,7 @@ def _compiled(template: str) -> Template:
 
 
 def fill(template: str, task: AskedTask, shown: Mapping[str, object], *, where: str) -> str:
-    """The text of a prompt; `shown` are the further variables. Raises `ParamError` where it reads what is not there."""
+    """Render a template with `task` and the variables in `shown`; raises `ParamError` if rendering fails."""
     try:
         return _compiled(template).render(task=task, **shown)
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:

@@ -1,4 +1,4 @@
-"""Which upstream rollouts a prompt quotes, and what gives way where a prompt does not fit."""
+"""Choose the upstream rollouts that a prompt quotes, and shorten prompts that do not fit."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,48 +18,51 @@ Chat = list[dict[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A chat, its ids, what it quotes, and why it cannot be completed ("" if it can)."""
+    """A chat, its token ids, the rows it quotes by input, and why it cannot be completed ("" if it can)."""
 
     messages: Chat
     ids: NDArray[np.int32]
     quoted: Quotes = field(default_factory=dict)
     error: str = ""
-    cut: int = 0  # tokens that `cut_left` dropped
+    tokens_cut: int = 0  # tokens that `cut_left` dropped
 
     @property
     def parent_ids(self) -> list[str]:
-        """The ids of the quoted rollouts: input by input, each in the order of its numbers."""
+        """Ids of the quoted rollouts, input by input, each in the order of its numbers."""
         return [row.id for rows in self.quoted.values() for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
-    """How many tokens a prompt may have, and by what arithmetic."""
+class PromptLimit:
+    """The most tokens a prompt may have, and the params from which this follows, for error messages."""
 
     tokens: int
     reason: str
 
 
 class Quotable:
-    """The finished rows of the upstream rollouts, by task."""
+    """The rows of upstream rollouts that did not fail, by input and task."""
 
     def __init__(self, upstream: Mapping[str, Rollouts]) -> None:
         self._rows = {name: _by_task(rollouts) for name, rollouts in upstream.items()}
 
     def of(self, task_id: str, *, per_peer: int | None, rng: np.random.Generator) -> Quotes:
-        """Numbered quotes of one task; of each peer at most `per_peer` rows, drawn, in the order they had."""
+        """Return the numbered quotes of one task; if `per_peer` is set, draw at most so many rows of each peer.
+
+        Rows keep their order.
+        """
         quotes: Quotes = {}
         for name, tasks in self._rows.items():
             rows = tasks.get(task_id, [])
             if per_peer is not None:
-                rows = _drawn(rows, per_peer, rng)
+                rows = _draw_per_peer(rows, per_peer, rng)
             quotes[name] = [
                 Quoted(number, completion, peer, id) for number, (id, peer, completion) in enumerate(rows, start=1)
             ]
         return quotes
 
 
-_Row = tuple[str, str, str]
+_Row = tuple[str, str, str]  # id, peer, completion
 
 
 def _by_task(rollouts: Rollouts) -> dict[str, list[_Row]]:
@@ -71,20 +74,20 @@ def _by_task(rollouts: Rollouts) -> dict[str, list[_Row]]:
     return tasks
 
 
-def _drawn(rows: list[_Row], per_peer: int, rng: np.random.Generator) -> list[_Row]:
-    of_peer: dict[str, list[int]] = {}
-    for at, (_, peer, _) in enumerate(rows):
-        of_peer.setdefault(peer, []).append(at)
-    kept: set[int] = set()
-    for places in of_peer.values():
-        if len(places) > per_peer:
-            places = [places[at] for at in rng.permutation(len(places))[:per_peer]]
-        kept.update(places)
-    return [row for at, row in enumerate(rows) if at in kept]
+def _draw_per_peer(rows: list[_Row], per_peer: int, rng: np.random.Generator) -> list[_Row]:
+    by_peer: dict[str, list[int]] = {}
+    for index, (_, peer, _) in enumerate(rows):
+        by_peer.setdefault(peer, []).append(index)
+    chosen: set[int] = set()
+    for indices in by_peer.values():
+        if len(indices) > per_peer:
+            indices = [indices[at] for at in rng.permutation(len(indices))[:per_peer]]
+        chosen.update(indices)
+    return [row for index, row in enumerate(rows) if index in chosen]
 
 
 def branches(quotes: Quotes, each: str) -> list[Quotes]:
-    """The quotes of each prompt of a task: one prompt for every row of the input `each`, or one in all without it."""
+    """Return the quotes of each prompt of a task: one prompt per row of the input `each`, a single one without it."""
     if not quotes.get(each):
         return [quotes]
     return [{**quotes, each: [row]} for row in quotes[each]]
@@ -95,14 +98,15 @@ def fit(
     chat: Callable[[Quotes], Chat],
     quotes: Quotes,
     *,
-    limit: Limit,
+    limit: PromptLimit,
     too_long: TooLong,
     each: str = "",
 ) -> Prompt:
-    """The prompt within the limit, by the rule; what cannot be made to fit carries an error.
+    """Render a prompt and shorten it to the limit by the rule `too_long`; a prompt that still exceeds it has an error.
 
-    `drop_quoted` leaves out the last row of the input that quotes most, until it fits: kept rows keep their numbers,
-    and the row of the input `each`, which the prompt is about, stays. `cut_left` drops the first tokens.
+    `drop_quoted` drops the last row of the input with most rows until the prompt fits. Remaining rows keep their
+    numbers, and the input `each` keeps its row. `cut_left` drops the first tokens. `chat` builds the messages from
+    quotes.
     """
     while True:
         messages = chat(quotes)
@@ -112,9 +116,9 @@ def fit(
             break
         longest = max(droppable, key=lambda name: len(quotes[name]))
         quotes = {**quotes, longest: quotes[longest][:-1]}
-    cut = max(len(ids) - limit.tokens, 0) if too_long == "cut_left" else 0
-    ids = ids[cut:]
+    tokens_cut = max(len(ids) - limit.tokens, 0) if too_long == "cut_left" else 0
+    ids = ids[tokens_cut:]
     error = "the prompt has no tokens" if len(ids) == 0 else ""
     if len(ids) > limit.tokens:
         error = f"the prompt has {len(ids)} tokens, but at most {limit.tokens} fit: {limit.reason}"
-    return Prompt(messages, ids, quotes, error, cut)
+    return Prompt(messages, ids, quotes, error, tokens_cut)

@@ -1,7 +1,8 @@
-"""From prompts and completions to rows of rollouts."""
+"""Turn prompts and completions into rows of `Rollouts`."""
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ from genrl_graph.edge_types.rollouts import Rollouts
 from genrl_graph.nodes.generate.prompting.quoting import Prompt
 from genrl_graph.seeds import group_id, rollout_id
 
-_NOTHING = Completion(np.empty(0, np.int32), np.empty(0, np.float32), "", "failed")
+_NO_COMPLETION = Completion(np.empty(0, np.int32), np.empty(0, np.float32), "", "failed")
 
 
 def rollout_rows(
@@ -28,21 +29,15 @@ def rollout_rows(
     round: int,
     peer: str,
 ) -> Rollouts:
-    """`num_generations` rows a prompt; where there are no completions, failed rows with the prompt's error.
+    """Return `num_generations` rows per prompt; a prompt without completions gives failed rows with its error.
 
-    `sample` counts the rows of a task from 0, over all of its prompts.
+    `sample` numbers the rows of a task from 0, across its prompts.
     """
     if not prompts:
         return Rollouts.empty()
-    rows = [row for made in completions for row in made or [_NOTHING] * num_generations]
-    of_prompt = np.repeat(np.arange(len(prompts)), num_generations).tolist()
-    samples = _count_up([task_ids[at] for at in of_prompt])
-    groups = [
-        group_id(
-            protocol=place.protocol, peer=peer, round=round, node=place.node, task_id=task_id, prompt_ids=prompt.ids
-        )
-        for task_id, prompt in zip(task_ids, prompts, strict=True)
-    ]
+    rows = [row for sampled in completions for row in sampled or [_NO_COMPLETION] * num_generations]
+    of_row = np.repeat(np.arange(len(prompts)), num_generations).tolist()
+    samples = _occurrences([task_ids[at] for at in of_row])
     ids = [
         rollout_id(
             protocol=place.protocol,
@@ -55,16 +50,15 @@ def rollout_rows(
             prompt_ids=prompts[at].ids,
             completion_ids=row.ids,
         )
-        for at, row, sample in zip(of_prompt, rows, samples, strict=True)
+        for at, row, sample in zip(of_row, rows, samples, strict=True)
     ]
-    ends = np.cumsum([0, *(len(row.ids) for row in rows)], dtype=np.int32)
+    by_prompt = _prompt_columns(place, task_ids, prompts, round=round, peer=peer)
     count = len(rows)
     return Rollouts.from_columns(
         {
+            **{name: values.take(pa.array(of_row)) for name, values in by_prompt.items()},
+            **_completion_columns(rows),
             "id": ids,
-            "task_id": pa.array(task_ids).take(pa.array(of_prompt)),
-            "group_id": pa.array(groups).take(pa.array(of_prompt)),
-            "parent_ids": pa.array([p.parent_ids for p in prompts], TEXTS).take(pa.array(of_prompt)),
             "peer": [peer] * count,
             "node": [place.node] * count,
             "stage": np.full(count, place.stage, np.int32),
@@ -74,20 +68,43 @@ def rollout_rows(
             "policy_version": np.full(count, policy.version, np.int64),
             "tokenizer": [policy.tokenizer] * count,
             "temperature": np.full(count, temperature, np.float32),
-            "messages": pa.array([p.messages for p in prompts], CHAT).take(pa.array(of_prompt)),
-            "prompt_ids": pa.array([p.ids for p in prompts], IDS).take(pa.array(of_prompt)),
-            "completion_ids": [row.ids for row in rows],
-            "completion_mask": pa.ListArray.from_arrays(pa.array(ends), np.ones(ends[-1], np.int8)),
-            "logprobs": [row.logprobs for row in rows],
-            "completion": [row.text for row in rows],
-            "finish": [row.finish for row in rows],
-            "error": pa.array([p.error for p in prompts]).take(pa.array(of_prompt)),
         }
     )
 
 
-def _count_up(names: Sequence[str]) -> list[int]:
-    """For each name how often it came before."""
+def _prompt_columns(
+    place: Place, task_ids: Sequence[str], prompts: Sequence[Prompt], *, round: int, peer: str
+) -> dict[str, pa.Array]:
+    """Return the columns that all rows of a prompt share, one value per prompt."""
+    groups = [
+        group_id(
+            protocol=place.protocol, peer=peer, round=round, node=place.node, task_id=task_id, prompt_ids=prompt.ids
+        )
+        for task_id, prompt in zip(task_ids, prompts, strict=True)
+    ]
+    return {
+        "task_id": pa.array(task_ids),
+        "group_id": pa.array(groups),
+        "parent_ids": pa.array([prompt.parent_ids for prompt in prompts], TEXTS),
+        "messages": pa.array([prompt.messages for prompt in prompts], CHAT),
+        "prompt_ids": pa.array([prompt.ids for prompt in prompts], IDS),
+        "error": pa.array([prompt.error for prompt in prompts]),
+    }
+
+
+def _completion_columns(rows: Sequence[Completion]) -> dict[str, Any]:
+    ends = np.cumsum([0, *(len(row.ids) for row in rows)], dtype=np.int32)
+    return {
+        "completion_ids": [row.ids for row in rows],
+        "completion_mask": pa.ListArray.from_arrays(pa.array(ends), np.ones(ends[-1], np.int8)),
+        "logprobs": [row.logprobs for row in rows],
+        "completion": [row.text for row in rows],
+        "finish": [row.finish for row in rows],
+    }
+
+
+def _occurrences(names: Sequence[str]) -> list[int]:
+    """Return for each name how often it occurs before its position."""
     seen: Counter[str] = Counter()
     counts = []
     for name in names:

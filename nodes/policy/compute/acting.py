@@ -1,4 +1,4 @@
-"""Policies that act in games: what generators and updates ask of them, without torch."""
+"""Interfaces of policies that act in games, and the base class of their carries; imports no torch."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ Masks = NDArray[np.int8]
 
 @dataclass(frozen=True, slots=True)
 class ActorOutput:
-    """Chosen actions, their log-probs and the values of what was seen, each of shape (rows,)."""
+    """Chosen actions, their log-probs, and the values of the observations, each of shape (rows,)."""
 
     actions: NDArray[np.int32]
     logprobs: Floats
@@ -31,29 +31,32 @@ class ActorOutput:
 
 
 class Actor(Policy):
-    """A policy that chooses among numbered actions."""
+    """A policy with discrete actions."""
 
     spaces: Spaces
 
     @abstractmethod
     def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator, greedy: bool = False) -> ActorOutput:
-        """One action a row for observations [rows, ...] and legal actions [rows, actions]; `greedy` takes the best."""
+        """Choose one action per row, given observations [rows, ...] and masks of legal actions [rows, actions].
+
+        `greedy` takes the best action instead of sampling or exploring.
+        """
 
     @abstractmethod
     def values(self, observations: Floats, masks: Masks) -> Floats:
-        """What the rows are worth, shape (rows,)."""
+        """Estimate the return from each observation, shape (rows,)."""
 
     @abstractmethod
     def frozen(self, name: str) -> Self:
-        """A copy of the weights without optimiser state, to play against."""
+        """Return a copy of the weights without optimiser state, such as an opponent."""
 
 
 class TrainedActor(Actor):
-    """An actor whose network an update can train."""
+    """An actor that updates can train."""
 
     @abstractmethod
     def tensor(self, values: "NDArray[np.generic]") -> "Tensor":
-        """An array as a tensor where the weights are."""
+        """Return an array as a tensor on the device of the weights."""
 
     @abstractmethod
     def backward(self, loss: "Tensor") -> None:
@@ -61,9 +64,9 @@ class TrainedActor(Actor):
 
     @abstractmethod
     def step(self, *, learning_rate: float, max_grad_norm: float) -> float:
-        """Apply the gradients, clipped to `max_grad_norm`; `version` grows by 1. Returns the norm before clipping.
+        """Apply the gradients, clipped to `max_grad_norm`; increments `version`, returns the norm before clipping.
 
-        A norm that is not finite applies nothing and raises `NodeFailed`.
+        Raises `NodeFailed`, with the weights unchanged, if the norm is not finite.
         """
 
 
@@ -72,40 +75,43 @@ class ActorCritic(TrainedActor):
 
     @abstractmethod
     def evaluate(self, observations: "Tensor", masks: "Tensor") -> "tuple[Tensor, Tensor]":
-        """Log-probs of all actions [rows, actions], the illegal ones about -inf, and values [rows]; with gradients."""
+        """Return log-probs of all actions [rows, actions] and values [rows], with gradients.
+
+        Illegal actions have log-probs near -1e8.
+        """
 
 
 class QNetwork(TrainedActor):
-    """An actor that takes the action of the highest value, with a slowly following copy of the network as target."""
+    """An actor that takes the action of highest value, with a target network that is updated less often."""
 
     @abstractmethod
     def action_values(self, observations: "Tensor", *, target: bool = False) -> "Tensor":
-        """Values of all actions [rows, actions]; those of the target have no gradients."""
+        """Return the values of all actions [rows, actions]; those of the target network have no gradients."""
 
     @abstractmethod
     def sync_target(self) -> None:
-        """Let the target become the network."""
+        """Copy the network's weights to the target network."""
 
 
 class NetworkCarry(PolicyCarry):
-    """A network for a game: its sizes are those of `environment`, or `observation` and `actions` where it has none.
+    """A network for a game; its sizes come from `environment`, or from `observation` and `actions`.
 
-    `channels` are 3 x 3 convolutions over an observation of height x width x planes, before the `hidden` layers.
+    `channels` adds 3 x 3 convolutions before the `hidden` layers, for observations of height x width x planes.
     """
 
     small = True
 
     environment: Environment | None = None
     observation: tuple[int, ...] | None = Field(None, description="shape of an observation")
-    actions: int | None = Field(None, ge=1, description="how many actions there are")
-    hidden: tuple[int, ...] = Field((64, 64), description="widths of the layers between")
+    actions: int | None = Field(None, ge=1, description="number of actions")
+    hidden: tuple[int, ...] = Field((64, 64), description="widths of the hidden layers")
     channels: tuple[int, ...] = Field((), description="output channels of the convolutions, none for a plain network")
     device: str = "cpu"
 
     @model_validator(mode="after")
     def _sized(self) -> Self:
-        given = self.observation is not None, self.actions is not None
-        if given != ((False, False) if self.environment is not None else (True, True)):
+        sized = self.observation is not None, self.actions is not None
+        if sized != ((False, False) if self.environment is not None else (True, True)):
             raise ValueError("give either environment, or observation and actions")
         sizes: Sequence[int] = (*(self.observation or ()), *self.hidden, *self.channels)
         if any(size < 1 for size in sizes):
@@ -115,8 +121,11 @@ class NetworkCarry(PolicyCarry):
         return self
 
     def spaces(self) -> Spaces:
-        """What the network reads and gives; raises `DataError` where its environment cannot be made."""
+        """Return the shape of observations and the number of actions.
+
+        Raises `DataError` if the environment cannot be opened.
+        """
         if self.environment is not None:
             return self.environment.spaces()
-        assert self.observation is not None and self.actions is not None, "the validator wants both"
+        assert self.observation is not None and self.actions is not None, "the validator requires both"
         return Spaces(self.observation, self.actions)

@@ -1,4 +1,4 @@
-"""Chats to token ids and back: a Hugging Face tokenizer with its chat template, named by a fingerprint."""
+"""Tokenise chats and decode completions, with a Hugging Face tokenizer, its chat template and their fingerprint."""
 
 import json
 import re
@@ -14,7 +14,10 @@ from genrl_graph.seeds import digest
 
 
 class ChatTokens:
-    """A tokenizer as policies use it; raises `DataError` where it has no chat template or no end token."""
+    """A tokenizer with a chat template; raises `DataError` if it has no chat template or no end token.
+
+    `fingerprint` is a digest of both: equal fingerprints give equal ids.
+    """
 
     def __init__(self, tokenizer: Any, *, chat_template: str | None = None, where: str) -> None:
         self.tokenizer = tokenizer
@@ -31,18 +34,18 @@ class ChatTokens:
         self._special = re.compile("|".join(map(re.escape, ordered)))
 
     def render(self, messages: Sequence[dict[str, str]]) -> NDArray[np.int32]:
-        """The ids of a chat up to where the completion begins.
+        """Return the token ids of a chat, up to the start of the completion.
 
-        A special token spelled out in a content stays text (a zero-width space splits it), so no quoted completion
-        can end a turn. Raises `ParamError` where the chat template refuses the messages.
+        A special token spelled out in a content stays text, because a zero-width space splits it: a quoted completion
+        cannot end a message. Raises `ParamError` if the chat template refuses the messages.
         """
-        spelled = [
-            {"role": m["role"], "content": self._special.sub(lambda found: _split(found[0]), m["content"])}
+        escaped = [
+            {"role": m["role"], "content": self._special.sub(lambda match: _split(match[0]), m["content"])}
             for m in messages
         ]
         try:
             ids = self.tokenizer.apply_chat_template(
-                spelled, add_generation_prompt=True, tokenize=True, return_dict=False
+                escaped, add_generation_prompt=True, tokenize=True, return_dict=False
             )
         except TemplateError as error:
             roles = ", ".join(m["role"] for m in messages)
@@ -50,14 +53,14 @@ class ChatTokens:
         return np.asarray(ids, dtype=np.int32)
 
     def encode(self, text: str, *, ended: bool) -> NDArray[np.int32]:
-        """The ids of a completion's text, in which special tokens stay text, and the end token where it `ended`."""
+        """Return the token ids of a completion's text, then the end token if it `ended`; spelled-out ones stay text."""
         ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         return np.asarray([*ids, self.tokenizer.eos_token_id] if ended else ids, dtype=np.int32)
 
     def texts(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each row of ids, without special tokens."""
+        """Decode each row of ids, without special tokens."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is not None:  # about ten times as fast as the tokenizer around it
+        if backend is not None:  # about ten times as fast as its transformers wrapper
             return [str(backend.decode(row, skip_special_tokens=True)) for row in rows]
         return [
             str(self.tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False))
@@ -75,6 +78,6 @@ def _fingerprint(tokenizer: Any) -> str:
         content: Any = sorted(tokenizer.get_vocab().items())
     else:
         content = json.loads(backend.to_str())
-        for setting in ("truncation", "padding"):  # state of the last call, not of the vocabulary
+        for setting in ("truncation", "padding"):  # left over from the last call, not part of the vocabulary
             content.pop(setting, None)
     return digest(("tokenizer", json.dumps(content, sort_keys=True), tokenizer.chat_template))

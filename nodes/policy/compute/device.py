@@ -1,4 +1,4 @@
-"""The device of this process, and what it computes well in."""
+"""The device of this process, and the precisions that it supports natively."""
 
 import os
 from functools import lru_cache
@@ -10,12 +10,16 @@ from genrl_graph.errors import ParamError
 
 
 def line_of(error: Exception) -> str:
+    """Return the first line of an error's text, or its type if it has none."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
 
 def pick_device(device: str) -> torch.device:
-    """The device of this process: of several GPUs the one of its local rank, else the processor."""
+    """Return the device to compute on; "auto" is the GPU of this process's local rank, without GPUs the CPU.
+
+    Raises `ParamError` if the device cannot be used here.
+    """
     if device == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
@@ -30,7 +34,7 @@ def pick_device(device: str) -> torch.device:
 
 @lru_cache
 def gains_from_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is a native matrix type of this device."""
+    """Return whether the device has native bfloat16 matrix products."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     cpuinfo = Path("/proc/cpuinfo")

@@ -1,4 +1,4 @@
-"""The live handle of a causal language model: samples, judges and trains one set of weights."""
+"""The live policy of a causal language model: samples, computes log-probs and trains one set of weights."""
 
 import copy
 import math
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from genrl_graph.allocator import release_memory
 from genrl_graph.contract.policy import Completion, Sampling, TextPolicy, TokenSequence
 from genrl_graph.errors import NodeFailed, StoreError
-from genrl_graph.nodes.policy.compute.activation_checkpointing import Recompute, kept_bytes
+from genrl_graph.nodes.policy.compute.activation_checkpointing import ActivationCheckpointing, kept_bytes
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.compute.logprobs import completion_logprobs, has_plain_head, read_of
 from genrl_graph.nodes.policy.compute.onednn_linear import prepacked
@@ -34,50 +34,51 @@ from genrl_graph.nodes.policy.compute.weights import (
     weights_digest,
 )
 
-TRIED = ("_has_plain_head", "_shares", "_saved_token")  # what holds for every copy of a model
-PROBED = (32, 96)
-"""Tokens of two rows from which it is seen what a token keeps of its activations."""
+MEASURED = ("_has_plain_head", "_shares", "_saved_token")
+"""Cached properties that are measured on a model and hold for its copies, too."""
+PROBE_LENGTHS = (32, 96)
+"""Probe lengths, in tokens, for estimating the activation bytes that a token adds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How weights are trained: AdamW (arXiv 1711.05101), decay on matrices only, and what computing costs in memory."""
+    """Training settings: AdamW (arXiv 1711.05101) with decay on matrices only, precision, and memory limits."""
 
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     bfloat16: bool = False  # autocast; weights and optimiser stay float32
-    activation_bytes: float = math.inf  # what a micro-batch may keep of its activations; 0: no more than it must
-    share_prefixes: bool = False  # compute once what rows have in common from their beginning on
+    activation_bytes: float = math.inf  # memory for a micro-batch's activations; 0: recompute as much as possible
+    share_prefixes: bool = False  # compute a prefix that several rows share only once
 
 
 class CausalPolicy(TextPolicy):
-    """A policy over a Hugging Face causal language model with float32 weights, always without dropout.
+    """A policy over a Hugging Face causal language model with float32 weights and without dropout.
 
-    Who trains it without `backward` and `step` (a trainer of TRL) has `model`, in evaluation mode when it is given and
-    when it is given back, `hf_tokenizer`, `optimizer()` and, once the weights have moved, `stepped(n)`.
-    Gradients and optimiser state exist only from the first backward and the first step on.
+    External trainers such as TRL's use `model`, `hf_tokenizer` and `optimizer()` instead of `backward` and `step`.
+    They must leave `model` in evaluation mode, as they find it, and call `stepped(n)` after `n` optimiser steps.
+    Gradients are allocated by the first backward pass, the optimiser state by the first step.
     """
 
     def __init__(
         self, name: str, model: torch.nn.Module, tokens: ChatTokens, *, context: int, training: Training
     ) -> None:
         self.name, self.version = name, 0
-        self.context, self.tokenizer, self.vocabulary = context, tokens.fingerprint, _vocabulary(model)
+        self.context, self.tokenizer, self.vocabulary = context, tokens.fingerprint, _vocab_size(model)
         self.model = model.float().eval()
-        self.pristine = True  # whether the weights are still those that it was made with
+        self.pristine = True  # whether the weights are still the initial ones
         self._tokens, self._training = tokens, training
         self._optimizer: torch.optim.AdamW | None = None
         self._eos_ids = _eos_ids(model, tokens.tokenizer)
-        self._recompute = Recompute(model, training.activation_bytes)
+        self._checkpointing = ActivationCheckpointing(model, training.activation_bytes)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device that holds the weights."""
         return next(self.model.parameters()).device
 
     @property
     def computes(self) -> str:
-        """The precision of its matrix products, and the kind of device."""
+        """The precision of matrix products and the kind of device."""
         return f"{'bfloat16' if self._training.bfloat16 else 'float32'} on {self.device.type}"
 
     @property
@@ -86,15 +87,15 @@ class CausalPolicy(TextPolicy):
         return self._tokens.tokenizer
 
     def render(self, messages: Sequence[dict[str, str]]) -> NDArray[np.int32]:
-        """The ids of a chat; special tokens spelled out in a content stay text."""
+        """Return the token ids of a chat; special tokens spelled out in a content stay text."""
         return self._tokens.render(messages)
 
     def encode(self, text: str, *, ended: bool) -> NDArray[np.int32]:
-        """The ids of a completion's text, and the end token of the tokenizer where it `ended`."""
+        """Return the token ids of a completion's text, followed by the tokenizer's end token if it `ended`."""
         return self._tokens.encode(text, ended=ended)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of completion ids without special tokens."""
+        """Return the text of completion ids, without special tokens."""
         return self._tokens.texts([list(map(int, ids))])[0]
 
     def generate(
@@ -106,10 +107,13 @@ class CausalPolicy(TextPolicy):
         rng: np.random.Generator,
         max_batch_tokens: int,
     ) -> list[list[Completion]]:
-        """`num_generations` completions for each prompt; raises `NodeFailed` where log-probs are not finite."""
+        """Sample `num_generations` completions per prompt.
+
+        Raises `NodeFailed` if a prompt has no tokens or log-probs are not finite.
+        """
         if any(len(prompt) == 0 for prompt in prompts):
             raise NodeFailed(f"policy {self.name!r}: a prompt has no tokens; there is nothing to complete")
-        shared = self._shares  # lets the model read packed rows: before the sampler is made of it
+        shared = self._shares  # first access prepares the model, from which the sampler is then copied
         with self.computing():
             sampled = sample_completions(
                 self._sampler(),
@@ -133,19 +137,20 @@ class CausalPolicy(TextPolicy):
         return [rows[at : at + num_generations] for at in range(0, len(rows), num_generations)]
 
     def micro_batches(self, sequences: Sequence[TokenSequence], *, max_batch_tokens: int) -> list[NDArray[np.int64]]:
-        """Positions of rows that are trained on at once; a prompt that rows share counts once where it is read once."""
+        """Return micro-batches as row indices; a prefix that rows share counts once if the model can share it."""
         if not self._shares:
             return super().micro_batches(sequences, max_batch_tokens=max_batch_tokens)
         return packed_batches([read_of(sequence) for sequence in sequences], max_tokens=max_batch_tokens)
 
     def logprobs(self, sequences: Sequence[TokenSequence], *, temperatures: NDArray[np.float32]) -> torch.Tensor:
-        """Log-probs of the completion tokens: float32 [rows, longest completion], 0 beyond a row's completion."""
-        grows = torch.is_grad_enabled()
+        """Return log-probs of the completion tokens, float32 [rows, longest completion], 0 beyond a row's end."""
+        with_gradients = torch.is_grad_enabled()
         if self.device.type == "cpu":
-            release_memory(seldom=True)  # another micro-batch does not fit into the holes that one leaves
-        if grows and self._recompute.depends:
-            self._recompute.fit(self._tokens_read(sequences), self._saved_token)
-        self.model.train(grows and self._recompute.any)  # dropout is off
+            release_memory(seldom=True)  # the heap fragments: the next micro-batch does not fit into freed blocks
+        if with_gradients and self._checkpointing.adaptive:
+            self._checkpointing.fit(self._tokens_read(sequences), self._saved_token)
+        # transformers recomputes in training mode only; this mode changes nothing else, as dropout is 0
+        self.model.train(with_gradients and self._checkpointing.enabled)
         try:
             return self._logprobs(sequences, temperatures)
         finally:
@@ -158,29 +163,29 @@ class CausalPolicy(TextPolicy):
             )
 
     def _tokens_read(self, sequences: Sequence[TokenSequence]) -> int:
-        """Tokens of a micro-batch with what is shared counted once, or else with its padding."""
+        """Return the tokens of a micro-batch in a forward pass: shared prefixes count once, padding counts."""
         ids = [read_of(sequence) for sequence in sequences]
         return packed_tokens(ids) if self._shares else len(ids) * max(map(len, ids), default=0)
 
     @cached_property
     def _saved_token(self) -> float:
-        """Bytes that a token more adds to what a forward pass keeps for its backward pass."""
+        """Bytes per token that a forward pass keeps for its backward pass, estimated from two probes."""
         sizes = []
         with torch.enable_grad():
-            for count in PROBED:
+            for count in PROBE_LENGTHS:
                 ids = np.linspace(0, self.vocabulary - 1, count).astype(np.int32)
                 probe = [TokenSequence(ids[:-1], ids[-1:])]
                 sizes.append(kept_bytes(partial(self._logprobs, probe, np.ones(1, np.float32)), self.model))
-        return max(0.0, (sizes[1] - sizes[0]) / (PROBED[1] - PROBED[0]))
+        return max(0.0, (sizes[1] - sizes[0]) / (PROBE_LENGTHS[1] - PROBE_LENGTHS[0]))
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of one micro-batch."""
         cast(Any, loss).backward()
 
     def step(self, *, learning_rate: float, max_grad_norm: float) -> float:
-        """One AdamW step with the gradients, clipped to `max_grad_norm`; returns the norm before clipping.
+        """Take one AdamW step with gradients clipped to `max_grad_norm`; returns the norm before clipping.
 
-        Raises `NodeFailed` where the norm is not finite or no gradients were added; the weights then stay.
+        Raises `NodeFailed`, with the weights unchanged, if the norm is not finite or there are no gradients.
         """
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         if not parameters:
@@ -199,75 +204,75 @@ class CausalPolicy(TextPolicy):
         return norm
 
     def optimizer(self) -> torch.optim.AdamW:
-        """The AdamW of this policy, made on first use; whoever steps it says so with `stepped`."""
+        """Return the AdamW optimiser, created on first use; call `stepped` after stepping it."""
         if self._optimizer is None:
             self._optimizer = self._new_optimizer()
         return self._optimizer
 
     def stepped(self, steps: int) -> None:
-        """Count optimiser steps that were applied to the weights, and drop what is left of their gradients."""
+        """Count optimiser steps that were applied to the weights, and free their gradients."""
         self.model.zero_grad(set_to_none=True)
         self.version += steps
         self.pristine = self.pristine and steps == 0
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """What is the policy's own, by name: what is saved and digested."""
+        """Return the policy's own tensors by name: the ones that are saved and digested."""
         return named_tensors(self.model)
 
     def trained(self) -> dict[str, torch.nn.Parameter]:
-        """What its optimiser steps, by name."""
+        """Return the parameters that the optimiser steps, by name."""
         return dict(self.model.named_parameters())
 
     def save(self, folder: Path) -> None:
-        """Write weights, optimiser, version, and the configuration and tokenizer that transformers loads them with."""
+        """Write weights, optimiser state and version, with the config and tokenizer that transformers needs."""
         save_state(folder, self.weights(), self._moments(), version=self.version)
         cast(Any, self.model).config.save_pretrained(folder)
         self.hf_tokenizer.save_pretrained(folder)
 
     def load(self, folder: Path) -> None:
-        """Become what was saved; raises `StoreError` where the weights are another model's."""
+        """Load weights, version and optimiser state; raises `StoreError` if they are another model's."""
         self._restore(folder, optimizer=True)
 
     def load_weights(self, folder: Path) -> None:
-        """Take weights and version of what was saved, and start with a fresh optimiser."""
+        """Load weights and version, without the optimiser state; raises `StoreError` like `load`."""
         self._restore(folder, optimizer=False)
 
     def digest(self) -> str:
-        """Hex digest of the weights."""
+        """Return a hex digest of the weights."""
         return weights_digest(self.weights())
 
     def export(self, folder: Path) -> None:
-        """Write a model that plain transformers loads and that gives the same logits, with its tokenizer."""
+        """Write model and tokenizer for plain transformers, which computes the same logits from them."""
         model = cast(Any, self.model)
-        save_weights(folder / WEIGHTS, self._whole_weights())
+        save_weights(folder / WEIGHTS, self._merged_weights())
         model.config.save_pretrained(folder)
         if getattr(model, "generation_config", None) is not None:
             model.generation_config.save_pretrained(folder)
         self.hf_tokenizer.save_pretrained(folder)
 
     def fork(self, name: str) -> Self:
-        """A second live version with its own weights and optimiser state."""
+        """Return an independent copy with its own weights and optimiser state."""
         other = self._twin(name)
         other.version, other.pristine = self.version, self.pristine
-        other.__dict__.update({name: self.__dict__[name] for name in TRIED if name in self.__dict__})
+        other.__dict__.update({name: self.__dict__[name] for name in MEASURED if name in self.__dict__})
         moments = self._moments()
         if moments is not None:
             restore_optimizer(other.trained(), other.optimizer(), moments)
         return other
 
     def _twin(self, name: str) -> Self:
-        """A policy of the same make with a copy of the weights."""
+        """Return a policy with the same settings and a copy of the weights, without optimiser state."""
         model = copy.deepcopy(self.model)
         model.zero_grad(set_to_none=True)
         return type(self)(name, model, self._tokens, context=self.context, training=self._training)
 
     def _sampler(self) -> torch.nn.Module:
-        """The model that tokens are sampled from, for one call of `generate`."""
+        """Return the model that one call of `generate` samples from."""
         if self._training.bfloat16 and self.device.type == "cpu":
             return prepacked(self.model)
         return self.model
 
-    def _whole_weights(self) -> dict[str, torch.Tensor]:
+    def _merged_weights(self) -> dict[str, torch.Tensor]:
         return self.weights()
 
     def _read(self, folder: Path, *, optimizer: bool) -> tuple[int, dict[str, torch.Tensor] | None]:
@@ -292,12 +297,12 @@ class CausalPolicy(TextPolicy):
 
     @cached_property
     def _shares(self) -> bool:
-        """Whether what rows have in common from their beginning on is read once."""
+        """True if the model computes shared prefixes once; the first access prepares and tests the model."""
         return self._training.share_prefixes and self._has_plain_head and prepare(self.model)
 
     def computing(self) -> AbstractContextManager[Any]:
-        """The precision in which this policy computes: bfloat16 by autocast, or as its weights are."""
-        # one context a call: autocast keeps the bfloat16 copies of the weights as long as it lasts
+        """Return a context that sets the precision: bfloat16 autocast, or none."""
+        # a new context per call: autocast caches bfloat16 copies of the weights for as long as it is open
         return torch.autocast(self.device.type, torch.bfloat16) if self._training.bfloat16 else nullcontext()
 
     def _new_optimizer(self) -> torch.optim.AdamW:
@@ -312,8 +317,8 @@ class CausalPolicy(TextPolicy):
         )
 
 
-def _vocabulary(model: torch.nn.Module) -> int:
-    """The ids that both ends of the model know; often some more than the tokenizer has."""
+def _vocab_size(model: torch.nn.Module) -> int:
+    """Return the number of ids that input and output embeddings have; often more than the tokenizer's."""
     layers = (cast(Any, model).get_input_embeddings(), cast(Any, model).get_output_embeddings())
     return min(int(layer.weight.shape[0]) for layer in layers if layer is not None)
 

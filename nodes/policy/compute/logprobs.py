@@ -1,4 +1,4 @@
-"""Log-probs of completions under a transformers causal language model: the function to replace for another kernel."""
+"""Log-probs of completions under a transformers causal language model; replace `completion_logprobs` for a kernel."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from torch.utils.checkpoint import checkpoint
 
 from genrl_graph.contract.policy import TokenSequence
-from genrl_graph.nodes.policy.compute.packed_forward import read
+from genrl_graph.nodes.policy.compute.packed_forward import packed_hidden_states
 from genrl_graph.nodes.policy.compute.packing import Packed
 
 LOGITS_AT_ONCE = 1 << 22
-"""Elements of the logits that exist at once in a training pass; more of them go through the output layer in turn."""
+"""Most logits (elements) in memory at once in a training pass; beyond it the output layer runs in blocks."""
 
 
 def completion_logprobs(
@@ -24,12 +24,12 @@ def completion_logprobs(
     plain_head: bool = True,
     shared: bool = False,
 ) -> torch.Tensor:
-    """Float32 [rows, longest completion]: log-probs of the completion tokens, 0 beyond a row's completion.
+    """Return log-probs of the completion tokens: float32 [rows, longest completion], 0 beyond a row's completion.
 
-    Row i is divided by temperatures[i]; 0, a greedy row, counts as 1. Logits exist for completion tokens only and in
-    blocks, which the backward pass computes again. `plain_head` says that logits are the output layer of the last
-    hidden state (see `has_plain_head`); otherwise the whole model makes them. `shared` reads packed
-    rows: what they have in common from their beginning on, above all a prompt, once; it needs a `prepare`d model.
+    Logits of row i are divided by temperatures[i]; greedy rows, with temperature 0, count as 1. Logits are computed
+    for completion tokens only, in blocks that the backward pass recomputes. `plain_head` states that logits are the
+    output layer applied to the last hidden state (see `has_plain_head`); otherwise the whole model computes them.
+    `shared` packs the rows and computes shared prefixes, such as a prompt, once; the model must be `prepare`d for it.
     """
     device = next(model.parameters()).device
     lengths = np.array([len(sequence.completion_ids) for sequence in sequences], np.int64)
@@ -38,38 +38,38 @@ def completion_logprobs(
         return torch.zeros((len(sequences), 0), device=device)
     row, column = np.nonzero(np.arange(longest)[None, :] < lengths[:, None])
     target = torch.from_numpy(np.concatenate([s.completion_ids for s in sequences]).astype(np.int64)).to(device)
-    # on the host: whether there is anything to divide by is known without waiting for a device
+    # on the host: testing whether all temperatures are 1 must not wait for the device
     temperature = torch.from_numpy(np.where(temperatures > 0, temperatures, 1.0).astype(np.float32)[row])
     rows, columns = torch.from_numpy(row).to(device), torch.from_numpy(column).to(device)
 
-    read_ids = [read_of(sequence) for sequence in sequences]
-    packed = Packed.of(read_ids) if shared else None
-    paths = [np.arange(len(ids)) for ids in read_ids] if packed is None else packed.paths
-    both = zip(paths, sequences, strict=True)
-    place = np.concatenate([path[len(s.prompt_ids) - 1 :] for path, s in both if len(s.completion_ids)])
+    inputs = [read_of(sequence) for sequence in sequences]
+    packed = Packed.of(inputs) if shared else None
+    paths = [np.arange(len(ids)) for ids in inputs] if packed is None else packed.paths
+    pairs = zip(paths, sequences, strict=True)
+    place = np.concatenate([path[len(s.prompt_ids) - 1 :] for path, s in pairs if len(s.completion_ids)])
     places = torch.from_numpy(place).to(device)
     if packed is not None:
-        values = _in_blocks(_head(model), read(model, packed)[places], target, temperature)
+        values = _in_blocks(_head(model), packed_hidden_states(model, packed)[places], target, temperature)
     elif plain_head:
-        # a causal model never looks right, so padding there needs no mask and attention takes its fastest path
-        ids = _right_padded(read_ids).to(device)
+        # causal attention never sees padding on the right, so no mask is needed and attention is fastest
+        ids = _right_padded(inputs).to(device)
         hidden = cast(Any, model).base_model(input_ids=ids, use_cache=False).last_hidden_state[rows, places]
         values = _in_blocks(_head(model), hidden, target, temperature)
     else:
-        ids, first = _right_padded(read_ids).to(device), int(place.min())
-        kept = torch.arange(first, ids.shape[1], device=device)
-        logits = model(input_ids=ids, use_cache=False, logits_to_keep=kept).logits
-        values = _selected(logits[rows, places - first], target, temperature)
+        ids, first = _right_padded(inputs).to(device), int(place.min())
+        with_logits = torch.arange(first, ids.shape[1], device=device)
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=with_logits).logits
+        values = _token_logprobs(logits[rows, places - first], target, temperature)
     return torch.zeros((len(sequences), longest), device=device).index_put((rows, columns), values)
 
 
 def read_of(sequence: TokenSequence) -> NDArray[np.int32]:
-    """What a model reads of a row: the last completion token predicts nothing and is left out."""
+    """Return the model input of a row: all ids but the last, after which nothing is predicted."""
     return np.concatenate([sequence.prompt_ids, sequence.completion_ids])[:-1]
 
 
 def has_plain_head(model: torch.nn.Module) -> bool:
-    """Whether logits are exactly the output layer of the last hidden state: no soft cap, no scale (tried out)."""
+    """Test whether logits equal the output layer applied to the last hidden state, without soft cap or scale."""
     head = cast(Any, model).get_output_embeddings()
     base = cast(Any, model).base_model
     capped = getattr(cast(Any, model).config, "final_logit_softcapping", None) is not None
@@ -85,8 +85,8 @@ def has_plain_head(model: torch.nn.Module) -> bool:
 
 def _right_padded(rows: Sequence[NDArray[np.int32]]) -> torch.Tensor:
     ids = np.zeros((len(rows), max(map(len, rows))), np.int64)
-    for at, row in enumerate(rows):
-        ids[at, : len(row)] = row
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = row
     return torch.from_numpy(ids)
 
 
@@ -97,26 +97,27 @@ def _head(model: torch.nn.Module) -> torch.nn.Module:
 def _in_blocks(
     head: torch.nn.Module, hidden: torch.Tensor, target: torch.Tensor, temperature: torch.Tensor
 ) -> torch.Tensor:
+    """Compute log-probs in blocks of at most `LOGITS_AT_ONCE` logits; the backward pass recomputes them."""
     size = max(1, LOGITS_AT_ONCE // int(cast(torch.Tensor, head.weight).shape[0]))
     if len(hidden) <= size:
-        return _projected(head, hidden, target, temperature)
+        return _block(head, hidden, target, temperature)
     blocks = zip(*(torch.split(part, size) for part in (hidden, target, temperature)), strict=True)
     if not torch.is_grad_enabled():
-        return torch.cat([_projected(head, *block) for block in blocks])
+        return torch.cat([_block(head, *block) for block in blocks])
     values = [
-        cast(torch.Tensor, checkpoint(_projected, head, *block, use_reentrant=False, preserve_rng_state=False))
+        cast(torch.Tensor, checkpoint(_block, head, *block, use_reentrant=False, preserve_rng_state=False))
         for block in blocks
     ]
     return torch.cat(values)
 
 
-def _projected(
+def _block(
     head: torch.nn.Module, hidden: torch.Tensor, target: torch.Tensor, temperature: torch.Tensor
 ) -> torch.Tensor:
-    return _selected(head(hidden), target, temperature)
+    return _token_logprobs(head(hidden), target, temperature)
 
 
-def _selected(logits: torch.Tensor, target: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
+def _token_logprobs(logits: torch.Tensor, target: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
     scaled = logits.float()
     if not bool((temperature == 1).all()):
         scaled = scaled / temperature[:, None].to(scaled.device)

@@ -1,4 +1,4 @@
-"""Small networks for games, and how their first weights are drawn (imports torch: loaded when a policy is made)."""
+"""Small networks for games and their initialisation (imports torch, so loaded only when a policy is created)."""
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
     from genrl_graph.nodes.policy.compute.acting import NetworkCarry
 
 Head = Literal["actor_critic", "q_network"]
-ILLEGAL = -1e8  # as a logit: no probability is left in float32, and the entropy stays finite
+ILLEGAL = -1e8  # logit of illegal actions: its probability is 0 in float32, and the entropy stays finite
 
 
 @dataclass(frozen=True, slots=True)
 class Exploration:
-    """The chance of a random action after so many optimiser steps: from `start` to `end` over `steps`, linearly."""
+    """The probability of a random action, which decays linearly from `start` to `end` over `steps` optimiser steps."""
 
     start: float
     end: float
     steps: int
 
     def at(self, version: int) -> float:
-        """The chance at a version of the policy."""
+        """Return the probability at a version of the policy, its number of optimiser steps."""
         return self.end + (self.start - self.end) * max(0.0, 1.0 - version / self.steps)
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkSpec:
-    """Everything but the weights: a saved policy holds it as JSON, so that it can be made again."""
+    """The architecture of a network: everything but the weights, saved as JSON next to them."""
 
     head: Head
     observation: tuple[int, ...]
@@ -54,7 +54,7 @@ class NetworkSpec:
         shared: bool = False,
         exploration: Exploration | None = None,
     ) -> Self:
-        """The network that a carry declares; raises `DataError` where its convolutions do not fit."""
+        """Return the architecture that a carry declares; raises `DataError` if convolutions do not fit observations."""
         spaces = carry.spaces()
         if carry.channels and len(spaces.observation) != 3:
             shape = list(spaces.observation)
@@ -64,23 +64,23 @@ class NetworkSpec:
 
     @property
     def spaces(self) -> Spaces:
-        """What the network reads and gives."""
+        """The shape of observations and the number of actions."""
         return Spaces(self.observation, self.actions)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, found: dict[str, Any]) -> Self:
-        """What `as_json` gave; raises `KeyError` or `TypeError` for anything else."""
-        tuples = {name: tuple(found[name]) for name in ("observation", "hidden", "channels")}
-        exploration = Exploration(**found["exploration"]) if found["exploration"] else None
-        return cls(**found | tuples | {"exploration": exploration})
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Restore a spec from the values of `as_json`; raises `KeyError` or `TypeError` for others."""
+        tuples = {name: tuple(values[name]) for name in ("observation", "hidden", "channels")}
+        exploration = Exploration(**values["exploration"]) if values["exploration"] else None
+        return cls(**values | tuples | {"exploration": exploration})
 
 
 class Trunk(nn.Module):
-    """Observations [rows, ...] to features [rows, width]."""
+    """Layers that map observations [rows, ...] to features [rows, width]."""
 
     def __init__(self, spec: NetworkSpec, *, hidden: tuple[int, ...], convolve: bool, width: int) -> None:
         super().__init__()
@@ -99,14 +99,14 @@ class Trunk(nn.Module):
         self.layers, self.width = nn.Sequential(*layers), width
 
     def forward(self, observations: Tensor) -> Tensor:
-        """The features."""
+        """Return the features."""
         if self.channels_last:
             return self.layers(observations.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
         return self.layers(observations.flatten(1))  # type: ignore[no-any-return]
 
 
 class Network(nn.Module):
-    """What both heads have in common: a body that they share, and for each of them a trunk and a last layer."""
+    """A network with several heads: an optional shared body, then a trunk and an output layer for each head."""
 
     def __init__(self, spec: NetworkSpec, outputs: dict[str, int]) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class Network(nn.Module):
             self.heads[name] = nn.Sequential(trunk, nn.Linear(trunk.width, size))
 
     def forward(self, observations: Tensor) -> list[Tensor]:
-        """One tensor [rows, size] for each head."""
+        """Return one tensor [rows, size] per head."""
         features = observations if self.body is None else self.body(observations)
         return [head(features) for head in self.heads.values()]
 
@@ -134,35 +134,35 @@ def _flat_width(spec: NetworkSpec) -> int:
 
 
 def actor_critic_network(spec: NetworkSpec) -> Network:
-    """Logits and a value."""
+    """Return a network with action logits and a state value."""
     return Network(spec, {"actor": spec.actions, "critic": 1})
 
 
 def q_network(spec: NetworkSpec) -> Network:
-    """A value an action."""
+    """Return a network with one value per action."""
     return Network(spec, {"q": spec.actions})
 
 
 def draw_orthogonal(model: nn.Module, *, seed: int, name: str) -> None:
-    """Orthogonal matrices (arXiv 1312.6120), biases 0; one stream a parameter.
+    """Initialise matrices orthogonally (arXiv 1312.6120) and biases to 0, with one random stream per parameter.
 
-    The gain is sqrt(2), but 0.01 for the logits of an actor and 1 for values: what PPO starts from elsewhere.
+    The gain is sqrt(2) for hidden layers, 0.01 for actor logits and 1 for values, as is common for PPO.
     """
-    last = {"actor": 0.01, "critic": 1.0, "q": 1.0}
+    output_gains = {"actor": 0.01, "critic": 1.0, "q": 1.0}
     with torch.no_grad():
         for label, parameter in model.named_parameters():
             if parameter.ndim < 2:
                 parameter.zero_()
                 continue
             parts = label.split(".")
-            is_last = parts[0] == "heads" and parts[2] == "1"
-            gain = last[parts[1]] if is_last else 2.0**0.5
-            drawn = _orthogonal(parameter.shape[0], parameter[0].numel(), stream("network", seed, name, label))
-            parameter.copy_(torch.from_numpy(gain * drawn).reshape(parameter.shape))
+            is_output = parts[0] == "heads" and parts[2] == "1"
+            gain = output_gains[parts[1]] if is_output else 2.0**0.5
+            matrix = _orthogonal(parameter.shape[0], parameter[0].numel(), stream("network", seed, name, label))
+            parameter.copy_(torch.from_numpy(gain * matrix).reshape(parameter.shape))
 
 
 def _orthogonal(rows: int, columns: int, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """A matrix whose rows, or columns where there are fewer, are orthonormal."""
+    """Draw a matrix with orthonormal rows, or orthonormal columns if there are fewer columns than rows."""
     q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
     q = q * np.sign(np.diag(r))
     return q if rows >= columns else q.T

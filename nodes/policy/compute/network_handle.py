@@ -1,4 +1,4 @@
-"""The live handles of small networks: act, judge and train one set of weights (imports torch)."""
+"""Live policies over small networks: act, estimate values and train one set of weights (imports torch)."""
 
 import copy
 import json
@@ -36,7 +36,7 @@ __all__ = ["Exploration", "NetworkActor", "NetworkActorCritic", "NetworkQ", "loa
 
 
 class NetworkActor(TrainedActor):
-    """One network with Adam (arXiv 1412.6980), whose state exists from the first step on."""
+    """A network with Adam (arXiv 1412.6980); the optimiser state exists from the first step on."""
 
     def __init__(self, name: str, spec: NetworkSpec, model: torch.nn.Module) -> None:
         self.name, self.version = name, 0
@@ -46,12 +46,12 @@ class NetworkActor(TrainedActor):
 
     @property
     def computes(self) -> str:
-        """The precision of its matrix products, and the kind of device."""
+        """The precision of matrix products and the kind of device."""
         return f"float32 on {self._device.type}"
 
     @classmethod
     def drawn(cls, name: str, spec: NetworkSpec, *, seed: int, device: str) -> Self:
-        """A handle whose weights are a function of seed and name."""
+        """Return a policy with initial weights drawn from seed and name."""
         from genrl_graph.nodes.policy.compute.device import pick_device
 
         model = cls.network(spec)
@@ -60,11 +60,11 @@ class NetworkActor(TrainedActor):
 
     @classmethod
     def network(cls, spec: NetworkSpec) -> Network:
-        """The network of a spec, its weights as torch makes them."""
+        """Return the network of a spec, with torch's default initial weights."""
         raise NotImplementedError
 
     def tensor(self, values: NDArray[np.generic]) -> Tensor:
-        """An array as a tensor where the weights are."""
+        """Return an array as a tensor on the device of the weights."""
         return torch.as_tensor(values, device=self._device)
 
     def backward(self, loss: Tensor) -> None:
@@ -72,9 +72,9 @@ class NetworkActor(TrainedActor):
         cast(Any, loss).backward()
 
     def step(self, *, learning_rate: float, max_grad_norm: float) -> float:
-        """One step of Adam with the gradients, clipped to `max_grad_norm`; returns the norm before clipping.
+        """Take one Adam step with gradients clipped to `max_grad_norm`; returns the norm before clipping.
 
-        Raises `NodeFailed` where the norm is not finite or no gradients were added; the weights then stay.
+        Raises `NodeFailed`, with the weights unchanged, if the norm is not finite or there are no gradients.
         """
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         if not parameters:
@@ -94,30 +94,30 @@ class NetworkActor(TrainedActor):
         return norm
 
     def save(self, folder: Path) -> None:
-        """Write weights, optimiser, version, and what network it is."""
+        """Write weights, optimiser state, version and architecture."""
         save_state(folder, self._weights(), self._moments(), version=self.version)
         (folder / NETWORK).write_text(json.dumps({"name": self.name, **self.spec.as_json()}) + "\n")
 
     def load(self, folder: Path) -> None:
-        """Become what was saved; raises `StoreError` where the weights are another network's."""
+        """Load weights, version and optimiser state; raises `StoreError` if they are another network's."""
         self.version, moments = load_state(folder, self._weights())
         self._optimizer = None
         if moments is not None:
             self._restore(moments, str(folder))
 
     def digest(self) -> str:
-        """Hex digest of the weights."""
+        """Return a hex digest of the weights."""
         return weights_digest(self._weights())
 
     def fork(self, name: str) -> Self:
-        """A second live version with its own weights and optimiser state."""
+        """Return an independent copy with its own weights and optimiser state."""
         other, moments = self.frozen(name), self._moments()
         if moments is not None:
             other._restore(moments, f"policy {self.name!r}")
         return other
 
     def frozen(self, name: str) -> Self:
-        """A copy of the weights without optimiser state."""
+        """Return a copy of the weights without optimiser state."""
         model = copy.deepcopy(self.model)
         model.zero_grad(set_to_none=True)
         other = type(self)(name, self.spec, model)
@@ -153,38 +153,38 @@ class NetworkActor(TrainedActor):
 
 
 class NetworkActorCritic(NetworkActor, ActorCritic):
-    """An actor and a critic."""
+    """A network with an actor and a critic."""
 
     @classmethod
     def network(cls, spec: NetworkSpec) -> Network:
-        """Logits and a value."""
+        """Return a network with action logits and a state value."""
         return actor_critic_network(spec)
 
     def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator, greedy: bool = False) -> ActorOutput:
-        """Actions drawn from the policy among the legal ones; `greedy` takes the likeliest."""
+        """Sample legal actions from the policy; `greedy` takes the most probable one."""
         with torch.inference_mode():
-            logits, values = self.model(self.tensor(observations))
-        found = np.where(masks > 0, self._finite(logits.numpy(force=True)), ILLEGAL).astype(np.float64)
-        found -= found.max(axis=1, keepdims=True)
-        logprobs = found - np.log(np.exp(found).sum(axis=1, keepdims=True))
-        actions = logprobs.argmax(axis=1) if greedy else _drawn(np.exp(logprobs), masks, rng)
+            outputs, values = self.model(self.tensor(observations))
+        logits = np.where(masks > 0, self._finite(outputs.numpy(force=True)), ILLEGAL).astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        logprobs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        actions = logprobs.argmax(axis=1) if greedy else _draw_actions(np.exp(logprobs), masks, rng)
         chosen = logprobs[np.arange(len(actions)), actions].astype(np.float32)
         return ActorOutput(actions.astype(np.int32), chosen, self._finite(values.numpy(force=True)[:, 0]))
 
     def values(self, observations: Floats, masks: Masks) -> Floats:
-        """What the critic says."""
+        """Return the critic's values, shape (rows,)."""
         with torch.inference_mode():
             return self._finite(self.model(self.tensor(observations))[1].numpy(force=True)[:, 0])
 
     def evaluate(self, observations: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probs of all actions [rows, actions], the illegal ones about -1e8, and values [rows]."""
+        """Return log-probs of all actions [rows, actions], illegal ones near -1e8, and values [rows]."""
         logits, values = self.model(observations)
-        legal = torch.where(masks > 0, logits, ILLEGAL)
-        return torch.log_softmax(legal, dim=-1), values[:, 0]
+        masked = torch.where(masks > 0, logits, ILLEGAL)
+        return torch.log_softmax(masked, dim=-1), values[:, 0]
 
 
 class NetworkQ(NetworkActor, QNetwork):
-    """Values of actions; the target is saved and digested with the network, but never stepped."""
+    """A network of action values and its target network, which is saved and digested but never stepped."""
 
     def __init__(self, name: str, spec: NetworkSpec, model: torch.nn.Module) -> None:
         super().__init__(name, spec, model)
@@ -192,38 +192,38 @@ class NetworkQ(NetworkActor, QNetwork):
 
     @classmethod
     def network(cls, spec: NetworkSpec) -> Network:
-        """A value an action."""
+        """Return a network with one value per action."""
         return q_network(spec)
 
     def act(self, observations: Floats, masks: Masks, *, rng: np.random.Generator, greedy: bool = False) -> ActorOutput:
-        """The best legal action of each row, or, with the chance of this version, a random one."""
+        """Choose legal actions epsilon-greedily, with the epsilon of this version; `greedy` sets it to 0."""
         exploration = self.spec.exploration
         epsilon = 0.0 if greedy or exploration is None else exploration.at(self.version)
-        legal, found = masks > 0, self._legal_values(observations, masks)
-        best = found.argmax(axis=1)
+        legal, values = masks > 0, self._legal_values(observations, masks)
+        best = values.argmax(axis=1)
         uniform = legal / legal.sum(axis=1, keepdims=True)
-        chance = epsilon * uniform
-        chance[np.arange(len(best)), best] += 1.0 - epsilon
-        actions = best if greedy else _drawn(chance, masks, rng)
-        chosen = np.log(chance[np.arange(len(actions)), actions]).astype(np.float32)
-        return ActorOutput(actions.astype(np.int32), chosen, found.max(axis=1))
+        probs = epsilon * uniform
+        probs[np.arange(len(best)), best] += 1.0 - epsilon
+        actions = best if greedy else _draw_actions(probs, masks, rng)
+        chosen = np.log(probs[np.arange(len(actions)), actions]).astype(np.float32)
+        return ActorOutput(actions.astype(np.int32), chosen, values.max(axis=1))
 
     def values(self, observations: Floats, masks: Masks) -> Floats:
-        """The highest value of a legal action."""
+        """Return the highest value of a legal action, shape (rows,)."""
         best: Floats = self._legal_values(observations, masks).max(axis=1)
         return best
 
     def action_values(self, observations: Tensor, *, target: bool = False) -> Tensor:
-        """Values of all actions [rows, actions]."""
+        """Return the values of all actions [rows, actions]."""
         (values,) = (self._target if target else self.model)(observations)
         return cast(Tensor, values)
 
     def sync_target(self) -> None:
-        """Let the target become the network."""
+        """Copy the network's weights to the target network."""
         self._target.load_state_dict(self.model.state_dict())
 
     def frozen(self, name: str) -> Self:
-        """A copy of network and target without optimiser state."""
+        """Return a copy of network and target without optimiser state."""
         other = super().frozen(name)
         other._target.load_state_dict(self._target.state_dict())
         return other
@@ -239,12 +239,12 @@ class NetworkQ(NetworkActor, QNetwork):
 
 
 def load_frozen(folder: Path) -> NetworkActor:
-    """The policy that was saved in a folder, made from nothing else; raises `StoreError` where that holds none."""
+    """Load a saved policy from its folder alone, without its carry; raises `StoreError` if the folder holds none."""
     heads: dict[str, type[NetworkActor]] = {"actor_critic": NetworkActorCritic, "q_network": NetworkQ}
     try:
-        found = json.loads((folder / NETWORK).read_text())
-        name = str(found.pop("name"))
-        spec = NetworkSpec.from_json(found)
+        values = json.loads((folder / NETWORK).read_text())
+        name = str(values.pop("name"))
+        spec = NetworkSpec.from_json(values)
         cls = heads[spec.head]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{folder / NETWORK}: holds no network: {error}") from error
@@ -253,10 +253,11 @@ def load_frozen(folder: Path) -> NetworkActor:
     return policy
 
 
-def _drawn(chances: NDArray[np.float64], masks: Masks, rng: np.random.Generator) -> NDArray[np.int64]:
-    """One action a row by its chances [rows, actions]; never one that is illegal, whatever rounding does."""
-    ends = np.cumsum(np.where(masks > 0, chances, 0.0), axis=1)
-    point = rng.random((len(chances), 1)) * ends[:, -1:]
+def _draw_actions(probs: NDArray[np.float64], masks: Masks, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw one legal action per row with probabilities [rows, actions]."""
+    ends = np.cumsum(np.where(masks > 0, probs, 0.0), axis=1)
+    point = rng.random((len(probs), 1)) * ends[:, -1:]
+    # rounding could otherwise put the point beyond the last legal action
     last_legal = masks.shape[1] - 1 - (masks[:, ::-1] > 0).argmax(axis=1)
     actions: NDArray[np.int64] = np.minimum((ends <= point).sum(axis=1), last_legal)
     return actions

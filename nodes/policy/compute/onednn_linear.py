@@ -1,4 +1,4 @@
-"""Matrices as oneDNN multiplies them fastest: rounded to bfloat16 and laid out once, not for every token."""
+"""Linear layers with weights prepacked for oneDNN: rounded to bfloat16 and laid out once, not for every token."""
 
 import copy
 from functools import cache
@@ -8,30 +8,30 @@ import torch
 from torch import nn
 
 ROWS = 16
-"""Rows that the layout is asked for; it is not slower for others."""
+"""Number of input rows that the layout is optimised for; other numbers are not slower."""
 
 
 class Prepacked(nn.Module):
-    """A linear layer that reads bfloat16, whatever it is given, from a matrix [outputs, inputs] in oneDNN's layout."""
+    """A linear layer that computes in bfloat16 from a matrix [outputs, inputs] in oneDNN's layout."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().bfloat16(), ROWS)
         self._bias = None if bias is None else bias.detach().bfloat16()
-        self.weight = weight  # what others ask of a layer: its size and type
+        self.weight = weight  # models read its shape and dtype
 
-    def forward(self, given: torch.Tensor) -> torch.Tensor:
-        """The product, in bfloat16."""
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the product, in bfloat16."""
         result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            given.bfloat16(), self._packed, self._bias, "none", [], ""
+            inputs.bfloat16(), self._packed, self._bias, "none", [], ""
         )
         return result
 
 
 def prepacked(model: nn.Module) -> nn.Module:
-    """A model that shares all weights with this one but computes linear layers from a layout of their own, in bfloat16.
+    """Return a copy of a model with prepacked bfloat16 linear layers; it shares all other weights with the model.
 
-    It is good until the weights change. Where oneDNN has no such layout it is the model itself.
+    The copy is valid until the weights change. Without support for prepacking, this returns the model itself.
     """
     if not can_prepack():
         return model
@@ -44,14 +44,14 @@ def prepacked(model: nn.Module) -> nn.Module:
 
 @cache
 def can_prepack() -> bool:
-    """Whether this torch can, tried out: its compiler uses these operators, but promises them to nobody else."""
+    """Test whether this torch can prepack: the operators belong to its compiler and are not a public interface."""
     if not cast(Any, torch.backends.mkldnn).is_available():
         return False
     with torch.no_grad():
-        weight, given = torch.linspace(-1, 1, 48).view(6, 8), torch.linspace(0, 1, 16).view(2, 8)
+        weight, inputs = torch.linspace(-1, 1, 48).view(6, 8), torch.linspace(0, 1, 16).view(2, 8)
         try:
-            found = Prepacked(weight, None)(given)
+            product = Prepacked(weight, None)(inputs)
         except (AttributeError, RuntimeError, TypeError, NotImplementedError):
             return False
-        wanted = nn.functional.linear(given.bfloat16(), weight.bfloat16())
-    return bool(torch.allclose(found.float(), wanted.float(), atol=0.05))
+        expected = nn.functional.linear(inputs.bfloat16(), weight.bfloat16())
+    return bool(torch.allclose(product.float(), expected.float(), atol=0.05))

@@ -1,4 +1,7 @@
-"""Sequences laid out in one row without padding: what several have in common from their beginning on is there once."""
+"""Pack sequences into one row without padding, where prefixes that several sequences share are stored once.
+
+A place is the index of a token in the packed row; its position is the index in its sequence.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,13 +14,15 @@ Ids = NDArray[np.int32]
 Places = NDArray[np.int64]
 
 LEAST_SHARED = 16
-"""Tokens in common that are worth a branch."""
+"""Least number of common tokens for which a prefix is shared; shorter ones are not worth a branch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """The places from `start` to `stop`: each sees the runs of places `before` all of them, and itself and those of
-    the branch before it."""
+    """The places from `start` to `stop`, tokens that continue one prefix.
+
+    Each place attends to the runs of places in `before` (the prefix), to earlier places of the branch and to itself.
+    """
 
     start: int
     stop: int
@@ -25,13 +30,16 @@ class Branch:
 
     @property
     def seen(self) -> int:
-        """How many places lie before it."""
+        """Number of places of the prefix."""
         return sum(stop - start for start, stop in self.before)
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """`ids` and `positions` are int64 [tokens]; sequence i is what stands at `paths[i]`; branches cover all tokens."""
+    """A packed row: `ids` and `positions` are int64 [tokens], `paths[i]` holds the places of sequence i in order.
+
+    The branches, in order, cover all places.
+    """
 
     ids: Places
     positions: Places
@@ -40,57 +48,56 @@ class Packed:
 
     @classmethod
     def of(cls, sequences: Sequence[Ids]) -> "Packed":
-        """Lay sequences out, none of them empty."""
+        """Pack non-empty sequences."""
         paths, branches = [np.zeros(0, np.int64)] * len(sequences), list[Branch]()
         ids, positions, size = list[Ids](), list[Places](), 0
         path = np.zeros(0, np.int64)
-        for row, known in in_order(sequences):
+        for row, shared in prefix_order(sequences):
             sequence = sequences[row]
-            stop = size + len(sequence) - known
-            path = np.concatenate([path[:known], np.arange(size, stop)])
+            stop = size + len(sequence) - shared
+            path = np.concatenate([path[:shared], np.arange(size, stop)])
             if stop > size:
-                branches.append(Branch(size, stop, _runs(path[:known])))
-            ids.append(sequence[known:])
-            positions.append(np.arange(known, len(sequence)))
+                branches.append(Branch(size, stop, _runs(path[:shared])))
+            ids.append(sequence[shared:])
+            positions.append(np.arange(shared, len(sequence)))
             paths[row], size = path, stop
-        nothing = [np.zeros(0, np.int64)]
-        return cls(
-            np.concatenate([*nothing, *ids]), np.concatenate([*nothing, *positions]), tuple(paths), tuple(branches)
-        )
+        empty = [np.zeros(0, np.int64)]
+        return cls(np.concatenate([*empty, *ids]), np.concatenate([*empty, *positions]), tuple(paths), tuple(branches))
 
 
-def in_order(sequences: Sequence[Ids]) -> Iterator[tuple[int, int]]:
-    """Sequences in the order of their ids, each with how many tokens it shares with the one before.
+def prefix_order(sequences: Sequence[Ids]) -> Iterator[tuple[int, int]]:
+    """Yield the indices of sequences sorted by ids, each with the length of the prefix shared with the previous one.
 
-    Of all that come earlier, that is the one with which a sequence has most in common.
+    In this order, no other earlier sequence shares a longer prefix. Prefixes below `LEAST_SHARED` count as 0.
     """
-    before = np.zeros(0, np.int32)
+    previous = np.zeros(0, np.int32)
     for row in sorted(range(len(sequences)), key=lambda row: sequences[row].astype(">i4").tobytes()):
-        known = common(before, sequences[row])
-        yield row, known if known >= LEAST_SHARED else 0
-        before = sequences[row]
+        shared = common_prefix(previous, sequences[row])
+        yield row, shared if shared >= LEAST_SHARED else 0
+        previous = sequences[row]
 
 
 def packed_batches(sequences: Sequence[Ids], *, max_tokens: int) -> list[Places]:
-    """Positions of sequences in batches of at most `max_tokens` once they are packed; a longer one is alone.
+    """Return batches of sequence indices, each of at most `max_tokens` once packed; a longer sequence is alone.
 
-    Sequences that have much in common stay together: of all ways to cut them in their order, this has the fewest
-    tokens in all, and of those the fewest batches.
+    Keeps sequences with common prefixes together: among all ways to cut the sequences in `prefix_order`, this has the
+    fewest tokens in total, and of those the fewest batches.
     """
-    order = list(in_order(sequences))
-    least, first = [(0, 0)], [0]  # by how many sequences: tokens and batches, and where the last batch begins
+    order = list(prefix_order(sequences))
+    # best[n]: least (tokens, batches) for the first n sequences; first[n]: where the last of these batches begins
+    best, first = [(0, 0)], [0]
     for end in range(1, len(order) + 1):
         options = []
-        tokens = 0  # of the batch, but for what its first sequence shares with the one before
+        tokens = 0  # of order[begin + 1 : end], without the prefix shared with order[begin]
         for begin in range(end - 1, -1, -1):
-            row, known = order[begin]
-            whole = tokens + len(sequences[row])
-            if whole > max_tokens and begin < end - 1:
+            row, shared = order[begin]
+            batch = tokens + len(sequences[row])
+            if batch > max_tokens and begin < end - 1:
                 break
-            options.append((least[begin][0] + whole, least[begin][1] + 1, begin))
-            tokens = whole - known
+            options.append((best[begin][0] + batch, best[begin][1] + 1, begin))
+            tokens = batch - shared
         fewest = min(options)
-        least.append(fewest[:2])
+        best.append(fewest[:2])
         first.append(fewest[2])
     cuts = [len(order)]
     while cuts[-1]:
@@ -100,19 +107,19 @@ def packed_batches(sequences: Sequence[Ids], *, max_tokens: int) -> list[Places]
 
 
 def packed_tokens(sequences: Sequence[Ids]) -> int:
-    """How many tokens sequences have once they are packed."""
-    return sum(len(sequences[row]) - known for row, known in in_order(sequences))
+    """Return the number of tokens of the packed sequences."""
+    return sum(len(sequences[row]) - shared for row, shared in prefix_order(sequences))
 
 
-def common(a: Ids, b: Ids) -> int:
-    """How many tokens two sequences have in common at their beginning."""
+def common_prefix(a: Ids, b: Ids) -> int:
+    """Return the length of the longest common prefix of two sequences."""
     shorter = min(len(a), len(b))
     differ = np.flatnonzero(a[:shorter] != b[:shorter])
     return int(differ[0]) if len(differ) else shorter
 
 
 def _runs(places: Places) -> tuple[tuple[int, int], ...]:
-    """Ascending places as runs from start to stop."""
+    """Return ascending places as runs (start, stop)."""
     if not len(places):
         return ()
     ends = np.flatnonzero(np.diff(places) != 1)

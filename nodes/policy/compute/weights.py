@@ -1,4 +1,4 @@
-"""What a torch policy keeps on disk: weights and AdamW state as safetensors, a version as JSON; nothing is pickled."""
+"""Torch policies on disk: weights and optimiser state as safetensors, the version as JSON, nothing pickled."""
 
 import hashlib
 import json
@@ -16,21 +16,21 @@ from genrl_graph import seeds
 from genrl_graph.errors import StoreError
 
 FORMAT = 1
-WORTH_THREADS = 2**20  # bytes from which starting threads takes less time than hashing on one
+WORTH_THREADS = 2**20  # bytes above which several threads hash faster than one
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "policy.json"
 
 Tensors = Mapping[str, torch.Tensor]
 
 
 def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and persistent buffers, sorted by name; of tied ones the first."""
-    kept = model.state_dict().keys()
-    buffers = {name: buffer for name, buffer in model.named_buffers() if name in kept}
+    """Return parameters and persistent buffers, sorted by name; tied parameters appear once, under the first name."""
+    persistent = model.state_dict().keys()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in persistent}
     return dict(sorted({**dict(model.named_parameters()), **buffers}.items()))
 
 
 def weights_digest(tensors: Tensors) -> str:
-    """Hex digest over names, dtypes, shapes and bytes."""
+    """Return a hex digest over names, dtypes, shapes and bytes."""
     if sum(tensor.nbytes for tensor in tensors.values()) < WORTH_THREADS:
         digests = list(map(_tensor_digest, tensors.values()))
     else:
@@ -41,17 +41,17 @@ def weights_digest(tensors: Tensors) -> str:
 
 def _tensor_digest(tensor: torch.Tensor) -> str:
     raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    # hashing releases the GIL, so tensors are hashed side by side
+    # hashing releases the GIL, so threads hash tensors in parallel
     content = hashlib.blake2b(raw.data, digest_size=16).hexdigest()
     return seeds.digest((str(tensor.dtype), str(tuple(tensor.shape)), content))
 
 
 def save_weights(file: Path, tensors: Tensors) -> None:
-    """Write weights under their names, as transformers and peft read them; raises `StoreError` where it cannot."""
-    held = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    """Write weights under their names, in a form that transformers and peft read; raises `StoreError` on failure."""
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(held, file, metadata={"format": "pt"})
-    except SafetensorError as error:  # so it tells of a full disk, too
+        save_file(contiguous, file, metadata={"format": "pt"})
+    except SafetensorError as error:  # a full disk, too, is reported as this
         raise StoreError(f"{file}: cannot write weights: {error}; free space or mend the folder") from error
 
 
@@ -60,7 +60,7 @@ def save_state(
 ) -> None:
     """Write weights (to `file`), the optimiser state if there is one, and the version.
 
-    `base` is the digest of what the weights are added to, if they are an adapter.
+    For an adapter, `base` is the digest of its base model and scale.
     """
     save_weights(folder / file, weights)
     if moments is not None:
@@ -72,41 +72,46 @@ def save_state(
 def load_state(
     folder: Path, weights: Tensors, *, file: str = WEIGHTS, base: str = "", optimizer: bool = True
 ) -> tuple[int, dict[str, torch.Tensor] | None]:
-    """Copy saved weights into tensors of the same names; returns the version and the optimiser state, if it had one.
+    """Copy saved weights into the tensors of the same names; return the version and the optimiser state, if any.
 
-    Without `optimizer` its state is not read.
+    With `optimizer=False` the optimiser state is not read. Raises `StoreError`, with the tensors unchanged, if the
+    folder holds no readable policy or one of another model or base.
     """
     try:
         state = json.loads((folder / STATE).read_text())
         saved = load_file(folder / file)
         moments = load_file(folder / OPTIMIZER) if optimizer and state["optimizer"] else None
-        form, version, below = state["format"], int(state["version"]), state.get("base", "")
+        saved_format, version, saved_base = state["format"], int(state["version"]), state.get("base", "")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise StoreError(f"{folder}: holds no readable policy: {type(error).__name__}: {error}") from error
-    if form != FORMAT:
-        raise StoreError(f"{folder}: policy format {form!r}; this version reads {FORMAT}")
-    _fits(folder, saved, weights)
-    if below != base:
-        raise StoreError(f"{folder}: an adapter of base {below}, this policy has {base}; was it another base or alpha?")
+    if saved_format != FORMAT:
+        raise StoreError(f"{folder}: policy format {saved_format!r}; this version reads {FORMAT}")
+    _check_shapes(folder, saved, weights)
+    if saved_base != base:
+        raise StoreError(
+            f"{folder}: an adapter of base {saved_base}, this policy has {base}; was it another base or alpha?"
+        )
     with torch.no_grad():
         for name, tensor in weights.items():
             tensor.copy_(saved[name])
     return version, moments
 
 
-def _fits(folder: Path, saved: Tensors, wanted: Tensors) -> None:
-    for name in sorted(saved.keys() | wanted.keys()):
-        have, want = _described(saved.get(name)), _described(wanted.get(name))
-        if have != want:
-            raise StoreError(f"{folder}: weight {name!r} is {have}, this policy has {want}; was it another model?")
+def _check_shapes(folder: Path, saved: Tensors, weights: Tensors) -> None:
+    for name in sorted(saved.keys() | weights.keys()):
+        actual, expected = _describe(saved.get(name)), _describe(weights.get(name))
+        if actual != expected:
+            raise StoreError(
+                f"{folder}: weight {name!r} is {actual}, this policy has {expected}; was it another model?"
+            )
 
 
-def _described(tensor: torch.Tensor | None) -> str:
+def _describe(tensor: torch.Tensor | None) -> str:
     return "missing" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
 
 
 def optimizer_tensors(parameters: Tensors, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimiser state itself, no copy, as `<parameter>|<key>` tensors."""
+    """Return the optimiser state as tensors named `<parameter>|<key>`, without copying."""
     return {
         f"{name}|{key}": torch.as_tensor(value).detach()
         for name, parameter in sorted(parameters.items())
@@ -115,7 +120,7 @@ def optimizer_tensors(parameters: Tensors, optimizer: torch.optim.Optimizer) -> 
 
 
 def restore_optimizer(parameters: Tensors, optimizer: torch.optim.Optimizer, moments: Tensors) -> None:
-    """Give a fresh optimiser the state that `optimizer_tensors` gave; raises `KeyError` for an unknown parameter."""
+    """Load the result of `optimizer_tensors` into a new optimiser; raises `KeyError` for an unknown parameter."""
     for label, tensor in moments.items():
         name, _, key = label.rpartition("|")
         parameter = parameters[name]
@@ -123,7 +128,10 @@ def restore_optimizer(parameters: Tensors, optimizer: torch.optim.Optimizer, mom
 
 
 def draw_weights(model: Any, *, seed: int, name: str, spread: float) -> None:
-    """Matrices normal with standard deviation `spread`, vectors (of norms) 1; one stream a parameter."""
+    """Draw matrices from a normal distribution with deviation `spread` and set vectors (norms) to 1.
+
+    Each parameter has its own random stream from (seed, name, parameter name).
+    """
     import torch
 
     from genrl_graph.seeds import stream

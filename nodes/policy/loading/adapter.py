@@ -1,7 +1,7 @@
-"""The live handle of a low-rank adapter: it shares the weights of a frozen base with other adapters.
+"""The live policy of a LoRA adapter, which shares the weights of a frozen base with other adapters.
 
-Every policy has module objects of its own around the shared weights, so nothing is ever switched: a backward pass, or
-a recomputation in it, always meets the adapter that its forward pass met.
+Each policy has its own module objects around the shared weights. No adapter is ever switched on or off, so a backward
+pass, and any recomputation in it, sees the same adapter as its forward pass.
 """
 
 import copy
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from genrl_graph.nodes.policy.lora import Lora
 
 WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model."  # what peft puts before the names of weights in its files
+PREFIX = "base_model.model."  # peft's prefix of weight names in its files
 ADAPTER = "default"
 
 
 class SharedBase:
-    """A frozen model whose weights adapters share; it lives as long as one of them."""
+    """A frozen model whose weights several adapters share; it is freed with the last of them."""
 
     def __init__(self, model: torch.nn.Module, tokenizer: Any, source: str) -> None:
         self.model, self.source = model.eval().requires_grad_(False), source
@@ -43,42 +43,44 @@ class SharedBase:
 
     @cached_property
     def digest(self) -> str:
-        """Hex digest of the weights."""
+        """Hex digest of the base weights."""
         return weights_digest(named_tensors(self.model))
 
     def tokens(self, params: "Lora") -> ChatTokens:
-        """The tokenizer with the chat template that is asked for; shared by policies that ask for the same."""
+        """Return the tokenizer with the chat template of the params; policies with the same template share it."""
         template = params.chat_template
         if template not in self._tokens:
             self._tokens[template] = tokens_of(params, copy.deepcopy(self._tokenizer))
         return self._tokens[template]
 
-    def around(self, model: torch.nn.Module, other: Mapping[int, torch.nn.Parameter] | None = None) -> torch.nn.Module:
-        """A copy of a model that was made from this base, around the same base weights.
+    def copy_around(
+        self, model: torch.nn.Module, replaced: Mapping[int, torch.nn.Parameter] | None = None
+    ) -> torch.nn.Module:
+        """Copy a model of this base; the copy shares the base weights.
 
-        `other` are parameters that take the place of some, by the id of those.
+        `replaced` maps the `id` of a base parameter to the parameter that the copy has instead.
         """
         shared: dict[int, Any] = {id(t): t for t in chain(self.model.parameters(), self.model.buffers())}
-        return copy.deepcopy(model, shared | dict(other or {}))
+        return copy.deepcopy(model, shared | dict(replaced or {}))
 
 
 _bases: "WeakValueDictionary[tuple[str, str | None, str], SharedBase]" = WeakValueDictionary()
 
 
 def adapted_policy(name: str, params: "Lora", *, seed: int) -> "LoraPolicy":
-    """A handle with a fresh adapter, drawn from (seed, name), on the base of all policies with the same model."""
+    """Return a policy with a new adapter, drawn from (seed, name), on the base shared by all policies of the model."""
     device = pick_device(params.device)
     key = (params.model, params.revision, str(device))
     base = _bases.get(key)
     if base is None:
         model, tokenizer = load_pretrained(params)
-        found = locate(params)
-        source = str(found) if params.model.startswith("package:") or Path(params.model).exists() else params.model
+        location = locate(params)
+        source = str(location) if params.model.startswith("package:") or Path(params.model).exists() else params.model
         base = _bases[key] = SharedBase(model.to(device), tokenizer, source)
     context = context_of(cast(Any, base.model).config, params.max_context)
     config = _config(params, base)
-    model = _inject(config, base.around(base.model), where=f"{params.type_name}.target_modules")
-    _draw(model, seed=seed, name=name)
+    model = _inject(config, base.copy_around(base.model), where=f"{params.type_name}.target_modules")
+    _draw_adapter(model, seed=seed, name=name)
     return LoraPolicy(
         name,
         model,
@@ -91,7 +93,7 @@ def adapted_policy(name: str, params: "Lora", *, seed: int) -> "LoraPolicy":
 
 
 class LoraPolicy(CausalPolicy):
-    """A policy that is an adapter on a frozen base: only the adapter is trained, saved and optimised."""
+    """An adapter on a frozen base; only the adapter is trained and saved."""
 
     def __init__(
         self,
@@ -108,11 +110,11 @@ class LoraPolicy(CausalPolicy):
         self._base, self._config = base, config
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The adapter under the names of peft."""
+        """Return the adapter's weights under peft's names."""
         return dict(self.trained())
 
     def trained(self) -> dict[str, torch.nn.Parameter]:
-        """The adapter under the names of peft."""
+        """Return the adapter's parameters under peft's names."""
         return {
             PREFIX + name.replace(f".{ADAPTER}.", "."): parameter
             for name, parameter in sorted(self.model.named_parameters())
@@ -120,19 +122,19 @@ class LoraPolicy(CausalPolicy):
         }
 
     def save(self, folder: Path) -> None:
-        """Write adapter, optimiser, version and tokenizer: a folder that peft loads."""
+        """Write adapter, optimiser state, version and tokenizer, in a form that peft loads."""
         save_state(folder, self.weights(), self._moments(), version=self.version, file=WEIGHTS, base=self._identity)
         self._config.save_pretrained(folder)
         self.hf_tokenizer.save_pretrained(folder)
 
     def export_adapter(self, folder: Path) -> None:
-        """Write an adapter that peft loads, with its tokenizer."""
+        """Write only the adapter and the tokenizer, in a form that peft loads."""
         save_weights(folder / WEIGHTS, self.weights())
         self._config.save_pretrained(folder)
         self.hf_tokenizer.save_pretrained(folder)
 
     def digest(self) -> str:
-        """Hex digest of the adapter, of what it is added to, and of its scale."""
+        """Return a hex digest of the adapter, its base and its scale."""
         return seeds.digest((self._identity, super().digest()))
 
     @property
@@ -143,7 +145,7 @@ class LoraPolicy(CausalPolicy):
         return load_state(folder, self.weights(), file=WEIGHTS, base=self._identity, optimizer=optimizer)
 
     def _twin(self, name: str) -> Self:
-        model = self._base.around(self.model)
+        model = self._base.copy_around(self.model)
         model.zero_grad(set_to_none=True)
         return type(self)(
             name,
@@ -156,8 +158,11 @@ class LoraPolicy(CausalPolicy):
         )
 
     def _sampler(self) -> torch.nn.Module:
-        """The model with the bfloat16 matrices that autocast would make anew for every token: of frozen ones it keeps
-        none. Merging the adapter into them would be faster, but rounding then doubles the distance to `logprobs`."""
+        """Return a copy of the model with bfloat16 matrices.
+
+        Autocast does not cache casts of frozen weights and would repeat them for every token. Merging the adapter into
+        the matrices would be faster, but rounding would double the distance between sampled and recomputed log-probs.
+        """
         sampler = super()._sampler()
         if sampler is not self.model or not self._training.bfloat16:
             return sampler
@@ -165,12 +170,12 @@ class LoraPolicy(CausalPolicy):
         layers = [layer for layer in self.model.modules() if isinstance(layer, torch.nn.Linear)]
         matrices = {id(layer.weight): layer.weight for layer in layers if layer.weight is not embedding}
         rounded = {key: torch.nn.Parameter(matrix.detach().bfloat16()) for key, matrix in matrices.items()}
-        return self._base.around(self.model, rounded)
+        return self._base.copy_around(self.model, rounded)
 
-    def _whole_weights(self) -> dict[str, torch.Tensor]:
-        """The weights of the base under their names, with the adapter added to them."""
+    def _merged_weights(self) -> dict[str, torch.Tensor]:
+        """Return the base weights under their own names, with the adapter merged into them."""
         adapted = {name: module for name, module in self.model.named_modules() if isinstance(module, LoraLayer)}
-        whole = {}
+        merged = {}
         for name, tensor in named_tensors(self.model).items():
             module, _, kind = name.rpartition(".")
             inner = module.removesuffix(".base_layer")
@@ -178,8 +183,8 @@ class LoraPolicy(CausalPolicy):
                 continue
             if inner in adapted and kind == "weight":
                 tensor = tensor.detach() + cast(Any, adapted[inner]).get_delta_weight(ADAPTER).detach()
-            whole[f"{inner}.{kind}"] = tensor
-        return whole
+            merged[f"{inner}.{kind}"] = tensor
+        return merged
 
 
 def _is_adapter(name: str) -> bool:
@@ -201,11 +206,11 @@ def _config(params: "Lora", base: SharedBase) -> Any:
 
 
 def _inject(config: Any, model: torch.nn.Module, *, where: str) -> torch.nn.Module:
-    """Put an adapter around the targets; raises `ParamError` for one that is missing or no linear module."""
+    """Wrap the target modules with an adapter; raises `ParamError` if one is missing or not linear."""
     head = cast(Any, model).get_output_embeddings()
     tied = head is not None and head.weight is cast(Any, model).get_input_embeddings().weight
     try:
-        with torch.random.fork_rng(devices=[]):  # peft draws, and is overwritten
+        with torch.random.fork_rng(devices=[]):  # peft draws initial weights, which `_draw_adapter` overwrites
             inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     except (ValueError, KeyError) as error:
         raise ParamError(f"{where}: {str(error).splitlines()[0]}") from error
@@ -218,8 +223,8 @@ def _inject(config: Any, model: torch.nn.Module, *, where: str) -> torch.nn.Modu
     return model
 
 
-def _draw(model: torch.nn.Module, *, seed: int, name: str) -> None:
-    """A as the layers of torch begin, uniform in +-1/sqrt(inputs), B as 0; one stream a matrix."""
+def _draw_adapter(model: torch.nn.Module, *, seed: int, name: str) -> None:
+    """Draw A uniformly in +-1/sqrt(inputs), like torch's linear layers, one random stream per matrix; B stays 0."""
     with torch.no_grad():
         for label, parameter in model.named_parameters():
             if _is_adapter(label) and ".lora_A." in label:

@@ -1,4 +1,4 @@
-"""Models in GGUF files: each is converted once into a folder of safetensors in the cache."""
+"""GGUF files, each converted once into a folder of safetensors in the cache."""
 
 import importlib.util
 import os
@@ -16,7 +16,7 @@ from genrl_graph.nodes.policy.compute.weights import WEIGHTS, named_tensors, sav
 from genrl_graph.nodes.policy.loading.quiet_libraries import without_progress
 from genrl_graph.seeds import digest
 
-CONVERSION = 1  # part of the folder's name: grows when the conversion changes
+CONVERSION = 1  # part of the folder's name; increase it when the conversion changes
 
 _MAGIC = b"GGUF"
 _SAMPLES = (
@@ -29,7 +29,7 @@ _CHAT = [{"role": "user", "content": "What is 2+2?"}]
 
 
 def gguf_folder(gguf: Path, *, where: str) -> Path:
-    """The folder with the converted model of a GGUF file; a file that has changed since is converted anew."""
+    """Return the folder with the converted model of a GGUF file, and convert it again if the file has changed."""
     file = gguf.resolve()
     try:
         state = file.stat()
@@ -40,24 +40,25 @@ def gguf_folder(gguf: Path, *, where: str) -> Path:
 
 
 def converted(gguf: Path, name: str, *, where: str) -> Path:
-    """The cache folder `name` with the model of a GGUF file; converts at first use (about half a minute for 135M).
+    """Return the cache folder `name` with the converted model of a GGUF file.
 
-    Raises `DataError` where it is no GGUF file, of an architecture that transformers does not know, or its tokenizer
-    does not survive.
+    Converts at first use, which takes about half a minute for 135M weights. Raises `DataError` if it is not a GGUF
+    file, transformers does not know its architecture, or its tokenizer does not survive the conversion.
     """
     target = cache_root() / "models" / name
     if not target.is_dir():
-        _refuse(gguf, where)
+        _check_readable(gguf, where)
         _convert(gguf, target, where=where)
     return target
 
 
 def cache_root() -> Path:
-    """Where converted models are kept: $GENRL_GRAPH_CACHE, else ~/.cache/genrl_graph."""
+    """Return the folder of converted models: $GENRL_GRAPH_CACHE, else ~/.cache/genrl_graph."""
     return Path(os.environ.get("GENRL_GRAPH_CACHE") or "~/.cache/genrl_graph").expanduser()
 
 
-def _refuse(gguf: Path, where: str) -> None:
+def _check_readable(gguf: Path, where: str) -> None:
+    """Raise `DataError` if the package `gguf` is missing or the file is not a readable GGUF file."""
     if importlib.util.find_spec("gguf") is None:
         raise DataError(f"{where}: reading GGUF files needs the package gguf; run: pip install gguf")
     try:
@@ -66,11 +67,11 @@ def _refuse(gguf: Path, where: str) -> None:
     except OSError as error:
         raise DataError(f"{where}: cannot read {gguf}: {error.strerror}") from error
     if start != _MAGIC:
-        raise DataError(f"{where}: {gguf.name} is no GGUF file: it begins with {start!r}, not {_MAGIC!r}")
+        raise DataError(f"{where}: {gguf.name} is not a GGUF file: it begins with {start!r}, not {_MAGIC!r}")
 
 
 def _convert(gguf: Path, target: Path, *, where: str) -> None:
-    """Write the model beside its place and rename it there: nobody ever sees half of it, and the first one wins."""
+    """Convert into a temporary folder and rename it: readers never see half a model, and the first writer wins."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
@@ -85,9 +86,9 @@ def _convert(gguf: Path, target: Path, *, where: str) -> None:
                 raise
     except GenrlGraphError:
         raise
-    except Exception as error:  # a broken file can lead its readers to any
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DataError(f"{where}: cannot convert {gguf.name}: {what[:200]}") from error
+    except Exception as error:  # a corrupt file can make the libraries raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"{where}: cannot convert {gguf.name}: {reason[:200]}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -106,7 +107,7 @@ def _write(gguf: Path, folder: Path, where: str) -> None:
 
 
 def check_tokenizer(saved: Any, original: Any, *, where: str) -> None:
-    """Whether text, special tokens and any chat template of a converted tokenizer come back; raises `DataError`."""
+    """Raise `DataError` if the saved tokenizer encodes text, special tokens or chats differently from the original."""
     if original.eos_token_id is None or saved.eos_token_id != original.eos_token_id:
         raise DataError(f"{where}: its tokenizer has no end token")
     for text in _SAMPLES:

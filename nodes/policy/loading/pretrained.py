@@ -1,4 +1,4 @@
-"""Pretrained weights into live handles: where they are looked for, on which device, in which precision."""
+"""Load pretrained models into live policies: locate them, choose device and precision, share loads among peers."""
 
 import json
 import math
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 _HUB_TIMEOUT_S = 10.0
 
-# live handles by the params that made them: while one is untouched, the next peer's is a copy of it, not a load
+# Live policies by their params: while one still has its pretrained weights, further peers copy it instead of loading.
 _handles: "WeakValueDictionary[str, CausalPolicy]" = WeakValueDictionary()
 
 
 def pretrained_policy(name: str, params: "CausalLM") -> CausalPolicy:
-    """A handle with the pretrained weights and an own copy of them."""
+    """Return a policy with its own copy of the pretrained weights."""
     key = json.dumps(params.model_dump(mode="json"), sort_keys=True)
-    known = _handles.get(key)
-    if known is not None and known.pristine:
-        return known.fork(name)
+    loaded = _handles.get(key)
+    if loaded is not None and loaded.pristine:
+        return loaded.fork(name)
     device = pick_device(params.device)
     model, tokenizer = load_pretrained(params)
     handle = CausalPolicy(
@@ -52,12 +52,12 @@ def pretrained_policy(name: str, params: "CausalLM") -> CausalPolicy:
 
 
 def tokens_of(params: "CausalLM", tokenizer: Any) -> ChatTokens:
-    """A tokenizer with the chat template that the params ask for."""
+    """Wrap a tokenizer, with the chat template of the params if they have one."""
     return ChatTokens(tokenizer, chat_template=params.chat_template, where=_where(params))
 
 
 def training_of(params: "CausalLM", device: torch.device) -> Training:
-    """How the params train on a device."""
+    """Return the training settings of the params on a device."""
     bfloat16 = gains_from_bfloat16(device) if params.compute_dtype == "auto" else params.compute_dtype == "bfloat16"
     return Training(
         weight_decay=params.weight_decay,
@@ -75,7 +75,10 @@ def _activation_bytes(params: "CausalLM") -> float:
 
 
 def load_pretrained(params: "CausalLM") -> tuple[torch.nn.Module, Any]:
-    """Model (float32, without dropout) and tokenizer; safetensors only, and no code of a repository is run."""
+    """Load model (float32, dropout 0) and tokenizer, from safetensors only and without running a repository's code.
+
+    Raises `DataError` if they cannot be found or read.
+    """
     folder = locate(params)
     options = {"revision": params.revision} if isinstance(folder, str) else {}
     work = long_work(f"downloading {folder}") if isinstance(folder, str) else nullcontext()
@@ -94,7 +97,11 @@ def load_pretrained(params: "CausalLM") -> tuple[torch.nn.Module, Any]:
 
 
 def locate(params: "CausalLM") -> Path | str:
-    """A local folder, or the name of a repository that is in the hub's cache or can be reached."""
+    """Return the model's local folder, or the name of a hub repository that must be downloaded.
+
+    Converts GGUF files. Raises `DataError` if there is no such folder, file or repository, or the hub cannot be
+    reached.
+    """
     source, where = params.model, _where(params)
     if source.startswith("package:"):
         return package_folder(source.removeprefix("package:"))
@@ -111,13 +118,13 @@ def locate(params: "CausalLM") -> Path | str:
     try:
         return Path(snapshot_download(source, revision=params.revision, local_files_only=True))
     except (OSError, ValueError):
-        pass  # not in the cache: below, the hub is asked once before transformers tries it again and again
+        pass  # not in the cache: ask the hub once here, because transformers would retry many times
     _ask_hub(source, params.revision, where=f"{where}: no such folder")
     return source
 
 
 def _hub_file(owner: str, repository: str, *inside: str, revision: str | None, where: str) -> Path:
-    """One file of a repository, from the hub's cache or else from the hub."""
+    """Return one file of a hub repository, from the local cache or downloaded."""
     name, file = f"{owner}/{repository}", "/".join(inside)
     try:
         return Path(hf_hub_download(name, file, revision=revision, local_files_only=True))
@@ -127,11 +134,11 @@ def _hub_file(owner: str, repository: str, *inside: str, revision: str | None, w
         with without_progress(), long_work(f"downloading {name}/{file}"):
             return Path(hf_hub_download(name, file, revision=revision))
     except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
-        raise DataError(f"{where}: cannot be had from the model hub: {line_of(error)}") from error
+        raise DataError(f"{where}: cannot download it from the model hub: {line_of(error)}") from error
 
 
 def _ask_hub(name: str, revision: str | None, *, where: str) -> None:
-    """Ask the hub once whether it has a repository."""
+    """Raise `DataError` if the hub does not have a repository or cannot be reached; asks only once."""
     try:
         HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT_S)
     except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
@@ -146,7 +153,7 @@ def _where(params: "CausalLM") -> str:
 
 
 def context_of(config: Any, wanted: int | None) -> int:
-    """The longest sequence in tokens; raises `ParamError` where more is wanted than the model has."""
+    """Return the context length in tokens, `wanted` or the model's; raises `ParamError` if `wanted` exceeds it."""
     longest = int(getattr(config, "max_position_embeddings", None) or wanted or 2048)
     if wanted is not None and wanted > longest:
         raise ParamError(f"policy.causal_lm.max_context: {wanted}, but the model has {longest} positions")

@@ -1,4 +1,4 @@
-"""Keeps the progress bars of libraries off the terminal while a model is loaded; their warnings and errors stay."""
+"""Hide progress bars of libraries while a model is loaded; their warnings and errors still show."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,17 +10,17 @@ from transformers.utils import logging as transformers_logging
 
 @contextmanager
 def without_progress() -> Iterator[None]:
-    """Switch off the bars of transformers and the hub client, and those that libraries make with tqdm themselves.
+    """Disable the progress bars of transformers, of the hub client and of tqdm itself.
 
-    transformers reads GGUF files under a bar of tqdm that its own switch does not reach, and tqdm reads its switch
-    `TQDM_DISABLE` only when it is imported: so its default is replaced.
+    transformers' own switch does not reach the tqdm bar under which it reads GGUF files, and tqdm reads `TQDM_DISABLE`
+    only at import. Therefore this replaces tqdm's default.
     """
-    shown, original = transformers_logging.is_progress_bar_enabled(), tqdm.__init__
+    enabled, original = transformers_logging.is_progress_bar_enabled(), tqdm.__init__
     transformers_logging.disable_progress_bar()
     tqdm.__init__ = partialmethod(original, disable=True)
     try:
         yield
     finally:
         tqdm.__init__ = original
-        if shown:
+        if enabled:
             transformers_logging.enable_progress_bar()

@@ -1,4 +1,4 @@
-"""Policies that runs have left: which checkpoint holds one, and the live handle made of it."""
+"""Find a policy in a run's checkpoints and load it."""
 
 import json
 from dataclasses import dataclass, replace
@@ -15,9 +15,9 @@ from genrl_graph.store.run_folder import CHECKPOINTS, GRAPH, read_graph
 
 @dataclass(frozen=True, slots=True)
 class SavedPolicy:
-    """A policy of a run: how it was declared, and the checkpoint that holds it.
+    """A policy of a run: its declaration, and the checkpoint folder that holds its weights.
 
-    `round` is the number of rounds it was trained for. A frozen policy is in no checkpoint and has no `folder`.
+    `round` is the number of rounds it was trained for. A frozen policy is in no checkpoint: its `folder` is None.
     """
 
     run: Path
@@ -31,7 +31,10 @@ class SavedPolicy:
     rewards: tuple[str, ...]  # the names of the run's reward nodes
 
     def handle(self, name: str, *, device: str | None = None, optimizer: bool = False) -> CausalPolicy:
-        """The live policy with its saved version; a fresh optimiser unless the saved one is asked for."""
+        """Return the live policy with its saved weights and version, and its optimiser state if `optimizer` is set.
+
+        Raises `DataError` if it is not a language model of torch, `StoreError` if the checkpoint does not fit.
+        """
         carry = self.carry
         if device is not None and "device" in type(carry).model_fields:
             carry = carry.model_copy(update={"device": device})
@@ -49,22 +52,22 @@ class SavedPolicy:
         return policy
 
     def final_rewards(self) -> dict[str, float]:
-        """The mean of each reward node in the last of its rounds, as metrics.jsonl has it; {} where it has none."""
+        """Return the mean reward of each reward node in the policy's last round, from metrics.jsonl if present."""
         file = self.run / "metrics.jsonl"
-        found: dict[str, float] = {}
+        rewards: dict[str, float] = {}
         for line in file.read_text().splitlines() if file.is_file() else []:
             metrics = json.loads(line)
             if metrics["peer"] == self.peer and metrics["round"] == self.round - 1:
                 means = {name: metrics.get(f"{name}/reward") for name in self.rewards}
-                found |= {name: value for name, value in means.items() if value is not None}
-        return found
+                rewards |= {name: value for name, value in means.items() if value is not None}
+        return rewards
 
 
 def saved_policy(run: Path, policy: str, *, round: int | None = None, peer: str | None = None) -> SavedPolicy:
-    """The policy of a carry as a run left it after `round` rounds (by default its last checkpoint).
+    """Find the policy of a carry in a run, after `round` rounds (default: the last checkpoint).
 
-    `peer` is by default the first. Raises `StoreError` for what the run does not have, `DataError` for a carry whose
-    type is not known here.
+    `peer` defaults to the first. Raises `StoreError` if the run lacks the policy, round or peer, and `DataError` if the
+    type of the carry is not registered here.
     """
     run = _folder(run, peer)
     text, versions = read_graph(run)
@@ -79,25 +82,25 @@ def saved_policy(run: Path, policy: str, *, round: int | None = None, peer: str 
         advice = f"; give what the run was given: {scripts}" if scripts else "; is this another version of the program?"
         raise DataError(f"{run}: carry.{policy}: {part.type_name} cannot be made here{advice}")
     rewards = tuple(name for name, node in graph.nodes.items() if node.type_name.startswith("reward."))
-    found = SavedPolicy(run, graph.name, carry, policy, graph.run.seed, 0, peer or "", None, rewards)
+    initial = SavedPolicy(run, graph.name, carry, policy, graph.run.seed, 0, peer or "", None, rewards)
     if part.next is None:
-        return found
+        return initial
     folder = _checkpoint(run, round)
     peers = sorted(path.name for path in folder.iterdir() if path.is_dir())
     chosen = peers[0] if peer is None and peers else peer or ""
     if chosen not in peers:
         raise _missing(run, "peer", chosen, peers)
-    return replace(found, round=int(folder.name), peer=chosen, folder=folder / chosen / policy)
+    return replace(initial, round=int(folder.name), peer=chosen, folder=folder / chosen / policy)
 
 
 def _folder(run: Path, peer: str | None) -> Path:
-    """The folder of the run itself, or of a peer that had a process, and so a folder, of its own."""
+    """Return the run folder itself, or the sub-folder of a peer if each peer ran in its own process."""
     if (run / GRAPH).exists() or not run.is_dir():
         return run
-    own = sorted(path.parent for path in run.glob(f"*/{GRAPH}"))
-    if peer is not None and own and run / peer not in own:
-        raise _missing(run, "peer", peer, [path.name for path in own])
-    return (own[0] if peer is None else run / peer) if own else run
+    of_peers = sorted(path.parent for path in run.glob(f"*/{GRAPH}"))
+    if peer is not None and of_peers and run / peer not in of_peers:
+        raise _missing(run, "peer", peer, [path.name for path in of_peers])
+    return (of_peers[0] if peer is None else run / peer) if of_peers else run
 
 
 def _checkpoint(run: Path, round: int | None) -> Path:
@@ -110,6 +113,6 @@ def _checkpoint(run: Path, round: int | None) -> Path:
     return folder / f"{rounds[-1] if round is None else round:06d}"
 
 
-def _missing(run: Path, what: str, name: str, known: list[str]) -> StoreError:
+def _missing(run: Path, kind: str, name: str, known: list[str]) -> StoreError:
     hint = did_you_mean(name, known) or f"; there are {', '.join(known) or 'none'}"
-    return StoreError(f"{run}: no {what} named {name!r}{hint}")
+    return StoreError(f"{run}: no {kind} named {name!r}{hint}")

@@ -1,4 +1,4 @@
-"""What stands in for a model in dry play: a few thousand random weights that answer in ready-made sentences."""
+"""The stand-in for a language model in dry play: a few thousand random weights, and canned replies."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,15 +27,15 @@ REPLIES = (
     "I do not know.",
     "",
 )
-"""Well-formed and other answers, as the library's rewards read them."""
+"""Replies that the library's rewards can and cannot parse."""
 
 CHAT = "{% for message in messages %}[{{ message.role }}] {{ message.content }}\n{% endfor %}[assistant] "
 VOCABULARY, END = 1024, "<end>"
-CONTEXT = 1 << 17  # a prompt that fits a model must fit here, where it has more tokens
+CONTEXT = 1 << 17  # large: this tokenizer needs more tokens, and any prompt that fits the real model must fit here
 
 
 class StubPolicy(CausalPolicy):
-    """A policy of its own tokenizer that is trained as any other; only what it says is given."""
+    """A tiny policy with its own tokenizer; it trains like any other, but `generate` returns canned replies."""
 
     def generate(
         self,
@@ -46,21 +46,21 @@ class StubPolicy(CausalPolicy):
         rng: np.random.Generator,
         max_batch_tokens: int,
     ) -> list[list[Completion]]:
-        """For each prompt replies drawn with `rng`, cut at `max_new_tokens`."""
+        """Return replies drawn with `rng` for each prompt, truncated to `max_new_tokens`."""
         drawn = rng.integers(len(REPLIES), size=(len(prompts), num_generations))
         return [[self._reply(REPLIES[at], sampling.max_new_tokens) for at in row] for row in drawn]
 
-    def _reply(self, text: str, most: int) -> Completion:
+    def _reply(self, text: str, max_new_tokens: int) -> Completion:
         tokenizer: Any = self.hf_tokenizer
-        ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
-        kept = np.asarray(ids[:most], np.int32)
-        logprobs = np.full(len(kept), -np.log(VOCABULARY), np.float32)  # random weights say about this of any token
-        finish = "stop" if len(ids) <= most else "length"
-        return Completion(kept, logprobs, self.decode(kept.tolist()), finish)
+        whole = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+        ids = np.asarray(whole[:max_new_tokens], np.int32)
+        logprobs = np.full(len(ids), -np.log(VOCABULARY), np.float32)  # random weights are nearly uniform
+        finish = "stop" if len(whole) <= max_new_tokens else "length"
+        return Completion(ids, logprobs, self.decode(ids.tolist()), finish)
 
 
 def stub_policy(name: str, *, seed: int, chat_template: str | None = None) -> StubPolicy:
-    """A stand-in for a language model; made in a fraction of a second, from nothing but this file."""
+    """Return a stand-in for a language model; needs no files and takes a fraction of a second."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -82,7 +82,7 @@ def stub_policy(name: str, *, seed: int, chat_template: str | None = None) -> St
 
 
 def _tokenizer() -> Any:
-    """Byte-level pairs learned from the library's own prompts: about as many tokens as a real model's."""
+    """Train a byte-level BPE tokenizer on the library's prompts; its token counts are near those of a real model."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

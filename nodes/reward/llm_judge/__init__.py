@@ -1,1 +1,1 @@
-"""Ask a judge, a served model or a policy, and read its replies."""
+"""Ask a judge (a served model or a policy) and read its replies."""

@@ -1,4 +1,4 @@
-"""Asks an OpenAI-compatible endpoint for chat completions: many at a time, each bounded in time, bytes and tries."""
+"""Client for an OpenAI-compatible endpoint: concurrent chat completions with limits of time, bytes and tries."""
 
 import asyncio
 import json
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import httpx2
 
 MAX_BODY_BYTES = 2**20
-LONGEST_WAIT_S = 60.0
+MAX_WAIT_S = 60.0
 SHOWN_CHARACTERS = 200
-_AGAIN = (408, 409, 429)
-_MAY_SAY_WHEN = (429, 503)
+_RETRYABLE = (408, 409, 429)
+_MAY_SET_RETRY_AFTER = (429, 503)
 
 
 def _base_url(url: str) -> str:
@@ -38,7 +38,7 @@ def _base_url(url: str) -> str:
 
 
 def read_key(variable: str | None) -> str | None:
-    """The key that an environment variable holds, None where none is named; raises `ParamError` where it holds none."""
+    """Read the API key from an environment variable (None: no key); raises `ParamError` if it holds no valid key."""
     if variable is None:
         return None
     key = os.environ.get(variable, "").strip()
@@ -55,21 +55,21 @@ BaseUrl = Annotated[str, AfterValidator(_base_url)]
 
 
 @dataclass(frozen=True, slots=True)
-class _Refused:
-    """A try that gave no reply, why, whether another one may help, and in how many seconds the server wants it."""
+class _FailedTry:
+    """A try without a reply; `wait_s` is the Retry-After of the server, if it sent one."""
 
     reason: str
-    again: bool = True
+    retryable: bool = True
     wait_s: float | None = None
 
 
 @dataclass(slots=True)
 class Endpoint:
-    """An API at `url`; counts the `requests` that it was sent, and the `retries` among them.
+    """An API at `url`; counts the `requests` sent to it and the `retries` among them.
 
-    A try ends after `timeout_s` seconds in all. One that timed out, met a connection error, garbage, 408, 409, 429 or
-    5xx is repeated up to `max_retries` times, after `retry_wait_s` seconds doubled each time, or when Retry-After says
-    so; never later than `LONGEST_WAIT_S`. Redirects are not followed: the key would leave with them.
+    A try ends after `timeout_s` seconds. After a timeout, a connection error, an unreadable reply or status 408, 409,
+    429 or 5xx it is repeated up to `max_retries` times, after `retry_wait_s` seconds, doubled each time, or after the
+    server's Retry-After; a wait is at most `MAX_WAIT_S`. Redirects are not followed: the key would go with them.
     """
 
     url: str
@@ -84,9 +84,9 @@ class Endpoint:
     def ask(
         self, bodies: Mapping[str, Mapping[str, Any]], *, keep: Callable[[str, Reply], None]
     ) -> dict[str, Reply | Failure]:
-        """The reply to each request body, by its key; `keep` is given every reply as it comes.
+        """Return the reply to each request body, by key; calls `keep` with every reply as soon as it arrives.
 
-        At most `concurrency` are asked at a time, in the order given. Works under a running event loop too.
+        At most `concurrency` requests run at a time, started in order. Also works inside a running event loop.
         """
         if not bodies:
             return {}
@@ -101,8 +101,8 @@ class Endpoint:
         limits = httpx2.Limits(max_connections=self.concurrency)
 
         async def one(key: str, body: Mapping[str, Any]) -> Reply | Failure:
-            async with slots:  # held while it waits too: an endpoint that is short of breath gets fewer requests
-                reply = await self._persist(client, body)
+            async with slots:  # also during the waits between tries, so an overloaded endpoint gets fewer requests
+                reply = await self._ask_with_retries(client, body)
             if isinstance(reply, Reply):
                 keep(key, reply)
             return reply
@@ -114,22 +114,22 @@ class Endpoint:
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.key}"} if self.key is not None else {}
 
-    async def _persist(self, client: "httpx2.AsyncClient", body: Mapping[str, Any]) -> Reply | Failure:
+    async def _ask_with_retries(self, client: "httpx2.AsyncClient", body: Mapping[str, Any]) -> Reply | Failure:
         attempt = 0
         while True:
             self.requests += 1
             reply = await self._try(client, body)
             if isinstance(reply, Reply):
                 return reply
-            if not reply.again or attempt == self.max_retries:
+            if not reply.retryable or attempt == self.max_retries:
                 tries = f" ({attempt + 1} tries)" if attempt else ""
                 return Failure(f"the judge at {self.url} did not answer: {self._without_key(reply.reason)}{tries}")
             wait_s = self.retry_wait_s * 2**attempt if reply.wait_s is None else reply.wait_s
-            await asyncio.sleep(min(wait_s, LONGEST_WAIT_S))
+            await asyncio.sleep(min(wait_s, MAX_WAIT_S))
             attempt += 1
             self.retries += 1
 
-    async def _try(self, client: "httpx2.AsyncClient", body: Mapping[str, Any]) -> Reply | _Refused:
+    async def _try(self, client: "httpx2.AsyncClient", body: Mapping[str, Any]) -> Reply | _FailedTry:
         import httpx2
 
         try:
@@ -137,23 +137,23 @@ class Endpoint:
                 asyncio.timeout(self.timeout_s),
                 client.stream("POST", f"{self.url}/chat/completions", json=body) as response,
             ):
-                content = await _bounded(response)
+                content = await _read_body(response)
         except TimeoutError:
-            return _Refused(f"no answer within {self.timeout_s:g} s")
+            return _FailedTry(f"no answer within {self.timeout_s:g} s")
         except httpx2.HTTPError as error:
-            return _Refused(f"{type(error).__name__}: {error}".removesuffix(": "))
+            return _FailedTry(f"{type(error).__name__}: {error}".removesuffix(": "))
         if content is None:
-            return _Refused(f"an answer of more than {MAX_BODY_BYTES} bytes")
+            return _FailedTry(f"an answer of more than {MAX_BODY_BYTES} bytes")
         if response.status_code != 200:
-            return _status(response, content)
-        return read_reply(content) or _Refused(f"no chat completion: {_start(content)}")
+            return _failed_status(response, content)
+        return read_reply(content) or _FailedTry(f"no chat completion: {_preview(content)}")
 
     def _without_key(self, reason: str) -> str:
         return reason.replace(self.key, "***") if self.key else reason
 
 
-async def _bounded(response: "httpx2.Response") -> bytes | None:
-    """The body, None where it is larger than `MAX_BODY_BYTES`."""
+async def _read_body(response: "httpx2.Response") -> bytes | None:
+    """Read the body; None if it is larger than `MAX_BODY_BYTES`."""
     content = bytearray()
     async for chunk in response.aiter_bytes():
         content += chunk
@@ -162,18 +162,20 @@ async def _bounded(response: "httpx2.Response") -> bytes | None:
     return bytes(content)
 
 
-def _status(response: "httpx2.Response", content: bytes) -> _Refused:
+def _failed_status(response: "httpx2.Response", content: bytes) -> _FailedTry:
     status = response.status_code
-    told = f"{status} {response.reason_phrase}".strip()
+    shown = f"{status} {response.reason_phrase}".strip()
     if 300 <= status < 400:
-        return _Refused(f"{told}: it redirects, which is not followed; write the final URL", again=False)
+        return _FailedTry(f"{shown}: it redirects, which is not followed; write the final URL", retryable=False)
     advice = "; check the key that api_key_env names" if status in (401, 403) else ""
-    wait_s = retry_after(response.headers.get("retry-after", "")) if status in _MAY_SAY_WHEN else None
-    return _Refused(f"{told}: {_start(content)}{advice}", again=status >= 500 or status in _AGAIN, wait_s=wait_s)
+    wait_s = retry_after(response.headers.get("retry-after", "")) if status in _MAY_SET_RETRY_AFTER else None
+    return _FailedTry(
+        f"{shown}: {_preview(content)}{advice}", retryable=status >= 500 or status in _RETRYABLE, wait_s=wait_s
+    )
 
 
 def retry_after(value: str) -> float | None:
-    """The seconds that a Retry-After header asks for (RFC 9110: seconds or a date); None where it says neither."""
+    """Parse a Retry-After header into seconds (RFC 9110: seconds or a date); None if it is neither."""
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):
         return float(value)
     try:
@@ -185,18 +187,18 @@ def retry_after(value: str) -> float | None:
 
 
 def read_reply(content: bytes) -> Reply | None:
-    """The first choice of a chat completion, None where the body is none."""
+    """Parse the first choice of a chat completion; None if the body is not a chat completion."""
     try:
-        given = json.loads(content)
+        body = json.loads(content)
     except (ValueError, RecursionError):
         return None
-    match given:
+    match body:
         case {"choices": [{"message": {"content": str(text)}, **rest}, *_]}:
-            whole = text.encode(errors="replace").decode()  # half a surrogate pair is no text
-            return Reply(whole, cut=rest.get("finish_reason") == "length")
+            valid = text.encode(errors="replace").decode()  # a lone surrogate cannot be encoded as UTF-8
+            return Reply(valid, truncated=rest.get("finish_reason") == "length")
     return None
 
 
-def _start(content: bytes) -> str:
+def _preview(content: bytes) -> str:
     text = " ".join(content[: 8 * SHOWN_CHARACTERS].decode(errors="replace").split())
     return repr(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}...")

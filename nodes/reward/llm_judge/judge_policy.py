@@ -1,4 +1,4 @@
-"""Asks a policy of the graph for verdicts."""
+"""Ask a policy of the graph for verdicts."""
 
 from collections.abc import Sequence
 
@@ -21,14 +21,14 @@ def ask_policy(
     max_batch_tokens: int,
     node: str,
 ) -> dict[Question, list[Reply | Failure]]:
-    """`samples` replies to each question, from one call of the policy; a question that does not fit in it fails.
+    """Sample `samples` replies to each question in one call; a question longer than the context gets `Failure`.
 
-    Raises `ParamError` where the verdict alone fills the policy's context.
+    Raises `ParamError` if `max_new_tokens` leaves no room for a prompt in the policy's context.
     """
     room = policy.context - sampling.max_new_tokens
     if room < 1:
-        what = f"{sampling.max_new_tokens} leave no room for a prompt in the {policy.context} tokens"
-        raise ParamError(f"{node}.max_new_tokens: {what} of policy {policy.name!r}")
+        problem = f"{sampling.max_new_tokens} leave no room for a prompt in the {policy.context} tokens"
+        raise ParamError(f"{node}.max_new_tokens: {problem} of policy {policy.name!r}")
     prompts = {question: policy.render(question.messages) for question in questions}
     answers: dict[Question, list[Reply | Failure]] = {
         question: [Failure(f"the judge's prompt has {len(ids)} tokens, but at most {room} fit")] * samples
@@ -37,13 +37,13 @@ def ask_policy(
     fitting = {question: ids for question, ids in prompts.items() if len(ids) <= room}
     if not fitting:
         return answers
-    made = policy.generate(
+    generated = policy.generate(
         list(fitting.values()),
         num_generations=samples,
         sampling=sampling,
         rng=rng,
         max_batch_tokens=max_batch_tokens,
     )
-    for question, completions in zip(fitting, made, strict=True):
+    for question, completions in zip(fitting, generated, strict=True):
         answers[question] = [Reply(completion.text, completion.finish == "length") for completion in completions]
     return answers

@@ -1,4 +1,4 @@
-"""What a judge is asked: one chat a completion, from a template that puts the completion between unforgeable marks."""
+"""Prompts of a judge: one chat per completion; the template puts the completion between unforgeable marks."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from genrl_graph.nodes.generate.prompting.prompts import AskedTask, check_templa
 from genrl_graph.seeds import digest
 
 VARIABLES = ("answer", "completion", "mark", "low", "high")
-"""What a template of a judge may read besides `task`."""
+"""Variables of a judge's template besides `task`."""
 
 TEMPLATE = """\
 Judge an answer to a question.
@@ -37,37 +37,37 @@ _SPECIAL = re.compile(r"<[|｜][^<>|｜\n]{1,64}[|｜]>|</?s>|\[/?INST\]|<</?SYS
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A chat of a judge; equal questions are asked once."""
+    """The prompt of one judgement; equal questions are asked once."""
 
     system: str
     text: str
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """The chat as policies and endpoints take it."""
+        """Return the question as chat messages."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": self.text}]
 
 
 def check_rubric(template: str) -> None:
-    """Raise `ValueError` for a template that is no Jinja, reads what is not there, or never shows the completion."""
+    """Raise `ValueError` for invalid Jinja, an unknown variable, or a template without the completion."""
     check_template(template, VARIABLES)
     if "completion" not in template_names(template):
         raise ValueError("the template never reads completion, so there is nothing to judge")
 
 
 def ask(task: Task, completion: str, *, system: str, template: str, scale: tuple[float, float], where: str) -> Question:
-    """The question about a completion; `mark` is a digest of it, so that no completion can hold its own.
+    """Build the question about a completion; `mark` is a digest of the completion, which therefore cannot contain it.
 
-    Special tokens of chats that a completion spells out stay text: a zero-width space splits them.
+    A zero-width space splits special chat tokens in the completion, so they stay text.
     """
     low, high = scale
-    shown: Mapping[str, object] = {
+    values: Mapping[str, object] = {
         "answer": task.answer,
-        "completion": _SPECIAL.sub(lambda found: f"{found[0][0]}\u200b{found[0][1:]}", completion),
+        "completion": _SPECIAL.sub(lambda match: f"{match[0][0]}\u200b{match[0][1:]}", completion),
         "mark": digest(("mark", completion), size=6),
         "low": f"{low:g}",
         "high": f"{high:g}",
     }
     asked = AskedTask(task.id, task.question, task.metadata, task.messages)
-    return Question(system, fill(template, asked, shown, where=where))
+    return Question(system, fill(template, asked, values, where=where))

@@ -1,4 +1,4 @@
-"""What a judge wrote: how the verdict is read from it, and how it is kept so that no question is asked twice."""
+"""Replies of a judge: read the score in them, and cache them so that no question is asked twice."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ PATTERN = (
     r"(?i)\bscore[\s*_`\"]{0,8}[:=][\s*_`\"<\[(]{0,8}"
     r"([-+]?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]{1,3})?)(?!\w|[.,][0-9])"
 )
-"""Finds "Score: 7", "**Score:** 7/10" and the like."""
+"""Matches "Score: 7", "**Score:** 7/10" and the like."""
 
 PATTERN_S = 10.0
 SHOWN_CHARACTERS = 80
@@ -30,26 +30,26 @@ LOCK_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a judge wrote; `cut` says that it had reached the limit of its tokens."""
+    """A judge's reply; `truncated` if it reached its token limit."""
 
     text: str
-    cut: bool = False
+    truncated: bool = False
 
 
 def read_scores(
     replies: Sequence[Reply], *, pattern: str, scale: tuple[float, float], node: str
 ) -> list[float | Failure]:
-    """The verdict of each reply, mapped linearly from the scale to 0..1; `Failure` where there is none.
+    """Read the score of each reply, mapped linearly from the scale to 0..1; `Failure` if there is none.
 
-    It is group 1 of the last match of `pattern`. Another pattern than `PATTERN` is searched in a worker process,
-    since it might backtrack without end.
+    The score is group 1 of the last match of `pattern`. Any pattern other than `PATTERN` runs in a worker process,
+    because it may backtrack without end.
     """
     texts = {at: reply.text for at, reply in enumerate(replies)}
     if pattern == PATTERN:
-        found: dict[int, str | Failure | None] = {at: extract_answer(text, pattern) for at, text in texts.items()}
+        matches: dict[int, str | Failure | None] = {at: extract_answer(text, pattern) for at, text in texts.items()}
     else:
-        found = extract_answers(texts, pattern, timeout_s=PATTERN_S, node=node)
-    return [_score(reply, found[at], scale) for at, reply in enumerate(replies)]
+        matches = extract_answers(texts, pattern, timeout_s=PATTERN_S, node=node)
+    return [_score(reply, matches[at], scale) for at, reply in enumerate(replies)]
 
 
 def _score(reply: Reply, written: str | Failure | None, scale: tuple[float, float]) -> float | Failure:
@@ -57,90 +57,94 @@ def _score(reply: Reply, written: str | Failure | None, scale: tuple[float, floa
     if isinstance(written, Failure):
         return written
     if written is None:
-        return Failure(f"no verdict in {_start(reply.text)}")
+        return Failure(f"no verdict in {_preview(reply.text)}")
     try:
         number = float(written)
     except ValueError:
-        return Failure(f"the verdict {_start(written)} is no number: {_start(reply.text)}")
+        return Failure(f"the verdict {_preview(written)} is no number: {_preview(reply.text)}")
     if not low <= number <= high:
-        return Failure(f"the verdict {number:g} is not in {low:g} to {high:g}: {_start(reply.text)}")
-    if reply.cut and not _is_whole(written, number, reply.text, scale):
-        return Failure(f"max_new_tokens cut the judge before its verdict: {_start(reply.text)}")
+        return Failure(f"the verdict {number:g} is not in {low:g} to {high:g}: {_preview(reply.text)}")
+    if reply.truncated and not _is_complete(written, number, reply.text, scale):
+        return Failure(f"max_new_tokens cut the judge before its verdict: {_preview(reply.text)}")
     return (number - low) / (high - low)
 
 
-def _is_whole(written: str, number: float, text: str, scale: tuple[float, float]) -> bool:
-    """Whether a reply that was cut ends with its verdict: else the judge may only have quoted one by then.
+def _is_complete(written: str, number: float, text: str, scale: tuple[float, float]) -> bool:
+    """Return True if a truncated reply ends with a complete score.
 
-    Nor may a further digit give another number on the scale: "1" may have been going to be "10".
+    A score further up may be a quotation, and a last digit may be incomplete: "1" may be the beginning of "10".
     """
-    longer = written.lstrip("+-").isdecimal() and number != 0 and scale[0] <= 10 * number <= scale[1]
-    return text.endswith(written) and not longer
+    may_continue = written.lstrip("+-").isdecimal() and number != 0 and scale[0] <= 10 * number <= scale[1]
+    return text.endswith(written) and not may_continue
 
 
-def _start(text: str) -> str:
+def _preview(text: str) -> str:
     shown = text.strip()
     return repr(shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}...")
 
 
 class Replies(Protocol):
-    """Replies by the key of their request."""
+    """A cache of replies by the key of their request."""
 
-    def get(self, key: str) -> Reply | None: ...
+    def get(self, key: str) -> Reply | None:
+        """Return the cached reply, None if there is none."""
+        ...
 
-    def put(self, key: str, reply: Reply) -> None: ...
+    def put(self, key: str, reply: Reply) -> None:
+        """Cache a reply."""
+        ...
 
 
 class MemoryReplies:
-    """Replies of a run; beyond `characters` in all, the oldest are forgotten."""
+    """An in-memory cache for one run; drops the oldest replies beyond a total of `characters`."""
 
     def __init__(self, *, characters: int = MEMORY_CHARACTERS) -> None:
-        self._limit, self._held = characters, 0
-        self._known: dict[str, Reply] = {}
+        self._limit, self._characters = characters, 0
+        self._replies: dict[str, Reply] = {}
 
     def get(self, key: str) -> Reply | None:
-        """The reply, None for one that is not known."""
-        return self._known.get(key)
+        """Return the cached reply, None if there is none."""
+        return self._replies.get(key)
 
     def put(self, key: str, reply: Reply) -> None:
-        """Keep a reply."""
-        if key in self._known:
+        """Cache a reply; drop the oldest ones beyond the limit."""
+        if key in self._replies:
             return
-        self._known[key] = reply
-        self._held += len(key) + len(reply.text)
-        while self._held > self._limit:
-            oldest = next(iter(self._known))
-            self._held -= len(oldest) + len(self._known.pop(oldest).text)
+        self._replies[key] = reply
+        self._characters += len(key) + len(reply.text)
+        while self._characters > self._limit:
+            oldest = next(iter(self._replies))
+            self._characters -= len(oldest) + len(self._replies.pop(oldest).text)
 
 
 class FileReplies:
-    """Replies in a sqlite file, which several processes may share."""
+    """A cache in a sqlite file, which several processes may share."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection, self._path = connection, path
 
     def get(self, key: str) -> Reply | None:
-        """The reply, None for one that is not known."""
-        with _told(self._path):
+        """Return the cached reply, None if there is none."""
+        with _cache_errors(self._path):
             row = self._connection.execute("SELECT text, cut FROM replies WHERE key = ?", (key,)).fetchone()
         return Reply(row[0], bool(row[1])) if row else None
 
     def put(self, key: str, reply: Reply) -> None:
-        """Keep a reply, on disk at once: it may have cost money."""
-        with _told(self._path):
-            values = (key, reply.text, reply.cut)
+        """Write a reply to disk at once: it may have cost money."""
+        with _cache_errors(self._path):
+            values = (key, reply.text, reply.truncated)
             self._connection.execute("INSERT OR REPLACE INTO replies (key, text, cut) VALUES (?, ?, ?)", values)
 
 
 @contextmanager
 def replies_in(path: Path) -> Iterator[FileReplies]:
-    """The replies of a file, made where there is none; raises `StoreError` where it cannot be used."""
-    with _told(path):
-        # one thread at a time uses it: the node's own, and while that waits the one of the requests
+    """Open the cache in a file, creating it if missing; raises `StoreError` if the file cannot be used."""
+    with _cache_errors(path):
+        # two threads use it, never at the same time: the node's own waits for the one of the requests
         connection = sqlite3.connect(path, timeout=LOCK_S, isolation_level=None, check_same_thread=False)
     with closing(connection):
-        with _told(path):
-            _refuse_another(connection, path)
+        with _cache_errors(path):
+            _require_own_database(connection, path)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, text TEXT NOT NULL, cut INTEGER NOT NULL)"
@@ -148,8 +152,8 @@ def replies_in(path: Path) -> Iterator[FileReplies]:
         yield FileReplies(connection, path)
 
 
-def _refuse_another(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise `StoreError` for a data base that is somebody else's: nothing is written into it."""
+def _require_own_database(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise `StoreError` for a database of another application, before anything is written into it."""
     (kind,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if kind != APPLICATION_ID and (kind or tables):
@@ -157,7 +161,7 @@ def _refuse_another(connection: sqlite3.Connection, path: Path) -> None:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _cache_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
@@ -172,4 +176,4 @@ def _beside_graph(value: str, info: ValidationInfo) -> str:
 
 
 CachePath = Annotated[str, AfterValidator(_beside_graph)]
-"""A file that is made where there is none; relative to the graph file, in Python to the working folder."""
+"""A file that is created if missing; relative to the graph file, in Python to the working folder."""

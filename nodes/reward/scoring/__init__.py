@@ -1,1 +1,1 @@
-"""From rows to scores: extract answers, call functions, read what they return."""
+"""Turn rows into scores: extract answers, call functions, check their return values."""

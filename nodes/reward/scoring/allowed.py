@@ -1,4 +1,4 @@
-"""Which functions a graph file may name: it may be a stranger's, so it runs nothing that nobody asked for."""
+"""Allow-list of functions that a graph file may name: a stranger's file must not run code the user did not allow."""
 
 import sys
 from types import ModuleType
@@ -15,14 +15,14 @@ TRL_REWARDS = (
     "reasoning_accuracy_reward",
     "think_format_reward",
 )
-"""Allowed to every file, by these names alone; a newer TRL's others need `--import trl.rewards`."""
+"""Rewards of TRL that every file may name; any other one needs `--import trl.rewards`."""
 
 
-def may_run(module: str, qualname: str) -> None:
+def require_allowed(module: str, qualname: str) -> None:
     """Raise `ValueError` for a function that the user has not allowed.
 
-    Allowed is what a module that was imported on request defines, itself or in its own package: not what such a
-    module has imported, or everybody could call `os.system` through it.
+    A function is allowed if a module that the user imported with `--import` defines it, or that module's package.
+    Names that such a module merely imports are refused: otherwise a file could call `os.system` through it.
     """
     if module == TRL and qualname in TRL_REWARDS:
         return
@@ -32,21 +32,20 @@ def may_run(module: str, qualname: str) -> None:
             raise ValueError(f"a graph file may not run {qualname!r} of {TRL}{hint}; `--import {TRL}` allows the rest")
         advice = f"add `--import {module}`, or `--import` and the path of {module}.py, to allow it"
         raise ValueError(f"a graph file may not run {module!r} by itself; {advice}")
-    found: object = sys.modules.get(module)
+    target: object = sys.modules.get(module)
     for part in qualname.split("."):
         if part.startswith("_"):
             raise ValueError(f"{module}:{qualname}: {part!r} is private; name a public function")
-        known = dir(found)
-        if not hasattr(found, part):
-            where = f"module {module!r}" if isinstance(found, ModuleType) else f"{module}:{qualname}"
-            raise ValueError(f"{where} has no {part!r}{did_you_mean(part, known)}")
-        found = getattr(found, part)
-        home = found.__name__ if isinstance(found, ModuleType) else str(getattr(found, "__module__", module))
-        if isinstance(found, ModuleType) or not _at_home(home, module, part):
+        if not hasattr(target, part):
+            where = f"module {module!r}" if isinstance(target, ModuleType) else f"{module}:{qualname}"
+            raise ValueError(f"{where} has no {part!r}{did_you_mean(part, dir(target))}")
+        target = getattr(target, part)
+        home = target.__name__ if isinstance(target, ModuleType) else str(getattr(target, "__module__", module))
+        if isinstance(target, ModuleType) or not _is_defined_in(home, module, part):
             advice = f"define a function of your own around it in {module}"
             raise ValueError(f"{module}:{qualname} leads to {home!r}, which {module} has only imported; {advice}")
 
 
-def _at_home(home: str, module: str, name: str) -> bool:
-    of_trl = home.startswith(f"{TRL}.") and name in TRL_REWARDS
-    return of_trl or home.partition(".")[0] == module.partition(".")[0]
+def _is_defined_in(home: str, module: str, name: str) -> bool:
+    is_trl_reward = home.startswith(f"{TRL}.") and name in TRL_REWARDS
+    return is_trl_reward or home.partition(".")[0] == module.partition(".")[0]

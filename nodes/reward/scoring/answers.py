@@ -1,6 +1,6 @@
-"""Answers of maths tasks: found in a completion, and judged against a reference by math-verify.
+"""Answers of maths tasks: extract them from a completion and compare them with a reference by math-verify.
 
-Plain functions of JSON values, so that a worker process can run them; math-verify is imported at the first use.
+Arguments and values are plain JSON, so a worker process can run these functions. math-verify is imported on first use.
 """
 
 import math
@@ -32,10 +32,10 @@ _WORDS_OF_MATHS = frozenset(
 
 
 def extract_answer(completion: str, pattern: str | None) -> str | None:
-    r"""The answer that a completion gives, stripped; None if it gives none.
+    r"""Return the answer in a completion, stripped; None if there is none.
 
-    The last `<answer>...</answer>`, else the last `\boxed{...}`, else the line after the last `####`; blank ones
-    do not count. With `pattern`, its last match only: group 1, or all of it where the pattern has no group.
+    The answer is the last `<answer>...</answer>`, else the last `\boxed{...}`, else the line after the last `####`;
+    blank ones are skipped. With `pattern` it is only the last match: group 1, or the whole match without groups.
     """
     if pattern is not None:
         return _last(match[min(1, match.re.groups)] for match in re.finditer(pattern, completion))
@@ -47,57 +47,57 @@ def extract_answer(completion: str, pattern: str | None) -> str | None:
 
 
 def extract_each(calls: list[dict[str, str]]) -> list[str | None]:
-    """`extract_answer` of each, by its keywords."""
+    """Return `extract_answer` for each call's keywords."""
     return [extract_answer(call["completion"], call["pattern"]) for call in calls]
 
 
 def math_score(
     completion: str, answer: str, *, pattern: str | None = None, limit_s: int | None = 5
 ) -> dict[str, float]:
-    """The terms `format` (1.0 if `extract_answer` finds an answer) and `correct` (1.0 if it equals `answer`).
+    """Return the terms `format` (1.0 if `extract_answer` finds an answer) and `correct` (1.0 if it equals `answer`).
 
-    math-verify judges what was extracted, or the whole completion if nothing was. `correct` is NaN, could not be
-    judged, for a blank reference and where parsing or comparing reached `limit_s`. The limit is kept by SIGALRM:
-    outside the main thread pass None, else math-verify raises ValueError.
+    math-verify judges the extracted answer, or the whole completion if there is none. `correct` is NaN (not judged)
+    for a blank reference, or if parsing or comparing reaches `limit_s`. math-verify enforces the limit with SIGALRM:
+    outside the main thread pass None, or it raises ValueError.
     """
-    found = extract_answer(completion, pattern)
+    extracted = extract_answer(completion, pattern)
     return {
-        "format": 0.0 if found is None else 1.0,
-        "correct": _correct(found, completion, answer, limit_s),
+        "format": 0.0 if extracted is None else 1.0,
+        "correct": _correct(extracted, completion, answer, limit_s),
     }
 
 
-def _correct(found: str | None, completion: str, answer: str, limit_s: int | None) -> float:
-    reference = _normal(extract_answer(answer, None) or answer)
+def _correct(extracted: str | None, completion: str, answer: str, limit_s: int | None) -> float:
+    reference = _normalised(extract_answer(answer, None) or answer)
     if not reference:
         return math.nan
-    given = _normal(completion if found is None else extract_answer(found, None) or found)
-    if _text(given) == _text(reference):
+    candidate = _normalised(completion if extracted is None else extract_answer(extracted, None) or extracted)
+    if _as_prose(candidate) == _as_prose(reference):
         return 1.0
-    if _is_text(reference):
-        return 0.0  # as maths, letters would be multiplied and anagrams equal
-    return _judged(reference, given, limit_s, plain=found is None)
+    if _is_prose(reference):
+        return 0.0  # math-verify would multiply the letters, so anagrams would be equal
+    return _math_verified(reference, candidate, limit_s, plain=extracted is None)
 
 
-def _judged(reference: str, given: str, limit_s: int | None, *, plain: bool) -> float:
+def _math_verified(reference: str, candidate: str, limit_s: int | None, *, plain: bool) -> float:
     from math_verify import verify
 
     started = time.monotonic()
     gold = _parsed(reference, limit_s, plain=False)
-    target = _parsed(given, limit_s, plain=plain)
+    target = _parsed(candidate, limit_s, plain=plain)
     if verify(gold, target, timeout_seconds=limit_s):
         return 1.0
-    was_cut = limit_s is not None and time.monotonic() - started >= limit_s
-    return math.nan if was_cut else 0.0
+    timed_out = limit_s is not None and time.monotonic() - started >= limit_s
+    return math.nan if timed_out else 0.0
 
 
 def _parsed(text: str, limit_s: int | None, *, plain: bool) -> list[Any]:
-    """What math-verify reads in a text: one formula, unless it is prose; the number where it has a unit."""
+    """Parse a text with math-verify: as one formula unless it is prose; a quantity without its unit."""
     from math_verify import parse
 
     quantity = _QUANTITY.fullmatch(text)
     text = quantity[1] if quantity else text
-    is_prose = _PERCENT.fullmatch(text) is not None or _words(text)
+    is_prose = _PERCENT.fullmatch(text) is not None or _has_words(text)
     parsed: list[Any] = parse(
         text if plain or is_prose else f"\\boxed{{{text}}}",
         parsing_timeout=limit_s,
@@ -105,8 +105,8 @@ def _parsed(text: str, limit_s: int | None, *, plain: bool) -> list[Any]:
     return parsed
 
 
-def _normal(text: str) -> str:
-    """The text without what surrounds a value: wrappers, a currency sign, a full stop, marks of thousands."""
+def _normalised(text: str) -> str:
+    """Strip what may surround a value: wrappers, a currency sign, a full stop, thousands separators."""
     text = text.translate(_MINUS).strip()
     while (inner := _unwrapped(text)) != text:
         text = inner
@@ -129,18 +129,18 @@ def _unwrapped(text: str) -> str:
     return text
 
 
-def _text(text: str) -> str:
+def _as_prose(text: str) -> str:
     return " ".join(_TEXT_COMMAND.sub(r"\1", text).casefold().split())
 
 
-def _words(text: str) -> bool:
+def _has_words(text: str) -> bool:
     bare = _COMMAND.sub(" ", _TEXT_COMMAND.sub(" ", text))
     return any(word.lower() not in _WORDS_OF_MATHS for word in _WORD.findall(bare))
 
 
-def _is_text(text: str) -> bool:
+def _is_prose(text: str) -> bool:
     bare = _TEXT_COMMAND.sub(r"\1", text)
-    return _words(bare) and not _COMMAND.search(bare) and not any(c.isdigit() for c in bare)
+    return _has_words(bare) and not _COMMAND.search(bare) and not any(c.isdigit() for c in bare)
 
 
 def _last(candidates: Iterable[str | None]) -> str | None:
@@ -149,8 +149,8 @@ def _last(candidates: Iterable[str | None]) -> str | None:
 
 
 def _boxed(text: str) -> Iterator[str]:
-    r"""Contents of every `\boxed{...}` whose braces balance, in order of their opening."""
-    opened: list[int | None] = []  # where a box begins, None for another brace
+    r"""Yield the content of every `\boxed{...}` with balanced braces, in order of the opening brace."""
+    opened: list[int | None] = []  # start of a box's content, None for any other brace
     spans: list[tuple[int, int]] = []
     for brace in _BRACE.finditer(text):
         if brace[0] == "{":

@@ -1,4 +1,4 @@
-"""What a reward function is called with: prompts, completions, and one list a column."""
+"""Arguments of a reward function: prompts, completions, and one list per column."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -28,30 +28,30 @@ PASSED = (
 def arguments(
     rollouts: Rollouts, tasks: TaskBook, *, form: Literal["chat", "text"], renamed: Mapping[str, str], where: str
 ) -> dict[str, list[Any]]:
-    """The keywords of a function with TRL's signature, one value a row in each.
+    """Build the keyword arguments of a function with TRL's signature, each a list with one value per row.
 
-    Raises `RewardFailed` where `renamed` names a column that is not there.
+    `renamed` maps further names to columns; raises `RewardFailed` if such a column does not exist.
     """
     rows = rollouts.rows(*PASSED, "messages", "completion")
-    known = [tasks[row["task_id"]] for row in rows]
+    row_tasks = [tasks[row["task_id"]] for row in rows]
     chat = form == "chat"
     keywords: dict[str, list[Any]] = {
         "prompts": [row["messages"] if chat else _text(row["messages"]) for row in rows],
         "completions": [_reply(row["completion"]) if chat else row["completion"] for row in rows],
-        "answer": [task.answer for task in known],
+        "answer": [task.answer for task in row_tasks],
         **{name: [row[name] for row in rows] for name in PASSED},
     }
-    keywords = _metadata(known) | keywords
+    keywords = _metadata(row_tasks) | keywords
     for name, source in renamed.items():
         if source not in keywords:
-            there = did_you_mean(source, keywords) or f"; there are {', '.join(keywords)}"
-            raise RewardFailed(f"{where}: columns.{name}: no column {source!r} to pass{there}")
+            hint = did_you_mean(source, keywords) or f"; there are {', '.join(keywords)}"
+            raise RewardFailed(f"{where}: columns.{name}: no column {source!r} to pass{hint}")
         keywords[name] = keywords[source]
     return keywords
 
 
-def parts(keywords: Mapping[str, list[Any]], size: int | None) -> list[dict[str, list[Any]]]:
-    """The keywords of each call: of `size` rows and the last of what is left; all rows where it is None."""
+def split_calls(keywords: Mapping[str, list[Any]], size: int | None) -> list[dict[str, list[Any]]]:
+    """Split the keyword arguments into calls of `size` rows, the last perhaps shorter; None: one call of all rows."""
     total = len(keywords["completions"])
     size = size or total
     return [{name: v[at : at + size] for name, v in keywords.items()} for at in range(0, total, size)]
@@ -66,6 +66,6 @@ def _reply(completion: str) -> list[dict[str, str]]:
 
 
 def _metadata(tasks: list[Task]) -> dict[str, list[Any]]:
-    """One list a metadata key; None where a task does not have it."""
+    """Return one list per metadata key, with None for tasks that lack it."""
     names = dict.fromkeys(name for task in tasks for name in task.metadata)
     return {name: [task.metadata.get(name) for task in tasks] for name in names}

@@ -1,4 +1,4 @@
-"""Functions and their names: what name leads back to one, and how another process finds it."""
+"""Names of functions: find an importable name, resolve it in another process, call sync and async functions."""
 
 import asyncio
 import inspect
@@ -12,18 +12,18 @@ from typing import Any
 
 
 def importable_name(function: Callable[..., Any]) -> str | None:
-    """`module:qualname` if that leads back to this very function; None for lambdas, closures and notebook cells."""
+    """Return `module:qualname` if that name resolves to this function; None for lambdas, closures, notebook cells."""
     module, qualname = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
     if not module or not qualname or module == "__main__":
         return None
-    found: object = sys.modules.get(module)
+    resolved: object = sys.modules.get(module)
     for name in qualname.split("."):
-        found = getattr(found, name, None)
-    return f"{module}:{qualname}" if found is function else None
+        resolved = getattr(resolved, name, None)
+    return f"{module}:{qualname}" if resolved is function else None
 
 
 def worker_target(name: str) -> str:
-    """How another process finds `module:qualname`: by that name, or by its file where that lies outside the path."""
+    """Return a target that another process can load: the name itself, or `file:qualname` if it is not on the path."""
     module_name, _, qualname = name.partition(":")
     module = sys.modules.get(module_name)
     file = getattr(module, "__file__", None)
@@ -44,7 +44,7 @@ def _on_path(name: str, module: ModuleType) -> bool:
 
 
 def call_here(function: Callable[..., Any], keywords: Mapping[str, Any]) -> object:
-    """The function's value; an async one runs to its end in a loop of its own, also under a notebook's."""
+    """Call a function; an async one runs in a new event loop in a thread, so this also works inside a notebook."""
     value = function(**keywords)
     if not inspect.isawaitable(value):
         return value

@@ -1,4 +1,4 @@
-"""What the worker process of `reward.reasoning_gym` runs; reasoning-gym is imported here, outside any time limit."""
+"""Target of the worker process of `reward.reasoning_gym`; imports reasoning-gym outside the time limit of a call."""
 
 import reasoning_gym
 

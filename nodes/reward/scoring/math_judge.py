@@ -1,4 +1,4 @@
-"""What the worker process of a maths reward runs; math-verify is imported here, outside any time limit."""
+"""Target of the worker process of a maths reward; imports math-verify outside the time limit of a call."""
 
 import math_verify
 

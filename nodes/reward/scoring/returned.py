@@ -1,4 +1,4 @@
-"""What a reward function returned, read as one verdict a row: a number, or why there is none."""
+"""Check the return value of a reward function: one number per row, or the reason why there is none."""
 
 import math
 
@@ -7,22 +7,25 @@ from genrl_graph.nodes.reward.worker.worker import Failure
 
 
 def numbers_of(returned: object, rows: int) -> list[float | Failure]:
-    """One finite number a row, or `Failure`; all rows fail where a call did, or gave no list of `rows` values."""
+    """Return one finite number or `Failure` per row; all rows fail if the call failed or gave no list of that length.
+
+    `rows` is the number of rows of the call.
+    """
     if isinstance(returned, Failure):
         return [returned] * rows
     to_list = getattr(returned, "tolist", None)
     values = to_list() if callable(to_list) else returned
     if not isinstance(values, list | tuple):
-        wrong = f"returned {short(returned)}; return a list of numbers"
+        reason = f"returned {short(returned)}; return a list of numbers"
     elif len(values) != rows:
-        wrong = f"returned {len(values)} values for {rows} completions; return one for each"
+        reason = f"returned {len(values)} values for {rows} completions; return one for each"
     else:
         return [_number(value) for value in values]
-    return [Failure(wrong)] * rows
+    return [Failure(reason)] * rows
 
 
 def _number(value: object) -> float | Failure:
-    """The value of a scalar of Python, numpy or torch, booleans included."""
+    """Convert a scalar of Python, numpy or torch (booleans included) to a finite number or `Failure`."""
     to_list = getattr(value, "tolist", None)
     plain = to_list() if callable(to_list) else value
     if plain is None:

@@ -1,4 +1,4 @@
-"""What all rewards do: leave failed rows alone, judge each within its time, record what could not be judged."""
+"""Common steps of all rewards: skip failed rows, judge within a time limit, record rows that could not be judged."""
 
 import math
 import re
@@ -42,7 +42,7 @@ Term = Annotated[str, AfterValidator(_is_term)]
 
 
 def judgeable(rows: Frame) -> list[int]:
-    """The positions of the rows that did not fail."""
+    """Return the positions of the rows that did not fail."""
     if "finish" not in rows.table.column_names:
         return list(range(len(rows)))
     return [at for at, finish in enumerate(rows.values("finish")) if finish != "failed"]
@@ -51,14 +51,14 @@ def judgeable(rows: Frame) -> list[int]:
 def call_each(
     target: str, calls: Mapping[int, Mapping[str, object]], *, timeout_s: float | None, node: str
 ) -> dict[int, object]:
-    """The value of `target` for each call's keywords, `Failure` for one that raised, hung or crashed.
+    """Call `target` with each call's keywords; return values by key, `Failure` for a call that raised, hung or crashed.
 
-    `timeout_s` is the limit of one call in the worker process; None calls in this process, without a limit.
-    Raises `RewardFailed` where the worker cannot start.
+    `timeout_s` limits each call in the worker process; None calls in this process, without a limit. Raises
+    `RewardFailed` if the worker cannot start.
     """
     if timeout_s is None:
         function = load_target(target)
-        return {at: _called(function, keywords) for at, keywords in calls.items()}
+        return {at: _call_or_failure(function, keywords) for at, keywords in calls.items()}
     if not calls:
         return {}
     try:
@@ -71,10 +71,10 @@ def call_each(
 def call_together(
     target: str, calls: Mapping[int, Mapping[str, object]], *, timeout_s: float | None, node: str
 ) -> dict[int, object]:
-    """As `call_each`, for a `target` that takes a list `calls` of keywords and gives a list: all in one, where it can.
+    """Call `target` once with the list of all `calls`; if that fails or exceeds `timeout_s`, call it row by row.
 
-    Sending row by row costs more than a fast function does. Where all together fail or take `timeout_s`, every row
-    is called alone.
+    `target` takes a list `calls` of keywords and returns a list of values. One call is faster: for a cheap function,
+    sending each row to the worker costs more than judging it. Otherwise as `call_each`.
     """
     if not calls:
         return {}
@@ -88,16 +88,16 @@ def call_together(
 def extract_answers(
     completions: Mapping[int, str], pattern: str | None, *, timeout_s: float | None, node: str
 ) -> dict[int, str | Failure | None]:
-    """The answer that each completion gives (`answers.extract_answer`), in a worker where a `pattern` finds it."""
-    if pattern is None:  # our own patterns end in time
+    """Return the answer in each completion (`answers.extract_answer`); a `pattern` runs in a worker process."""
+    if pattern is None:  # the built-in patterns need no time limit
         return {at: extract_answer(completion, None) for at, completion in completions.items()}
     calls = {at: {"completion": completion, "pattern": pattern} for at, completion in completions.items()}
-    found = call_together(f"{extract_each.__module__}:extract_each", calls, timeout_s=timeout_s, node=node)
-    assert all(isinstance(value, str | None | Failure) for value in found.values())
-    return found  # type: ignore[return-value]  # as asserted
+    answers = call_together(f"{extract_each.__module__}:extract_each", calls, timeout_s=timeout_s, node=node)
+    assert all(isinstance(value, str | None | Failure) for value in answers.values())
+    return answers  # type: ignore[return-value]  # as asserted
 
 
-def _called(function: object, keywords: Mapping[str, object]) -> object:
+def _call_or_failure(function: object, keywords: Mapping[str, object]) -> object:
     assert callable(function)
     try:
         return function(**keywords)
@@ -108,10 +108,10 @@ def _called(function: object, keywords: Mapping[str, object]) -> object:
 def score_rows(
     rows: R, verdicts: Mapping[int, Verdict], *, weights: Mapping[str, float], node: Reward, log: Log
 ) -> Scored[R]:
-    """Rows scored by the terms in `weights`, from a verdict for each position that was to be judged; NaN elsewhere.
+    """Add the terms in `weights` and their weighted sum to the rows; rows without a verdict get NaN.
 
-    What could not be judged goes to the table `failures` (id, reason). Raises `RewardFailed` where that is more than
-    the share `max_unjudged` of the node.
+    `verdicts` holds one entry per row position that was judged. Rows that could not be judged are logged in the table
+    `failures` (id, reason). Raises `RewardFailed` if their share exceeds the node's `max_unjudged`.
     """
     terms = {name: np.full(len(rows), np.nan) for name in weights}
     reasons: dict[int, str] = {}
@@ -140,13 +140,14 @@ def _record(rows: Frame, total: int, reasons: Mapping[int, str], node: Reward, l
         limit = f"max_unjudged is {node.max_unjudged:g}"
         raise RewardFailed(f"{node.place.node}: {share} of {total} rows could be judged ({limit}); the first: {first}")
     names = rows.values("id") if "id" in rows.table.column_names else list(map(str, range(len(rows))))
-    places = sorted(reasons)
-    told = [reasons[at].encode(errors="replace").decode() for at in places]  # half a surrogate pair is no text
-    log.rows("failures", {"id": [names[at] for at in places], "reason": told})
+    positions = sorted(reasons)
+    # a lone surrogate cannot be encoded as UTF-8
+    texts = [reasons[at].encode(errors="replace").decode() for at in positions]
+    log.rows("failures", {"id": [names[at] for at in positions], "reason": texts})
 
 
 def number(value: object) -> float:
-    """A number that a worker sent; raises `RewardFailed` for anything else."""
+    """Return a worker's value as a float; raises `RewardFailed` if it is not a number."""
     if isinstance(value, int | float):
         return float(value)
     raise RewardFailed(f"{value!r} is no reward; give a number")

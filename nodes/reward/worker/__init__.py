@@ -1,1 +1,1 @@
-"""Run reward functions in worker processes with limits of time and memory."""
+"""Run reward functions in worker processes with time and memory limits."""

@@ -1,7 +1,7 @@
 """A worker process for rewards that may hang or crash.
 
-A hung thread cannot be stopped and `multiprocessing` imports the user's script again, so the function runs in
-a plain subprocess: it is killed with its process group when an answer is late, and started again when needed.
+A hung thread cannot be stopped and `multiprocessing` imports the user's script again. The function therefore runs in
+a plain subprocess, which is killed with its process group after a timeout and restarted when needed.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ MAX_IN_FLIGHT = 32
 
 
 class WorkerError(Exception):
-    """A call that gave no value."""
+    """A call without a value: it raised, timed out, or its process died."""
 
 
 class WorkerTimeout(WorkerError):
@@ -47,7 +47,7 @@ class WorkerDied(WorkerError):
 
 
 class WorkerRaised(WorkerError):
-    """The function raised or returned no JSON; `where` is the last frame of its traceback."""
+    """The function raised, or its value is not JSON; `where` is the last frame of its traceback."""
 
     def __init__(self, type_name: str, message: str, where: str) -> None:
         first_line = message.strip().partition("\n")[0]
@@ -58,14 +58,14 @@ class WorkerRaised(WorkerError):
 
     @classmethod
     def of(cls, error: Exception) -> "WorkerRaised":
-        """An exception of this process, told as one of a worker is."""
-        told = error_message(error)["error"]
-        return cls(told["type"], told["message"], told["where"])
+        """Convert an exception of this process to the form that a worker reports."""
+        fields = error_message(error)["error"]
+        return cls(fields["type"], fields["message"], fields["where"])
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A row that could not be judged, and why, in one line."""
+    """The one-line reason why a row could not be judged."""
 
     reason: str
 
@@ -76,12 +76,13 @@ class _Value:
 
 
 class Worker:
-    """A function called in a process of its own; every call gets `timeout_s` seconds.
+    """A process that runs one function, with a limit of `timeout_s` seconds per call.
 
     `target` is `module:qualname` or `path/to/file.py:qualname`. The process starts at the first call, within
-    `start_timeout_s`, and ends at `close`, with this object, or with the parent. Arguments and values travel as
-    JSON: tuples arrive as lists; NaN, infinities and None survive. `memory_mb` limits its address space. With the
-    arguments of a `factory` the target is called with them, once in each process, and gives the function.
+    `start_timeout_s` seconds, and ends at `close`, with this object, or with the parent process. Arguments and values
+    are sent as JSON: tuples arrive as lists; NaN, infinities and None are preserved. `memory_mb` limits the address
+    space. If `factory` is given, the target is a factory: the process calls it once with these arguments and runs the
+    function that it returns.
     """
 
     def __init__(
@@ -117,27 +118,27 @@ class Worker:
         self.close()
 
     def call(self, arguments: Sequence[object], keywords: Mapping[str, object]) -> object:
-        """The function's value; raises WorkerTimeout, WorkerDied or WorkerRaised."""
-        (outcome,) = self._outcomes([_frame(arguments, keywords)])
+        """Call the function and return its value; raises WorkerTimeout, WorkerDied or WorkerRaised."""
+        (outcome,) = self._outcomes([_encode_call(arguments, keywords)])
         if isinstance(outcome, WorkerError):
             raise outcome
         return outcome.value
 
     def map_rows(self, rows: Sequence[Mapping[str, object]]) -> list[object]:
-        """One call per row, its items as keywords: values in the order of the rows, `Failure` for a lost one.
+        """Call the function with each row as keywords; return the values in order, `Failure` for a call without one.
 
-        A row that hangs, crashes or raises costs no other row. Raises only where the process cannot start.
+        A row that hangs, crashes or raises affects no other row. Raises `WorkerError` only if the process cannot start.
         """
-        outcomes = self._outcomes([_frame((), row) for row in rows])
+        outcomes = self._outcomes([_encode_call((), row) for row in rows])
         return [Failure(str(o)) if isinstance(o, WorkerError) else o.value for o in outcomes]
 
     def start(self) -> None:
-        """Start the process unless it runs; raises WorkerError where it cannot load its function."""
+        """Start the process unless it is running; raises WorkerError if it cannot load its function."""
         with self._lock:
             self._running()
 
     def interrupt(self) -> None:
-        """End the process in the middle of the call of another thread, which then raises WorkerDied."""
+        """Kill the process during another thread's call, which then raises WorkerDied."""
         child = self._child
         if child is not None:
             child.interrupt()
@@ -159,7 +160,7 @@ class Worker:
                 outcomes[index] = frame
         with self._lock:
             while todo:
-                self._serve(self._running(), todo, outcomes, limit_s=self.timeout_s, late="no answer")
+                self._serve(self._running(), todo, outcomes, limit_s=self.timeout_s, on_timeout="no answer")
         return [outcomes[index] for index in range(len(frames))]
 
     def _running(self) -> WorkerProcess:
@@ -173,11 +174,11 @@ class Worker:
         child = self._child = WorkerProcess(self.target, self.memory_mb)
         outcomes: dict[int, _Value | WorkerError] = {}
         greeting = deque([(0, encode({"sys_path": [str(path) for path in sys.path], "factory": self.factory}))])
-        late = f"{self.target}: the worker process did not start"
-        self._serve(child, greeting, outcomes, limit_s=self.start_timeout_s, late=late)
+        on_timeout = f"{self.target}: the worker process did not start"
+        self._serve(child, greeting, outcomes, limit_s=self.start_timeout_s, on_timeout=on_timeout)
         outcome = outcomes[0]
         if isinstance(outcome, WorkerError):
-            self._kill()  # one that cannot load its function leaves by itself, but must be reaped
+            self._kill()  # a process that cannot load its function exits by itself, but must be reaped
             raise outcome
         return child
 
@@ -193,9 +194,13 @@ class Worker:
         outcomes: dict[int, _Value | WorkerError],
         *,
         limit_s: float,
-        late: str,
+        on_timeout: str,
     ) -> None:
-        """Move calls from `todo` to `outcomes`, in order, until none is left or one has cost the child."""
+        """Move calls from `todo` to `outcomes`, in order, until none is left or the child has to be replaced.
+
+        Each call may take `limit_s` seconds from the previous answer; writing the first one to the pipe does not count.
+        `on_timeout` begins the text of a `WorkerTimeout`.
+        """
         sent = 0
         deadline = time.monotonic() + limit_s
         with contextlib.ExitStack() as unfinished:
@@ -204,21 +209,21 @@ class Worker:
                 while sent < min(len(todo), MAX_IN_FLIGHT):
                     child.outbox.append(memoryview(todo[sent][1]))
                     sent += 1
-                is_late = time.monotonic() >= deadline  # seen before the last look into the pipe
-                delivering = len(child.outbox) == sent  # the first call of todo is still on its way
-                if child.pump(deadline - time.monotonic()) and delivering:
-                    deadline, is_late = time.monotonic() + limit_s, False
+                timed_out = time.monotonic() >= deadline  # before `pump`: an answer already in the pipe still counts
+                is_writing_first = len(child.outbox) == sent
+                if child.pump(deadline - time.monotonic()) and is_writing_first:
+                    deadline, timed_out = time.monotonic() + limit_s, False
                 while sent and (reply := child.reply()) is not None:
                     outcomes[todo.popleft()[0]] = outcome = _outcome(reply)
                     sent -= 1
-                    deadline, is_late = time.monotonic() + limit_s, False
+                    deadline, timed_out = time.monotonic() + limit_s, False
                     if isinstance(outcome, WorkerRaised) and outcome.type_name == OUT_OF_MEMORY:
-                        return  # a new process: in this one every later call might fail
+                        return  # replace the process: every later call in it might fail too
                 if todo and child.hung_up:
                     outcomes[todo.popleft()[0]] = WorkerDied(*child.death())
                     return
-                if todo and is_late:
-                    outcomes[todo.popleft()[0]] = WorkerTimeout(late, limit_s)
+                if todo and timed_out:
+                    outcomes[todo.popleft()[0]] = WorkerTimeout(on_timeout, limit_s)
                     return
             unfinished.pop_all()
 
@@ -230,7 +235,7 @@ def _outcome(reply: dict[str, Any]) -> _Value | WorkerError:
     return WorkerRaised(error["type"], error["message"], error["where"])
 
 
-def _frame(arguments: Sequence[object], keywords: Mapping[str, object]) -> bytes | WorkerError:
+def _encode_call(arguments: Sequence[object], keywords: Mapping[str, object]) -> bytes | WorkerError:
     try:
         return encode({"arguments": list(arguments), "keywords": dict(keywords)})
     except (TypeError, ValueError) as error:
@@ -238,7 +243,7 @@ def _frame(arguments: Sequence[object], keywords: Mapping[str, object]) -> bytes
 
 
 def _checked_target(target: str) -> str:
-    """The target with an absolute path; ParamError if another process could not find it."""
+    """Return the target with an absolute path; raises ParamError if another process could not load it."""
     place, _, qualname = target.rpartition(":")
     if not place or not all(name.isidentifier() for name in qualname.split(".")):
         raise ParamError(f"worker {target!r}: not of the form module:qualname or path/to/file.py:qualname")

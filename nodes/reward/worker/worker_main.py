@@ -1,8 +1,8 @@
-"""The process in which a time-limited reward runs: `python -P worker_main.py TARGET`, of the standard library alone.
+"""Main program of a worker process: `python -P worker_main.py TARGET`; imports only the standard library.
 
 It reads calls from stdin and writes one answer per call to stdout, each as a frame: four bytes of length
-(big-endian), then JSON. The function runs in the main thread, because math-verify limits itself with signals.
-What the function prints goes to stderr, and it reads an empty stdin, so it cannot break the protocol.
+(big-endian), then JSON. The function runs in the main thread, because math-verify sets its time limit with signals.
+Its output goes to stderr and its stdin is empty, so the function cannot break the protocol.
 """
 
 import argparse
@@ -27,13 +27,13 @@ HEADER_BYTES = 4
 MAX_MESSAGE_BYTES = 256 * 2**20
 MAX_ERROR_CHARACTERS = 2000
 HANGUP_GRACE_S = 1.0
-OUT_OF_MEMORY = MemoryError.__name__  # also for the subclasses of numpy
+OUT_OF_MEMORY = MemoryError.__name__  # reported for numpy's subclasses too
 
 
 def encode(message: object) -> bytes:
-    """The frame of a message; numpy and torch values are sent as numbers and lists.
+    """Encode a message as a frame; numpy and torch values become numbers and lists.
 
-    Raises TypeError or ValueError where the message is no JSON or is larger than `MAX_MESSAGE_BYTES`.
+    Raises TypeError or ValueError if the message is not JSON or is larger than `MAX_MESSAGE_BYTES`.
     """
     try:
         body = json.dumps(message, default=_plain).encode()
@@ -52,7 +52,7 @@ def _plain(value: object) -> object:
 
 
 def _read(stream: BinaryIO) -> dict[str, object] | None:
-    """The next message, None when the parent has hung up."""
+    """Read the next message; None when the parent has hung up."""
     header = stream.read(HEADER_BYTES)
     body = stream.read(int.from_bytes(header, "big")) if len(header) == HEADER_BYTES else b""
     if not body:
@@ -63,21 +63,21 @@ def _read(stream: BinaryIO) -> dict[str, object] | None:
 
 
 def load_target(target: str) -> Callable[..., object]:
-    """The function that `module:qualname` or `path/to/file.py:qualname` names.
+    """Import the function `module:qualname` or `path/to/file.py:qualname`.
 
-    Raises what the import raises, AttributeError for an unknown name, TypeError for something not callable.
+    Raises whatever the import raises, AttributeError for an unknown name, TypeError for something not callable.
     """
     place, _, qualname = target.rpartition(":")
-    found: object = _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    resolved: object = _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     for name in qualname.split("."):
-        found = getattr(found, name)
-    if not callable(found):
-        raise TypeError(f"{qualname} is a {type(found).__name__}, not a function")
-    return found
+        resolved = getattr(resolved, name)
+    if not callable(resolved):
+        raise TypeError(f"{qualname} is a {type(resolved).__name__}, not a function")
+    return resolved
 
 
-def built(factory: Callable[..., object], arguments: Mapping[str, object]) -> Callable[..., object]:
-    """The function that a factory gives; raises what the factory raises, TypeError for something not callable."""
+def call_factory(factory: Callable[..., object], arguments: Mapping[str, object]) -> Callable[..., object]:
+    """Return the function that a factory makes; raises TypeError if that is not callable, or the factory's error."""
     function = factory(**arguments)
     if not callable(function):
         raise TypeError(f"the factory gave a {type(function).__name__}, not a function")
@@ -95,13 +95,13 @@ def _load_file(path: Path) -> ModuleType:
     return module
 
 
-def _called(function: Callable[..., object], message: dict[str, object]) -> object:
+def _call(function: Callable[..., object], message: dict[str, object]) -> object:
     arguments, keywords = message["arguments"], message["keywords"]
     assert isinstance(arguments, list) and isinstance(keywords, dict)
     value = function(*arguments, **keywords)
     if not inspect.isawaitable(value):
         return value
-    import asyncio  # here: it would be a good part of the start-up time of every worker
+    import asyncio  # imported late: it would slow the start of every worker
 
     return asyncio.run(_awaited(value))
 
@@ -111,10 +111,10 @@ async def _awaited(value: Awaitable[object]) -> object:
 
 
 def _answer(function: Callable[..., object], message: dict[str, object]) -> bytes:
-    """The frame that answers one call."""
+    """Run one call and encode its answer."""
     try:
-        value = _called(function, message)
-    except Exception as error:  # nothing is swallowed here: the parent raises or records it
+        value = _call(function, message)
+    except Exception as error:  # not swallowed: the parent raises or records it
         return encode(error_message(error))
     try:
         return encode({"value": value})
@@ -126,7 +126,7 @@ def _answer(function: Callable[..., object], message: dict[str, object]) -> byte
 
 
 def error_message(error: Exception, context: str = "") -> dict[str, dict[str, str]]:
-    """What is told of an exception: its type, its text, and the last frame of its traceback."""
+    """Return the message for an exception: its type, its text, and the last frame of its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     last = frames[-1] if frames else None
     where = f"{Path(last.filename).name}:{last.lineno} in {last.name}" if last else ""
@@ -139,7 +139,7 @@ def error_message(error: Exception, context: str = "") -> dict[str, dict[str, st
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """Keep stdin and stdout for the protocol; leave an empty stdin and stderr in their places."""
+    """Reserve stdin and stdout for the protocol; replace them by an empty stdin and by stderr."""
     calls, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -154,9 +154,9 @@ def _die_with_parent(calls: BinaryIO) -> None:
 
     def wait_for_hangup() -> None:
         poll = select.poll()
-        poll.register(calls.fileno(), 0)  # no event asked for: a hang-up is always reported
+        poll.register(calls.fileno(), 0)  # no events: poll always reports a hang-up
         poll.poll()
-        time.sleep(HANGUP_GRACE_S)  # an idle worker leaves by itself and runs its exit handlers
+        time.sleep(HANGUP_GRACE_S)  # time for an idle worker to exit and run its exit handlers
         if os.getpgrp() == os.getpid():
             os.killpg(0, signal.SIGKILL)
         os._exit(1)
@@ -165,7 +165,7 @@ def _die_with_parent(calls: BinaryIO) -> None:
 
 
 def main() -> None:
-    """Load the target, say so, then answer calls until the parent hangs up."""
+    """Load the target, confirm that to the parent, then answer calls until the parent hangs up."""
     parser = argparse.ArgumentParser()
     parser.add_argument("target")
     parser.add_argument("--memory-mb", type=int)
@@ -184,8 +184,8 @@ def main() -> None:
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         function = load_target(options.target)
         if factory is not None:
-            function = built(function, factory)
-    except Exception as error:  # as above: the parent raises it
+            function = call_factory(function, factory)
+    except Exception as error:  # not swallowed: the parent raises it
         _write(answers, encode(error_message(error, f"cannot load {options.target!r}: ")))
         return
     _write(answers, encode({"value": None}))

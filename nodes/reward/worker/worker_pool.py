@@ -1,4 +1,4 @@
-"""Worker processes of one function: shared by all nodes that call it, kept over rounds, ended with this process."""
+"""Pools of worker processes, one per function: shared by all nodes, reused across rounds, ended with this process."""
 
 import json
 from collections import deque
@@ -12,7 +12,7 @@ MAX_POOLS = 32
 
 
 class Pool:
-    """`size` workers of one function; each takes the next call as soon as it is free, and starts with its first."""
+    """A pool of `size` workers for one function; a free worker takes the next call; each starts at its first call."""
 
     def __init__(
         self,
@@ -26,13 +26,13 @@ class Pool:
         self.workers = [Worker(target, timeout_s=timeout_s, memory_mb=memory_mb, factory=factory) for _ in range(size)]
 
     def start(self) -> None:
-        """Start one worker; raises WorkerError where it cannot load its function."""
+        """Start one worker; raises WorkerError if it cannot load its function."""
         self.workers[0].start()
 
     def map_rows(self, rows: Sequence[Mapping[str, object]]) -> list[object]:
-        """One call per row, its items as keywords: values in the order of the rows, `Failure` for a lost one.
+        """Call the function with each row as keywords; return the values in order, `Failure` for a call without one.
 
-        Raises WorkerError only where a process cannot start.
+        Raises WorkerError only if a process cannot start.
         """
         if len(self.workers) == 1 or len(rows) == 1:
             return self.workers[0].map_rows(rows)
@@ -52,7 +52,7 @@ class Pool:
             try:
                 for one in wait(serving, return_when=FIRST_EXCEPTION).done:
                     one.result()
-            except BaseException:  # a process that cannot start, or Ctrl-C: the other threads end now
+            except BaseException:  # a process cannot start, or Ctrl-C: stop the other threads too
                 todo.clear()
                 for worker in self.workers:
                     worker.interrupt()
@@ -70,9 +70,9 @@ def shared_pool(
     factory: str | None = None,
     changed: int = 0,
 ) -> Pool:
-    """The pool of a target, kept over rounds, as its imports take seconds; the one that is unused longest ends.
+    """Return the cached pool of a target, because imports take seconds; the least recently used pool ends first.
 
-    `factory` is the JSON of its arguments; `changed` tells versions of the target apart.
+    `factory` is the JSON of the factory's arguments. `changed` only distinguishes versions of the target's file.
     """
     del changed
     arguments = None if factory is None else json.loads(factory)

@@ -1,4 +1,4 @@
-"""One process that answers calls, with its pipes and its end: what `Worker` starts, feeds and kills."""
+"""The subprocess of a `Worker`: its pipes, its frames and its end."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ END_GRACE_S = 1.0
 
 
 class WorkerProcess:
-    """A process that runs `worker_main`; `pump` moves bytes, `reply` takes the next complete answer."""
+    """A process that runs `worker_main`; `pump` moves bytes, `reply` decodes the next complete answer."""
 
     def __init__(self, target: str, memory_mb: int | None) -> None:
         limit = [] if memory_mb is None else ["--memory-mb", str(memory_mb)]
@@ -31,7 +31,7 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
-            start_new_session=True,  # a group of its own: killed whole, and Ctrl-C is the parent's to handle
+            start_new_session=True,  # own process group: killed as a whole, and Ctrl-C only reaches the parent
         )
         assert self.process.stdin and self.process.stdout and self.process.stderr
         self._stdin = self.process.stdin.fileno()
@@ -50,11 +50,11 @@ class WorkerProcess:
         self._finalizer = weakref.finalize(self, _end, self.process, self._owner, 0.0)
 
     def usable(self) -> bool:
-        """Whether calls can be sent: not after its end, and not in a fork of the process that started it."""
+        """Return True if calls can be sent: the process runs, and this is not a fork of the process that started it."""
         return os.getpid() == self._owner and not self.hung_up and self.process.poll() is None
 
     def pump(self, wait_s: float) -> bool:
-        """Move what can be moved, waiting at most `wait_s`; True if something was written."""
+        """Move available bytes, waiting at most `wait_s` seconds; return True if something was written."""
         wrote = False
         if self.outbox and self._stdin not in self._selector.get_map():
             self._selector.register(self._stdin, selectors.EVENT_WRITE)
@@ -66,7 +66,7 @@ class WorkerProcess:
             else:
                 self._read_stdout()
         if not self.hung_up and self.process.poll() is not None:
-            while self._read_stdout():  # a grandchild may hold the pipe open, so its end never comes
+            while self._read_stdout():  # drain it now: a grandchild may keep the pipe open forever
                 pass
             self.hung_up = True
         if not self.outbox and self._stdin in self._selector.get_map():
@@ -74,7 +74,7 @@ class WorkerProcess:
         return wrote
 
     def reply(self) -> dict[str, Any] | None:
-        """The next answer, None while it is incomplete; one that is no answer counts as a hang-up."""
+        """Decode the next answer; None while it is incomplete; an invalid one counts as a hang-up."""
         size = int.from_bytes(self._inbox[:HEADER_BYTES], "big")
         end = HEADER_BYTES + size
         if size > MAX_MESSAGE_BYTES:
@@ -91,7 +91,7 @@ class WorkerProcess:
         return message
 
     def death(self) -> tuple[int, tuple[str, ...]]:
-        """Exit code and last lines of stderr of a process that hung up; kills what is left of it."""
+        """Kill what is left of a process that hung up; return its exit code and its last lines of stderr."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(END_GRACE_S)
         while self._read_stderr():
@@ -101,13 +101,13 @@ class WorkerProcess:
         return self.process.returncode, tuple(line for line in lines if line.strip())
 
     def interrupt(self) -> None:
-        """Kill the process group from another thread than the one that pumps, which then sees a hang-up."""
+        """Kill the process group from a second thread; the thread that pumps then sees a hang-up."""
         if os.getpid() == self._owner and self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
     def end(self, *, grace_s: float) -> None:
-        """Hang up, wait `grace_s` for an idle process to leave by itself, then kill its group."""
+        """Hang up, wait `grace_s` seconds for an idle process to exit by itself, then kill its group."""
         if self._finalizer.detach() is not None:
             self._selector.close()
             _end(self.process, self._owner, grace_s)
@@ -118,7 +118,7 @@ class WorkerProcess:
         except BlockingIOError:
             return False
         except BrokenPipeError:
-            self.outbox.clear()  # it has died; what it answered before is still read
+            self.outbox.clear()  # the process has died; its earlier answers are still read
             return False
         self.outbox[0] = self.outbox[0][written:]
         if not self.outbox[0]:
@@ -143,7 +143,7 @@ class WorkerProcess:
 
     @staticmethod
     def _read(pipe: int) -> bytes | None:
-        """Some bytes, none at the end of the pipe, None if there are none yet."""
+        """Read available bytes: empty at the end of the pipe, None if there are none yet."""
         try:
             return os.read(pipe, CHUNK_BYTES)
         except BlockingIOError:
@@ -151,7 +151,7 @@ class WorkerProcess:
 
 
 def _end(process: subprocess.Popen[bytes], owner: int, grace_s: float) -> None:
-    """Hang up and kill; a fork of the owner only closes its copies of the pipes."""
+    """Close the pipes and kill the process; a fork of the owner only closes its copies of the pipes."""
     assert process.stdin and process.stdout and process.stderr
     process.stdin.close()
     if os.getpid() == owner:

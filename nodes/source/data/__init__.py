@@ -1,1 +1,1 @@
-"""Read, shuffle and hold out the rows that sources make tasks of."""
+"""Read, shuffle and hold out the rows from which sources make tasks."""

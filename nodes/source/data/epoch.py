@@ -1,4 +1,4 @@
-"""Which rows of a fixed data set are the tasks of a round, and the rows that tasks become."""
+"""Select the rows of a fixed data set for each round, and convert tasks to a frame."""
 
 import json
 import math
@@ -14,16 +14,16 @@ from genrl_graph.errors import DataError
 from genrl_graph.seeds import substream
 
 EVAL_KEY_PREFIX = "eval-"
-"""What the keys of tasks begin with that stand beside those of training and are held out for evaluation."""
+"""Key prefix of held-out tasks that are not rows of the training data."""
 
 _INDEX = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
 def shuffled_rows(rng: np.random.Generator, *, round: int, num_tasks: int, size: int) -> list[int]:
-    """The rows of a round out of `size`, drawn without replacement: a pure function of the rng's seed and the round.
+    """Sample the rows of a round out of `size` without replacement: a pure function of the rng's seed and the round.
 
-    Every epoch is a permutation of all rows. A batch that its epoch cannot fill goes on in the next one, whose
-    order is changed just so far that no row is twice in that batch.
+    Every epoch is a permutation of all rows. A batch that crosses the end of an epoch continues in the next one, whose
+    order changes only as far as needed to keep the rows of the batch unique.
     """
     start, rows = round * num_tasks, list[int]()
     while len(rows) < num_tasks:
@@ -33,36 +33,40 @@ def shuffled_rows(rng: np.random.Generator, *, round: int, num_tasks: int, size:
 
 
 def rows_in_order(*, round: int, num_tasks: int, size: int) -> list[int]:
-    """The rows of a round out of `size`, as they stand, from the beginning again after the last."""
+    """Return the rows of a round out of `size` in order, starting over after the last."""
     return [(round * num_tasks + position) % size for position in range(num_tasks)]
 
 
 def _epoch_order(
     rng: np.random.Generator, epoch: int, num_tasks: int, size: int
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
-    period = num_tasks // math.gcd(num_tasks, size)  # every so many epochs a batch begins with the epoch
+    """Return the order of an epoch's rows; its head avoids the rows that the previous epoch put into the same batch.
+
+    The order depends on the previous epoch's, so it is computed from an epoch whose order is a plain permutation.
+    """
+    period = num_tasks // math.gcd(num_tasks, size)  # in every `period`-th epoch a batch starts with the epoch
     first = epoch - epoch % period
     if size >= 2 * num_tasks:
-        first = max(first, epoch - 1)  # changes of the head do not reach the tail
+        first = max(first, epoch - 1)  # reordering the head cannot change the tail, so one epoch back suffices
     order = substream(rng, "epoch", first).permutation(size)
     for number in range(first + 1, epoch + 1):
-        begun = (number * size) % num_tasks  # how much of the batch the epoch before has given
-        tail, order = order[size - begun :], substream(rng, "epoch", number).permutation(size)
-        fresh = np.flatnonzero(~np.isin(order, tail))[: num_tasks - begun]
-        order = np.concatenate([order[fresh], np.delete(order, fresh)]) if begun else order
+        filled = (number * size) % num_tasks  # rows of the shared batch that come from the previous epoch
+        tail, order = order[size - filled :], substream(rng, "epoch", number).permutation(size)
+        fresh = np.flatnonzero(~np.isin(order, tail))[: num_tasks - filled]
+        order = np.concatenate([order[fresh], np.delete(order, fresh)]) if filled else order
     return order
 
 
-def enough_rows(*, num_tasks: int, size: int) -> None:
-    """Raises `DataError` where a round asks for more tasks than there are: one would be twice in a batch."""
+def require_enough_rows(*, num_tasks: int, size: int) -> None:
+    """Raise `DataError` if a round asks for more tasks than there are rows: a batch would repeat a row."""
     if num_tasks > size:
         raise DataError(f"num_tasks is {num_tasks}, but there are {size} rows; lower num_tasks")
 
 
 def row_of(task_id: str, *, node: str, size: int | None, prefix: str = "") -> int:
-    """The row that the id `<node>/<prefix><row>` names; raises `DataError` where there is none.
+    """Parse the row number of the task id `<node>/<prefix><row>`; raises `DataError` for an invalid id.
 
-    `size` None leaves open how many rows there are.
+    With `size` None the number of rows is unknown, and the row number is not checked against it.
     """
     key = task_id.removeprefix(f"{node}/{prefix}")
     if key == task_id or not _INDEX.fullmatch(key):
@@ -73,7 +77,7 @@ def row_of(task_id: str, *, node: str, size: int | None, prefix: str = "") -> in
 
 
 def as_rows(tasks: Sequence[Task]) -> Tasks:
-    """The frame of tasks."""
+    """Convert tasks to a `Tasks` frame."""
     columns = {
         "id": [task.id for task in tasks],
         "messages": [task.messages for task in tasks],
@@ -84,12 +88,12 @@ def as_rows(tasks: Sequence[Task]) -> Tasks:
 
 
 def json_text(value: Mapping[str, Any]) -> str:
-    """A mapping as JSON on one line; what JSON does not know becomes text."""
+    """Return a mapping as JSON on one line; values without a JSON type become text."""
     return json.dumps(plain(value), ensure_ascii=False)
 
 
 def plain(value: Any) -> Any:
-    """The value in JSON's own types: keys and values that JSON does not know become text, tuples lists."""
+    """Convert a value to JSON types: tuples become lists, keys and values without a JSON type become text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if value is None or isinstance(value, bool | int | str):

@@ -1,7 +1,7 @@
-"""Entries of reasoning-gym data sets: made from (data set, config, seed, index), and scored.
+"""Entries of reasoning-gym data sets: generated from (data set, config, seed, index), and scored.
 
-Plain functions of JSON values, so that a worker process makes the very entry that it scores: entries hold tuples
-that JSON would turn into lists, after which some data sets no longer know their own answers.
+Arguments are plain JSON, and a worker process generates the entry that it scores instead of receiving it: JSON would
+turn an entry's tuples into lists, and some data sets then reject their own answers.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import Any
 from genrl_graph.errors import DataError
 from genrl_graph.messages import did_you_mean
 
-# Their entries depend on the order of Python sets: found by running reasoning-gym 0.1.25 under five hash seeds.
+# Entries of these depend on the order of Python sets (reasoning-gym 0.1.25, compared under five hash seeds).
 HASH_ORDERED = frozenset(
     ("isomorphic_strings", "knight_swap", "polynomial_multiplication", "ransom_note", "word_ladder"),
 )
@@ -24,19 +24,19 @@ HASH_ORDERED = frozenset(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GymEntry:
-    """One entry and all that is needed to make it again."""
+    """One entry and the parameters that generate it."""
 
     dataset: str
-    config: str  # the JSON object of the data set's config, without seed
+    config: str  # config of the data set as a JSON object, without seed
     seed: int
     index: int
     entry: Mapping[str, Any]
 
 
 def make_entry(dataset: str, config: str, seed: int, index: int) -> GymEntry:
-    """The entry at `index` of a data set with this config and seed: the same in every process.
+    """Generate the entry at `index` of a data set with this config and seed, the same in every process.
 
-    Raises `DataError` for an unknown data set, a config that it refuses, or an index beyond its size.
+    Raises `DataError` for an unknown data set, an invalid config, or an index beyond the data set's size.
     """
     if index >= data_set_size(dataset, config):
         raise DataError(f"{dataset}: index {index} is beyond its size {data_set_size(dataset, config)}")
@@ -44,21 +44,21 @@ def make_entry(dataset: str, config: str, seed: int, index: int) -> GymEntry:
 
 
 def score_entry(answer: str, dataset: str, config: str, seed: int, index: int) -> float:
-    """What the data set itself pays for an answer to its entry, 0 to 1."""
+    """Return the data set's own score of an answer to its entry, 0 to 1."""
     entry = make_entry(dataset, config, seed, index).entry
     return float(_data_set(dataset, config, seed).score_answer(answer, entry))
 
 
 def data_set_size(dataset: str, config: str) -> int:
-    """How many entries the data set has for each seed."""
+    """Return the number of entries that the data set has per seed."""
     return len(_data_set(dataset, config, 0))
 
 
 @lru_cache(maxsize=1024)
 def _entry(dataset: str, config: str, seed: int, index: int) -> Mapping[str, Any]:
-    made = _data_set(dataset, config, seed)
-    with _refused(dataset, f"entry {index} of seed {seed}"), _global_random(f"{seed}-{index}"):
-        entry: Mapping[str, Any] = made[index]
+    data_set = _data_set(dataset, config, seed)
+    with _data_set_errors(dataset, f"entry {index} of seed {seed}"), _global_random(f"{seed}-{index}"):
+        entry: Mapping[str, Any] = data_set[index]
         return entry
 
 
@@ -78,7 +78,7 @@ def _data_set(dataset: str, config: str, seed: int) -> Any:
                 f"{dataset}: unknown param {name!r}{did_you_mean(name, fields)}; it has {', '.join(fields)}"
             )
     members = params.get("datasets", []) if dataset == "composite" else []
-    with _refused(dataset, f"params {config}"), _global_random(str(seed)):
+    with _data_set_errors(dataset, f"params {config}"), _global_random(str(seed)):
         if members:
             from reasoning_gym.composite import DatasetSpec
 
@@ -88,15 +88,15 @@ def _data_set(dataset: str, config: str, seed: int) -> Any:
 
 
 def _require_fixed_hashes(names: set[str]) -> None:
-    loose = sorted(names & HASH_ORDERED)
-    if loose and os.environ.get("PYTHONHASHSEED") != "0":
-        why = "its tasks depend on Python's hash seed, so no other process could make them again"
-        raise DataError(f"{loose[0]}: {why}; start with PYTHONHASHSEED=0 in the environment")
+    hash_ordered = sorted(names & HASH_ORDERED)
+    if hash_ordered and os.environ.get("PYTHONHASHSEED") != "0":
+        reason = "its tasks depend on Python's hash seed, so no other process could make them again"
+        raise DataError(f"{hash_ordered[0]}: {reason}; start with PYTHONHASHSEED=0 in the environment")
 
 
 @contextlib.contextmanager
-def _refused(dataset: str, what: str) -> Iterator[None]:
-    """What the data set raises for its own config or entry, as one line."""
+def _data_set_errors(dataset: str, what: str) -> Iterator[None]:
+    """Convert an error of the data set about its config or entry to a one-line `DataError`."""
     try:
         yield
     except (AssertionError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
@@ -106,7 +106,7 @@ def _refused(dataset: str, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _global_random(seed: str) -> Iterator[None]:
-    """Some data sets draw from the global `random`: it is seeded for them and put back."""
+    """Seed the global `random`, from which some data sets draw, and restore its state afterwards."""
     before = random.getstate()
     random.seed(seed)
     try:

@@ -1,4 +1,4 @@
-"""Composites of reasoning-gym in YAML files of its own."""
+"""Composite data sets in reasoning-gym's own YAML format."""
 
 import json
 from functools import lru_cache
@@ -12,20 +12,20 @@ from genrl_graph.errors import DataError
 
 @lru_cache(maxsize=32)
 def read_composite(path: str, _: tuple[int, int] | None) -> str:
-    """The config of a composite as JSON, without its seeds, read again where the file changed.
+    """Read a composite's config as JSON without seeds; the second argument keys the cache by the file's state.
 
-    Raises `DataError` where it is no file, no YAML, or no composite.
+    Raises `DataError` if the file is missing, not YAML, or not a composite.
     """
     try:
-        written = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; a relative path starts at the graph file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: no YAML: {' '.join(str(error).split())}") from error
-    members = written.get("datasets") if isinstance(written, dict) else None
+    members = content.get("datasets") if isinstance(content, dict) else None
     if not isinstance(members, list) or not all(isinstance(member, dict) and "name" in member for member in members):
         raise DataError(f"{path}: no composite of reasoning-gym; list `datasets` with name, weight and config")
-    config = _seedless(written) | {"datasets": [_seedless(member) | _config(member) for member in members]}
+    config = _without_seed(content) | {"datasets": [_without_seed(member) | _config(member) for member in members]}
     try:
         text = json.dumps(config, sort_keys=True)
     except TypeError as error:
@@ -35,10 +35,10 @@ def read_composite(path: str, _: tuple[int, int] | None) -> str:
     return text
 
 
-def _seedless(given: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in given.items() if name != "seed"}
+def _without_seed(params: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if name != "seed"}
 
 
 def _config(member: dict[str, Any]) -> dict[str, Any]:
     config = member.get("config")
-    return {"config": _seedless(config)} if isinstance(config, dict) else {}
+    return {"config": _without_seed(config)} if isinstance(config, dict) else {}

@@ -1,4 +1,4 @@
-"""Which rows are held out for evaluation: a rule with a name, alike in every run and on every machine."""
+"""Select the rows held out for evaluation by a fixed hash, the same in every run and on every machine."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 
 def held_out(numbers: "NDArray[np.int64]", share: float) -> "NDArray[np.bool_]":
-    """The rule `splitmix64`: a number is held out if its hash lies in the lowest `share` of all hashes.
+    """Return, per number, True if its hash lies in the lowest `share` of all hashes (the rule `splitmix64`).
 
-    The hash is the output of SplitMix64 (Steele, Lea and Flood 2014) at this state. A larger share holds out all
-    that a smaller one does, 0 nothing and 1 everything; rows added to the data change nothing for the others.
+    The hash is the output of SplitMix64 (Steele, Lea and Flood 2014) with the number as its state. A larger share
+    holds out a superset of a smaller one; 0 holds out nothing, 1 everything. Rows added to the data do not change the
+    decision for the others.
     """
     with np.errstate(over="ignore"):
         state = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
@@ -27,5 +28,5 @@ def held_out(numbers: "NDArray[np.int64]", share: float) -> "NDArray[np.bool_]":
 
 
 def held_out_names(names: Iterable[str], share: float) -> "NDArray[np.bool_]":
-    """The same rule for what has a name and no number."""
+    """Return, per name, True if it is held out: `held_out` of a digest of the name."""
     return held_out(np.array([int(digest((name,), size=7), 16) for name in names], dtype=np.int64), share)

@@ -1,4 +1,4 @@
-"""Reads images and captions from a folder; Pillow is imported where the first image is read."""
+"""Read images and captions from a folder; Pillow is imported with the first image."""
 
 import json
 import warnings
@@ -18,43 +18,43 @@ Image = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
 
 @lru_cache(maxsize=32)
 def list_captions(folder: str, *_: tuple[int, int] | None) -> dict[str, str]:
-    """The captions of a folder by file name, sorted; read again where the folder changed.
+    """Return the captions of a folder by file name, sorted; further arguments key the cache by the folder's state.
 
-    Raises `DataError` where there is no image, or an image or caption is missing.
+    Raises `DataError` if there are no images, or an image or caption is missing.
     """
     place = Path(folder)
     if not place.is_dir():
         raise DataError(f"{folder}: no such folder; a relative path starts at the graph file")
-    listed = place / CAPTIONS
-    captions = _listed(place, listed) if listed.is_file() else _beside(place)
+    list_file = place / CAPTIONS
+    captions = _read_list(place, list_file) if list_file.is_file() else _read_text_files(place)
     if not captions:
         raise DataError(f"{folder}: no image; it wants {', '.join(SUFFIXES)} files with captions")
     return dict(sorted(captions.items()))
 
 
 def read_image(folder: str, file: str, size: tuple[int, int]) -> Image:
-    """The image as RGB, resized to (height, width): uint8 [height, width, 3].
+    """Read an image as RGB, resized to (height, width): uint8 [height, width, 3].
 
-    Raises `DataError` where it is no PNG or JPEG, broken, or larger than Pillow takes without a warning.
+    Raises `DataError` if it is not a PNG or JPEG, is broken, or exceeds Pillow's size limit.
     """
     try:
-        from PIL import Image as pillow
-        from PIL import ImageOps
+        import PIL.Image
+        import PIL.ImageOps
     except ImportError as error:
         raise DataError("source.folder: Pillow is not installed; run: pip install pillow") from error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", pillow.DecompressionBombWarning)
-            with pillow.open(Path(folder, file), formats=("PNG", "JPEG")) as opened:
-                upright = ImageOps.exif_transpose(opened).convert("RGB")
+            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+            with PIL.Image.open(Path(folder, file), formats=("PNG", "JPEG")) as opened:
+                upright = PIL.ImageOps.exif_transpose(opened).convert("RGB")
                 return cast(Image, np.array(upright.resize((size[1], size[0]))))
-    except (pillow.DecompressionBombWarning, pillow.DecompressionBombError) as error:
+    except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError) as error:
         raise DataError(f"{folder}/{file}: {_first_line(error)}; scale it down or leave it out") from error
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow tells a broken PNG by a SyntaxError
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises SyntaxError for a broken PNG
         raise DataError(f"{folder}/{file}: no readable PNG or JPEG: {_first_line(error)}") from error
 
 
-def _beside(folder: Path) -> dict[str, str]:
+def _read_text_files(folder: Path) -> dict[str, str]:
     captions: dict[str, str] = {}
     for file in folder.iterdir():
         if file.suffix.lower() in SUFFIXES:
@@ -66,15 +66,15 @@ def _beside(folder: Path) -> dict[str, str]:
     return captions
 
 
-def _listed(folder: Path, listed: Path) -> dict[str, str]:
+def _read_list(folder: Path, list_file: Path) -> dict[str, str]:
     captions: dict[str, str] = {}
-    for number, line in enumerate(listed.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(list_file.read_text(encoding="utf-8").split("\n"), start=1):
         if line.strip():
-            file, caption = _entry(line, f"{listed}:{number}")
+            file, caption = _entry(line, f"{list_file}:{number}")
             if not (folder / file).resolve().is_relative_to(folder.resolve()) or not (folder / file).is_file():
-                raise DataError(f"{listed}:{number}: no file {file!r} in this folder")
+                raise DataError(f"{list_file}:{number}: no file {file!r} in this folder")
             if file in captions:
-                raise DataError(f"{listed}:{number}: {file!r} has a caption already; leave one out")
+                raise DataError(f"{list_file}:{number}: {file!r} has a caption already; leave one out")
             captions[file] = caption
     return captions
 

@@ -1,4 +1,4 @@
-"""Data sets as Arrow tables: local JSONL, CSV, Parquet and folders, and the Hugging Face hub."""
+"""Load data sets as Arrow tables: local JSONL, CSV, Parquet and folders, and the Hugging Face hub."""
 
 import csv
 import json
@@ -17,10 +17,10 @@ _HUB_TIMEOUT_S = 10.0
 
 
 def load_table(path: str, *, name: str | None, split: str) -> pa.Table:
-    """All rows of a data set; `name` is the subset and `split` the split of a folder or hub data set.
+    """Load all rows of a data set; `name` is the subset and `split` the split of a folder or hub data set.
 
-    A path that exists is local, any other one is a name on the hub. Raises `DataError` where nothing can be read or
-    there are no rows.
+    A path that exists is local, any other one is a name on the hub. Raises `DataError` if it cannot be read or has no
+    rows.
     """
     local = Path(path)
     if local.is_dir():
@@ -33,35 +33,35 @@ def load_table(path: str, *, name: str | None, split: str) -> pa.Table:
 
 
 def load_stream(path: str, *, name: str | None, split: str) -> Any:
-    """The same rows as a `datasets.IterableDataset`, read as they are asked for.
+    """Open the same rows as a `datasets.IterableDataset`, which reads them on demand.
 
-    Raises `DataError` where there is no such data set, subset or split.
+    Raises `DataError` if the data set, subset or split does not exist.
     """
     import datasets
 
     local = Path(path)
     if local.is_file():
         builder, options = _stream_builder(local)
-        with refused(path):
+        with data_errors(path):
             return datasets.load_dataset(builder, data_files=path, split="train", streaming=True, **options)
     saved = _saved(local, split) if local.is_dir() else None
     if not local.is_dir():
         _require_on_hub(path)
-    with refused(f"{path}: subset {name}, split {split!r}"):
+    with data_errors(f"{path}: subset {name}, split {split!r}"):
         if saved is not None:
             return datasets.load_from_disk(str(saved)).to_iterable_dataset()
         return datasets.load_dataset(path, name, split=split, streaming=True)
 
 
 def is_local(path: str) -> bool:
-    """Whether a path names a file or folder, be it there or not, and no data set on the hub."""
+    """Return True if a path names a file or folder, existing or not, rather than a data set on the hub."""
     named = path.startswith((".", "/", "~")) or path.count("/") > 1 or Path(path).suffix.lower() in SUFFIXES
     return named or Path(path).exists()
 
 
 @contextmanager
-def refused(where: str) -> Iterator[None]:
-    """What reading a data set raises, as one line."""
+def data_errors(where: str) -> Iterator[None]:
+    """Convert an error of reading a data set to a one-line `DataError` that begins with `where`."""
     import datasets
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # whichever httpx the hub client uses
 
@@ -72,7 +72,7 @@ def refused(where: str) -> Iterator[None]:
 
 
 def file_state(path: str) -> tuple[int, int] | None:
-    """What changes when a local path does: its time and size; None for a name on the hub."""
+    """Return the modification time and size of a local path, to key caches; None for a name on the hub."""
     try:
         state = Path(path).stat()
     except OSError:
@@ -92,7 +92,7 @@ def _load_file(file: Path) -> pa.Table:
 
 
 def _read_jsonl(file: Path) -> pa.Table:
-    """One JSON object a line; a `.json` file may also be one list of objects."""
+    """Read one JSON object per line; a `.json` file may also be one list of objects."""
     text = file.read_text(encoding="utf-8")
     rows: list[Any] = []
     if text.lstrip().startswith("["):
@@ -115,7 +115,7 @@ def _parsed(text: str, where: str) -> Any:
 
 
 def _read_csv(file: Path) -> pa.Table:
-    """A header line, then rows; every value stays the text that it is."""
+    """Read a header line, then rows; every value stays text."""
     with file.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines, restkey="")
         rows = [{key: value for key, value in row.items() if key} for row in reader]
@@ -128,7 +128,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def _column(values: list[Any]) -> pa.Array:
-    """The values as they are, or, where their types differ from row to row, as text."""
+    """Convert values to an Arrow array; values of mixed types become text."""
     try:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
@@ -137,11 +137,11 @@ def _column(values: list[Any]) -> pa.Array:
 
 
 def _load_folder(folder: Path, name: str | None, split: str) -> pa.Table:
-    """A folder that `save_to_disk` wrote, or one of data files as on the hub."""
+    """Load a folder written by `save_to_disk`, or a folder of data files laid out as on the hub."""
     import datasets
 
     saved = _saved(folder, split)
-    with refused(f"{folder}: subset {name}, split {split!r}"):
+    with data_errors(f"{folder}: subset {name}, split {split!r}"):
         if saved is not None:
             return _arrow(datasets.load_from_disk(str(saved)))
         return _arrow(datasets.load_dataset(str(folder), name, split=split))
@@ -152,7 +152,7 @@ def _saved(folder: Path, split: str) -> Path | None:
 
 
 def _stream_builder(file: Path) -> tuple[str, dict[str, Any]]:
-    """Which builder of `datasets` reads a file, and so that values of a CSV file stay the text that they are."""
+    """Return the `datasets` builder for a file and its options, which keep the values of a CSV file as text."""
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
         raise _unknown_suffix(file)
@@ -160,7 +160,7 @@ def _stream_builder(file: Path) -> tuple[str, dict[str, Any]]:
         return {".parquet": "parquet"}.get(suffix, "json"), {}
     import datasets
 
-    with refused(str(file)), file.open(encoding="utf-8-sig", newline="") as lines:
+    with data_errors(str(file)), file.open(encoding="utf-8-sig", newline="") as lines:
         header = next(csv.reader(lines), [])
     features = datasets.Features({name: datasets.Value("string") for name in header})
     return "csv", {"features": features, "keep_default_na": False}
@@ -178,12 +178,12 @@ def _load_hub(path: str, name: str | None, split: str) -> pa.Table:
     cached = Path(datasets.config.HF_DATASETS_CACHE) / "___".join([*owner, camelcase_to_snakecase(title)])
     if is_local(path) or not cached.exists():
         _require_on_hub(path)
-    with refused(f"{path}: subset {name}, split {split!r}"):
+    with data_errors(f"{path}: subset {name}, split {split!r}"):
         return _arrow(datasets.load_dataset(path, name, split=split))
 
 
 def _require_on_hub(path: str) -> None:
-    """Ask the hub once, before `datasets` tries again and again."""
+    """Raise `DataError` unless the hub has the data set: one request, where `datasets` would retry many times."""
     if is_local(path):
         raise DataError(f"{path}: no such file or folder; a relative path starts at the graph file")
     from huggingface_hub import HfApi
@@ -193,8 +193,8 @@ def _require_on_hub(path: str) -> None:
         HfApi().dataset_info(path, timeout=_HUB_TIMEOUT_S)
     except (OSError, ValueError, httpx.HTTPError) as error:
         advice = "check the name and the network, or give the path of a local copy (JSONL, CSV, Parquet or a folder)"
-        what = f"neither a local path nor to be had from the hub ({_first_line(error)})"
-        raise DataError(f"{path}: {what}; {advice}") from error
+        problem = f"neither a local path nor to be had from the hub ({_first_line(error)})"
+        raise DataError(f"{path}: {problem}; {advice}") from error
 
 
 def _arrow(dataset: Any) -> pa.Table:

@@ -1,4 +1,4 @@
-"""What may be a member of a mix: a registered source of tasks, its params checked like those of any node."""
+"""Members of a mix: build a registered source of tasks and check its params like those of any node."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,45 +23,45 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 def member_source(
     name: str, type_name: str, params: Mapping[str, Any], info: ValidationInfo
 ) -> tuple[Source | None, list[InitErrorDetails]]:
-    """The source of a member that gives as many tasks as the mix; or None, and what is wrong, placed in `members`."""
+    """Build a member's source with the mix's `num_tasks`; or return None and its problems, located in `members`."""
     if not _NAME.fullmatch(name):
         return None, [_problem((name,), "no name of a member; use letters, digits, _ and -", name)]
     cls = registry.lookup(type_name)
-    reason = _unfit(type_name, cls)
+    reason = _reason_unfit(type_name, cls)
     if reason or cls is None:
         return None, [_problem((name, "type"), reason, type_name)]
     for param in SET_BY_MIX:
         if param in params:
-            text = "the mix sets this for its members; leave it out"
-            return None, [_problem((name, "params", param), text, params[param])]
+            problem = "the mix sets this for its members; leave it out"
+            return None, [_problem((name, "params", param), problem, params[param])]
     try:
         source = cls.model_validate({**params, "num_tasks": info.data.get("num_tasks", 1)}, context=info.context)
     except ValidationError as error:
-        return None, list(_within(name, cls, error, params))
-    assert isinstance(source, Source), "others are unfit"
+        return None, list(_param_problems(name, cls, error, params))
+    assert isinstance(source, Source), "_reason_unfit refuses other types"
     return source, []
 
 
 def source_fields(type_name: str) -> dict[str, FieldInfo]:
-    """The params of a member's type; none where there is no such type."""
+    """Return the param fields of a member's type; empty for an unknown type."""
     cls = registry.lookup(type_name)
     return {} if cls is None else cls.model_fields
 
 
 def raise_problems(problems: Sequence[InitErrorDetails]) -> None:
-    """Raises them all as one `ValidationError`, if there are any."""
+    """Raise all problems as one `ValidationError`, if there are any."""
     if problems:
         raise ValidationError.from_exception_data("members", list(problems))
 
 
-def _unfit(type_name: str, cls: type[Declared] | None) -> str:
-    """Why a type cannot be a member; empty if it can."""
+def _reason_unfit(type_name: str, cls: type[Declared] | None) -> str:
+    """Return the reason why a type cannot be a member; empty if it can."""
     if cls is None or not issubclass(cls, Source):
         sources = [known for known, other in registry.types().items() if issubclass(other, Source)]
         hint = did_you_mean(type_name, sources) or f"; there are {', '.join(sources)}"
         return f"no source of this name{hint}"
-    given = cls.signature.outputs.get("")
-    if given is None or not issubclass(given.bound.base, Tasks):
+    output = cls.signature.outputs.get("")
+    if output is None or not issubclass(output.bound.base, Tasks):
         return "does not give Tasks"
     if cls.signature.inputs:
         return "reads edges, which a member has none of"
@@ -71,17 +71,18 @@ def _unfit(type_name: str, cls: type[Declared] | None) -> str:
     return f"takes the resource {other[0]!r}; a mix hands on {', '.join(RESOURCES)}" if other else ""
 
 
-def _within(
+def _param_problems(
     name: str, cls: type[Declared], error: ValidationError, params: Mapping[str, Any]
 ) -> Iterator[InitErrorDetails]:
-    """The problems of a member's params, at their place within the mix."""
-    told = param_problems(cls, error, params)
-    for problem in told:
+    """Yield the problems of a member's params, located within the mix."""
+    problems = param_problems(cls, error, params)
+    for problem in problems:
         if problem.unknown:
             yield _problem((name, "params", *problem.path), problem.text, _value_at(params, problem.path))
-    kept = {problem.path for problem in told}
+    paths = {problem.path for problem in problems}
     for item in error.errors(include_url=False):
-        misspelt = item["type"] == "missing" and item["loc"] not in kept
+        # `param_problems` omits a missing param that a misspelt one explains
+        misspelt = item["type"] == "missing" and item["loc"] not in paths
         if item["type"] != "extra_forbidden" and not misspelt:
             yield InitErrorDetails(
                 type=item["type"], loc=(name, "params", *item["loc"]), input=item["input"], ctx=item.get("ctx", {})
@@ -94,5 +95,5 @@ def _value_at(params: Any, path: tuple[str | int, ...]) -> object:
     return params
 
 
-def _problem(loc: tuple[str | int, ...], text: str, given: object) -> InitErrorDetails:
-    return InitErrorDetails(type=PydanticCustomError("member", text), loc=loc, input=given)
+def _problem(loc: tuple[str | int, ...], text: str, value: object) -> InitErrorDetails:
+    return InitErrorDetails(type=PydanticCustomError("member", text), loc=loc, input=value)

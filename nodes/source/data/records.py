@@ -1,4 +1,4 @@
-"""The task that a row of a data set becomes: which columns hold its parts, and how its answer is read."""
+"""Convert the rows of a data set to tasks: columns of the question and answer, and how to read the answer."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ ANSWER_MARKS: Mapping[AnswerFrom, str] = {"gsm8k": "####", "boxed": "\\boxed"}
 
 
 class Columns(BaseModel):
-    """Which columns hold the question (text, or chat messages) and the answer."""
+    """Names of the columns with the question (text or chat messages) and the answer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,7 +30,7 @@ _DEFAULT = Columns()
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """What is known of a data set on the hub."""
+    """Default params for a data set on the hub."""
 
     name: str | None = None
     columns: Columns = _DEFAULT
@@ -47,7 +47,7 @@ PRESETS: Mapping[str, Preset] = {
 
 @dataclass(frozen=True, slots=True)
 class RowReader:
-    """Reads the rows of the data set at `path`; `metadata` and `kind` name further columns."""
+    """Converts rows of the data set at `path` to tasks; `metadata` and `kind` name further columns."""
 
     path: str
     columns: Columns
@@ -56,48 +56,48 @@ class RowReader:
     kind: str | None = None
 
     @property
-    def wanted(self) -> list[str]:
-        """The columns that are read, each once."""
+    def read_columns(self) -> list[str]:
+        """Names of the columns to read, each once."""
         kind = () if self.kind is None else (self.kind,)
         return list(dict.fromkeys([self.columns.question, self.columns.answer, *self.metadata, *kind]))
 
     @property
     def required(self) -> tuple[tuple[str, str | None], ...]:
-        """The columns that no row may leave empty, each with what its text must hold, if anything."""
+        """Columns that no row may leave empty, each with a mark that its text must contain (None: any text)."""
         return (self.columns.question, None), (self.columns.answer, ANSWER_MARKS.get(self.answer_from))
 
     def require_columns(self, names: Iterable[str]) -> None:
-        """Raises `DataError` where a wanted column is not among those that there are."""
+        """Raise `DataError` if `names` lacks a column to read."""
         names = list(names)
-        for column in self.wanted:
+        for column in self.read_columns:
             if column not in names:
                 hint = did_you_mean(column, names)
                 raise DataError(f"{self.path}: no column {column!r}{hint}; it has {', '.join(names)}")
 
-    def select(self, row: int, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The wanted columns of a row; raises `DataError` where one is missing or a required one is empty."""
-        self.require_columns(given)
+    def select(self, row: int, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the columns to read of a row; raises `DataError` if one is missing or a required one is empty."""
+        self.require_columns(values)
         for column, mark in self.required:
-            value = given[column]
+            value = values[column]
             if value is None or (isinstance(value, str) and (mark or "") not in value) or value == "":
                 raise self.bad_value(row, column, mark)
-        return {column: given[column] for column in self.wanted}
+        return {column: values[column] for column in self.read_columns}
 
     def bad_value(self, row: int, column: str, mark: str | None) -> DataError:
-        """The error of a row whose required column is empty, or has no `mark`."""
-        what = f"has no {mark!r}" if mark else "holds nothing"
-        return DataError(f"{self.path}: row {row} {what} in column {column!r}; mend it or leave the row out")
+        """Return the error for a row whose required column is empty or lacks `mark`."""
+        problem = f"has no {mark!r}" if mark else "holds nothing"
+        return DataError(f"{self.path}: row {row} {problem} in column {column!r}; mend it or leave the row out")
 
     def task(self, task_id: str, row: int, record: Mapping[str, Any]) -> Task:
-        """The task that a row becomes; raises `DataError` where its question or answer cannot be read."""
+        """Convert a row to a task; raises `DataError` if its question or answer cannot be read."""
         where = f"{self.path}: row {row}"
         messages = _messages(record[self.columns.question], f"{where}, column {self.columns.question!r}")
         answer = _answer(record[self.columns.answer], self.answer_from)
         if not answer:
             raise DataError(f"{where}: no answer in column {self.columns.answer!r} ({self.answer_from})")
-        kept = plain({name: record[name] for name in self.metadata})
+        metadata = plain({name: record[name] for name in self.metadata})
         kind = "" if self.kind is None or record[self.kind] is None else str(record[self.kind])
-        return Task(task_id, messages, answer, kept, raw=record, kind=kind)
+        return Task(task_id, messages, answer, metadata, raw=record, kind=kind)
 
 
 def _messages(value: Any, where: str) -> list[dict[str, str]]:

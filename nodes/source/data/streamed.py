@@ -1,4 +1,4 @@
-"""Data sets that are never loaded whole: their rows are read block by block, in the order of the stream."""
+"""Streamed data sets: rows are read block by block in the order of the stream, never all at once."""
 
 import atexit
 from bisect import bisect_right
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genrl_graph.errors import DataError
-from genrl_graph.nodes.source.data.epoch import enough_rows
+from genrl_graph.nodes.source.data.epoch import require_enough_rows
 from genrl_graph.nodes.source.data.holdout import held_out
-from genrl_graph.nodes.source.data.load_table import load_stream, refused
+from genrl_graph.nodes.source.data.load_table import data_errors, load_stream
 from genrl_graph.nodes.source.data.records import RowReader
 from genrl_graph.seeds import substream
 
@@ -24,10 +24,10 @@ CACHED_BLOCKS = 4
 
 
 class Stream:
-    """The wanted columns of the rows of a stream, in blocks of `block` rows; the newest few stay in memory.
+    """Rows of a stream with the columns of `reader`, in blocks of `block` rows; the last used few stay in memory.
 
-    A block that is no longer there is read again from the stream, without disturbing the reading that goes on.
-    `size` is the number of rows, None until the end was seen.
+    An evicted block is read again with a second iterator, so the sequential one keeps its position. `size` is the
+    number of rows, None until the end of the stream was read.
     """
 
     def __init__(self, reader: RowReader, name: str | None, split: str, *, block: int) -> None:
@@ -36,17 +36,17 @@ class Stream:
         self._reader, self._name, self._split = reader, name, split
         self._rows: Any = None
         self._blocks: OrderedDict[int, list[dict[str, Any]]] = OrderedDict()
-        self._reading: Iterator[Mapping[str, Any]] | None = None
-        self._next = 0  # the block that `_reading` gives next
+        self._iterator: Iterator[Mapping[str, Any]] | None = None
+        self._next = 0  # the next block of `_iterator`
 
     def rows(self, number: int) -> list[dict[str, Any]]:
-        """The rows of a block, none beyond the end; raises `DataError` naming a row that is no task."""
+        """Return the rows of a block, empty beyond the end; raises `DataError` for a row that is not a valid task."""
         if self.size is not None and number * self.block >= self.size:
             return []
         if number not in self._blocks:
-            with refused(f"{self.path}: rows from {number * self.block}"):
-                given = self._read(number)
-            rows = enumerate(given, start=number * self.block)
+            with data_errors(f"{self.path}: rows from {number * self.block}"):
+                values_of_rows = self._read(number)
+            rows = enumerate(values_of_rows, start=number * self.block)
             self._blocks[number] = [self._reader.select(row, values) for row, values in rows]
             while len(self._blocks) > CACHED_BLOCKS:
                 self._blocks.popitem(last=False)
@@ -56,15 +56,15 @@ class Stream:
     def _read(self, number: int) -> list[Mapping[str, Any]]:
         if number < self._next:
             return list(islice(self._open(number), self.block))
-        reading = self._reading if number == self._next else None
-        self._reading = None  # a reading that fails is not gone on with
-        reading = reading or self._open(number)
-        given = list(islice(reading, self.block))
-        self._reading, self._next = reading, number + 1
-        if len(given) < self.block:
-            self._reading, self._next = None, 0
-            self.size = number * self.block + len(given) if given else self._count()
-        return given
+        iterator = self._iterator if number == self._next else None
+        self._iterator = None  # an iterator that fails is not used again
+        iterator = iterator or self._open(number)
+        rows = list(islice(iterator, self.block))
+        self._iterator, self._next = iterator, number + 1
+        if len(rows) < self.block:
+            self._iterator, self._next = None, 0
+            self.size = number * self.block + len(rows) if rows else self._count()
+        return rows
 
     def _open(self, number: int) -> Iterator[Mapping[str, Any]]:
         if self._rows is None:
@@ -80,23 +80,23 @@ class TrainingBlocks:
 
     def __init__(self, block: int, holdout: float) -> None:
         self._block, self._holdout = block, holdout
-        self._before = [0]  # how many training rows come before each block
+        self._before = [0]  # number of training rows before each block
 
     def rows(self, number: int, end: int | None) -> "NDArray[np.int64]":
-        """The training rows of a block of a stream that has `end` rows."""
+        """Return the training rows of a block; `end` is the number of rows of the stream (None: unknown)."""
         first, last = number * self._block, (number + 1) * self._block
         rows = np.arange(first, last if end is None else min(last, end), dtype=np.int64)
         return rows[~held_out(rows, self._holdout)] if self._holdout else rows
 
     def locate(self, position: int) -> tuple[int, int]:
-        """The block of the training row with this position in the stream, and its place in the block."""
+        """Return the block of the training row at a position in the stream, and its place in the block."""
         while self._before[-1] <= position:
             self._extend()
         number = bisect_right(self._before, position) - 1
         return number, position - self._before[number]
 
     def count(self, end: int) -> int:
-        """How many of the first `end` rows are for training."""
+        """Return the number of training rows among the first `end` rows."""
         number = end // self._block
         while len(self._before) <= number:
             self._extend()
@@ -107,40 +107,40 @@ class TrainingBlocks:
 
 
 class StreamedRows:
-    """Draws from a stream; the share `holdout` of its rows is held out from training."""
+    """Samples rows of a stream; the share `holdout` of its rows is held out from training."""
 
     def __init__(self, stream: Stream, *, holdout: float) -> None:
         self._stream, self._holdout = stream, holdout
         self._blocks = TrainingBlocks(stream.block, holdout)
-        self._held: dict[int, Mapping[str, Any]] = {}  # the first held-out rows, kept: every evaluation asks them
-        self._searched = 0  # blocks in which they were looked for
+        self._held_out: dict[int, Mapping[str, Any]] = {}  # the first held-out rows, cached for every evaluation
+        self._searched = 0  # number of blocks searched for them
 
     @property
     def size(self) -> int | None:
-        """The number of rows, None until the end was seen."""
+        """The number of rows, None until the end of the stream was read."""
         return self._stream.size
 
     def record(self, row: int) -> Mapping[str, Any]:
-        """The columns of one row; raises `DataError` for one beyond the end."""
-        if row in self._held:
-            return self._held[row]
+        """Return the columns of one row; raises `DataError` for a row beyond the end."""
+        if row in self._held_out:
+            return self._held_out[row]
         number, place = divmod(row, self._stream.block)
         rows = self._stream.rows(number)
         if place >= len(rows):
-            what = f"there is no row {row}, but {self.size} rows; is it from a larger copy of the data?"
-            raise DataError(f"{self._stream.path}: {what}")
+            problem = f"there is no row {row}, but {self.size} rows; is it from a larger copy of the data?"
+            raise DataError(f"{self._stream.path}: {problem}")
         return rows[place]
 
     def check(self, num_tasks: int) -> None:
-        """Read the first block; raises `DataError` where something is missing, or too few rows are seen to be."""
+        """Read the first block; raises `DataError` if a column or value is missing, or the stream ends too early."""
         self._stream.rows(0)
         if self.size is not None:
-            enough_rows(num_tasks=num_tasks, size=self._blocks.count(self.size))
+            require_enough_rows(num_tasks=num_tasks, size=self._blocks.count(self.size))
 
     def training(self, rng: np.random.Generator, *, round: int, num_tasks: int) -> list[int]:
-        """The rows of a training round: the stream from its beginning, each block in an order of its own.
+        """Return the rows of a training round: the blocks in stream order, the rows of each block shuffled.
 
-        An epoch ends with the last row that completes a round: what is left over is another rest in each epoch.
+        An epoch ends with its last full round; the rows left over differ from epoch to epoch.
         """
         if self.size is None:
             last, _ = self._blocks.locate((round + 1) * num_tasks - 1)
@@ -148,7 +148,7 @@ class StreamedRows:
         epoch, batch = 0, round
         if self.size is not None:
             total = self._blocks.count(self.size)
-            enough_rows(num_tasks=num_tasks, size=total)
+            require_enough_rows(num_tasks=num_tasks, size=total)
             epoch, batch = divmod(round, total // num_tasks)
         positions = range(batch * num_tasks, (batch + 1) * num_tasks)
         return [self._permuted(rng, epoch, position) for position in positions]
@@ -159,21 +159,21 @@ class StreamedRows:
         return int(rows[substream(rng, "block", epoch, number).permutation(len(rows))[place]])
 
     def evaluation(self, rng: np.random.Generator, *, num_tasks: int) -> list[int]:
-        """The first held-out rows of the stream."""
-        while len(self._held) < num_tasks and (rows := self._stream.rows(self._searched)):
+        """Return the first held-out rows of the stream, at most `num_tasks`."""
+        while len(self._held_out) < num_tasks and (rows := self._stream.rows(self._searched)):
             first = self._searched * self._stream.block
             numbers = np.arange(first, first + len(rows), dtype=np.int64)
-            self._held |= {row: rows[row - first] for row in numbers[held_out(numbers, self._holdout)].tolist()}
+            self._held_out |= {row: rows[row - first] for row in numbers[held_out(numbers, self._holdout)].tolist()}
             self._searched += 1
-        return list(self._held)[:num_tasks]
+        return list(self._held_out)[:num_tasks]
 
 
 @lru_cache(maxsize=8)  # shared by all peers of a process and by copies of a source
 def open_stream(
     reader: RowReader, name: str | None, split: str, holdout: float, block: int, _: tuple[int, int] | None
 ) -> StreamedRows:
-    """The rows of a stream, begun anew where the file changed."""
+    """Open a stream; the last argument keys the cache by the file's state."""
     return StreamedRows(Stream(reader, name, split, block=block), holdout=holdout)
 
 
-atexit.register(open_stream.cache_clear)  # a reading that is open must end before the modules that it needs
+atexit.register(open_stream.cache_clear)  # iterators must close before the modules that they need are unloaded

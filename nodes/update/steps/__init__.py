@@ -1,1 +1,1 @@
-"""Losses and optimiser steps: batches, schedules of the learning rate, external rows."""
+"""Losses and optimiser steps: batches, learning-rate schedules, rows of other peers."""

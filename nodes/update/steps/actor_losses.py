@@ -1,4 +1,4 @@
-"""Losses of policies that act and of critics, as pure functions of tensors [rows] (imports torch)."""
+"""Losses of actors and critics, as pure functions of tensors [rows] (imports torch)."""
 
 import torch
 from torch import Tensor
@@ -13,16 +13,19 @@ def clipped_surrogate(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor
 
 
 def value_loss(values: Tensor, old_values: Tensor, targets: Tensor, *, epsilon: float | None) -> Tensor:
-    """Half the mean squared error; with `epsilon` the worse of it and that of values clipped around the old ones."""
+    """Half the mean squared error; with `epsilon` each row takes the larger of its unclipped and clipped error.
+
+    Values are clipped to the old values plus or minus `epsilon`.
+    """
     error = (values - targets) ** 2
     if epsilon is not None:
-        near = old_values + (values - old_values).clamp(-epsilon, epsilon)
-        error = torch.maximum(error, (near - targets) ** 2)
+        clipped = old_values + (values - old_values).clamp(-epsilon, epsilon)
+        error = torch.maximum(error, (clipped - targets) ** 2)
     return 0.5 * error.mean()
 
 
 def entropies(logprobs: Tensor) -> Tensor:
-    """The entropy of each row's distribution from the log-probs of all actions [rows, actions], in nats."""
+    """Entropy in nats of each row's distribution, from the log-probs of all actions [rows, actions]."""
     return -(logprobs.exp() * logprobs).sum(dim=-1)
 
 
@@ -34,24 +37,24 @@ def reinforce_loss(logprobs: Tensor, advantages: Tensor) -> Tensor:
 def q_targets(
     rewards: Tensor, terminated: Tensor, following: Tensor, chosen_by: Tensor, masks: Tensor, *, gamma: float
 ) -> Tensor:
-    """r + gamma Q'(s', argmax_a Q(s', a)), without the second part after a terminal step.
+    """Q-learning targets r + gamma Q'(s', argmax_a Q(s', a)), or r after a terminated step.
 
-    `following` are the target network's values of the next observations [rows, actions]; `chosen_by` the values that
-    choose among the legal actions `masks`: the same for DQN (doi:10.1038/nature14236), the trained network's for
-    double DQN (arXiv 1509.06461).
+    `following` is Q', the target network's values of the next observations [rows, actions]. `chosen_by` is Q, the
+    values that select among the legal actions `masks`: equal to Q' for DQN (doi:10.1038/nature14236), those of the
+    trained network for double DQN (arXiv 1509.06461).
     """
     best = torch.where(masks > 0, chosen_by, -torch.inf).argmax(dim=-1, keepdim=True)
-    ahead = following.gather(-1, best)[:, 0]
-    return rewards + gamma * torch.where(terminated, 0.0, ahead)
+    next_values = following.gather(-1, best)[:, 0]
+    return rewards + gamma * torch.where(terminated, 0.0, next_values)
 
 
 def q_loss(values: Tensor, actions: Tensor, targets: Tensor) -> Tensor:
-    """The mean Huber loss of the values [rows, actions] of the actions taken."""
+    """Mean Huber loss between the values [rows, actions] of the actions taken and `targets` [rows]."""
     return smooth_l1_loss(values.gather(-1, actions[:, None])[:, 0], targets)
 
 
 def normalized(advantages: Tensor) -> Tensor:
-    """To mean 0 and sample deviation 1; one row stays as it is."""
+    """Scale advantages to mean 0 and sample deviation 1; return a single row unchanged."""
     if len(advantages) < 2:
         return advantages
     return (advantages - advantages.mean()) / (advantages.std() + 1e-8)

@@ -1,4 +1,4 @@
-"""The optimiser steps of `update.ppo` and `update.reinforce` (imports torch: loaded when an update runs)."""
+"""Optimiser steps of `update.ppo` and `update.reinforce` (imports torch: loaded when an update runs)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from genrl_graph.nodes.update.ppo import Ppo
     from genrl_graph.nodes.update.reinforce import Reinforce
 
-FOREIGN_ROWS = 4096  # that are looked at together
+REEVALUATED_ROWS = 4096  # rows per forward pass: bounds its memory
 
 
 @dataclass(slots=True)
 class StepBatch:
-    """Rows that are trained on, as tensors of shape (rows, ...)."""
+    """The rows to train on, as tensors of shape (rows, ...)."""
 
     ids: list[str]
     observations: Tensor
@@ -43,7 +43,7 @@ class StepBatch:
 
     @classmethod
     def of(cls, rows: Trajectories, policy: ActorCritic) -> "StepBatch":
-        """All of these rows."""
+        """Move `rows` to the policy's device as tensors."""
         valued = VALUED in rows.marks
         return cls(
             rows.values("id"),
@@ -56,9 +56,9 @@ class StepBatch:
             policy.tensor(rows.numpy("target").astype(np.float32)) if valued else None,
         )
 
-    def judge_anew(self, at: NDArray[np.int64], policy: ActorCritic) -> None:
-        """Take log-probs and values of these rows from the policy as it is."""
-        for chunk in np.array_split(at, max(1, -(-len(at) // FOREIGN_ROWS))) if len(at) else ():
+    def reevaluate(self, at: NDArray[np.int64], policy: ActorCritic) -> None:
+        """Replace the log-probs and values of the rows at positions `at` by those of the current policy."""
+        for chunk in np.array_split(at, max(1, -(-len(at) // REEVALUATED_ROWS))) if len(at) else ():
             part = policy.tensor(chunk)
             with torch.no_grad():
                 logprobs, values = policy.evaluate(self.observations[part], self.masks[part])
@@ -69,10 +69,10 @@ class StepBatch:
 def train_ppo(
     node: "Ppo", policy: ActorCritic, rows: Trajectories, *, rng: np.random.Generator, log: Log, peer: str
 ) -> None:
-    """Take the steps of all epochs."""
+    """Take the optimiser steps of all epochs and log their metrics."""
     usable = rows.where(np.isfinite(rows.numpy("advantage")))
     steps, means = StepBatch.of(usable, policy), StepMeans()
-    steps.judge_anew(_foreign(usable, policy, peer), policy)
+    steps.reevaluate(_sampled_elsewhere(usable, policy, peer), policy)
     ratios = torch.ones(len(usable))
     for _ in range(node.epochs):
         for part in _minibatches(len(usable), node.minibatch_size, rng):
@@ -88,7 +88,7 @@ def train_ppo(
 def train_reinforce(
     node: "Reinforce", policy: ActorCritic, rows: Trajectories, *, rng: np.random.Generator, log: Log, peer: str
 ) -> None:
-    """Take the steps of one pass."""
+    """Take the optimiser steps of one pass over the rows and log their metrics."""
     usable = rows.where(np.isfinite(rows.numpy("advantage")))
     steps, means = StepBatch.of(usable, policy), StepMeans()
     for part in _minibatches(len(usable), -(-len(usable) // node.minibatches), rng):
@@ -105,22 +105,22 @@ def train_reinforce(
 
 
 def _ppo_step(node: "Ppo", policy: ActorCritic, steps: StepBatch, at: Tensor, means: StepMeans) -> Tensor:
-    """One optimiser step; returns the ratios of its rows."""
+    """Take one optimiser step on the rows at positions `at`; return their importance ratios."""
     logprobs, values = policy.evaluate(steps.observations[at], steps.masks[at])
     chosen, old = logprobs.gather(-1, steps.actions[at, None])[:, 0], steps.logprobs[at]
     advantages = normalized(steps.advantages[at]) if node.normalize else steps.advantages[at]
     entropy = entropies(logprobs).mean()
     loss = clipped_surrogate(chosen, old, advantages, epsilon=node.epsilon) - node.entropy_coef * entropy
-    told = {"policy_loss": loss.detach(), "entropy": entropy}
+    measures = {"policy_loss": loss.detach(), "entropy": entropy}
     if steps.targets is not None:
         critic = value_loss(values, steps.values[at], steps.targets[at], epsilon=node.value_epsilon)
         loss = loss + node.value_coef * critic
-        told["value_loss"] = critic
+        measures["value_loss"] = critic
     log_ratio = (chosen - old).detach()
     ratio = log_ratio.exp()
-    told["approx_kl"] = (ratio - 1.0 - log_ratio).mean()
-    told["clipped"] = ((ratio - 1.0).abs() > node.epsilon).float().mean()
-    means.take(node, policy, loss, told)
+    measures["approx_kl"] = (ratio - 1.0 - log_ratio).mean()
+    measures["clipped"] = ((ratio - 1.0).abs() > node.epsilon).float().mean()
+    means.take(node, policy, loss, measures)
     return ratio
 
 
@@ -130,7 +130,7 @@ def _count(log: Log, rows: Trajectories, usable: Trajectories) -> None:
 
 
 def _kl(policy: ActorCritic, steps: StepBatch) -> float:
-    """The k3 estimate of the KL to the policy that the old log-probs are of, in nats a step."""
+    """Return the k3 estimate of the mean KL to the old policy, in nats per row."""
     with torch.no_grad():
         logprobs, _ = policy.evaluate(steps.observations, steps.masks)
     log_ratio = logprobs.gather(-1, steps.actions[:, None])[:, 0] - steps.logprobs
@@ -138,14 +138,14 @@ def _kl(policy: ActorCritic, steps: StepBatch) -> float:
 
 
 def _minibatches(count: int, size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """All positions in a new order, `size` together; the last part takes what is left, if that is not half of one."""
+    """Yield all positions in random order, in `count / size` (rounded) parts of nearly equal length."""
     if not count:
         return
     parts = max(1, round(count / size))
     yield from np.array_split(rng.permutation(count), parts)
 
 
-def _foreign(rows: Trajectories, policy: ActorCritic, peer: str) -> NDArray[np.int64]:
-    """The rows that this policy did not play."""
+def _sampled_elsewhere(rows: Trajectories, policy: ActorCritic, peer: str) -> NDArray[np.int64]:
+    """Return the positions of rows that another peer or another policy sampled."""
     authors = zip(rows.values("peer"), rows.values("policy"), strict=True)
     return np.flatnonzero([author != (peer, policy.name) for author in authors])

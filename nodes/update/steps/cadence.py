@@ -1,4 +1,4 @@
-"""How often an update trains."""
+"""Updates that train only in every n-th round."""
 
 from pydantic import Field
 
@@ -6,18 +6,18 @@ from genrl_graph.contract.node import Update
 
 
 def due(round: int, every: int) -> bool:
-    """Whether what happens in every so many rounds, in the last of them, happens in this one (from 0)."""
+    """Return True in every `every`-th round; rounds count from 0, so the first one is round `every` - 1."""
     return (round + 1) % every == 0
 
 
 class PacedUpdate(Update):
-    """An update with a pace of its own: in the rounds between it hands the policy on as it is.
+    """An update that trains in every `every`-th round and returns the policy unchanged in the others.
 
-    What was played in those rounds does not train it.
+    Rows of the other rounds are not trained on.
     """
 
-    every: int = Field(1, ge=1, description="trains in every so many rounds, in the last of them")
+    every: int = Field(1, ge=1, description="train in every `every`-th round only")
 
     def is_due(self, round: int) -> bool:
-        """Whether it trains in this round."""
+        """Return True if the update trains in this round."""
         return due(round, self.every)

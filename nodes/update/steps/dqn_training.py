@@ -1,4 +1,4 @@
-"""The optimiser steps of `update.dqn` (imports torch: loaded when an update runs)."""
+"""Optimiser steps of `update.dqn` (imports torch: loaded when an update runs)."""
 
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def train_dqn(node: "Dqn", policy: QNetwork, replay: ReplayBuffer, *, rng: np.random.Generator, log: Log) -> None:
-    """Take the steps that the new transitions of the buffer are worth."""
+    """Take `steps_per_row` optimiser steps per transition that this round added to the buffer."""
     means = StepMeans()
     for _ in range(round(node.steps_per_row * replay.added)):
         _step(node, policy, replay.sample(node.batch_size, rng), means)
@@ -25,18 +25,18 @@ def train_dqn(node: "Dqn", policy: QNetwork, replay: ReplayBuffer, *, rng: np.ra
     means.report(node, policy, log)
 
 
-def _step(node: "Dqn", policy: QNetwork, drawn: Transitions, means: StepMeans) -> None:
-    following, masks = policy.tensor(drawn.following), policy.tensor(drawn.mask)
+def _step(node: "Dqn", policy: QNetwork, batch: Transitions, means: StepMeans) -> None:
+    following, masks = policy.tensor(batch.following), policy.tensor(batch.mask)
     with torch.no_grad():
-        ahead = policy.action_values(following, target=True)
+        next_values = policy.action_values(following, target=True)
         targets = q_targets(
-            policy.tensor(drawn.reward),
-            policy.tensor(drawn.terminated),
-            ahead,
-            policy.action_values(following) if node.double else ahead,
+            policy.tensor(batch.reward),
+            policy.tensor(batch.terminated),
+            next_values,
+            policy.action_values(following) if node.double else next_values,
             masks,
             gamma=node.gamma,
         )
-    values = policy.action_values(policy.tensor(drawn.observation))
-    loss = q_loss(values, policy.tensor(drawn.action), targets)
+    values = policy.action_values(policy.tensor(batch.observation))
+    loss = q_loss(values, policy.tensor(batch.action), targets)
     means.take(node, policy, loss, {"q_value": targets.mean()})

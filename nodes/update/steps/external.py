@@ -1,4 +1,4 @@
-"""Rows that other peers sampled, made fit to train the own policy."""
+"""Prepare rows that other peers sampled for training this peer's policy."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -14,13 +14,13 @@ from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Rollouts
 from genrl_graph.errors import ParamError
 
-MOST_NAMED = 64  # ids in the journal
-TEMPERATURES = (0.1, 10.0)  # log-probs at one outside would give a row any gradient that its author likes
+MAX_JOURNALED_IDS = 64
+TEMPERATURES = (0.1, 10.0)  # beyond these a peer could give its row an arbitrarily large gradient
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What one row is trained on: ids of shape (prompt,) and (completion,), and 1 where a token was sampled."""
+    """Token ids of one row, shapes (prompt,) and (completion,); the mask is 1 where a token was sampled."""
 
     prompt_ids: NDArray[np.int32]
     completion_ids: NDArray[np.int32]
@@ -28,70 +28,70 @@ class Tokens:
 
 
 class ExternalRows:
-    """What one run of an update does with rows of other peers; those of `peer` stay as they are.
+    """Retokenises and filters other peers' rows for one run of an update; rows of `peer` itself pass unchanged.
 
-    Rows of another tokenizer are tokenised again, from `messages` with the policy's chat template and from
-    `completion`, with the end token where it stopped. This is the only place where that is done. Left out and counted
-    are rows that the policy cannot be trained on: without a prompt (or with messages that the chat template refuses)
-    or a sampled token, longer than its context, with ids outside its vocabulary, of a temperature beyond
-    `TEMPERATURES`, and those whose ids spell another text than the one that was judged.
+    Rows of another tokenizer are tokenised again: `messages` with the policy's chat template, `completion` with an end
+    token if its finish reason is "stop". Retokenising happens nowhere else. Left out and counted are rows without a
+    prompt (or with messages that the chat template refuses), without a sampled token, longer than the policy's context,
+    with ids outside its vocabulary, with a temperature outside `TEMPERATURES`, or whose ids do not decode to the
+    completion that was judged.
     """
 
     def __init__(self, policy: TextPolicy, *, peer: str) -> None:
         self._policy, self._peer = policy, peer
-        self._fitted: dict[str, bool] = {}  # id -> whether its text was tokenised again
+        self._retokenised: dict[str, bool] = {}  # by id of each usable row
         self._left_out: Counter[str] = Counter()
 
-    def among(self, rows: Rollouts) -> NDArray[np.bool_]:
-        """Which rows another peer sampled."""
+    def mask(self, rows: Rollouts) -> NDArray[np.bool_]:
+        """Return, per row, True if another peer sampled it."""
         return np.asarray([author != self._peer for author in rows.values("peer")], dtype=bool)
 
     def fit(self, rows: Rollouts) -> Rollouts:
-        """The rows in their order, without those that cannot be trained on; all that stay have ids of this policy."""
-        external = np.flatnonzero(self.among(rows)).tolist()
+        """Return the usable rows in order, all with token ids of this policy's tokenizer; count the others."""
+        external = np.flatnonzero(self.mask(rows)).tolist()
         if not external:
             return rows
-        kept, again = np.ones(len(rows), dtype=bool), dict[int, Tokens]()
-        for at, row in zip(external, rows.take(external).rows(*_READ), strict=True):
+        usable, new_tokens = np.ones(len(rows), dtype=bool), dict[int, Tokens]()
+        for at, row in zip(external, rows.take(external).rows(*_COLUMNS), strict=True):
             tokens = self._tokens(row)
-            flaw = self._flaw(tokens, row)
-            if flaw:
-                self._left_out[flaw] += 1
-                kept[at] = False
+            reason = self._reason_unusable(tokens, row)
+            if reason:
+                self._left_out[reason] += 1
+                usable[at] = False
                 continue
-            self._fitted[row["id"]] = row["tokenizer"] != self._policy.tokenizer
-            if self._fitted[row["id"]]:
-                again[at] = tokens
-        return _with_tokens(rows, again, self._policy.tokenizer).where(kept)
+            self._retokenised[row["id"]] = row["tokenizer"] != self._policy.tokenizer
+            if self._retokenised[row["id"]]:
+                new_tokens[at] = tokens
+        return _with_tokens(rows, new_tokens, self._policy.tokenizer).where(usable)
 
     def report(self, log: Log, *, trained: Collection[str]) -> None:
-        """Log what was done: metrics, and as facts the reasons and the first ids that were tokenised again.
+        """Log counts as metrics; as facts the first retokenised ids and the number of rows left out by reason.
 
-        `trained` are the ids of all rows with a gradient.
+        `trained` holds the ids of all rows with a gradient.
         """
-        trained = self._fitted.keys() & set(trained)
-        retokenised = [id for id, again in self._fitted.items() if again and id in trained]
+        trained = self._retokenised.keys() & set(trained)
+        retokenised = [id for id, is_new in self._retokenised.items() if is_new and id in trained]
         log.metric("external", len(trained))
         log.metric("retokenised", len(retokenised))
         log.metric("external_left_out", self._left_out.total())
         if retokenised:
-            log.fact("retokenised", retokenised[:MOST_NAMED])
+            log.fact("retokenised", retokenised[:MAX_JOURNALED_IDS])
         if self._left_out:
             log.fact("external_left_out", dict(sorted(self._left_out.items())))
 
     def _tokens(self, row: Mapping[str, Any]) -> Tokens:
-        """The ids of a row, made anew where another tokenizer made them; no prompt where the chat is none."""
+        """Return the token ids of a row, retokenised if needed; an empty prompt if its messages cannot be rendered."""
         if row["tokenizer"] == self._policy.tokenizer:
             prompt, completion = (np.asarray(row[name], np.int32) for name in ("prompt_ids", "completion_ids"))
             return Tokens(prompt, completion, np.asarray(row["completion_mask"], np.int8))
         prompt = np.empty(0, np.int32)
-        with suppress(ParamError):  # of a chat template, about roles that a stranger chose
+        with suppress(ParamError):  # the chat template may refuse the roles that another peer wrote
             prompt = self._policy.render(row["messages"]) if row["messages"] else prompt
         completion = self._policy.encode(row["completion"], ended=row["finish"] == "stop")
         return Tokens(prompt, completion, np.ones(len(completion), np.int8))
 
-    def _flaw(self, tokens: Tokens, row: Mapping[str, Any]) -> str:
-        """Why a row cannot be trained on; empty if it can."""
+    def _reason_unusable(self, tokens: Tokens, row: Mapping[str, Any]) -> str:
+        """Return the reason why a row cannot be trained on; empty if it can."""
         ids = np.concatenate([tokens.prompt_ids, tokens.completion_ids])
         low, high = TEMPERATURES
         if not len(tokens.prompt_ids):
@@ -107,7 +107,7 @@ class ExternalRows:
         return "" if self._policy.decode(tokens.completion_ids.tolist()) == row["completion"] else "other_text"
 
 
-_READ = (
+_COLUMNS = (
     "id",
     "tokenizer",
     "temperature",
@@ -120,19 +120,19 @@ _READ = (
 )
 
 
-def _with_tokens(rows: Rollouts, again: Mapping[int, Tokens], tokenizer: str) -> Rollouts:
-    """Rows with other tokens at some positions; nobody knows the log-probs that those were sampled with."""
-    if not again:
+def _with_tokens(rows: Rollouts, new_tokens: Mapping[int, Tokens], tokenizer: str) -> Rollouts:
+    """Replace the tokens of the rows at some positions; the sampler's log-probs do not apply to them and become NaN."""
+    if not new_tokens:
         return rows
     changed: dict[str, list[Any]] = {
         name: rows.ragged(name) for name in ("prompt_ids", "completion_ids", "completion_mask", "logprobs")
     }
     changed["tokenizer"] = rows.values("tokenizer")
-    for at, tokens in again.items():
+    for at, tokens in new_tokens.items():
         changed["prompt_ids"][at] = tokens.prompt_ids
         changed["completion_ids"][at] = tokens.completion_ids
         changed["completion_mask"][at] = tokens.completion_mask
         changed["logprobs"][at] = np.full(len(tokens.completion_ids), np.nan, np.float32)
         changed["tokenizer"][at] = tokenizer
-    kept = {name: rows.table.column(name) for name in rows.table.column_names if name not in changed}
-    return Rollouts.from_columns({**kept, **changed}, marks=rows.marks)
+    unchanged = {name: rows.table.column(name) for name in rows.table.column_names if name not in changed}
+    return Rollouts.from_columns({**unchanged, **changed}, marks=rows.marks)

@@ -1,4 +1,4 @@
-"""Which loss of the GRPO family, and its constants: what `update.grpo` checks before torch is there."""
+"""Loss of the GRPO family and its constants, checked by `update.grpo` without importing torch."""
 
 import math
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ _VESPO_LAMBDAS = ("vespo_lambda_pos", "vespo_lambda_neg")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossConfig:
-    """Which loss, and its constants; values that cannot work raise `ParamError`.
+    """A loss of the GRPO family and its constants; invalid values raise `ParamError`.
 
     `epsilon_low`, `epsilon_high` and `delta` (the upper bound for negative advantages, arXiv 2505.07291) serve
-    the clipped losses, `cispo_max_ratio` (a ratio, not a distance from 1), `sapo_*` and `vespo_*` the loss of
+    the clipped losses; `cispo_max_ratio` (a ratio, not a distance from 1), `sapo_*` and `vespo_*` the loss of
     that name. `beta` weighs the KL to a reference; `unbiased_kl` multiplies that KL by the importance ratio,
     which makes its gradient that of the reverse KL (arXiv 2512.02556).
     """

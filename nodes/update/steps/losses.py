@@ -1,10 +1,10 @@
 """Policy losses as pure functions of log-probs, old log-probs, reference log-probs, advantages and a mask.
 
-A loss has three parts that combine freely, so it is a row of one table (`LOSSES`):
+A loss is a row of one table (`LOSSES`) with three independent parts:
 
-    bounds      where the importance ratio is held, and with it the gradient
-    objective   what one token is worth, to be maximised
-    weight      what one token of a row weighs in the sum
+    bounds      range of the importance ratio
+    objective   objective of one token, to be maximised
+    weight      weight of one token of a row in the sum
 
 | loss    | bounds  | objective | weight           | paper (arXiv)                                       |
 | grpo    | clip    | surrogate | 1 / (|o| N)      | 2402.03300; with importance "sequence" 2507.18071   |
@@ -17,8 +17,8 @@ A loss has three parts that combine freely, so it is a row of one table (`LOSSES
 | vespo   | none    | gamma     | 1 / tokens       | 2602.10693; importance "token" only                 |
 
 Weights divide by the totals of the whole optimiser step (N sequences, their tokens, the token budget), never
-by those of a micro-batch. So the losses of the micro-batches of a step, and their gradients, add up to those of
-one large batch however it is split, and `bnpo`, whose batch is then the step, equals `dapo`.
+by those of a micro-batch. The losses and gradients of the micro-batches therefore add up to those of one large
+batch, and `bnpo`, whose batch is then the whole step, equals `dapo`.
 """
 
 import math
@@ -39,9 +39,9 @@ VESPO_MIN_LOG_RATIO = math.log(1e-8)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """Size of one whole optimiser step over all its micro-batches, which the weights divide by.
+    """Totals of one optimiser step over all its micro-batches; the weights divide by them.
 
-    `max_completion_tokens` is the generation budget of a completion, not the longest one seen.
+    `max_completion_tokens` is the generation budget of a completion, not the length of the longest one.
     """
 
     sequences: int
@@ -56,10 +56,10 @@ class Totals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossSums:
-    """Metrics summed over completion tokens; those of micro-batches add up with `+`.
+    """Metrics summed over completion tokens; sums of micro-batches add up with `+`.
 
-    `ratio`, `clipped_low` and `clipped_high` count every token of a sequence alike if importance is "sequence".
-    A token is clipped if a bound stops or caps its gradient. `kl` is the k3 estimate in nats, 0 without a reference.
+    With importance "sequence" every token of a sequence has the sequence's ratio. A token is clipped if a bound stops
+    or caps its gradient. `kl` is the k3 estimate in nats, 0 without a reference.
     """
 
     sequences: int = 0
@@ -80,14 +80,14 @@ class LossSums:
         )
 
     def means(self) -> dict[str, float]:
-        """Means per token of ratio, clipped_low, clipped_high and kl; 0 where there was no token."""
+        """Return the means per token of ratio, clipped_low, clipped_high and kl; 0 if there are no tokens."""
         sums = {"ratio": self.ratio, "clipped_low": self.clipped_low, "clipped_high": self.clipped_high}
         return {name: value / max(self.tokens, 1) for name, value in {**sums, "kl": self.kl}.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyLoss:
-    """Loss of one micro-batch: a scalar to call `backward` on, each row's mean ratio [B] (detached), and sums."""
+    """Loss of one micro-batch: a scalar with a gradient, the mean ratio of each row [B] (detached), and metric sums."""
 
     loss: Tensor
     ratio: Tensor
@@ -96,7 +96,7 @@ class PolicyLoss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What objectives read, with padding blanked.
+    """Inputs of the objectives, with padding set to 0.
 
     Shapes: logprobs, log_ratio (per token), mask [B, T]; ratio, lower, upper broadcast to [B, T]; advantages [B, 1].
     """
@@ -113,7 +113,7 @@ class Terms:
     def of(
         cls, *, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, config: LossConfig
     ) -> Self:
-        """Blank the padding, then form the ratios and the bounds that `config` names."""
+        """Set the padding to 0 and compute the ratios and bounds that `config` selects."""
         blank_logprobs = _blank(logprobs, mask)
         log_ratio = (blank_logprobs - _blank(old_logprobs.detach(), mask)).clamp(max=MAX_LOG_RATIO)
         column = advantages.detach().to(log_ratio.dtype).unsqueeze(-1)
@@ -148,11 +148,11 @@ def policy_loss(
     config: LossConfig,
     totals: Totals,
 ) -> PolicyLoss:
-    """Loss of one micro-batch of an optimiser step; those of all its micro-batches add up to the step's.
+    """Return the loss of one micro-batch; the losses of all micro-batches add up to that of the optimiser step.
 
     Shapes: log-probs (nats) and `mask` (nonzero = trained on) [B, T], advantages [B]; only `logprobs` gets a
-    gradient. Masked positions may hold anything, and so may the advantage of a row without tokens. Computed in
-    float32 or better. Raises `ParamError` if `beta` asks for a reference that is not given. Papers: see `LOSSES`.
+    gradient. Masked positions may hold any value, and so may the advantage of a row without tokens. Computed in
+    float32 or better. Raises `ParamError` if `beta` is above 0 without `ref_logprobs`. Papers: see the table above.
     """
     mask = mask.bool()
     terms = Terms.of(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask, config=config)
@@ -169,7 +169,7 @@ def policy_loss(
 
 
 def importance_ratio(log_ratio: Tensor, mask: Tensor, importance: Importance) -> Tensor:
-    """pi / pi_old of each token [B, T] (arXiv 2402.03300), or its geometric mean over a row [B, 1] (2507.18071)."""
+    """Ratio pi / pi_old of each token [B, T] (arXiv 2402.03300), or its geometric mean of a row [B, 1] (2507.18071)."""
     if importance == "token":
         return log_ratio.exp()
     lengths = mask.sum(-1, keepdim=True).clamp(min=1)
@@ -183,16 +183,16 @@ def k3_kl(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 
 def clip_bounds(advantages: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]:
-    """Clip-higher (arXiv 2503.14476): the ratio may not move further where the advantage already pushed it.
+    """Clip-higher (arXiv 2503.14476): bound the ratio on the side to which the advantage pushes it.
 
-    Positive advantages stop above 1 + epsilon_high, negative ones below 1 - epsilon_low and above delta
-    (arXiv 2505.07291). Shapes: [B, 1] each.
+    Positive advantages are bounded above by 1 + epsilon_high, negative ones below by 1 - epsilon_low and above by
+    delta (arXiv 2505.07291). Shapes: [B, 1] each.
     """
-    gain, blame = advantages > 0, advantages < 0
-    lower = torch.full_like(advantages, -math.inf).masked_fill(blame, 1.0 - config.epsilon_low)
-    upper = torch.full_like(advantages, math.inf).masked_fill(gain, 1.0 + config.epsilon_high)
+    positive, negative = advantages > 0, advantages < 0
+    lower = torch.full_like(advantages, -math.inf).masked_fill(negative, 1.0 - config.epsilon_low)
+    upper = torch.full_like(advantages, math.inf).masked_fill(positive, 1.0 + config.epsilon_high)
     if config.delta is not None:
-        upper = upper.masked_fill(blame, config.delta)
+        upper = upper.masked_fill(negative, config.delta)
     return lower, upper
 
 
@@ -207,26 +207,31 @@ def no_bounds(advantages: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]:
 
 
 def clipped_surrogate(terms: Terms, config: LossConfig) -> Tensor:
-    """Ratio held in its bounds, times the advantage; outside there is no gradient (arXiv 1707.06347, 2402.03300)."""
+    """Clamped ratio times advantage; no gradient outside the bounds (arXiv 1707.06347, 2402.03300)."""
     return terms.ratio.clamp(terms.lower, terms.upper) * terms.advantages
 
 
 def capped_logprob(terms: Terms, config: LossConfig) -> Tensor:
-    """CISPO: advantage times log-prob, weighed by the capped ratio; no token loses its gradient (arXiv 2506.13585)."""
+    """CISPO: advantage times log-prob, weighted by the capped ratio; no token loses its gradient (arXiv 2506.13585)."""
     return terms.ratio.detach().clamp(terms.lower, terms.upper) * terms.advantages * terms.logprobs
 
 
 def soft_gate(terms: Terms, config: LossConfig) -> Tensor:
-    """SAPO: a sigmoid of the ratio, of slope 1 at ratio 1, steeper for losses than for gains (arXiv 2511.20347)."""
-    temperature = _by_sign(terms.advantages > 0, config.sapo_temperature_pos, config.sapo_temperature_neg, terms)
+    """SAPO: advantage times a sigmoid of the ratio, of slope 1 at ratio 1 (arXiv 2511.20347).
+
+    The temperature differs for positive and negative advantages.
+    """
+    temperature = _by_sign(
+        terms.advantages > 0, config.sapo_temperature_pos, config.sapo_temperature_neg, terms.advantages
+    )
     return torch.sigmoid(temperature * (terms.ratio - 1.0)) * (4.0 / temperature) * terms.advantages
 
 
 def gamma_weighted_logprob(terms: Terms, config: LossConfig) -> Tensor:
-    """VESPO: advantage times log-prob, weighed by w^k exp(lambda (1 - w)), w the sequence ratio (arXiv 2602.10693)."""
-    gain = terms.advantages >= 0
-    k = _by_sign(gain, config.vespo_k_pos, config.vespo_k_neg, terms)
-    rate = _by_sign(gain, config.vespo_lambda_pos, config.vespo_lambda_neg, terms)
+    """VESPO: advantage times log-prob, weighted by w^k exp(lambda (1 - w)), w the sequence ratio (arXiv 2602.10693)."""
+    is_positive = terms.advantages >= 0
+    k = _by_sign(is_positive, config.vespo_k_pos, config.vespo_k_neg, terms.advantages)
+    rate = _by_sign(is_positive, config.vespo_lambda_pos, config.vespo_lambda_neg, terms.advantages)
     per_token = terms.log_ratio.detach().clamp(min=-MAX_LOG_RATIO)
     log_w = per_token.sum(-1, keepdim=True).clamp(VESPO_MIN_LOG_RATIO, MAX_LOG_RATIO)
     weight = (k * log_w + rate * (1.0 - log_w.exp())).exp()
@@ -244,12 +249,12 @@ def token_mean(lengths: Tensor, totals: Totals) -> Tensor:
 
 
 def budget_mean(lengths: Tensor, totals: Totals) -> Tensor:
-    """Sum over tokens by a constant, the token budget, so no length is favoured (arXiv 2503.20783); [B]."""
+    """Sum over tokens divided by the constant token budget, so no length is favoured (arXiv 2503.20783); [B]."""
     return torch.full_like(lengths, 1.0 / (totals.sequences * totals.max_completion_tokens))
 
 
 def sequence_sum(lengths: Tensor, totals: Totals) -> Tensor:
-    """Sum over a row's tokens, then mean over rows: a row weighs its length (arXiv 2602.05261); [B]."""
+    """Sum over a row's tokens, then mean over rows, so a row weighs as much as its length (arXiv 2602.05261); [B]."""
     return torch.full_like(lengths, 1.0 / totals.sequences)
 
 
@@ -271,8 +276,8 @@ def _blank(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, precise, 0.0)
 
 
-def _by_sign(gain: Tensor, pos: float, neg: float, terms: Terms) -> Tensor:
-    return torch.full_like(terms.advantages, neg).masked_fill(gain, pos)
+def _by_sign(is_positive: Tensor, pos: float, neg: float, like: Tensor) -> Tensor:
+    return torch.full_like(like, neg).masked_fill(is_positive, pos)
 
 
 def _row_ratio(terms: Terms) -> Tensor:
@@ -283,15 +288,15 @@ def _row_ratio(terms: Terms) -> Tensor:
 
 def _sums(terms: Terms, kl: Tensor | None) -> LossSums:
     ratio = terms.ratio.detach()
-    moved = terms.advantages != 0
+    has_advantage = terms.advantages != 0
     rows = (
         torch.ones_like(ratio),
         ratio,
-        ((ratio < terms.lower) & moved).to(ratio.dtype),
-        ((ratio > terms.upper) & moved).to(ratio.dtype),
+        ((ratio < terms.lower) & has_advantage).to(ratio.dtype),
+        ((ratio > terms.upper) & has_advantage).to(ratio.dtype),
         torch.zeros_like(ratio) if kl is None else kl.detach(),
     )
-    # one transfer from the device for all of them
+    # stacked, so that all sums leave the device in one transfer
     sums = torch.stack([torch.where(terms.mask, row, 0.0).sum() for row in rows]).tolist()
     tokens, ratio_sum, low, high, kl_sum = sums
     return LossSums(

@@ -1,4 +1,4 @@
-"""Which rows of a group are preferred to which: the pairs that preference losses train on."""
+"""Preference pairs: rows of a group with a better and a worse reward."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +14,7 @@ PairRule = Literal["best_worst", "all"]
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Positions of the preferred and of the other row of each pair, and how many groups have none."""
+    """Row positions of the chosen and the rejected row of each pair, and the number of groups without a pair."""
 
     chosen: list[int]
     rejected: list[int]
@@ -22,27 +22,27 @@ class Pairs:
 
 
 def preference_pairs(rows: Rollouts, *, rule: PairRule, min_margin: float) -> Pairs:
-    """Pairs of a group, one prompt, whose rewards differ, and by `min_margin` at least.
+    """Pair rows of one group and prompt whose rewards differ by at least `min_margin` (and by more than 0).
 
-    best_worst is at most one pair a group, the earlier row where rewards are equal; all is every pair. Rewards are
-    finite.
+    `best_worst` gives at most one pair per group, the earlier row among equal rewards; `all` gives every pair. The
+    rewards must be finite.
     """
     rewards = rows.numpy("reward")
     chosen, rejected, without = [], [], 0
     for group in _groups(rows):
-        found = [
+        pairs = [
             (int(better), int(worse))
             for better, worse in _candidates(group, rewards, rule)
             if rewards[better] > rewards[worse] and rewards[better] - rewards[worse] >= min_margin
         ]
-        chosen += [better for better, _ in found]
-        rejected += [worse for _, worse in found]
-        without += not found
+        chosen += [better for better, _ in pairs]
+        rejected += [worse for _, worse in pairs]
+        without += not pairs
     return Pairs(chosen, rejected, without)
 
 
 def _groups(rows: Rollouts) -> list[NDArray[np.int64]]:
-    """Positions by group and prompt: nobody vouches for the `group_id` that a peer wrote."""
+    """Return row positions by group and prompt: another peer may write any `group_id`."""
     members: dict[tuple[int, bytes], list[int]] = {}
     keys = zip(group_codes(rows, "group").tolist(), rows.ragged("prompt_ids"), strict=True)
     for at, (code, prompt) in enumerate(keys):

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: a factor on the peak rate, a function of the optimiser steps taken so far."""
+"""Learning-rate schedules: a factor on the peak rate as a function of the optimiser steps taken so far."""
 
 import math
 from typing import Literal, Self
@@ -11,13 +11,13 @@ Decay = Literal["constant", "linear", "cosine"]
 
 
 def rate_factor(step: int, *, decay: Decay, warmup_steps: int, decay_steps: int) -> float:
-    """Linear warm-up over `warmup_steps`, then 1, or a decay to 0 over the `decay_steps` that follow."""
+    """Return the factor: linear warm-up over `warmup_steps`, then 1 or a decay to 0 over the next `decay_steps`."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     if decay == "constant":
         return 1.0
-    passed = min((step - warmup_steps) / max(decay_steps, 1), 1.0)
-    return 1.0 - passed if decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * passed))
+    progress = min((step - warmup_steps) / max(decay_steps, 1), 1.0)
+    return 1.0 - progress if decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 class ScheduledUpdate(PacedUpdate):
@@ -35,6 +35,6 @@ class ScheduledUpdate(PacedUpdate):
         return self
 
     def learning_rate_at(self, step: int) -> float:
-        """The rate of the optimiser step number `step` of the policy, from 0."""
+        """Return the learning rate of the policy's optimiser step `step`, counted from 0."""
         factor = rate_factor(step, decay=self.decay, warmup_steps=self.warmup_steps, decay_steps=self.decay_steps)
         return self.learning_rate * factor

@@ -1,4 +1,4 @@
-"""The optimiser steps of `update.grpo` (imports torch: loaded when an update runs)."""
+"""Optimiser steps of `update.grpo` (imports torch: loaded when an update runs)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class TrainingBatch:
-    """Rows that are trained on, as arrays; `frozen` holds log-probs from before the first step where those are old."""
+    """The rows to train on, as arrays; `initial_logprobs` are the policy's before its first step, by row position."""
 
     ids: list[str]
     groups: list[str]
@@ -35,11 +35,11 @@ class TrainingBatch:
     masks: list[NDArray[np.int8]]
     own: NDArray[np.bool_]
     versions: NDArray[np.int64]
-    frozen: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    initial_logprobs: dict[int, NDArray[np.float32]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rows: Rollouts, *, policy: TextPolicy, peer: str) -> "TrainingBatch":
-        """The arrays of rows; `own` says which of them this policy sampled."""
+        """Read the arrays of `rows`; `own` marks the rows that this policy sampled."""
         pairs = zip(rows.ragged("prompt_ids"), rows.ragged("completion_ids"), strict=True)
         authors = zip(rows.values("peer"), rows.values("policy"), strict=True)
         return cls(
@@ -56,7 +56,7 @@ class TrainingBatch:
 
 
 class Trainer:
-    """Takes the steps of one run of the node and collects what they report."""
+    """Takes the optimiser steps of one run of `update.grpo` and collects their metrics."""
 
     def __init__(
         self,
@@ -77,11 +77,13 @@ class Trainer:
         self._first_version = policy.version
         self._sums = LossSums()
         self._loss = self._grad_norm = 0.0
-        self._steps = self._left_out = self._foreign_tokens = self._still_groups = self._still_rows = 0
+        self._steps = self._left_out = self._other_tokenizer_rows = self._zero_variance_groups = (
+            self._rows_without_forward
+        ) = 0
         self._trained: dict[str, tuple[float, str]] = {}  # by rollout id: mean ratio, digest of the prompt
 
     def train(self, inputs: Sequence[Rollouts]) -> None:
-        """Take the steps of all epochs on each of these inputs, one after the other."""
+        """Take the optimiser steps of all epochs on each input, one input after the other."""
         batches = [batch for batch in map(self._batch, inputs) if batch.ids]
         plans = [
             [split_groups(batch.groups, parts=self._node.minibatches, rng=self._rng) for _ in range(self._node.epochs)]
@@ -89,25 +91,25 @@ class Trainer:
         ]
         if sum(len(parts) for plan in plans for parts in plan) > 1:
             for batch in batches:
-                self._freeze_foreign(batch)
+                self._record_initial_logprobs(batch)
         for batch, plan in zip(batches, plans, strict=True):
-            self._count_still(batch)
+            self._count_rows_without_forward(batch)
             for part in (part for parts in plan for part in parts):
                 self._step(batch, part)
 
     def _batch(self, rows: Rollouts) -> TrainingBatch:
-        """The rows that can be trained on: with tokens, of this policy's tokenizer, with a finite advantage."""
+        """Return the usable rows: with tokens of this policy's tokenizer and a finite advantage; count the others."""
         lengths = np.asarray([len(ids) for ids in rows.ragged("completion_ids")], dtype=np.int64)
         readable = np.asarray([name == self._policy.tokenizer for name in rows.values("tokenizer")], dtype=bool)
-        external = self._external.among(rows)
+        external = self._external.mask(rows)
         usable = np.isfinite(rows.numpy("advantage")) & ((lengths > 0) & readable | external)
-        kept = self._external.fit(rows.where(usable))
-        self._left_out += len(rows) - len(kept)
-        self._foreign_tokens += int((~readable & ~external).sum())
-        return TrainingBatch.of(kept, policy=self._policy, peer=self._peer)
+        fitted = self._external.fit(rows.where(usable))
+        self._left_out += len(rows) - len(fitted)
+        self._other_tokenizer_rows += int((~readable & ~external).sum())
+        return TrainingBatch.of(fitted, policy=self._policy, peer=self._peer)
 
     def report(self) -> None:
-        """Log the metrics and, for the store, what was trained on."""
+        """Log the metrics and the table of rows that were trained on."""
         means = self._sums.means()
         steps = max(self._steps, 1)
         metrics = {
@@ -117,9 +119,9 @@ class Trainer:
             "trained_rows": len(self._trained),
             "trained_tokens": self._sums.tokens,
             "left_out_rows": self._left_out,
-            "rows_of_another_tokenizer": self._foreign_tokens,
-            "groups_without_variance": self._still_groups,
-            "rows_without_forward": self._still_rows,
+            "rows_of_another_tokenizer": self._other_tokenizer_rows,
+            "groups_without_variance": self._zero_variance_groups,
+            "rows_without_forward": self._rows_without_forward,
             "learning_rate": self._node.learning_rate_at(max(self._policy.version - 1, 0)),
         }
         for name, value in {**metrics, **(means if self._sums.tokens else {})}.items():
@@ -135,17 +137,17 @@ class Trainer:
         )
 
     def _forward_needed(self, batch: TrainingBatch) -> NDArray[np.bool_]:
-        """Rows with a gradient: those with an advantage, and all of them under a KL."""
+        """Return, per row, True if it has a gradient: its advantage is not 0, or the loss has a KL term."""
         return np.ones(len(batch.ids), dtype=bool) if self._config.beta > 0 else batch.advantages != 0.0
 
-    def _count_still(self, batch: TrainingBatch) -> None:
+    def _count_rows_without_forward(self, batch: TrainingBatch) -> None:
         needed = self._forward_needed(batch)
-        self._still_rows += int((~needed).sum())
-        moving = {group for group, advantage in zip(batch.groups, batch.advantages, strict=True) if advantage != 0.0}
-        self._still_groups += len(set(batch.groups) - moving)
+        self._rows_without_forward += int((~needed).sum())
+        varied = {group for group, advantage in zip(batch.groups, batch.advantages, strict=True) if advantage != 0.0}
+        self._zero_variance_groups += len(set(batch.groups) - varied)
 
     def _step(self, batch: TrainingBatch, part: NDArray[np.int64]) -> None:
-        """One optimiser step: the micro-batches' gradients add up to those of the whole part."""
+        """Take one optimiser step on the rows of `part`; gradients accumulate over its micro-batches."""
         needed = part[self._forward_needed(batch)[part]]
         if not len(needed):
             return
@@ -161,8 +163,8 @@ class Trainer:
 
     def _micro_batches(self, batch: TrainingBatch, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         sequences = [batch.sequences[at] for at in rows]
-        found = self._policy.micro_batches(sequences, max_batch_tokens=self._node.max_batch_tokens)
-        return [rows[at] for at in found]
+        parts = self._policy.micro_batches(sequences, max_batch_tokens=self._node.max_batch_tokens)
+        return [rows[at] for at in parts]
 
     def _micro(self, batch: TrainingBatch, at: NDArray[np.int64], totals: Totals) -> None:
         sequences, temperatures = [batch.sequences[i] for i in at], batch.temperatures[at]
@@ -187,31 +189,32 @@ class Trainer:
             self._trained[batch.ids[i]] = (ratio, prompt_digest(batch.sequences[i].prompt_ids))
 
     def _old(self, batch: TrainingBatch, at: NDArray[np.int64], current: Tensor) -> Tensor:
-        """Old log-probs [rows, tokens]: the current ones for on-policy rows, else the sampler's or the frozen ones.
+        """Return old log-probs [rows, tokens]: current for on-policy rows, else the sampler's or the initial ones.
 
-        In the first step the frozen ones are the current ones, but for what rounding makes of another micro-batch.
+        The first step uses the current ones in place of the initial ones: they differ only by rounding, as another
+        micro-batch computed them.
         """
         old, first = current.clone(), self._policy.version == self._first_version
         for row, i in enumerate(at.tolist()):
-            known = None if first else batch.frozen.get(i)
+            known = None if first else batch.initial_logprobs.get(i)
             if batch.own[i] and batch.versions[i] != self._policy.version:
                 known = batch.logprobs[i]
             if known is not None:
                 old[row, : len(known)] = torch.as_tensor(known.copy(), device=old.device)
         return old
 
-    def _freeze_foreign(self, batch: TrainingBatch) -> None:
-        """Remember the own policy's log-probs of other peers' rows before the first of several steps."""
-        foreign = np.flatnonzero(~batch.own & self._forward_needed(batch))
-        for at in self._micro_batches(batch, foreign):
+    def _record_initial_logprobs(self, batch: TrainingBatch) -> None:
+        """Compute this policy's log-probs of rows that it did not sample, before the first of several steps."""
+        not_own = np.flatnonzero(~batch.own & self._forward_needed(batch))
+        for at in self._micro_batches(batch, not_own):
             with torch.no_grad():
-                found = self._policy.logprobs([batch.sequences[i] for i in at], temperatures=batch.temperatures[at])
+                values = self._policy.logprobs([batch.sequences[i] for i in at], temperatures=batch.temperatures[at])
             for row, i in enumerate(at.tolist()):
-                batch.frozen[i] = found[row, : len(batch.sequences[i].completion_ids)].float().cpu().numpy()
+                batch.initial_logprobs[i] = values[row, : len(batch.sequences[i].completion_ids)].float().cpu().numpy()
 
 
 def prompt_digest(prompt_ids: NDArray[np.int32]) -> str:
-    """Digest of the prompt ids of a row, to compare what was trained on with what was sampled from."""
+    """Digest of a row's prompt ids, to compare the prompt of training with the prompt of sampling."""
     return digest((prompt_ids.astype("<i4").tobytes(),), size=8)
 
 

@@ -1,1 +1,1 @@
-"""Train with the trainers of TRL."""
+"""Run TRL's trainers on a live policy."""

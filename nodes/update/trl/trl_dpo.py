@@ -1,4 +1,4 @@
-"""The optimiser steps of `update.dpo`, taken by TRL's DPOTrainer (imports trl: loaded when an update runs)."""
+"""Optimiser steps of `update.dpo`, taken by TRL's DPOTrainer (imports trl: loaded when an update runs)."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from genrl_graph.nodes.update.steps.training import prompt_digest
 from genrl_graph.nodes.update.trl.trl_training import (
     InPlaceTrainer,
     Recipe,
-    live,
+    as_causal_policy,
     report_nothing,
     train_in_place,
     usable_rows,
@@ -30,34 +30,35 @@ if TYPE_CHECKING:
 
 
 class _InPlaceDpo(InPlaceTrainer, DPOTrainer):  # type: ignore[misc]
-    """DPOTrainer on a live policy, pairs of token ids and reference log-probs that are known."""
+    """DPOTrainer on a live policy, given pairs of token ids and precomputed reference log-probs."""
 
     loss_is_scaled_for_ga = True  # by `compute_loss`
     _pairs_of_step = 0
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-        """TRL would render and tokenise texts."""
+        """Return the dataset unchanged: it holds token ids, and TRL would tokenise texts."""
         return dataset
 
     def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
-        """TRL would compute them in this model and keep them in a file."""
+        """Return the dataset unchanged: TRL would compute the log-probs with this model and write them to a file."""
         return dataset
 
-    def get_batch_samples(self, *given: Any) -> Any:
-        """The micro-batches of a step."""
-        batches, count = super().get_batch_samples(*given)
+    def get_batch_samples(self, *args: Any) -> Any:
+        """Return the micro-batches of a step and count their pairs."""
+        batches, count = super().get_batch_samples(*args)
         self._pairs_of_step = sum(_pairs_in(batch) for batch in batches)
         return batches, count
 
-    def compute_loss(self, model: Any, inputs: Any, *given: Any, **named: Any) -> Any:
-        """The part of a micro-batch in the mean over all pairs of the step, however they are split."""
-        return super().compute_loss(model, inputs, *given, **named) * (_pairs_in(inputs) / self._pairs_of_step)
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Scale the micro-batch's mean loss by its share of the step's pairs, so micro-batches add up to the mean."""
+        return super().compute_loss(model, inputs, *args, **kwargs) * (_pairs_in(inputs) / self._pairs_of_step)
 
 
 class _Collator(DataCollatorForPreference):  # type: ignore[misc]
-    """Pads pairs of token ids; of the completions only sampled tokens count."""
+    """Pads pairs of token ids and masks completion tokens that were not sampled."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> Any:
+        """Collate examples, with the mask of sampled tokens in place of TRL's completion mask."""
         batch = super().torch_call(examples)
         for side, name in enumerate(("chosen", "rejected")):
             for at, example in enumerate(examples, start=side * len(examples)):
@@ -66,7 +67,7 @@ class _Collator(DataCollatorForPreference):  # type: ignore[misc]
         return batch
 
 
-def prefer(
+def train_dpo(
     node: "Dpo",
     policy: TextPolicy,
     reference: TextPolicy,
@@ -76,8 +77,8 @@ def prefer(
     log: Log,
     peer: str,
 ) -> None:
-    """Take the steps of all epochs on the pairs of these rows, and report."""
-    trained, external = live(policy), ExternalRows(policy, peer=peer)
+    """Take the optimiser steps of all epochs on the preference pairs of `rows` and log their metrics."""
+    trained, external = as_causal_policy(policy), ExternalRows(policy, peer=peer)
     if reference.tokenizer != policy.tokenizer:
         raise ParamError(f"reference {reference.name!r} reads other tokens than policy {policy.name!r}")
     rows = usable_rows(rows, trained, external, log)
@@ -114,7 +115,7 @@ def _train(
             "disable_dropout": False,  # a policy has none
         },
         columns=columns,
-        collator=_Collator(pad_token_id=0),  # under the masks any id will do
+        collator=_Collator(pad_token_id=0),  # any id: padding is masked
         lengths=[2 * (len(p) + max(len(c), len(r))) for p, c, r in zip(*sides, strict=True)],
     )
     train_in_place(node, policy, recipe, rng=rng, log=log)
@@ -132,20 +133,20 @@ def _columns(rows: Rollouts, pairs: Pairs, reference: dict[int, float]) -> dict[
 
 
 def _reference_logprobs(policy: TextPolicy, rows: Rollouts, pairs: Pairs, max_batch_tokens: int) -> dict[int, float]:
-    """By position of a row in a pair the log-prob of its sampled tokens at temperature 1, under the reference."""
+    """Return, by row position, the summed reference log-prob of the sampled tokens (temperature 1) of paired rows."""
     needed = np.asarray(sorted({*pairs.chosen, *pairs.rejected}))
     sides = zip(rows.ragged("prompt_ids"), rows.ragged("completion_ids"), strict=True)
     sequences = [TokenSequence(prompt, completion) for prompt, completion in sides]
     masks = rows.ragged("completion_mask")
     lengths = [len(sequences[at].prompt_ids) + len(sequences[at].completion_ids) for at in needed]
-    found: dict[int, float] = {}
+    sums: dict[int, float] = {}
     for micro in micro_batches(lengths, max_batch_tokens=max_batch_tokens):
         at: NDArray[np.int64] = needed[micro]
         with torch.no_grad():
             logprobs = policy.logprobs([sequences[i] for i in at], temperatures=np.ones(len(at), np.float32)).cpu()
         for row, i in enumerate(at.tolist()):
-            found[i] = float(logprobs[row, : len(masks[i])][torch.from_numpy(masks[i] > 0)].sum())
-    return found
+            sums[i] = float(logprobs[row, : len(masks[i])][torch.from_numpy(masks[i] > 0)].sum())
+    return sums
 
 
 def _report(node: "Dpo", policy: TextPolicy, rows: Rollouts, pairs: Pairs, log: Log) -> None:

@@ -1,4 +1,4 @@
-"""The optimiser steps of `update.sft`, taken by TRL's SFTTrainer (imports trl: loaded when an update runs)."""
+"""Optimiser steps of `update.sft`, taken by TRL's SFTTrainer (imports trl: loaded when an update runs)."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from genrl_graph.nodes.update.steps.training import prompt_digest
 from genrl_graph.nodes.update.trl.trl_training import (
     InPlaceTrainer,
     Recipe,
-    live,
+    as_causal_policy,
     report_nothing,
     train_in_place,
     usable_rows,
@@ -23,16 +23,18 @@ from genrl_graph.nodes.update.trl.trl_training import (
 if TYPE_CHECKING:
     from genrl_graph.nodes.update.sft import Sft
 
-IGNORED = -100  # the label of a token without a loss
+IGNORED = -100  # label of a token without a loss
 
 
 class _InPlaceSft(InPlaceTrainer, SFTTrainer):  # type: ignore[misc]
     """SFTTrainer on a live policy."""
 
 
-def imitate(node: "Sft", policy: TextPolicy, rows: Rollouts, *, rng: np.random.Generator, log: Log, peer: str) -> None:
-    """Take the steps of all epochs on the rows that can be trained on, and report."""
-    trained, external = live(policy), ExternalRows(policy, peer=peer)
+def train_sft(
+    node: "Sft", policy: TextPolicy, rows: Rollouts, *, rng: np.random.Generator, log: Log, peer: str
+) -> None:
+    """Take the optimiser steps of all epochs on the usable rows and log their metrics."""
+    trained, external = as_causal_policy(policy), ExternalRows(policy, peer=peer)
     rows = usable_rows(rows, trained, external, log)
     prompts, completions = rows.ragged("prompt_ids"), rows.ragged("completion_ids")
     masks = rows.ragged("completion_mask")
@@ -50,7 +52,7 @@ def imitate(node: "Sft", policy: TextPolicy, rows: Rollouts, *, rng: np.random.G
             config=SFTConfig,
             settings={"loss_type": node.loss_type, "dataset_kwargs": {"skip_prepare_dataset": True}},
             columns=columns,
-            collator=DataCollatorForLanguageModeling(pad_token_id=0),  # under labels and mask any id will do
+            collator=DataCollatorForLanguageModeling(pad_token_id=0),  # any id: padding is masked
             lengths=[len(ids) for ids in columns["input_ids"]],
         )
         train_in_place(node, trained, recipe, rng=rng, log=log)

@@ -1,4 +1,4 @@
-"""Steps of TRL's trainers on a live policy, in place (imports trl: loaded when an update runs)."""
+"""Optimiser steps of TRL's trainers on a live policy, in place (imports trl: loaded when an update runs)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,15 +18,15 @@ from genrl_graph.edge_types.rollouts import Rollouts
 from genrl_graph.errors import NodeFailed, ParamError
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.update.steps.external import ExternalRows
-from genrl_graph.nodes.update.trl.trl_alone import alone
+from genrl_graph.nodes.update.trl.trl_isolation import isolated
 from genrl_graph.nodes.update.trl.trl_update import TrlUpdate
 
 
 class StepBatches:
-    """Positions of the rows of each micro-batch, an epoch an iteration.
+    """Row positions of each micro-batch; one iteration over the object is one epoch.
 
-    An epoch is drawn anew as steps of `batch_size` rows; each is cut into `accumulation` micro-batches of rows of
-    similar length, the last perhaps into fewer. A micro-batch of several rows holds at most `max_batch_tokens`.
+    Each epoch shuffles the rows into steps of `batch_size`. A step has `accumulation` micro-batches of rows of similar
+    length (the last step perhaps fewer). A micro-batch of several rows holds at most `max_batch_tokens` tokens.
     """
 
     def __init__(
@@ -42,37 +42,37 @@ class StepBatches:
         return steps * self.accumulation + min(self.accumulation, rest)
 
     def __iter__(self) -> Iterator[list[int]]:
-        drawn = self._rng.permutation(len(self._lengths))
-        for at in range(0, len(drawn), self._batch_size):
-            step = drawn[at : at + self._batch_size]
+        shuffled = self._rng.permutation(len(self._lengths))
+        for at in range(0, len(shuffled), self._batch_size):
+            step = shuffled[at : at + self._batch_size]
             ordered = step[np.argsort(self._lengths[step], kind="stable")]
             for part in np.array_split(ordered, min(self.accumulation, len(ordered))):
                 yield part.tolist()
 
 
 class InPlaceTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
-    """Comes before one of TRL's trainers: batches and precision are the policy's, and nothing is reported."""
+    """Mixin for TRL's trainers: batches come from `batches`, precision from the policy; nothing is reported."""
 
     policy: CausalPolicy
     batches: StepBatches
 
     def get_train_dataloader(self) -> Any:
-        """The micro-batches of an epoch."""
-        # torch wants a Sampler, but calls only iter and len
+        """Return a loader of the micro-batches of an epoch."""
+        # torch asks for a Sampler, but calls only iter and len
         return DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
 
     def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
-        """The precision in which the policy computes its log-probs."""
+        """Return the autocast context in which the policy computes its log-probs."""
         return self.policy.computing()
 
     def _send_telemetry(self) -> None:
-        """TRL tells a server which trainer runs on which model and device; a run of ours asks no network."""
+        """Send nothing: TRL would report the trainer, model and device to a server."""
 
 
-class _Rate:
-    """The learning rate as the policy's steps go by, in the form of a torch scheduler.
+class _PolicySchedule:
+    """Learning-rate schedule over the policy's optimiser steps, with the interface of a torch scheduler.
 
-    Those of torch patch the optimiser, which outlives this trainer.
+    Not a subclass: torch's schedulers patch the optimiser, which outlives this trainer.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, node: TrlUpdate, policy: CausalPolicy) -> None:
@@ -80,24 +80,25 @@ class _Rate:
         self.step()
 
     def step(self) -> None:
-        """Set the rate of the policy's next step."""
+        """Set the learning rate of the policy's next step."""
         self._rate = self._node.learning_rate_at(self._policy.version)
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate
 
     def get_last_lr(self) -> list[float]:
-        """The rate that was set last."""
+        """Return the learning rate that was set last."""
         return [self._rate]
 
 
-class _Steps(TrainerCallback):  # type: ignore[misc]
-    """Clips the gradients, refuses what is not finite before it is applied, and counts the policy's steps."""
+class _StepCallback(TrainerCallback):  # type: ignore[misc]
+    """Clips gradients, raises on a gradient that is not finite before it is applied, counts the policy's steps."""
 
     def __init__(self, policy: CausalPolicy, *, max_grad_norm: float) -> None:
         self._policy, self._max_grad_norm = policy, max_grad_norm
         self.norms: list[float] = []
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        """Clip the gradients; raises `NodeFailed` if their norm is not finite."""
         gradients = [p for p in self._policy.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.clip_grad_norm_(gradients, self._max_grad_norm))
         if not np.isfinite(norm):
@@ -108,38 +109,39 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
         self.norms.append(norm)
 
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        """Count the step in the policy's version."""
         self._policy.stepped(1)
 
 
-def live(policy: TextPolicy) -> CausalPolicy:
-    """The policy as one that TRL can train; raises `ParamError` for another kind."""
+def as_causal_policy(policy: TextPolicy) -> CausalPolicy:
+    """Return the policy as a `CausalPolicy`, which TRL can train; raises `ParamError` for another kind."""
     if not isinstance(policy, CausalPolicy):
         raise ParamError(f"policy {policy.name!r} is a {type(policy).__name__}; TRL trains Hugging Face models only")
     return policy
 
 
 def usable_rows(rows: Rollouts, policy: TextPolicy, external: ExternalRows, log: Log) -> Rollouts:
-    """The rows that can be trained on; counts the others.
+    """Return the rows that can be trained on and count the others.
 
-    Those have a token that was sampled, of the policy's tokenizer, did not fail, and a finite reward if they have one.
-    Of other peers' rows `external` says which can be.
+    A usable row did not fail and has a finite reward, if it has one at all. An own row also needs a sampled token and
+    the policy's tokenizer; other peers' rows are retokenised and filtered by `external`.
     """
-    others = external.among(rows)
+    is_external = external.mask(rows)
     readable = np.asarray([name == policy.tokenizer for name in rows.values("tokenizer")], dtype=bool)
     sampled = np.asarray([mask.any() for mask in rows.ragged("completion_mask")], dtype=bool)
     finished = np.asarray([finish != "failed" for finish in rows.values("finish")], dtype=bool)
-    usable = (readable & sampled | others) & finished
+    usable = (readable & sampled | is_external) & finished
     if "reward" in rows.table.column_names:
         usable &= np.isfinite(rows.numpy("reward"))
-    kept = external.fit(rows.where(usable))
-    log.metric("left_out_rows", len(rows) - len(kept))
-    log.metric("rows_of_another_tokenizer", int((~readable & ~others).sum()))
-    return kept
+    fitted = external.fit(rows.where(usable))
+    log.metric("left_out_rows", len(rows) - len(fitted))
+    log.metric("rows_of_another_tokenizer", int((~readable & ~is_external).sum()))
+    return fitted
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Which of TRL's trainers trains, its config and what sets it apart, on which rows of how many tokens."""
+    """One TRL trainer: its class, config class and own settings, the dataset's columns and row lengths in tokens."""
 
     trainer: type[InPlaceTrainer]
     config: type[Any]
@@ -152,13 +154,13 @@ class Recipe:
 def train_in_place(
     node: TrlUpdate, policy: CausalPolicy, recipe: Recipe, *, rng: np.random.Generator, log: Log
 ) -> None:
-    """Let a trainer take its steps; logs means over the steps of what it measured.
+    """Run a TRL trainer and log the means of its metrics over the optimiser steps.
 
     Raises `NodeFailed` where a gradient is not finite; the steps before that one stay applied and counted.
     """
     batches = StepBatches(recipe.lengths, batch_size=node.batch_size, max_batch_tokens=node.max_batch_tokens, rng=rng)
-    steps = _Steps(policy, max_grad_norm=node.max_grad_norm)
-    with alone(policy) as folder:
+    steps = _StepCallback(policy, max_grad_norm=node.max_grad_norm)
+    with isolated(policy) as folder:
         shared = _shared_settings(node, batches, policy.device, folder=folder, seed=int(rng.integers(2**31)))
         optimizer = policy.optimizer()
         trainer: Any = recipe.trainer(
@@ -168,7 +170,7 @@ def train_in_place(
             data_collator=recipe.collator,
             processing_class=policy.hf_tokenizer,
             callbacks=[steps],
-            optimizers=(optimizer, _Rate(optimizer, node, policy)),
+            optimizers=(optimizer, _PolicySchedule(optimizer, node, policy)),
         )
         trainer.policy, trainer.batches = policy, batches
         trainer.remove_callback(PrinterCallback)
@@ -184,16 +186,16 @@ def train_in_place(
 def _shared_settings(
     node: TrlUpdate, batches: StepBatches, device: torch.device, *, folder: str, seed: int
 ) -> dict[str, Any]:
-    """What the configs of all of TRL's trainers are given."""
+    """Return the config settings shared by all TRL trainers."""
     return {
         "output_dir": folder,
         "num_train_epochs": node.epochs,
         "gradient_accumulation_steps": batches.accumulation,
-        "max_grad_norm": 0.0,  # clipped by us, who look at the norm before the step
+        "max_grad_norm": 0.0,  # `_StepCallback` clips: it checks the norm before the step
         "seed": seed,
         "use_cpu": device.type == "cpu",
-        "bf16": False,  # the policy's own autocast, see `compute_loss_context_manager`
-        "gradient_checkpointing": None,  # the policy's model has it switched on or not
+        "bf16": False,  # the policy has its own autocast, see `compute_loss_context_manager`
+        "gradient_checkpointing": None,  # the policy's model decides
         "max_length": None,
         "remove_unused_columns": False,
         "dataloader_pin_memory": False,
@@ -208,7 +210,7 @@ def _shared_settings(
 
 
 def _on_device(config: Any, device: torch.device) -> Any:
-    """A config of this device; by itself it takes the first GPU, or all of them."""
+    """Pin a config to one device; by default it takes the first GPU, or all of them."""
     vars(config)["_setup_devices"] = device  # a cached property
     config._n_gpu = 1
     if device.type == "cuda":
@@ -217,6 +219,6 @@ def _on_device(config: Any, device: torch.device) -> Any:
 
 
 def report_nothing(log: Log) -> None:
-    """The metrics of an update that found nothing to train on."""
+    """Log the metrics of an update without rows to train on."""
     for name in ("loss", "grad_norm", "optimiser_steps"):
         log.metric(name, 0.0)

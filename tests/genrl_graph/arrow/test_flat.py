@@ -1,4 +1,4 @@
-"""Arrow columns as flat arrays: every allowed table comes back as it was, bit for bit."""
+"""Arrow columns as flat arrays: every allowed table survives a round trip bit for bit."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,7 +41,7 @@ SCHEMAS = st.dictionaries(st.sampled_from("abcd"), TYPES, min_size=1, max_size=3
 
 @st.composite
 def arrays(draw: st.DrawFn, dtype: pa.DataType, rows: int) -> pa.Array:
-    """An array of some type whose numbers are any bits: NaN with payload, -0.0, subnormal."""
+    """Draw an array of a type; its numbers have any bits, such as NaN with a payload, -0.0 and subnormals."""
     if isinstance(dtype, pa.FixedShapeTensorType):
         width = int(np.prod(dtype.shape))
         flat = draw(arrays(dtype.value_type, rows * width))
@@ -67,12 +67,12 @@ def tables(draw: st.DrawFn, schema: pa.Schema, *, max_rows: int = 6) -> pa.Table
 
 
 def content(table: pa.Table) -> bytes:
-    """The bytes of a table, whatever its chunks; NaNs compare by their bits."""
+    """Return the bytes of a table, independent of its chunks; NaNs compare by their bits."""
     return stream(table.take(pa.array(np.arange(table.num_rows))).combine_chunks())
 
 
 def stream(table: pa.Table) -> bytes:
-    """The bytes of a table as the journal writes them."""
+    """Return the bytes of a table as the journal writes them."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

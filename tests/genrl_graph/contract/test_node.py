@@ -1,4 +1,4 @@
-"""The contract: a class is its configuration, its annotations are its sockets, and what breaks it is told at once."""
+"""The contract: fields are params, annotations are sockets, and a class that breaks it is refused at once."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,7 +53,7 @@ class Turn(BaseModel):
 
 
 class Many(Select, name="test_many"):
-    """Has params and sockets of every shape."""
+    """A node with params and sockets of every shape."""
 
     size: int = Field(3, ge=1, description="how many")
     mode: Literal["fast", "slow"] = "fast"
@@ -423,25 +423,25 @@ def breaks_declared_twice() -> None:
         (breaks_optional_output, "select.bad.run: .* is no edge type"),
         (breaks_tuple_field, "select.bad.size: int is no edge type"),
         (breaks_unknown_annotation, "select.bad.run: cannot read its annotations: name 'Nowhere' is not defined"),
-        (breaks_peer_output, r"select.bad: only an exchange meets peers .* this select returns PeerRollouts"),
-        (breaks_select_policy, "select.bad: what a node of kind select returns is rows, .* returns ToyPolicy"),
-        (breaks_select_nothing, "select.bad: what a node of kind select returns is rows, .* returns nothing"),
-        (breaks_source_rows, "source.bad: what a node of kind source returns is rows"),
+        (breaks_peer_output, r"select.bad: only an exchange returns Peer\[...\], but this select returns PeerRollouts"),
+        (breaks_select_policy, "select.bad: a node of kind select must return rows, .* returns ToyPolicy"),
+        (breaks_select_nothing, "select.bad: a node of kind select must return rows, .* returns nothing"),
+        (breaks_source_rows, "source.bad: a node of kind source must return rows"),
         (breaks_source_resolve, r"source.bad: a source needs `resolve\(self, task_id\)`"),
-        (breaks_generator_policy, "generate.bad: what a node of kind generate returns is rows"),
-        (breaks_reward, r"reward.bad: what a node of kind reward returns is Scored\[...\], but this .* returns Frame"),
-        (breaks_reward_nothing, r"reward.bad: what a node of kind reward returns is Scored\[...\], .* nothing"),
-        (breaks_advantage, r"advantage.bad: what a node of kind advantage returns is Credited\[...\]"),
+        (breaks_generator_policy, "generate.bad: a node of kind generate must return rows"),
+        (breaks_reward, r"reward.bad: a node of kind reward must return Scored\[...\], but this .* returns Frame"),
+        (breaks_reward_nothing, r"reward.bad: a node of kind reward must return Scored\[...\], .* nothing"),
+        (breaks_advantage, r"advantage.bad: a node of kind advantage must return Credited\[...\]"),
         (breaks_update_rows, "update.bad: an update returns the next version of a carried value"),
-        (breaks_update_from_nothing, "update.bad: the output is the next version of no input; take it as an input"),
-        (breaks_update_of_several, "update.bad: the output is the next version of no input"),
-        (breaks_update_field, "update.bad: output 'new_policy' is the next version of no input; .* of this name"),
+        (breaks_update_from_nothing, "update.bad: the output replaces no input; take it as an input"),
+        (breaks_update_of_several, "update.bad: the output replaces no input"),
+        (breaks_update_field, "update.bad: output 'new_policy' replaces no input; .* of this name"),
         (breaks_fork, "policy.bad: a fork returns a policy, but this policy returns Rollouts"),
-        (breaks_coordinate, "coordinate.bad: only an update or a fork gives a carried value"),
+        (breaks_coordinate, "coordinate.bad: only an update or a fork returns a carried value"),
         (breaks_exchange_methods, "exchange.bad: an exchange has two methods, `offer` and `admit`"),
-        (breaks_exchange_output, r"exchange.bad: what a node of kind exchange returns is Peer\[...\]"),
+        (breaks_exchange_output, r"exchange.bad: a node of kind exchange must return Peer\[...\]"),
         (breaks_exchange_resources, "exchange.bad.offer: takes the resource 'peer'; only `admit` has resources"),
-        (breaks_exchange_inputs, "exchange.bad.admit.more: takes the packets alone"),
+        (breaks_exchange_inputs, "exchange.bad.admit.more: `admit` takes only packets; make it an input"),
         (breaks_carry_init, "carry.bad.init: declares to return Rollouts; annotate a subclass of Carried"),
         (breaks_carry_base, "carry.bad.init: declares to return Carried; annotate a subclass of Carried"),
         (breaks_param_name, "select.bad: a param cannot be named 'place', a part of the contract; rename it"),
@@ -467,7 +467,7 @@ def test_a_kind_of_ones_own_has_the_rules_of_a_plain_node() -> None:
             return rows
 
     assert Strict.type_name == "judge.strict"
-    with pytest.raises(NodeError, match=r"judge.thief: only an update or a fork gives a carried value"):
+    with pytest.raises(NodeError, match=r"judge.thief: only an update or a fork returns a carried value"):
 
         class Thief(Judge, name="thief"):
             def run(self, policy: P) -> P:

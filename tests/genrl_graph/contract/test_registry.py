@@ -1,4 +1,4 @@
-"""Which types a graph may name, where they come from, and what happens when two want one name."""
+"""The registry: types from classes, packages and scripts, and errors for two types of one name."""
 
 import hashlib
 import subprocess
@@ -114,7 +114,7 @@ def test_a_folder_is_no_script(tmp_path: Path) -> None:
 
 
 def install(folder: Path, text: str) -> None:
-    """What `pip install` leaves behind for a package with an entry point."""
+    """Write the files that `pip install` leaves for a package with an entry point."""
     (folder / "party_nodes.py").write_text(text)
     info = folder / "party-1.0.dist-info"
     info.mkdir()

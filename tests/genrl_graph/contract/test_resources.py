@@ -1,4 +1,4 @@
-"""What the runner supplies: tasks by id from the reader's own source, and a log."""
+"""Resources that the runner supplies: tasks by id from the peer's own source, and a log."""
 
 import pytest
 from toys import Numbers
@@ -12,10 +12,10 @@ class Counting:
     """A source that counts how often it makes a task."""
 
     def __init__(self) -> None:
-        self.made: list[str] = []
+        self.resolved: list[str] = []
 
     def resolve(self, task_id: str) -> Task:
-        self.made.append(task_id)
+        self.resolved.append(task_id)
         return Task(task_id, [{"role": "user", "content": task_id}])
 
 
@@ -45,7 +45,7 @@ def test_the_last_tasks_are_remembered_and_no_more() -> None:
     book = TaskBook({"s": source}, size=2)
     for key in ("s/1", "s/2", "s/1", "s/3", "s/2", "s/1"):
         assert book[key].id == key
-    assert source.made == ["s/1", "s/2", "s/3", "s/1"]
+    assert source.resolved == ["s/1", "s/2", "s/3", "s/1"]
 
 
 def test_a_task_without_messages_asks_nothing() -> None:

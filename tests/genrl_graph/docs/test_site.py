@@ -18,6 +18,7 @@ from genrl_graph.docs.types import shipped_types
 from genrl_graph.graph_file.shipped import shipped_graphs
 
 CONFIG = PAGES.with_name("mkdocs.yml")
+HOOKS = CONFIG.with_name("hooks.py")
 LOADED = re.compile(r"<(?:script|img|link|iframe|source)\b[^>]*?\b(?:src|href)=[\"']?([^\"'\s>]+)")
 
 pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
@@ -89,10 +90,31 @@ def test_every_public_name_is_documented(site: Path) -> None:
     assert [name for name in names if f'id="genrl_graph.{name}"' not in html] == []
 
 
+def test_pages_are_in_the_order_in_which_their_index_links_them(tmp_path: Path) -> None:
+    from mkdocs.config import load_config
+    from mkdocs.structure.files import get_files
+
+    pages = tmp_path / "pages"
+    (pages / "concepts" / "deep").mkdir(parents=True)
+    for name in ("index", "about", "concepts/a", "concepts/b", "concepts/c", "concepts/deep/d"):
+        (pages / f"{name}.md").write_text(f"# {name}\n")
+    (pages / "concepts" / "index.md").write_text("[c](c.md) [a](a.md#x) [start](../index.md) [gone](gone.md)\n")
+    nav = "['index.md', {Ideas: concepts/}, {Games: reference/games/}, {More: ./}, {None: tutorial/}]"
+    (tmp_path / "mkdocs.yml").write_text(f"site_name: x\ndocs_dir: pages\nhooks: [{HOOKS}]\nnav: {nav}\n")
+    config = load_config(str(tmp_path / "mkdocs.yml"))
+    config.plugins.on_files(get_files(config), config=config)
+    assert config.nav is not None
+    start, ideas, games, more = config.nav
+    deep = {"deep": ["concepts/deep/d.md"]}
+    assert start == "index.md"
+    assert ideas == {"Ideas": [*(f"concepts/{name}.md" for name in ("index", "c", "a", "b")), deep]}
+    assert "reference/games/tiny.md" in games["Games"]
+    assert more == {"More": ["about.md"]}
+
+
 def test_a_picture_of_no_game_ends_the_build(tmp_path: Path) -> None:
     (tmp_path / "pages").mkdir()
-    hooks = CONFIG.with_name("hooks.py")
-    (tmp_path / "mkdocs.yml").write_text(f"INHERIT: {CONFIG}\ndocs_dir: pages\nhooks: [{hooks}]\n")
+    (tmp_path / "mkdocs.yml").write_text(f"INHERIT: {CONFIG}\ndocs_dir: pages\nhooks: [{HOOKS}]\n")
     page = tmp_path / "pages" / "index.md"
     page.write_text("```graph\ngraph: x\nversion: 1\nnodes: {a: {type: reward.maths}}\n```\n")
     done = build(tmp_path / "mkdocs.yml", tmp_path / "site")

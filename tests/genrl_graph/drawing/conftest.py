@@ -1,4 +1,4 @@
-"""Helpers of this folder are imported by their name."""
+"""Make the helper modules of this folder importable by name."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Generated games of any size in which many lines cross: what a layout has to cope with."""
+"""Generate games of any size in which many lines cross, to test layouts."""
 
 import random
 
@@ -15,7 +15,7 @@ nodes:
 
 
 def dense_yaml(nodes: int, *, seed: int = 0) -> str:
-    """A valid game of that many nodes, at least 12, whose blocks read exchanges and rewards of any block before."""
+    """Return a valid game of `nodes` nodes, at least 12, whose blocks read exchanges and rewards of earlier blocks."""
     draw = random.Random(seed)
     lines: list[str] = []
     scored: list[str] = []
@@ -27,20 +27,20 @@ def dense_yaml(nodes: int, *, seed: int = 0) -> str:
         lines.append(f"  {name}: {{type: {kind}, inputs: {{{wires}}}{params and f', params: {{{params}}}'}}}")
         return name
 
-    def judged(name: str, rows: str) -> str:
+    def add_reward(name: str, rows: str) -> str:
         scored.append(add(name, "reward.regex", f"pattern: a, term: {name}", rollouts=rows))
         return name
 
     block = 0
     while 3 + len(lines) + 8 < nodes:
-        said = add(f"say{block}", "generate.critique", tasks="tasks", answers=draw.choice(met), policy="policy")
-        met.append(add(f"met{block}", "exchange.gather", "min_peers: 1", rows=said))
+        critique = add(f"say{block}", "generate.critique", tasks="tasks", answers=draw.choice(met), policy="policy")
+        met.append(add(f"met{block}", "exchange.gather", "min_peers: 1", rows=critique))
         for at in range(draw.randint(1, 4)):
-            judged(f"judge{block}_{at}", said if at else f"met{block}")
+            add_reward(f"judge{block}_{at}", critique if at else f"met{block}")
         total = add(f"sum{block}", "reward.weighted_sum", "others: 1.0", scored=f"[{', '.join(scored[-4:])}]")
         credits.append(add(f"credit{block}", "advantage.group", scored=total))
         block += 1
-    judged("judge", "first")
+    add_reward("judge", "first")
     while 3 + len(lines) + 2 < nodes:
         credits.append(add(f"credit_more{len(lines)}", "advantage.group", scored=draw.choice(scored)))
     credits.append(add("credit_last", "advantage.pool", scored=f"[{', '.join(scored)}]"))

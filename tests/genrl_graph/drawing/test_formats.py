@@ -19,7 +19,7 @@ from toys import toy_game
 from genrl_graph import Graph, load
 from genrl_graph.contract.node import KINDS
 from genrl_graph.dag.schedule import Schedule, compile_graph
-from genrl_graph.drawing.kinds import INK, LOOKS, MUTED, OTHER, PAPER, WEIGHTS
+from genrl_graph.drawing.kinds import INK, MUTED, OTHER_STYLE, PAPER, STYLES, WEIGHTS
 from genrl_graph.drawing.render import FORMATS, draw
 from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import read_document
@@ -31,7 +31,7 @@ HOSTILE = "</script><script>alert(1)</script><b>\"'&\\N{{ 1 }}\n--> ]]> \x00\x1b
 
 
 class Tags(HTMLParser):
-    """Holds that what is opened is closed, in order, and collects the elements."""
+    """Asserts that tags are closed in order, and collects the elements."""
 
     VOID = frozenset({"meta", "link", "input", "rect", "path"})
 
@@ -61,11 +61,11 @@ def dense(nodes: int) -> Schedule:
     return compile_graph(read_document(parse_document(dense_yaml(nodes), file="dense.yaml")).graph)
 
 
-def assert_well_formed(schedule: Schedule, format: str, made: bytes) -> None:
+def assert_well_formed(schedule: Schedule, format: str, contents: bytes) -> None:
     graph = schedule.graph
     names = {*graph.carries, *graph.nodes}
     if format == "svg":
-        root = ElementTree.fromstring(made)
+        root = ElementTree.fromstring(contents)
         groups = [group for group in root.iter(f"{SVG}g") if "data-name" in group.attrib]
         assert {group.get("data-name") for group in groups} == names
         assert len(groups) == len(names)
@@ -73,19 +73,19 @@ def assert_well_formed(schedule: Schedule, format: str, made: bytes) -> None:
         assert wires >= {(edge.origin, edge.reader) for edge in graph.edges()}
     elif format == "html":
         page = Tags()
-        page.feed(made.decode())
+        page.feed(contents.decode())
         page.close()
         assert page.open == []
         assert page.seen["script"] == 2
         assert page.links == ["data:,"]
-        urls = set(re.findall(rb"https?://[^\"' <]*", made))
+        urls = set(re.findall(rb"https?://[^\"' <]*", contents))
         assert urls <= {b"http://www.w3.org/2000/svg"}
     elif format == "png":
-        image = pytest.importorskip("PIL.Image").open(io.BytesIO(made))
+        image = pytest.importorskip("PIL.Image").open(io.BytesIO(contents))
         assert image.mode == "RGB", "opaque, so that it is readable on any ground"
         assert {image.getpixel(corner) for corner in ((0, 0), (image.width - 1, image.height - 1))} == {(255, 255, 255)}
     else:
-        shown = made.decode()
+        shown = contents.decode()
         assert all(name in shown for name in names)
 
 
@@ -94,10 +94,10 @@ def test_shipped_games_in_every_format(format: str) -> None:
     for path in SHIPPED:
         schedule = compile_graph(load(path))
         start = time.perf_counter()
-        made = draw(schedule, format)
-        print(f"{format:8} {path.stem:28} {time.perf_counter() - start:6.3f} s {len(made):8} bytes")
-        assert_well_formed(schedule, format, made)
-        assert format == "png" or draw(schedule, format) == made
+        contents = draw(schedule, format)
+        print(f"{format:8} {path.stem:28} {time.perf_counter() - start:6.3f} s {len(contents):8} bytes")
+        assert_well_formed(schedule, format, contents)
+        assert format == "png" or draw(schedule, format) == contents
 
 
 @pytest.mark.parametrize("nodes", [30, 200])
@@ -105,9 +105,9 @@ def test_shipped_games_in_every_format(format: str) -> None:
 def test_large_dense_games_in_every_format(format: str, nodes: int) -> None:
     schedule = dense(nodes)
     start = time.perf_counter()
-    made = draw(schedule, format)
-    print(f"{format:8} {nodes:4} nodes {time.perf_counter() - start:6.3f} s {len(made):8} bytes")
-    assert_well_formed(schedule, format, made)
+    contents = draw(schedule, format)
+    print(f"{format:8} {nodes:4} nodes {time.perf_counter() - start:6.3f} s {len(contents):8} bytes")
+    assert_well_formed(schedule, format, contents)
 
 
 def test_the_bytes_do_not_depend_on_the_process() -> None:
@@ -117,12 +117,12 @@ def test_the_bytes_do_not_depend_on_the_process() -> None:
         "s = compile_graph(load(sys.argv[1]))\n"
         "print([hashlib.sha256(draw(s, f, params=True)).hexdigest() for f in FORMATS])"
     )
-    told = set()
+    outputs = set()
     for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         command = [sys.executable, "-c", code, str(SHIPPED[0])]
-        told.add(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
-    assert len(told) == 1
+        outputs.add(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert len(outputs) == 1
 
 
 def hostile_game() -> Graph:
@@ -136,22 +136,22 @@ def hostile_game() -> Graph:
 @pytest.mark.parametrize("format", FORMATS)
 def test_any_text_of_a_game_is_only_text(format: str) -> None:
     schedule = compile_graph(hostile_game())
-    made = draw(schedule, format, params=True)
+    contents = draw(schedule, format, params=True)
     if format == "svg":
-        assert not [element for element in ElementTree.fromstring(made).iter() if element.tag.endswith("script")]
+        assert not [element for element in ElementTree.fromstring(contents).iter() if element.tag.endswith("script")]
     if format == "html":
         page = Tags()
-        page.feed(made.decode())
+        page.feed(contents.decode())
         assert (page.open, page.seen["script"]) == ([], 2)
-        data = json.loads(re.search(rb'<script id="data"[^>]*>(.*?)</script>', made, re.DOTALL)[1])  # type: ignore[index]
+        data = json.loads(re.search(rb'<script id="data"[^>]*>(.*?)</script>', contents, re.DOTALL)[1])  # type: ignore[index]
         assert ["template", HOSTILE] in data["boxes"]["end"]["params"]
     if format == "mermaid":
-        shown = made.decode()
+        shown = contents.decode()
         assert "<script" not in shown
         assert "end_" in shown and "\n  end\n" in shown
     if format == "text":
-        assert "\x1b" not in made.decode()
-        assert max(map(len, made.decode().splitlines())) <= 80
+        assert "\x1b" not in contents.decode()
+        assert max(map(len, contents.decode().splitlines())) <= 80
 
 
 def test_graphviz_reads_the_dot_of_every_game() -> None:
@@ -167,24 +167,24 @@ def test_graphviz_reads_the_dot_of_every_game() -> None:
 
 def test_graphviz_lays_out_what_is_too_dense_for_its_splines() -> None:
     pygraphviz = pytest.importorskip("pygraphviz")
-    made = draw(dense(200), "dot").decode()
-    assert "splines=polyline" in made
-    assert pygraphviz.AGraph(string=made).draw(format="svg", prog="dot").count(b'class="edge"') > 300
+    contents = draw(dense(200), "dot").decode()
+    assert "splines=polyline" in contents
+    assert pygraphviz.AGraph(string=contents).draw(format="svg", prog="dot").count(b'class="edge"') > 300
 
 
 def test_kinds_differ_in_shape_and_sign_and_texts_are_readable() -> None:
-    assert {kind.kind for kind in KINDS} <= LOOKS.keys()
-    looks = [*LOOKS.values(), OTHER]
-    assert len({how.shape for how in looks}) == len({how.sign for how in looks}) == len(looks)
-    assert len({how.line for how in looks}) >= len(looks) - 1  # a carry and a fork of it are of one colour
-    for how in looks:
-        assert contrast(INK, how.fill) > 7 and contrast(MUTED, how.fill) > 4.5
-        assert contrast(how.line, PAPER) > 3
+    assert {kind.kind for kind in KINDS} <= STYLES.keys()
+    styles = [*STYLES.values(), OTHER_STYLE]
+    assert len({style.shape for style in styles}) == len({style.sign for style in styles}) == len(styles)
+    assert len({style.line for style in styles}) >= len(styles) - 1  # a carry and a fork of it are of one colour
+    for style in styles:
+        assert contrast(INK, style.fill) > 7 and contrast(MUTED, style.fill) > 4.5
+        assert contrast(style.line, PAPER) > 3
     assert contrast(WEIGHTS, PAPER) > 4.5
 
 
 def contrast(one: str, other: str) -> float:
-    """The contrast of WCAG 2.1, from 1 to 21."""
+    """Return the contrast ratio of WCAG 2.1, from 1 to 21."""
 
     def luminance(rgb: str) -> float:
         parts = [int(rgb[at : at + 2], 16) / 255 for at in (1, 3, 5)]

@@ -1,4 +1,4 @@
-"""The geometry of pictures: whatever the game, no line runs through a box or along another line."""
+"""The geometry of pictures: in any game, no line runs through a box or along another line."""
 
 from collections.abc import Iterator
 from itertools import combinations
@@ -32,7 +32,7 @@ def segments(wire: Wire) -> Iterator[Segment]:
 
 
 def assert_clean(drawn: Layout) -> None:
-    """Boxes are apart and in the picture, lines are apart from each other and outside the boxes."""
+    """Assert that boxes do not overlap, and that lines overlap neither each other nor boxes; all are in the picture."""
     areas = {p.box.name: (p.x, p.y, p.x + p.w, p.y + p.h) for p in drawn.boxes}
     for (name, a), (other, b) in combinations(areas.items(), 2):
         assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], f"{name} lies on {other}"

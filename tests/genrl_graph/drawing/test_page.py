@@ -60,8 +60,8 @@ def panel(browser: "WebDriver") -> str:
 
 
 def view(browser: "WebDriver") -> list[float]:
-    told: str = browser.execute_script("return document.getElementById('picture').getAttribute('viewBox')")
-    return [float(number) for number in told.split()]
+    shown: str = browser.execute_script("return document.getElementById('picture').getAttribute('viewBox')")
+    return [float(number) for number in shown.split()]
 
 
 def requested(browser: "WebDriver") -> list[str]:
@@ -81,12 +81,12 @@ def test_a_click_on_a_node_tells_about_it_and_links_lead_on(browser: "WebDriver"
     show(browser, tmp_path, compile_graph(load(QUICKSTART)), numbers)
     assert not browser.find_element("id", "panel").is_displayed()
     box(browser, "critique").click()
-    told = panel(browser)
+    shown = panel(browser)
     for text in ("generate.critique · stage 1 · step 5", "Names the best of the answers", "512 tokens", "reward 0.250"):
-        assert text in told
-    assert "answers ← answers PeerRollouts" in told
-    assert "Rollouts → score_critique.rollouts" in told
-    assert "Which student is right?" in told
+        assert text in shown
+    assert "answers ← answers PeerRollouts" in shown
+    assert "Rollouts → score_critique.rollouts" in shown
+    assert "Which student is right?" in shown
     browser.find_element("link text", "answers").click()
     assert panel(browser).startswith("×\nanswers\nexchange.gather · stage 0 · opens at step 3, closes at 4")
     browser.find_element("id", "close").click()

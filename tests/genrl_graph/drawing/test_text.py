@@ -1,4 +1,4 @@
-"""The picture for a terminal: never too wide, and its rails say exactly what the graph says."""
+"""The picture for a terminal: never too wide, and its rails show exactly the edges of the graph."""
 
 import re
 from pathlib import Path
@@ -58,17 +58,17 @@ def dense(nodes: int, seed: int) -> Graph:
 
 
 def edges_on_rails(shown: str) -> set[tuple[str, str]]:
-    """Who reads whom, read off the picture alone: a rail starts at ● and every ○ below it reads it."""
-    found, owner, name = set(), dict[int, str](), ""
+    """Return the edges that a picture shows: a rail starts at ●, and each ○ below on it is a reader."""
+    edges, owner, name = set(), dict[int, str](), ""
     for line in shown.splitlines():
         row = ROW.match(line)
         if row is not None:
             name = f"next {row[1]}" if row[2].startswith("is ") else row[1]
         for column, sign in enumerate(line):
             if sign == "○" and column > 20:
-                found.add((owner[column], name))
+                edges.add((owner[column], name))
         owner |= {column: name for column, sign in enumerate(line) if sign == "●" and column > 20}
-    return found
+    return edges
 
 
 def edges_of(graph: Graph) -> set[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Edge types: what accepts what, how marks join, and how annotations are read."""
+"""Edge types: which inputs accept which outputs, how marks join, and how annotations are read."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar

@@ -1,4 +1,4 @@
-"""Frames: what goes in comes out, and what does not fit is refused with its column and value."""
+"""Frames: values survive a round trip, and values that do not fit are refused with their column and value."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from genrl_graph.errors import ColumnError
 
 
 class Board(Frame):
-    """A tensor a row."""
+    """Rows with one tensor each."""
 
     columns = {"id": pa.string(), "board": Tensor(pa.float32(), ndim=2)}
 
@@ -227,7 +227,7 @@ def test_a_subclass_keeps_the_columns_of_its_parent() -> None:
         columns = {**Moves.columns, "speed": pa.float32()}
 
     assert "speed" in Longer.empty().table.column_names
-    with pytest.raises(ColumnError, match=r"Shorter: has not the column 'value' \(int64\) of Moves"):
+    with pytest.raises(ColumnError, match=r"Shorter: lacks the column 'value' \(int64\) of its base class Moves"):
         type("Shorter", (Moves,), {"columns": {"id": pa.string()}})
     with pytest.raises(ColumnError, match=r"Wrong.n: <class 'int'> is no column type"):
         type("Wrong", (Frame,), {"columns": {"n": int}})

@@ -1,3 +1,5 @@
+"""Trajectories: ids, the rules for steps from other peers, and the round trip to flat arrays."""
+
 import numpy as np
 import pytest
 

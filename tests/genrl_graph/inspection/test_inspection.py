@@ -1,4 +1,4 @@
-"""The commands that look at a run, as a person calls them."""
+"""The commands that print a stored run, called as a person calls them."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from toys import Centred, Draw, Moves, Numbers, Parity, Same, Step, ToyPolicy, T
 from genrl_graph import Graph, Log, Rollouts, RunConfig, Source, Task, Tasks, open_run
 from genrl_graph.cli import run_command
 from genrl_graph.inspection.plot import braille, smoothed
-from genrl_graph.inspection.text import line, shown
+from genrl_graph.inspection.text import escaped, line
 from genrl_graph.runners.play import play
 from genrl_graph.store.run_store import RunStore
 
@@ -21,7 +21,7 @@ HOSTILE = "\x1b[2J\x1b]0;owned\x07[bold red]x[/]\r\u202egnp.exe\x00\x9b31m\ud800
 
 
 class Hostile(Draw, name="look_hostile"):
-    """Says what would clear a screen; the last of its rows failed."""
+    """A source of completions with terminal escape codes; its last row failed."""
 
     def run(  # type: ignore[override]
         self, tasks: Tasks, policy: ToyPolicy, *, rng: np.random.Generator, log: Log, round: int, peer: str
@@ -36,7 +36,7 @@ class Hostile(Draw, name="look_hostile"):
 
 
 class Pictures(Source, name="look_pictures"):
-    """Rows of a type of its own, with tensors."""
+    """A source of rows of an own type, with tensors."""
 
     def run(self, *, round: int) -> Moves:
         boards = np.arange(2 * 6, dtype=np.float32).reshape(2, 2, 3) + round
@@ -59,7 +59,7 @@ def hostile_game() -> Graph:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs: one of several stages that ended, one that was cut, one of hostile text, one that is broken."""
+    """A folder of runs: one finished with several stages, one interrupted, one with hostile text, one broken."""
     folder = tmp_path_factory.mktemp("look") / "runs"
     play(toy_game(), out=folder / "toy", rounds=6, peers=2, quiet=True)
     play(hostile_game(), out=folder / "hostile", quiet=True)
@@ -70,8 +70,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def looked(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> str:
-    """What a command prints; what it tells of an error is one line."""
+def printed(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> str:
+    """Run a command and return what it prints; an error must be one line."""
     assert run_command([str(argument) for argument in arguments]) == code
     out, err = capsys.readouterr()
     assert err.count("\n") == (code != 0), err
@@ -80,15 +80,15 @@ def looked(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0
 
 def test_runs_are_listed_with_their_state(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with RunStore.open(runs / "cut", "a"):
-        out = looked(capsys, "runs", runs)
+        out = printed(capsys, "runs", runs)
         rows = {text.split()[0]: text for text in out.splitlines() if text.strip()}
         assert "running" in rows["cut"] and "0/10" in rows["cut"]
     rewards = [f"{value:.3f}" for value in last_rewards(runs / "toy")]
     assert all(part in rows["toy"] for part in ("6/6", "finished", *rewards))
     assert "unreadable" in rows["broken"] and "1/1" in rows["hostile"]
-    assert "stopped" in looked(capsys, "runs", runs / "cut")
-    assert "holds no run" in looked(capsys, "runs", runs / "toy" / "events", code=12)
-    assert "is no run; name one" in looked(capsys, "runs", runs, "--png", "x.png", code=3)
+    assert "stopped" in printed(capsys, "runs", runs / "cut")
+    assert "holds no run" in printed(capsys, "runs", runs / "toy" / "events", code=12)
+    assert "is no run; name one" in printed(capsys, "runs", runs, "--png", "x.png", code=3)
 
 
 def last_rewards(folder: Path) -> list[float]:
@@ -101,7 +101,7 @@ def test_one_run_is_shown_with_curves_and_a_picture(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     png = tmp_path / "curves.png"
-    out = looked(capsys, "runs", runs / "toy", "--png", png, "--smooth", 2)
+    out = printed(capsys, "runs", runs / "toy", "--png", png, "--smooth", 2)
     assert "toy: graph toy, finished, 6 of 6 rounds played" in out
     assert "match_final" in out and "stage1/reward  rounds 0 to 5, mean of 2 rounds" in out
     assert sum("┤" in text for text in out.splitlines()) == 10
@@ -121,38 +121,38 @@ def test_a_curve_rises_where_its_values_do() -> None:
 def test_rollouts_are_transcripts(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = open_run(runs / "toy").frame("match_final", 4)
     best = rows.rows()[int(np.argmax(rows.numpy("reward")))]
-    out = looked(capsys, "rollouts", runs / "toy", "--round", 4, "--node", "final", "--top", 1)
+    out = printed(capsys, "rollouts", runs / "toy", "--round", 4, "--node", "final", "--top", 1)
     assert best["completion"] in out and f"task {best['task_id']}" in out
     assert f"reward {best['reward']:.3f} (even {best['reward_even']:.3f}, short" in out and "match" in out
     assert best["messages"][0]["content"] in out and "1 of 24 rollouts" in out
     assert all(parent[:10] in out for parent in best["parent_ids"])
-    worst = looked(capsys, "rollouts", runs / "toy", "--round", 4, "--node", "final", "--worst", 2)
+    worst = printed(capsys, "rollouts", runs / "toy", "--round", 4, "--node", "final", "--worst", 2)
     assert worst.count("reward 0.000") == 2
-    task = looked(capsys, "rollouts", runs / "toy", "--task", best["task_id"], "--limit", 99, "--peer", "peer0001")
+    task = printed(capsys, "rollouts", runs / "toy", "--task", best["task_id"], "--limit", 99, "--peer", "peer0001")
     heads = [text for text in task.splitlines() if text.startswith("--- ")]
     assert len(heads) == 6 and all("peer0001" in text for text in heads)
-    assert "did you mean 'final'?" in looked(capsys, "rollouts", runs / "toy", "--node", "fina", code=3)
-    assert "no peer named 'peer2'" in looked(capsys, "rollouts", runs / "toy", "--peer", "peer2", code=3)
-    assert "0 of 0 rollouts" in looked(capsys, "rollouts", runs / "cut")
+    assert "did you mean 'final'?" in printed(capsys, "rollouts", runs / "toy", "--node", "fina", code=3)
+    assert "no peer named 'peer2'" in printed(capsys, "rollouts", runs / "toy", "--peer", "peer2", code=3)
+    assert "0 of 0 rollouts" in printed(capsys, "rollouts", runs / "cut")
 
 
 def test_hostile_text_is_shown_and_not_obeyed(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = looked(capsys, "rollouts", runs / "hostile", "--limit", 1)
+    out = printed(capsys, "rollouts", runs / "hostile", "--limit", 1)
     assert not set(out) & {"\x1b", "\x07", "\r", "\x00", "\x9b", "\u202e"}
     assert "\\x1b[2J\\x1b]0;owned\\x07[bold red]x[/]\\r\\u202egnp.exe\\x00\\x9b31m" in out
     assert "--full shows all" in out and "y" * 5000 not in out
-    assert "y" * 5000 in looked(capsys, "rollouts", runs / "hostile", "--full")
-    failed = looked(capsys, "rollouts", runs / "hostile", "--failed")
+    assert "y" * 5000 in printed(capsys, "rollouts", runs / "hostile", "--full")
+    failed = printed(capsys, "rollouts", runs / "hostile", "--failed")
     assert "error: no room" in failed and "1 of 1 rollouts" in failed
     start = failed.split("peer0000  ")[1][:10]
-    assert "\x1b" not in looked(capsys, "lineage", runs / "hostile", start)
-    assert shown(HOSTILE).isprintable() and line("a\nb\tc") == "a\\nb\\tc"
+    assert "\x1b" not in printed(capsys, "lineage", runs / "hostile", start)
+    assert escaped(HOSTILE).isprintable() and line("a\nb\tc") == "a\\nb\\tc"
 
 
 def test_a_lineage_leads_to_the_task_and_to_the_update(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = open_run(runs / "toy")
     final = run.frame("credit_final", 3, holder="peer0001").rows()[0]
-    out = looked(capsys, "lineage", runs / "toy", final["id"][:12])
+    out = printed(capsys, "lineage", runs / "toy", final["id"][:12])
     first, *rest = out.splitlines()
     assert first.startswith(final["id"][:10]) and "seed (0, 3, final, peer0001), sample" in first
     assert f"reward {final['reward']:.3f}" in first and "policy version 3" in first
@@ -162,10 +162,10 @@ def test_a_lineage_leads_to_the_task_and_to_the_update(runs: Path, capsys: pytes
     }
     assert sum(f"task {final['task_id']}" in text for text in rest) == 4
     assert "trained on by update  round 3  peer0001" in out and "quoted by no rollout" in out
-    children = looked(capsys, "lineage", runs / "toy", final["parent_ids"][0])
+    children = printed(capsys, "lineage", runs / "toy", final["parent_ids"][0])
     assert "quoted by 8 rollouts" in children and final["id"][:10] in children
-    assert "no rollout 'zz'" in looked(capsys, "lineage", runs / "toy", "zz", code=3)
-    assert "start with" in looked(capsys, "lineage", runs / "toy", final["id"][:1], code=3)
+    assert "no rollout 'zz'" in printed(capsys, "lineage", runs / "toy", "zz", code=3)
+    assert "start with" in printed(capsys, "lineage", runs / "toy", final["id"][:1], code=3)
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl", "folder"])
@@ -174,36 +174,36 @@ def test_rows_are_what_other_tools_read(
 ) -> None:
     out = tmp_path / name
     frame = open_run(runs / "toy").frame("credit_final", range(2, 4))
-    told = looked(capsys, "rows", runs / "toy", "credit_final", "-o", out, "--rounds", "2:4")
-    assert told == f"{out}: {len(frame)} rows\n"
+    output = printed(capsys, "rows", runs / "toy", "credit_final", "-o", out, "--rounds", "2:4")
+    assert output == f"{out}: {len(frame)} rows\n"
     if name == "rows.jsonl":
         rows = [json.loads(text) for text in out.read_text().splitlines()]
     else:
         rows = pq.read_table(out).to_pylist()
     assert [{name: row[name] for name in frame.table.column_names} for row in rows] == frame.rows()
     assert {row["holder"] for row in rows} == {"peer0000", "peer0001"}
-    assert "exists already" in looked(capsys, "rows", runs / "toy", "tasks", "-o", out, code=12)
+    assert "exists already" in printed(capsys, "rows", runs / "toy", "tasks", "-o", out, code=12)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_tensors_and_no_rows_at_all_can_be_exported(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    looked(capsys, "rows", runs / "hostile", "seen", "-o", tmp_path / "a.parquet")
+    printed(capsys, "rows", runs / "hostile", "seen", "-o", tmp_path / "a.parquet")
     table = pq.read_table(tmp_path / "a.parquet")
     assert table["board"].to_pylist()[1] == [[6.0, 7.0, 8.0], [9.0, 10.0, 11.0]]
     assert table["round"].to_pylist() == [0, 0]
-    looked(capsys, "rows", runs / "toy", "score_answer", "-o", tmp_path / "b.parquet", "--rounds", "90:")
+    printed(capsys, "rows", runs / "toy", "score_answer", "-o", tmp_path / "b.parquet", "--rounds", "90:")
     assert pq.read_table(tmp_path / "b.parquet").num_rows == 0
     for wrong in ("1-3", "x", ":y"):
         args = ("rows", runs / "toy", "tasks", "-o", tmp_path / "c.parquet", "--rounds", wrong)
-        assert "is no range of rounds" in looked(capsys, *args, code=3)
+        assert "is no range of rounds" in printed(capsys, *args, code=3)
 
 
 def test_datasets_loads_what_was_exported(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import datasets
 
-    looked(capsys, "rows", runs / "toy", "credit_answer", "-o", tmp_path / "rows")
+    printed(capsys, "rows", runs / "toy", "credit_answer", "-o", tmp_path / "rows")
     cache = str(tmp_path / "cache")
     loaded = datasets.load_dataset("parquet", data_dir=str(tmp_path / "rows"), split="train", cache_dir=cache)
     frame = open_run(runs / "toy").frame("credit_answer")

@@ -1,4 +1,4 @@
-"""What a person sees of games in steps: returns and wins while they are played, episodes, boards, lineage, curves."""
+"""Views of games in steps: returns and wins during the run, episodes, boards, lineage, curves."""
 
 import io
 import json
@@ -24,20 +24,20 @@ SMALL = [f"run.rounds={ROUNDS}", "run.trackers=[]", "run.eval_tasks=8", "nodes.t
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run of tic-tac-toe by two peers, and what its command printed."""
+def played_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a run of tic-tac-toe with two peers, and what the run printed to stderr."""
     folder = tmp_path_factory.mktemp("steps") / "boards"
     graph = load(GAMES / "tic_tac_toe_swarm.yaml", [*SMALL, "nodes.remember.params.every=1"])
-    said = io.StringIO()
+    stderr = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.stderr", said)
+        patch.setattr("sys.stderr", stderr)
         play(graph, out=folder)
-    return folder, said.getvalue()
+    return folder, stderr.getvalue()
 
 
 @pytest.fixture(scope="module")
-def run(told: tuple[Path, str]) -> Path:
-    return told[0]
+def run(played_run: tuple[Path, str]) -> Path:
+    return played_run[0]
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> str:
@@ -50,20 +50,21 @@ def metrics(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_the_line_of_a_round_tells_return_length_and_wins(told: tuple[Path, str]) -> None:
-    run, said = told
+def test_the_line_of_a_round_tells_return_length_and_wins(played_run: tuple[Path, str]) -> None:
+    run, stderr = played_run
     last = [line for line in metrics(run) if line["round"] == ROUNDS - 1 and "play/steps" in line]
     mean = {name: np.mean([line[f"play/{name}"] for line in last]) for name in ("return", "episode_length")}
-    (line,) = [text for text in said.splitlines() if text.startswith(f"round {ROUNDS}/{ROUNDS}")]
+    (line,) = [text for text in stderr.splitlines() if text.startswith(f"round {ROUNDS}/{ROUNDS}")]
     assert f"stage 0 return {mean['return']:.4g}, episode_length {mean['episode_length']:.4g}, " in line
-    assert "random/wins 0" in line and "steps/s" in line and "tokens" not in said and "reward" not in said
+    progress, _, _ = stderr.partition("what to look at next")  # names the commands that show rewards and rollouts
+    assert "random/wins 0" in line and "steps/s" in line and "tokens" not in progress and "reward" not in progress
     assert {"stage0/return", "stage0/episode_length", "stage0/self/wins"} <= set(last[0])
-    assert "first return" in said
+    assert "first return" in stderr
 
 
-def test_an_evaluation_tells_wins_draws_and_losses(told: tuple[Path, str]) -> None:
-    run, said = told
-    assert "evaluation before round 1: return " in said and "nothing was judged" not in said
+def test_an_evaluation_tells_wins_draws_and_losses(played_run: tuple[Path, str]) -> None:
+    run, stderr = played_run
+    assert "evaluation before round 1: return " in stderr and "nothing was judged" not in stderr
     first, last = (
         {line["peer"]: line for line in metrics(run) if "eval/time" in line and line["round"] == number}
         for number in (0, ROUNDS)

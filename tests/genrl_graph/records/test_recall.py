@@ -1,4 +1,4 @@
-"""Recalled steps: what the store keeps of a step gives its outputs and metrics again, whatever the node did."""
+"""Recalled steps: a step's outputs and metrics can be rebuilt from the store, whatever the node did."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,16 +65,16 @@ from genrl_graph.store.run_store import RunStore
 ROUNDS = 2
 
 
-class Refused(AssertionError):
-    """A recalled round must commit nothing."""
+class CommitAttempted(AssertionError):
+    """Raised when a recalled round commits; it must not."""
 
 
 def refuse(records: Sequence[Record]) -> None:
-    raise Refused(records)
+    raise CommitAttempted(records)
 
 
 def played(graph: Graph, folder: Path, *, peers: int = 2) -> tuple[list[StepReport], list[StepReport], RunStore]:
-    """The steps of some rounds as they were played, and as they are recalled from the store by peers made anew."""
+    """Play rounds, then recall them from the store with new peers; return the steps of both, and the store."""
     schedule, names = compile_graph(graph), peer_names(peers)
     live: list[StepReport] = []
     again: list[StepReport] = []
@@ -104,13 +104,13 @@ def assert_alike(live: Sequence[StepReport], again: Sequence[StepReport]) -> Non
         assert one.outputs.keys() == other.outputs.keys(), where
         for ref, value in one.outputs.items():
             if isinstance(value, Frame):
-                made = other.outputs[ref]
-                assert type(made) is type(value) and made.marks == value.marks, where
-                assert same_rows(value.table, made.table), where
+                rebuilt = other.outputs[ref]
+                assert type(rebuilt) is type(value) and rebuilt.marks == value.marks, where
+                assert same_rows(value.table, rebuilt.table), where
 
 
-def drawn(graph: Graph, **nodes: Select | Reward) -> Handle:
-    """A graph in which rows are drawn and handed on from node to node."""
+def answers_through(graph: Graph, **nodes: Select | Reward) -> Handle:
+    """Add a generator to a graph and pass its rows through a chain of nodes; return the last output."""
     policy = graph.carry("policy", ToyPolicyCarry())
     rows = graph.add("answer", Draw(num_generations=3), tasks=graph.add("tasks", Numbers(num_tasks=2)), policy=policy)
     for name, node in nodes.items():
@@ -127,7 +127,7 @@ def test_the_steps_of_a_game_are_recalled_as_they_were(tmp_path: Path) -> None:
 
 def test_several_outputs_and_inputs_by_name_and_in_lists(tmp_path: Path) -> None:
     graph = Graph("many")
-    rows = drawn(graph)
+    rows = answers_through(graph)
     halves = graph.add("halves", Split(), rows=graph.add("score", Parity(), rollouts=rows))
     together = graph.add("named", Named(), rows={"b": halves.high, "a": halves.low}, more=[halves.high, rows])
     low, high = (graph.add(f"{name}_match", Matches(), rollouts=halves.__getattr__(name)) for name in ("low", "high"))
@@ -143,7 +143,7 @@ def test_several_outputs_and_inputs_by_name_and_in_lists(tmp_path: Path) -> None
 
 def test_terms_of_two_rewards_are_joined_again(tmp_path: Path) -> None:
     graph = Graph("terms")
-    rows = drawn(graph)
+    rows = answers_through(graph)
     scored = [graph.add("a", Parity(), rollouts=rows), graph.add("b", Matches(), rollouts=rows)]
     graph.add("credit", Centred(), scored=graph.add("sum", WeightedSum(others=0.5), scored=scored))
     live, again, store = played(graph, tmp_path / "run")
@@ -153,7 +153,7 @@ def test_terms_of_two_rewards_are_joined_again(tmp_path: Path) -> None:
 
 
 class Rewrite(Reward, name="recall_rewrite"):
-    """Changes what it should only judge, and gives some rows NaN."""
+    """A reward that changes a column, which rewards must not, and gives some rows NaN."""
 
     def run(self, rollouts: R) -> Scored[R]:
         table = rollouts.table
@@ -163,14 +163,14 @@ class Rewrite(Reward, name="recall_rewrite"):
 
 
 class Twice(Select, name="recall_twice"):
-    """Every row twice, the last one first."""
+    """A select that gives all rows in reverse order, then all rows again."""
 
     def run(self, rows: R) -> R:
         return rows.take([*range(len(rows) - 1, -1, -1), *range(len(rows))])
 
 
 class Bare(Select, name="recall_bare"):
-    """Rows without their rewards."""
+    """A select that drops rewards."""
 
     def run(self, rows: Scored[Rollouts]) -> Rollouts:
         return Rollouts(rows.table.select(list(Rollouts.columns)))
@@ -178,7 +178,7 @@ class Bare(Select, name="recall_bare"):
 
 def test_a_node_that_breaks_its_word_is_stored_whole(tmp_path: Path) -> None:
     graph = Graph("rewrite")
-    rows = drawn(graph, rewrite=Rewrite(), bare=Bare(), twice=Twice(), again=Parity())
+    rows = answers_through(graph, rewrite=Rewrite(), bare=Bare(), twice=Twice(), again=Parity())
     graph.add("credit", Centred(), scored=rows)
     live, again, store = played(graph, tmp_path / "run")
     assert_alike(live, again)
@@ -186,7 +186,7 @@ def test_a_node_that_breaks_its_word_is_stored_whole(tmp_path: Path) -> None:
 
 
 class Boards(Source, name="recall_boards"):
-    """Boards, text and ragged numbers; none in round 1."""
+    """A source of tensors, text and ragged numbers; without rows in round 1."""
 
     def run(self, *, rng: np.random.Generator, round: int) -> Moves:
         rows = 0 if round == 1 else 3
@@ -210,7 +210,7 @@ class Nameless(Frame):
 
 
 class Notes(Source, name="recall_notes"):
-    """Rows that have no ids."""
+    """A source of rows without ids."""
 
     shared: bool = False
 
@@ -235,7 +235,7 @@ def test_rows_of_any_type_with_and_without_ids(tmp_path: Path) -> None:
 
 
 class Mixed(Exchange, name="recall_mixed"):
-    """Rows of all peers in an order of their own, some of them twice; `changed` also changes the own ones."""
+    """An exchange that samples the rows of all peers with replacement; `changed` also changes a column."""
 
     changed: bool = False
 
@@ -265,7 +265,7 @@ class Mixed(Exchange, name="recall_mixed"):
 )
 def test_exchanges_keep_the_rows_of_others_and_places_of_the_own(node: Exchange, peers: int, tmp_path: Path) -> None:
     graph = Graph("met")
-    rows = drawn(graph)
+    rows = answers_through(graph)
     met = graph.add("met", node, rows=rows)
     scored = graph.add("met_scored", Gather(min_peers=1), rows=graph.add("score", Parity(), rollouts=rows))
     graph.add("seen", Best(), scored=scored)
@@ -279,7 +279,7 @@ def test_exchanges_keep_the_rows_of_others_and_places_of_the_own(node: Exchange,
 
 
 class Late(Exchange, name="recall_late"):
-    """Takes the rows of all as those of an earlier round."""
+    """An exchange that dates the rows of all peers to the round before."""
 
     def offer(self, rows: R) -> R:
         return rows
@@ -293,7 +293,7 @@ class Late(Exchange, name="recall_late"):
 
 def test_rows_of_an_earlier_round_keep_it(tmp_path: Path) -> None:
     graph = Graph("late")
-    late = graph.add("late", Late(min_peers=1), rows=drawn(graph))
+    late = graph.add("late", Late(min_peers=1), rows=answers_through(graph))
     graph.add("credit", Centred(), scored=graph.add("score", Parity(), rollouts=late))
     live, again, _ = played(graph, tmp_path / "run")
     assert_alike(live, again)
@@ -309,7 +309,7 @@ CHAIN = {"same": Same, "twice": Twice, "best": Best, "centred": Centred, "bare":
 @given(names=st.lists(st.sampled_from(sorted(CHAIN)), max_size=5), peers=st.integers(1, 2))
 def test_any_chain_of_nodes_is_recalled(names: list[str], peers: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     graph = Graph("chain")
-    rows, scored, terms = drawn(graph), False, [Parity, Matches]
+    rows, scored, terms = answers_through(graph), False, [Parity, Matches]
     for at, name in enumerate(names):
         if name in ("best", "centred", "bare") and not scored:
             if not terms:
@@ -324,27 +324,27 @@ def test_any_chain_of_nodes_is_recalled(names: list[str], peers: int, tmp_path_f
     assert_alike(live, again)
 
 
-class Judged(NamedTuple):
-    """Rows apart."""
+class SplitRows(NamedTuple):
+    """The outputs of a select with two fields."""
 
     good: Rollouts
     bad: Rollouts
 
 
-class Part(Select, name="recall_part"):
-    """Rows with a reward and rows without, under fields of their own."""
+class SplitByReward(Select, name="recall_part"):
+    """A select that splits rows by the sign of their reward, and reports metrics that are not finite."""
 
-    def run(self, rows: Scored[Rollouts], *, log: Log) -> Judged:
+    def run(self, rows: Scored[Rollouts], *, log: Log) -> SplitRows:
         good = rows.numpy("reward") > 0
         log.metric("share", float("nan") if not len(good) else good.mean())
         log.metric("far", float("inf"))
-        return Judged(rows.where(good), rows.where(~good))
+        return SplitRows(rows.where(good), rows.where(~good))
 
 
-def test_more_than_is_declared_and_numbers_that_are_none_come_back(tmp_path: Path) -> None:
+def test_undeclared_marks_and_metrics_that_are_not_finite_come_back(tmp_path: Path) -> None:
     graph = Graph("more")
-    rows = drawn(graph, parity=Parity())
-    parts = graph.add("part", Part(), rows=rows)
+    rows = answers_through(graph, parity=Parity())
+    parts = graph.add("part", SplitByReward(), rows=rows)
     graph.add("both", Named(), rows={"bad": parts.bad, "good": parts.good})
     live, again, _ = played(graph, tmp_path / "run")
     assert_alike(live, again)
@@ -367,15 +367,15 @@ def test_forks_and_updates_are_applied_again_and_verified(tmp_path: Path, monkey
     live, again, _ = played(forked(), tmp_path / "run", peers=1)
     assert_alike(live, again)
     assert live[-1].outputs["update"].digest() == again[-1].outputs["update"].digest()  # type: ignore[attr-defined]
-    run, made = Step.run, []
+    run, updated = Step.run, []
 
-    def other(self: Step, *args: object, **named: object) -> object:
-        made.append(run(self, *args, **named))  # type: ignore[arg-type]
-        if len(made) > ROUNDS:
-            made[-1].bias += 1
-        return made[-1]
+    def diverging(self: Step, *args: object, **named: object) -> object:
+        updated.append(run(self, *args, **named))  # type: ignore[arg-type]
+        if len(updated) > ROUNDS:
+            updated[-1].bias += 1
+        return updated[-1]
 
-    monkeypatch.setattr(Step, "run", other)
+    monkeypatch.setattr(Step, "run", diverging)
     with pytest.raises(
         StoreError,
         match=r"^nodes.update \(round 0, peer0000\): update became \w+, but \w+ in the run; .*OMP_NUM_THREADS",

@@ -1,4 +1,4 @@
-"""A run that is read back: typed rows that equal what the nodes gave, from the journal and from the arrays alike."""
+"""Reading a run: typed rows equal what the nodes gave, whether they are in the journal or in the arrays."""
 
 import json
 import subprocess
@@ -63,7 +63,7 @@ TINY = Path(genrl_graph.__file__).parent / "graphs" / "tiny_multistage.yaml"
 
 
 class Boards(Source, name="reading_boards"):
-    """Rows of a type of its own, with tensors, as many as the round says."""
+    """A source of rows with tensors, whose number depends on the round and the peer."""
 
     def run(self, *, round: int, peer: str) -> Moves:
         number = round + len(peer) % 2
@@ -77,14 +77,14 @@ class Boards(Source, name="reading_boards"):
 
 
 class Paid(Reward, name="reading_paid"):
-    """Pays for the value of a move."""
+    """A reward for the value of a move."""
 
     def run(self, rows: R) -> Scored[R]:
         return score(rows, {"value": rows.numpy("value") % 3})
 
 
 class Renamed(Select, name="reading_renamed"):
-    """Breaks the promise of selects and changes a column, in every second round."""
+    """A select that changes a column, which selects must not, in every second round."""
 
     def run(self, rows: R, *, round: int) -> R:
         if round % 2:
@@ -94,7 +94,7 @@ class Renamed(Select, name="reading_renamed"):
 
 
 class Shout(Exchange, name="reading_shout"):
-    """Takes the rows of others without keeping its own."""
+    """An exchange that gives the rows of the other peers only."""
 
     include_self: bool = False
 
@@ -110,7 +110,7 @@ class Shout(Exchange, name="reading_shout"):
 
 
 class Late(Exchange, name="reading_late"):
-    """Takes the rows of all as those of an earlier round."""
+    """An exchange that dates the rows of all peers to the round before."""
 
     def offer(self, rows: R) -> R:
         return rows
@@ -122,15 +122,15 @@ class Late(Exchange, name="reading_late"):
         return type(rows)(earlier, marks=rows.marks).marked(genrl_graph.edge_types.edge_type.PEER)
 
 
-class Turned(Select, name="reading_turned"):
-    """The rows of the first input, in every second round the last one first."""
+class Reversed(Select, name="reading_turned"):
+    """A select that gives the rows of its first input, in reverse order in every second round."""
 
     def run(self, rows: list[R], *, round: int) -> R:
         return rows[0].take(range(len(rows[0]))[:: -1 if round % 2 else 1])
 
 
 def branched() -> Graph:
-    """Every way in which rows can be stored: unions, splits, sums of rewards, own frames, exchanges of judged rows."""
+    """Return a game with every way to store rows: unions, splits, reward sums, own types, exchanges of scored rows."""
     g = Graph("branched")
     policy, tasks = g.carry("policy", ToyPolicyCarry(bias=1)), g.add("tasks", Numbers(num_tasks=2))
     answer = g.add("answer", Draw(num_generations=3), tasks=tasks, policy=policy)
@@ -143,7 +143,7 @@ def branched() -> Graph:
     total = g.add("total", WeightedSum(terms={"even": {"weight": 2.0}}, others=1.0), scored=both)  # type: ignore[arg-type]
     judged = g.add("judged", Gather(min_peers=1), rows=total)
     g.add("old", Same(), rows=g.add("late", Late(min_peers=1), rows=answer))
-    g.add("turned", Turned(), rows=[answer, halves.low])
+    g.add("turned", Reversed(), rows=[answer, halves.low])
     g.add("told", Best(), scored=g.add("heard", Shout(min_peers=1), rows=total))
     best = g.add("best", Best(), scored=judged)
     credit = g.add("credit", Centred(), scored=best)
@@ -153,8 +153,8 @@ def branched() -> Graph:
     return g
 
 
-class Kept:
-    """Plays rounds into a store and keeps what every step gave."""
+class RecordedGame:
+    """Plays rounds into a store and records the reports of all steps."""
 
     def __init__(self, graph: Graph, folder: Path, *, peers: int, block_rounds: int = 64) -> None:
         schedule, names = compile_graph(graph), peer_names(peers)
@@ -182,34 +182,34 @@ def test_what_is_read_is_what_the_nodes_gave(game: Callable[[], Graph], tmp_path
     graph = game()
     peers = 3 if graph.name == "branched" else 2
     rounds = 2 if graph.name == "tiny_multistage" else 4
-    kept = Kept(graph, tmp_path / "run", peers=peers, block_rounds=2)
+    game_run = RecordedGame(graph, tmp_path / "run", peers=peers, block_rounds=2)
     for number in range(rounds):
-        kept.play(number)
-    given, names = kept.frames(), peer_names(peers)
+        game_run.play(number)
+    outputs, names = game_run.frames(), peer_names(peers)
 
     def whole(ref: str, *, rounds: range, holders: list[str]) -> Frame:
-        frames = [given[ref, number, peer] for number in rounds for peer in holders]
+        frames = [outputs[ref, number, peer] for number in rounds for peer in holders]
         return type(frames[0]).concat(frames)
 
     for _ in ("journal and arrays", "arrays"):
         run = open_run(tmp_path / "run")
         assert run.rounds == list(range(rounds))
-        for ref in {ref for ref, _, _ in given}:
+        for ref in {ref for ref, _, _ in outputs}:
             assert run.frame(ref) == whole(ref, rounds=range(rounds), holders=names), ref
             one = whole(ref, rounds=range(1, 2), holders=names[1:2])
             assert run.frame(ref, 1, holder=names[1]) == one, ref
-        kept.store.close()
+        game_run.store.close()
 
 
 class Held(Numbers, name="reading_held"):
-    """Numbers, of which those from 500 on are for evaluations."""
+    """Numbers with more tasks and a larger range in evaluations."""
 
     def evaluated(self, how: Evaluation) -> "Held":
         return self.model_copy(update={"num_tasks": 3, "high": 10**6})
 
 
 class Picky(Reward, name="reading_picky"):
-    """Cannot judge the first row, and says why."""
+    """A reward that cannot judge the first row, and reports why."""
 
     max_unjudged: float = 1.0
 
@@ -232,7 +232,7 @@ def held_game(**options: object) -> Graph:
 
 @pytest.fixture(scope="module")
 def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three rounds of two peers with evaluations and rows that cannot be judged."""
+    """A run of three rounds and two peers, with evaluations and rows that cannot be judged."""
     folder = tmp_path_factory.mktemp("reading") / "held"
     play(held_game(mode="train_and_evaluate"), out=folder, quiet=True)
     return folder
@@ -247,8 +247,8 @@ def test_evaluations_are_nodes_and_numbers_of_their_own(held: Path) -> None:
     assert set(rows.values("peer")) == {"peer0001"} and len(rows) == 3 * 2
     assert rows.values("id") == run.frame("eval/answers", 3, holder="peer0001").values("id")
     assert not set(rows.values("id")) & set(run.frame("score").values("id"))
-    found = run.evaluations()
-    assert list(zip(found["round"].to_pylist(), found["peer"].to_pylist(), strict=True)) == [
+    table = run.evaluations()
+    assert list(zip(table["round"].to_pylist(), table["peer"].to_pylist(), strict=True)) == [
         (number, peer) for number in (0, 3) for peer in run.peers
     ]
     metrics = run.metrics()
@@ -303,9 +303,9 @@ def test_wrong_names_are_told_in_one_line(
 
 
 def test_fields_are_named_and_unknown_types_miss_frames_alone(tmp_path: Path) -> None:
-    kept = Kept(branched(), tmp_path / "run", peers=1)
-    kept.play(0)
-    kept.store.close()
+    game_run = RecordedGame(branched(), tmp_path / "run", peers=1)
+    game_run.play(0)
+    game_run.store.close()
     with pytest.raises(ParamError, match=r"halves has several outputs; name one of halves.low, halves.high"):
         open_run(tmp_path / "run").frame("halves")
     graph = tmp_path / "run" / "graph.yaml"
@@ -318,7 +318,7 @@ def test_fields_are_named_and_unknown_types_miss_frames_alone(tmp_path: Path) ->
 
 
 def test_peers_that_were_processes_are_one_run(tmp_path: Path) -> None:
-    """Each has a folder named after it; what one took from the other stands in both."""
+    """Each peer has a folder named after it; rows that one peer admitted from the other are in both folders."""
     graph, names = toy_game(), peer_names(2)
     schedule = compile_graph(graph)
     folder = tmp_path / "run"
@@ -335,8 +335,8 @@ def test_peers_that_were_processes_are_one_run(tmp_path: Path) -> None:
         run_round(context, players, number)
     run = open_run(folder)
     assert run.rounds == [0, 1] and run.peers == names and len(run.folders) == 2
-    given = [item.outputs["credit_final"] for item in done if item.step.node == "credit_final"]
-    assert run.frame("credit_final") == type(given[0]).concat(given)
+    frames = [item.outputs["credit_final"] for item in done if item.step.node == "credit_final"]
+    assert run.frame("credit_final") == type(frames[0]).concat(frames)
     assert writer_of(folder / "peer0000") is not None
     for store in stores.values():
         store.close()

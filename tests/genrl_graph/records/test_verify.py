@@ -1,4 +1,4 @@
-"""Verification: a sound run has no problem, and no damage goes unseen or unnamed."""
+"""Verification: a sound run has no problems, and every damage is reported with its file."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def records(number: int) -> list[Record]:
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose last rounds are in the journal alone, as a kill leaves it, with two checkpoints."""
+    """A killed run, whose last rounds are in the journal only, with two checkpoints."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     with RunStore.create(folder, "graph: x\nnodes: {}\n", {"pyarrow": pa.__version__}) as store:
         for number in range(ROUNDS):
@@ -120,9 +120,9 @@ def test_counts_that_do_not_fit_the_records_are_found(run: Path) -> None:
     edit_root(run, lambda rows: rows.update(score=25))
     assert any("score/zarr.json" not in problem and "24 of 25 elements" in problem for problem in problems(run))
     edit_root(run, lambda rows: rows.pop("score"))
-    found = problems(run)
-    assert any("no group 'score', which records have" in problem for problem in found)
-    assert any("score/zarr.json: belongs to no array" in problem for problem in found)
+    reported = problems(run)
+    assert any("no group 'score', which records have" in problem for problem in reported)
+    assert any("score/zarr.json: belongs to no array" in problem for problem in reported)
 
 
 def test_rows_changed_with_valid_checksums_do_not_give_the_hash_of_their_record(run: Path) -> None:

@@ -1,4 +1,4 @@
-"""The files of arrays are those that the zarr package writes, and damage in them is named."""
+"""The files of arrays equal those of the zarr package, and errors name the damaged file."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,15 +26,15 @@ LEAVES = [Leaf("x", "", dtype) for dtype in DTYPES] + [
 
 
 def values(leaf: Leaf, count: int) -> Flat:
-    """Elements of all sorts, other ones each."""
+    """Return `count` varied elements for a leaf."""
     if leaf.dtype == "string":
         return np.array([f"é{number}" * (number % 3) for number in range(count)], dtype=object)
     width = int(np.prod(leaf.shape, dtype=int))
     return (np.arange(count * width) % 101).astype(leaf.dtype).reshape(count, *leaf.shape)
 
 
-def write(array: ChunkedArray, given: Flat, at: int) -> None:
-    for path, data in array.files(given, at):
+def write(array: ChunkedArray, elements: Flat, at: int) -> None:
+    for path, data in array.files(elements, at):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
 
@@ -46,19 +46,19 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("leaf", LEAVES, ids=str)
 def test_the_files_are_those_that_zarr_writes(leaf: Leaf, tmp_path: Path) -> None:
     array = ChunkedArray(tmp_path / "ours", leaf)
-    given = values(leaf, 2 * min(array.size, 5_000) + 7)
-    write(array, given, 0)
+    elements = values(leaf, 2 * min(array.size, 5_000) + 7)
+    write(array, elements, 0)
     theirs: Any = zarr.create_array(
         str(tmp_path / "theirs"),
-        shape=given.shape,
+        shape=elements.shape,
         chunks=(array.size, *leaf.shape),
         dtype=leaf.dtype,
         compressors=[ZstdCodec(level=LEVEL), Crc32cCodec()],
         config={"write_empty_chunks": True},
     )
-    theirs[:] = given
+    theirs[:] = elements
     assert files(tmp_path / "ours") == files(tmp_path / "theirs")
-    np.testing.assert_array_equal(zarr.open_array(str(tmp_path / "ours"), mode="r")[:], given)
+    np.testing.assert_array_equal(zarr.open_array(str(tmp_path / "ours"), mode="r")[:], elements)
 
 
 @settings(deadline=None, max_examples=20)
@@ -66,19 +66,19 @@ def test_the_files_are_those_that_zarr_writes(leaf: Leaf, tmp_path: Path) -> Non
 def test_what_is_appended_piece_by_piece_is_what_is_written_at_once(
     leaf: Leaf, lengths: list[int], data: st.DataObject
 ) -> None:
-    given = values(leaf, sum(lengths))
+    elements = values(leaf, sum(lengths))
     with TemporaryDirectory() as name:
         pieces, whole = (ChunkedArray(Path(name) / which, leaf) for which in ("pieces", "whole"))
-        write(whole, given, 0)
+        write(whole, elements, 0)
         at = 0
         for length in lengths:
             if length and data.draw(st.booleans()):  # a block that was cut, whose rows are written again
                 write(pieces, values(leaf, length + 3), at)
-            write(pieces, given[at : at + length], at)
+            write(pieces, elements[at : at + length], at)
             at += length
-        start = data.draw(st.integers(0, len(given)))
-        stop = data.draw(st.integers(start, len(given)))
-        np.testing.assert_array_equal(pieces.read(start, stop), given[start:stop])
+        start = data.draw(st.integers(0, len(elements)))
+        stop = data.draw(st.integers(start, len(elements)))
+        np.testing.assert_array_equal(pieces.read(start, stop), elements[start:stop])
         kept = files(whole.folder)
         assert {path: found for path, found in files(pieces.folder).items() if path in kept} == kept
 

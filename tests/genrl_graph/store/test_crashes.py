@@ -1,4 +1,4 @@
-"""Crashes and full disks at any moment: a commit is in the run or it is not, and the run goes on as if nothing was."""
+"""Crashes and full disks at any moment: a commit is in the run or it is not, and a resumed run ends the same."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ Listing = dict[str, int]
 
 
 def commit(store: RunStore, number: int) -> None:
-    """A round: two records in one commit."""
+    """Commit a round: two records at once."""
     rows = pa.table({"n": [number] * 2, "ids": [[number], []]})
     trained = pa.table({"n": np.arange(number % 2)})
     store.commit([Record(number, "node", "p", {}, {"node": rows}), Record(number, "up", "p", {}, {"up": trained})])
@@ -32,7 +32,7 @@ def commit(store: RunStore, number: int) -> None:
 
 @dataclass
 class Progress:
-    """How many rounds were begun, and of how many the commit returned."""
+    """The number of rounds begun, and of rounds of which the commit returned."""
 
     made: bool = False
     begun: int = 0
@@ -40,7 +40,7 @@ class Progress:
 
 
 def play(folder: Path, progress: Progress) -> None:
-    """The whole run, or what is left of it; blocks are written on the way."""
+    """Create a run and commit all rounds, writing a block after each."""
     store = RunStore.create(folder, "graph: x\n", {}, block_rounds=1)
     progress.made = True
     with store:
@@ -51,7 +51,7 @@ def play(folder: Path, progress: Progress) -> None:
 
 
 def finish(folder: Path, progress: Progress, whole: dict[str, bytes], what: str) -> None:
-    """Check what is there, go on to the end, and compare with a run that nothing happened to."""
+    """Check the committed rounds, resume to the end, and compare with the tree of an undisturbed run."""
     if not (folder / "graph.yaml").exists():
         assert not progress.made, what
         play(folder, Progress())
@@ -66,7 +66,7 @@ def finish(folder: Path, progress: Progress, whole: dict[str, bytes], what: str)
 
 
 def check(store: RunStore, progress: Progress, what: str) -> int:
-    """The number of rounds that the run holds, all of them whole."""
+    """Return the number of rounds in the run; assert that each is complete and that no commit is lost."""
     steps = store.steps()["round"].to_pylist()
     rounds = len(steps) // 2
     assert steps == [number for number in range(rounds) for _ in range(2)], what
@@ -84,7 +84,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The arrays of a run that nothing happened to."""
+    """The arrays of an undisturbed run."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     play(folder, Progress())
     assert verify_run(folder).problems == []
@@ -93,25 +93,25 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.fixture(autouse=True)
 def one_writer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What happens, happens in one order."""
+    """Write files in one thread, so that every run has the same order of operations."""
     monkeypatch.setattr(arrays, "WRITERS", 1)
 
 
 @dataclass
 class Disk:
-    """What a file system promises: contents since the last fsync of a file, names since that of a folder.
+    """A model of a file system: fsync of a file makes its contents durable, fsync of a folder the names in it.
 
-    Every file and folder is known by its inode, which is kept open so that no other gets its number.
+    Files and folders are identified by inode; each stays open, so that its number is not used again.
     """
 
     root: Path
-    held: dict[int, int] = field(default_factory=dict)
+    handles: dict[int, int] = field(default_factory=dict)
     synced: dict[int, bytes | Listing] = field(default_factory=dict)
 
     def inode(self, path: Path) -> int:
         number = path.stat().st_ino
-        if number not in self.held:
-            self.held[number] = os.open(path, os.O_RDONLY)
+        if number not in self.handles:
+            self.handles[number] = os.open(path, os.O_RDONLY)
         return number
 
     def content(self, path: Path) -> bytes | Listing:
@@ -120,12 +120,12 @@ class Disk:
         return path.read_bytes()
 
     def now(self) -> dict[int, bytes | Listing]:
-        """All contents and names as running processes see them."""
+        """Return all contents and names as running processes see them, by inode."""
         paths = [self.root, *self.root.rglob("*")]
         return {self.inode(path): self.content(path) for path in paths}
 
     def close(self) -> None:
-        for handle in self.held.values():
+        for handle in self.handles.values():
             os.close(handle)
 
 
@@ -138,33 +138,33 @@ class Moment:
     now: dict[int, bytes | Listing]
 
     def write(self, root: int, folder: Path, lives: Callable[[], bool]) -> None:
-        """The tree that is there afterwards, where `lives` says what not synced is there all the same."""
+        """Write the tree that a power failure leaves; `lives` says per inode whether unsynced changes survive."""
 
-        def put(number: int, path: Path) -> None:
-            found = self.now.get(number) if lives() else None
-            if found is None:
-                found = self.synced.get(number, b"" if isinstance(self.now.get(number), bytes) else {})
-            if isinstance(found, bytes):
-                path.write_bytes(found)
+        def restore(number: int, path: Path) -> None:
+            content = self.now.get(number) if lives() else None
+            if content is None:
+                content = self.synced.get(number, b"" if isinstance(self.now.get(number), bytes) else {})
+            if isinstance(content, bytes):
+                path.write_bytes(content)
             else:
                 path.mkdir(exist_ok=True)
-                for name, inner in found.items():
-                    put(inner, path / name)
+                for name, inner in content.items():
+                    restore(inner, path / name)
 
-        put(root, folder)
+        restore(root, folder)
 
 
 @pytest.fixture
 def moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, list[Moment]]:
-    """The root of a run, and every moment at which something was made durable, just before and just after."""
+    """The inode of the root of a run, and the moments just before and just after each fsync."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
-    disk, progress, found = Disk(tmp_path / "power"), Progress(), list[Moment]()
+    disk, progress, taken = Disk(tmp_path / "power"), Progress(), list[Moment]()
     disk.root.mkdir()
     real = os.fsync
 
     def note() -> None:
-        found.append(Moment(Progress(progress.made, progress.begun, progress.done), dict(disk.synced), disk.now()))
+        taken.append(Moment(Progress(progress.made, progress.begun, progress.done), dict(disk.synced), disk.now()))
 
     def fsync(handle: int) -> None:
         path = Path(f"/proc/self/fd/{handle}").readlink()
@@ -181,7 +181,7 @@ def moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, list[
     disk.close()
     monkeypatch.undo()
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    return root, found
+    return root, taken
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs the paths of open files")
@@ -192,7 +192,7 @@ def test_a_power_loss_at_any_moment_keeps_every_commit(
     rng = np.random.default_rng(0)
     picked = sorted({len(known) - 1, *rng.choice(len(known), 26, replace=False).tolist()})
     for number, at in enumerate(picked):
-        share = (0.0, 1.0, 0.5)[number % 3]  # of what was not synced is there
+        share = (0.0, 1.0, 0.5)[number % 3]  # of the unsynced changes that survive
         folder = tmp_path / f"crash-{number}"
         known[at].write(root, folder, lambda share=share: bool(rng.random() < share))  # type: ignore[misc]
         finish(folder / "run", known[at].progress, whole, f"moment {at} of {len(known)}, share {share}")
@@ -200,7 +200,7 @@ def test_a_power_loss_at_any_moment_keeps_every_commit(
 
 
 class Refusals:
-    """A disk that refuses everything that takes room from the n-th operation on."""
+    """A full disk: after `after` operations it refuses all that need space."""
 
     NAMES = ("open", "write", "writev", "fsync", "replace", "mkdir")
 

@@ -1,4 +1,4 @@
-"""The journal: what was appended is there, a torn tail is cut, damage is named."""
+"""The journal: appended records are there, a torn commit is removed, errors name the damage."""
 
 import os
 import resource
@@ -54,7 +54,7 @@ def segment(folder: Path) -> Path:
 
 @contextmanager
 def disk_full(at_bytes: int) -> Iterator[None]:
-    """Files cannot grow beyond a size: the system refuses the write, as a full disk does."""
+    """Limit the size of files: the system then refuses writes as a full disk does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (at_bytes, before[1]))
     try:

@@ -1,4 +1,4 @@
-"""The store of a run: commits survive, blocks reach zarr, crashes lose and double nothing."""
+"""The store of a run: commits survive, blocks reach zarr, crashes neither lose nor double rows."""
 
 import json
 import os
@@ -27,7 +27,7 @@ CHAT = pa.list_(pa.struct([pa.field("role", pa.string(), nullable=False), pa.fie
 
 
 def step(number: int, *, rows: int = 3, holder: str = "peer0000") -> list[Record]:
-    """What two nodes give in a round: ragged text and tokens, numbers, a tensor, and an empty table at times."""
+    """Return the records of a round: ragged text and tokens, numbers, and in some rounds an empty table."""
     chats = [[{"role": "user", "content": f"é{number}\0" * i}] * (i % 3) for i in range(rows)]
     answer = pa.table(
         {
@@ -50,14 +50,14 @@ def new(folder: Path, **options: int) -> RunStore:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file of the arrays with its bytes."""
+    """Return the bytes of every file of the arrays, by path."""
     root = folder / "rollouts.zarr"
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def ids(store: RunStore) -> list[str]:
-    found: list[str] = store.table("answer").column("id").to_pylist()
-    return found
+    values: list[str] = store.table("answer").column("id").to_pylist()
+    return values
 
 
 def expected_ids(rounds: int) -> list[str]:
@@ -66,7 +66,7 @@ def expected_ids(rounds: int) -> list[str]:
 
 @contextmanager
 def disk_full(at_bytes: int) -> Iterator[None]:
-    """Files cannot grow beyond a size: the system refuses the write, as a full disk does."""
+    """Limit the size of files: the system then refuses writes as a full disk does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (at_bytes, before[1]))
     try:
@@ -77,7 +77,7 @@ def disk_full(at_bytes: int) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of four rounds that was never cut."""
+    """A run of four rounds that was never interrupted."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     with new(folder) as store:
         for number in range(4):
@@ -85,7 +85,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# nodes of groups `node/field` and ragged columns are folders without metadata; zarr shows the tree all the same
+# the folders `node` of groups `node/field`, and those of ragged columns, have no metadata; zarr reads the tree anyway
 @pytest.mark.filterwarnings("ignore:Object at .* is not recognized:zarr.errors.ZarrUserWarning")
 def test_a_finished_run_is_all_zarr(finished: Path) -> None:
     root = zarr.open(str(finished / "rollouts.zarr"), mode="r")
@@ -221,7 +221,7 @@ def test_a_block_is_not_made_of_what_the_disk_has_damaged(tmp_path: Path) -> Non
 
 
 def stages_of_a_block(folder: Path) -> dict[str, Path]:
-    """Copies of a run as a crash between any two steps of writing a block leaves it."""
+    """Return copies of a run as crashes between the steps of writing a block leave it."""
     copies = {name: folder.with_name(name) for name in ("journal only", "half", "unpublished", "published", "cut")}
     with new(folder) as store:
         store.commit([record for number in range(2) for record in step(number)])
@@ -384,7 +384,7 @@ def test_a_creation_that_was_cut_is_no_run_and_is_taken_over(tmp_path: Path) -> 
     folder = tmp_path / "run"
     new(folder).close()
     (folder / "graph.yaml").rename(folder / "graph.yaml.partial")
-    with pytest.raises(StoreError, match=r"no run here, graph\.yaml is missing: its creation was cut"):
+    with pytest.raises(StoreError, match=r"no run here, graph\.yaml is missing: its creation was interrupted"):
         RunStore.open(folder, "a")
     with new(folder) as store:
         store.commit(step(0))

@@ -1,4 +1,4 @@
-"""Rows as bytes: what an honest peer sends comes back bit for bit, and of anything else only `PeerRefused` comes."""
+"""Packets: rows of an honest peer survive a round trip bit for bit; anything else raises only `PeerRefused`."""
 
 import json
 import os
@@ -42,7 +42,7 @@ TYPES = st.recursive(
 
 @st.composite
 def arrays(draw: st.DrawFn, dtype: pa.DataType, rows: int) -> pa.Array:
-    """An array of some type whose numbers are any bits: NaN with payload, -0.0, subnormal."""
+    """Draw an array of a type; its numbers have any bits, such as NaN with a payload, -0.0 and subnormals."""
     if isinstance(dtype, pa.FixedShapeTensorType):
         width = int(np.prod(dtype.shape))
         flat = draw(arrays(dtype.value_type, rows * width))
@@ -63,7 +63,7 @@ def arrays(draw: st.DrawFn, dtype: pa.DataType, rows: int) -> pa.Array:
 
 @st.composite
 def frames(draw: st.DrawFn) -> Frame:
-    """Rows of an edge type that nobody has declared yet, perhaps scored."""
+    """Draw rows of a new edge type, with or without rewards."""
     schema = draw(st.dictionaries(st.sampled_from("abcd"), TYPES, min_size=1, max_size=3))
     declared = {
         name: Tensor(dtype.value_type) if isinstance(dtype, pa.FixedShapeTensorType) else dtype
@@ -75,12 +75,12 @@ def frames(draw: st.DrawFn) -> Frame:
         schema |= dict.fromkeys(["reward", *(f"reward_{term}" for term in scored)], pa.float64())
     rows = draw(st.integers(0, 5))
     table = pa.table({name: draw(arrays(dtype, rows)) for name, dtype in schema.items()})
-    made: Frame = kind(table, marks=() if scored is None else [SCORED])
-    return made.take(draw(st.permutations(range(rows)))) if draw(st.booleans()) else made
+    frame: Frame = kind(table, marks=() if scored is None else [SCORED])
+    return frame.take(draw(st.permutations(range(rows)))) if draw(st.booleans()) else frame
 
 
 def stream(table: pa.Table) -> bytes:
-    """The bytes of a table, whatever its chunks; NaNs compare by their bits."""
+    """Return the bytes of a table, independent of its chunks; NaNs compare by their bits."""
     whole = table.take(pa.array(np.arange(table.num_rows))).combine_chunks()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, whole.schema) as writer:
@@ -114,15 +114,15 @@ def header_of(data: bytes) -> dict[str, Any]:
 def forged(
     data: bytes, *, header: object = None, body: bytes | None = None, codec: int | None = None, **head: Any
 ) -> bytes:
-    """A payload with another header, body or head, which otherwise agree."""
-    _, _, was, size, _, body_bytes = HEAD.unpack_from(data)
+    """Return the packet with another header, body or head; sizes in the head are adapted unless given."""
+    _, _, own_codec, size, _, body_bytes = HEAD.unpack_from(data)
     raw = data[HEAD.size : HEAD.size + size] if header is None else header
     raw = raw if isinstance(raw, bytes) else json.dumps(raw).encode()
     packed = data[HEAD.size + size :] if body is None else body
     values = {
         "magic": MAGIC,
         "version": VERSION,
-        "codec": was if codec is None else codec,
+        "codec": own_codec if codec is None else codec,
         "header_bytes": len(raw),
         "packed": len(packed),
         "claimed": body_bytes if body is None else len(body),
@@ -131,7 +131,7 @@ def forged(
 
 
 def plain(rows: Frame) -> tuple[bytes, bytes]:
-    """The payload of rows without packing, and its body."""
+    """Return the uncompressed packet of rows, and its body."""
     data = encode(rows)
     _, _, codec, size, _, body_bytes = HEAD.unpack_from(data)
     body = data[HEAD.size + size :]
@@ -233,7 +233,7 @@ def with_column(rows: Frame, name: str, kind: object) -> bytes:
 
 
 def hostile() -> dict[str, tuple[str, bytes, Frame]]:
-    """By what is wrong: the rule that refuses it, the payload, the own offer."""
+    """Return, by the name of an attack: the rule that refuses it, the packet, and the receiver's own offer."""
     data, body = plain(chats())
     boards, board_body = plain(moves())
     board = {"tensor": "float32", "shape": [2, 3]}
@@ -337,9 +337,9 @@ def hostile() -> dict[str, tuple[str, bytes, Frame]]:
 HOSTILE = hostile()
 
 
-@pytest.mark.parametrize("what", HOSTILE)
-def test_hostile_payloads_are_refused_by_name(what: str) -> None:
-    rule, data, like = HOSTILE[what]
+@pytest.mark.parametrize("attack", HOSTILE)
+def test_hostile_payloads_are_refused_by_name(attack: str) -> None:
+    rule, data, like = HOSTILE[attack]
     tracemalloc.start()
     try:
         with pytest.raises(PeerRefused) as refused:
@@ -356,12 +356,12 @@ import resource, sys
 from pathlib import Path
 from genrl_graph import Tasks
 from genrl_graph.errors import PeerRefused
-from genrl_graph.wire.packet import Limits, decode
+from genrl_graph.wire.packet import PacketLimits, decode
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 160 * 2**20,) * 2)
 for path in sorted(Path(sys.argv[1]).iterdir()):
     try:
-        decode(path.read_bytes(), like=Tasks.empty(), limits=Limits(max_decoded_bytes=2**26))
+        decode(path.read_bytes(), like=Tasks.empty(), limits=PacketLimits(max_decoded_bytes=2**26))
     except PeerRefused:
         continue
     raise SystemExit(f"{path.name} was admitted")
@@ -371,10 +371,10 @@ print("bounded")
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory of a process is read from /proc")
 def test_memory_is_bounded_by_the_limits_whatever_is_claimed(tmp_path: Path) -> None:
-    """Arrow and zstd allocate beside Python, so the judge is a process that gets 160 MiB more than it has."""
-    for what, (_, data, like) in HOSTILE.items():
+    """Arrow and zstd allocate outside Python's heap, so a process runs with 160 MiB more than it has."""
+    for attack, (_, data, like) in HOSTILE.items():
         if like.edge_type == chats().edge_type:
-            (tmp_path / what).write_bytes(data)
+            (tmp_path / attack).write_bytes(data)
     command = [sys.executable, "-c", LITTLE_MEMORY, str(tmp_path)]
     plain_malloc = {"ARROW_DEFAULT_MEMORY_POOL": "system"}  # other pools reserve more than they use
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | plain_malloc)

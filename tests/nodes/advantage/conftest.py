@@ -1,4 +1,4 @@
-"""Steps of games as a generator gives them, with made-up rewards and values."""
+"""Game steps in the form that a generator returns, with made-up rewards and values."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ MakeSteps = Callable[..., Trajectories]
 
 @pytest.fixture(scope="session")
 def make_steps() -> MakeSteps:
-    """`make_steps([[reward, ...], ...])`: one trajectory a list; what else is given is one value a trajectory."""
+    """Return `make_steps([[reward, ...], ...])`: one trajectory per list; other arguments are per trajectory."""
     return steps_of
 
 

@@ -1,10 +1,10 @@
-"""Credit over a family of rows whose values are worked out on paper.
+"""`advantage.backup` on a small set of rows whose values are calculated by hand.
 
-Stage 0: answers a, b, c of one prompt. Stage 1: critiques k quotes a and b; m quotes b; n, not judged, quotes c.
-Stage 2: finals x quotes a and k; y quotes b and m; z quotes a, b and m; w, of another task, quotes nothing.
+Stage 0: answers a, b, c of one prompt. Stage 1: critique k quotes a and b; m quotes b; n, not judged, quotes c.
+Stage 2: final x quotes a and k; y quotes b and m; z quotes a, b and m; w, of another task, quotes nothing.
 """
 
-from fractions import Fraction as F
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ FINALS = {"x": (1.0, "ak"), "y": (0.0, "bm"), "z": (0.5, "abm"), "w": (9.0, "")}
 
 @pytest.fixture(scope="module")
 def family(make_rollouts):  # type: ignore[no-untyped-def]
-    """Scored answers, critiques and finals."""
+    """Return scored answers, critiques and finals."""
 
     def stage(number: int, node: str, rewards: dict[str, float], parents: dict[str, str]) -> Rollouts:
         rows = make_rollouts(
@@ -47,7 +47,7 @@ def family(make_rollouts):  # type: ignore[no-untyped-def]
 
 
 def backed_up(scored: Rollouts, later: list[Rollouts], **params: Any) -> dict[str, Any]:
-    """The credit of each row: advantage without scale, and the stored table."""
+    """Return the stored table, the advantages without a scale, and the metrics."""
     log = Log()
     rows = BackupAdvantage(**{"scale": "none", **params}).run(scored, later, log=log)
     table = log.tables["backup"]
@@ -56,34 +56,34 @@ def backed_up(scored: Rollouts, later: list[Rollouts], **params: Any) -> dict[st
 
 
 @pytest.mark.parametrize(
-    ("how", "wanted"),
+    ("how", "expected"),
     [
         # finals of a: x, z; of b: y, z; of c: none
-        ("mean", [F(3, 4), F(1, 4), NAN]),
-        ("max", [F(1), F(1, 2), NAN]),
+        ("mean", [Fraction(3, 4), Fraction(1, 4), NAN]),
+        ("max", [Fraction(1), Fraction(1, 2), NAN]),
         # a: (1 + 1/2) / 2 - 0; b: (0 + 1/2) / 2 - 1
-        ("difference", [F(3, 4), F(-3, 4), NAN]),
+        ("difference", [Fraction(3, 4), Fraction(-3, 4), NAN]),
     ],
 )
-def test_finals_back_up_the_answers_that_they_quoted(family, how: str, wanted: list[F]) -> None:  # type: ignore[no-untyped-def]
+def test_finals_back_up_the_answers_that_they_quoted(family, how: str, expected: list[Fraction]) -> None:  # type: ignore[no-untyped-def]
     answers, _, finals = family
-    found = backed_up(answers, [finals], how=how)
-    assert found["children"] == [2, 2, 0]
-    np.testing.assert_array_equal(found["backed_up"], np.asarray(wanted, float))
+    actual = backed_up(answers, [finals], how=how)
+    assert actual["children"] == [2, 2, 0]
+    np.testing.assert_array_equal(actual["backed_up"], np.asarray(expected, float))
     # c is childless and worth its own reward
-    values = [1 + wanted[0], 0 + wanted[1], F(1, 2)]
-    np.testing.assert_array_equal(found["value"], np.asarray(values, float))
+    values = [1 + expected[0], 0 + expected[1], Fraction(1, 2)]
+    np.testing.assert_array_equal(actual["value"], np.asarray(values, float))
     mean = sum(values) / 3
-    np.testing.assert_allclose(found["advantage"], [float(value - mean) for value in values], atol=1e-15)
+    np.testing.assert_allclose(actual["advantage"], [float(value - mean) for value in values], atol=1e-15)
 
 
 def test_stages_are_backed_up_one_by_one_and_then_averaged(family) -> None:  # type: ignore[no-untyped-def]
     answers, critiques, finals = family
-    found = backed_up(answers, [critiques, finals])
+    actual = backed_up(answers, [critiques, finals])
     # a: critiques 1, finals 3/4; b: critiques 1/2, finals 1/4; c: its one critique was not judged
-    np.testing.assert_array_equal(found["backed_up"], [float(F(7, 8)), float(F(3, 8)), NAN])
-    assert found["children"] == [3, 4, 0]
-    assert found["metrics"] == {
+    np.testing.assert_array_equal(actual["backed_up"], [float(Fraction(7, 8)), float(Fraction(3, 8)), NAN])
+    assert actual["children"] == [3, 4, 0]
+    assert actual["metrics"] == {
         "groups": 1,
         "groups_with_variance": 1,
         "zero_variance": 0.0,
@@ -93,14 +93,14 @@ def test_stages_are_backed_up_one_by_one_and_then_averaged(family) -> None:  # t
     }
     # all critiques that were judged quoted b: they say nothing about what it improved, so its finals alone do
     differences = backed_up(answers, [critiques, finals], how="difference")["backed_up"]
-    np.testing.assert_array_equal(differences, [float((F(1) + F(3, 4)) / 2), float(F(-3, 4)), NAN])
+    np.testing.assert_array_equal(differences, [float((Fraction(1) + Fraction(3, 4)) / 2), float(Fraction(-3, 4)), NAN])
 
 
 def test_discount_counts_the_stages_between(family) -> None:  # type: ignore[no-untyped-def]
     answers, critiques, finals = family
-    found = backed_up(answers, [critiques, finals], discount=0.5)
+    actual = backed_up(answers, [critiques, finals], discount=0.5)
     # critiques are one stage later, finals two: a is (1/2 * 1 + 1/4 * 3/4) / 2
-    np.testing.assert_array_equal(found["backed_up"], [float(F(11, 32)), float(F(5, 32)), NAN])
+    np.testing.assert_array_equal(actual["backed_up"], [float(Fraction(11, 32)), float(Fraction(5, 32)), NAN])
     assert backed_up(critiques, [finals], discount=0.5)["backed_up"][:2] == [0.5, 0.125]
 
 
@@ -116,18 +116,18 @@ def test_weights_of_own_and_backed_up(family) -> None:  # type: ignore[no-untype
     assert backed_up(answers, [finals], own=2.0, backed_up=-4.0)["value"] == [-1.0, -1.0, 1.0]
     # a row that is paid by others alone needs no reward; n is childless and has none either
     unjudged = score(critiques.take([0, 1, 2]), {"u": [NAN, NAN, 0.0]})
-    found = backed_up(unjudged, [finals], own=0.0)
-    np.testing.assert_array_equal(found["value"], [1.0, 0.25, NAN])
-    np.testing.assert_array_equal(found["advantage"], [0.375, -0.375, NAN])
-    assert "reward" not in found["metrics"]
+    actual = backed_up(unjudged, [finals], own=0.0)
+    np.testing.assert_array_equal(actual["value"], [1.0, 0.25, NAN])
+    np.testing.assert_array_equal(actual["advantage"], [0.375, -0.375, NAN])
+    assert "reward" not in actual["metrics"]
     assert np.isnan(backed_up(unjudged, [finals])["value"]).all()
 
 
 def test_childless_rows_may_be_left_out(family) -> None:  # type: ignore[no-untyped-def]
     answers, _, finals = family
-    found = backed_up(answers, [finals], childless="leave_out")
-    np.testing.assert_array_equal(found["value"], [1.75, 0.25, NAN])
-    np.testing.assert_array_equal(found["advantage"], [0.75, -0.75, NAN])
+    actual = backed_up(answers, [finals], childless="leave_out")
+    np.testing.assert_array_equal(actual["value"], [1.75, 0.25, NAN])
+    np.testing.assert_array_equal(actual["advantage"], [0.75, -0.75, NAN])
 
 
 def test_a_reader_of_another_task_is_no_child(family, make_rollouts) -> None:  # type: ignore[no-untyped-def]
@@ -141,9 +141,9 @@ def test_no_rows(family, log: Log) -> None:  # type: ignore[no-untyped-def]
     answers, critiques, finals = family
     none = answers.take([])
     assert len(BackupAdvantage().run(none, [finals], log=log)) == 0
-    found = backed_up(answers, [critiques.take([]), finals.take([])])
-    assert found["children"] == [0, 0, 0]
-    assert found["value"] == list(ANSWERS.values())
+    actual = backed_up(answers, [critiques.take([]), finals.take([])])
+    assert actual["children"] == [0, 0, 0]
+    assert actual["value"] == list(ANSWERS.values())
 
 
 rewards = st.sampled_from([0.0, 0.1, 0.3, 1.0, -2.0, NAN])
@@ -154,51 +154,53 @@ hows = st.sampled_from(["mean", "max", "difference"])
 
 @pytest.fixture(scope="module")
 def drawn(make_rollouts):  # type: ignore[no-untyped-def]
-    """Four answers to two tasks, and later rows that quote some of their task."""
+    """Build four answers to two tasks, and later rows that quote answers to their own task."""
 
-    def of(own, made):  # type: ignore[no-untyped-def]
-        tasks = [f"t/{int(second)}" for _, _, second in made]
+    def of(own, drawn_finals):  # type: ignore[no-untyped-def]
+        tasks = [f"t/{int(second)}" for _, _, second in drawn_finals]
         parents = [
             sorted(quoted & ({"id2", "id3"} if task == "t/1" else {"id0", "id1"}))
-            for (_, quoted, _), task in zip(made, tasks, strict=True)
+            for (_, quoted, _), task in zip(drawn_finals, tasks, strict=True)
         ]
-        names = [f"f{at}" for at in range(len(made))]
-        later = make_rollouts(["y"] * len(made), id=names, stage=2, node="final", task_id=tasks, parent_ids=parents)
+        names = [f"f{at}" for at in range(len(drawn_finals))]
+        later = make_rollouts(
+            ["y"] * len(drawn_finals), id=names, stage=2, node="final", task_id=tasks, parent_ids=parents
+        )
         answers = score(make_rollouts(["x"] * 4, **SHARED), {"t": own})
-        return answers, score(later, {"t": [reward for reward, _, _ in made]}), parents
+        return answers, score(later, {"t": [reward for reward, _, _ in drawn_finals]}), parents
 
     return of
 
 
-@given(own=st.lists(rewards, min_size=4, max_size=4), made=finals, how=hows)
-def test_against_a_plain_reading_of_the_definition(drawn, own, made, how) -> None:  # type: ignore[no-untyped-def]
-    answers, later, parents = drawn(own, made)
-    wanted = []
+@given(own=st.lists(rewards, min_size=4, max_size=4), drawn_finals=finals, how=hows)
+def test_against_a_plain_reading_of_the_definition(drawn, own, drawn_finals, how) -> None:  # type: ignore[no-untyped-def]
+    answers, later, parents = drawn(own, drawn_finals)
+    expected = []
     for id, task in zip(answers.values("id"), answers.values("task_id"), strict=True):
         judged = [
             (reward, id in quoted)
-            for (reward, _, _), quoted, of in zip(made, parents, later.values("task_id"), strict=True)
+            for (reward, _, _), quoted, of in zip(drawn_finals, parents, later.values("task_id"), strict=True)
             if of == task and np.isfinite(reward)
         ]
         children = [reward for reward, quotes in judged if quotes]
         others = [reward for reward, quotes in judged if not quotes]
         if not children or (how == "difference" and not others):
-            wanted.append(NAN)
+            expected.append(NAN)
         else:
             value = max(children) if how == "max" else np.mean(children)
-            wanted.append(value - np.mean(others) if how == "difference" else value)
-    np.testing.assert_allclose(backed_up(answers, [later], how=how)["backed_up"], wanted, atol=1e-12)
+            expected.append(value - np.mean(others) if how == "difference" else value)
+    np.testing.assert_allclose(backed_up(answers, [later], how=how)["backed_up"], expected, atol=1e-12)
 
 
 @given(
     own=st.lists(rewards, min_size=4, max_size=4),
-    made=finals,
+    drawn_finals=finals,
     how=hows,
     order=st.permutations(range(4)),
     seed=st.integers(0, 9),
 )
-def test_the_order_of_rows_changes_no_bit(drawn, own, made, how, order, seed) -> None:  # type: ignore[no-untyped-def]
-    answers, later, _ = drawn(own, made)
+def test_the_order_of_rows_changes_no_bit(drawn, own, drawn_finals, how, order, seed) -> None:  # type: ignore[no-untyped-def]
+    answers, later, _ = drawn(own, drawn_finals)
     shuffled = later.take(np.random.default_rng(seed).permutation(len(later)))
     straight = backed_up(answers, [later], how=how)
     mixed = backed_up(answers.take(order), [shuffled], how=how)
@@ -208,18 +210,18 @@ def test_the_order_of_rows_changes_no_bit(drawn, own, made, how, order, seed) ->
 
 @given(
     own=st.lists(rewards, min_size=4, max_size=4),
-    made=finals,
+    drawn_finals=finals,
     how=hows,
     scale=st.sampled_from(["group", "batch", "none"]),
     leave_one_out=st.booleans(),
 )
-def test_without_what_is_backed_up_it_is_advantage_group(drawn, own, made, how, scale, leave_one_out) -> None:  # type: ignore[no-untyped-def]
-    answers, later, _ = drawn(own, made)
+def test_without_what_is_backed_up_it_is_advantage_group(drawn, own, drawn_finals, how, scale, leave_one_out) -> None:  # type: ignore[no-untyped-def]
+    answers, later, _ = drawn(own, drawn_finals)
     params = {"scale": scale, "leave_one_out": leave_one_out, "scope": "task"}
     logs = Log(), Log()
-    found = BackupAdvantage(how=how, backed_up=0.0, **params).run(answers, [later], log=logs[0])
-    wanted = GroupAdvantage(**params).run(answers, log=logs[1])
-    np.testing.assert_array_equal(found.numpy("advantage"), wanted.numpy("advantage"))
+    actual = BackupAdvantage(how=how, backed_up=0.0, **params).run(answers, [later], log=logs[0])
+    expected = GroupAdvantage(**params).run(answers, log=logs[1])
+    np.testing.assert_array_equal(actual.numpy("advantage"), expected.numpy("advantage"))
     assert logs[1].metrics.items() <= logs[0].metrics.items()
 
 
@@ -227,9 +229,9 @@ def test_equal_evidence_in_unequal_numbers_is_no_variance(make_rollouts) -> None
     parents = [["id0"]] * 3 + [["id1"]]
     finals = make_rollouts(["y"] * 4, id=list("wxyz"), stage=1, parent_ids=parents)
     answers = score(make_rollouts(["x"] * 2), {"t": [0.0, 0.0]})
-    found = backed_up(answers, [score(finals, {"t": [0.1, 0.1, 0.1, 0.1]})])
-    assert found["advantage"].tolist() == [0.0, 0.0]
-    assert found["metrics"]["groups_with_variance"] == 0
+    actual = backed_up(answers, [score(finals, {"t": [0.1, 0.1, 0.1, 0.1]})])
+    assert actual["advantage"].tolist() == [0.0, 0.0]
+    assert actual["metrics"]["groups_with_variance"] == 0
 
 
 def test_marks_stay_and_params_are_bounded(family) -> None:  # type: ignore[no-untyped-def]

@@ -1,3 +1,5 @@
+"""`advantage.gae` and `advantage.return_to_go` against the definitions of their papers, and incomplete trajectories."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,10 +15,12 @@ numbers = st.floats(-10, 10, width=32)
 episodes = st.lists(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=9), min_size=1, max_size=4)
 
 
-def by_definition(rewards: list[float], values: list[float], left: float, gamma: float, lam: float) -> list[float]:
-    """Equation 16 of arXiv 1506.02438 as the weighted mean of k-step advantages, equations 11 to 15."""
-    count, found = len(rewards), []
-    after = [*values[1:], left]
+def by_definition(
+    rewards: list[float], values: list[float], bootstrap_value: float, gamma: float, lam: float
+) -> list[float]:
+    """Compute equation 16 of arXiv 1506.02438 as the weighted mean of k-step advantages, equations 11 to 15."""
+    count, actual = len(rewards), []
+    after = [*values[1:], bootstrap_value]
     for t in range(count):
         longest = count - t
         k_step = []
@@ -24,25 +28,25 @@ def by_definition(rewards: list[float], values: list[float], left: float, gamma:
             returns = sum(gamma**i * rewards[t + i] for i in range(k)) + gamma**k * after[t + k - 1]
             k_step.append(returns - values[t])
         weights = [(1 - lam) * lam ** (k - 1) for k in range(1, longest)] + [lam ** (longest - 1)]
-        found.append(sum(w * a for w, a in zip(weights, k_step, strict=True)))
-    return found
+        actual.append(sum(w * a for w, a in zip(weights, k_step, strict=True)))
+    return actual
 
 
-@given(episodes=episodes, left=numbers, gamma=st.floats(0, 1), lam=st.floats(0, 1))
+@given(episodes=episodes, bootstrap_value=numbers, gamma=st.floats(0, 1), lam=st.floats(0, 1))
 def test_it_is_the_weighted_mean_of_all_k_step_advantages(
-    episodes: list[list[tuple[float, float]]], left: float, gamma: float, lam: float
+    episodes: list[list[tuple[float, float]]], bootstrap_value: float, gamma: float, lam: float
 ) -> None:
     lengths = np.asarray([len(episode) for episode in episodes])
     padded = np.zeros((2, len(episodes), lengths.max()))
     for at, episode in enumerate(episodes):
         padded[:, at, : len(episode)] = np.asarray(episode).T
-    bootstrap = np.asarray([left if at % 2 else 0.0 for at in range(len(episodes))])
-    found = generalized_advantages(padded[0], padded[1], bootstrap, lengths, gamma=gamma, lam=lam)
+    bootstrap = np.asarray([bootstrap_value if at % 2 else 0.0 for at in range(len(episodes))])
+    actual = generalized_advantages(padded[0], padded[1], bootstrap, lengths, gamma=gamma, lam=lam)
     for at, episode in enumerate(episodes):
         rewards, values = map(list, zip(*episode, strict=True))
         expected = by_definition(rewards, values, bootstrap[at], gamma, lam)
-        assert np.allclose(found[at, : len(episode)], expected, atol=1e-8)
-        assert (found[at, len(episode) :] == 0).all()
+        assert np.allclose(actual[at, : len(episode)], expected, atol=1e-8)
+        assert (actual[at, len(episode) :] == 0).all()
 
 
 def shuffled(count: int) -> NDArray[np.int64]:
@@ -96,8 +100,8 @@ def test_returns_to_go_are_discounted_sums_less_a_baseline(make_steps) -> None: 
 
     def credited(baseline: str) -> list[float]:
         node = ReturnToGo(gamma=0.5, baseline=baseline)
-        found: list[float] = node.run(rows, log=Log()).values("advantage")
-        return found
+        actual: list[float] = node.run(rows, log=Log()).values("advantage")
+        return actual
 
     flat = [float(value) for episode in plain for value in episode]
     assert credited("none") == flat

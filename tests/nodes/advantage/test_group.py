@@ -1,3 +1,5 @@
+"""`advantage.group` against TRL's formula, and the scopes of its baseline."""
+
 import time
 
 import numpy as np
@@ -30,29 +32,29 @@ def advantages(make_rollouts):  # type: ignore[no-untyped-def]
 )
 def test_against_torch(advantages, rewards, scale, order) -> None:  # type: ignore[no-untyped-def]
     given = torch.tensor(rewards)
-    wanted = given - given.mean(dim=1, keepdim=True)
+    expected = given - given.mean(dim=1, keepdim=True)
     if scale != "none":
         deviation = given.std(dim=1, keepdim=True) if scale == "group" else given.std()
-        wanted = wanted / (deviation + 1e-4)
+        expected = expected / (deviation + 1e-4)
     groups = [f"g{at // 4}" for at in order]
-    found = advantages(rewards.ravel()[order], columns={"group_id": groups}, scale=scale)
-    np.testing.assert_allclose(found, wanted.numpy().ravel()[order], atol=1e-9)
+    actual = advantages(rewards.ravel()[order], columns={"group_id": groups}, scale=scale)
+    np.testing.assert_allclose(actual, expected.numpy().ravel()[order], atol=1e-9)
 
 
 @given(st.lists(st.sampled_from([0.0, 0.3, 1.0]), min_size=2, max_size=6))
 def test_leave_one_out_is_the_mean_of_the_others(advantages, rewards) -> None:  # type: ignore[no-untyped-def]
-    found = advantages(rewards, scale="none", leave_one_out=True)
-    wanted = [reward - np.mean(rewards[:at] + rewards[at + 1 :]) for at, reward in enumerate(rewards)]
-    np.testing.assert_allclose(found, wanted, atol=1e-12)
+    actual = advantages(rewards, scale="none", leave_one_out=True)
+    expected = [reward - np.mean(rewards[:at] + rewards[at + 1 :]) for at, reward in enumerate(rewards)]
+    np.testing.assert_allclose(actual, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 @pytest.mark.parametrize("leave_one_out", [False, True])
 def test_groups_without_variance_get_exactly_zero(advantages, scale: str, leave_one_out: bool) -> None:  # type: ignore[no-untyped-def]
     rewards, groups = [0.1, 0.1, 0.1, 0.7, 1.0, 0.0], ["a", "a", "a", "one", "b", "b"]
-    found = advantages(rewards, columns={"group_id": groups}, scale=scale, leave_one_out=leave_one_out)
-    assert found[:4].tolist() == [0.0] * 4
-    assert found[4] == -found[5] > 0.0
+    actual = advantages(rewards, columns={"group_id": groups}, scale=scale, leave_one_out=leave_one_out)
+    assert actual[:4].tolist() == [0.0] * 4
+    assert actual[4] == -actual[5] > 0.0
 
 
 def test_what_was_not_judged_counts_in_no_mean(advantages) -> None:  # type: ignore[no-untyped-def]
@@ -67,8 +69,8 @@ def test_groups_of_other_nodes_and_peers_stay_apart_unless_told(advantages) -> N
     rewards = [0.0, 1.0, 5.0, 9.0]
 
     def of(scope: str) -> list[float]:
-        found: list[float] = advantages(rewards, columns=columns, scale="none", scope=scope).tolist()
-        return found
+        actual: list[float] = advantages(rewards, columns=columns, scale="none", scope=scope).tolist()
+        return actual
 
     assert of("group") == [-0.5, 0.5, 0.0, 0.0]
     assert of("task") == of("node") == [-2.0, -1.0, 3.0, 0.0]

@@ -1,3 +1,5 @@
+"""`advantage.pool`: one baseline over several inputs."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,14 +18,14 @@ LAST = {"node": "final", "stage": 2, "peer": ["p", "q"], "task_id": "t/0"}
 
 @pytest.fixture
 def stages(make_rollouts):  # type: ignore[no-untyped-def]
-    """First answers of two peers to two tasks, and last answers of both to the first task."""
+    """Return first answers of two peers to two tasks, and last answers of both to the first task."""
     first = score(make_rollouts(["x"] * 4, **FIRST), {"t": [0.0, 4.0, 1.0, 2.0], "style": [0.0] * 4})
     last = score(make_rollouts(["y"] * 2, id=["f0", "f1"], **LAST), {"t": [3.0, np.nan]})
     return [first, last]
 
 
 @pytest.mark.parametrize(
-    ("scope", "wanted"),
+    ("scope", "expected"),
     [
         ("task", [0 - 4 / 3, 4 - 3, 1 - 4 / 3, 2 - 3, 3 - 4 / 3]),
         ("task_and_peer", [0 - 1.5, 0, 0, 0, 3 - 1.5]),
@@ -31,10 +33,10 @@ def stages(make_rollouts):  # type: ignore[no-untyped-def]
         ("batch", [-2, 2, -1, 0, 1]),
     ],
 )
-def test_one_baseline_over_what_is_wired(stages, scope: str, wanted: list[float], log: Log) -> None:  # type: ignore[no-untyped-def]
+def test_one_baseline_over_what_is_wired(stages, scope: str, expected: list[float], log: Log) -> None:  # type: ignore[no-untyped-def]
     rows = PoolAdvantage(scope=scope, scale="none").run(stages, log=log)
     assert rows.values("id") == ["id0", "id1", "id2", "id3", "f0", "f1"]
-    np.testing.assert_allclose(rows.numpy("advantage"), [*wanted, np.nan], atol=1e-12)
+    np.testing.assert_allclose(rows.numpy("advantage"), [*expected, np.nan], atol=1e-12)
     assert log.metrics["reward"] == 2.0
 
 
@@ -47,7 +49,7 @@ def test_terms_that_only_some_rows_have_are_dropped_and_marks_that_only_some_hav
 
 
 class Graded(Rollouts):
-    """Rollouts of a game of its own."""
+    """A rollout type of another game."""
 
     columns = {**Rollouts.columns, "grade": Rollouts.columns["sample"]}
     __slots__ = ()
@@ -69,8 +71,8 @@ def test_one_input_of_one_node_is_advantage_group_however_it_is_cut(  # type: ig
     make_rollouts, rewards, scale, leave_one_out, cut
 ) -> None:
     rows = score(make_rollouts(["x"] * len(rewards)), {"t": rewards})
-    wanted = GroupAdvantage(scope="task", scale=scale, leave_one_out=leave_one_out).run(rows, log=Log())
+    expected = GroupAdvantage(scope="task", scale=scale, leave_one_out=leave_one_out).run(rows, log=Log())
     node = PoolAdvantage(scale=scale, leave_one_out=leave_one_out)
     places = np.arange(len(rows))
     parts = [rows.where(places < cut), rows.where(places >= cut)]
-    np.testing.assert_array_equal(node.run(parts, log=Log()).numpy("advantage"), wanted.numpy("advantage"))
+    np.testing.assert_array_equal(node.run(parts, log=Log()).numpy("advantage"), expected.numpy("advantage"))

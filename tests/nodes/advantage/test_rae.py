@@ -1,3 +1,5 @@
+"""`advantage.rae` against the recursion of its paper."""
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from genrl_graph.nodes.update.baselines import Baselines, TrackBaselines
 
 
 def by_the_paper(outcomes: list[tuple[str, float]], decay: float) -> dict[str, float]:
-    """Equation 4 of arXiv 2506.24119, one trajectory after the other."""
+    """Compute equation 4 of arXiv 2506.24119, one trajectory after the other."""
     means: dict[str, float] = {}
     for role, outcome in outcomes:
         means[role] = decay * means.get(role, 0.0) + (1 - decay) * outcome

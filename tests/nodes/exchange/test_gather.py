@@ -1,4 +1,4 @@
-"""`exchange.gather`: what a peer takes from the packets that came."""
+"""`exchange.gather`: the rows that a peer takes from the packets it received."""
 
 import numpy as np
 import pytest

@@ -24,12 +24,12 @@ registry.import_file(Path(__file__).parents[2] / "corridors.py")
         ({"id": "heap", "kind": "pettingzoo", "params": {"leaver": True}}, Spaces((2,), 2, 3)),
     ],
 )
-def test_what_an_environment_shows_and_takes(environment: dict[str, object], spaces: Spaces) -> None:
+def test_spaces_of_an_environment(environment: dict[str, object], spaces: Spaces) -> None:
     assert Environment.model_validate(environment).spaces() == spaces
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "message"),
     [
         ({"id": "CartPol-v1"}, "gymnasium CartPol-v1: cannot be made"),
         ({"id": "CartPole-v1", "params": {"gravity": 1}}, "cannot be made with params {'gravity': 1}: TypeError"),
@@ -39,8 +39,8 @@ def test_what_an_environment_shows_and_takes(environment: dict[str, object], spa
         ({"id": "os.path", "kind": "pettingzoo"}, "has no such game"),
     ],
 )
-def test_what_cannot_be_played_is_told_with_its_name(environment: dict[str, object], told: str) -> None:
-    with pytest.raises(DataError, match=told):
+def test_an_environment_that_cannot_be_opened_is_named(environment: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         Environment.model_validate(environment).spaces()
 
 
@@ -73,7 +73,7 @@ def test_an_episode_is_a_function_of_the_seed() -> None:
             assert np.array_equal(turns[0].observation, turns[1].observation)
 
 
-def test_who_is_out_of_the_game_is_passed_over() -> None:
+def test_agents_that_are_out_of_the_game_are_skipped() -> None:
     game = Environment(id="heap", kind="pettingzoo", params={"leaver": True}).open()
     turn, seats = game.reset(0), []
     while not turn.finish:
@@ -83,11 +83,11 @@ def test_who_is_out_of_the_game_is_passed_over() -> None:
     assert turn.finish == "terminated"
 
 
-def test_a_game_that_is_cut_shows_what_every_seat_leaves() -> None:
+def test_a_truncated_game_has_a_final_observation_for_each_seat() -> None:
     game = Environment(id="heap", kind="pettingzoo", params={"moves": 2}).open()
     game.reset(0)
     game.step(1)
     turn = game.step(0)
     assert turn.finish == "truncated"
     assert turn.rewards == (0.5, 0.0, 0.5)
-    assert [game.left(seat).tolist() for seat in range(3)] == [[7.0, 0.0], [7.0, 1.0], [7.0, 2.0]]
+    assert [game.final_observation(seat).tolist() for seat in range(3)] == [[7.0, 0.0], [7.0, 1.0], [7.0, 2.0]]

@@ -30,7 +30,7 @@ def tasks() -> Tasks:
 
 @pytest.fixture
 def resources() -> Callable[..., dict[str, object]]:
-    """The resources that a runner supplies, fresh at each call."""
+    """Return a factory of the resources that a runner supplies, new ones at each call."""
 
     def make(seed: int = 0, peer: str = "peer0000") -> dict[str, object]:
         return {"rng": np.random.default_rng(seed), "log": Log(), "round": 3, "peer": peer}
@@ -40,9 +40,9 @@ def resources() -> Callable[..., dict[str, object]]:
 
 @pytest.fixture
 def written(policy: TextPolicy) -> Callable[..., Rollouts]:
-    """Rollouts with given texts: (task id, peer, completion), or (task id, peer, None) for a failed one."""
+    """Return a factory of rollouts from (task id, peer, completion); completion None makes a failed row."""
 
-    def make(given: Sequence[tuple[str, str, str | None]]) -> Rollouts:
+    def make(texts: Sequence[tuple[str, str, str | None]]) -> Rollouts:
         rows = [
             {
                 "id": f"{task}-{peer}-{at}",
@@ -67,7 +67,7 @@ def written(policy: TextPolicy) -> Callable[..., Rollouts]:
                 "finish": "failed" if text is None else "stop",
                 "error": "too long" if text is None else "",
             }
-            for at, (task, peer, text) in enumerate(given)
+            for at, (task, peer, text) in enumerate(texts)
         ]
         return Rollouts.from_rows(rows).marked(PEER)
 

@@ -67,7 +67,7 @@ def test_all_completions_come_from_one_call(tasks, policy, resources):
 
 
 def test_the_chat_is_system_examples_earlier_messages_and_the_template(policy, resources):
-    given = Tasks.from_rows(
+    task = Tasks.from_rows(
         [
             {
                 "id": "tasks/0",
@@ -88,7 +88,7 @@ def test_the_chat_is_system_examples_earlier_messages_and_the_template(policy, r
         template="Level {{ task.metadata.level }}: {{ task.question }}",
         max_new_tokens=2,
     )
-    rows = node.run(given, policy, **resources())
+    rows = node.run(task, policy, **resources())
     assert [(m["role"], m["content"]) for m in rows.values("messages")[0]] == [
         ("system", "Be brief.\n\nBe kind."),
         ("user", "0+0?"),
@@ -126,28 +126,28 @@ def test_quote_draws_rows_of_each_peer_and_keeps_their_order(tasks, policy, reso
 
 
 def test_a_prompt_that_does_not_fit_is_a_failed_row_with_the_numbers(tasks, policy, resources):
-    given = resources()
-    rows = Chat(max_prompt_tokens=10, num_generations=2, max_new_tokens=3).run(tasks, policy, **given)
+    supplied = resources()
+    rows = Chat(max_prompt_tokens=10, num_generations=2, max_new_tokens=3).run(tasks, policy, **supplied)
     assert [finish == "failed" for finish in rows.values("finish")] == [False, False, True, True]
     assert rows.values("error")[2] == "the prompt has 18 tokens, but at most 10 fit: max_prompt_tokens"
     assert rows.values("completion_ids")[2] == rows.values("logprobs")[2] == rows.values("completion_mask")[2] == []
     assert len(set(rows.values("id"))) == 4
-    assert given["log"].metrics["failed"] == 0.5
+    assert supplied["log"].metrics["failed"] == 0.5
     whole = Chat(max_new_tokens=policy.context - 10).run(tasks, policy, **resources())
     assert "fit: context 1024 - max_new_tokens 1014" in whole.values("error")[1]
 
 
 def test_all_prompts_may_be_refused(tasks, policy, resources):
-    given = resources()
-    rows = Chat(max_prompt_tokens=1).run(tasks, policy, **given)
+    supplied = resources()
+    rows = Chat(max_prompt_tokens=1).run(tasks, policy, **supplied)
     assert set(rows.values("finish")) == {"failed"}
-    assert given["log"].metrics["tokens"] == 0
+    assert supplied["log"].metrics["tokens"] == 0
 
 
 def test_cut_left_keeps_the_last_tokens(tasks, policy, resources):
-    given = resources()
-    rows = Chat(max_prompt_tokens=6, too_long="cut_left", max_new_tokens=2).run(tasks, policy, **given)
-    assert given["log"].metrics["prompts_cut"] == sum(cut > 0 for cut in given["log"].facts["tokens_cut"]) > 0
+    supplied = resources()
+    rows = Chat(max_prompt_tokens=6, too_long="cut_left", max_new_tokens=2).run(tasks, policy, **supplied)
+    assert supplied["log"].metrics["prompts_cut"] == sum(cut > 0 for cut in supplied["log"].facts["tokens_cut"]) > 0
     assert policy.decode(rows.values("prompt_ids")[1]) == "mes 5?"
     assert texts(rows)[1] == "What is 3 times 5?"
     assert "failed" not in rows.values("finish")
@@ -155,24 +155,24 @@ def test_cut_left_keeps_the_last_tokens(tasks, policy, resources):
 
 def test_drop_quoted_leaves_out_the_last_and_keeps_numbers(tasks, policy, resources, written):
     answers = written([("tasks/0", peer, peer * 20) for peer in "abcd"])
-    given = resources()
+    supplied = resources()
     node = Chat(
         template="{% for a in answers %}{{ a.number }}{{ a.completion }}{% endfor %}!",
         max_prompt_tokens=50,
         too_long="drop_quoted",
         max_new_tokens=2,
     )
-    rows = node.run(tasks, policy, {"answers": answers}, **given)
+    rows = node.run(tasks, policy, {"answers": answers}, **supplied)
     assert texts(rows)[0] == "1" + "a" * 20 + "2" + "b" * 20 + "!"
     assert rows.values("parent_ids")[0] == ["tasks/0-a-0", "tasks/0-b-1"]
-    assert given["log"].metrics["quotes_dropped"] == 2
+    assert supplied["log"].metrics["quotes_dropped"] == 2
 
 
 def test_metrics(tasks, policy, resources):
-    given = resources()
-    rows = Chat(num_generations=4, max_new_tokens=6).run(tasks, policy, **given)
+    supplied = resources()
+    rows = Chat(num_generations=4, max_new_tokens=6).run(tasks, policy, **supplied)
     lengths = [len(row) for row in rows.values("completion_ids")]
-    assert given["log"].metrics == {
+    assert supplied["log"].metrics == {
         "tokens": sum(lengths),
         "prompt_tokens": (4 + 18) / 2,
         "completion_length": pytest.approx(np.mean(lengths)),
@@ -185,18 +185,18 @@ def test_metrics(tasks, policy, resources):
 
 
 def test_entropy_is_that_of_the_distribution_sampled_from(policy, resources):
-    """The estimate against the exact entropy of the first token, at a temperature that flattens it and at one."""
-    given = Tasks.from_rows(
+    """Compare the estimate with the exact entropy of the first token, at two temperatures."""
+    task = Tasks.from_rows(
         [{"id": "tasks/0", "messages": [{"role": "user", "content": "2+2="}], "answer": "", "metadata": "{}"}]
     )
     for temperature in (1.0, 0.02):
-        told = resources()
-        Chat(num_generations=512, max_new_tokens=1, temperature=temperature).run(given, policy, **told)
+        supplied = resources()
+        Chat(num_generations=512, max_new_tokens=1, temperature=temperature).run(task, policy, **supplied)
         with torch.no_grad():
             ids = torch.as_tensor(policy.render([{"role": "user", "content": "2+2="}])[None].astype("int64"))
             logits = policy.model(input_ids=ids).logits[0, -1].float() / temperature
         exact = torch.distributions.Categorical(logits=logits).entropy()
-        assert told["log"].metrics["entropy"] == pytest.approx(float(exact), abs=0.15)
+        assert supplied["log"].metrics["entropy"] == pytest.approx(float(exact), abs=0.15)
 
 
 def test_an_evaluation_may_ask_for_samples_and_temperature(tasks, policy, resources):
@@ -216,7 +216,7 @@ def test_no_tasks_give_no_rows(policy, resources):
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{% for a in answers %}", "line 1 of the template is no Jinja"),
+        ("{% for a in answers %}", "line 1 of the template is not valid Jinja"),
         ("{{ task.answer }}", "reads task.answer; a task shows id, question, metadata, messages"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Branching: one prompt for every row of an upstream input."""
+"""Branching with `each`: one prompt per row of an upstream input."""
 
 import pytest
 
@@ -25,9 +25,9 @@ def answers(written):
 
 @pytest.fixture
 def critiques(written):
-    """Three that can be quoted and a failed one for the first task, one for the second."""
-    given = [("tasks/0", "a", "good"), ("tasks/0", "b", None), ("tasks/0", "b", "bad"), ("tasks/0", "c", "bad")]
-    return written([*given, ("tasks/1", "c", "so-so")])
+    """Three valid critiques and a failed one for the first task, one for the second."""
+    first = [("tasks/0", "a", "good"), ("tasks/0", "b", None), ("tasks/0", "b", "bad"), ("tasks/0", "c", "bad")]
+    return written([*first, ("tasks/1", "c", "so-so")])
 
 
 def test_every_row_has_a_prompt_of_its_own_and_keeps_its_number(tasks, policy, resources, answers, critiques):
@@ -58,9 +58,9 @@ def test_samples_count_the_rows_of_a_task_and_ids_differ_where_texts_do_not(
 
 
 def test_quote_limits_the_rows_of_each_peer_before_they_branch(tasks, policy, resources, written):
-    given = written([("tasks/0", peer, f"{peer}{at}") for at in range(4) for peer in "ab"])
-    node = Chat(template="{% for c in given %}{{ c.completion }}{% endfor %}!", each="given", quote=2, max_new_tokens=1)
-    rows = node.run(tasks.take([0]), policy, {"given": given}, **resources())
+    hints = written([("tasks/0", peer, f"{peer}{at}") for at in range(4) for peer in "ab"])
+    node = Chat(template="{% for h in hints %}{{ h.completion }}{% endfor %}!", each="hints", quote=2, max_new_tokens=1)
+    rows = node.run(tasks.take([0]), policy, {"hints": hints}, **resources())
     assert sorted(text[0] for text in prompts(rows)) == ["a", "a", "b", "b"]
     assert len(set(prompts(rows))) == 4
 
@@ -75,10 +75,10 @@ def test_a_task_without_a_row_to_branch_on_fails_and_says_so(tasks, policy, reso
 
 def test_the_row_that_a_prompt_is_about_is_never_dropped(tasks, policy, resources, answers, critiques):
     node = Revise(template=TEMPLATE, each="critiques", max_new_tokens=2, max_prompt_tokens=12)
-    given = resources()
-    rows = node.run(tasks.take([0]), answers, critiques, policy, **given)
+    supplied = resources()
+    rows = node.run(tasks.take([0]), answers, critiques, policy, **supplied)
     assert prompts(rows) == ["1=good;four,", "2=bad;four,", "3=bad;four,"]
-    assert given["log"].metrics["quotes_dropped"] == 3
+    assert supplied["log"].metrics["quotes_dropped"] == 3
     narrow = node.model_copy(update={"max_prompt_tokens": 6})
     rows = narrow.run(tasks.take([0]), answers, critiques, policy, **resources())
     assert rows.values("error") == ["the prompt has 7 tokens, but at most 6 fit: max_prompt_tokens", "", ""]

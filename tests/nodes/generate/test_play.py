@@ -106,7 +106,7 @@ def test_both_seats_of_self_play_are_given_and_only_legal_moves_are_made() -> No
     assert log.metrics["steps"] == len(rows)
 
 
-def test_what_others_earn_a_seat_belongs_to_its_last_move() -> None:
+def test_a_reward_during_the_moves_of_others_belongs_to_the_last_move_of_its_seat() -> None:
     rows = play(Play(opponents={"self": 1}), tasks_of(HEAP), policy_of(HEAP))
     taken = [min(action + 1, 2) for action in rows.take(np.argsort(_order(rows))).values("action")]
     taken[-1] = 10 - sum(taken[:-1])
@@ -122,7 +122,7 @@ def test_what_others_earn_a_seat_belongs_to_its_last_move() -> None:
 
 
 def _order(rows: Trajectories) -> Any:
-    """Three seats move in turn."""
+    """Return each row's place in the game; the three seats move in turn."""
     return rows.numpy("step") * 3 + rows.numpy("seat")
 
 
@@ -148,7 +148,7 @@ def test_opponents_are_drawn_by_weight_and_an_empty_pool_is_the_policy_itself() 
 
 
 @pytest.mark.parametrize(
-    ("breaks", "told"),
+    ("breaks", "message"),
     [
         ("reset", "move 0: OSError: no such corridor"),
         ("raise", "move 2: RuntimeError: the floor gave way"),
@@ -160,12 +160,12 @@ def test_opponents_are_drawn_by_weight_and_an_empty_pool_is_the_policy_itself() 
         ("endless", "move 60: no end after max_steps = 60 moves"),
     ],
 )
-def test_an_episode_that_breaks_is_one_failed_row_with_its_reason(breaks: str, told: str) -> None:
+def test_an_episode_that_breaks_is_one_failed_row_with_its_reason(breaks: str, message: str) -> None:
     log = Log()
     tasks = tasks_of(CORRIDOR, CORRIDOR | {"params": {"breaks": breaks}}, CORRIDOR)
     rows = play(Play(max_steps=60, num_envs=2), tasks, policy_of(CORRIDOR), log=log)
     (failed,) = rows.where(rows.finish_is("failed")).rows("task_id", "error", "step", "reward")
-    assert (failed["task_id"], failed["error"], failed["step"]) == ("tasks/1", told, 0)
+    assert (failed["task_id"], failed["error"], failed["step"]) == ("tasks/1", message, 0)
     assert np.isnan(failed["reward"])
     assert set(rows.finished().values("task_id")) == {"tasks/0", "tasks/2"}
     assert log.metrics["failed"] == pytest.approx(1 / 3)
@@ -179,18 +179,18 @@ def test_a_round_in_which_everything_breaks_is_rows_all_the_same() -> None:
     assert len(play(Play(), tasks_of(), policy_of(CORRIDOR))) == 0
 
 
-def test_what_a_truncated_episode_leaves_is_valued() -> None:
+def test_a_truncated_episode_bootstraps_from_the_value_of_its_final_observation() -> None:
     policy: Any = policy_of(CORRIDOR)
     rows = play(Play(), tasks_of(*[CORRIDOR | {"params": {"limit": 2}}] * 8), policy)
-    cut = rows.finish_is("truncated")
-    assert cut.sum() == 8
-    assert (rows.numpy("bootstrap")[~cut] == 0).all()
+    truncated = rows.finish_is("truncated")
+    assert truncated.sum() == 8
+    assert (rows.numpy("bootstrap")[~truncated] == 0).all()
     game = Environment.model_validate(CORRIDOR).open()
     game.reset(0)
     for action in rows.where(np.asarray(rows.values("task_id")) == "tasks/0").values("action"):
         turn = game.step(action)
-    left = policy.values(turn.observation[None], np.ones((1, 2), np.int8))
-    assert rows.numpy("bootstrap")[1] == pytest.approx(left[0])
+    value = policy.values(turn.observation[None], np.ones((1, 2), np.int8))
+    assert rows.numpy("bootstrap")[1] == pytest.approx(value[0])
 
 
 def test_an_evaluation_plays_its_own_opponents_at_the_best() -> None:
@@ -230,7 +230,7 @@ def test_a_policy_made_elsewhere_that_does_not_fit_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "inputs", "told"),
+    ("params", "inputs", "message"),
     [
         ({"opponents": {"policy": 1}}, {}, "opponents names 'policy', but no `opponent` is wired"),
         ({"eval_opponents": {"snapshots": 1}}, {}, "eval_opponents names 'snapshots', but no `snapshots` is wired"),
@@ -238,9 +238,9 @@ def test_a_policy_made_elsewhere_that_does_not_fit_is_refused() -> None:
         ({"opponents": {"policy": 1}}, {"opponent": "other"}, ""),
     ],
 )
-def test_opponents_must_be_wired(params: dict[str, Any], inputs: dict[str, str], told: str) -> None:
+def test_opponents_must_be_wired(params: dict[str, Any], inputs: dict[str, str], message: str) -> None:
     problems = list(Play(**params).check_inputs({"tasks": "tasks", "policy": "policy", **inputs}))
-    assert [problem[: len(told)] for problem in problems] == ([told] if told else [])
+    assert [problem[: len(message)] for problem in problems] == ([message] if message else [])
 
 
 @pytest.mark.parametrize("weights", [{}, {"self": 0}, {"self": -1, "random": 2}])

@@ -14,7 +14,7 @@ ONES = np.ones(1, np.float32)
 
 @pytest.fixture
 def folder(tmp_path):
-    """A small model with tied weights, as transformers saves it."""
+    """Save a small model with tied weights in transformers' format; return its folder."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(PRINTABLE) + 3,
@@ -158,12 +158,12 @@ def test_smollm2_answers(smollm2):
 def test_smollm2_is_judged_as_it_was_sampled(smollm2):
     prompts = [smollm2.render([{"role": "user", "content": text}]) for text in ("Name a colour.", "2+3=")]
     rng, sampling = np.random.default_rng(0), Sampling(24, temperature=0.7)
-    made = smollm2.generate(prompts, num_generations=2, sampling=sampling, rng=rng, max_batch_tokens=4096)
-    rows = [(prompt, row) for prompt, rows in zip(prompts, made, strict=True) for row in rows]
+    completions = smollm2.generate(prompts, num_generations=2, sampling=sampling, rng=rng, max_batch_tokens=4096)
+    rows = [(prompt, row) for prompt, rows in zip(prompts, completions, strict=True) for row in rows]
     sequences = [TokenSequence(prompt, row.ids) for prompt, row in rows]
     with torch.no_grad():
-        found = smollm2.logprobs(sequences, temperatures=np.full(len(rows), 0.7, np.float32)).numpy()
-    errors = [abs(found[at, : len(row.ids)] - row.logprobs) for at, (_, row) in enumerate(rows)]
+        logprobs = smollm2.logprobs(sequences, temperatures=np.full(len(rows), 0.7, np.float32)).numpy()
+    errors = [abs(logprobs[at, : len(row.ids)] - row.logprobs) for at, (_, row) in enumerate(rows)]
     assert np.concatenate(errors).mean() < 0.05
 
 

@@ -33,7 +33,7 @@ def game(carry, reference, **options):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Two peers, two rounds, a checkpoint after each."""
+    """Play two peers for two rounds, with a checkpoint after each round."""
     options = {"rounds": 2, "peers": 2, "checkpoint_every": 1}
     graph = game(TinyLM(**TINY), TinyLM(**TINY, like="policy"), **options)
     return play(graph, out=tmp_path_factory.mktemp("runs") / "run", quiet=True)

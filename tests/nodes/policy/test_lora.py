@@ -27,7 +27,7 @@ IDS = torch.tensor([[10, 11, 12, 13, 40]])
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A small model as transformers saves it."""
+    """Save a small model in transformers' format; return its folder."""
     path = tmp_path_factory.mktemp("base")
     TinyLM(hidden_size=16, heads=2, initializer_range=0.3).init("base", seed=0).export(path)
     return path
@@ -53,7 +53,7 @@ def logits(model):
 
 
 def storages(*policies):
-    """Bytes of all distinct parameters and buffers."""
+    """Return the bytes of all distinct parameters and buffers."""
     tensors = [t for p in policies for t in (*p.model.parameters(), *p.model.buffers())]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
@@ -132,11 +132,11 @@ def test_what_is_sampled_is_judged_alike(folder):
         train(policy, 3)
         prompts = [np.array([10, 11], np.int32), np.array([30, 31, 32], np.int32)]
         rows = policy.generate(prompts, **sampling(6))
-        sequences = [TokenSequence(prompt, row.ids) for prompt, made in zip(prompts, rows, strict=True) for row in made]
+        sequences = [TokenSequence(prompt, row.ids) for prompt, part in zip(prompts, rows, strict=True) for row in part]
         with torch.no_grad():
-            found = policy.logprobs(sequences, temperatures=np.ones(4, np.float32)).numpy()
-        for at, row in enumerate(row for made in rows for row in made):
-            np.testing.assert_allclose(found[at, : len(row.ids)], row.logprobs, atol=tolerance)
+            logprobs = policy.logprobs(sequences, temperatures=np.ones(4, np.float32)).numpy()
+        for at, row in enumerate(row for part in rows for row in part):
+            np.testing.assert_allclose(logprobs[at, : len(row.ids)], row.logprobs, atol=tolerance)
         assert policy.model.get_parameter("model.layers.0.mlp.up_proj.base_layer.weight").dtype == torch.float32
 
 
@@ -238,8 +238,8 @@ def measured(policies):
 def play(policy):
     prompt = policy.render([{"role": "user", "content": "Name a colour."}])
     rng = np.random.default_rng(0)
-    made = policy.generate([prompt], num_generations=1, sampling=Sampling(4), rng=rng, max_batch_tokens=4096)
-    sequence = TokenSequence(prompt, made[0][0].ids)
+    completions = policy.generate([prompt], num_generations=1, sampling=Sampling(4), rng=rng, max_batch_tokens=4096)
+    sequence = TokenSequence(prompt, completions[0][0].ids)
     policy.backward(-policy.logprobs([sequence], temperatures=np.ones(1, np.float32)).sum())
     policy.step(learning_rate=1e-3, max_grad_norm=1.0)
 
@@ -262,7 +262,7 @@ for policy in policies:
 
 
 def test_three_policies_on_one_smollm2_need_little_more_memory_than_one(tmp_path):
-    """And what each exports is the same model in plain transformers."""
+    """Compare memory of one and three policies, and the logits of each export with its policy's."""
     done = subprocess.run(
         [sys.executable, "-c", THREE_ON_ONE_BASE, tmp_path], capture_output=True, text=True, check=True
     )

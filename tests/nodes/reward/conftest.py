@@ -1,4 +1,4 @@
-"""A generator that says what a graph file tells it to: rewards in whole games, with completions that are known."""
+"""A generator with completions from the graph file, to test rewards in whole games."""
 
 import numpy as np
 
@@ -7,11 +7,12 @@ from genrl_graph.seeds import group_id, rollout_id
 
 
 class Scripted(Generator, name="test_scripted"):
-    """Says the same to every task, one token a character; `{answer}` stands for the task's."""
+    """Generates the same completions for every task, one token per character; `{answer}` is the task's answer."""
 
     completions: list[str]
 
     def run(self, tasks: Tasks, *, round: int, peer: str) -> Rollouts:
+        """Return one rollout per task and completion."""
         rows = []
         for task in tasks.rows():
             prompt = np.array([len(task["id"])], np.int32)
@@ -20,12 +21,12 @@ class Scripted(Generator, name="test_scripted"):
             for sample, template in enumerate(self.completions):
                 text = template.replace("{answer}", task["answer"])
                 ids = np.array([ord(character) for character in text], np.int32)
-                made = {"task_id": task["id"], "parent_ids": [], "sample": sample, "prompt_ids": prompt}
+                identity = {"task_id": task["id"], "parent_ids": [], "sample": sample, "prompt_ids": prompt}
                 rows.append(
-                    made
+                    identity
                     | {name: where[name] for name in ("peer", "round", "node")}
                     | {
-                        "id": rollout_id(**where, **made, completion_ids=ids),
+                        "id": rollout_id(**where, **identity, completion_ids=ids),
                         "group_id": group,
                         "stage": self.place.stage,
                         "policy": "script",

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint on loopback that answers what a script says, and counts."""
+"""An OpenAI-compatible endpoint on loopback that follows a script and counts requests."""
 
 import json
 import select
@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one request gets: a response, no answer at all (`hang`), or a closed connection (`drop`)."""
+    """The reaction to one request: a response, no answer at all (`hang`), or a closed connection (`drop`)."""
 
     status: int = 200
     body: bytes = b""
@@ -24,20 +24,20 @@ HANG, DROP = Step(act="hang"), Step(act="drop")
 
 
 def says(text: object, finish: str = "stop") -> Step:
-    """A well-formed chat completion."""
+    """Return a well-formed chat completion."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
     return Step(body=json.dumps({"object": "chat.completion", "choices": [choice]}).encode())
 
 
-def status(code: int, told: str = "", **headers: str) -> Step:
-    """An error as such endpoints give it; `Retry_After` stands for Retry-After."""
-    body = json.dumps({"error": {"message": told}}).encode()
+def status(code: int, message: str = "", **headers: str) -> Step:
+    """Return an error response; underscores in header names stand for hyphens (`Retry_After`)."""
+    body = json.dumps({"error": {"message": message}}).encode()
     return Step(code, body, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One request as it came."""
+    """One received request."""
 
     path: str
     headers: dict[str, str]
@@ -50,7 +50,7 @@ class Seen:
 
 
 class JudgeServer:
-    """`script` gets each request and the number of requests with that prompt before it."""
+    """A server that answers `script(request, number of earlier requests with the same messages)`."""
 
     def __init__(self) -> None:
         self.script: Callable[[Seen, int], Step] = lambda seen, before: says("Score: 10")
@@ -63,15 +63,15 @@ class JudgeServer:
 
     @property
     def url(self) -> str:
-        """What a graph file names as endpoint."""
+        """The endpoint URL for a graph file."""
         return f"http://127.0.0.1:{self._http.server_port}/v1"
 
     def answers(self, plan: dict[str, list[Step]]) -> None:
-        """Script: a prompt that holds a key gets its steps, one after another."""
+        """Set the script: a prompt that contains a key gets the steps of that key, one after the other."""
         self.script = lambda seen, before: next(steps for key, steps in plan.items() if key in seen.prompt)[before]
 
     def take(self, seen: Seen) -> Step:
-        """Count a request and say what it gets."""
+        """Count a request and return its step."""
         with self._lock:
             before = sum(other.body.get("messages") == seen.body.get("messages") for other in self.seen)
             self.seen.append(seen)
@@ -80,7 +80,7 @@ class JudgeServer:
         return self.script(seen, before)
 
     def done(self) -> None:
-        """A request is over."""
+        """Count a request as finished."""
         with self._lock:
             self.in_flight -= 1
 

@@ -1,3 +1,5 @@
+"""`reward.choice`: parsing of choices, and their rewards."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""`reward.function`: arguments, return values, failures, limits and factories."""
+
 import asyncio
 import os
 import sys
@@ -99,7 +101,7 @@ NOT_A_FUNCTION = 3
 
 @pytest.fixture(scope="module")
 def judges(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """A user's script, as `--import judges_for_test.py` reads it."""
+    """Import a user's script as `--import judges_for_test.py` does."""
     path = tmp_path_factory.mktemp("user") / "judges_for_test.py"
     path.write_text(MODULE)
     import_file(path)
@@ -161,7 +163,7 @@ def test_none_is_not_judged(paid, log: Log, isolated: bool) -> None:  # type: ig
 
 @pytest.mark.parametrize("isolated", [True, False])
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         (
             "raises",
@@ -174,8 +176,8 @@ def test_none_is_not_judged(paid, log: Log, isolated: bool) -> None:  # type: ig
         ("NOT_A_FUNCTION", "not a function"),
     ],
 )
-def test_a_wrong_function_is_named(paid, name: str, told: str, isolated: bool) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(RewardFailed, match=told) as raised:
+def test_a_wrong_function_is_named(paid, name: str, message: str, isolated: bool) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(RewardFailed, match=message) as raised:
         paid(name, isolated=isolated)
     assert "\n" not in str(raised.value)
 
@@ -244,7 +246,7 @@ def test_a_factory_makes_the_function_once(paid, isolated: bool) -> None:  # typ
 
 @pytest.mark.parametrize("isolated", [True, False])
 @pytest.mark.parametrize(
-    ("params", "told"),
+    ("params", "message"),
     [
         ({"function": "judges_for_test:missing"}, "has no attribute 'missing'"),
         ({"function": "judges_for_test:make_power", "factory": {"power": 3}}, "unexpected keyword argument 'power'"),
@@ -252,14 +254,14 @@ def test_a_factory_makes_the_function_once(paid, isolated: bool) -> None:  # typ
     ],
 )
 def test_one_that_cannot_be_loaded_is_told_before_the_first_round(
-    judges: ModuleType, params: dict[str, object], told: str, isolated: bool
+    judges: ModuleType, params: dict[str, object], message: str, isolated: bool
 ) -> None:
-    with pytest.raises(RewardFailed, match=told):
+    with pytest.raises(RewardFailed, match=message):
         FunctionReward(**params, isolated=isolated).prepare()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("params", "told"),
+    ("params", "message"),
     [
         ({"workers": 2}, "workers is 2, but the whole batch is one call; set rows_per_call"),
         ({"workers": 2, "rows_per_call": 1, "isolated": False}, "workers is 2, but .*: isolated is false"),
@@ -268,8 +270,8 @@ def test_one_that_cannot_be_loaded_is_told_before_the_first_round(
         ({"factory": {"x": object()}}, "factory: no value of a graph file"),
     ],
 )
-def test_params_that_do_nothing_are_refused(params: dict[str, object], told: str) -> None:
-    with pytest.raises(ParamError, match=told):
+def test_params_that_do_nothing_are_refused(params: dict[str, object], message: str) -> None:
+    with pytest.raises(ParamError, match=message):
         FunctionReward(**{"function": "trl.rewards:think_format_reward"} | params)  # type: ignore[arg-type]
 
 

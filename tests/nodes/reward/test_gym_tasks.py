@@ -1,4 +1,4 @@
-"""Twenty data sets of reasoning-gym by name, in one graph file: their own answers are paid in full, wrong ones less."""
+"""Data sets of reasoning-gym in one graph file: their own answers get the full reward, wrong ones less."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ RIGHT, WRONG = "Let me think. <answer>{answer}</answer>", "<answer>-12345</answe
 
 
 def graph_file(folder: Path) -> Path:
-    """One source, one generator and one reward a data set."""
+    """Write a graph with a source, a generator, a reward and an advantage per data set."""
     nodes: dict[str, object] = {}
     for name in DATA_SETS:
         nodes[f"tasks_{name}"] = {"type": "source.reasoning_gym", "params": {"dataset": name, "num_tasks": 3}}
@@ -54,7 +54,7 @@ def graph_file(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
-    """What one round stored."""
+    """Play one round and return its store."""
     folder = tmp_path_factory.mktemp("gym")
     run = play(load(graph_file(folder)), out=folder / "run", rounds=1, quiet=True)
     return RunStore.open(run.folder)

@@ -1,4 +1,4 @@
-"""`reward.judge`: what a file may say, how verdicts are read, dry play, and judges that are policies of the graph."""
+"""`reward.judge`: params, parsing of scores, dry runs, and judges that are policies of the graph."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -30,8 +30,8 @@ from genrl_graph.store.run_store import RunStore
 HERE: dict[str, Any] = {"endpoint": "http://127.0.0.1:9/v1", "model": "m"}
 
 
-def score(text: str, *, cut: bool = False, scale: tuple[float, float] = (1.0, 10.0)) -> float | None:
-    (read,) = read_scores([Reply(text, cut)], pattern=PATTERN, scale=scale, node="judge")
+def score(text: str, *, truncated: bool = False, scale: tuple[float, float] = (1.0, 10.0)) -> float | None:
+    (read,) = read_scores([Reply(text, truncated)], pattern=PATTERN, scale=scale, node="judge")
     return None if isinstance(read, Failure) else read
 
 
@@ -62,7 +62,7 @@ def test_the_last_number_on_the_scale_counts(text: str, expected: float | None) 
 
 @pytest.mark.parametrize(("text", "expected"), [("Score: 7", 6 / 9), ("Score: 1", None), ("Score: 7, so", None)])
 def test_what_was_cut_must_end_with_its_verdict(text: str, expected: float | None) -> None:
-    assert score(text, cut=True) == expected
+    assert score(text, truncated=True) == expected
 
 
 @given(st.text(), st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.floats(0, 1))
@@ -90,7 +90,7 @@ def test_memory_is_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "told"),
+    ("params", "message"),
     [
         ({"endpoint": "https://host/v1"}, "endpoint needs `model`"),
         ({"endpoint": "host/v1", "model": "m"}, "no base URL of an API"),
@@ -114,13 +114,13 @@ def test_memory_is_bounded() -> None:
         ({"term": "a b"}, "letters, digits"),
     ],
 )
-def test_params_are_checked_first(params: dict[str, Any], told: str) -> None:
-    with pytest.raises(ParamError, match=re.escape(told)):
+def test_params_are_checked_first(params: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParamError, match=re.escape(message)):
         Judge(**params)
 
 
 class ScriptedJudge(CausalPolicy):
-    """A tiny model that writes what `script` says of each prompt, and keeps the prompts."""
+    """A tiny model that replies with `script(prompt)` and records the prompts."""
 
     script: Callable[[str], str]
     asked: list[str]
@@ -134,7 +134,7 @@ class ScriptedJudge(CausalPolicy):
         rng: np.random.Generator,
         max_batch_tokens: int,
     ) -> list[list[Completion]]:
-        """`num_generations` times the script's text."""
+        """Return the script's text `num_generations` times per prompt."""
         texts = [self.decode(prompt.tolist()) for prompt in prompts]
         self.asked += texts
         nothing = np.empty(0, np.int32), np.empty(0, np.float32)
@@ -278,7 +278,7 @@ def test_a_game_with_a_frozen_policy_as_judge(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "told"),
+    ("before", "after", "message"),
     [
         (", judge: judge}", "}", "nodes.score: has no judge"),
         (
@@ -290,10 +290,10 @@ def test_a_game_with_a_frozen_policy_as_judge(tmp_path: Path) -> None:
         ("judge: judge}", "judge: answer}", "wants TextPolicy"),
     ],
 )
-def test_a_game_with_another_judge_is_refused(tmp_path: Path, before: str, after: str, told: str) -> None:
+def test_a_game_with_another_judge_is_refused(tmp_path: Path, before: str, after: str, message: str) -> None:
     path = tmp_path / "game.yaml"
     path.write_text(GAME.replace(before, after))
-    with pytest.raises(GraphError, match=re.escape(told)):
+    with pytest.raises(GraphError, match=re.escape(message)):
         load(path)
 
 

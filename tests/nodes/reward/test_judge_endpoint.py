@@ -1,4 +1,4 @@
-"""`reward.judge` with an endpoint: what is paid, asked, repeated and kept when an API fails in every way it can."""
+"""`reward.judge` with an endpoint: rewards, requests, retries and the cache when an API fails in many ways."""
 
 import asyncio
 import json
@@ -33,14 +33,14 @@ from judge_server import DROP, HANG, JudgeServer, Step, says, status  # noqa: E4
 
 @pytest.fixture
 def server() -> Iterator[JudgeServer]:
-    """A server on loopback whose script the test writes."""
+    """Start a server on loopback whose script the test sets."""
     with JudgeServer() as server:
         yield server
 
 
 @pytest.fixture
 def ask(make_rollouts, server: JudgeServer):  # type: ignore[no-untyped-def]
-    """`ask(completions, **params)`: the rewards of a judge at the server, and its log."""
+    """Return `ask(completions, **params)`, which returns the rewards of a judge at the server, and its log."""
     source = ListSource(tasks=[{"question": "Capital of France?", "answer": "Paris"}])
     tasks = TaskBook({"tasks": source.placed(Place("tasks"))})
 
@@ -108,17 +108,21 @@ def test_every_failure_is_nan_and_everything_is_counted(ask, server: JudgeServer
     assert {seen.path for seen in server.seen} == {"/v1/chat/completions"}
 
     reasons = dict(zip(log.tables["failures"]["id"], log.tables["failures"]["reason"], strict=True))
-    told = {name: reasons[f"id{at}"] for at, name in enumerate(names) if f"id{at}" in reasons}
-    assert set(told) == set(names) - set(PAID)
-    assert "no answer within 0.5 s (3 tries)" in told["dead"]
-    assert "429 Too Many Requests" in told["full"] and "(3 tries)" in told["full"]
-    assert "no chat completion: " in told["html"] and "Score: 10" in told["html"]
-    assert "401 Unauthorized" in told["unknown"] and "bad key" in told["unknown"] and "tries" not in told["unknown"]
-    assert "no such model" in told["wrong"]
-    assert "redirects, which is not followed" in told["moved"]
-    assert told["chatty"] == "no verdict in 'I like it a lot.'"
-    assert "verdict 11 is not in 1 to 10" in told["beyond"]
-    assert "cut the judge before its verdict" in told["cut"] and "cut the judge" in told["shorter"]
+    reason_of = {name: reasons[f"id{at}"] for at, name in enumerate(names) if f"id{at}" in reasons}
+    assert set(reason_of) == set(names) - set(PAID)
+    assert "no answer within 0.5 s (3 tries)" in reason_of["dead"]
+    assert "429 Too Many Requests" in reason_of["full"] and "(3 tries)" in reason_of["full"]
+    assert "no chat completion: " in reason_of["html"] and "Score: 10" in reason_of["html"]
+    assert (
+        "401 Unauthorized" in reason_of["unknown"]
+        and "bad key" in reason_of["unknown"]
+        and "tries" not in reason_of["unknown"]
+    )
+    assert "no such model" in reason_of["wrong"]
+    assert "redirects, which is not followed" in reason_of["moved"]
+    assert reason_of["chatty"] == "no verdict in 'I like it a lot.'"
+    assert "verdict 11 is not in 1 to 10" in reason_of["beyond"]
+    assert "cut the judge before its verdict" in reason_of["cut"] and "cut the judge" in reason_of["shorter"]
 
     judged = [at for at, name in enumerate(names) if name in {*PAID, *UNREADABLE}]
     again, log = ask([completions[at] for at in judged], node)
@@ -230,8 +234,8 @@ def test_what_lies_outside_is_looked_at_first(tmp_path: Path, monkeypatch: pytes
     monkeypatch.delenv("JUDGE_NO_KEY", raising=False)
     monkeypatch.setenv("JUDGE_ODD_KEY", "schlüssel")
     named = {"endpoint": "http://127.0.0.1:9/v1", "model": "m"}
-    for name, told in (("JUDGE_NO_KEY", "JUDGE_NO_KEY is not set"), ("JUDGE_ODD_KEY", "not plain ASCII")):
-        with pytest.raises(ParamError, match=told) as raised:
+    for name, message in (("JUDGE_NO_KEY", "JUDGE_NO_KEY is not set"), ("JUDGE_ODD_KEY", "not plain ASCII")):
+        with pytest.raises(ParamError, match=message) as raised:
             Judge(**named, api_key_env=name).prepare()
         assert "schlüssel" not in str(raised.value)
     with closing(sqlite3.connect(tmp_path / "cookies.sqlite")) as other:
@@ -258,7 +262,7 @@ def test_nobody_listens(ask, server: JudgeServer) -> None:  # type: ignore[no-un
 
 
 def test_no_wait_is_longer_than_the_longest(ask, server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(judge_client, "LONGEST_WAIT_S", 0.01)
+    monkeypatch.setattr(judge_client, "MAX_WAIT_S", 0.01)
     server.answers({"<a>": [status(429, "", Retry_After="86400"), status(500), says("Score: 10")]})
     assert ask(["<a>"], retry_wait_s=3600.0)[0] == [1.0]
 

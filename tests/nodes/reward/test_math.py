@@ -1,3 +1,5 @@
+"""`reward.math` on whole rows."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""`reward.reasoning_gym` on entries of its data sets."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""`reward.regex`: matches, comparison with the answer, and time limits."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from genrl_graph.contract.node import Place
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ParamError
-from genrl_graph.nodes.reward.regex import RegexReward, found
+from genrl_graph.nodes.reward.regex import RegexReward, matches
 from genrl_graph.nodes.reward.scoring.rows import call_together
 from genrl_graph.nodes.source.list import ListSource
 
@@ -44,16 +46,16 @@ def test_a_pattern_without_end_costs_one_row(make_rollouts, tasks: TaskBook, log
 @given(st.lists(st.tuples(st.text("ab12 ", max_size=6), st.sampled_from(["1", "a", ""])), max_size=8))
 def test_a_worker_finds_what_this_process_finds(rows: list[tuple[str, str]]) -> None:
     calls = [{"completion": text, "pattern": r"([a1])\b", "answer": answer or None} for text, answer in rows]
-    target = "genrl_graph.nodes.reward.regex:found_each"
+    target = "genrl_graph.nodes.reward.regex:match_each"
     here, there = (call_together(target, dict(enumerate(calls)), timeout_s=limit, node="n") for limit in (None, 20.0))
-    assert here == there == {at: found(**call) for at, call in enumerate(calls)}
+    assert here == there == {at: matches(**call) for at, call in enumerate(calls)}
 
 
 def test_patterns_are_checked_first() -> None:
-    for params, told in (
+    for params, message in (
         ({"pattern": "["}, "no regular expression"),
         ({"pattern": "a", "compare": True}, "put .* around the answer"),
         ({"pattern": "a", "term": "a b"}, "letters, digits"),
     ):
-        with pytest.raises(ParamError, match=told):
+        with pytest.raises(ParamError, match=message):
             RegexReward(**params)

@@ -1,4 +1,4 @@
-"""Every reward function of TRL, by its name in a graph file, gives what it gives when it is called."""
+"""Every reward function of TRL named in a graph file gives the values of a direct call."""
 
 from typing import Any
 
@@ -70,7 +70,7 @@ run: {rounds: 1}
 
 @pytest.fixture(scope="module")
 def game(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, RunStore]:
-    """The graph, and what a run of it stored."""
+    """Play the graph; return it with the store of the run."""
     folder = tmp_path_factory.mktemp("trl")
     (folder / "trl_rewards.yaml").write_text(GRAPH)
     graph = load(folder / "trl_rewards.yaml")

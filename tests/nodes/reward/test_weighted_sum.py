@@ -1,3 +1,5 @@
+"""`reward.weighted_sum`: weights, clips, warm-up, unjudged terms and mismatched inputs."""
+
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ NAN = float("nan")
 
 
 class Tagged(Frame):
-    """Rows that are no rollouts."""
+    """A row type other than rollouts."""
 
     columns = {"id": Rollouts.columns["id"]}
 
@@ -80,8 +82,8 @@ def test_what_could_not_be_judged() -> None:
 
 def test_too_many_rows_left_out_fail() -> None:
     rows = judged("abc", a=[1.0, NAN, NAN], b=[NAN, 1.0, NAN])
-    told = r"2 of 2 rows have a term that could not be judged, most often 'a' .*0\.99; mend it, or set on_nan"
-    with pytest.raises(RewardFailed, match=told):
+    message = r"2 of 2 rows have a term that could not be judged, most often 'a' .*0\.99; mend it, or set on_nan"
+    with pytest.raises(RewardFailed, match=message):
         summed(rows, others=1)
     assert np.isnan(summed(rows, others=1, max_unjudged=1)).all()
     assert np.array_equal(summed(rows, others=1, on_nan="skip_term"), [1.0, 1.0, NAN], equal_nan=True)
@@ -89,7 +91,7 @@ def test_too_many_rows_left_out_fail() -> None:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "params", "told"),
+    ("inputs", "params", "message"),
     [
         ([judged(a=[1.0] * 3), judged(a=[1.0] * 3)], {}, "the term 'a' is in two inputs; give one .* another `term`"),
         ([judged(a=[1.0] * 3), judged("abd", b=[1.0] * 3)], {}, r"input 1 lacks \['c'\] of 3 and 3 rows; .*before"),
@@ -99,13 +101,13 @@ def test_too_many_rows_left_out_fail() -> None:
         ([judged(a=[1.0] * 3, b=[1.0] * 3)], {"terms": {"a": 1}, "others": None}, "the term 'b' is not in `terms`"),
     ],
 )
-def test_what_does_not_fit_is_told(inputs: list[Frame], params: dict[str, object], told: str) -> None:
-    with pytest.raises(ColumnError, match=told):
+def test_what_does_not_fit_is_told(inputs: list[Frame], params: dict[str, object], message: str) -> None:
+    with pytest.raises(ColumnError, match=message):
         summed(*inputs, **{"others": 1.0} | params)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("params", "told"),
+    ("params", "message"),
     [
         ({}, "no term counts"),
         ({"terms": {"a": 0}}, "no term counts"),
@@ -116,8 +118,8 @@ def test_what_does_not_fit_is_told(inputs: list[Frame], params: dict[str, object
         ({"terms": {"a": NAN}}, "finite"),
     ],
 )
-def test_wrong_params_are_refused(params: dict[str, object], told: str) -> None:
-    with pytest.raises(ParamError, match=told):
+def test_wrong_params_are_refused(params: dict[str, object], message: str) -> None:
+    with pytest.raises(ParamError, match=message):
         WeightedSum(**params)  # type: ignore[arg-type]
 
 

@@ -1,3 +1,5 @@
+"""`select.nonzero_advantage` by group and by row."""
+
 import numpy as np
 
 from genrl_graph.contract.resources import Log
@@ -14,8 +16,8 @@ def credited(make_rollouts, advantage, **columns):  # type: ignore[no-untyped-de
 def test_keeps_whole_groups_that_teach(make_rollouts, log: Log) -> None:  # type: ignore[no-untyped-def]
     groups = ["a", "b", "a", "b", "a", "c"]
     rows = credited(make_rollouts, [1.0, 0.0, 0.0, 0.0, np.nan, np.inf], group_id=groups)
-    kept = NonzeroAdvantage().run(rows, log=log)
-    assert kept.values("id") == ["id0", "id2"]
+    selected = NonzeroAdvantage().run(rows, log=log)
+    assert selected.values("id") == ["id0", "id2"]
     assert log.metrics == {"kept": 2 / 6}
     assert NonzeroAdvantage(by="row").run(rows, log=log).values("id") == ["id0"]
 

@@ -1,4 +1,4 @@
-"""`select.swarm_sapo`: how many groups of whom are kept, and that every one of them is as likely as any other."""
+"""`select.swarm_sapo`: numbers of own and external groups, uniform sampling, and hostile group ids."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ NAN = float("nan")
 
 
 def swarm(make_rollouts: Any, groups: Mapping[tuple[str, str], Sequence[float]]) -> Credited[Rollouts]:
-    """Rows of these advantages by (peer, group id), one of each group in turn as a hostile order would have it."""
+    """Build rows with these advantages by (peer, group id); the rows of the groups alternate."""
     members = [(at, *key, value) for key, values in groups.items() for at, value in enumerate(values)]
     members.sort(key=lambda member: member[0])
     rows = make_rollouts(["x"] * len(members), peer=[m[1] for m in members], group_id=[m[2] for m in members])
@@ -28,8 +28,8 @@ def swarm(make_rollouts: Any, groups: Mapping[tuple[str, str], Sequence[float]])
 
 def keep(rows: Credited[Rollouts], *, own: int, external: int, seed: int = 0) -> tuple[Credited[Rollouts], Log]:
     node = SwarmSapo(own_groups=own, external_groups=external)
-    kept = node.run(rows, rng=np.random.default_rng(seed), peer=OWN, log=(log := Log()))
-    return kept, log
+    selected = node.run(rows, rng=np.random.default_rng(seed), peer=OWN, log=(log := Log()))
+    return selected, log
 
 
 def groups_of(rows: Rollouts) -> list[tuple[str, str]]:
@@ -39,13 +39,15 @@ def groups_of(rows: Rollouts) -> list[tuple[str, str]]:
 def test_so_many_own_and_so_many_external_groups_whole_and_in_order(make_rollouts: Any) -> None:
     names = [(peer, f"g{at}") for peer in (OWN, "peer0001", "peer0002") for at in range(5)]
     rows = swarm(make_rollouts, dict.fromkeys(names, (1.0, -1.0, 0.0)))
-    kept, log = keep(rows, own=2, external=3)
-    authors = Counter(peer == OWN for peer, _ in groups_of(kept))
+    selected, log = keep(rows, own=2, external=3)
+    authors = Counter(peer == OWN for peer, _ in groups_of(selected))
     assert authors == {True: 2, False: 3}
-    assert Counter(zip(kept.values("peer"), kept.values("group_id"), strict=True)) == dict.fromkeys(groups_of(kept), 3)
+    assert Counter(zip(selected.values("peer"), selected.values("group_id"), strict=True)) == dict.fromkeys(
+        groups_of(selected), 3
+    )
     order = rows.values("id")
-    assert [order.index(id) for id in kept.values("id")] == sorted(order.index(id) for id in kept.values("id"))
-    others = {peer for peer, _ in groups_of(kept)} - {OWN}
+    assert [order.index(id) for id in selected.values("id")] == sorted(order.index(id) for id in selected.values("id"))
+    others = {peer for peer, _ in groups_of(selected)} - {OWN}
     assert log.metrics == {
         "own_groups": 2,
         "external_groups": 3,
@@ -58,16 +60,16 @@ def test_so_many_own_and_so_many_external_groups_whole_and_in_order(make_rollout
 def test_groups_without_advantage_are_dropped_before_the_draw(make_rollouts: Any) -> None:
     still = {("peer0001", f"still{at}"): [0.0, 0.0, NAN] for at in range(50)}
     good = {(OWN, "a"): [0.5, -0.5], ("peer0002", "b"): [0.5, NAN, -0.5]}
-    kept, log = keep(swarm(make_rollouts, still | good), own=1, external=1)
-    assert groups_of(kept) == [(OWN, "a"), ("peer0002", "b")]
-    assert np.isfinite(kept.numpy("advantage")).all()
+    selected, log = keep(swarm(make_rollouts, still | good), own=1, external=1)
+    assert groups_of(selected) == [(OWN, "a"), ("peer0002", "b")]
+    assert np.isfinite(selected.numpy("advantage")).all()
     assert log.metrics["zero_advantage"] == pytest.approx(50 / 52)
 
 
 def test_fewer_than_asked_are_all_taken_and_no_rows_are_fine(make_rollouts: Any) -> None:
     rows = swarm(make_rollouts, {(OWN, "a"): [1.0, -1.0], ("peer0001", "a"): [1.0, -1.0]})
-    kept, log = keep(rows, own=8, external=8)
-    assert kept == rows
+    selected, log = keep(rows, own=8, external=8)
+    assert selected == rows
     assert (log.metrics["own_groups"], log.metrics["external_groups"]) == (1, 1)
     nothing, log = keep(rows.take([]).marked(PEER), own=1, external=1)
     assert len(nothing) == 0 and PEER in nothing.marks
@@ -75,10 +77,10 @@ def test_fewer_than_asked_are_all_taken_and_no_rows_are_fine(make_rollouts: Any)
 
 
 def test_a_group_is_that_of_its_author(make_rollouts: Any) -> None:
-    """Nobody can make a group of another peer teach, or be drawn with it, by naming it."""
+    """A peer that reuses another peer's group id neither joins that group nor gives it a training signal."""
     rows = swarm(make_rollouts, {(OWN, "a"): [0.0, 0.0], ("peer0001", "a"): [5.0, -5.0]})
-    kept, log = keep(rows, own=1, external=0)
-    assert len(kept) == 0
+    selected, log = keep(rows, own=1, external=0)
+    assert len(selected) == 0
     assert log.metrics["zero_advantage"] == 0.5
 
 
@@ -115,11 +117,11 @@ ADVANTAGES = st.lists(st.sampled_from([0.0, 1.0, -1.0, NAN]), min_size=1, max_si
 def test_it_keeps_as_many_as_there_are_up_to_what_was_asked(
     make_rollouts: Any, groups: dict[tuple[str, str], list[float]], own: int, external: int, seed: int
 ) -> None:
-    kept, log = keep(swarm(make_rollouts, groups), own=own, external=external, seed=seed)
+    selected, log = keep(swarm(make_rollouts, groups), own=own, external=external, seed=seed)
     teaching = {name for name, values in groups.items() if any(np.isfinite(v) and v != 0 for v in values)}
     mine = sum(peer == OWN for peer, _ in teaching)
     assert log.metrics["own_groups"] == min(own, mine)
     assert log.metrics["external_groups"] == min(external, len(teaching) - mine)
-    assert set(groups_of(kept)) <= teaching
-    assert len(groups_of(kept)) == log.metrics["own_groups"] + log.metrics["external_groups"]
-    assert len(kept) == sum(np.isfinite(groups[name]).sum() for name in groups_of(kept))
+    assert set(groups_of(selected)) <= teaching
+    assert len(groups_of(selected)) == log.metrics["own_groups"] + log.metrics["external_groups"]
+    assert len(selected) == sum(np.isfinite(groups[name]).sum() for name in groups_of(selected))

@@ -1,3 +1,5 @@
+"""`select.top`: ties, thresholds, scopes and columns without an order."""
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -34,9 +36,9 @@ def test_per_task_and_per_peer(make_rollouts) -> None:  # type: ignore[no-untype
 
 def test_by_another_column_and_marks_stay(make_rollouts) -> None:  # type: ignore[no-untyped-def]
     rows = scored(make_rollouts, REWARDS).marked(PEER)
-    kept = Top(k=2, column="sample").run(rows)
-    assert kept.values("id") == ["id4", "id5"]
-    assert kept.marks == rows.marks
+    selected = Top(k=2, column="sample").run(rows)
+    assert selected.values("id") == ["id4", "id5"]
+    assert selected.marks == rows.marks
 
 
 def test_what_cannot_be_ordered_is_told(make_rollouts) -> None:  # type: ignore[no-untyped-def]
@@ -49,13 +51,15 @@ def test_what_cannot_be_ordered_is_told(make_rollouts) -> None:  # type: ignore[
 
 
 class Moves(Frame):
-    """An edge type of a game that this node has never heard of."""
+    """An edge type that this node does not know."""
 
     columns = {"id": pa.int64(), "group_id": TEXT, "node": TEXT, "peer": TEXT}
     __slots__ = ()
 
 
 class Points(Frame):
+    """An edge type without groups."""
+
     columns = {"id": pa.int64()}
     __slots__ = ()
 
@@ -69,12 +73,12 @@ def test_rows_without_groups_are_told_so() -> None:
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([0.0, 0.5, 1.0])), max_size=30), st.integers(1, 4))
 def test_against_sorting_each_group(given: list[tuple[str, float]], k: int) -> None:
     rows = [{"id": at, "group_id": group, "node": "n", "peer": "p"} for at, (group, _) in enumerate(given)]
-    kept = Top(k=k).run(score(Moves.from_rows(rows), {"x": [reward for _, reward in given]}))
-    wanted = []
+    selected = Top(k=k).run(score(Moves.from_rows(rows), {"x": [reward for _, reward in given]}))
+    expected = []
     for group in "abc":
         members = [at for at, (name, _) in enumerate(given) if name == group]
-        wanted += sorted(members, key=lambda at: -given[at][1])[:k]
-    assert type(kept) is Moves and kept.values("id") == sorted(wanted)
+        expected += sorted(members, key=lambda at: -given[at][1])[:k]
+    assert type(selected) is Moves and selected.values("id") == sorted(expected)
 
 
 def test_rejection_sampling_keeps_nothing_of_a_group_without_a_right_row(make_rollouts) -> None:  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""`select.verified`: what other peers claim of their episodes is played again."""
+"""`select.verified`: episodes of other peers are replayed; those that deviate are dropped."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,21 +33,21 @@ def source(environment: Environment, episodes: int = 4) -> EnvironmentSource:
 
 
 def played(environment: Environment, peer: str, **params: Any) -> Trajectories:
-    """What a peer plays of four episodes."""
+    """Play four episodes as `peer`."""
     policy = ActorCriticCarry(environment=environment).init("policy", seed=0)
     tasks = source(environment).run(rng=stream(0), round=0)
-    found: Trajectories = Play(**params).run(tasks, policy, rng=stream(peer), log=Log(), round=0, peer=peer)
-    return found
+    actual: Trajectories = Play(**params).run(tasks, policy, rng=stream(peer), log=Log(), round=0, peer=peer)
+    return actual
 
 
 def verified(rows: Trajectories, environment: Environment, **params: Any) -> tuple[Trajectories, Log]:
     log, book = Log(), TaskBook({"tasks": source(environment)})
-    found: Trajectories = Verified(**params).run(rows, tasks=book, peer="own", log=log)
-    return found, log
+    actual: Trajectories = Verified(**params).run(rows, tasks=book, peer="own", log=log)
+    return actual, log
 
 
 def lying(rows: Trajectories, change: Callable[[dict[str, Any]], None]) -> Trajectories:
-    """The rows of other columns."""
+    """Return the rows with columns edited by `change`."""
     columns = {name: np.array(rows.numpy(name)) for name in rows.table.column_names}
     change(columns)
     return Trajectories.from_columns(
@@ -58,8 +58,8 @@ def lying(rows: Trajectories, change: Callable[[dict[str, Any]], None]) -> Traje
 @pytest.mark.parametrize("environment", [TIC_TAC_TOE, CARTPOLE, HEAP], ids=str)
 def test_what_was_played_so_is_kept(environment: Environment) -> None:
     rows = Trajectories.concat([played(environment, "own"), played(environment, "other")])
-    found, log = verified(rows.take(np.random.default_rng(0).permutation(len(rows))), environment)
-    assert sorted(found.values("id")) == sorted(rows.values("id"))
+    actual, log = verified(rows.take(np.random.default_rng(0).permutation(len(rows))), environment)
+    assert sorted(actual.values("id")) == sorted(rows.values("id"))
     assert log.metrics == {"kept": 1.0, "refuted": 0.0}
 
 
@@ -87,7 +87,7 @@ def another(columns: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "change", "told"),
+    ("environment", "change", "message"),
     [
         (TIC_TAC_TOE, richer, "rewards are"),
         (TIC_TAC_TOE, elsewhere, "seat 0 sees something else at step 0"),
@@ -98,14 +98,14 @@ def another(columns: dict[str, Any]) -> None:
     ],
 )
 def test_an_episode_that_did_not_happen_so_goes_and_is_told(
-    environment: Environment, change: Callable[[dict[str, Any]], None], told: str
+    environment: Environment, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     rows = lying(played(environment, "liar"), change)
-    found, log = verified(rows, environment)
+    actual, log = verified(rows, environment)
     lie = rows.values("group_id")[0]
-    assert set(rows.values("group_id")) - set(found.values("group_id")) == {lie}
+    assert set(rows.values("group_id")) - set(actual.values("group_id")) == {lie}
     refuted = log.tables["refuted"]
-    assert (refuted["id"], refuted["peer"]) == ([lie], ["liar"]) and told in refuted["reason"][0]
+    assert (refuted["id"], refuted["peer"]) == ([lie], ["liar"]) and message in refuted["reason"][0]
     own, _ = verified(lying(played(environment, "own"), change), environment)
     assert len(own) == len(played(environment, "own")), "a peer believes itself"
 
@@ -114,11 +114,11 @@ def test_moves_after_the_end_and_before_it_are_no_episode() -> None:
     rows = played(CARTPOLE, "liar")
     (first, *_) = rows.positions("group_id").values()
     short = rows.take(first[:-1])
-    found, log = verified(short, CARTPOLE)
-    assert len(found) == 0 and "and the game is not over" in log.tables["refuted"]["reason"][0]
+    actual, log = verified(short, CARTPOLE)
+    assert len(actual) == 0 and "and the game is not over" in log.tables["refuted"]["reason"][0]
     longer = Trajectories.concat([rows.take(first), lying(rows.take(first[-1:]), _later)])
-    found, log = verified(longer, CARTPOLE)
-    assert len(found) == 0 and log.tables["refuted"]["reason"] == ["seat 0 moves after the end"]
+    actual, log = verified(longer, CARTPOLE)
+    assert len(actual) == 0 and log.tables["refuted"]["reason"] == ["seat 0 moves after the end"]
 
 
 def _later(columns: dict[str, Any]) -> None:
@@ -128,8 +128,8 @@ def _later(columns: dict[str, Any]) -> None:
 @pytest.mark.parametrize("unseen", ["drop", "keep"])
 def test_what_an_opponent_did_cannot_be_verified(unseen: str) -> None:
     rows = played(TIC_TAC_TOE, "other", opponents={"random": 1.0})
-    found, log = verified(rows, TIC_TAC_TOE, unseen=unseen)
-    assert len(found) == (len(rows) if unseen == "keep" else 0)
+    actual, log = verified(rows, TIC_TAC_TOE, unseen=unseen)
+    assert len(actual) == (len(rows) if unseen == "keep" else 0)
     assert log.metrics["refuted"] == 0
 
 
@@ -141,7 +141,7 @@ def test_tasks_without_an_environment_cannot_be_played_again() -> None:
 
 
 class _Named(ListSource, name="verified_test_source"):
-    """Makes a task of any id, without an environment."""
+    """A source that resolves any id to a task without an environment."""
 
     def resolve(self, task_id: str) -> Task:
         return Task(task_id, [], "", {})

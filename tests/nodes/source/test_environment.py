@@ -1,3 +1,5 @@
+"""`source.environment`: seeds of training and evaluation episodes."""
+
 import json
 
 import pytest
@@ -29,9 +31,9 @@ def test_every_round_has_new_seeds_that_its_ids_hold() -> None:
 
 def test_evaluations_have_seeds_of_their_own() -> None:
     held_out = CARTPOLE.evaluated(Evaluation(num_tasks=5))
-    found = seeds(held_out, 0)
-    assert len(found) == 5 and min(found) >= TRAINING_SEEDS > max(seeds(CARTPOLE, 0))
-    assert CARTPOLE.resolve(f"tasks/{found[0]}").metadata["seed"] == found[0]
+    actual = seeds(held_out, 0)
+    assert len(actual) == 5 and min(actual) >= TRAINING_SEEDS > max(seeds(CARTPOLE, 0))
+    assert CARTPOLE.resolve(f"tasks/{actual[0]}").metadata["seed"] == actual[0]
 
 
 @pytest.mark.parametrize("id", ["tasks/", "tasks/x", "tasks/-1", "tasks/01", "other/1", f"tasks/{2**31}", "1"])

@@ -1,3 +1,5 @@
+"""`source.hf_dataset`: file formats, presets, hold-out and errors."""
+
 import json
 import subprocess
 import sys
@@ -62,8 +64,8 @@ def json_list(folder: Path) -> Path:
 def test_all_formats_give_the_same_tasks(make, jsonl: Path, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     given = HfDataset(path=str(make(tmp_path)), answer_from="gsm8k", num_tasks=3)
-    wanted = HfDataset(path=str(jsonl), answer_from="gsm8k", num_tasks=3)
-    assert given.run(rng=stream("s"), round=4) == wanted.run(rng=stream("s"), round=4)
+    expected = HfDataset(path=str(jsonl), answer_from="gsm8k", num_tasks=3)
+    assert given.run(rng=stream("s"), round=4) == expected.run(rng=stream("s"), round=4)
 
 
 def test_a_split_of_a_folder(tmp_path: Path) -> None:
@@ -113,7 +115,7 @@ def test_other_columns_chat_prompts_boxes_and_mixed_answers(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "params", "told"),
+    ("text", "params", "message"),
     [
         ("", {}, "no rows"),
         ('{"question": "q"}\n', {}, r"no column 'answer'; it has question"),
@@ -126,10 +128,10 @@ def test_other_columns_chat_prompts_boxes_and_mixed_answers(tmp_path: Path) -> N
         ('{"question": 3, "answer": "1"}\n', {}, "neither text nor a list of chat messages"),
     ],
 )
-def test_broken_data_is_told_in_one_line(tmp_path: Path, text: str, params: dict[str, object], told: str) -> None:
+def test_broken_data_is_told_in_one_line(tmp_path: Path, text: str, params: dict[str, object], message: str) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text(text)
-    with pytest.raises(DataError, match=told) as raised:
+    with pytest.raises(DataError, match=message) as raised:
         HfDataset(path=str(path), **({"num_tasks": 1} | params)).run(rng=stream("s"), round=0)
     assert "\n" not in str(raised.value)
 
@@ -138,12 +140,12 @@ def test_broken_files_and_places(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"not parquet")
     (tmp_path / "x.bin").write_bytes(b"?")
     (tmp_path / "latin.csv").write_bytes("question,answer\né,1\n".encode("latin-1"))
-    for name, told in [
+    for name, message in [
         ("x.parquet", "cannot be read"),
         ("x.bin", "cannot read a .bin"),
         ("latin.csv", "cannot be read"),
     ]:
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=message):
             HfDataset(path=str(tmp_path / name)).run(rng=stream("s"), round=0)
     with pytest.raises(DataError, match="no such file"):
         HfDataset(path=str(tmp_path / "gone.jsonl")).run(rng=stream("s"), round=0)
@@ -157,8 +159,8 @@ def test_a_hub_that_cannot_be_reached_leads_to_a_local_copy() -> None:
         "except DataError as error: print(error)"
     )
     env = {"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True).stdout
-    assert "local copy" in told and told.count("\n") == 1
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True).stdout
+    assert "local copy" in output and output.count("\n") == 1
 
 
 def test_a_changed_file_is_read_again(jsonl: Path) -> None:
@@ -220,7 +222,7 @@ def test_a_holdout_of_nothing_is_told_before_the_first_round(jsonl: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("params", "told"),
+    ("params", "message"),
     [
         ({"eval_split": "test", "holdout": 0.1}, "not both"),
         ({"eval_split": "train"}, "what it trains on"),
@@ -228,8 +230,8 @@ def test_a_holdout_of_nothing_is_told_before_the_first_round(jsonl: Path) -> Non
         ({"holdout": 1.0}, "holdout"),
     ],
 )
-def test_ways_of_holding_out_that_cannot_be(params: dict[str, object], told: str) -> None:
-    with pytest.raises(ParamError, match=told):
+def test_ways_of_holding_out_that_cannot_be(params: dict[str, object], message: str) -> None:
+    with pytest.raises(ParamError, match=message):
         HfDataset(**({"path": "openai/gsm8k"} | params))
 
 

@@ -1,4 +1,4 @@
-"""Images with captions, and a whole game over them in which nothing is text: a policy that paints."""
+"""`source.folder`, and a whole game without text on its images: a policy that paints."""
 
 import json
 import subprocess
@@ -111,7 +111,7 @@ def emptied(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (broken, "red.png: no readable PNG or JPEG"),
         (a_gif, "red.png: no readable PNG or JPEG"),
@@ -122,9 +122,9 @@ def emptied(folder: Path) -> None:
         (emptied, "no image; it wants .png"),
     ],
 )
-def test_what_is_broken_is_told_by_name_before_the_first_round(folder: Path, spoil, told: str) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_broken_is_told_by_name_before_the_first_round(folder: Path, spoil, message: str) -> None:  # type: ignore[no-untyped-def]
     spoil(folder)
-    with pytest.raises(DataError, match=told) as raised:
+    with pytest.raises(DataError, match=message) as raised:
         ImageFolder(path=str(folder), size=(2, 2), num_tasks=1).prepare()
     assert "\n" not in str(raised.value)
 
@@ -144,49 +144,55 @@ def test_pillow_is_needed_only_for_images(folder: Path) -> None:
         f"try: ImageFolder(path={str(folder)!r}, size=(2, 2), num_tasks=1).prepare()\n"
         "except DataError as error: print(error)"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told.strip().endswith("Pillow is not installed; run: pip install pillow")
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip().endswith("Pillow is not installed; run: pip install pillow")
 
 
 class Palette(Policy):
-    """Paints every image in one colour."""
+    """A policy that paints every image in one colour."""
 
     def __init__(self, name: str) -> None:
         self.name, self.version, self.colour = name, 0, np.full(3, 128.0)
 
     def save(self, folder: Path) -> None:
+        """Write version and colour."""
         (folder / "palette.json").write_text(json.dumps([self.version, self.colour.tolist()]))
 
     def load(self, folder: Path) -> None:
+        """Read version and colour."""
         version, colour = json.loads((folder / "palette.json").read_text())
         self.version, self.colour = version, np.array(colour)
 
     def digest(self) -> str:
+        """Hex digest of the colour."""
         return digest(("palette", self.colour.tobytes()))
 
     def fork(self, name: str) -> Self:
+        """Return a copy under another name."""
         copy = type(self)(name)
         copy.version, copy.colour = self.version, self.colour.copy()
         return copy
 
 
 class Paintings(Frame):
-    """What was painted for which image."""
+    """Painted images with the task of each."""
 
     columns = {"id": pa.string(), "task_id": pa.string(), "image": Tensor(pa.uint8(), ndim=3)}
 
 
 class PaletteCarry(PolicyCarry, name="palette"):
-    """Starts grey."""
+    """A palette that is grey at first."""
 
     def init(self, name: str, *, seed: int) -> Palette:
+        """Return the grey palette."""
         return Palette(name)
 
 
 class Paint(Generator, name="paint"):
-    """Two attempts an image, each in a colour near the policy's."""
+    """Generates eight paintings per image, each in a colour near the policy's."""
 
     def run(self, images: CaptionedImages, policy: Palette, *, rng: np.random.Generator, round: int) -> Paintings:
+        """Return the paintings."""
         _, height, width, _ = images.numpy("image").shape
         ids = [id for id in images.values("id") for _ in range(8)]
         colours = np.clip(policy.colour + rng.normal(0, 20, size=(len(ids), 3)), 0, 255).astype(np.uint8)
@@ -196,18 +202,20 @@ class Paint(Generator, name="paint"):
 
 
 class Likeness(Reward, name="likeness"):
-    """1 less the mean difference from the image of the task."""
+    """Reward of 1 minus the mean difference from the image of the task."""
 
     def run(self, paintings: Paintings, *, tasks: TaskBook) -> Scored[Paintings]:
-        wanted = np.stack([tasks[id].raw for id in paintings.values("task_id")]).astype(float)
-        apart = np.abs(paintings.numpy("image") - wanted).mean(axis=(1, 2, 3)) / 255
+        """Add the reward to the paintings."""
+        expected = np.stack([tasks[id].raw for id in paintings.values("task_id")]).astype(float)
+        apart = np.abs(paintings.numpy("image") - expected).mean(axis=(1, 2, 3)) / 255
         return score(paintings, {"alike": 1 - apart})
 
 
 class MixPaint(Update, name="mix_paint"):
-    """Moves the colour towards that of the better half."""
+    """Sets the policy's colour to the mean colour of the better half of the paintings."""
 
     def run(self, policy: Palette, scored: Scored[Paintings]) -> Palette:
+        """Return the updated policy."""
         best = scored.take(np.argsort(-scored.numpy("reward"))[: len(scored) // 2])
         policy.colour = best.numpy("image").mean(axis=(0, 1, 2))
         policy.version += 1
@@ -228,6 +236,6 @@ def test_a_game_of_images_is_played_learned_and_stored(folder: Path, tmp_path: P
     assert (root["images/image"][:] == COLOURS["red"]).all() and set(root["images/caption"][:]) == {"all red"}
     assert root["painted/image"].shape == (2 * 12 * 8, 4, 6, 3)
     rewards, rounds = root["alike/reward"][:], root["alike/round"][:]
-    wanted = 1 - np.abs(root["painted/image"][:].astype(float) - COLOURS["red"]).mean(axis=(1, 2, 3)) / 255
-    assert np.allclose(rewards, wanted)
+    expected = 1 - np.abs(root["painted/image"][:].astype(float) - COLOURS["red"]).mean(axis=(1, 2, 3)) / 255
+    assert np.allclose(rewards, expected)
     assert rewards[rounds == 11].mean() > rewards[rounds == 0].mean() + 0.2

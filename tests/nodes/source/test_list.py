@@ -1,3 +1,5 @@
+"""`source.list`: order, shuffling, evaluation tasks and params."""
+
 import pytest
 
 from genrl_graph.contract.evaluation import Evaluation
@@ -29,7 +31,7 @@ def test_all_tasks_a_round_unless_told_and_messages_as_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "told"),
+    ("params", "message"),
     [
         ({"tasks": []}, "at least 1"),
         ({"tasks": TASKS, "num_tasks": 0}, "num_tasks"),
@@ -38,8 +40,8 @@ def test_all_tasks_a_round_unless_told_and_messages_as_written() -> None:
         ({"tasks": [{"question": "?", "anwser": "1"}]}, "anwser"),
     ],
 )
-def test_wrong_params_are_told_before_anything_runs(params: dict[str, object], told: str) -> None:
-    with pytest.raises(ParamError, match=told):
+def test_wrong_params_are_told_before_anything_runs(params: dict[str, object], message: str) -> None:
+    with pytest.raises(ParamError, match=message):
         ListSource(**params)
 
 

@@ -1,3 +1,5 @@
+"""`source.mix`: shares by weight, levels, evaluation and errors of members."""
+
 from pathlib import Path
 
 import numpy as np
@@ -62,9 +64,9 @@ def test_members_are_drawn_by_weight_and_all_their_tasks_come() -> None:
 
 def test_a_member_above_the_level_is_not_drawn() -> None:
     source = mix()
-    for level, wanted in ((Level(0), {"easy"}), (Level(1), {"easy", "hard"}), (None, {"easy", "hard"})):
+    for level, expected in ((Level(0), {"easy"}), (Level(1), {"easy", "hard"}), (None, {"easy", "hard"})):
         ids = [id for r in range(5) for id in source.run(level, rng=stream("s"), round=r).values("id")]
-        assert {id.split("/")[1] for id in ids} == wanted
+        assert {id.split("/")[1] for id in ids} == expected
 
 
 def test_an_evaluation_asks_held_out_tasks_of_all_members_by_weight_at_any_level() -> None:
@@ -94,7 +96,7 @@ def test_ids_of_others_are_refused(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("member", "told"),
+    ("member", "message"),
     [
         ({"params": {"taks": []}}, r"members.a.params.taks: unknown param 'taks' \(did you mean 'tasks'\?\)"),
         ({"params": {"tasks": [{"question": "x", "anwser": "1"}]}}, r"tasks.0.anwser: .*did you mean 'answer'"),
@@ -108,8 +110,8 @@ def test_ids_of_others_are_refused(key: str) -> None:
         ({"level": 1}, r"no member has level 0"),
     ],
 )
-def test_a_wrong_member_is_told_at_its_place(member: dict[str, object], told: str) -> None:
-    with pytest.raises(ParamError, match=told) as raised:
+def test_a_wrong_member_is_told_at_its_place(member: dict[str, object], message: str) -> None:
+    with pytest.raises(ParamError, match=message) as raised:
         mix(members={"a": listed("a", 9) | member})
     assert "\n" not in str(raised.value)
 

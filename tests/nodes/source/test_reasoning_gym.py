@@ -1,3 +1,5 @@
+"""`source.reasoning_gym`: entries, seeds, composites and errors."""
+
 import json
 import os
 import subprocess
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from genrl_graph.contract.evaluation import Evaluation
 from genrl_graph.contract.node import Place
 from genrl_graph.errors import DataError, ParamError
-from genrl_graph.nodes.source.reasoning_gym import EVAL_SEEDS, MOST_ENTRIES, TRAINING_SEEDS, ReasoningGym
+from genrl_graph.nodes.source.reasoning_gym import EVAL_SEEDS, MAX_ENTRIES, TRAINING_SEEDS, ReasoningGym
 from genrl_graph.seeds import stream
 
 SCRIPT = """
@@ -78,7 +80,7 @@ def test_ids_of_others_are_refused(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "told"),
+    ("params", "message"),
     [
         ({"dataset": "basic_arithmetics"}, "did you mean 'basic_arithmetic'"),
         ({"dataset": "basic_arithmetic", "params": {"max_term": 3}}, "did you mean 'max_terms'"),
@@ -87,8 +89,8 @@ def test_ids_of_others_are_refused(key: str) -> None:
         ({"dataset": "composite"}, "at least one dataset"),
     ],
 )
-def test_what_reasoning_gym_refuses_is_one_line(params: dict[str, object], told: str) -> None:
-    with pytest.raises(DataError, match=told) as raised:
+def test_what_reasoning_gym_refuses_is_one_line(params: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=message) as raised:
         ReasoningGym(**params).run(rng=stream("s"), round=0)
     assert "\n" not in str(raised.value)
 
@@ -108,10 +110,10 @@ def test_a_mix_of_data_sets() -> None:
 
 def test_every_process_makes_the_same_tasks_or_says_that_it_cannot() -> None:
     names = ("leg_counting", "list_functions", "word_ladder")
-    (legs, lists, told), fixed = in_a_process(*names, hash_seed="1"), in_a_process(*names, hash_seed="0")
+    (legs, lists, message), fixed = in_a_process(*names, hash_seed="1"), in_a_process(*names, hash_seed="0")
     assert isinstance(legs, list) and isinstance(lists, list) and len(legs) == len(lists) == 3
     assert [legs, lists] == fixed[:2]
-    assert "word_ladder" in str(told) and "PYTHONHASHSEED=0" in str(told)
+    assert "word_ladder" in str(message) and "PYTHONHASHSEED=0" in str(message)
     assert isinstance(fixed[2], list) and fixed[2:] == in_a_process("word_ladder", hash_seed="0")
 
 
@@ -124,7 +126,7 @@ def test_seeds_of_evaluation_are_far_from_those_of_training(seed: int, size: int
     asked = held_out.run(rng=stream(seed), round=0).values("id")
     assert len(asked) == 9 and asked == held_out.run(rng=stream(seed), round=0).values("id")
     low, high = ([sum(map(int, key.rsplit("-", 2)[1:])) for key in keys] for keys in (trained, asked))
-    assert max(low) < TRAINING_SEEDS + MOST_ENTRIES < EVAL_SEEDS <= min(high)
+    assert max(low) < TRAINING_SEEDS + MAX_ENTRIES < EVAL_SEEDS <= min(high)
     assert source.resolve(asked[3]).id == asked[3]
 
 
@@ -171,7 +173,7 @@ def test_a_composite_of_another_content_is_no_composite_of_ours(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (None, "relative path starts at the graph file"),
         ("a: [", "no YAML"),
@@ -181,11 +183,11 @@ def test_a_composite_of_another_content_is_no_composite_of_ours(tmp_path: Path) 
         ("datasets: [{name: maze}]\nsizes: 3", "did you mean 'size'"),
     ],
 )
-def test_files_that_are_no_composite(tmp_path: Path, text: str | None, told: str) -> None:
+def test_files_that_are_no_composite(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "mine.yaml"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(DataError, match=told) as raised:
+    with pytest.raises(DataError, match=message) as raised:
         ReasoningGym(config=str(path)).prepare()
     assert "\n" not in str(raised.value)
 

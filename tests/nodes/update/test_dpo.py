@@ -1,4 +1,4 @@
-"""`update.dpo` against formulas over our own log-probs and plain torch, and a game that it learns."""
+"""`update.dpo` against formulas on the policy's log-probs and plain torch, and a game that it learns."""
 
 import math
 from collections.abc import Callable
@@ -72,19 +72,19 @@ def train(node: Dpo, policy: TextPolicy, *inputs: Rollouts, reference: TextPolic
 
 
 def moved(policy: TextPolicy) -> TextPolicy:
-    """Another policy that reads the same tokens."""
+    """Return another policy with the same tokenizer."""
     return TinyLM(hidden_size=32, layers=1, initializer_range=0.2).init("policy", seed=5)
 
 
 def masked(rows: Rollouts) -> Rollouts:
-    """The rows with every third token not sampled by the policy."""
+    """Return the rows with every third token marked as not sampled by the policy."""
     masks = [[int((at + len(ids)) % 3 > 0) for at in range(len(ids))] for ids in rows.values("completion_ids")]
     columns = {name: rows.values(name) for name in rows.table.column_names} | {"completion_mask": masks}
     return type(rows).from_columns(columns, marks=rows.marks)
 
 
 def logprobs(policy: TextPolicy, rows: Rollouts) -> Tensor:
-    """Log-prob of the sampled tokens of each row."""
+    """Compute the summed log-prob of the sampled tokens of each row."""
     sums = []
     for row in rows.rows():
         sequence = TokenSequence(*(np.asarray(row[name], np.int32) for name in ("prompt_ids", "completion_ids")))
@@ -184,7 +184,7 @@ def test_a_reference_of_another_tokenizer_is_refused(policy, sample) -> None:
 
 
 def test_dpo_learns_the_next_letter(tmp_path: Path) -> None:
-    """Chance is 0.14."""
+    """A random policy earns a mean reward of 0.14."""
     (tmp_path / "game.yaml").write_text(GAME)
     run = play(load(tmp_path / "game.yaml"), out=tmp_path / "run", rounds=25, threads=1, quiet=True)
     rewards = np.asarray(RunStore.open(run.folder).table("score")["reward"]).reshape(25, -1).mean(axis=1)

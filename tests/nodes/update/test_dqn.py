@@ -1,4 +1,4 @@
-"""`update.dqn`, `update.replay` and the buffer that they share, on real trajectories."""
+"""`update.dqn`, `update.replay` and their shared buffer, on real trajectories."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def played(policy: Any, *, seed: int = 0, num_episodes: int = 4, limit: int = 50
 
 def test_transitions_are_the_steps_with_what_the_environment_showed_next(policy: Any) -> None:
     rows = played(policy, limit=8)
-    found = Transitions.of(rows.take(np.random.default_rng(0).permutation(len(rows))))
+    actual = Transitions.of(rows.take(np.random.default_rng(0).permutation(len(rows))))
     expected = []
     table = rows.rows("task_id", "step", "action", "reward", "finish")
     for at, row in enumerate(table):
@@ -45,11 +45,11 @@ def test_transitions_are_the_steps_with_what_the_environment_showed_next(policy:
         over = row["finish"] == "terminated"
         seen, after = rows.numpy("observation")[at], np.zeros(6) if over else rows.numpy("observation")[at + 1]
         expected.append((*seen, row["action"], np.float32(row["reward"]), over, *after))
-    columns = (found.observation, found.action[:, None], found.reward[:, None], found.terminated[:, None])
-    assert sorted(map(tuple, np.hstack([*columns, found.following]).tolist())) == sorted(
+    columns = (actual.observation, actual.action[:, None], actual.reward[:, None], actual.terminated[:, None])
+    assert sorted(map(tuple, np.hstack([*columns, actual.following]).tolist())) == sorted(
         tuple(float(value) for value in row) for row in expected
     )
-    assert found.mask.all()
+    assert actual.mask.all()
 
 
 def test_the_buffer_is_a_ring_and_comes_back_from_the_disk(policy: Any, tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from genrl_graph.nodes.update.steps.training import prompt_digest
 
 def train(node: Grpo, policy: TextPolicy, *inputs: Rollouts, reference: TextPolicy | None = None) -> Log:
     log = Log()
-    given = node.run(policy, list(inputs), reference, rng=np.random.default_rng(0), log=log, peer="peer0000")
-    assert given is policy
+    updated = node.run(policy, list(inputs), reference, rng=np.random.default_rng(0), log=log, peer="peer0000")
+    assert updated is policy
     return log
 
 
@@ -35,8 +35,9 @@ def weights(policy: TextPolicy) -> dict[str, torch.Tensor]:
 
 
 def assert_moved_alike(start: Mapping[str, torch.Tensor], one: TextPolicy, other: TextPolicy) -> None:
-    """Both policies moved, and by the same step: AdamW turns noise in a tiny gradient into a visible difference of
-    that one weight, so the steps are compared as vectors.
+    """Assert that both policies moved by the same step.
+
+    Steps are compared as vectors: AdamW turns noise in a tiny gradient into a visible difference of that one weight.
     """
     ours, theirs = weights(one), weights(other)
     step = torch.cat([(ours[name] - start[name]).flatten() for name in start])
@@ -45,8 +46,8 @@ def assert_moved_alike(start: Mapping[str, torch.Tensor], one: TextPolicy, other
     assert float((step - expected).norm() / expected.norm()) < 1e-3
 
 
-def hand_loss(policy: TextPolicy, rows: Rollouts, old: Mapping[str, np.ndarray] | None) -> torch.Tensor:
-    """The dapo loss in plain torch: rows one by one, unpadded; without `old` the ratio is 1."""
+def plain_loss(policy: TextPolicy, rows: Rollouts, old: Mapping[str, np.ndarray] | None) -> torch.Tensor:
+    """Compute the dapo loss in plain torch, row by row without padding; without `old` the ratio is 1."""
     tokens = sum(len(ids) for ids in rows.values("completion_ids"))
     loss = torch.zeros(())
     for row in rows.rows():
@@ -60,7 +61,7 @@ def hand_loss(policy: TextPolicy, rows: Rollouts, old: Mapping[str, np.ndarray] 
     return loss
 
 
-class Hand:
+class PlainTrainer:
     """AdamW in plain torch with the defaults of the policy, gradients clipped to norm 1."""
 
     def __init__(self, policy: TextPolicy, *, rate: float) -> None:
@@ -69,8 +70,9 @@ class Hand:
         self._optimizer = torch.optim.AdamW(self._weights, lr=rate, weight_decay=0.0)
 
     def step(self, rows: Rollouts, old: Mapping[str, np.ndarray] | None = None) -> None:
+        """Take one step on the rows."""
         self._optimizer.zero_grad()
-        hand_loss(self._policy, rows, old).backward()
+        plain_loss(self._policy, rows, old).backward()
         torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
         self._optimizer.step()
 
@@ -79,7 +81,7 @@ def test_a_step_equals_plain_torch(policy, sample) -> None:
     rows, other = sample(policy), policy.fork("policy")
     start = weights(policy)
     log = train(Grpo(learning_rate=1e-2), policy, rows)
-    Hand(other, rate=1e-2).step(rows)
+    PlainTrainer(other, rate=1e-2).step(rows)
     assert_moved_alike(start, policy, other)
     assert policy.version == 1
     assert log.metrics["ratio"] == 1.0
@@ -95,7 +97,7 @@ def test_once_the_policy_has_moved_old_logprobs_are_the_samplers(policy, sample)
     assert all(ratios[id] == 1.0 for id in first.values("id"))
     assert all(ratios[id] != 1.0 for id in second.values("id"))
 
-    by_hand = Hand(other, rate=1e-2)
+    by_hand = PlainTrainer(other, rate=1e-2)
     by_hand.step(first)
     by_hand.step(second, dict(zip(second.values("id"), second.ragged("logprobs"), strict=True)))
     assert_moved_alike(start, policy, other)
@@ -131,7 +133,7 @@ def test_joint_inputs_are_one_step_on_all_rows(policy, sample) -> None:
     first, second = sample(policy, seed=1), sample(policy, seed=2, questions=2)
     other, start = policy.fork("policy"), weights(policy)
     train(Grpo(learning_rate=1e-2), policy, first, second)
-    Hand(other, rate=1e-2).step(Rollouts.concat([first, second]))
+    PlainTrainer(other, rate=1e-2).step(Rollouts.concat([first, second]))
     assert policy.version == 1
     assert_moved_alike(start, policy, other)
 
@@ -143,7 +145,7 @@ def test_groups_without_variance_cost_no_forward_pass_but_count_in_the_loss(poli
     advantages[:8] = 0.0
     still = credit(rows, advantages)
     log = train(Grpo(learning_rate=1e-2), policy, still)
-    Hand(other, rate=1e-2).step(still)
+    PlainTrainer(other, rate=1e-2).step(still)
     assert_moved_alike(start, policy, other)
     assert log.metrics["groups_without_variance"] == 2
     assert log.metrics["rows_without_forward"] == 8
@@ -166,7 +168,7 @@ def test_rows_without_a_finite_advantage_are_left_out(policy, sample) -> None:
     advantages[3], advantages[5] = np.nan, np.inf
     log = train(Grpo(learning_rate=1e-2), policy, credit(rows, advantages))
     kept = rows.take([at for at in range(len(rows)) if at not in (3, 5)])
-    Hand(other, rate=1e-2).step(kept)
+    PlainTrainer(other, rate=1e-2).step(kept)
     assert log.metrics["left_out_rows"] == 2
     assert_moved_alike(start, policy, other)
 
@@ -192,7 +194,7 @@ def test_rows_of_other_peers_are_trained_under_the_own_policys_logprobs(policy, 
     rows, other = sample(stranger, peer="peer0001"), policy.fork("policy")
     start = weights(policy)
     log = train(Grpo(learning_rate=1e-2), policy, rows)
-    Hand(other, rate=1e-2).step(rows)  # a ratio of 1, although another policy sampled them
+    PlainTrainer(other, rate=1e-2).step(rows)  # a ratio of 1, although another policy sampled them
     assert log.metrics["ratio"] == 1.0
     assert_moved_alike(start, policy, other)
 

@@ -1,3 +1,5 @@
+"""`update.level`: raising and lowering, and its carry."""
+
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ def after(level: Level, rewards: list[float], make_rollouts, **params: object) -
 
 
 @pytest.mark.parametrize(
-    ("rewards", "wanted"),
+    ("rewards", "expected"),
     [
         ([1.0, 0.6], 4),
         ([1.0, 0.5], 3),
@@ -30,9 +32,9 @@ def after(level: Level, rewards: list[float], make_rollouts, **params: object) -
         ([], 3),
     ],
 )
-def test_the_mean_of_what_was_judged_moves_the_level(rewards: list[float], wanted: int, make_rollouts) -> None:  # type: ignore[no-untyped-def]
+def test_the_mean_of_what_was_judged_moves_the_level(rewards: list[float], expected: int, make_rollouts) -> None:  # type: ignore[no-untyped-def]
     level = Level(3)
-    assert after(level, rewards, make_rollouts, raise_at=0.8, lower_at=0.2).value == wanted
+    assert after(level, rewards, make_rollouts, raise_at=0.8, lower_at=0.2).value == expected
     assert level.value == 3
     assert after(level, rewards, make_rollouts, raise_at=8, term="other").value == (4 if rewards else 3)
 

@@ -1,4 +1,4 @@
-"""`update.ppo` and `update.reinforce` on real trajectories, PPO against a reference of its own written in one piece."""
+"""`update.ppo` and `update.reinforce` on real trajectories; PPO against a separate reference implementation."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""`update.sft` against our own log-probs and plain torch, and a game that it learns."""
+"""`update.sft` against the policy's log-probs and plain torch, and a game that it learns."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def train(node: Sft, policy: TextPolicy, *inputs: Rollouts) -> Log:
 
 
 def nll(policy: TextPolicy, rows: Rollouts, *, weigh: bool = False) -> torch.Tensor:
-    """Mean over the sampled tokens of their negative log-prob, by the policy itself, row by row."""
+    """Compute the mean negative log-prob of the sampled tokens with the policy itself, row by row."""
     losses = []
     for row in rows.rows():
         sequence = TokenSequence(*(np.asarray(row[name], np.int32) for name in ("prompt_ids", "completion_ids")))
@@ -61,7 +61,7 @@ def vector(policy: TextPolicy) -> torch.Tensor:
 
 
 def masked(rows: Rollouts) -> Rollouts:
-    """The rows with every third token not sampled by the policy."""
+    """Return the rows with every third token marked as not sampled by the policy."""
     masks = [[int((at + len(ids)) % 3 > 0) for at in range(len(ids))] for ids in rows.values("completion_ids")]
     return Rollouts.from_columns(
         {name: rows.values(name) for name in Rollouts.columns if name != "completion_mask"} | {"completion_mask": masks}
@@ -102,7 +102,7 @@ def test_epochs_and_batches_make_steps(policy, sample) -> None:
 
 
 def test_expert_iteration_learns_the_next_letter(tmp_path: Path) -> None:
-    """Chance is 0.14."""
+    """A random policy earns a mean reward of 0.14."""
     (tmp_path / "game.yaml").write_text(GAME)
     run = play(load(tmp_path / "game.yaml"), out=tmp_path / "run", rounds=25, threads=1, quiet=True)
     store = RunStore.open(run.folder)

@@ -1,3 +1,5 @@
+"""`update.snapshot` and the carries of snapshots and baselines."""
+
 from pathlib import Path
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Independent peers under torchrun: each updates by itself, whatever the others do."""
+"""Independent peers under torchrun: each updates by itself, regardless of the others."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from genrl_graph.nodes.update.grpo import Grpo
 
 
 def play(rank):
-    """One peer: rank 1 has five times the rows, so many more micro-batches, and two steps instead of one."""
+    """Update one peer; rank 1 has five times the rows, so more micro-batches, and two steps instead of one."""
     policy = TinyLM(hidden_size=32, layers=1, initializer_range=0.2).init("policy", seed=0)
     questions = ["1+2=", "3+4="] if rank == 0 else [f"{n}+{n}=" for n in range(10)]
     tasks = Tasks.from_rows([

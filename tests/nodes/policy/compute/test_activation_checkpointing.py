@@ -1,4 +1,4 @@
-"""Activations that are computed again: as few layers of them as the limit asks, the same gradients to the bit."""
+"""Activation checkpointing: it recomputes as few layers as the limit requires, and gradients are bit-identical."""
 
 import math
 
@@ -19,12 +19,13 @@ def gradients(policy: CausalPolicy) -> list[torch.Tensor]:
     return [parameter.grad for parameter in policy.model.parameters() if parameter.grad is not None]
 
 
-def again(policy: CausalPolicy) -> list[bool]:
+def recomputes(policy: CausalPolicy) -> list[bool]:
+    """Return for each layer whether it recomputes its activations."""
     layers = [layer for layer in policy.model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     return [layer.gradient_checkpointing for layer in layers]
 
 
-def kept(policy: CausalPolicy) -> float:
+def kept_in_forward(policy: CausalPolicy) -> float:
     rows = rows_of()
     return kept_bytes(lambda: policy.logprobs(rows, temperatures=np.ones(len(rows), np.float32)), policy.model)
 
@@ -37,21 +38,21 @@ def test_gradients_are_the_same_to_the_bit(make, share: bool, bfloat16: bool) ->
     for limit in (5e5, 3e5, 0.0):
         lean = policy_of(make, share=share, bfloat16=bfloat16, activation_bytes=limit)
         assert all(torch.equal(mine, other) for mine, other in zip(gradients(lean), whole, strict=True))
-        assert any(again(lean))
+        assert any(recomputes(lean))
         assert not lean.model.training
 
 
-def test_less_is_kept_the_less_may_be_kept() -> None:
+def test_a_lower_limit_keeps_fewer_bytes() -> None:
     limits = (math.inf, 1e6, 5e5, 0.0)
-    found = [kept(policy_of(share=True, activation_bytes=limit)) for limit in limits]
-    assert found == sorted(found, reverse=True)
-    assert found[-1] < 0.5 * found[0]
+    sizes = [kept_in_forward(policy_of(share=True, activation_bytes=limit)) for limit in limits]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < 0.5 * sizes[0]
 
 
 def test_a_small_micro_batch_keeps_everything() -> None:
     policy = policy_of(share=True, activation_bytes=1e9)
     gradients(policy)
-    assert not any(again(policy))
+    assert not any(recomputes(policy))
 
 
 def test_a_copy_has_the_same_limit() -> None:
@@ -59,16 +60,16 @@ def test_a_copy_has_the_same_limit() -> None:
     gradients(policy)
     twin = policy.fork("twin")
     gradients(twin)
-    assert again(twin) == again(policy)
-    assert any(again(twin))
+    assert recomputes(twin) == recomputes(policy)
+    assert any(recomputes(twin))
 
 
-def test_attention_is_not_computed_again(monkeypatch) -> None:
-    computed, whole = [], tiled_attention._found
-    monkeypatch.setattr(tiled_attention, "_found", lambda *given: computed.append(1) or whole(*given))
+def test_attention_is_not_recomputed(monkeypatch) -> None:
+    computed, whole = [], tiled_attention._output
+    monkeypatch.setattr(tiled_attention, "_output", lambda *args: computed.append(1) or whole(*args))
     policy = policy_of(share=True, activation_bytes=0.0)
-    layers = len(again(policy))
-    policy.logprobs(rows_of(), temperatures=np.ones(13, np.float32))  # tries the model out
+    layers = len(recomputes(policy))
+    policy.logprobs(rows_of(), temperatures=np.ones(13, np.float32))  # the first call probes the model
     computed.clear()
     gradients(policy)
     assert len(computed) == layers

@@ -1,4 +1,4 @@
-"""Texts to ids and back, and which ids a policy reads."""
+"""Encoding and decoding completions, and the range of ids that a policy accepts."""
 
 from collections.abc import Callable
 

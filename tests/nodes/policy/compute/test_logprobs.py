@@ -14,8 +14,8 @@ def sampled(policy, temperature=1.0):
     prompts = [policy.render([{"role": "user", "content": text}]) for text in ("1+1=", "what is seven?", "a")]
     sampling = Sampling(9, temperature=temperature)
     rng = np.random.default_rng(0)
-    made = policy.generate(prompts, num_generations=6, sampling=sampling, rng=rng, max_batch_tokens=200)
-    rows = [(prompt, row) for prompt, rows in zip(prompts, made, strict=True) for row in rows]
+    completions = policy.generate(prompts, num_generations=6, sampling=sampling, rng=rng, max_batch_tokens=200)
+    rows = [(prompt, row) for prompt, rows in zip(prompts, completions, strict=True) for row in rows]
     rows = [(prompt, row.ids[: 3 + at % 7], row.logprobs[: 3 + at % 7]) for at, (prompt, row) in enumerate(rows)]
     return [TokenSequence(prompt, ids) for prompt, ids, _ in rows], [logprobs for *_, logprobs in rows]
 
@@ -29,10 +29,10 @@ def reference(model, sequence, temperature):
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 0.0])
 def test_they_are_the_samplers(temperature):
     sequences, expected = sampled(POLICY, temperature)
-    found = POLICY.logprobs(sequences, temperatures=np.full(len(sequences), temperature, np.float32))
-    assert found.dtype == torch.float32
-    assert found.shape == (18, max(len(row) for row in expected))
-    for row, logprobs in zip(found.detach().numpy(), expected, strict=True):
+    values = POLICY.logprobs(sequences, temperatures=np.full(len(sequences), temperature, np.float32))
+    assert values.dtype == torch.float32
+    assert values.shape == (18, max(len(row) for row in expected))
+    for row, logprobs in zip(values.detach().numpy(), expected, strict=True):
         np.testing.assert_allclose(row[: len(logprobs)], logprobs, atol=1e-4)
         assert (row[len(logprobs) :] == 0).all()
 
@@ -43,22 +43,22 @@ def test_under_bfloat16_they_are_near_the_samplers_and_near_float32():
     sequences, expected = sampled(policy)
     ones = np.ones(len(sequences), np.float32)
     with torch.no_grad():
-        found, exact = policy.logprobs(sequences, temperatures=ones), POLICY.logprobs(sequences, temperatures=ones)
-    assert found.dtype == torch.float32
-    for row, logprobs in zip(found.numpy(), expected, strict=True):
+        values, exact = policy.logprobs(sequences, temperatures=ones), POLICY.logprobs(sequences, temperatures=ones)
+    assert values.dtype == torch.float32
+    for row, logprobs in zip(values.numpy(), expected, strict=True):
         np.testing.assert_allclose(row[: len(logprobs)], logprobs, atol=0.1)
-    assert 0 < float((found - exact).abs().max()) < 0.2
+    assert 0 < float((values - exact).abs().max()) < 0.2
 
 
 def test_each_row_has_its_own_temperature_and_gradient():
     sequences, _ = sampled(POLICY)
     temperatures = np.linspace(0.5, 2.0, len(sequences)).astype(np.float32)
-    found = POLICY.logprobs(sequences, temperatures=temperatures)
+    values = POLICY.logprobs(sequences, temperatures=temperatures)
     rows = [reference(POLICY.model, s, float(t)) for s, t in zip(sequences, temperatures, strict=True)]
-    for row, expected in zip(found.tolist(), rows, strict=True):
+    for row, expected in zip(values.tolist(), rows, strict=True):
         np.testing.assert_allclose(row[: len(expected)], expected.tolist(), atol=1e-4)
     parameters = list(POLICY.model.parameters())
-    ours = torch.autograd.grad(found.square().sum(), parameters)
+    ours = torch.autograd.grad(values.square().sum(), parameters)
     theirs = torch.autograd.grad(sum(row.square().sum() for row in rows), parameters)
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-3)
@@ -99,8 +99,8 @@ def test_a_scaled_head_is_noticed():
     sequences.append(TokenSequence(np.array([5], np.int32), np.array([3, 2, 1], np.int32)))
     assert not has_plain_head(model)
     assert has_plain_head(POLICY.model)
-    found = completion_logprobs(model, sequences, np.ones(2, np.float32), plain_head=False)
-    for row, sequence in zip(found.tolist(), sequences, strict=True):
+    values = completion_logprobs(model, sequences, np.ones(2, np.float32), plain_head=False)
+    for row, sequence in zip(values.tolist(), sequences, strict=True):
         expected = reference(model, sequence, 1.0).tolist()
         np.testing.assert_allclose(row[: len(expected)], expected, atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""`policy.actor_critic` and `policy.q_network`: their first weights, how they act, and that they are kept exactly."""
+"""`policy.actor_critic` and `policy.q_network`: initial weights, actions, saving and loading."""
 
 import json
 from pathlib import Path
@@ -131,7 +131,7 @@ def test_sizes_come_from_the_environment() -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "told"),
+    ("params", "message"),
     [
         ({}, "give either environment, or observation and actions"),
         ({"observation": (4,)}, "give either environment, or observation and actions"),
@@ -140,8 +140,8 @@ def test_sizes_come_from_the_environment() -> None:
         ({"observation": (4,), "actions": 2, "channels": (8,)}, "convolutions read height x width x planes"),
     ],
 )
-def test_sizes_without_sense_are_refused(params: dict[str, Any], told: str) -> None:
-    with pytest.raises(ParamError, match=told):
+def test_invalid_sizes_are_refused(params: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParamError, match=message):
         ActorCriticCarry(**params)
 
 

@@ -1,4 +1,4 @@
-"""Matrices laid out once for sampling: products of autocast, weights of the policy, and itself where it cannot."""
+"""Prepacked linear layers: products equal autocast's, weights stay shared, and without support nothing changes."""
 
 import numpy as np
 import pytest
@@ -15,13 +15,13 @@ needs_it = pytest.mark.skipif(not can_prepack(), reason="this torch has no such 
 
 
 def sampled(policy: CausalPolicy, seed: int = 0) -> tuple[list[TokenSequence], np.ndarray]:
-    """Rows that were sampled, and the log-probs that came with them [rows, tokens]."""
+    """Sample rows; return them and the sampler's log-probs [rows, tokens]."""
     policy._eos_ids = []
     prompts = [drawn(np.random.default_rng(seed), size) for size in (40, 31)]
-    made = policy.generate(
+    completions = policy.generate(
         prompts, num_generations=3, sampling=Sampling(12), rng=np.random.default_rng(seed), max_batch_tokens=10_000
     )
-    rows = [(prompt, row) for prompt, group in zip(prompts, made, strict=True) for row in group]
+    rows = [(prompt, row) for prompt, group in zip(prompts, completions, strict=True) for row in group]
     return [TokenSequence(prompt, row.ids) for prompt, row in rows], np.stack([row.logprobs for _, row in rows])
 
 
@@ -30,12 +30,12 @@ def sampled(policy: CausalPolicy, seed: int = 0) -> tuple[list[TokenSequence], n
 @pytest.mark.parametrize("biased", [False, True])
 def test_a_product_is_that_of_autocast(rows: int, biased: bool) -> None:
     torch.manual_seed(0)
-    layer, given = nn.Linear(48, 80, bias=biased), torch.randn(2, rows, 48)
+    layer, inputs = nn.Linear(48, 80, bias=biased), torch.randn(2, rows, 48)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        wanted = layer(given)
-        found = Prepacked(layer.weight, layer.bias)(given)
-    assert found.dtype == wanted.dtype == torch.bfloat16
-    torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-2)
+        expected = layer(inputs)
+        product = Prepacked(layer.weight, layer.bias)(inputs)
+    assert product.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(product, expected, rtol=1e-2, atol=1e-2)
 
 
 @needs_it
@@ -45,8 +45,8 @@ def test_a_copy_computes_the_same_from_the_same_weights(make) -> None:
     copied = prepacked(model)
     ids = torch.from_numpy(drawn(np.random.default_rng(0), 50).astype(np.int64))[None]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        wanted, found = (which(input_ids=ids, use_cache=False).logits for which in (model, copied))
-    torch.testing.assert_close(found, wanted, rtol=5e-2, atol=5e-2)
+        expected, logits = (each(input_ids=ids, use_cache=False).logits for each in (model, copied))
+    torch.testing.assert_close(logits, expected, rtol=5e-2, atol=5e-2)
     own = {parameter.data_ptr() for parameter in model.parameters()}
     assert {parameter.data_ptr() for parameter in copied.parameters()} == own
     assert not any(isinstance(layer, Prepacked) for layer in model.modules())
@@ -62,15 +62,15 @@ def test_a_policy_samples_from_it_in_bfloat16_only() -> None:
 @pytest.mark.parametrize("share", [True, False])
 def test_samples_have_the_log_probs_of_a_training_pass_also_after_a_step(share: bool) -> None:
     policy = policy_of(share=share, bfloat16=True)
-    for turn in range(2):
-        rows, told = sampled(policy, seed=turn)
-        judged = policy.logprobs(rows, temperatures=np.ones(len(rows), np.float32))
-        assert np.abs(judged.detach().numpy() - told).max() < 0.05
-        before = judged.detach().clone()
-        policy.backward(-judged.mean())
+    for iteration in range(2):
+        rows, of_sampler = sampled(policy, seed=iteration)
+        logprobs = policy.logprobs(rows, temperatures=np.ones(len(rows), np.float32))
+        assert np.abs(logprobs.detach().numpy() - of_sampler).max() < 0.05
+        before = logprobs.detach().clone()
+        policy.backward(-logprobs.mean())
         policy.step(learning_rate=0.02, max_grad_norm=10.0)
     after = policy.logprobs(rows, temperatures=np.ones(len(rows), np.float32)).detach()
-    assert (after - before).abs().max() > 0.2, "the second turn would not tell old weights from new ones"
+    assert (after - before).abs().max() > 0.2, "the second iteration would pass with the old weights, too"
 
 
 def test_without_the_layout_the_model_itself_samples(monkeypatch) -> None:

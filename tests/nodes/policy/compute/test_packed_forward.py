@@ -1,4 +1,4 @@
-"""Reading packed sequences gives what reading them one by one gives: values, gradients, samples and steps."""
+"""Packed forward passes give the log-probs, gradients, samples and steps of padded rows."""
 
 import math
 
@@ -27,14 +27,14 @@ def test_values_and_gradients_are_those_of_padded_rows(make, activation_bytes: f
     monkeypatch.setattr(packed_forward, "TILED", {"cpu"} if tiled else set())
     rows = rows_of()
     temperatures = np.linspace(0.5, 1.5, len(rows)).astype(np.float32)
-    found = []
+    results = []
     for share in (True, False):
         policy = policy_of(make, share=share, activation_bytes=activation_bytes)
         logprobs = policy.logprobs(rows, temperatures=temperatures)
-        found.append((logprobs.detach(), gradients(policy, logprobs.square().sum())))
+        results.append((logprobs.detach(), gradients(policy, logprobs.square().sum())))
         packs = share and make is not windowed
         assert (policy.model.config._attn_implementation == ATTENTION) == packs, "a window cannot be packed"
-    (shared, ours), (padded, theirs) = found
+    (shared, ours), (padded, theirs) = results
     torch.testing.assert_close(shared, padded, rtol=1e-5, atol=1e-5)
     assert float((ours - theirs).norm() / theirs.norm()) < 1e-4
 
@@ -51,17 +51,17 @@ def test_samples_are_the_same_tokens_with_the_same_logprobs(make) -> None:
     rng = np.random.default_rng(0)
     start = drawn(rng, 40)
     prompts = [np.concatenate([start, drawn(rng, size)]) for size in (1, 3, 8)] + [drawn(rng, 5), start]
-    made = []
+    samples = []
     for share in (True, False):
-        given = policy_of(make, share=share).generate(
+        completions = policy_of(make, share=share).generate(
             prompts,
             num_generations=3,
             sampling=Sampling(12),
             rng=np.random.default_rng(1),
             max_batch_tokens=10_000,
         )
-        made.append([row for rows in given for row in rows])
-    for ours, theirs in zip(*made, strict=True):
+        samples.append([row for rows in completions for row in rows])
+    for ours, theirs in zip(*samples, strict=True):
         assert ours.ids.tolist() == theirs.ids.tolist()
         np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-4)
 
@@ -73,15 +73,15 @@ def test_what_is_sampled_has_the_distribution_of_plain_calls(share: bool) -> Non
     prompts = [np.concatenate([start, drawn(rng, size)]) for size in (1, 6)]
     policy, plain = policy_of(share=share), policy_of(share=False).model
     policy._eos_ids = []
-    given = policy.generate(
+    completions = policy.generate(
         prompts, num_generations=samples, sampling=Sampling(2), rng=np.random.default_rng(4), max_batch_tokens=10**6
     )
-    for prompt, rows in zip(prompts, given, strict=True):
-        made = np.stack([row.ids for row in rows])
+    for prompt, rows in zip(prompts, completions, strict=True):
+        tokens = np.stack([row.ids for row in rows])
         first = next_token(plain, prompt[None])[0]
         every = np.concatenate([np.tile(prompt, (VOCABULARY, 1)), np.arange(VOCABULARY)[:, None]], axis=1)
         for place, exact in enumerate((first, first @ next_token(plain, every))):
-            assert chi_square(np.bincount(made[:, place], minlength=VOCABULARY), exact) > 1e-3
+            assert chi_square(np.bincount(tokens[:, place], minlength=VOCABULARY), exact) > 1e-3
 
 
 def next_token(model: torch.nn.Module, ids: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -92,12 +92,15 @@ def next_token(model: torch.nn.Module, ids: NDArray[np.integer]) -> NDArray[np.f
 
 def chi_square(counts: NDArray[np.integer], exact: NDArray[np.float64]) -> float:
     """The chance that a sample lies at least so far from its distribution; rare tokens are taken together."""
-    wanted = exact * counts.sum()
-    common = wanted >= 10
-    bins = [(counts[common], wanted[common]), (counts[~common].sum(keepdims=True), wanted[~common].sum(keepdims=True))]
-    found, wanted = (np.concatenate(parts) for parts in zip(*bins, strict=True))
-    distance = float(((found - wanted) ** 2 / wanted).sum())
-    return float(torch.special.gammaincc(torch.tensor((len(found) - 1) / 2), torch.tensor(distance / 2)))
+    expected = exact * counts.sum()
+    frequent = expected >= 10
+    bins = [
+        (counts[frequent], expected[frequent]),
+        (counts[~frequent].sum(keepdims=True), expected[~frequent].sum(keepdims=True)),
+    ]
+    observed, expected = (np.concatenate(parts) for parts in zip(*bins, strict=True))
+    distance = float(((observed - expected) ** 2 / expected).sum())
+    return float(torch.special.gammaincc(torch.tensor((len(observed) - 1) / 2), torch.tensor(distance / 2)))
 
 
 def test_a_copy_shares_as_well_and_plain_calls_are_those_of_transformers() -> None:
@@ -108,8 +111,8 @@ def test_a_copy_shares_as_well_and_plain_calls_are_those_of_transformers() -> No
     ids = torch.arange(3, 33).reshape(2, 15)
     mask = torch.ones_like(ids)
     mask[0, :5] = 0
-    for given in (None, mask):
-        ours, theirs = (each.model(input_ids=ids, attention_mask=given).logits for each in (twin, plain))
+    for each_mask in (None, mask):
+        ours, theirs = (each.model(input_ids=ids, attention_mask=each_mask).logits for each in (twin, plain))
         torch.testing.assert_close(ours, theirs)
 
 

@@ -1,4 +1,4 @@
-"""Sequences in one row: each is whole, what they share is there once, and batches keep their budget."""
+"""Packing: each sequence is complete, shared prefixes are stored once, and batches keep their budget."""
 
 from collections.abc import Sequence
 from itertools import combinations, pairwise
@@ -7,20 +7,20 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrl_graph.nodes.policy.compute.packing import LEAST_SHARED, Ids, Packed, in_order, packed_batches
+from genrl_graph.nodes.policy.compute.packing import LEAST_SHARED, Ids, Packed, packed_batches, prefix_order
 
 
 @st.composite
 def families(draw: st.DrawFn) -> list[Ids]:
-    """Sequences of which many begin alike: cut from a few long ones, with ends of their own."""
+    """Draw sequences with common prefixes: each is a prefix of one of a few long sequences, and a random end."""
     trunks = draw(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=60), min_size=1, max_size=3))
-    made = []
+    sequences = []
     for _ in range(draw(st.integers(1, 12))):
         trunk = draw(st.sampled_from(trunks))
         end = draw(st.lists(st.integers(0, 3), max_size=20))
         whole = trunk[: draw(st.integers(1, len(trunk)))] + end
-        made.append(np.asarray(whole, np.int32))
-    return made
+        sequences.append(np.asarray(whole, np.int32))
+    return sequences
 
 
 @given(families())
@@ -30,7 +30,9 @@ def test_each_sequence_stands_whole_at_its_path(sequences: list[Ids]) -> None:
         np.testing.assert_array_equal(packed.ids[path], sequence)
         np.testing.assert_array_equal(packed.positions[path], np.arange(len(sequence)))
         assert (np.diff(path) > 0).all()
-    assert set(np.concatenate(packed.paths).tolist()) == set(range(len(packed.ids))), "nothing is there for nobody"
+    assert set(np.concatenate(packed.paths).tolist()) == set(range(len(packed.ids))), (
+        "every place belongs to a sequence"
+    )
 
 
 @given(families())
@@ -68,13 +70,13 @@ def test_batches_hold_every_sequence_once_and_keep_the_budget(sequences: list[Id
 @given(families(), st.integers(1, 200))
 def test_no_other_way_to_cut_them_has_fewer_tokens(sequences: list[Ids], budget: int) -> None:
     sequences = sequences[:7]
-    order = [row for row, _ in in_order(sequences)]
+    order = [row for row, _ in prefix_order(sequences)]
 
     def cost(cuts: Sequence[int]) -> tuple[float, int]:
         batches = [[sequences[row] for row in order[begin:end]] for begin, end in pairwise((0, *cuts, len(order)))]
         sizes = [len(Packed.of(batch).ids) for batch in batches]
-        kept = all(len(batch) == 1 or size <= budget for batch, size in zip(batches, sizes, strict=True))
-        return (sum(sizes) if kept else np.inf, len(batches))
+        fits = all(len(batch) == 1 or size <= budget for batch, size in zip(batches, sizes, strict=True))
+        return (sum(sizes) if fits else np.inf, len(batches))
 
     ways = [cuts for count in range(len(order)) for cuts in combinations(range(1, len(order)), count)]
     batches = packed_batches(sequences, max_tokens=budget)

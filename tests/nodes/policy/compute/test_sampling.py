@@ -23,10 +23,10 @@ def prompts(policy, *texts):
     return [policy.render([{"role": "user", "content": text}]) for text in texts]
 
 
-def generate(policy, given, *, count=1, seed=0, budget=10**9, **sampling):
+def generate(policy, rows, *, count=1, seed=0, budget=10**9, **sampling):
     rng = np.random.default_rng(seed)
     options = Sampling(**{"max_new_tokens": 12, **sampling})
-    return policy.generate(given, num_generations=count, sampling=options, rng=rng, max_batch_tokens=budget)
+    return policy.generate(rows, num_generations=count, sampling=options, rng=rng, max_batch_tokens=budget)
 
 
 def ids(completions):
@@ -44,11 +44,11 @@ def test_completions_follow_the_exact_distribution(temperature):
         logprobs = PEAKED.logprobs(sequences, temperatures=np.full(len(possible), temperature, np.float32))
     expected = logprobs.sum(1).exp().numpy().astype(np.float64)
     assert expected.sum() == pytest.approx(1.0, abs=1e-5)
-    found, wanted = np.array([counts[pair] for pair in possible]), expected / expected.sum() * 40_000
-    rare = wanted < 10  # too few for the statistic one by one
-    pooled = [np.append(values[~rare], values[rare].sum()) for values in (found, wanted)]
+    observed, predicted = np.array([counts[pair] for pair in possible]), expected / expected.sum() * 40_000
+    rare = predicted < 10  # too few for the statistic one by one
+    pooled = [np.append(values[~rare], values[rare].sum()) for values in (observed, predicted)]
     assert chisquare(*pooled).pvalue > 1e-3
-    assert counts.total() == found.sum()
+    assert counts.total() == observed.sum()
 
 
 def test_top_p_keeps_the_smallest_set_and_its_proportions():
@@ -90,9 +90,9 @@ def test_completions_end_with_the_end_token_or_at_the_limit():
 
 
 def test_equal_draws_give_equal_completions_and_others_others():
-    given = prompts(WIDE, "1+1=", "seven")
-    assert ids(generate(WIDE, given, count=3)) == ids(generate(WIDE, given, count=3))
-    assert ids(generate(WIDE, given, count=3)) != ids(generate(WIDE, given, count=3, seed=1))
+    chats = prompts(WIDE, "1+1=", "seven")
+    assert ids(generate(WIDE, chats, count=3)) == ids(generate(WIDE, chats, count=3))
+    assert ids(generate(WIDE, chats, count=3)) != ids(generate(WIDE, chats, count=3, seed=1))
 
 
 def test_equal_prompts_get_different_completions():
@@ -102,8 +102,8 @@ def test_equal_prompts_get_different_completions():
 
 @pytest.mark.parametrize("budget", [1, 60, 200])
 def test_batches_do_not_change_completions(budget):
-    given = prompts(PEAKED, "a", "abbabbabba", "ba", "abbb")
-    whole, split = (generate(PEAKED, given, count=5, budget=b) for b in (10**9, budget))
+    chats = prompts(PEAKED, "a", "abbabbabba", "ba", "abbb")
+    whole, split = (generate(PEAKED, chats, count=5, budget=b) for b in (10**9, budget))
     assert ids(whole) == ids(split)
     for one, other in zip(whole, split, strict=True):
         for a, b in zip(one, other, strict=True):
@@ -129,12 +129,12 @@ def test_each_distinct_prompt_is_read_once_and_finished_rows_leave():
 @pytest.mark.parametrize("policy", [PEAKED, WIDE])
 def test_greedy_equals_transformers_on_left_padded_prompts(policy):
     texts = ["a", "abbaab", "bab"]
-    given = prompts(policy, *texts)
-    width = max(map(len, given))
-    rows = torch.tensor([[0] * (width - len(p)) + p.tolist() for p in given])
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in given])
+    chats = prompts(policy, *texts)
+    width = max(map(len, chats))
+    rows = torch.tensor([[0] * (width - len(p)) + p.tolist() for p in chats])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in chats])
     expected = policy.model.generate(rows, attention_mask=mask, max_new_tokens=12, do_sample=False, pad_token_id=0)
-    for row, completion in zip(expected[:, width:].tolist(), generate(policy, given, temperature=0.0), strict=True):
+    for row, completion in zip(expected[:, width:].tolist(), generate(policy, chats, temperature=0.0), strict=True):
         length = len(completion[0].ids)
         assert completion[0].ids.tolist() == row[:length]
         assert set(row[length:]) <= {0}

@@ -1,4 +1,4 @@
-"""Prompts that lie in memory once: attention is that of rows with copies, however rows come and go."""
+"""Prompts stored once for several rows: attention and samples equal those of rows with copies of the prompt."""
 
 import numpy as np
 import pytest
@@ -28,39 +28,39 @@ def test_attention_is_that_of_each_row_alone(lengths: list[int], rows: list[int]
         return 3 * torch.randn(shape, generator=generator)
 
     of_row = [row % len(lengths) for row in rows]
-    kept = [(random(SHARED, length, SIZE), random(SHARED, length, SIZE)) for length in lengths]
+    prompts = [(random(SHARED, length, SIZE), random(SHARED, length, SIZE)) for length in lengths]
     query, key, value = (
         random(len(rows), heads, count, SIZE) for heads, count in ((SHARED * GROUP, 1), (SHARED, own), (SHARED, own))
     )
-    found = SharedPrompts([kept], torch.tensor(of_row)).attend(0, query, key, value, None)
+    outputs = SharedPrompts([prompts], torch.tensor(of_row)).attend(0, query, key, value, None)
     for at, prompt in enumerate(of_row):
         whole = [
-            torch.cat([before, after[at]], dim=1) for before, after in zip(kept[prompt], (key, value), strict=True)
+            torch.cat([before, after[at]], dim=1) for before, after in zip(prompts[prompt], (key, value), strict=True)
         ]
         keys, values = (part.repeat_interleave(GROUP, dim=0) for part in whole)
-        alone = torch.nn.functional.scaled_dot_product_attention(query[at], keys, values)
-        torch.testing.assert_close(found[at], alone, rtol=1e-4, atol=1e-4)
+        expected = torch.nn.functional.scaled_dot_product_attention(query[at], keys, values)
+        torch.testing.assert_close(outputs[at], expected, rtol=1e-4, atol=1e-4)
 
 
-def made(policy: CausalPolicy, prompts: list[np.ndarray], **limits: int) -> list[Completion]:
+def sampled(policy: CausalPolicy, prompts: list[np.ndarray], **limits: int) -> list[Completion]:
     policy._eos_ids = list(range(3, 12))  # rows end, and leave the batch, at different times
-    given = policy.generate(
+    completions = policy.generate(
         prompts, sampling=Sampling(24), rng=np.random.default_rng(1), **{"max_batch_tokens": 10_000, **limits}
     )
-    return [row for rows in given for row in rows]
+    return [row for rows in completions for row in rows]
 
 
 @pytest.mark.parametrize("make", [llama, qwen, gpt2])
-@pytest.mark.parametrize("prompts", ["apart", "alike", "twice"])
-def test_samples_are_those_of_copies(make, prompts: str) -> None:
+@pytest.mark.parametrize("kind", ["unrelated", "shared prefix", "twice"])
+def test_samples_are_those_of_copies(make, kind: str) -> None:
     rng = np.random.default_rng(0)
     start = drawn(rng, 40)
-    asked = {
-        "apart": [drawn(rng, 30), drawn(rng, 30)],
-        "alike": [np.concatenate([start, drawn(rng, size)]) for size in (1, 9)],
+    prompts = {
+        "unrelated": [drawn(rng, 30), drawn(rng, 30)],
+        "shared prefix": [np.concatenate([start, drawn(rng, size)]) for size in (1, 9)],
         "twice": [start, drawn(rng, 5), start],
-    }[prompts]
-    ours, theirs = (made(policy_of(make, share=share), asked, num_generations=6) for share in (True, False))
+    }[kind]
+    ours, theirs = (sampled(policy_of(make, share=share), prompts, num_generations=6) for share in (True, False))
     assert len({len(row.ids) for row in ours}) > 3
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.ids.tolist() == other.ids.tolist()
@@ -78,12 +78,12 @@ def test_the_cache_holds_a_prompt_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(sampling._Batch, "run", watched)
     for count in (2, 8):
-        made(policy_of(share=True), [drawn(np.random.default_rng(0), 100)], num_generations=count)
+        sampled(policy_of(share=True), [drawn(np.random.default_rng(0), 100)], num_generations=count)
     (prompts, own), (same, more) = sizes
     assert same == prompts
     assert more == 4 * own
 
 
 def test_one_completion_a_prompt_keeps_its_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "SharedPrompts", None)  # is not asked for
-    assert len(made(policy_of(share=True), [drawn(np.random.default_rng(0), 20)], num_generations=1)) == 1
+    monkeypatch.setattr(sampling, "SharedPrompts", None)  # must not be used
+    assert len(sampled(policy_of(share=True), [drawn(np.random.default_rng(0), 20)], num_generations=1)) == 1

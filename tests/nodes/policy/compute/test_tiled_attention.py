@@ -1,4 +1,4 @@
-"""Attention tile by tile: values and gradients are those of one softmax over everything that a place sees."""
+"""Tiled attention: outputs and gradients equal those of one dense, masked softmax."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ SIZE = 8
 
 
 def sequences_of(seed: int, lengths: Sequence[int], shared: int) -> list[np.ndarray]:
-    """Sequences of some lengths of which every other begins with the same tokens."""
+    """Draw sequences with these lengths; every other one starts with the same tokens."""
     rng = np.random.default_rng(seed)
     start = rng.integers(0, 9, shared)
     return [
@@ -32,7 +32,7 @@ def parts_of(tokens: int, heads: int, shared: int, dtype: torch.dtype = torch.fl
 
 
 def plain(packed: Packed, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
-    """Attention [1, places, heads, size] by one dense mask: a place sees those before it on a path through it."""
+    """Compute attention [1, places, heads, size] with a dense mask; a place attends to earlier places of its paths."""
     tokens = query.shape[2]
     sees = torch.zeros(tokens, tokens, dtype=torch.bool)
     for path in packed.paths:
@@ -54,20 +54,20 @@ def plain(packed: Packed, query: torch.Tensor, key: torch.Tensor, value: torch.T
 def test_values_and_gradients_are_those_of_a_dense_mask(lengths, start, heads, scale) -> None:
     packed = Packed.of(sequences_of(0, lengths, start))
     parts = parts_of(len(packed.ids), *heads)
-    found = attend(*parts, tiles(packed.branches), scale)
-    wanted = plain(packed, *parts, SIZE**-0.5 if scale is None else scale)
-    torch.testing.assert_close(found, wanted)
-    weights = torch.linspace(-1, 1, found.numel(), dtype=found.dtype).view(found.shape)
-    ours, theirs = (torch.autograd.grad((each * weights).sum(), parts) for each in (found, wanted))
+    output = attend(*parts, tiles(packed.branches), scale)
+    expected = plain(packed, *parts, SIZE**-0.5 if scale is None else scale)
+    torch.testing.assert_close(output, expected)
+    weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view(output.shape)
+    ours, theirs = (torch.autograd.grad((each * weights).sum(), parts) for each in (output, expected))
     torch.testing.assert_close(ours, theirs)
 
 
 def test_every_place_is_in_one_tile_that_sees_its_path() -> None:
     packed = Packed.of(sequences_of(1, [300, 40, 300, 7, 129], 150))
-    found = tiles(packed.branches)
-    assert [place for tile in found for place in range(tile.start, tile.stop)] == list(range(len(packed.ids)))
-    assert all(tile.stop - tile.start <= PLACES for tile in found)
-    for tile in found:
+    split = tiles(packed.branches)
+    assert [place for tile in split for place in range(tile.start, tile.stop)] == list(range(len(packed.ids)))
+    assert all(tile.stop - tile.start <= PLACES for tile in split)
+    for tile in split:
         path = next(path for path in packed.paths if tile.stop - 1 in path)
         seen = [place for start, stop in tile.runs for place in range(start, stop)]
         assert seen[: tile.own + tile.stop - tile.start] == path[path < tile.stop].tolist()
@@ -78,10 +78,10 @@ def test_products_have_few_sizes() -> None:
     sizes = set()
     for seed in range(40):
         lengths = np.random.default_rng(seed).integers(1, 400, 6).tolist()
-        found = tiles(Packed.of(sequences_of(seed, lengths, 100)).branches)
-        sizes |= {(tile.rows, tile.seen) for tile in found}
-        assert all(0 <= tile.rows - (tile.stop - tile.start) < ROWS for tile in found)
-        assert all(0 <= tile.seen - tile.own - (tile.stop - tile.start) < COLUMNS for tile in found)
+        split = tiles(Packed.of(sequences_of(seed, lengths, 100)).branches)
+        sizes |= {(tile.rows, tile.seen) for tile in split}
+        assert all(0 <= tile.rows - (tile.stop - tile.start) < ROWS for tile in split)
+        assert all(0 <= tile.seen - tile.own - (tile.stop - tile.start) < COLUMNS for tile in split)
     assert len(sizes) <= PLACES // ROWS * (500 // COLUMNS + 1)
 
 
@@ -95,10 +95,10 @@ def test_bfloat16_lies_as_near_as_its_rounding() -> None:
     packed = Packed.of(sequences_of(2, [300, 60, 60, 60], 100))
     exact = parts_of(len(packed.ids), 6, 2)
     rough = [part.detach().bfloat16().requires_grad_() for part in exact]
-    wanted, found = (attend(*parts, tiles(packed.branches), None) for parts in (exact, rough))
-    assert found.dtype == torch.bfloat16
-    ours, theirs = (torch.autograd.grad(to.square().sum(), of) for to, of in ((found, rough), (wanted, exact)))
-    for mine, other in zip((found, *ours), (wanted, *theirs), strict=True):
+    expected, output = (attend(*parts, tiles(packed.branches), None) for parts in (exact, rough))
+    assert output.dtype == torch.bfloat16
+    ours, theirs = (torch.autograd.grad(to.square().sum(), of) for to, of in ((output, rough), (expected, exact)))
+    for mine, other in zip((output, *ours), (expected, *theirs), strict=True):
         assert float((mine.double() - other).detach().norm() / other.detach().norm()) < 0.01
 
 
@@ -116,5 +116,5 @@ def test_autocast_changes_neither_the_type_nor_the_result(dtype: torch.dtype) ->
 def test_no_scores_are_kept_for_the_backward_pass() -> None:
     packed = Packed.of([np.arange(1000, dtype=np.int32)])
     parts = parts_of(1000, 2, 2, torch.float32)
-    kept = kept_bytes(lambda: attend(*parts, tiles(packed.branches), None), torch.nn.Identity())
-    assert kept < 8 * parts[0].numel() * 4
+    size = kept_bytes(lambda: attend(*parts, tiles(packed.branches), None), torch.nn.Identity())
+    assert size < 8 * parts[0].numel() * 4

@@ -24,14 +24,14 @@ HIDDEN, HEADS, FEED = 32, 2, 64
 
 
 def byte_letters():
-    """The 256 letters that a byte-level tokenizer writes bytes as."""
+    """Return the 256 letters that stand for bytes in a byte-level tokenizer."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) for byte in printable] + [chr(256 + at) for at in range(len(others))]
 
 
 def write_gguf(path, *, architecture="llama", template=CONTENTS, seed=0, context=64):
-    """A model of one layer with a byte-level tokenizer, written as llama.cpp's converter does."""
+    """Write a one-layer model with a byte-level tokenizer in the form of llama.cpp's converter; return its weights."""
     rng = np.random.default_rng(seed)
     tokens = ["<|end|>", *byte_letters(), "th"]
     writer = GGUFWriter(path, architecture)
@@ -90,9 +90,9 @@ def test_a_file_is_converted_once_and_again_when_it_changed(tmp_path):
     path = tmp_path / "small.gguf"
     write_gguf(path)
     first = load(path)
-    (made,) = (cache_root() / "models").iterdir()
+    (converted,) = (cache_root() / "models").iterdir()
     assert load(path, weight_decay=0.1).digest() == first.digest()
-    assert [made] == list((cache_root() / "models").iterdir())
+    assert [converted] == list((cache_root() / "models").iterdir())
     write_gguf(path, seed=1)
     os.utime(path, ns=(1, 1))
     assert load(path, weight_decay=0.2).digest() != first.digest()
@@ -108,7 +108,7 @@ def test_a_file_without_a_chat_template_takes_one_from_the_params(tmp_path):
 
 def test_what_is_no_gguf_file_or_cannot_be_read_is_one_line(tmp_path):
     (tmp_path / "text.gguf").write_text("version https://git-lfs.github.com/spec/v1")
-    with pytest.raises(DataError, match=r"policy\.causal_lm\.model '.*': text\.gguf is no GGUF file: .* b'vers'"):
+    with pytest.raises(DataError, match=r"policy\.causal_lm\.model '.*': text\.gguf is not a GGUF file: .* b'vers'"):
         load(tmp_path / "text.gguf")
     write_gguf(tmp_path / "odd.gguf", architecture="nonsense")
     with pytest.raises(DataError, match=r"cannot convert odd\.gguf: .*nonsense"):
@@ -157,20 +157,20 @@ def test_loading_prints_nothing_and_leaves_the_bars_of_others_as_they_were(tmp_p
 
 
 def test_bars_of_libraries_come_back_after_an_error_and_their_warnings_always_show(capfd):
-    logger, told = transformers_logging.get_logger("transformers.test_quiet"), io.StringIO()
-    logger.addHandler(logging.StreamHandler(told))
+    logger, output = transformers_logging.get_logger("transformers.test_quiet"), io.StringIO()
+    logger.addHandler(logging.StreamHandler(output))
     with pytest.raises(ValueError, match="torn"), without_progress():
         list(tqdm(range(2), desc="theirs"))
         logger.warning("this matters")
         raise ValueError("torn")
     assert "theirs" not in capfd.readouterr().err
-    assert told.getvalue() == "this matters\n"
+    assert output.getvalue() == "this matters\n"
     list(tqdm(range(2), desc="mine"))
     assert "mine: 100%" in capfd.readouterr().err
 
 
 def test_the_first_round_of_the_quickstart_warns_of_nothing_and_prints_its_own_lines_alone(tmp_path):
-    """The whole way of a newcomer, from a GGUF file that was never read, with every warning an error."""
+    """Run the quickstart as a new user would, from an unconverted GGUF file, with every warning an error."""
     write_gguf(tmp_path / "small.gguf", context=2048)
     small = [f"nodes.{node}.params.num_generations=2" for node in ("answer", "critique", "final")]
     small += ["run.rounds=1", "nodes.tasks.params.num_tasks=1", f"carry.policy.params.model={tmp_path}/small.gguf"]

@@ -11,7 +11,7 @@ from genrl_graph.nodes.policy.tiny_lm import PRINTABLE, character_tokenizer
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """An importable package without any model in it yet, and an empty cache."""
+    """Create an importable package without a model and an empty cache; return the package's folder."""
     folder = tmp_path / "tiny_gguf_package"
     folder.mkdir()
     (folder / "__init__.py").write_text("raise RuntimeError('imported')\n")
@@ -52,9 +52,9 @@ def test_a_broken_file_is_one_line_and_leaves_nothing_behind(package):
 def test_a_converted_model_is_found_again_without_converting(package):
     pytest.importorskip("gguf")
     (package / "model.gguf").write_bytes(b"never read")
-    made = cache_root() / "models" / f"{package.name}-0-model-1"
-    made.mkdir(parents=True)
-    assert package_folder(package.name) == made
+    folder = cache_root() / "models" / f"{package.name}-0-model-1"
+    folder.mkdir(parents=True)
+    assert package_folder(package.name) == folder
 
 
 def test_a_tokenizer_that_loses_text_is_refused():

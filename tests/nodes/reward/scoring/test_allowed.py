@@ -1,4 +1,4 @@
-"""A graph file names functions, and runs none that nobody allowed."""
+"""Functions that a graph file names run only if the user allowed them."""
 
 from types import ModuleType
 
@@ -37,7 +37,7 @@ nodes:
 """
 
 
-def told(function: str) -> list[str]:
+def problems(function: str) -> list[str]:
     lines = read_document(parse_document(GAME % function, file="game.yaml")).lines()
     return [line for line in lines if "params.function" in line]
 
@@ -63,13 +63,13 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> str:
     ],
 )
 def test_a_stranger_s_file_runs_nothing_but_trl_s_own_rewards(function: str) -> None:
-    (line,) = told(function)
+    (line,) = problems(function)
     assert "a graph file may not run" in line
 
 
 def test_trl_s_rewards_are_allowed_by_name_and_a_misspelt_one_is_told() -> None:
-    assert told("trl.rewards:accuracy_reward") == []
-    assert "(did you mean 'accuracy_reward'?)" in told("trl.rewards:accuracy_rewrd")[0]
+    assert problems("trl.rewards:accuracy_reward") == []
+    assert "(did you mean 'accuracy_reward'?)" in problems("trl.rewards:accuracy_rewrd")[0]
 
 
 def test_the_list_of_trl_s_rewards_is_that_of_trl() -> None:
@@ -83,14 +83,14 @@ def test_the_list_of_trl_s_rewards_is_that_of_trl() -> None:
 
 @pytest.mark.parametrize("name", ["os.system", "system", "logging.os.system", "pays.__globals__", "logging"])
 def test_a_script_allows_what_it_defines_and_not_what_it_imports(name: str, script: str) -> None:
-    (line,) = told(f"{script}:{name}")
+    (line,) = problems(f"{script}:{name}")
     assert "has only imported" in line or "is private" in line
 
 
 @pytest.mark.parametrize("name", ["pays", "Judges.pays", "think_format_reward"])
 def test_what_a_script_defines_or_takes_from_trl_is_allowed(name: str, script: str) -> None:
-    assert told(f"{script}:{name}") == []
+    assert problems(f"{script}:{name}") == []
 
 
 def test_a_name_that_the_script_does_not_have_is_told(script: str) -> None:
-    assert "(did you mean 'pays'?)" in told(f"{script}:pay")[0]
+    assert "(did you mean 'pays'?)" in problems(f"{script}:pay")[0]

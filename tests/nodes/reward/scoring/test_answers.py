@@ -1,3 +1,5 @@
+"""Extraction of answers, and their comparison by math-verify."""
+
 import math
 import time
 
@@ -9,7 +11,7 @@ from genrl_graph.nodes.reward.scoring.answers import extract_answer, math_score
 
 
 @pytest.mark.parametrize(
-    ("completion", "found"),
+    ("completion", "expected"),
     [
         ("so <answer> 5 </answer> it is", "5"),
         ("<answer>4</answer> no, <answer>5</answer>", "5"),
@@ -33,12 +35,12 @@ from genrl_graph.nodes.reward.scoring.answers import extract_answer, math_score
         ("", None),
     ],
 )
-def test_answer_is_the_last_tag_else_box_else_hashes(completion: str, found: str | None) -> None:
-    assert extract_answer(completion, None) == found
+def test_answer_is_the_last_tag_else_box_else_hashes(completion: str, expected: str | None) -> None:
+    assert extract_answer(completion, None) == expected
 
 
 @pytest.mark.parametrize(
-    ("completion", "pattern", "found"),
+    ("completion", "pattern", "expected"),
     [
         ("Answer: 4\nAnswer: 5", r"Answer: (\d+)", "5"),
         ("4 then 5", r"\d+", "5"),
@@ -46,8 +48,8 @@ def test_answer_is_the_last_tag_else_box_else_hashes(completion: str, found: str
         ("Answer: 4 Answer:", r"Answer:\s*(\d+)?", "4"),
     ],
 )
-def test_a_pattern_replaces_the_rule(completion: str, pattern: str, found: str | None) -> None:
-    assert extract_answer(completion, pattern) == found
+def test_a_pattern_replaces_the_rule(completion: str, pattern: str, expected: str | None) -> None:
+    assert extract_answer(completion, pattern) == expected
 
 
 balanced = st.recursive(
@@ -63,8 +65,8 @@ def test_a_balanced_box_is_found_whole(before: str, content: str, after: str) ->
 
 @given(st.text("<answer>/\\boxed{}# 1", max_size=60))
 def test_any_text_is_extracted_without_error_and_stripped(completion: str) -> None:
-    found = extract_answer(completion, None)
-    assert found is None or (found and found == found.strip() and found in completion)
+    answer = extract_answer(completion, None)
+    assert answer is None or (answer and answer == answer.strip() and answer in completion)
 
 
 def test_a_degenerate_completion_is_read_in_linear_time() -> None:

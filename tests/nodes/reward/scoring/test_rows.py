@@ -1,3 +1,5 @@
+"""Common steps of rewards: failed rows, time limits, and the share of unjudged rows."""
+
 import numpy as np
 import pytest
 
@@ -43,8 +45,8 @@ def test_max_unjudged_is_the_node_s_own(make_rollouts, log: Log, limit: float, p
     if passes:
         assert score_rows(rows, verdicts, weights={"t": 1.0}, node=node, log=log).values("reward")[1] == 1.0
         return
-    told = rf"reward\.regex: only 1 of 2 rows could be judged \(max_unjudged is {limit:g}\); the first: why"
-    with pytest.raises(RewardFailed, match=told):
+    message = rf"reward\.regex: only 1 of 2 rows could be judged \(max_unjudged is {limit:g}\); the first: why"
+    with pytest.raises(RewardFailed, match=message):
         score_rows(rows, verdicts, weights={"t": 1.0}, node=node, log=log)
 
 
@@ -62,7 +64,7 @@ def test_nothing_judged_is_an_error(make_rollouts, log: Log) -> None:  # type: i
 @pytest.mark.parametrize("timeout_s", [None, 20.0])
 def test_a_raising_call_costs_no_other(timeout_s: float | None) -> None:
     calls = {3: {"completion": "a", "pattern": "a", "answer": None}, 1: {"completion": "a"}}
-    values = call_each("genrl_graph.nodes.reward.regex:found", calls, timeout_s=timeout_s, node="n")
+    values = call_each("genrl_graph.nodes.reward.regex:matches", calls, timeout_s=timeout_s, node="n")
     failure = values[1]
     assert values[3] is True and isinstance(failure, Failure) and failure.reason.startswith("TypeError")
 

@@ -1,3 +1,5 @@
+"""Worker processes: values, time and memory limits, crashes, and their end."""
+
 import json
 import math
 import os
@@ -93,7 +95,7 @@ def act(functions: Path) -> Iterator[Worker]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process runs; one that has ended but that nobody has reaped does not."""
+    """Return True if the process runs; a zombie counts as ended."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:

@@ -1,3 +1,5 @@
+"""Pools of worker processes: parallel calls, failures and factories."""
+
 import time
 from pathlib import Path
 

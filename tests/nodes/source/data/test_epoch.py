@@ -1,3 +1,5 @@
+"""Rows of a round: unique within a batch, every row once per epoch."""
+
 from collections import Counter
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""The hold-out rule against the published SplitMix64."""
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,7 +8,7 @@ from genrl_graph.nodes.source.data.holdout import held_out, held_out_names
 
 
 def splitmix64(state: int) -> int:
-    """The published C code with Python's integers."""
+    """Compute the published C code with Python integers."""
     z = (state + 0x9E3779B97F4A7C15) % 2**64
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64

@@ -1,3 +1,5 @@
+"""Streamed data sets: same rows as loaded ones, block shuffling, hold-out and resume."""
+
 import json
 from collections import Counter
 from pathlib import Path
@@ -16,7 +18,7 @@ from genrl_graph.seeds import stream
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of two files, as on the hub, with 57 rows."""
+    """Write a folder of two files with 57 rows, laid out as on the hub."""
     folder = tmp_path_factory.mktemp("streamed")
     lines = [json.dumps({"question": f"{n}?", "answer": str(n), "n": n}) + "\n" for n in range(57)]
     (folder / "train-0.jsonl").write_text("".join(lines[:30]))
@@ -85,7 +87,7 @@ def test_files_stream_as_they_load(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "params", "told"),
+    ("lines", "params", "message"),
     [
         (['{"question": "q", "anwser": "1"}'], {}, r"no column 'answer' \(did you mean 'anwser'"),
         (['{"question": "q", "answer": "1"}', '{"question": "q"}'], {}, "row 1 holds nothing in column 'answer'"),
@@ -95,11 +97,11 @@ def test_files_stream_as_they_load(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_bad_rows_of_a_stream_are_told_as_those_of_a_table(
-    tmp_path: Path, lines: list[str], params: dict[str, object], told: str
+    tmp_path: Path, lines: list[str], params: dict[str, object], message: str
 ) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(DataError, match=told) as raised:
+    with pytest.raises(DataError, match=message) as raised:
         HfDataset(path=str(path), **({"num_tasks": 1, "streaming": True} | params)).prepare()
     assert "\n" not in str(raised.value)
 

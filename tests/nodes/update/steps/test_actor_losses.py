@@ -64,8 +64,8 @@ def test_the_value_loss(rows: list[tuple[float, ...]], epsilon: float | None) ->
 def test_the_entropy_counts_legal_actions_alone(logits: list[list[float]]) -> None:
     given = torch.tensor(logits, dtype=torch.float64)
     illegal = torch.cat([given, torch.full((len(logits), 1), -1e8, dtype=torch.float64)], dim=1)
-    found = entropies(torch.log_softmax(illegal, dim=-1))
-    for row, entropy in zip(logits, found.tolist(), strict=True):
+    actual = entropies(torch.log_softmax(illegal, dim=-1))
+    for row, entropy in zip(logits, actual.tolist(), strict=True):
         weights = [math.exp(value) for value in row]
         chances = [weight / sum(weights) for weight in weights]
         assert entropy == pytest.approx(-sum(p * math.log(p) for p in chances))
@@ -101,15 +101,15 @@ def test_targets_of_values_of_actions(double: bool) -> None:
 
 def test_the_loss_of_values_is_hubers_of_the_action_taken() -> None:
     values = torch.tensor([[0.0, 0.5], [3.0, 9.0]])
-    found = q_loss(values, torch.tensor([1, 0]), torch.tensor([0.0, 0.0]))
-    assert float(found) == pytest.approx((0.5 * 0.5**2 + (3.0 - 0.5)) / 2)
+    actual = q_loss(values, torch.tensor([1, 0]), torch.tensor([0.0, 0.0]))
+    assert float(actual) == pytest.approx((0.5 * 0.5**2 + (3.0 - 0.5)) / 2)
 
 
 @given(values=st.lists(number, min_size=2, max_size=9, unique=True))
 def test_advantages_of_a_minibatch_have_mean_0_and_deviation_1(values: list[float]) -> None:
     given = torch.tensor(values, dtype=torch.float64) * 100
     if float(given.std()) > 1e-2:
-        found = normalized(given)
-        assert float(found.mean()) == pytest.approx(0.0, abs=1e-5)
-        assert float(found.std()) == pytest.approx(1.0, abs=1e-4)
+        actual = normalized(given)
+        assert float(actual.mean()) == pytest.approx(0.0, abs=1e-5)
+        assert float(actual.std()) == pytest.approx(1.0, abs=1e-4)
     assert float(normalized(given[:1])) == float(given[0])

@@ -26,10 +26,10 @@ def test_a_large_budget_gives_one_batch(lengths: list[int]) -> None:
 
 @given(st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=40), st.integers(1, 5), st.integers(0, 9))
 def test_groups_stay_whole(groups: list[str], parts: int, seed: int) -> None:
-    found = split_groups(groups, parts=parts, rng=np.random.default_rng(seed))
-    assert 1 <= len(found) <= parts
-    assert sorted(np.concatenate(found).tolist()) == list(range(len(groups)))
-    owners = [{groups[at] for at in part} for part in found]
+    actual = split_groups(groups, parts=parts, rng=np.random.default_rng(seed))
+    assert 1 <= len(actual) <= parts
+    assert sorted(np.concatenate(actual).tolist()) == list(range(len(groups)))
+    owners = [{groups[at] for at in part} for part in actual]
     assert sum(map(len, owners)) == len(set(groups))
 
 

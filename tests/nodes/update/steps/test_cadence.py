@@ -1,3 +1,5 @@
+"""Updates that train only in every n-th round."""
+
 from typing import Any
 
 import numpy as np

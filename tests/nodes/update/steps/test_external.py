@@ -1,4 +1,4 @@
-"""Rows of other peers in updates: the own policy's log-probs, tokens made anew, and rows that none may fall for."""
+"""Rows of other peers in updates: old log-probs of this policy, retokenising, and hostile rows."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from genrl_graph.nodes.policy.tiny_lm import CONTENTS, PRINTABLE, SPECIAL, TinyL
 from genrl_graph.nodes.update.dpo import Dpo
 from genrl_graph.nodes.update.grpo import Grpo
 from genrl_graph.nodes.update.sft import Sft
-from genrl_graph.nodes.update.steps.external import MOST_NAMED, ExternalRows
+from genrl_graph.nodes.update.steps.external import MAX_JOURNALED_IDS, ExternalRows
 from genrl_graph.nodes.update.steps.training import prompt_digest
 
 DIGITS = "9876543210+=?"
@@ -24,7 +24,7 @@ USERS_ONLY = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('no') }}{
 
 
 def stranger(**params: Any) -> TextPolicy:
-    """Another peer's policy."""
+    """Return another peer's policy."""
     return TinyLM(**{"hidden_size": 32, "layers": 1, "initializer_range": 0.2} | params).init("policy", seed=9)
 
 
@@ -35,7 +35,7 @@ def train(node: Grpo | Sft | Dpo, policy: TextPolicy, *inputs: Rollouts) -> Log:
 
 
 def edited(rows: Rollouts, **columns: Any) -> Rollouts:
-    """Rows with other values; one value stands for all rows."""
+    """Return the rows with columns replaced, each by one value for all rows."""
     values = {name: rows.values(name) for name in rows.table.column_names}
     for name, value in columns.items():
         values[name] = [value] * len(rows)
@@ -43,13 +43,13 @@ def edited(rows: Rollouts, **columns: Any) -> Rollouts:
 
 
 def logprobs(policy: TextPolicy, prompt: list[int], completion: list[int]) -> torch.Tensor:
-    """Log-probs of a completion in plain torch: one row, no padding."""
+    """Compute the log-probs of a completion in plain torch: one row, no padding."""
     logits = policy.model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]  # type: ignore[attr-defined]
     return torch.log_softmax(logits.float(), -1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
 
 
 def by_hand(policy: TextPolicy, rows: Rollouts, old: Mapping[str, torch.Tensor], *, steps: int, rate: float) -> None:
-    """Steps of AdamW down the dapo loss of all rows, in plain torch."""
+    """Take AdamW steps on the dapo loss of all rows, in plain torch."""
     weights = list(policy.model.parameters())  # type: ignore[attr-defined]
     optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0)
     tokens = sum(len(ids) for ids in rows.values("completion_ids"))
@@ -133,13 +133,13 @@ def test_rows_of_another_tokenizer_are_tokenised_again_and_said_to_be(policy, sa
     assert dict(zip(trained["id"], trained["prompt_digest"], strict=True)) == prompts
     assert log.metrics["external"] == log.metrics["retokenised"] == len(kept)
     assert log.metrics["rows_of_another_tokenizer"] == 0
-    assert log.facts["retokenised"] == by_text.values("id")[:MOST_NAMED]
+    assert log.facts["retokenised"] == by_text.values("id")[:MAX_JOURNALED_IDS]
 
 
 def test_the_journal_names_so_many_and_no_more(policy, sample) -> None:
     rows = sample(stranger(alphabet=DIGITS), peer="peer0001", num_generations=24)
     log = train(Grpo(), policy, rows)
-    assert log.metrics["retokenised"] > MOST_NAMED == len(log.facts["retokenised"])
+    assert log.metrics["retokenised"] > MAX_JOURNALED_IDS == len(log.facts["retokenised"])
 
 
 def test_a_special_token_spelled_out_in_a_strangers_text_stays_text(policy, sample) -> None:
@@ -243,7 +243,7 @@ _SMALL: list[TextPolicy] = []
 
 
 def small() -> TextPolicy:
-    """One policy for all examples of a property."""
+    """Return one small policy, shared by all examples of a property test."""
     if not _SMALL:
         _SMALL.append(TinyLM(hidden_size=8, heads=1, layers=1, max_context=50).init("policy", seed=0))
     return _SMALL[0]

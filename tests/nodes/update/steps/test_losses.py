@@ -25,6 +25,8 @@ def make_config(loss_type: Any, importance: Any = None, **options: Any) -> LossC
 
 
 class Rows(NamedTuple):
+    """Inputs of a loss."""
+
     logprobs: Tensor
     old_logprobs: Tensor
     ref_logprobs: Tensor
@@ -32,14 +34,16 @@ class Rows(NamedTuple):
     mask: Tensor
 
     def take(self, rows: list[int]) -> "Rows":
+        """Return some of the rows."""
         return Rows(*(column[rows] for column in self))
 
     def totals(self) -> Totals:
+        """Return the totals of an optimiser step on these rows."""
         return Totals(sequences=len(self.mask), tokens=int(self.mask.sum()), max_completion_tokens=BUDGET)
 
 
 def make_rows(lengths: list[int], *, seed: int = 0, drift: float = 0.4) -> Rows:
-    """Rows of a policy that has drifted from the one that sampled; advantages of both signs and a zero."""
+    """Make rows of a policy that has drifted from the sampling policy; advantages of both signs and 0."""
     rng = torch.Generator().manual_seed(seed)
     shape = (len(lengths), max(lengths) + 2)
 
@@ -60,7 +64,7 @@ ROWS = make_rows(LENGTHS)
 
 
 def run(rows: Rows, config: LossConfig, totals: Totals | None = None) -> tuple[PolicyLoss, Tensor]:
-    """The loss and its gradient by the log-probs."""
+    """Return the loss and its gradient with respect to the log-probs."""
     logprobs = rows.logprobs.clone().requires_grad_()
     outcome = policy_loss(
         logprobs=logprobs,
@@ -77,7 +81,7 @@ def run(rows: Rows, config: LossConfig, totals: Totals | None = None) -> tuple[P
 
 
 def token_objective(logp: Tensor, ratio: Tensor, row_log_ratio: float, gain: float, config: LossConfig) -> Tensor:
-    """What one token adds to the objective, by the formula of the paper of each loss."""
+    """Return the objective of one token by the formula of each loss's paper."""
     now = float(ratio.detach())
     if config.loss_type == "cispo":
         return min(now, config.cispo_max_ratio) * gain * logp
@@ -90,15 +94,15 @@ def token_objective(logp: Tensor, ratio: Tensor, row_log_ratio: float, gain: flo
             k, rate = (config.vespo_k_neg, config.vespo_lambda_neg)
         w = math.exp(row_log_ratio)
         return math.exp(rate) * w**k * math.exp(-rate * w) * gain * logp
-    held = ratio
+    clipped = ratio
     if now < 1.0 - config.epsilon_low:
-        held = torch.tensor(1.0 - config.epsilon_low, dtype=ratio.dtype)
+        clipped = torch.tensor(1.0 - config.epsilon_low, dtype=ratio.dtype)
     if now > 1.0 + config.epsilon_high:
-        held = torch.tensor(1.0 + config.epsilon_high, dtype=ratio.dtype)
+        clipped = torch.tensor(1.0 + config.epsilon_high, dtype=ratio.dtype)
     free = ratio
     if config.delta is not None and now > config.delta:
         free = torch.tensor(config.delta, dtype=ratio.dtype)
-    return min(free * gain, held * gain, key=lambda value: float(value.detach()))
+    return min(free * gain, clipped * gain, key=lambda value: float(value.detach()))
 
 
 def token_weight(length: int, totals: Totals, loss_type: str) -> float:
@@ -111,7 +115,7 @@ def token_weight(length: int, totals: Totals, loss_type: str) -> float:
 
 
 def loop_loss(rows: Rows, config: LossConfig) -> tuple[float, Tensor]:
-    """Loss and gradient, one row and one token at a time."""
+    """Compute loss and gradient, one row and one token at a time."""
     logprobs = rows.logprobs.clone().requires_grad_()
     total = torch.zeros((), dtype=torch.float64)
     for row in range(len(rows.mask)):
@@ -153,7 +157,7 @@ def test_delta_follows_the_formula(loss_type: str) -> None:
 
 @st.composite
 def splits(draw: st.DrawFn) -> tuple[Rows, list[list[int]]]:
-    lengths = draw(st.lists(st.integers(1, 6), min_size=1, max_size=7).map(lambda found: [2, *found]))
+    lengths = draw(st.lists(st.integers(1, 6), min_size=1, max_size=7).map(lambda actual: [2, *actual]))
     order = draw(st.permutations(range(len(lengths))))
     cuts = sorted(draw(st.sets(st.integers(1, len(lengths) - 1))))
     bounds = zip([0, *cuts], [*cuts, len(lengths)], strict=True)
@@ -217,7 +221,7 @@ def test_a_row_without_tokens_adds_nothing(loss_type: str) -> None:
 
 
 def one_token(ratio: float, advantage: float, config: LossConfig) -> tuple[PolicyLoss, float]:
-    """Outcome and gradient for a single token with a given importance ratio."""
+    """Return outcome and gradient for a single token with a given importance ratio."""
     logprobs = torch.tensor([[-1.0]], dtype=torch.float64)
     rows = Rows(logprobs, logprobs - math.log(ratio), logprobs, torch.tensor([advantage]), torch.ones(1, 1))
     outcome, gradient = run(rows, config)

@@ -38,6 +38,8 @@ CASES = {
 
 
 class Rows(NamedTuple):
+    """Rows of one optimiser step, prompts and completions padded."""
+
     prompt_ids: Tensor
     prompt_mask: Tensor
     completion_ids: Tensor
@@ -47,16 +49,19 @@ class Rows(NamedTuple):
     ref_logprobs: Tensor
 
     def take(self, rows: slice) -> "Rows":
+        """Return some of the rows."""
         return Rows(*(column[rows] for column in self))
 
 
 class Outcome(NamedTuple):
+    """A loss and its gradients by parameter name."""
+
     loss: Tensor
     gradients: dict[str, Tensor]
 
 
 def model_logprobs(model: torch.nn.Module, rows: Rows) -> Tensor:
-    """Log-probs of the completion tokens by one plain forward pass."""
+    """Compute the log-probs of the completion tokens in one plain forward pass."""
     input_ids = torch.cat([rows.prompt_ids, rows.completion_ids], dim=1)
     attention_mask = torch.cat([rows.prompt_mask, rows.completion_mask], dim=1)
     logits = model(input_ids=input_ids, attention_mask=attention_mask).logits
@@ -87,7 +92,7 @@ def tiny_llama(seed: int) -> Any:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Threads cost more than they give on matrices this small, most of all on a busy machine."""
+    """Use one thread: on matrices this small, threads cost more than they gain, above all on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -114,7 +119,7 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="module")
 def rows(model_path: Path) -> Rows:
-    """Left-padded prompts, completions of unequal length that close with the end token, a policy that has moved on."""
+    """Make left-padded prompts and completions of unequal length with end tokens, for a policy that has drifted."""
     from transformers import LlamaForCausalLM
 
     rng = torch.Generator().manual_seed(1)
@@ -140,7 +145,7 @@ def rows(model_path: Path) -> Rows:
 def trl_loss(
     model_path: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[LossConfig, list[Rows]], Outcome]:
-    """TRL's loss and gradients, summed over the micro-batches of one optimiser step."""
+    """Return TRL's loss and gradients, summed over the micro-batches of one optimiser step."""
     from datasets import Dataset
     from transformers import LlamaForCausalLM
     from trl import GRPOConfig, GRPOTrainer

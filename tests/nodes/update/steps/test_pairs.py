@@ -1,4 +1,4 @@
-"""Which rows are preferred to which."""
+"""Preference pairs within groups."""
 
 import numpy as np
 from hypothesis import given
@@ -17,7 +17,7 @@ def test_the_best_and_the_worst_of_each_group(make_rollouts) -> None:
 
 
 def test_rows_of_other_prompts_nodes_and_peers_are_no_pair(make_rollouts) -> None:
-    """Whatever `group_id` a peer writes."""
+    """All rows have the same `group_id`, as a hostile peer may write it."""
     for column, values in (("prompt_ids", [[1], [2]]), ("node", ["x", "y"]), ("peer", ["p", "q"])):
         rows = score(make_rollouts(["a", "b"], **{column: values}), {"x": [0.0, 1.0]})
         assert preference_pairs(rows, rule="all", min_margin=0.0) == Pairs([], [], 2)
@@ -39,9 +39,9 @@ def test_all_pairs_are_those_of_a_group_with_the_margin(
         for j in range(len(groups))
         if groups[i] == groups[j] and values[i] > values[j] and values[i] - values[j] >= min_margin
     }
-    found = list(zip(pairs.chosen, pairs.rejected, strict=True))
-    assert len(found) == len(expected)
-    assert set(found) == expected
+    actual = list(zip(pairs.chosen, pairs.rejected, strict=True))
+    assert len(actual) == len(expected)
+    assert set(actual) == expected
     assert pairs.groups_without == len(set(groups)) - len({groups[i] for i, _ in expected})
     best = preference_pairs(rows, rule="best_worst", min_margin=min_margin)
     assert set(zip(best.chosen, best.rejected, strict=True)) <= expected

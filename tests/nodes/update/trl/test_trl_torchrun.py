@@ -1,4 +1,4 @@
-"""TRL's trainers under torchrun: a rank is a peer by itself, not a replica of the others."""
+"""TRL's trainers under torchrun: a rank is an independent peer, not a replica."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from genrl_graph.nodes.update.sft import Sft
 
 
 def play(rank):
-    """One peer: rank 1 has five times the rows and twice the epochs, so many more steps and micro-batches."""
+    """Update one peer; rank 1 has five times the rows and twice the epochs, so more steps and micro-batches."""
     policy = TinyLM(hidden_size=32, layers=1, initializer_range=0.2).init("policy", seed=0)
     questions = ["1+2=", "3+4="] if rank == 0 else [f"{n}+{n}=" for n in range(10)]
     tasks = Tasks.from_rows([

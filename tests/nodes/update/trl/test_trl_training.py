@@ -1,4 +1,4 @@
-"""What TRL's trainers see, and what they leave behind: they train a live policy, and nothing else changes."""
+"""TRL's trainers change a live policy and nothing else of the process."""
 
 import os
 import random
@@ -33,7 +33,7 @@ def train(node: Sft | Dpo, policy: TextPolicy, *inputs: Rollouts, seed: int = 0)
 
 
 def trained_as(policy: CausalPolicy, training: Training) -> CausalPolicy:
-    """A copy of a policy that is trained in another way."""
+    """Return a copy of a policy, to be trained in another way."""
     tokens = ChatTokens(policy.hf_tokenizer, where="test")
     model = policy.fork("policy").model
     return CausalPolicy("policy", model, tokens, context=policy.context, training=training)

@@ -1,7 +1,7 @@
-"""A place for trainers made for scripts: they see a single process, and leave nothing behind but the weights.
+"""Isolation for trainers written for scripts: they see a single process and change nothing but the weights.
 
-They read a launcher's variables and take its processes for replicas, though a peer is a process of its own; they seed
-the whole process, print, write folders, and leave the model patched.
+TRL's trainers read a launcher's environment variables and treat its processes as replicas, although each is a peer of
+its own. They also seed the whole process, print, write folders and leave the model patched.
 """
 
 import gc
@@ -35,19 +35,19 @@ _LAUNCHERS = (
 
 
 @contextmanager
-def alone(policy: CausalPolicy) -> Iterator[str]:
-    """Everything around a trainer of this policy; gives a folder that goes away with the context."""
+def isolated(policy: CausalPolicy) -> Iterator[str]:
+    """Restore all global state that a trainer of `policy` changes; yield a temporary output folder."""
     model: Any = policy.model
     with ExitStack() as undo:
         undo.enter_context(_one_process(policy.device))
-        undo.enter_context(_same_generators(policy.device))
+        undo.enter_context(_restored_generators(policy.device))
         undo.enter_context(
-            _same_attributes(model, model.config, model.config.get_text_config(), model.generation_config)
+            _restored_attributes(model, model.config, model.config.get_text_config(), model.generation_config)
         )
         undo.callback(setattr, policy.hf_tokenizer, "pad_token", policy.hf_tokenizer.pad_token)
         undo.callback(transformers_logging.set_verbosity, transformers_logging.get_verbosity())
         transformers_logging.set_verbosity_error()
-        # trainers collect garbage once a run, which takes a second where all that is imported is looked at
+        # trainers run the garbage collector, which takes a second if it scans every imported object
         gc.freeze()
         undo.callback(gc.unfreeze)
         undo.callback(policy.model.zero_grad, set_to_none=True)
@@ -57,29 +57,29 @@ def alone(policy: CausalPolicy) -> Iterator[str]:
 
 @contextmanager
 def _one_process(device: torch.device) -> Iterator[None]:
-    """Hide the launcher from accelerate, which would make replicas of independent peers and wait for them."""
+    """Hide the launcher from accelerate, which would treat independent peers as replicas and wait for them."""
     before = dict(os.environ)
     for name in [name for name in before if name.startswith(_LAUNCHERS)]:
         del os.environ[name]
     os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
-    _forget_processes()
+    _reset_accelerate()
     try:
         yield
     finally:
-        _forget_processes()
+        _reset_accelerate()
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
         os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
 
 
-def _forget_processes() -> None:
+def _reset_accelerate() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
 
 
 @contextmanager
-def _same_generators(device: torch.device) -> Iterator[None]:
-    """Trainers seed the generators of the whole process and choose its GPU."""
+def _restored_generators(device: torch.device) -> Iterator[None]:
+    """Restore the process's random generators and current GPU, which trainers set."""
     python, legacy = random.getstate(), np.random.get_state()
     gpus = [device] if device.type == "cuda" else []
     try:
@@ -91,12 +91,12 @@ def _same_generators(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _same_attributes(*objects: Any) -> Iterator[None]:
-    """Trainers patch `forward` and align special tokens in the configs; these get their attributes back."""
-    kept = [(owner, dict(vars(owner))) for owner in objects]
+def _restored_attributes(*objects: Any) -> Iterator[None]:
+    """Restore the attributes of `objects`: trainers patch `forward` and align special tokens in the configs."""
+    before = [(owner, dict(vars(owner))) for owner in objects]
     try:
         yield
     finally:
-        for owner, attributes in kept:
+        for owner, attributes in before:
             vars(owner).clear()
             vars(owner).update(attributes)
