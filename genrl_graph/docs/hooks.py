@@ -87,7 +87,7 @@ def _in_reading_order(files: Files) -> list[str]:
     for index in (name for name in names if name.endswith("/index.md")):
         links = LINK.findall(files.src_uris[index].content_string)
         linked += [index, *(f"{index.removesuffix('index.md')}{link}" for link in links)]
-    return [*dict.fromkeys(name for name in linked if name in names), *sorted({*names} - {*linked})]
+    return list(dict.fromkeys([*(name for name in linked if name in names), *names]))
 
 
 def _expanded(nav: list[Any], names: list[str]) -> Iterator[Any]:

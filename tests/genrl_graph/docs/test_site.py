@@ -14,7 +14,7 @@ import pytest
 from code_blocks import PAGES, ROOT
 
 import genrl_graph
-from genrl_graph.docs.types import shipped_types
+from genrl_graph.docs.types import kinds, shipped_types
 from genrl_graph.graph_file.shipped import shipped_graphs
 
 CONFIG = PAGES.with_name("mkdocs.yml")
@@ -99,16 +99,16 @@ def test_pages_are_in_the_order_in_which_their_index_links_them(tmp_path: Path) 
     for name in ("index", "about", "concepts/a", "concepts/b", "concepts/c", "concepts/deep/d"):
         (pages / f"{name}.md").write_text(f"# {name}\n")
     (pages / "concepts" / "index.md").write_text("[c](c.md) [a](a.md#x) [start](../index.md) [gone](gone.md)\n")
-    nav = "['index.md', {Ideas: concepts/}, {Games: reference/games/}, {More: ./}, {None: tutorial/}]"
+    nav = "['index.md', {Ideas: concepts/}, {Types: reference/types/}, {More: ./}, {None: tutorial/}]"
     (tmp_path / "mkdocs.yml").write_text(f"site_name: x\ndocs_dir: pages\nhooks: [{HOOKS}]\nnav: {nav}\n")
     config = load_config(str(tmp_path / "mkdocs.yml"))
     config.plugins.on_files(get_files(config), config=config)
     assert config.nav is not None
-    start, ideas, games, more = config.nav
+    start, ideas, types, more = config.nav
     deep = {"deep": ["concepts/deep/d.md"]}
     assert start == "index.md"
     assert ideas == {"Ideas": [*(f"concepts/{name}.md" for name in ("index", "c", "a", "b")), deep]}
-    assert "reference/games/tiny.md" in games["Games"]
+    assert types == {"Types": [f"reference/types/{kind}.md" for kind in kinds()]}
     assert more == {"More": ["about.md"]}
 
 
