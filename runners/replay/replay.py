@@ -27,7 +27,7 @@ from genrl_graph.runners.loop.peers import Peer, changing_carries, digests, make
 from genrl_graph.runners.loop.round import run_round
 from genrl_graph.runners.loop.stage_metrics import Stages
 from genrl_graph.runners.loop.threads import set_threads
-from genrl_graph.runners.play import replace_run
+from genrl_graph.runners.opening import replace_run
 from genrl_graph.runners.replay.deltas import ColumnDelta, ColumnDeltas
 from genrl_graph.runners.replay.plan import NodeVerdict, ReplayPlan, plan_replay
 from genrl_graph.runners.replay.rounds import HolderRound, StoredRounds

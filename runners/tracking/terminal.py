@@ -102,7 +102,7 @@ class Terminal:
             text = f"{'; '.join([*parts, *speed])}  {seconds:.1f} s, {eta:.0f} s left"
         self._console.print(f"round {round + 1}/{self._rounds}  {text}", soft_wrap=True, markup=False)
 
-    def left(self, round: int, later: int) -> None:
+    def skipped(self, round: int, later: int) -> None:
         """Say that a round was left because the swarm had gone on."""
         self._go_to(later)
         self._console.print(f"round {round + 1}/{self._rounds}  left: the swarm is in round {later + 1}")
@@ -136,7 +136,7 @@ def brief(lines: Sequence[StageLine]) -> str:
 
 
 def _stage_table(stages: Sequence[StageTotal]) -> Table:
-    units = list(dict.fromkeys(unit for stage in stages for unit in stage.made)) or ["tokens"]
+    units = list(dict.fromkeys(unit for stage in stages for unit in stage.produced)) or ["tokens"]
     named = list(set[str]().union(*(stage.outcomes for stage in stages)))
     outcome = named[0] if len(named) == 1 else "outcome" if named else "reward"
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))

@@ -133,4 +133,4 @@ def test_a_reward_fails_in_its_turn(tmp_path: Path) -> None:
 def test_no_thread_is_left_over(tmp_path: Path) -> None:
     with pytest.raises(RewardFailed):
         play(two_stages(Fails(), Draw()), out=tmp_path / "run", rounds=1, quiet=True)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("background")]
