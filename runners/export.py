@@ -28,8 +28,8 @@ def export_policy(
     """Write weights, configuration, tokenizer and a model card to the new folder `out`, which appears in one rename.
 
     An adapter is merged into its base, or with `adapter_only` written in peft's format. `round` defaults to the last
-    checkpoint. `push_to_hub` names a repository that the folder is uploaded to. Raises `StoreError` where `out` exists or the
-    run does not have the policy, `DataError` where the upload fails.
+    checkpoint. `push_to_hub` names a repository that the folder is uploaded to. Raises `StoreError` where `out` exists
+    or the run does not have the policy, `DataError` where the upload fails.
     """
     out = Path(out)
     if out.exists():

@@ -103,21 +103,17 @@ def replay(
     console = Console(stderr=True, highlight=False, quiet=quiet)
     if update:
         set_threads(source.graph.run.threads)
+    with shown_by(WaitingBar(console).show):
+        players = _players(schedule, plan, stored.peers)
+    starts = start_carries(players, stored, schedule, chosen[0]) if update else []
+    before = digests(players)
+    if update:
+        versions["carries"] = {carry: before[stored.peers[0], carry] for carry in schedule.graph.carries}
     with ExitStack() as stack:
-        with shown_by(WaitingBar(console).show):
-            players = _players(schedule, plan, stored.peers)
-        starts = start_carries(players, stored, schedule, chosen[0]) if update else []
-        before = digests(players)
-        if update:
-            versions["carries"] = {carry: before[stored.peers[0], carry] for carry in schedule.graph.carries}
         store = RunStore.create(folder, schedule.graph.record(), versions)
         stack.push(lambda kind, error, at: shutil.rmtree(folder) if kind is not None else None)
         stack.enter_context(store)
-        terminal = stack.enter_context(Terminal(schedule, rounds=chosen[-1] + 1, console=console, played=chosen[0]))
-        played = _Rounds(schedule, plan, stored, players, store, terminal)
-        stack.callback(played.close)
-        for number in chosen:
-            played.play(number)
+        played = _play_rounds(schedule, plan, stored, players, store, chosen, console)
         if update:
             last = checkpoint_folder(store.checkpoints, chosen[-1] + 1)
             save_checkpoint(last, changing_carries(schedule, players))
@@ -135,6 +131,25 @@ def replay(
         before=before,
         after=digests(players),
     )
+
+
+def _play_rounds(
+    schedule: Schedule,
+    plan: ReplayPlan,
+    stored: StoredRounds,
+    players: Sequence[Peer],
+    store: RunStore,
+    chosen: Sequence[int],
+    console: Console,
+) -> "_Rounds":
+    """Replay the chosen rounds into a store; returns what was read and compared."""
+    with ExitStack() as stack:
+        terminal = stack.enter_context(Terminal(schedule, rounds=chosen[-1] + 1, console=console, played=chosen[0]))
+        rounds = _Rounds(schedule, plan, stored, players, store, terminal)
+        stack.callback(rounds.close)
+        for number in chosen:
+            rounds.play(number)
+    return rounds
 
 
 def _record(source: StoredRun, chosen: Sequence[int], plan: ReplayPlan, *, update: bool) -> dict[str, Any]:
