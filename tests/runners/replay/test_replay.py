@@ -40,7 +40,7 @@ SMALL = [
 ]
 
 
-class Luck(Reward, name="replay_luck"):
+class RandomReward(Reward, name="replay_luck"):
     """Pays what it draws."""
 
     scale: float = 1.0

@@ -1,4 +1,4 @@
-"""What a person sees: the stages of a round, the summary, and chained rewards counted once."""
+"""Terminal output: the stages of a round, the summary, and chained rewards counted once."""
 
 import io
 import time
