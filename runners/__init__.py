@@ -1,1 +1,1 @@
-"""Play a graph: `play.py` opens a run, `session.py` goes from round to round, `loop/` plays one round."""
+"""Play a graph: `opening.py` opens a run, `session.py` plays its rounds, `loop/` plays one; `play.py` does it all."""

@@ -1,4 +1,4 @@
-"""Dry play: one round with stand-ins for models and hubs, so that prompts, rewards, types and store are tried out."""
+"""Dry play: one round with stand-ins for models and hubs, which tries out prompts, rewards, types and the store."""
 
 import tempfile
 import time
@@ -26,7 +26,7 @@ EVAL_TASKS = 2
 
 @dataclass(slots=True)
 class Sample:
-    """What a person wants to see of a generator: the first chat that it completed, and what came back."""
+    """The first prompt of a generator and its completion, or the reason why there is none."""
 
     node: str
     messages: list[dict[str, str]]
@@ -36,13 +36,13 @@ class Sample:
 
 @dataclass(slots=True)
 class DryReport:
-    """What a dry round did, step by step."""
+    """The steps of a dry round, without their outputs, and a sample of each generator."""
 
     steps: list[StepReport] = field(default_factory=list)
     samples: dict[str, Sample] = field(default_factory=dict)
 
     def take(self, done: StepReport, schedule: Schedule) -> None:
-        """Keep the numbers of a step and the first prompt of a generator."""
+        """Add a step; store the first prompt of a generator."""
         if not (done.evaluating and isinstance(schedule.nodes[done.step.node], Update | Fork)):
             self.steps.append(replace(done, outputs={}))
         name = done.step.node
@@ -63,10 +63,10 @@ def dry_play(
     quiet: bool = False,
     imports: Mapping[str, str] | None = None,
 ) -> Run:
-    """Play one round in seconds: carries and nodes are what their `dry` says, nothing is downloaded or loaded.
+    """Play one round in seconds with the `dry` forms of carries and nodes: nothing is downloaded or loaded.
 
-    As many peers play as the exchanges need. The run folder goes to `out`, else it is made in a temporary folder and
-    removed. Raises what a run raises: a template that reads what is not there, a reward that fails on every row.
+    As many peers play as the exchanges need. The run folder is `out`, or a temporary one that is removed. Raises the
+    errors of a run, such as those of a template that reads an unknown name, or a reward that fails on every row.
     """
     declared = compile_graph(graph)
     schedule = dry_schedule(declared)
@@ -98,7 +98,7 @@ def dry_play(
 
 
 def dry_schedule(schedule: Schedule) -> Schedule:
-    """The schedule with the nodes as they are in dry play, at their places."""
+    """Return the schedule with the dry form of every node."""
     nodes = {}
     for name, node in schedule.nodes.items():
         with named(f"nodes.{name}"):
@@ -111,7 +111,7 @@ def _stand_in(carry: Carry, name: str, seed: int) -> Carried:
 
 
 def _replaced(schedule: Schedule, dry: Schedule) -> list[str]:
-    """The carries and nodes that something else stood in for, as a person knows them."""
+    """Return the carries and nodes that were replaced by stand-ins, each with its type name."""
     carries = [name for name, part in schedule.graph.carries.items() if type(part.carry).dry is not Carry.dry]
     nodes = [name for name, node in schedule.nodes.items() if type(dry.nodes[name]) is not type(node)]
     return [f"{name} ({schedule.graph.part(name).type_name})" for name in (*carries, *nodes)]

@@ -1,4 +1,4 @@
-"""Exports a policy of a run as a Hugging Face folder that plain transformers, or peft, loads."""
+"""Export a policy of a run as a Hugging Face folder that transformers or peft loads."""
 
 import shutil
 import tempfile
@@ -25,10 +25,11 @@ def export_policy(
     adapter_only: bool = False,
     push_to_hub: str | None = None,
 ) -> Path:
-    """Write weights, configuration, tokenizer and a model card to the new folder `out`, which appears whole or not.
+    """Write weights, configuration, tokenizer and a model card to the new folder `out`, which appears in one rename.
 
-    An adapter is merged into its base, or with `adapter_only` written as peft reads it. `push_to_hub` is the name of
-    a repository that also gets the folder. Raises `StoreError` where `out` exists or the run does not have the policy.
+    An adapter is merged into its base, or with `adapter_only` written in peft's format. `round` defaults to the last
+    checkpoint. `push_to_hub` names a repository that the folder is uploaded to. Raises `StoreError` where `out` exists
+    or the run does not have the policy, `DataError` where the upload fails.
     """
     out = Path(out)
     if out.exists():
@@ -41,7 +42,7 @@ def export_policy(
         try:
             _write(draft, handle, adapter_only=adapter_only)
             (draft / CARD).write_text(model_card(saved, handle, adapter=adapter_only), encoding="utf-8")
-            draft.chmod(0o755)  # what is temporary is its owner's only, and so are files of safetensors
+            draft.chmod(0o755)  # temporary folders and safetensors files are readable by their owner only
             for file in draft.iterdir():
                 file.chmod(0o644)
             draft.rename(out)
@@ -65,41 +66,34 @@ def _write(folder: Path, handle: CausalPolicy, *, adapter_only: bool) -> None:
 
 
 def model_card(saved: SavedPolicy, handle: CausalPolicy, *, adapter: bool) -> str:
-    """The README.md of a model hub: front matter, where the policy comes from, and how it is loaded."""
-    front = {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
+    """Return the README.md of the exported folder: front matter, origin of the policy, rewards, code that loads it."""
+    library = "peft" if adapter else "transformers"
     base = _base_model(saved)
-    given = {**front, **({"base_model": base} if base else {}), "tags": ["genrl-graph", "reinforcement-learning"]}
-    loader = "AutoPeftModelForCausalLM" if adapter else "AutoModelForCausalLM"
-    facts = {
-        "run": saved.run.resolve().name,
-        "graph": saved.graph,
-        "policy": f"{saved.name} ({saved.carry.type_name})",
-        "trained from": PurePath(getattr(saved.carry, "model", "")).name if base is None else base,
-        "rounds trained": saved.round,
-        "peer": saved.peer,
-        "version": f"{handle.version} (optimiser steps)",
-        "digest": handle.digest(),
+    front = {
+        "library_name": library,
+        "pipeline_tag": "text-generation",
+        **({"base_model": base} if base else {}),
+        "tags": ["genrl-graph", "reinforcement-learning"],
     }
-    rows = [f"| {name} | {value} |" for name, value in facts.items() if value != ""]
     lines = [
         "---",
-        yaml.safe_dump(given, sort_keys=False).strip(),
+        yaml.safe_dump(front, sort_keys=False).strip(),
         "---",
         "",
         f"# {saved.graph}: {saved.name}",
         "",
         f"A policy trained by reinforcement learning with genrl-graph {VERSION}.",
         "",
-        *("| | |", "| --- | --- |", *rows),
+        *("| | |", "| --- | --- |", *_origin_rows(saved, handle, base)),
     ]
-    rewards = saved.final_rewards()
-    if rewards:
-        scored = [f"| {name} | {value:.4g} |" for name, value in rewards.items()]
-        lines += ["", "| node | mean reward in the last round |", "| --- | --- |", *scored]
+    if rewards := saved.final_rewards():
+        rows = [f"| {name} | {value:.4g} |" for name, value in rewards.items()]
+        lines += ["", "| node | mean reward in the last round |", "| --- | --- |", *rows]
+    loader = "AutoPeftModelForCausalLM" if adapter else "AutoModelForCausalLM"
     lines += [
         "",
         "```python",
-        f"from {front['library_name']} import {loader}",
+        f"from {library} import {loader}",
         "from transformers import AutoTokenizer",
         "",
         f'model = {loader}.from_pretrained("path/to/this/folder")',
@@ -110,11 +104,25 @@ def model_card(saved: SavedPolicy, handle: CausalPolicy, *, adapter: bool) -> st
     return "\n".join(lines)
 
 
+def _origin_rows(saved: SavedPolicy, handle: CausalPolicy, base: str | None) -> list[str]:
+    facts = {
+        "run": saved.run.resolve().name,
+        "graph": saved.graph,
+        "policy": f"{saved.name} ({saved.carry.type_name})",
+        "trained from": PurePath(getattr(saved.carry, "model", "")).name if base is None else base,
+        "rounds trained": saved.round,
+        "peer": saved.peer,
+        "version": f"{handle.version} (optimiser steps)",
+        "digest": handle.digest(),
+    }
+    return [f"| {name} | {value} |" for name, value in facts.items() if value != ""]
+
+
 def _base_model(saved: SavedPolicy) -> str | None:
-    """The hub's name of the model that training began with, if it came from there."""
+    """Return the hub name of the model that training began with; None where it is a local folder."""
     model = getattr(saved.carry, "model", "")
-    named = isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "/", "~"))
-    return model if named else None
+    is_hub_name = isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "/", "~"))
+    return model if is_hub_name else None
 
 
 def push(folder: Path, repository: str) -> None:

@@ -1,4 +1,4 @@
-"""An open run: its peers, store, trackers and terminal, and what happens from round to round."""
+"""The session of a run: play round after round, with evaluations, checkpoints and metrics."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from genrl_graph.runners.loop.evaluate import Evaluator, evaluation_line, evalua
 from genrl_graph.runners.loop.exchange import PeerBehind, Swarm
 from genrl_graph.runners.loop.peers import Peer, changing_carries
 from genrl_graph.runners.loop.round import needs_others, run_round
-from genrl_graph.runners.loop.runner import Runner, left
+from genrl_graph.runners.loop.runner import Runner, skipped_round
 from genrl_graph.runners.loop.signals import Stop
 from genrl_graph.runners.loop.trace import Trace
 from genrl_graph.runners.resume.checkpoint import checkpoint_folder, save_checkpoint
@@ -28,9 +28,9 @@ from genrl_graph.store.run_store import RunStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenRun:
-    """An open run folder, the peers that play in it, and where results are shown.
+    """All that a session needs: schedules, peers, store, and where results are shown.
 
-    `evaluation` is the schedule of its evaluations, None for none; `see` gets the report of every committed step;
+    `evaluation` is the schedule of the evaluations, None for none; `see` gets the report of every committed step;
     `start` says with which round the session begins.
     """
 
@@ -76,14 +76,14 @@ class Session:
         self._evaluator = None if run.evaluation is None else self._new_evaluator(run.evaluation)
 
     def play(self) -> None:
-        """All rounds, with the evaluations and checkpoints that are due; raises `Interrupted` after a signal."""
+        """Play all rounds, with the evaluations and checkpoints between them; raises `Interrupted` after a signal."""
         self._evaluate(0)
         if self._run.start.first:
             self._evaluate(self._run.start.first)
         number = self._run.start.first
         while number < self._run.rounds:
             number = self._round(number)
-            if self._run.stop.wanted or self._due(number, self._run.config.checkpoint_every):
+            if self._run.stop.wanted or self._is_due(number, self._run.config.checkpoint_every):
                 self._checkpoint(number)
             self._evaluate(number)
             if number < self._run.rounds:
@@ -92,11 +92,15 @@ class Session:
             self._run.console.print(evaluation_table(self._evaluator.history))
 
     def _round(self, number: int) -> int:
-        """Play a round, or what there is of it where the swarm goes on without this peer; returns the next one."""
-        if number in self._run.start.left:
+        """Play a round and return the number of the next one.
+
+        When the swarm is in a later round, the rest of this one is skipped. A previous run may have skipped it, too:
+        then only its recorded steps are restored.
+        """
+        if number in self._run.start.skipped:
             run_round(self._context, self._run.players, number, only_recorded=True)
             self._run.metrics.drop()
-            return self._run.start.left[number]
+            return self._run.start.skipped[number]
         started = time.perf_counter()
         try:
             if needs_others(self._context, self._run.players, number):
@@ -105,16 +109,16 @@ class Session:
                 run_round(self._context, self._run.players, number)
         except PeerBehind as behind:
             later = min(behind.round, self._run.rounds)
-            self._run.store.commit([left(number, player.name, to=later) for player in self._run.players])
+            self._run.store.commit([skipped_round(number, player.name, to=later) for player in self._run.players])
             self._run.metrics.drop()
-            self._run.terminal.left(number, later)
+            self._run.terminal.skipped(number, later)
             return later
         seconds = time.perf_counter() - started
         self._run.terminal.round(number, self._run.metrics.end(number, seconds, self._budget.metrics()), seconds)
         return number + 1
 
     def _begin(self, number: int) -> None:
-        """Tell the others; where they have gone on, what was committed of the round before a cut is not lost."""
+        """Announce the round; when the others are in a later one, restore what a previous run committed of this one."""
         try:
             self._run.runner.begin(number)
         except PeerBehind:
@@ -122,21 +126,22 @@ class Session:
             raise
 
     def _checkpoint(self, played: int) -> None:
-        """Save the carries; the metrics of the rounds that will not be redone are made durable first."""
+        """Save the carries, once the metrics of their rounds are on disk: a resumed run does not write these again."""
         sync_file(self._run.store.folder / "metrics.jsonl")
         folder = checkpoint_folder(self._run.store.checkpoints, played)
         save_checkpoint(folder, changing_carries(self._run.schedule, self._run.players), keep=self._run.config.keep)
 
-    def _due(self, played: int, every: int) -> bool:
-        """Whether what happens every so many rounds, and after the last, happens now."""
+    def _is_due(self, played: int, every: int) -> bool:
+        """Whether `played` is the last round or a multiple of `every` (0: never)."""
         return played == self._run.rounds or bool(every and played % every == 0)
 
     def _evaluate(self, played: int) -> None:
-        if self._evaluator is not None and (played == 0 or self._due(played, self._run.config.eval_every)):
-            found = self._evaluator.play(played)
-            self._run.metrics.evaluation(played, found)
-            if not all(("eval", played, peer) in self._run.start.reported for peer in found):
-                line = evaluation_line(played, found, self._evaluator.history[0][1])
+        """Evaluate where it is due; a resumed run recalls earlier evaluations and prints only new ones."""
+        if self._evaluator is not None and (played == 0 or self._is_due(played, self._run.config.eval_every)):
+            metrics = self._evaluator.play(played)
+            self._run.metrics.evaluation(played, metrics)
+            if not all(("eval", played, peer) in self._run.start.reported for peer in metrics):
+                line = evaluation_line(played, metrics, self._evaluator.history[0][1])
                 self._run.console.print(line, soft_wrap=True, markup=False)
 
     def _watch(self, done: StepReport) -> None:
@@ -163,6 +168,6 @@ class Session:
             schedule=evaluation,
             begin=partial(self._run.terminal.step, evaluating=True),
             watch=self._watch_evaluation,
-            budget=self._new_budget(None),  # what fails there does not end the training
+            budget=self._new_budget(None),  # rows that fail in an evaluation do not end the training
         )
         return Evaluator(context, self._run.players, self._run.config)

@@ -34,11 +34,11 @@ MAX_TEXT = 4096
 
 
 class TorchRunner:
-    """Rank i of a torchrun job is the peer that a local run calls `peer_names(n)[i]`, with a folder of its own.
+    """Plays one peer per rank: rank i of a torchrun job is the peer `peer_names(n)[i]` of a local run.
 
-    The ranks are one job: an exchange ends when all of them have come to it. One that is late is waited for and
-    told of after the exchange's `timeout_s`, which ends the job only with `on_short: fail`; one that dies ends it.
-    Raises `ParamError` outside a torchrun job.
+    Each rank has its own folder. An exchange closes when all ranks have reached it. A rank that is late by more than
+    the exchange's `timeout_s` is reported and waited for, or with `on_short: fail` ends the job; a rank that dies ends
+    it. Raises `ParamError` outside a torchrun job.
     """
 
     def __init__(self, *, backend: Backend = "gloo") -> None:
@@ -54,13 +54,13 @@ class TorchRunner:
         self._swarm: TorchSwarm | None = None
 
     def configured(self, config: RunConfig) -> RunConfig:
-        """As many peers as ranks."""
+        """Return the options with as many peers as ranks."""
         return config.model_copy(update={"peers": self.size})
 
     def start(
         self, schedule: Schedule, *, run: Path | None, free: Callable[[], Path], stop: Stop, tell: Tell
     ) -> tuple[Path, Swarm]:
-        """Join the job; the first rank finds a free run folder. Raises `ParamError` where ranks play other games."""
+        """Join the job; the first rank chooses a free run folder. Raises `ParamError` where graphs differ."""
         names = peer_names(self.size)
         require_enough(schedule, names)
         self._ranks = ranks = Ranks(self.rank, self.size, backend=self._backend, stop=stop)
@@ -73,11 +73,11 @@ class TorchRunner:
         return run or Path(chosen), self._swarm
 
     def home(self, run: Path) -> Path:
-        """`<run folder>/<peer name>`."""
+        """Return `<run folder>/<peer name>`."""
         return run / self.names[0]
 
     def agree(self, kept: RunProgress) -> tuple[RunProgress, int | None]:
-        """What all ranks have; they go on from a checkpoint before the first exchange that one of them lacks."""
+        """Return the shared progress, and the round of the first exchange that some rank has not closed."""
         assert self._ranks is not None and self._swarm is not None
         closed = int(self._ranks.numbers(kept.closed).min())
         complete = bool(self._ranks.numbers(int(kept.complete)).all())
@@ -86,17 +86,17 @@ class TorchRunner:
         return RunProgress(closed, complete), closed // a_round if a_round else None
 
     def begin(self, round: int) -> None:
-        """The ranks are in one round, give or take what no exchange parts."""
+        """Do nothing: exchanges keep the ranks in step."""
 
     def close(self, *, failed: bool) -> None:
-        """Wait for the other ranks, which may need this one for an exchange, unless it fails."""
+        """Leave the job; wait for the other ranks, which may need this one, unless the run `failed`."""
         if self._ranks is not None:
             self._ranks.close(wait=not failed)
 
 
 @dataclass(slots=True)
 class _Opened:
-    """An exchange that this rank has opened: its offer, also as bytes, and the sizes of all, once they have come."""
+    """An exchange that this rank has opened: its offer, also as bytes; the sizes of all offers once `work` is done."""
 
     place: int
     offer: Frame
@@ -107,10 +107,10 @@ class _Opened:
 
 
 class TorchSwarm:
-    """Exchanges as two collectives: the sizes when it opens, the padded bytes when it closes. Nothing is pickled.
+    """Exchanges by two collectives: sizes when an exchange opens, padded bytes when it closes. Nothing is pickled.
 
-    `order` names the exchanges as a round closes them; of the first `shared` ones of the run all ranks had the rows
-    before they were cut.
+    `order` are the exchanges in the order in which a round closes them. All ranks had closed the first `shared`
+    exchanges of the run when it was interrupted.
     """
 
     def __init__(self, ranks: "Ranks", order: Sequence[str], *, tell: Tell) -> None:
@@ -120,11 +120,11 @@ class TorchSwarm:
         self._opened: dict[str, _Opened] = {}
 
     def wanted(self, node: Exchange, *, round: int) -> bool:
-        """Whether another rank was cut before it closed this exchange."""
+        """Whether another rank was interrupted before it closed this exchange."""
         return self._place(node, round) >= self.shared
 
     def open(self, node: Exchange, *, round: int, peer: str, offer: Frame) -> None:
-        """Tell the others how long the own payload is; returns at once."""
+        """Start to gather the sizes of all payloads; returns at once."""
         data, place = encode(offer, limits=node.limits), self._place(node, round)
         self._ranks.arrive(place)
         sizes, work = self._ranks.gather(np.asarray([len(data)], dtype=np.int64))
@@ -133,7 +133,7 @@ class TorchSwarm:
     def close(
         self, node: Exchange, *, round: int, peer: str, tasks: TaskBook, vocabularies: Mapping[str, int]
     ) -> Meeting:
-        """The offers of all ranks; raises `ExchangeTimeout` where one is gone, or late with `on_short: fail`."""
+        """Gather the offers of all ranks; raises `ExchangeTimeout` where one died, or is late with `on_short: fail`."""
         opened = self._opened.pop(node.place.node)
         self._wait(opened.work, node, round, opened)
         sizes = [int(size) for size in opened.sizes]
@@ -149,18 +149,19 @@ class TorchSwarm:
         return Meeting(tuple(packets))
 
     def _place(self, node: Exchange, round: int) -> int:
-        """How many exchanges of the run are closed before this one."""
+        """Return the number of exchanges that the run closes before this one."""
         return round * len(self.order) + self.order.index(node.place.node)
 
     def _wait(self, work: "Work", node: Exchange, round: int, opened: _Opened) -> None:
+        """Wait for a collective; report late ranks once. Raises `ExchangeTimeout`, which names the exchange."""
         where = f"nodes.{node.place.node} (round {round})"
-        told = False
+        reported = False
 
         def waiting() -> None:
-            nonlocal told
-            if told or time.monotonic() - opened.since < node.timeout_s:
+            nonlocal reported
+            if reported or time.monotonic() - opened.since < node.timeout_s:
                 return
-            told = True
+            reported = True
             absent = [
                 name for name, place in zip(self._names, self._ranks.places(), strict=True) if place < opened.place
             ]
@@ -176,7 +177,7 @@ class TorchSwarm:
 
 
 class Ranks:
-    """The ranks of a job as one of them sees it: small collectives, and how far each has come."""
+    """The process group of a job: collectives that signals can interrupt, and how many exchanges each rank reached."""
 
     def __init__(self, rank: int, size: int, *, backend: Backend, stop: Stop) -> None:
         import torch
@@ -200,24 +201,24 @@ class Ranks:
         self._device = torch.device("cuda", local) if backend == "nccl" else torch.device("cpu")
 
     def gather(self, values: np.ndarray[tuple[int], np.dtype[np.generic]]) -> "tuple[list[torch.Tensor], Work]":
-        """Arrays of one length and dtype of all ranks, once the work is done."""
+        """Start to gather an array of one length and dtype from every rank; they are complete once the work is done."""
         import torch
         from torch import distributed
 
-        mine = torch.from_numpy(values).to(self._device)
-        found = [torch.empty_like(mine) for _ in range(self.size)]
-        work = distributed.all_gather(found, mine, async_op=True)
+        own = torch.from_numpy(values).to(self._device)
+        gathered = [torch.empty_like(own) for _ in range(self.size)]
+        work = distributed.all_gather(gathered, own, async_op=True)
         assert work is not None
-        return found, work
+        return gathered, work
 
     def numbers(self, value: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """A number of each rank."""
-        found, work = self.gather(np.asarray([value], dtype=np.int64))
+        """Gather a number from every rank."""
+        gathered, work = self.gather(np.asarray([value], dtype=np.int64))
         self.wait(work)
-        return np.asarray([int(each) for each in found], dtype=np.int64)
+        return np.asarray([int(each) for each in gathered], dtype=np.int64)
 
     def texts(self, text: str) -> list[str]:
-        """A short text of each rank."""
+        """Gather a text of at most `MAX_TEXT` bytes from every rank."""
         data = text.encode()
         if len(data) > MAX_TEXT:
             raise ParamError(
@@ -225,20 +226,23 @@ class Ranks:
             )
         padded = np.zeros(MAX_TEXT, dtype=np.uint8)
         padded[: len(data)] = np.frombuffer(data, dtype=np.uint8)
-        found, work = self.gather(padded)
+        gathered, work = self.gather(padded)
         self.wait(work)
-        return [each.cpu().numpy().tobytes().rstrip(b"\0").decode() for each in found]
+        return [each.cpu().numpy().tobytes().rstrip(b"\0").decode() for each in gathered]
 
     def arrive(self, place: int) -> None:
-        """Say that this rank has come to an exchange."""
+        """Publish the number of the exchange that this rank has reached."""
         self._store.set(f"place/{self.rank}", str(place))
 
     def places(self) -> list[int]:
-        """To which exchange each rank has come."""
+        """Return the number of the exchange that each rank has reached, -1 before the first."""
         return [int(self._store.get(f"place/{rank}")) for rank in range(self.size)]
 
     def wait(self, work: "Work", waiting: Callable[[], None] = lambda: None) -> None:
-        """Wait for a collective; a signal, or what `waiting` raises, ends it. Raises `RuntimeError` for lost ranks."""
+        """Wait for a collective, and call `waiting` meanwhile.
+
+        Raises `Interrupted` after a signal, the errors of `waiting`, and `RuntimeError` where a rank is lost.
+        """
         pause = SHORTEST_PAUSE_S
         while not work.is_completed():
             self._stop.check()
@@ -248,7 +252,7 @@ class Ranks:
         work.wait()
 
     def close(self, *, wait: bool) -> None:
-        """Leave the job; with `wait` once all ranks do."""
+        """Leave the process group; with `wait` only when all ranks do."""
         from torch import distributed
 
         if wait:

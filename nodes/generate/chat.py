@@ -188,14 +188,11 @@ class ChatGenerator(Generator):
     def _report(
         self, log: Log, prompts: list[Prompt], completions: list[list[Completion] | None], *, dropped: int
     ) -> None:
-        sampled = [row for rows in completions if rows is not None for row in rows]
-        lengths = [len(row.ids) for row in sampled]
-        log.metric("tokens", sum(lengths))
+        """Log what the runner does not compute from the rows, as it does tokens, lengths and truncated completions."""
         log.metric("prompt_tokens", float(np.mean([len(p.ids) for p in prompts])) if prompts else 0.0)
-        log.metric("completion_length", float(np.mean(lengths)) if sampled else 0.0)
-        if sum(lengths):
-            log.metric("entropy", -float(np.mean(np.concatenate([row.logprobs for row in sampled]))))
-        log.metric("truncated", float(np.mean([row.finish == "length" for row in sampled])) if sampled else 0.0)
+        logprobs = [row.logprobs for rows in completions if rows is not None for row in rows if len(row.ids)]
+        if logprobs:
+            log.metric("entropy", -float(np.mean(np.concatenate(logprobs))))
         log.metric("failed", float(np.mean([bool(p.error) for p in prompts])) if prompts else 0.0)
         log.metric("quotes_dropped", dropped)
         log.metric("prompts_cut", sum(p.tokens_cut > 0 for p in prompts))

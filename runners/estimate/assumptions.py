@@ -13,7 +13,7 @@ from genrl_graph.runners.estimate.stand_ins import Assumptions
 def assumptions(
     schedule: Schedule, rehearsed: Schedule, *, ends: tuple[Assumptions, Assumptions], observed: Observed | None
 ) -> Iterable[str]:
-    """What an estimate takes for granted, one sentence each."""
+    """Yield the assumptions of an estimate, one line each; `ends` are those of its low and its high end."""
     short, long = ends
     if short.tokens is not None:
         yield f"completions of {short.tokens:g} tokens (--completion-tokens)"

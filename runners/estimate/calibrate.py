@@ -1,4 +1,4 @@
-"""Measures once what a machine and a model's layers take, and keeps it in the cache."""
+"""Calibrate an estimate: measure the machine and a model's layers once, and store the results in the cache."""
 
 import json
 import os
@@ -21,16 +21,16 @@ from genrl_graph.store.durable import failed
 
 CALIBRATION = 3  # grows when what is measured changes
 BUSY = 0.15
-"""The share of the processors that other programs may take while something is measured that is kept."""
+"""The most that other programs may use of the processors during a measurement that is stored."""
 LOOK_S = 0.5
-"""How long is looked whether they do."""
+"""Seconds over which their use is observed before a measurement."""
 GAIN = 0.6
-"""What each further thread gains."""
+"""The speedup that each further thread adds."""
 STAT = Path("/proc/stat")
 
 
 def machine_key() -> str:
-    """What a calibration belongs to: processor, cores, threads, versions."""
+    """Return the key of this machine's calibration: a digest of processor, cores, threads, torch version and device."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line for line in lines if line.startswith(("model name", "CPU part"))][:1]
@@ -40,7 +40,7 @@ def machine_key() -> str:
 
 
 def model_key(sized: PolicySize) -> str:
-    """What the speeds of a model belong to: its configuration, precision and device."""
+    """Return the key of a model's speeds: a digest of its configuration, precision and device."""
     config = {key: value for key, value in sorted(sized.config.to_dict().items()) if not key.startswith("_")}
     for name in ("transformers_version", "dtype", "torch_dtype"):
         config.pop(name, None)
@@ -49,22 +49,23 @@ def model_key(sized: PolicySize) -> str:
 
 
 def calibration_file() -> Path:
-    """Where the calibration of this machine is kept."""
+    """Return the cache file with the calibration of this machine."""
     return cache_root() / "calibrations" / f"{machine_key()}.json"
 
 
 class BusyOthers:
-    """How much of the processors other programs take, where there is a /proc."""
+    """Measures the processor use of other programs, where there is a /proc."""
 
     def __init__(self) -> None:
         self._start = self._now()
 
     def share(self) -> float:
-        """Their share of all processors since this was made; 0 where it cannot be known."""
+        """Return their share of all processors since this was created; 0 where it is unknown."""
         others, total = (end - start for start, end in zip(self._start, self._now(), strict=True))
         return max(others, 0.0) / total if total > 0 else 0.0
 
     def _now(self) -> tuple[float, float]:
+        """Return processor seconds since boot: those of other programs, and all, idle ones included."""
         if not STAT.exists():
             return 0.0, 0.0
         ticks = [int(value) for value in STAT.read_text().split("\n", 1)[0].split()[1:9]]
@@ -74,51 +75,55 @@ class BusyOthers:
 
 
 class Calibration:
-    """What was measured on this machine; what is missing is measured when it is asked for, after `tell` said so."""
+    """The measurements of this machine; missing ones are made on first use and announced through `tell`.
+
+    `afresh` ignores stored measurements.
+    """
 
     def __init__(self, *, afresh: bool = False, tell: Callable[[str], None] = lambda text: None) -> None:
         self._file, self._tell = calibration_file(), tell
-        self._kept: dict[str, Any] = {} if afresh else _read(self._file)
+        self._values: dict[str, Any] = {} if afresh else _read(self._file)
         self._rough: set[str] = set()
 
     def machine(self) -> Machine:
-        """What this machine does, whatever the model."""
-        if "machine" not in self._kept:
+        """Return the rates of this machine, which do not depend on a model."""
+        if "machine" not in self._values:
             self._tell("measuring this machine (a few seconds)")
-            self._keep("machine", lambda clock: asdict(measure_machine(clock)))
-        return Machine(**self._kept["machine"])
+            self._measure("machine", lambda clock: asdict(measure_machine(clock)))
+        return Machine(**self._values["machine"])
 
     def speeds(self, sized: PolicySize, *, name: str) -> Speeds:
-        """What the layers of a model take here."""
+        """Return the speeds of a model on this machine; `name` names the model in messages."""
         key = model_key(sized)
-        if key not in self._kept:
+        if key not in self._values:
             self._tell(f"measuring layers of {name} with random weights (about 20 s, once)")
-            self._keep(key, lambda clock: asdict(measure_speeds(sized, clock)))
-        return Speeds(**self._kept[key])
+            self._measure(key, lambda clock: asdict(measure_speeds(sized, clock)))
+        return Speeds(**self._values[key])
 
-    def _keep(self, key: str, measure: Callable[[Clock], dict[str, float]]) -> None:
+    def _measure(self, key: str, measure: Callable[[Clock], dict[str, float]]) -> None:
+        """Measure and store; where other programs are busy, measure roughly and do not store."""
         busy = BusyOthers()
         time.sleep(LOOK_S)
         if busy.share() <= BUSY:
             busy = BusyOthers()
-            self._kept[key] = measure(time.perf_counter)
+            self._values[key] = measure(time.perf_counter)
         if (share := busy.share()) > BUSY:
             self._tell(
                 f"other programs take {share:.0%} of the processors: measured roughly, by one thread's time, once"
             )
             with one_thread() as speedup:
                 rough = measure(lambda: time.process_time() / speedup)
-            self._kept[key] = rough
+            self._values[key] = rough
             self._rough.add(key)
             return
         self._write()
 
     def _write(self) -> None:
-        kept = {key: value for key, value in self._kept.items() if key not in self._rough}
+        values = {key: value for key, value in self._values.items() if key not in self._rough}
         draft = self._file.with_suffix(f".{os.getpid()}")
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps(kept, indent=1) + "\n")
+            draft.write_text(json.dumps(values, indent=1) + "\n")
             draft.replace(self._file)
         except OSError as error:
             raise failed(self._file, "write a calibration", error) from error
@@ -126,7 +131,10 @@ class Calibration:
 
 @contextmanager
 def one_thread() -> Iterator[float]:
-    """Compute on one thread, whose time others cannot stretch; gives what all threads together gain, roughly."""
+    """Compute on one thread, whose processor time does not depend on other programs.
+
+    Yields the estimated speedup of all threads over one.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -136,9 +144,9 @@ def one_thread() -> Iterator[float]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """What was kept; a file that cannot be read is measured anew."""
+    """Return the stored measurements; none where the file cannot be read, so that all are made again."""
     try:
-        found = json.loads(file.read_text())
+        values = json.loads(file.read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return values if isinstance(values, dict) else {}

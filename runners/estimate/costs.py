@@ -1,4 +1,4 @@
-"""What a run will cost before it runs: the arithmetic of time and memory, in ranges."""
+"""The cost model of an estimate: seconds and bytes of sampling and training, from sizes and speeds."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,12 +9,12 @@ from genrl_graph.nodes.policy.compute.activation_checkpointing import recomputed
 from genrl_graph.nodes.policy.compute.logprobs import LOGITS_AT_ONCE
 
 WIDEST = 3.0
-"""The most that the ends of a range of seconds or bytes may lie apart, as a factor: a wider one helps nobody."""
+"""The largest factor between the ends of an estimated range: a wider one is of no use."""
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """From `low` to `high`, both included."""
+    """A closed range of non-negative numbers from `low` to `high`."""
 
     low: float
     high: float
@@ -24,12 +24,12 @@ class Range:
 
     @classmethod
     def over(cls, *values: float) -> Self:
-        """The smallest range that holds these values."""
+        """Return the smallest range that contains these values."""
         return cls(min(values), max(values))
 
     @classmethod
     def total(cls, ranges: "Iterable[Range]") -> Self:
-        """The sum of ranges whose unknowns are the same: low with low, high with high."""
+        """Return the sum of ranges that depend on the same assumptions: low ends and high ends are added."""
         ranges = list(ranges)
         return cls(sum(part.low for part in ranges), sum(part.high for part in ranges))
 
@@ -37,28 +37,28 @@ class Range:
         return Range(self.low + other.low, self.high + other.high)
 
     def times(self, factor: float) -> "Range":
-        """Both ends by a factor."""
+        """Return the range multiplied by a factor."""
         return Range(self.low * factor, self.high * factor)
 
     def between(self, slow: "Range") -> "Range":
-        """The ends by those of a range of factors."""
+        """Return the range with its ends multiplied by those of a range of factors."""
         return Range(self.low * slow.low, self.high * slow.high)
 
     def narrowed(self, widest: float = WIDEST) -> "Range":
-        """The range, or the part around its geometric middle that is `widest` wide."""
+        """Return the range, or its part around the geometric middle with `widest` as the factor between the ends."""
         if self.low == 0 or self.high <= self.low * widest:
             return self
         middle = (self.low * self.high) ** 0.5
         return Range(middle / widest**0.5, middle * widest**0.5)
 
     def holds(self, value: float) -> bool:
-        """Whether a value lies inside."""
+        """Whether the range contains a value."""
         return self.low <= value <= self.high
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What the cost of a policy depends on; sizes in numbers of elements, `kv_size` those of one token's cache."""
+    """The sizes that a policy's cost depends on, in numbers of elements; `kv_size` is the cache of one token."""
 
     parameters: int
     trained: int
@@ -66,52 +66,56 @@ class Model:
     hidden: int
     layers: int
     kv_size: int
-    bfloat16: bool = False  # autocast: matrices, activations and cache in two bytes, weights in four
-    activation_bytes: float = math.inf  # what a micro-batch may keep for its backward pass; layers recompute the rest
-    shared: int = 0  # parameters that all adapters of a base share
+    bfloat16: bool = False  # autocast: matrix products, activations and cache in two bytes, weights in four
+    activation_bytes: float = math.inf  # limit of a micro-batch's activations; other layers recompute theirs
+    shared: int = 0  # parameters of a base model that its adapters share
 
     @property
     def width(self) -> int:
-        """Bytes of one element where it is computed with."""
+        """Bytes of one element in the compute dtype."""
         return 2 if self.bfloat16 else 4
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes that one token takes in the key-value cache."""
+        """Bytes of one token in the key-value cache."""
         return self.kv_size * self.width
 
     @property
     def own_bytes(self) -> int:
-        """Bytes of the weights that are a policy's own, in float32."""
+        """Bytes of the weights that a policy does not share, in float32."""
         return 4 * (self.parameters - self.shared)
 
     @property
     def moment_bytes(self) -> int:
-        """Bytes of AdamW's two moments, from the first step on."""
+        """Bytes of AdamW's two moments, which exist from the first step on."""
         return 8 * self.trained
 
     @property
     def gradient_bytes(self) -> int:
-        """Bytes of the gradients, from a backward pass to the step."""
+        """Bytes of the gradients, which exist from a backward pass to the optimiser step."""
         return 4 * self.trained
 
     @property
     def cast_bytes(self) -> int:
-        """Bytes of the copies of the weights that autocast keeps during a call."""
+        """Bytes of the bfloat16 copies of the weights that autocast holds during a call."""
         return 2 * self.parameters if self.bfloat16 else 0
 
     @property
     def pair_share(self) -> float:
-        """What a pair of tokens that see each other costs, in tokens: 2 x hidden of the 2 x parameters / layers."""
+        """The attention cost of a pair of tokens, relative to the cost of one token in the matrix products.
+
+        It is `hidden * layers / parameters`, with the parameters of the embedding left out.
+        """
         return self.hidden * self.layers / max(self.parameters - self.vocabulary * self.hidden, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """What a model costs on a machine: seconds of a call and of each token more, and bytes kept for a backward pass.
+    """Measured costs of a model on a machine, each as a constant per call and a slope per token or row.
 
-    `decode_row` is what one row adds to the step that samples a token of every row, `train_head` what a trained
-    completion token costs above a token that is only read.
+    `prefill`, `decode` and `train` are seconds, `saved` bytes of activations for a backward pass. `decode_row` is the
+    time that a row adds to sampling one token of every row; `train_head` is the time that a trained completion token
+    takes beyond a prompt token.
     """
 
     prefill_call: float
@@ -127,9 +131,10 @@ class Speeds:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a machine does in a second, in bytes (`adamw` in parameters), and bytes of a process before any weights.
+    """Measured rates of a machine in bytes a second (`adamw`: parameters a second); `base` is in bytes.
 
-    `touch` is how fast memory is used for the first time, which virtual machines make slow.
+    `touch` is the rate of the first write to fresh memory, which is slow on virtual machines. `base` is the size of a
+    process with its libraries, before any weights.
     """
 
     copy: float
@@ -145,8 +150,8 @@ class Machine:
 class SequenceBatch:
     """Rows that are sampled together: `prompts` distinct prompts of `width` tokens, `tokens` sampled in all.
 
-    What prompts share counts once where it is read once. The longest row has `longest` tokens; there is room for
-    `room`.
+    A prefix that prompts share counts once where the policy reads it once. The longest completion has `longest`
+    tokens, of at most `room`.
     """
 
     rows: int
@@ -159,9 +164,9 @@ class SequenceBatch:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatchWork:
-    """Rows that are trained on together: so many of `width` tokens, with `completions` completion tokens.
+    """A micro-batch of `rows` rows of `width` tokens, with `completions` completion tokens.
 
-    Packed rows are fewer, a part of one where they share much.
+    Packing lowers `rows`, also below 1 where sequences share a long prefix.
     """
 
     rows: float
@@ -170,32 +175,32 @@ class MicroBatchWork:
 
     @property
     def tokens(self) -> int:
-        """Tokens with padding."""
+        """Number of tokens, padding included."""
         return round(self.rows * self.width)
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one peer's step does with one policy, and `seconds` that are known already."""
+    """The work of one peer's step with one policy; `steps` are optimiser steps."""
 
     policy: str = ""
     batches: tuple[SequenceBatch, ...] = ()
-    micros: tuple[MicroBatchWork, ...] = ()  # with gradients
-    forwards: tuple[MicroBatchWork, ...] = ()  # without
+    micros: tuple[MicroBatchWork, ...] = ()  # forward and backward
+    forwards: tuple[MicroBatchWork, ...] = ()  # forward without gradients
     steps: int = 0
     digested: bool = False
 
 
 def longest_of(rows: int, mean: float, most: int) -> float:
-    """The expected longest of completions that end at random: the mean times the harmonic number, at most `most`."""
+    """Return the expected longest of `rows` geometric lengths: the mean times a harmonic number, at most `most`."""
     harmonic = sum(1 / n for n in range(1, min(rows, 64) + 1))
     return min(float(most), mean * harmonic) if rows else 0.0
 
 
 def varied_share(size: int, a: float) -> float:
-    """The share of groups of `size` pass-or-fail rewards that vary, if tasks pass with a chance drawn from Beta(a, a).
+    """Return the expected share of groups with reward variance, for `size` pass-or-fail rewards a group.
 
-    A small `a` means that most tasks are either mastered or out of reach.
+    The pass probabilities of tasks follow Beta(a, a): with a small `a` most tasks are mastered or out of reach.
     """
     alike = 1.0
     for n in range(size):
@@ -204,7 +209,7 @@ def varied_share(size: int, a: float) -> float:
 
 
 def sampling_seconds(batch: SequenceBatch, model: Model, speeds: Speeds, machine: Machine) -> float:
-    """Reading the prompts once, then a token for every row that has not ended, over and over."""
+    """Return the seconds of sampling a batch: one prefill, then a decoding step per token of the longest row."""
     read = batch.prompts * batch.width * (1 + model.pair_share * batch.width)
     seen = batch.tokens * (batch.width + batch.longest / 2)
     grow = batch.longest * speeds.decode_call + batch.tokens * speeds.decode_row
@@ -214,21 +219,21 @@ def sampling_seconds(batch: SequenceBatch, model: Model, speeds: Speeds, machine
 
 
 def training_seconds(micro: MicroBatchWork, model: Model, speeds: Speeds, machine: Machine) -> float:
-    """One micro-batch forward and backward; what is not kept goes forward twice."""
+    """Return the seconds of a micro-batch forward and backward, with the layers that are recomputed."""
     tokens = micro.tokens * (1 + model.pair_share * micro.width)
-    again = _recomputed(micro, model, speeds) / max(model.layers, 1) * reading_seconds(micro, model, speeds)
+    recompute = _recomputed(micro, model, speeds) / max(model.layers, 1) * reading_seconds(micro, model, speeds)
     head = micro.completions * speeds.train_head
-    return speeds.train_call + tokens * speeds.train_token + head + again
+    return speeds.train_call + tokens * speeds.train_token + head + recompute
 
 
 def reading_seconds(micro: MicroBatchWork, model: Model, speeds: Speeds) -> float:
-    """One micro-batch forward without gradients."""
+    """Return the seconds of a micro-batch forward without gradients."""
     tokens = micro.tokens * (1 + model.pair_share * micro.width)
     return speeds.prefill_call + tokens * speeds.prefill_token + micro.completions * speeds.train_head / 3
 
 
 def work_seconds(work: Work, model: Model, speeds: Speeds, machine: Machine) -> float:
-    """One step of one peer, with what a new version of the weights costs: AdamW and digest."""
+    """Return the seconds of one step of one peer; an update also takes AdamW and the digest of the new weights."""
     sampling = sum(sampling_seconds(batch, model, speeds, machine) for batch in work.batches)
     training = sum(training_seconds(micro, model, speeds, machine) for micro in work.micros)
     reading = sum(reading_seconds(micro, model, speeds) for micro in work.forwards)
@@ -238,7 +243,7 @@ def work_seconds(work: Work, model: Model, speeds: Speeds, machine: Machine) -> 
 
 
 def sampling_bytes(batch: SequenceBatch, model: Model) -> float:
-    """What sampling a batch adds to the weights: casts, cache, and the logits with what they are turned into."""
+    """Return the bytes of sampling a batch beside the weights: casts, cache, and logits or prefill activations."""
     cache = model.kv_bytes * batch.rows * (batch.width + batch.room)
     logits = 16 * min(batch.rows * model.vocabulary, 1 << 23)
     prefill = 12 * model.hidden * model.width * batch.prompts * batch.width
@@ -246,22 +251,26 @@ def sampling_bytes(batch: SequenceBatch, model: Model) -> float:
 
 
 def training_bytes(micro: MicroBatchWork, model: Model, speeds: Speeds) -> float:
-    """What a micro-batch adds to weights and moments: gradients, what backward needs, and a block of logits."""
-    each, again = speeds.saved_token * micro.tokens / max(model.layers, 1), _recomputed(micro, model, speeds)
+    """Return the bytes of training beside weights and moments: gradients, activations and a block of logits.
+
+    A recomputed layer saves its inputs only; the activations of one such layer exist at a time.
+    """
+    each, recomputed = speeds.saved_token * micro.tokens / max(model.layers, 1), _recomputed(micro, model, speeds)
     inputs = 4 * model.hidden * micro.tokens
-    saved = (model.layers - again) * each + (again * inputs + each if again else 0.0)
+    saved = (model.layers - recomputed) * each + (recomputed * inputs + each if recomputed else 0.0)
     logits = (8 + model.width) * min(micro.completions * model.vocabulary, float(LOGITS_AT_ONCE))
     return model.gradient_bytes + speeds.saved_call + saved + logits
 
 
 def _recomputed(micro: MicroBatchWork, model: Model, speeds: Speeds) -> int:
+    """Return the number of layers that activation checkpointing recomputes."""
     token, limit = speeds.saved_token, model.activation_bytes
     return recomputed_layers(micro.tokens, layers=model.layers, hidden=model.hidden, saved_token=token, limit=limit)
 
 
 @dataclass(slots=True)
 class Memory:
-    """The most that a process holds, by what holds it, in bytes."""
+    """The peak memory of a process by part, in bytes."""
 
     parts: dict[str, float] = field(default_factory=dict)
 
@@ -280,9 +289,10 @@ def peak_memory(
     updated: set[str],
     peers: int,
 ) -> Memory:
-    """The fullest moment of a run: all weights and moments of all peers, and of the largest of one thing at a time.
+    """Return the peak memory of a run: weights and moments of all peers, and the largest of three transient parts.
 
-    That is a batch that is sampled or a micro-batch that is trained; writing a checkpoint copies nothing.
+    These are a copy of a policy's weights while it loads, a batch that is sampled, and a micro-batch that is trained.
+    While weights load there are no moments yet. Writing a checkpoint copies nothing.
     """
     weights = peers * sum(model.own_bytes for model in models.values())
     weights += 4 * sum({model.shared for model in models.values()})
@@ -296,5 +306,6 @@ def peak_memory(
     if not trained:
         moments = 0
     top = max(tops, key=lambda name: tops[name] + (moments if name != "loading weights" else 0))
-    held = moments if top != "loading weights" else 0
-    return Memory({"interpreter and libraries": machine.base, "weights": weights, "optimiser": held, top: tops[top]})
+    optimiser = moments if top != "loading weights" else 0
+    parts = {"interpreter and libraries": machine.base, "weights": weights, "optimiser": optimiser, top: tops[top]}
+    return Memory(parts)

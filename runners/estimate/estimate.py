@@ -1,4 +1,4 @@
-"""Estimates a run before it plays: rehearses a few rounds, and multiplies by what was measured on this machine."""
+"""Estimate the costs of a run before it plays: rehearse a few rounds, multiply by speeds measured on this machine."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -27,21 +27,21 @@ from genrl_graph.runners.loop.threads import set_threads
 
 REHEARSED_ROUNDS = 3
 SHORT, LONG = Assumptions(share=0.45, prior=0.15), Assumptions(share=1.0, prior=0.5)
-"""The ends of what is assumed: completions fill this share of max_new_tokens; tasks pass with a chance from
-Beta(a, a), so that 29 % to 61 % of the groups of eight pass-or-fail rewards vary."""
+"""Assumptions of the low and the high end: completions fill this share of max_new_tokens, and pass probabilities follow
+Beta(prior, prior): 29 % to 61 % of the groups of eight pass-or-fail rewards have variance."""
 PACES: Mapping[str, Range] = {"generate": Range(0.7, 1.9), "update": Range(0.75, 1.3)}
 OTHER_PACE, KNOWN_PACE = Range(0.7, 1.9), Range(0.65, 1.6)
-"""How much faster or slower than measured a step may be, without and with a stored run to go by."""
+"""Factors between computed and actual seconds of a step, without and with a stored run for comparison."""
 ROOM, KNOWN_ROOM = Range(0.9, 1.15), Range(0.85, 1.25)
-"""How much less or more memory than the arithmetic says a process may hold: fragments, temporary values."""
+"""Factors between computed and actual memory, for fragmentation and temporary values."""
 WORKER_S, IMPORT_S, ROW_S = 3.0, 1.0, 0.002
-"""The most that starting the workers of a step takes, loading the code that it needs, and each of its rows."""
+"""The most that the workers of a step take to start, its imports, and each of its rows, in seconds."""
 LIBRARIES_S = Range(3.0, 25.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """One rehearsal in numbers: what the steps of a round did, by step, and the seconds and bytes that this takes."""
+    """The costs of a rehearsal by step of a mean round: rows, prompt tokens, sampled tokens, seconds; peak memory."""
 
     rows: Mapping[str, float]
     prompts: Mapping[str, float]
@@ -58,12 +58,14 @@ def estimate(
     recalibrate: bool = False,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Forecast:
-    """The costs of playing a graph in this process, as ranges; nothing is loaded, and nothing played but small games.
+    """Estimate the costs of playing a graph in this process, as ranges; no model is loaded.
 
-    Where all policies are small, as in games in steps, a few rounds are tried out and timed. Else
-    completions are `completion_tokens` long, or as long as in a stored run, or 45 % to 100 % of max_new_tokens.
-    Speeds are measured on this machine with layers of the models and kept; `recalibrate` measures them anew. A run of
-    the same kind corrects them. Raises `GraphError`, and what sources and templates raise.
+    Where all policies are small, a few rounds are played and timed. Otherwise completions are assumed to have
+    `completion_tokens` tokens, or as many as in the stored run `observed`, or 45 % to 100 % of max_new_tokens. Speeds
+    are measured on this machine with a few layers of the models, and stored; `recalibrate` measures them again. The
+    measured costs of `observed` correct them.
+
+    Raises `GraphError`, `ParamError` for a wrong `completion_tokens`, and the errors of sources and templates.
     """
     if completion_tokens is not None and completion_tokens < 1:
         raise ParamError(f"completion_tokens: {completion_tokens:g}; wants at least 1")
@@ -91,7 +93,10 @@ def report(
     as_json: bool = False,
     tell: Callable[[str], None] = lambda text: None,
 ) -> str:
-    """The estimate of a graph as text or JSON, with what a stored run took beside it where `compare` names one."""
+    """Return the estimate of a graph as text or JSON.
+
+    `run` is a run folder that corrects the estimate, `compare` one whose measured costs are shown beside it.
+    """
     observed = None if run is None else read_observed(run)
     fact = None if compare is None else read_observed(compare).fact
     forecast = estimate(
@@ -99,12 +104,14 @@ def report(
     )
     pairs = [] if fact is None else compared(forecast, fact)
     if as_json:
-        told = {"compared": [asdict(pair) | {"inside": pair.inside} for pair in pairs]} if pairs else {}
-        return json.dumps(forecast.as_json() | told, indent=1) + "\n"
+        comparisons = {"compared": [asdict(pair) | {"inside": pair.inside} for pair in pairs]} if pairs else {}
+        return json.dumps(forecast.as_json() | comparisons, indent=1) + "\n"
     return forecast_text(forecast) + ("" if fact is None else "\n" + compared_text(pairs, fact))
 
 
 class _Estimator:
+    """Estimates a graph: rehearses it under short and long assumptions, and turns the work into seconds and bytes."""
+
     def __init__(self, graph: Graph, *, calibration: Calibration) -> None:
         set_threads(graph.run.threads)
         self.graph, self.calibration = graph, calibration
@@ -114,7 +121,7 @@ class _Estimator:
         self.sized, self.unknown = _sizes(graph)
         self.machine = calibration.machine()
         self.devices = sorted({str(sized.device) for sized in self.sized.values()} - {"cpu"})
-        if self.devices:  # what counts there is the memory of the device
+        if self.devices:  # the estimate is of device memory, and `base` is host memory
             self.machine = replace(self.machine, base=0.0)
         self.speeds = {name: calibration.speeds(sized, name=f"carry.{name}") for name, sized in self.sized.items()}
         self.updated = {name for name, part in graph.carries.items() if part.next is not None}
@@ -126,17 +133,19 @@ class _Estimator:
 
     @property
     def models(self) -> dict[str, Model]:
+        """The sizes of the policies, by carry."""
         return {name: sized.model for name, sized in self.sized.items()}
 
     def costs(self, assumed: Assumptions) -> Costs:
+        """Rehearse the first rounds under some assumptions, and return the costs of a mean round."""
         count = min(self.graph.run.rounds, REHEARSED_ROUNDS)
         rehearsal = Rehearsal(
             self.rehearsed, self.names, seed=self.graph.run.seed, assumed=assumed, make=self._counting
         )
         done = list(rehearsal.rounds(count))
         works = [work for step in done for work in step.works]
-        held, updated = self._held()
-        memory = peak_memory(held, works, self.speeds, self.machine, updated=updated, peers=len(self.names))
+        models, updated = self._loaded_models()
+        memory = peak_memory(models, works, self.speeds, self.machine, updated=updated, peers=len(self.names))
         return Costs(
             _mean(done, count, lambda step: step.rows),
             _mean(done, count, lambda step: step.prompt_tokens),
@@ -145,18 +154,18 @@ class _Estimator:
             memory,
         )
 
-    def _held(self) -> tuple[dict[str, Model], set[str]]:
-        """The models that a peer holds, forks among them, and which of them have an optimiser."""
-        held, updated = dict(self.models), set(self.updated)
+    def _loaded_models(self) -> tuple[dict[str, Model], set[str]]:
+        """Return the models in memory, forks included, and the names of those with an optimiser."""
+        models, updated = dict(self.models), set(self.updated)
         for name, node in self.schedule.nodes.items():
             if isinstance(node, Fork):
                 edges = list(self.graph.nodes[name].edges())
                 for policy, model in self.models.items():
-                    if any(self._stems(edge.ref, policy) for edge in edges):
-                        held[name] = model
+                    if any(self._is_version_of(edge.ref, policy) for edge in edges):
+                        models[name] = model
                 trained = any(isinstance(self.schedule.nodes[e.reader], Update) for e in self.graph.readers(name))
                 updated |= {name} if trained else set()
-        return held, updated
+        return models, updated
 
     def _seconds(self, work: Work) -> float:
         if work.policy not in self.sized:
@@ -164,6 +173,7 @@ class _Estimator:
         return work_seconds(work, self.models[work.policy], self.speeds[work.policy], self.machine)
 
     def _counting(self, name: str) -> Carried:
+        """Return the stand-in of a carry: a counting policy; small policies and other carries are themselves cheap."""
         part = self.graph.carries[name]
         if isinstance(part.carry, PolicyCarry) and part.carry.small:
             return part.carry.init(name, seed=self.graph.run.seed)
@@ -177,6 +187,7 @@ class _Estimator:
         return CountingPolicy(name, tokens, context=stub.context)
 
     def forecast(self, completion_tokens: float | None, observed: Observed | None) -> Forecast:
+        """Return the forecast: each range goes from the costs under `SHORT` to those under `LONG`."""
         lengths = {} if observed is None or completion_tokens is not None else observed.lengths
         varied = None if observed is None else observed.varied
         low, high = (replace(a, tokens=completion_tokens, observed=lengths, varied=varied) for a in (SHORT, LONG))
@@ -185,19 +196,18 @@ class _Estimator:
         if observed is not None:
             paces, room = self._corrected(observed, few, many)
         steps = tuple(self._step(str(step), step.node, few, many, paces) for step in self.schedule.steps)
-        open_memory = bool(self.unknown)
-        full = (
-            many.memory if observed else self.costs(replace(high, varied=1.0)).memory
-        )  # once all may have an advantage
+        unknown = bool(self.unknown)
+        # the peak is that of the largest micro-batch, and in some round all groups may have variance
+        full = many.memory if observed else self.costs(replace(high, varied=1.0)).memory
         memory = Range.over(few.memory.bytes * room.low, full.bytes * room.high).narrowed()
         return Forecast(
             graph=self.graph.name,
             rounds=self.graph.run.rounds,
             peers=len(self.names),
             steps=steps,
-            start_seconds=None if open_memory else self._start(),
-            end_seconds=None if open_memory else self._end(),
-            memory=None if open_memory else memory,
+            start_seconds=None if unknown else self._start_seconds(),
+            end_seconds=None if unknown else self._end_seconds(),
+            memory=None if unknown else memory,
             memory_parts=full.parts,
             device=", ".join(self.devices) or "cpu",
             assumptions=tuple(assumptions(self.schedule, self.rehearsed, ends=(low, high), observed=observed)),
@@ -205,8 +215,8 @@ class _Estimator:
 
     def _step(self, step: str, name: str, few: Costs, many: Costs, paces: Mapping[str, Range]) -> StepCost:
         node, part = self.schedule.nodes[name], self.graph.nodes[name]
-        opened = self._open(node, name)
-        first = self._first(node, name, step, many)
+        unknown = self._unknown_reason(node, name)
+        first = self._first_seconds(node, step, many)
         works = Range.over(few.seconds[step], many.seconds[step])
         rows = Range.over(few.rows[step], many.rows[step])
         if works.high > 0:
@@ -215,54 +225,55 @@ class _Estimator:
             seconds = Range(paced.low, paced.high + once).narrowed()
         else:
             seconds = Range(0.0, rows.high * ROW_S + first / self.graph.run.rounds)
-        talks = isinstance(node, Generator) or many.sampled[step] > 0
-        prompts = Range.over(few.prompts[step], many.prompts[step]) if talks else Range(0, 0)
+        samples = isinstance(node, Generator) or many.sampled[step] > 0
+        prompts = Range.over(few.prompts[step], many.prompts[step]) if samples else Range(0, 0)
         return StepCost(
             step=step,
             node=name,
             type_name=part.type_name,
             rows=rows,
-            prompt_tokens=None if opened and talks else prompts,
-            completion_tokens=Range.over(few.sampled[step], many.sampled[step]) if talks else Range(0, 0),
-            seconds=None if opened else seconds,
-            first_seconds=0.0 if opened else first,
-            open=opened,
+            prompt_tokens=None if unknown and samples else prompts,
+            completion_tokens=Range.over(few.sampled[step], many.sampled[step]) if samples else Range(0, 0),
+            seconds=None if unknown else seconds,
+            first_seconds=0.0 if unknown else first,
+            open=unknown,
         )
 
-    def _open(self, node: Node, name: str) -> str:
-        """Why the costs of a step cannot be known, or ""."""
-        carried = [edge.ref for edge in self.graph.nodes[name].edges()]
+    def _unknown_reason(self, node: Node, name: str) -> str:
+        """Return why the costs of a step are unknown, empty where they are known."""
+        refs = [edge.ref for edge in self.graph.nodes[name].edges()]
         for policy, reason in self.unknown.items():
-            if isinstance(node, Generator | Update | Reward) and any(self._stems(ref, policy) for ref in carried):
+            if isinstance(node, Generator | Update | Reward) and any(self._is_version_of(ref, policy) for ref in refs):
                 return f"carry.{policy}: {reason}"
-        if isinstance(node, Judge) and not any(self._stems(ref, policy) for ref in carried for policy in self.sized):
+        local = any(self._is_version_of(ref, policy) for ref in refs for policy in self.sized)
+        if isinstance(node, Judge) and not local:
             return f"nodes.{name}: asks a server, whose speed is its own"
         return ""
 
-    def _stems(self, ref: str, policy: str) -> bool:
-        """Whether an edge carries a policy, in whatever version."""
-        seen = ref.partition(".")[0]
-        if seen in self.graph.carries:
-            return seen == policy
-        node = self.schedule.nodes[seen]
-        replaced = self.schedule.replaced(seen).values()
-        inputs = [edge for edge in self.graph.nodes[seen].edges() if edge.socket in replaced or node.kind == "policy"]
-        return any(self._stems(edge.ref, policy) for edge in inputs)
+    def _is_version_of(self, ref: str, policy: str) -> bool:
+        """Whether an edge carries a policy in any version: the carry, or what an update or fork made of it."""
+        origin = ref.partition(".")[0]
+        if origin in self.graph.carries:
+            return origin == policy
+        node = self.schedule.nodes[origin]
+        replaced = self.schedule.replaced(origin).values()
+        inputs = [edge for edge in self.graph.nodes[origin].edges() if edge.socket in replaced or node.kind == "policy"]
+        return any(self._is_version_of(edge.ref, policy) for edge in inputs)
 
-    def _first(self, node: Node, name: str, step: str, many: Costs) -> float:
-        """Seconds that the first round may take more: memory that was never used, workers that start."""
+    def _first_seconds(self, node: Node, step: str, many: Costs) -> float:
+        """Return the extra seconds of the first round: first use of memory, imports, the start of workers."""
         if isinstance(node, Reward | Source):
             return WORKER_S if getattr(node, "timeout_s", None) is not None else IMPORT_S
         if isinstance(node, Exchange) or not many.seconds[step]:
             return 0.0
         if isinstance(node, Update):
             used = many.memory.parts.get("training", 0.0) + many.memory.parts.get("optimiser", 0.0)
-        else:  # weights in both precisions, and what kernels are made for
+        else:  # weights in both precisions: 4 + 2 bytes a parameter
             used = 6.0 * len(self.names) * max(model.parameters for model in self.models.values())
         return used / self.machine.touch + IMPORT_S
 
     def _corrected(self, observed: Observed, few: Costs, many: Costs) -> tuple[Mapping[str, Range], Range]:
-        """Paces and room as a stored run had them, against an estimate of that very run."""
+        """Return pace factors and memory factors from a stored run: its measured costs over an estimate of that run."""
         stored = self
         if observed.graph != self.graph:
             stored = _Estimator(observed.graph, calibration=self.calibration)
@@ -271,24 +282,24 @@ class _Estimator:
         paces = {}
         for kind in ("generate", "update"):
             steps = [s for s in stored.schedule.steps if stored.schedule.nodes[s.node].kind == kind]
-            thought = sum(few.seconds[str(s)] + many.seconds[str(s)] for s in steps) / 2
-            took = sum(observed.fact.seconds.get(s.node, 0.0) for s in steps)
-            paces[kind] = KNOWN_PACE.times(took / thought) if thought and took else PACES[kind]
+            estimated = sum(few.seconds[str(s)] + many.seconds[str(s)] for s in steps) / 2
+            measured = sum(observed.fact.seconds.get(s.node, 0.0) for s in steps)
+            paces[kind] = KNOWN_PACE.times(measured / estimated) if estimated and measured else PACES[kind]
         if observed.fact.memory is None:
             return paces, ROOM
-        thought = (few.memory.bytes + many.memory.bytes) / 2
-        return paces, KNOWN_ROOM.times(observed.fact.memory / thought)
+        estimated = (few.memory.bytes + many.memory.bytes) / 2
+        return paces, KNOWN_ROOM.times(observed.fact.memory / estimated)
 
-    def _start(self) -> Range:
-        """Libraries, weights and their digests, before the first round."""
+    def _start_seconds(self) -> Range:
+        """Return the seconds before the first round: libraries, weights and their digests."""
         weights = sum(4 * model.parameters for model in self.models.values()) * len(self.names)
         once = sum(max(sized.loaded_bytes, 4 * sized.model.parameters) for sized in self.sized.values())
         fastest = once / self.machine.read / 4 + weights / self.machine.digest
         slowest = once / self.machine.read + weights * (1 / self.machine.touch + 1 / self.machine.copy)
         return LIBRARIES_S + Range(fastest, fastest + slowest * OTHER_PACE.high)
 
-    def _end(self) -> Range:
-        """Digests and checkpoints."""
+    def _end_seconds(self) -> Range:
+        """Return the seconds of digests and of all checkpoints of the run."""
         run, models = self.graph.run, [self.models[name] for name in self.updated if name in self.models]
         every = run.checkpoint_every
         count = (run.rounds // every + bool(run.rounds % every)) if every else 1
@@ -298,7 +309,7 @@ class _Estimator:
 
 
 def _sizes(graph: Graph) -> tuple[dict[str, PolicySize], dict[str, str]]:
-    """The policies whose size is known, and why it is not of the others."""
+    """Return the sizes of the policies by carry, and of the others the reason why their sizes are unknown."""
     sized, unknown = {}, {}
     for name, part in graph.carries.items():
         if isinstance(part.carry, PolicyCarry) and not part.carry.small:
@@ -310,7 +321,10 @@ def _sizes(graph: Graph) -> tuple[dict[str, PolicySize], dict[str, str]]:
 
 
 def _rehearsable(schedule: Schedule, *, known: bool) -> Schedule:
-    """The schedule with stand-ins for what would ask a network, and for limits that a stand-in's tokens would break."""
+    """Return the schedule with stand-ins for sources and judges, and for generators where a policy's size is unknown.
+
+    Sources and judges may need a network; with a stand-in tokenizer prompts could exceed a generator's limits.
+    """
     nodes = dict(schedule.nodes)
     for name, node in nodes.items():
         if isinstance(node, Source | Judge) or (isinstance(node, Generator) and not known):
@@ -319,7 +333,8 @@ def _rehearsable(schedule: Schedule, *, known: bool) -> Schedule:
 
 
 def _mean(done: Sequence[RehearsedStep], rounds: int, value: Callable[[RehearsedStep], float]) -> dict[str, float]:
-    found: dict[str, float] = {}
+    """Return a value of the steps by name, summed over the peers, the mean over the rounds."""
+    means: dict[str, float] = {}
     for step in done:
-        found[str(step.step)] = found.get(str(step.step), 0.0) + value(step) / rounds
-    return found
+        means[str(step.step)] = means.get(str(step.step), 0.0) + value(step) / rounds
+    return means

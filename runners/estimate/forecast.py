@@ -1,4 +1,4 @@
-"""What `plan --estimate` prints: the costs of a run step by step, and estimate against fact."""
+"""The output of `plan --estimate`: the costs of a run step by step, and the comparison with a measured run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,10 +10,10 @@ from genrl_graph.runners.estimate.costs import Range
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """A step of a round, over all peers of the process; what cannot be known is None, and `open` says why.
+    """The costs of a step over all peers of the process; unknown ones are None, and `open` says why.
 
-    `effort` is what else people count of it, such as the steps of games, by the words for it. `seconds` are those of a
-    mean round; the first one takes up to `first_seconds` more.
+    `effort` are further counts by their column heading, such as the moves of games. `seconds` are of a mean round; the
+    first one takes up to `first_seconds` more.
     """
 
     step: str
@@ -30,7 +30,7 @@ class StepCost:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a run will take; `memory` is the peak of the process in bytes, by part at the high end."""
+    """The estimated costs of a run; `memory` is the peak in bytes, `memory_parts` its high end by part."""
 
     graph: str
     rounds: int
@@ -45,30 +45,30 @@ class Forecast:
 
     @property
     def round_seconds(self) -> Range | None:
-        """Seconds of a mean round; None where those of a step are open."""
+        """Seconds of a mean round; None where those of a step are unknown."""
         known = [step.seconds for step in self.steps if step.seconds is not None]
         return Range.total(known).narrowed() if len(known) == len(self.steps) else None
 
     @property
     def run_seconds(self) -> Range | None:
-        """Seconds of all rounds, with loading and checkpoints."""
+        """Seconds of all rounds, with loading and checkpoints; None where some are unknown."""
         each = self.round_seconds
         if each is None or self.start_seconds is None or self.end_seconds is None:
             return None
         return (each.times(self.rounds) + self.start_seconds + self.end_seconds).narrowed()
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, with the totals."""
-        found = asdict(self)
+        """Return the forecast as plain values, with the totals."""
+        values = asdict(self)
         for name in ("round_seconds", "run_seconds"):
             total: Range | None = getattr(self, name)
-            found[name] = None if total is None else asdict(total)
-        return found
+            values[name] = None if total is None else asdict(total)
+        return values
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredRun:
-    """What a stored run took: seconds of each node in a mean round and in the first, over all peers; peak bytes."""
+    """The measured costs of a stored run: seconds by node of a mean and the first round, over all peers; peak bytes."""
 
     folder: str
     seconds: Mapping[str, float]
@@ -78,7 +78,7 @@ class MeasuredRun:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """An estimated range beside what was measured."""
+    """An estimated range beside the measured value."""
 
     name: str
     estimated: Range | None
@@ -87,26 +87,26 @@ class Comparison:
 
     @property
     def inside(self) -> bool | None:
-        """Whether the fact lies in the range; None where one of them is missing."""
+        """Whether the range contains the measured value; None where one of them is missing."""
         if self.estimated is None or self.measured is None:
             return None
         return self.estimated.holds(self.measured)
 
 
 def compared(forecast: Forecast, fact: MeasuredRun) -> list[Comparison]:
-    """Every node's mean round against its range (an exchange's open and close together), then the peak in GB."""
-    found = []
+    """Compare the seconds of every node, an exchange's open and close together, and then the peak memory in GB."""
+    comparisons = []
     for node in dict.fromkeys(step.node for step in forecast.steps):
         parts = [step.seconds for step in forecast.steps if step.node == node]
         known = [part for part in parts if part is not None]
         estimated = Range.total(known) if len(known) == len(parts) else None
-        found.append(Comparison(node, estimated, fact.seconds.get(node), fact.first.get(node)))
+        comparisons.append(Comparison(node, estimated, fact.seconds.get(node), fact.first.get(node)))
     memory = None if forecast.memory is None else forecast.memory.times(1 / GB)
-    return [*found, Comparison("peak memory, GB", memory, None if fact.memory is None else fact.memory / GB)]
+    return [*comparisons, Comparison("peak memory, GB", memory, None if fact.memory is None else fact.memory / GB)]
 
 
 def forecast_text(forecast: Forecast) -> str:
-    """The table of steps, the totals, the peak and what was assumed."""
+    """Return a forecast as text: the table of steps, the totals, the peak memory and the assumptions."""
     effort = list(dict.fromkeys(words for step in forecast.steps for words in step.effort))
     tokens = ["prompt tokens", "completion tokens"] if not effort or _has_tokens(forecast) else []
     rows = [("step", "type", "rows", *tokens, *effort, "seconds")]
@@ -132,7 +132,7 @@ def forecast_text(forecast: Forecast) -> str:
 
 
 def compared_text(pairs: Sequence[Comparison], fact: MeasuredRun) -> str:
-    """Estimate against fact as a table."""
+    """Return a comparison as a table."""
     rows = [("estimate against fact", "estimated", "mean round", "first round", "")]
     for pair in pairs:
         tiny = (
@@ -174,7 +174,7 @@ def _number(value: Range | None) -> str:
 
 
 def _seconds(value: Range | None, *, timed: bool = False) -> str:
-    """What was `timed` is known to the millisecond; what comes of arithmetic is not."""
+    """Format seconds: to the millisecond where they were `timed`, else below one second only as such."""
     if value is None:
         return "?"
     least = 0.001 if timed else 1

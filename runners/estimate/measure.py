@@ -1,4 +1,4 @@
-"""Times what a machine and a few layers of a model take."""
+"""Measure the rates of a machine, and the speeds of a few layers of a model."""
 
 import copy
 import hashlib
@@ -28,16 +28,16 @@ from genrl_graph.runners.tracking.memory import memory
 from genrl_graph.store.durable import failed
 
 Clock = Callable[[], float]
-"""Seconds since some moment."""
+"""Return seconds since a fixed moment."""
 
 MOST_TRIES, PATIENCE_S = 12, 0.8
 FEW, MORE, WHOLE = 2, 6, 300_000_000
-"""Layers of the two models that are timed; a whole model is as many more layers of the same. What is drawn from so few
-errs by several times what was measured, so a model of up to `WHOLE` parameters is timed as it is."""
+"""Layers of the two models from which a large one is extrapolated. Extrapolation multiplies measurement errors, so a
+model of up to `WHOLE` parameters is timed whole."""
 
 
 def best(work: Callable[[], object], clock: Clock) -> float:
-    """Seconds of the fastest of several tries, after one that does not count: other programs only ever slow down."""
+    """Return the seconds of the fastest of several calls, after a warm-up: other programs can only slow a call down."""
     work()
     spent: list[float] = []
     while not spent or (sum(spent) < PATIENCE_S and len(spent) < MOST_TRIES):
@@ -48,7 +48,7 @@ def best(work: Callable[[], object], clock: Clock) -> float:
 
 
 def measure_machine(clock: Clock) -> Machine:
-    """Rates of memory, AdamW, hashing and disk, in a few seconds."""
+    """Measure the rates of memory, AdamW, hashing and disk; takes a few seconds."""
     size = 1 << 26
     block = torch.ones(size // 4)
     copy_s = best(lambda: block.clone().sum(), clock)
@@ -82,7 +82,7 @@ def measure_machine(clock: Clock) -> Machine:
 
 
 def _touch_seconds(size: int) -> float:
-    """Seconds to use memory for the first time, page by page, less those of doing so again."""
+    """Return the seconds of the first write to fresh memory, page by page, less those of a second write."""
     with mmap.mmap(-1, size) as fresh:
         view = np.frombuffer(fresh, np.uint8)[:: mmap.PAGESIZE]
         spent = []
@@ -95,6 +95,7 @@ def _touch_seconds(size: int) -> float:
 
 
 def _disk_seconds(content: bytes) -> tuple[float, float]:
+    """Return the seconds of writing a file, synced to disk, and of reading it."""
     root = cache_root()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -111,7 +112,7 @@ def _disk_seconds(content: bytes) -> tuple[float, float]:
 
 
 def measure_speeds(sized: PolicySize, clock: Clock) -> Speeds:
-    """The speeds of a model with random weights; those of a large one from two with the same layers but only a few."""
+    """Measure the speeds of a model with random weights; a large one is extrapolated from `FEW` and `MORE` layers."""
     layers = sized.model.layers
     if layers <= MORE or sized.model.parameters <= WHOLE:
         return Speeds(**_measure(sized, layers, clock))
@@ -124,24 +125,19 @@ def measure_speeds(sized: PolicySize, clock: Clock) -> Speeds:
 
 
 ROWS, MANY_ROWS, SHORT, LONG, HEAD, SAMPLED = 4, 16, 32, 160, 32, 6
-"""Rows, tokens of a row, trained completion tokens of a row, and tokens sampled."""
+"""Few and many rows, few and many tokens of a row, trained completion tokens of a row, and tokens sampled."""
 
 
 def _measure(sized: PolicySize, layers: int, clock: Clock) -> dict[str, float]:
-    config = copy.deepcopy(sized.config)
-    text = config.get_text_config()
-    text.num_hidden_layers = layers
-    if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[:layers]
-    with torch.random.fork_rng(devices=[]):
-        model: torch.nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().to(sized.device)
+    """Time prefill, decoding and training of a model with so many layers; the keys are the fields of `Speeds`."""
+    model = _random_model(sized, layers)
     cast = sized.model.bfloat16 and sized.device.type == "cpu"
     sampler = prepacked(model) if cast else model
     compute: Any = torch.autocast(sized.device.type, torch.bfloat16) if sized.model.bfloat16 else nullcontext()
 
     def sampled(rows: int, width: int, new: int) -> Callable[[], object]:
-        drawn = np.random.default_rng(0).integers(sized.model.vocabulary, size=(rows, width))
-        prompts = list(drawn.astype(np.int32))
+        ids = np.random.default_rng(0).integers(sized.model.vocabulary, size=(rows, width))
+        prompts = list(ids.astype(np.int32))
 
         def sample() -> object:
             with compute:
@@ -184,6 +180,18 @@ def _measure(sized: PolicySize, layers: int, clock: Clock) -> dict[str, float]:
     }
 
 
+def _random_model(sized: PolicySize, layers: int) -> torch.nn.Module:
+    """Return a model of the policy's configuration with `layers` layers and random weights."""
+    config = copy.deepcopy(sized.config)
+    text = config.get_text_config()
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:layers]
+    with torch.random.fork_rng(devices=[]):
+        model: torch.nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().to(sized.device)
+    return model
+
+
 def _logprobs(model: torch.nn.Module, width: int, completion: int) -> torch.Tensor:
     ids = np.full(width, 3, np.int32)
     sequences = [TokenSequence(ids[completion:], ids[:completion])] * ROWS
@@ -196,7 +204,7 @@ def _saved_bytes(model: torch.nn.Module, width: int, compute: Any) -> float:
 
 
 def _line(name: str, each: str, points: dict[int, float]) -> dict[str, float]:
-    """Two measured points as what a call takes and what each more takes; neither is below 0."""
+    """Fit a line to two measured points: the constant of a call and the slope `each`, neither below 0."""
     (low, first), (high, second) = sorted(points.items())
     slope = max(second - first, 0.0) / (high - low)
     return {f"{name}_call": max(first - slope * low, 0.0), f"{name}_{each}": slope}

@@ -1,4 +1,4 @@
-"""The size of a policy and its tokenizer, from what lies on this machine: no weights are loaded, no network asked."""
+"""The sizes of a policy, from files on this machine: no weights are loaded and no network is used."""
 
 import copy
 import math
@@ -25,24 +25,30 @@ from genrl_graph.runners.estimate.costs import Model
 
 
 class UnknownSize(Exception):
-    """Why the size of a model cannot be known here."""
+    """Raised with the reason why the size of a model is unknown on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicySize:
-    """What a policy is made of: its size, its configuration, its tokenizer, and where it computes."""
+    """The sizes, configuration, tokenizer and device of a policy.
+
+    `loaded_bytes` is the size of the files of its weights; `shares` says that common prefixes of rows are read once.
+    """
 
     model: Model
     config: Any
     tokens: ChatTokens
     context: int
     device: torch.device
-    loaded_bytes: int = 0  # of the files that its weights are read from
-    shares: bool = False  # what rows have in common from their beginning on is read once
+    loaded_bytes: int = 0
+    shares: bool = False
 
 
 def size_policy(carry: Carry) -> PolicySize:
-    """The size of a declared policy; raises `UnknownSize` where it is not on this machine or no language model."""
+    """Return the sizes of a declared policy.
+
+    Raises `UnknownSize` where it is not on this machine or no language model.
+    """
     if isinstance(carry, Checkpoint):
         carry = _saved(carry)
     if isinstance(carry, TinyLM):
@@ -53,7 +59,7 @@ def size_policy(carry: Carry) -> PolicySize:
 
 
 def model_of(config: Any, *, bfloat16: bool, activation_bytes: float = math.inf, adapter: Lora | None = None) -> Model:
-    """The sizes that a configuration of transformers leads to."""
+    """Return the sizes of a model from its transformers configuration, with those of an adapter."""
     with torch.device("meta"):
         whole: Any = AutoModelForCausalLM.from_config(config)
     count = sum(tensor.numel() for tensor in named_tensors(whole).values())
@@ -88,7 +94,7 @@ def _saved(carry: Checkpoint) -> Carry:
 
 
 def _tiny(carry: TinyLM) -> PolicySize:
-    policy: Any = carry.init("sized", seed=0)  # made faster than measured
+    policy: Any = carry.init("sized", seed=0)  # so small that it is simply made
     model = model_of(policy.model.config, bfloat16=carry.compute_dtype == "bfloat16")
     tokens = ChatTokens(policy.hf_tokenizer, chat_template=carry.chat_template, where=carry.type_name)
     return PolicySize(model, policy.model.config, tokens, policy.context, policy.device)
@@ -113,7 +119,7 @@ def _pretrained(carry: CausalLM) -> PolicySize:
 
 
 def _local(carry: CausalLM) -> Path:
-    """The folder of a model that is on this machine."""
+    """Return the folder of a model that is on this machine; raises `UnknownSize` for another one."""
     path = Path(carry.model).expanduser()
     named = carry.model.startswith("package:") or path.exists()
     try:
@@ -132,14 +138,15 @@ def _local(carry: CausalLM) -> Path:
 
 
 def _adapter_parameters(adapter: Lora, model: Any) -> int:
+    """Count the parameters that an adapter adds to a model; raises `UnknownSize` for targets that it does not have."""
     from peft import LoraConfig, inject_adapter_in_model
 
     targets = adapter.target_modules
     chosen = targets if isinstance(targets, str) else list(targets)
     config = LoraConfig(task_type="CAUSAL_LM", r=adapter.r, lora_alpha=adapter.alpha, target_modules=chosen)
-    around = copy.deepcopy(model)
+    adapted = copy.deepcopy(model)
     try:
-        inject_adapter_in_model(config, around, adapter_name="default")
+        inject_adapter_in_model(config, adapted, adapter_name="default")
     except (ValueError, KeyError) as error:
         raise UnknownSize(f"target_modules: {str(error).splitlines()[0]}") from error
-    return sum(p.numel() for name, p in around.named_parameters() if ".lora_" in name)
+    return sum(p.numel() for name, p in adapted.named_parameters() if ".lora_" in name)

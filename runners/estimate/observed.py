@@ -1,4 +1,4 @@
-"""What stored runs tell about cost: seconds, lengths and peaks in their metrics.jsonl."""
+"""Costs of a stored run from its metrics.jsonl: seconds, completion lengths, peak memory."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ Lines = Sequence[Mapping[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """A stored run: its graph, facts, mean completion lengths by generator, and the share of rows with a gradient."""
+    """A stored run: its graph, measured costs, mean completion length by generator, share of rows with a gradient."""
 
     graph: Graph
     fact: MeasuredRun
@@ -27,7 +27,7 @@ class Observed:
 
 
 def read_observed(folder: Path) -> Observed:
-    """What a run folder tells; raises `StoreError` where it holds no round or no graph that can be read here."""
+    """Read a run folder; raises `StoreError` where it has no round or its graph cannot be read."""
     text, _ = read_graph(folder)
     loaded = read_document(parse_document(text, file=str(folder / GRAPH)), folder=folder)
     if loaded.problems:
@@ -60,15 +60,17 @@ def _total(lines: Lines, round: float, name: str) -> float:
 
 
 def _lengths(lines: Lines, names: Sequence[str]) -> dict[str, float]:
-    found = {}
+    """Return the mean completion length of each node that samples, over rounds and peers."""
+    lengths = {}
     for name in names:
         values = [line[f"{name}/completion_length"] for line in lines if f"{name}/completion_length" in line]
         if values:
-            found[name] = sum(values) / len(values)
-    return found
+            lengths[name] = sum(values) / len(values)
+    return lengths
 
 
 def _varied(lines: Lines, names: Sequence[str]) -> float | None:
+    """Return the share of rows with a gradient, among those of updates; None without updates."""
     trained = sum(line.get(f"{name}/trained_rows", 0.0) for name in names for line in lines)
-    still = sum(line.get(f"{name}/rows_without_forward", 0.0) for name in names for line in lines)
-    return trained / (trained + still) if trained + still else None
+    zero_variance = sum(line.get(f"{name}/rows_without_forward", 0.0) for name in names for line in lines)
+    return trained / (trained + zero_variance) if trained + zero_variance else None

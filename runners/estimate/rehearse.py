@@ -1,6 +1,6 @@
-"""A rehearsal: the real sources, templates, exchanges, advantages and selects, with stand-ins for what takes long.
+"""A rehearsal: rounds with the real sources, templates, exchanges, advantages and selects, and stand-ins elsewhere.
 
-Policies only count tokens, rewards are made up, and updates only note what they were given.
+Policies only count tokens, rewards are random, and updates only record the work that they would do.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ from genrl_graph.runners.loop.outputs import named_outputs
 
 @dataclass(frozen=True, slots=True)
 class RehearsedStep:
-    """What one step of one peer did: rows, tokens of distinct prompts and of completions, and work by policy."""
+    """A rehearsed step of one peer: rows, tokens of distinct prompts and of completions, and work by policy."""
 
     round: int
     step: Step
@@ -50,7 +50,7 @@ class _Player:
 
 
 class Rehearsal:
-    """Walks the rounds of a schedule for all peers; `make` makes the carries."""
+    """Rehearses the rounds of a schedule for all peers; `make` makes the carries by name."""
 
     def __init__(
         self,
@@ -62,13 +62,13 @@ class Rehearsal:
         make: Callable[[str], Carried],
     ) -> None:
         self._schedule, self._seed, self._assumed = schedule, seed, assumed
-        self._swarm, self._luck = LocalSwarm(names), RandomRewards(assumed)
+        self._swarm, self._rewards = LocalSwarm(names), RandomRewards(assumed)
         sources = {name: node for name, node in schedule.nodes.items() if isinstance(node, Source)}
         carries = schedule.graph.carries
         self._players = [_Player(name, {c: make(c) for c in carries}, TaskBook(sources)) for name in names]
 
     def rounds(self, count: int) -> Iterator[RehearsedStep]:
-        """Every step of the first rounds."""
+        """Yield every step of every peer in the first `count` rounds."""
         for number in range(count):
             for player in self._players:
                 player.values = dict(player.carries)
@@ -77,13 +77,14 @@ class Rehearsal:
                     yield self._step(step, number, player)
 
     def _step(self, step: Step, round: int, player: _Player) -> RehearsedStep:
+        """Rehearse a step and collect the work that the counting policies recorded; errors name the node."""
         node, part = self._schedule.nodes[step.node], self._schedule.graph.nodes[step.node]
         policies = [value for value in player.values.values() if isinstance(value, CountingPolicy)]
         for policy in policies:
             policy.works, policy.prompt_tokens, policy.sampled = [], 0, 0.0
             policy.length = lambda most: self._assumed.length(step.node, most)
         try:
-            rows, works = self._played(step, node, part, round, player)
+            rows, works = self._rehearse(step, node, part, round, player)
         except GenrlGraphError as error:
             raise type(error)(f"nodes.{step.node}: {error}") from error
         except Exception as error:
@@ -95,7 +96,8 @@ class Rehearsal:
         sampled = sum(policy.sampled for policy in counted)
         return RehearsedStep(round, step, player.name, rows, prompts, sampled, tuple(works))
 
-    def _played(self, step: Step, node: Node, part: Part, round: int, player: _Player) -> tuple[int, list[Work]]:
+    def _rehearse(self, step: Step, node: Node, part: Part, round: int, player: _Player) -> tuple[int, list[Work]]:
+        """Run a node or its stand-in; returns the number of rows and, of an update, its work."""
         if isinstance(node, Coordinate):
             return 0, []
         inputs = {} if step.action == "close" else part.bind(player.values)
@@ -105,24 +107,16 @@ class Rehearsal:
             offer = node.offer(**inputs)  # type: ignore[attr-defined]
             self._swarm.open(node, round=round, peer=player.name, offer=offer)
             return len(offer), []
-        if isinstance(node, Update | Fork):
-            outputs = {f"{step.node}.{f}" if f else step.node: inputs[s] for f, s in node.signature.replaced.items()}
-            works = []
-            if isinstance(node, Fork):
-                given = next(value for value in inputs.values() if isinstance(value, Carried))
-                outputs = {step.node: given}
-            for value in outputs.values():
-                if isinstance(value, CountingPolicy) and isinstance(node, Update):
-                    rows = [frame for frame in frames if isinstance(frame, Rollouts)]
-                    reference = inputs.get("reference")
-                    works += update_works(node, value, rows, reference=reference, peer=player.name)
-            player.values.update(outputs)
-            return sum(map(len, frames)), works
+        if isinstance(node, Fork):
+            player.values[step.node] = next(value for value in inputs.values() if isinstance(value, Carried))
+            return sum(map(len, frames)), []
+        if isinstance(node, Update):
+            return sum(map(len, frames)), self._updated(step, node, inputs, frames, player)
         resources = node_resources(node, self._seed, round, player.name, player.tasks, Log())
         if step.action == "close":
             assert isinstance(node, Exchange)
-            meeting = self._swarm.close(node, round=round, peer=player.name, tasks=player.tasks, vocabularies={})
-            output = node.admit(list(meeting.packets), **resources)  # type: ignore[attr-defined]
+            exchanged = self._swarm.close(node, round=round, peer=player.name, tasks=player.tasks, vocabularies={})
+            output = node.admit(list(exchanged.packets), **resources)  # type: ignore[attr-defined]
         elif isinstance(node, Reward):
             output = self._rewarded(node, inputs, frames, resources)
         else:
@@ -131,21 +125,38 @@ class Rehearsal:
         player.values.update(outputs)
         return sum(len(value) for value in outputs.values() if isinstance(value, Frame)), []
 
+    def _updated(
+        self, step: Step, node: Update, inputs: Mapping[str, Any], frames: Sequence[Frame], player: _Player
+    ) -> list[Work]:
+        """Pass the inputs that an update would replace on as its outputs, and return the work that it would do."""
+        outputs = {f"{step.node}.{f}" if f else step.node: inputs[s] for f, s in node.signature.replaced.items()}
+        rows = [frame for frame in frames if isinstance(frame, Rollouts)]
+        works: list[Work] = []
+        for value in outputs.values():
+            if isinstance(value, CountingPolicy):
+                works += update_works(node, value, rows, reference=inputs.get("reference"), peer=player.name)
+        player.values.update(outputs)
+        return works
+
     def _rewarded(
         self, node: Reward, inputs: Mapping[str, Any], frames: Sequence[Frame], resources: Mapping[str, Any]
     ) -> Frame:
-        """Made-up rewards for the first rows; a judge that is a policy is asked, so that its tokens count."""
+        """Return the first input rows with random rewards; a judge that is a policy runs, to count its tokens."""
         if any(isinstance(value, CountingPolicy) for value in inputs.values()):
-            with suppress(RewardFailed):  # common words hold no verdict, but they were counted
+            with suppress(RewardFailed):  # the stand-in's words are no verdicts, but its tokens are counted
                 node.run(**inputs, **resources)  # type: ignore[attr-defined]
         rows = frames[0]
-        return rows if SCORED in rows.marks else score(rows, {"made_up": self._luck.rewards(rows)})
+        return rows if SCORED in rows.marks else score(rows, {"made_up": self._rewards.rewards(rows)})
 
 
 def update_works(
     node: Update, policy: CountingPolicy, rows: Sequence[Rollouts], *, reference: object, peer: str
 ) -> list[Work]:
-    """What an update does with the rows that it is given; one of another library trains on all that have tokens."""
+    """Return the work of an update with its input rows, for the policy and its reference.
+
+    An update of another library may lack params such as `epochs`: then defaults count. It trains on all rows with
+    tokens, unless these have advantages.
+    """
     joint = getattr(node, "steps", "joint") == "joint"
     budget, epochs = getattr(node, "max_batch_tokens", 8192), getattr(node, "epochs", 1)
     works = [Work(policy.name, digested=True)]
@@ -167,7 +178,7 @@ def update_works(
 
 
 def _trained_on(node: Update, policy: CountingPolicy, rows: Rollouts) -> list[Rollouts]:
-    """The rows of each optimiser step of one epoch."""
+    """Return the rows of each optimiser step of one epoch: those with a gradient, or that a KL term needs."""
     lengths = np.asarray([len(ids) for ids in rows.ragged("completion_ids")])
     usable = (lengths > 0) & np.asarray([name == policy.tokenizer for name in rows.values("tokenizer")], dtype=bool)
     if "advantage" in rows.table.column_names:
@@ -175,14 +186,16 @@ def _trained_on(node: Update, policy: CountingPolicy, rows: Rollouts) -> list[Ro
         usable &= np.isfinite(advantage)
         if not (isinstance(node, Grpo) and node.beta > 0):
             usable &= advantage != 0
-    kept = rows.where(usable)
+    trained = rows.where(usable)
     size = getattr(node, "batch_size", None)
-    parts = -(-len(kept) // size) if size else getattr(node, "minibatches", 1)
-    return [kept.take(list(map(int, at))) for at in np.array_split(np.arange(len(kept)), max(parts, 1)) if len(at)]
+    parts = -(-len(trained) // size) if size else getattr(node, "minibatches", 1)
+    batches = np.array_split(np.arange(len(trained)), max(parts, 1))
+    return [trained.take(list(map(int, at))) for at in batches if len(at)]
 
 
 def _micros(policy: CountingPolicy, rows: Rollouts, budget: int) -> list[MicroBatchWork]:
+    """Return the micro-batches that rows are split into, at most `budget` tokens each."""
     pairs = zip(rows.ragged("prompt_ids"), rows.ragged("completion_ids"), strict=True)
     sequences = [TokenSequence(prompt, completion) for prompt, completion in pairs]
-    found = policy.micro_batches(sequences, max_batch_tokens=budget)
-    return [policy.micro([sequences[i] for i in at]) for at in found]
+    batches = policy.micro_batches(sequences, max_batch_tokens=budget)
+    return [policy.micro([sequences[i] for i in at]) for at in batches]

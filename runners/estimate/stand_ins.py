@@ -1,4 +1,4 @@
-"""Stand-ins of a rehearsal: a policy that only counts tokens, and rewards that are made up."""
+"""Stand-ins of a rehearsal: a policy that only counts tokens, random rewards, and the assumptions behind both."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,10 +23,11 @@ WORDS = ("the", "of", "and", "to", "in", "is", "it", "that", "was", "for", "on",
 
 @dataclass(frozen=True, slots=True)
 class Assumptions:
-    """What nobody can know before a run: how long completions are, and how many groups have something to learn from.
+    """Assumptions about a run: the mean completion length, and the share of groups with reward variance.
 
-    `share` is of each generator's `max_new_tokens`; `tokens`, and first of all `observed` by node, are mean lengths.
-    `prior` is a of the Beta(a, a) that the chance to solve a task is drawn from; `varied` is the share itself.
+    The length of a node is `observed[node]`, else `tokens`, else the share `share` of its `max_new_tokens`. The share
+    of groups is `varied`, or where that is None it follows from solve probabilities with distribution
+    Beta(prior, prior).
     """
 
     share: float
@@ -36,13 +37,17 @@ class Assumptions:
     varied: float | None = None
 
     def length(self, node: str, most: int) -> float:
-        """The mean length of a node's completions."""
-        wanted = self.observed.get(node, self.tokens if self.tokens is not None else self.share * most)
-        return float(min(max(wanted, 1.0), most))
+        """Return the mean completion length of a node, from 1 to `most` tokens."""
+        mean = self.observed.get(node, self.tokens if self.tokens is not None else self.share * most)
+        return float(min(max(mean, 1.0), most))
 
 
 class CountingPolicy(TextPolicy):
-    """A policy without weights: it reads as its tokenizer does and says common words, as many as it is told."""
+    """A policy without weights: it tokenises prompts, answers with common words, and records the work in `works`.
+
+    `length` returns the mean completion length for a limit of tokens; `shares` says that common prefixes of rows are
+    read once.
+    """
 
     def __init__(self, name: str, tokens: ChatTokens, *, context: int, shares: bool = False) -> None:
         self.name, self.version = name, 0
@@ -54,15 +59,15 @@ class CountingPolicy(TextPolicy):
         self._words = _single_tokens(tokens.tokenizer)
 
     def render(self, messages: Sequence[dict[str, str]]) -> NDArray[np.int32]:
-        """The ids of a chat."""
+        """Return the token ids of a chat."""
         return self._tokens.render(messages)
 
     def encode(self, text: str, *, ended: bool) -> NDArray[np.int32]:
-        """The ids of a text, and the end token where it `ended`."""
+        """Return the token ids of a text, with the end token where it `ended`."""
         return self._tokens.encode(text, ended=ended)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids."""
+        """Return the text of token ids."""
         return self._tokens.texts([list(map(int, ids))])[0]
 
     def generate(
@@ -74,7 +79,7 @@ class CountingPolicy(TextPolicy):
         rng: np.random.Generator,
         max_batch_tokens: int,
     ) -> list[list[Completion]]:
-        """Completions of the assumed length; notes the batches that they would be sampled in."""
+        """Return completions of the assumed length, and record the batches in which they would be sampled."""
         most = sampling.max_new_tokens
         mean = self.length(most)
         widths = np.repeat(np.array([len(prompt) for prompt in prompts], np.int64), num_generations)
@@ -89,92 +94,91 @@ class CountingPolicy(TextPolicy):
         self.prompt_tokens += sum(len(prompt) for prompt in prompts)
         self.sampled += len(widths) * mean
         count = max(round(mean), 1)
-        return [[self._said(count, rng) for _ in range(num_generations)] for _ in prompts]
+        return [[self._completion(count, rng) for _ in range(num_generations)] for _ in prompts]
 
-    def _said(self, count: int, rng: np.random.Generator) -> Completion:
+    def _completion(self, count: int, rng: np.random.Generator) -> Completion:
         ids = rng.choice(self._words, size=count).astype(np.int32)
         return Completion(ids, np.full(count, -1.0, np.float32), self.decode(ids.tolist()), "stop")
 
     def logprobs(self, sequences: Sequence[TokenSequence], *, temperatures: NDArray[np.float32]) -> torch.Tensor:
-        """A node of your own may ask: zeros."""
+        """Return zeros, for nodes of your own that ask, and record the forward pass."""
         longest = max((len(sequence.completion_ids) for sequence in sequences), default=0)
         self.works.append(Work(self.name, forwards=(self.micro(sequences),)))
         return torch.zeros(len(sequences), longest)
 
     def micro_batches(self, sequences: Sequence[TokenSequence], *, max_batch_tokens: int) -> list[NDArray[np.int64]]:
-        """Those of the policy that it stands for."""
+        """Return the micro-batches of the policy that this one stands for, as positions."""
         if not self._shares:
             return super().micro_batches(sequences, max_batch_tokens=max_batch_tokens)
         return packed_batches([read_of(sequence) for sequence in sequences], max_tokens=max_batch_tokens)
 
     def micro(self, sequences: Sequence[TokenSequence]) -> MicroBatchWork:
-        """What it is to train on these at once."""
+        """Return the work of training on these sequences in one micro-batch."""
         width = max((len(s.prompt_ids) + len(s.completion_ids) for s in sequences), default=0)
         rows = self._rows([read_of(sequence) for sequence in sequences], width)
         return MicroBatchWork(rows, width, sum(len(s.completion_ids) for s in sequences))
 
     def _rows(self, sequences: Sequence[NDArray[np.int32]], width: int) -> float:
-        """How many rows of so many tokens take as many as are read of these sequences."""
+        """Return the number of rows of `width` tokens that these sequences fill, with shared prefixes counted once."""
         if not self._shares or not sequences:
             return len(sequences)
         return len(Packed.of(sequences).ids) / width
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Nothing is trained."""
+        """Do nothing: there are no weights."""
 
     def step(self, *, learning_rate: float, max_grad_norm: float) -> float:
-        """Nothing is trained."""
+        """Do nothing and return a gradient norm of 0."""
         return 0.0
 
     def fork(self, name: str) -> Self:
-        """Another that counts for itself."""
+        """Return a policy with counts of its own."""
         return type(self)(name, self._tokens, context=self.context, shares=self._shares)
 
     def save(self, folder: Path) -> None:
-        """There is nothing to save."""
+        """Do nothing: there are no weights."""
 
     def load(self, folder: Path) -> None:
-        """There is nothing to load."""
+        """Do nothing: there are no weights."""
 
     def digest(self) -> str:
-        """Of the name."""
+        """Return a digest of the name."""
         return seeds.digest((self.name,))
 
 
 def _single_tokens(tokenizer: Any) -> list[int]:
-    """Ids of common words, or else of letters, that are one token each."""
-    found: list[int] = []
+    """Return the ids of common words that are one token each; else those of letters; else any that are not special."""
+    singles: list[int] = []
     for texts in ([f" {word}" for word in WORDS], "abcdefgh 0123456789"):
         for text in texts:
             ids = tokenizer.encode(text, add_special_tokens=False)
             if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
-                found.append(ids[0])
-        if found:
-            return found
+                singles.append(ids[0])
+        if singles:
+            return singles
     special = set(tokenizer.all_special_ids)
     return [at for at in range(len(tokenizer)) if at not in special][:16]
 
 
 class RandomRewards:
-    """Makes rewards up: of every so many groups as many vary as assumed, evenly spread, so that nothing is left to
-    chance."""
+    """Rewards of 0 and 1 in which the assumed share of groups has variance, evenly spread over the groups."""
 
     def __init__(self, assumed: Assumptions) -> None:
         self._assumed = assumed
-        self._due, self._groups = 0.5, 0
+        self._fraction, self._groups = 0.5, 0
 
     def rewards(self, rows: Frame) -> NDArray[np.float64]:
-        """A reward of 0 or 1 for each row."""
+        """Return a reward for each row, shape (rows,): alternating in a group with variance, else all equal."""
         groups = rows.values("group_id") if "group_id" in rows.table.column_names else ["all"] * len(rows)
         places: dict[str, list[int]] = {}
         for at, group in enumerate(groups):
             places.setdefault(group, []).append(at)
         rewards = np.zeros(len(rows))
         for members in places.values():
-            size, given = len(members), self._assumed.varied
-            share = varied_share(size, self._assumed.prior) if given is None else given
-            self._due += share if size > 1 else 0.0
-            varies, self._groups = self._due >= 1.0, self._groups + 1
-            self._due -= varies
+            size, known = len(members), self._assumed.varied
+            share = varied_share(size, self._assumed.prior) if known is None else known
+            self._fraction += share if size > 1 else 0.0
+            varies, self._groups = self._fraction >= 1.0, self._groups + 1
+            self._fraction -= varies
             rewards[members] = np.arange(size) % 2 if varies else self._groups % 2
         return rewards

@@ -1,4 +1,4 @@
-"""An estimate by trying out: of a game whose policies are small a few rounds are played, timed and thrown away."""
+"""An estimate by trial: play and time a few rounds of a game whose policies are small, and discard the results."""
 
 import tempfile
 import time
@@ -25,30 +25,33 @@ from genrl_graph.runners.tracking.memory import memory
 from genrl_graph.store.run_store import RunStore
 
 FEWEST, MOST, PATIENCE_S = 3, 100, 4.0
-"""How many rounds are played: until so many seconds have passed."""
+"""Fewest and most rounds that are played, and the seconds after which no further round begins."""
 PACE, KNOWN_PACE = Range(0.75, 1.5), Range(0.75, 1.4)
-"""How much faster or slower than timed a step may be, without and with a stored run to go by."""
+"""Factors between timed and actual seconds of a step, without and with a stored run for comparison."""
 START_S, ROOM = Range(1.0, 10.0), Range(0.9, 1.3)
 
 
 @dataclass(slots=True)
 class TrialTimes:
-    """What every step did in each round, over all peers: seconds, rows, and effort by the words for it."""
+    """Measurements by step of each round, over all peers: seconds, rows, and effort by its column heading.
+
+    `rounds` are the seconds of whole rounds, commits included.
+    """
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     rows: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     effort: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
-    rounds: list[float] = field(default_factory=list)  # whole, with the commits
+    rounds: list[float] = field(default_factory=list)
 
 
 def is_small(schedule: Schedule) -> bool:
-    """Whether all policies of a graph are made in a moment, so that rounds can be tried out; there is one at least."""
+    """Whether a graph has policies and all are small, so that rounds can be tried out in seconds."""
     policies = [part.carry for part in schedule.graph.carries.values() if isinstance(part.carry, PolicyCarry)]
     return bool(policies) and all(policy.small for policy in policies)
 
 
 def try_out(schedule: Schedule) -> TrialTimes:
-    """Play the first rounds in a temporary folder, with the untrained policies; nobody outside is told of them."""
+    """Play the first rounds in a temporary folder with untrained policies and without coordinators, and time them."""
     steps = tuple(step for step in schedule.steps if not isinstance(schedule.nodes[step.node], Coordinate))
     schedule = replace(schedule, steps=steps)
     run, tried, shown = schedule.graph.run, TrialTimes(), shown_by(schedule)
@@ -76,25 +79,25 @@ def try_out(schedule: Schedule) -> TrialTimes:
 
 
 def _take(tried: TrialTimes, done: list[StepReport], shown: Mapping[str, DisplayMetrics], *, peers: int) -> None:
-    """Add a round: sums over the peers, but means of what is a mean already."""
+    """Add a round: the sums over the peers; of effort that is a mean itself, the mean over the peers."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    told: dict[tuple[str, str], float] = defaultdict(float)
+    effort: dict[tuple[str, str], float] = defaultdict(float)
     for item in done:
         sums[str(item.step)][0] += item.seconds
         sums[str(item.step)][1] += item.metrics.get("rows", 0.0)
-        what = shown.get(item.step.node, DisplayMetrics())
-        for name, words in what.effort.items():
+        display = shown.get(item.step.node, DisplayMetrics())
+        for name, words in display.effort.items():
             value = item.metrics.get(name, 0.0)
-            told[str(item.step), words] += value if name == what.unit else value / peers
+            effort[str(item.step), words] += value if name == display.unit else value / peers
     for step, (seconds, rows) in sums.items():
         tried.seconds[step].append(seconds)
         tried.rows[step].append(rows)
-    for (step, words), value in told.items():
+    for (step, words), value in effort.items():
         tried.effort[step][words].append(value)
 
 
 def tried_forecast(schedule: Schedule, tried: TrialTimes, *, fact: MeasuredRun | None = None) -> Forecast:
-    """The costs of a run by what was tried out; with the facts of a stored run its times are those of that run."""
+    """Return the forecast from trial rounds; where a stored run was measured (`fact`), its seconds are used."""
     graph, later = schedule.graph, slice(1 if len(tried.rounds) > 1 else 0, None)
     steps = tuple(_cost(schedule, str(step), step.node, tried, later, fact) for step in schedule.steps)
     within = [sum(seconds[at] for seconds in tried.seconds.values()) for at in range(len(tried.rounds))]
@@ -135,8 +138,8 @@ def _cost(
 
 def _assumptions(schedule: Schedule, tried: TrialTimes, fact: MeasuredRun | None) -> list[str]:
     played = counted(len(tried.rounds), "round")
-    told = [f"what the untrained policy did in {played} that were tried out; one that has learned may play longer"]
-    told.append("speeds of this machine as busy as it is now" if fact is None else f"seconds as in {fact.folder}")
+    lines = [f"what the untrained policy did in {played} that were tried out; one that has learned may play longer"]
+    lines.append("speeds of this machine as busy as it is now" if fact is None else f"seconds as in {fact.folder}")
     if schedule.graph.run.mode != "train":
-        told.append("evaluations are not counted")
-    return told
+        lines.append("evaluations are not counted")
+    return lines

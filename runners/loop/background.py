@@ -1,4 +1,4 @@
-"""Steps that run in a background thread, beside a generator or while peers are awaited: above all rewards."""
+"""Steps that run in a background thread beside a generator or while an exchange waits for peers: mostly rewards."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +10,7 @@ Key = tuple[str, str]
 
 
 class BackgroundSteps(Generic[T]):
-    """Runs background steps one after the other in a thread, which ends with the block."""
+    """Runs background steps one after the other in one thread, which ends with the `with` block."""
 
     def __init__(self) -> None:
         self._thread: ThreadPoolExecutor | None = None
@@ -20,7 +20,7 @@ class BackgroundSteps(Generic[T]):
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Wait for the step that runs; those that have not begun never do."""
+        """Wait for the running step and cancel those that have not begun."""
         self._started.clear()
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)

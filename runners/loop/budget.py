@@ -1,4 +1,4 @@
-"""What may go wrong in a run before it ends: rows that fail (data), and steps tried again (the world outside)."""
+"""The failures that a run tolerates: failed rows, and steps that are retried after a network or disk error."""
 
 import time
 from collections.abc import Callable
@@ -7,18 +7,18 @@ from genrl_graph.contract.node import Advantage, Generator, Node, Reward, Select
 from genrl_graph.errors import NodeFailed
 
 REPEATABLE: tuple[type[Node], ...] = (Source, Generator, Select, Reward, Advantage)
-"""Kinds whose steps can be run twice: they change nothing. An exchange has a patience of its own."""
+"""Kinds whose steps can be retried because they change no carry. Exchanges have their own time limit."""
 
-LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+PERMANENT_ERRORS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 LONGEST_WAIT_S = 60.0
 
 
 class Budget:
-    """Counts both kinds apart, for all peers of this process.
+    """Counts failed rows and retries of all peers of this process, and ends the run beyond its limits.
 
-    `max_failed_rows` None is no limit. Before a step is tried again, `tell` hears why, and the run waits `wait_s`
-    seconds, doubled each time.
+    `max_failed_rows` None is no limit. Before each retry the budget passes the reason to `tell` and waits `wait_s`
+    seconds, doubled with each attempt up to `LONGEST_WAIT_S`.
     """
 
     def __init__(
@@ -35,32 +35,32 @@ class Budget:
         self._wait_s, self._sleep, self._tell = wait_s, sleep, tell
 
     def spend_rows(self, rows: int, *, where: str) -> None:
-        """Count rows that failed or could not be judged; raises `NodeFailed` where the run had too many."""
+        """Count rows that failed or could not be judged; raises `NodeFailed` above `max_failed_rows`."""
         self.failed_rows += rows
         if rows and self._max_failed_rows is not None and self.failed_rows > self._max_failed_rows:
             limit = f"run.max_failed_rows is {self._max_failed_rows}"
             raise NodeFailed(f"{where}: {self.failed_rows} rows of this run failed, but {limit}; see their reasons")
 
     def metrics(self) -> dict[str, float]:
-        """What was spent so far, by name of metric."""
+        """Return the counts so far, by metric name."""
         return {"budget/failed_rows": float(self.failed_rows), "budget/retries": float(self.retries)}
 
     def retry(self, node: Node, error: Exception, *, attempt: int) -> bool:
-        """Whether the step that raised is to be tried again; then waits."""
-        if not isinstance(node, REPEATABLE) or not of_the_world(error) or self.retries >= self._max_retries:
+        """Whether to retry the step that raised; if so, waits first. `attempt` counts the earlier retries of it."""
+        if not isinstance(node, REPEATABLE) or not is_transient(error) or self.retries >= self._max_retries:
             return False
         self.retries += 1
         wait_s = min(self._wait_s * 2**attempt, LONGEST_WAIT_S)
-        left = self._max_retries - self.retries
-        self._tell(f"{error}; again in {wait_s:g} s ({left} more retries in this run)")
+        remaining = self._max_retries - self.retries
+        self._tell(f"{error}; again in {wait_s:g} s ({remaining} more retries in this run)")
         self._sleep(wait_s)
         return True
 
 
-def of_the_world(error: BaseException | None) -> bool:
-    """Whether a network, a server or a disk failed in a way that passes; what is missing or forbidden stays so."""
+def is_transient(error: BaseException | None) -> bool:
+    """Whether an error or one of its causes is of a network, server or disk, and not one of `PERMANENT_ERRORS`."""
     while error is not None:
-        if isinstance(error, OSError) and not isinstance(error, LASTING):
+        if isinstance(error, OSError) and not isinstance(error, PERMANENT_ERRORS):
             return True
         error = error.__cause__
     return False

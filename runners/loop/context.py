@@ -1,4 +1,4 @@
-"""What never changes while rounds are played, and what is reported of every step."""
+"""The context of all rounds of a run: schedule, swarm, seed, budget and callbacks; and the report of a step."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,9 +18,9 @@ from genrl_graph.store.journal import Record
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One step of one peer, once it is committed: seconds, metrics, outputs, and how many tries it took.
+    """A committed step of one peer: seconds, metrics, outputs, and the number of tries.
 
-    `recalled`: a previous run had committed it, so the seconds are not those of the step.
+    `recalled`: a previous run committed the step, so `seconds` is not the time that it took.
     """
 
     round: int
@@ -35,7 +35,7 @@ class StepReport:
 
 
 def _ignore(*arguments: object) -> None:
-    """Report to nobody."""
+    """Do nothing."""
 
 
 def _recall_nothing(round: int, node: str, peer: str) -> Recorded | None:
@@ -46,13 +46,13 @@ def _recall_nothing(round: int, node: str, peer: str) -> Recorded | None:
 class RunContext:
     """The schedule, the seed, and the functions that a round calls.
 
-    `begin` hears of a step before it runs, `commit` stores its records, `watch` gets its report. `recall` returns what
-    a previous run committed of a round, node and peer. `read_inputs` returns what a node reads in a round; by default
-    the outputs of this round, as the graph wires them, and then background steps overlap.
+    `begin` is called before a step runs, `commit` stores its records, `watch` gets its report. `recall` returns what
+    a previous run committed of a round, node and peer. `read_inputs` returns the inputs of a node in a round; the
+    default are the outputs of this round, as the graph wires them. Background steps overlap only with the default.
 
     An `evaluating` context plays the schedule of an evaluation (`evaluate.evaluation_schedule`): updates and forks
-    return the value that they were given, coordinators are left out, random streams and groups of the store are its
-    own, and the number of a round is how many rounds were trained so far.
+    return their input, coordinators are left out, random streams and groups of the store are its own, and the round
+    number is the number of rounds trained so far.
     """
 
     schedule: Schedule
@@ -69,22 +69,22 @@ class RunContext:
 
     @property
     def prefix(self) -> str:
-        """What groups of the store and spans of the trace begin with."""
+        """The prefix of store groups and trace spans: `eval/` in evaluations."""
         return EVAL_PREFIX if self.evaluating else ""
 
     @property
     def background(self) -> Mapping[str, Sequence[Step]]:
-        """The background steps, by the step that they start with."""
+        """The background steps, by the step beside which they start."""
         return self.schedule.background if self.read_inputs is None else {}
 
     def inputs(self, node: str, round: int, peer: Peer) -> dict[str, Any]:
-        """Return what a node reads, by input."""
+        """Return the inputs of a node by name."""
         if self.read_inputs is not None:
             return self.read_inputs(node, round, peer)
         return self.schedule.graph.nodes[node].bind(peer.values)
 
     def recorded(self, step: Step, round: int, peer: Peer) -> Recorded | None:
-        """Return what a previous run committed of a step, None where it committed nothing."""
+        """Return the step as a previous run committed it, None where it did not."""
         return self.recall(round, self.prefix + step.node, peer.name)
 
     def is_awaited(self, node: Node, round: int) -> bool:

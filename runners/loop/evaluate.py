@@ -1,4 +1,4 @@
-"""Evaluations: the game on held-out tasks with updates off, and what share of them is solved (pass@k)."""
+"""Evaluations: play the game on held-out tasks without updates, and measure the share of solved tasks (pass@k)."""
 
 import math
 import re
@@ -27,11 +27,14 @@ from genrl_graph.runners.loop.round import run_round
 from genrl_graph.runners.loop.stage_metrics import Stages, totals
 
 Metrics = dict[str, dict[str, float]]
-"""Numbers by peer and name."""
+"""Metrics by peer and name."""
 
 
 def evaluation_schedule(schedule: Schedule, how: Evaluation) -> Schedule:
-    """The schedule of the nodes as they are in an evaluation; raises `ParamError` where a source holds nothing out."""
+    """Return the schedule with every node in its evaluation form.
+
+    Raises `ParamError` where a source holds out no tasks.
+    """
     nodes = {}
     for name, node in schedule.nodes.items():
         with named(f"nodes.{name}"):
@@ -40,18 +43,21 @@ def evaluation_schedule(schedule: Schedule, how: Evaluation) -> Schedule:
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
-    """The chance that one of `k` samples passes, estimated without bias from `samples` >= k (arXiv 2107.03374)."""
+    """Return the unbiased estimate of pass@k: of `samples` >= k samples, `passed` passed (arXiv 2107.03374)."""
     return 1.0 - math.comb(samples - passed, k) / math.comb(samples, k)
 
 
 @dataclass(slots=True)
 class Tally:
-    """How the samples of one peer at one reward did, by task; samples that could not be judged are left out."""
+    """Whether each sample of one peer passed one reward, by task; samples that could not be judged are left out."""
 
     passed: dict[str, list[bool]] = field(default_factory=dict)
 
     def take(self, rows: Rollouts, *, threshold: float) -> None:
-        """Count rows: one that failed did not pass."""
+        """Add scored rows: a row passes when it did not fail and its reward is at least `threshold`.
+
+        The term `correct` stands for the reward where there is one.
+        """
         column = "reward_correct" if "reward_correct" in rows.table.column_names else "reward"
         columns = zip(rows.values("task_id"), rows.values("finish"), rows.numpy(column), strict=True)
         for task, finish, value in columns:
@@ -59,13 +65,13 @@ class Tally:
                 self.passed.setdefault(task, []).append(bool(finish != "failed" and value >= threshold))
 
     def at(self, k: int, tasks: Iterable[str] | None = None) -> float | None:
-        """Mean pass@k over the tasks with at least `k` samples, None where there are none."""
+        """Return the mean pass@k over the tasks with at least `k` samples, None where there are none."""
         chosen = self.passed if tasks is None else tasks
-        counts = [(len(found), sum(found)) for task in chosen if len(found := self.passed.get(task, [])) >= k]
+        counts = [(len(passed), sum(passed)) for task in chosen if len(passed := self.passed.get(task, [])) >= k]
         return float(np.mean([pass_at_k(n, c, k) for n, c in counts])) if counts else None
 
     def by_kind(self, book: TaskBook) -> dict[str, list[str]]:
-        """The tasks of each kind; one without a kind counts under its source."""
+        """Return the task ids by kind of task; a task without a kind is listed under its source node."""
         kinds: dict[str, list[str]] = {}
         for task in self.passed:
             kinds.setdefault(book[task].kind or task.partition("/")[0], []).append(task)
@@ -73,10 +79,10 @@ class Tally:
 
 
 class Evaluator:
-    """Evaluates between the rounds of a run, always on the same tasks with the same random streams.
+    """Evaluates between the rounds of a run, each time on the same tasks with the same random streams.
 
-    An evaluation is a round of the evaluation schedule in which every peer is alone, updates are off and sources give
-    held-out tasks. Its rows go to groups under `eval/`; their `round` is the number of rounds trained before it.
+    An evaluation is a round of the evaluation schedule: every peer meets only itself, updates are off and sources
+    return held-out tasks. Its rows go to groups under `eval/`; their `round` is the number of rounds trained before.
     """
 
     def __init__(self, context: RunContext, peers: Sequence[Peer], config: RunConfig) -> None:
@@ -85,7 +91,7 @@ class Evaluator:
         self._at = sorted({1, *(2**n for n in range(1, config.eval_samples.bit_length())), config.eval_samples})
         self._totals, self._stages = totals(context.schedule), Stages(context.schedule, evaluating=True)
         self._watch = context.watch
-        self._found: Metrics = {}
+        self._metrics: Metrics = {}
         self._tallies: dict[tuple[str, str], Tally] = {}
         self.history: list[tuple[int, Metrics]] = []
         self._context = replace(context, swarm=LoopbackSwarm(), evaluating=True, watch=self._take)
@@ -93,19 +99,20 @@ class Evaluator:
     def play(self, number: int) -> Metrics:
         """Evaluate after `number` rounds; returns metrics named `eval/...` by peer."""
         started = time.perf_counter()
-        self._found, self._tallies = {name: {} for name in self._peers}, {}
+        self._metrics, self._tallies = {name: {} for name in self._peers}, {}
         run_round(self._context, list(self._peers.values()), number)
         for (peer, node), tally in self._tallies.items():
-            self._found[peer] |= self._shares(node, tally, self._peers[peer].tasks)
-        for peer, metrics in self._found.items():
-            metrics |= self._results(peer)
+            self._metrics[peer] |= self._pass_rates(node, tally, self._peers[peer].tasks)
+        for peer, metrics in self._metrics.items():
+            metrics |= self._stage_results(peer)
             metrics[f"{EVAL_PREFIX}time"] = time.perf_counter() - started
-        self.history.append((number, self._found))
-        return self._found
+        self.history.append((number, self._metrics))
+        return self._metrics
 
     def _take(self, done: StepReport) -> None:
+        """Add a step's metrics to those of its peer, and the rows of a reward to its tally."""
         name = done.step.node
-        metrics = self._found[done.peer]
+        metrics = self._metrics[done.peer]
         metrics |= {f"{EVAL_PREFIX}{name}/{metric}": value for metric, value in done.metrics.items()}
         for rows in done.outputs.values():
             if name in self._totals and isinstance(rows, Rollouts):
@@ -113,28 +120,29 @@ class Evaluator:
                 tally.take(rows, threshold=self._threshold)
         self._watch(done)
 
-    def _results(self, peer: str) -> dict[str, float]:
-        """What the generators of each stage show, such as returns of games and how many were won."""
-        plain = {name.removeprefix(EVAL_PREFIX): value for name, value in self._found[peer].items()}
+    def _stage_results(self, peer: str) -> dict[str, float]:
+        """Return the results of each stage's generators, such as the return of a game and the share of wins."""
+        plain = {name.removeprefix(EVAL_PREFIX): value for name, value in self._metrics[peer].items()}
         lines = self._stages.lines({peer: plain})
         return {f"{EVAL_PREFIX}stage{line.stage}/{name}": v for line in lines for name, v in line.results.items()}
 
-    def _shares(self, node: str, tally: Tally, book: TaskBook) -> dict[str, float]:
-        found = {f"{EVAL_PREFIX}{node}/tasks": float(len(tally.passed))}
+    def _pass_rates(self, node: str, tally: Tally, book: TaskBook) -> dict[str, float]:
+        """Return the number of tasks of a reward and pass@k, over all tasks and by kind where there are several."""
+        metrics = {f"{EVAL_PREFIX}{node}/tasks": float(len(tally.passed))}
         kinds = tally.by_kind(book)
         for k in self._at:
             if (value := tally.at(k)) is not None:
-                found[f"{EVAL_PREFIX}{node}/pass_at_{k}"] = value
+                metrics[f"{EVAL_PREFIX}{node}/pass_at_{k}"] = value
             for kind, tasks in kinds.items() if len(kinds) > 1 else ():
                 if (value := tally.at(k, tasks)) is not None:
-                    found[f"{EVAL_PREFIX}{node}/{kind}/pass_at_{k}"] = value
-        return found
+                    metrics[f"{EVAL_PREFIX}{node}/{kind}/pass_at_{k}"] = value
+        return metrics
 
 
 def evaluation_line(number: int, peers: Metrics, baseline: Metrics) -> str:
-    """One evaluation in a line: pass@1 of every reward and the results of every stage, over all peers."""
+    """Return an evaluation in one line: pass@1 of every reward and the results of every stage, means over the peers."""
     parts = []
-    for name in _shares(peers):
+    for name in _pass_names(peers):
         node, _, measure = name.removeprefix(EVAL_PREFIX).partition("/")
         if measure == "pass_at_1":
             first = "" if peers is baseline else f" (baseline {_mean(baseline, name):.3f})"
@@ -147,13 +155,13 @@ def evaluation_line(number: int, peers: Metrics, baseline: Metrics) -> str:
 
 
 def evaluation_table(history: Sequence[tuple[int, Metrics]]) -> Group:
-    """pass@k of every reward and kind of task, results of every stage: before training, at the end, and the change."""
+    """Return tables of the first and last evaluation and the change: pass@k of rewards, and results of stages."""
     (_, first), (_, last) = history[0], history[-1]
-    shares, results = _shares(first), result_names(name for metrics in first.values() for name in metrics)
+    pass_names, results = _pass_names(first), result_names(name for metrics in first.values() for name in metrics)
     tables = []
-    if shares or not results:
+    if pass_names or not results:
         table = _new_table("reward", "tasks", "pass@k", change=first is not last)
-        for name in shares:
+        for name in pass_names:
             node, _, rest = name.removeprefix(EVAL_PREFIX).partition("/")
             kind, _, k = rest.rpartition("pass_at_")
             table.add_row(*map(Text, (node, kind.removesuffix("/") or "all", k, *_changed(first, last, name))))
@@ -168,7 +176,7 @@ def evaluation_table(history: Sequence[tuple[int, Metrics]]) -> Group:
 
 
 def result_names(names: Iterable[str]) -> list[str]:
-    """The names of the results of a stage in evaluations (`eval/stage<k>/...`), in order."""
+    """Return the distinct names of stage results in evaluations (`eval/stage<k>/...`), in order."""
     return list(dict.fromkeys(name for name in names if re.match(rf"{EVAL_PREFIX}stage\d+/", name)))
 
 
@@ -184,8 +192,8 @@ def _changed(first: Metrics, last: Metrics, name: str) -> list[str]:
     return [f"{before:.3f}"] + ([] if first is last else [f"{after:.3f}", f"{after - before:+.3f}"])
 
 
-def _shares(peers: Metrics) -> list[str]:
-    """The names of pass@k, in order."""
+def _pass_names(peers: Metrics) -> list[str]:
+    """Return the distinct names of pass@k metrics, in order."""
     names = dict.fromkeys(name for metrics in peers.values() for name in metrics)
     return [name for name in names if name.rpartition("/")[2].startswith("pass_at_")]
 

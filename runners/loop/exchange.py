@@ -1,4 +1,4 @@
-"""How peers meet in exchange nodes: what a runner's swarm offers to the one loop."""
+"""The swarm as the loop sees it: open and close exchanges. Here: peers of one process, and a peer alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from genrl_graph.errors import ExchangeTimeout
 
 
 class PeerBehind(Exception):
-    """The swarm is in a later round, `round`, and nobody is left to meet in the one that is played."""
+    """Raised when the other peers are in a later round, `round`, so that this one cannot be played with them."""
 
     def __init__(self, round: int) -> None:
         super().__init__(f"the swarm is in round {round}")
@@ -20,9 +20,10 @@ class PeerBehind(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Meeting:
-    """What an exchange gave one peer: the packets in the order of the sorted peer names, and what is kept of it.
+    """The result of an exchange for one peer: packets sorted by peer name, and records of what happened.
 
-    `facts` go to the journal, `metrics` to the curves, `refusals` (columns) to the group `<exchange>/refusals`.
+    `facts` go to the journal, `metrics` to the metrics of the step, `refusals` (columns) to the group
+    `<exchange>/refusals`.
     """
 
     packets: tuple[Packet[Frame], ...]
@@ -32,71 +33,72 @@ class Meeting:
 
 
 class Swarm(Protocol):
-    """The peers that play the same game, met only in exchanges."""
+    """The peers that play the same game; they exchange rows in exchange nodes only."""
 
     def open(self, node: Exchange, *, round: int, peer: str, offer: Frame) -> None:
-        """Announce what `peer` offers; raises `PeerBehind` where the others have gone on without it."""
+        """Announce the offer of `peer`; raises `PeerBehind` where the others are in a later round."""
 
     def close(
         self, node: Exchange, *, round: int, peer: str, tasks: TaskBook, vocabularies: Mapping[str, int]
     ) -> Meeting:
-        """What the peers offered; raises `ExchangeTimeout` where too few did and the node says `on_short: fail`.
+        """Wait for the offers of the peers and return those that are admitted.
 
-        Rows of others are judged by what this peer knows: its tasks, and how many ids each tokenizer has, by
-        fingerprint. Raises `PeerBehind` where nobody will come any more.
+        Rows of other peers are checked against the `tasks` of this peer and `vocabularies`, the number of token ids by
+        tokenizer fingerprint. Raises `ExchangeTimeout` where too few peers offer and the node says `on_short: fail`,
+        `PeerBehind` where the others are in a later round.
         """
 
     def wanted(self, node: Exchange, *, round: int) -> bool:
-        """Whether others wait for an offer of this round although this peer has closed the exchange before a cut."""
+        """Whether others still wait for this peer's offer of a round whose exchange a previous run has closed."""
 
 
 class LocalSwarm:
-    """Peers of one process in lockstep: every offer of a step is there before the first of them closes it."""
+    """The peers of one process, in lockstep: all have opened an exchange before the first closes it."""
 
     def __init__(self, peers: Sequence[str]) -> None:
         self._peers = sorted(peers)
         self._offers: dict[str, dict[str, Packet[Frame]]] = {}
 
     def open(self, node: Exchange, *, round: int, peer: str, offer: Frame) -> None:
-        """Keep the offer of one peer."""
+        """Store the offer of one peer."""
         self._offers.setdefault(node.place.node, {})[peer] = Packet(peer, round, offer)
 
     def close(
         self, node: Exchange, *, round: int, peer: str, tasks: TaskBook, vocabularies: Mapping[str, int]
     ) -> Meeting:
-        """The offers of all peers; nobody can be late here, and nobody else can come."""
+        """Return the offers of all peers; raises `ExchangeTimeout` where the exchange wants more of them."""
         require_peers(node, len(self._peers), round=round)
         offers = self._offers[node.place.node]
         return Meeting(tuple(offers[name] for name in self._peers))
 
     def wanted(self, node: Exchange, *, round: int) -> bool:
-        """Never: all peers were cut together."""
+        """Return False: all peers are interrupted together."""
         return False
 
 
 class LoopbackSwarm:
-    """No swarm at all: a peer that opens an exchange meets itself."""
+    """A swarm of one: each peer gets back its own offer."""
 
     def __init__(self) -> None:
         self._offers: dict[tuple[str, str], Packet[Frame]] = {}
 
     def open(self, node: Exchange, *, round: int, peer: str, offer: Frame) -> None:
-        """Keep the offer for its own peer."""
+        """Store the offer for its own peer."""
         self._offers[node.place.node, peer] = Packet(peer, round, offer)
 
     def close(
         self, node: Exchange, *, round: int, peer: str, tasks: TaskBook, vocabularies: Mapping[str, int]
     ) -> Meeting:
-        """The own offer."""
+        """Return the peer's own offer."""
         return Meeting((self._offers.pop((node.place.node, peer)),))
 
     def wanted(self, node: Exchange, *, round: int) -> bool:
-        """Never."""
+        """Return False: nobody else waits."""
         return False
 
 
 def require_peers(node: Exchange, present: int, *, round: int) -> None:
-    """Raise `ExchangeTimeout` where a swarm that cannot grow is too small for an exchange."""
+    """Raise `ExchangeTimeout` where `present` peers are too few for an exchange and no other can join."""
     if present < node.min_peers and node.on_short != "continue":
         name = node.place.node
         raise ExchangeTimeout(

@@ -1,4 +1,4 @@
-"""What the runner asks of the outputs of a step: the declared types, no task twice, rewards that judge."""
+"""Checks on the outputs of a step: the declared types, no duplicate tasks, enough judged rows."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,23 +13,30 @@ from genrl_graph.errors import NodeFailed, RewardFailed
 
 
 def named_outputs(node: Node, output: Any, types: Mapping[str, EdgeType]) -> dict[str, Any]:
-    """The outputs of a step by name (`node` or `node.field`); raises `NodeFailed` where one is not what is declared."""
+    """Return the outputs of a step by name (`node` or `node.field`).
+
+    Raises `NodeFailed` where one is missing or not of its declared type.
+    """
     name, fields = node.place.node, node.signature.outputs
     missing = [field for field in fields if field and not hasattr(output, field)]
     if missing:
         raise NodeFailed(f"gave {type(output).__name__} without {missing[0]!r}, which its `run` declares")
-    found = {f"{name}.{field}" if field else name: getattr(output, field) if field else output for field in fields}
-    for ref, value in found.items():
-        wanted = types[ref]
-        fits = wanted.accepts(value.edge_type) if isinstance(value, Frame) else isinstance(value, wanted.base)
+    outputs = {f"{name}.{field}" if field else name: getattr(output, field) if field else output for field in fields}
+    for ref, value in outputs.items():
+        declared = types[ref]
+        fits = declared.accepts(value.edge_type) if isinstance(value, Frame) else isinstance(value, declared.base)
         if not fits:
-            given = value.edge_type if isinstance(value, Frame) else type(value).__name__
-            raise NodeFailed(f"gave {given} where its `run` declares {wanted}")
-    return found
+            actual = value.edge_type if isinstance(value, Frame) else type(value).__name__
+            raise NodeFailed(f"gave {actual} where its `run` declares {declared}")
+    return outputs
 
 
-def refuse_useless(node: Node, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-    """Tasks given twice would make rollouts of one id; a reward that judges too little would train on chance."""
+def check_rows(node: Node, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+    """Refuse duplicate tasks of a source, and a reward that left too many rows unjudged.
+
+    The rollouts of duplicate tasks would share ids; with few judged rows the policy would train on chance. Raises
+    `NodeFailed` for a source, `RewardFailed` above the `max_unjudged` of a reward.
+    """
     for rows in outputs.values():
         if isinstance(node, Source) and "id" in rows.table.column_names:
             ids = rows.values("id")
@@ -37,23 +44,31 @@ def refuse_useless(node: Node, inputs: Mapping[str, Any], outputs: Mapping[str, 
                 twice = next(id for id in ids if ids.count(id) > 1)
                 raise NodeFailed(f"gave task {twice!r} twice in a round; give every task one id")
         if isinstance(node, Reward):
-            alive = ~_failed(rows) & ~_unjudged_before(rows, inputs)
-            left = int((alive & ~np.isfinite(rows.numpy("reward"))).sum())
-            if left > node.max_unjudged * alive.sum():
+            judgeable, unjudged = _unjudged_here(rows, inputs)
+            if unjudged > node.max_unjudged * judgeable:
                 limit = f"max_unjudged is {node.max_unjudged:g}"
-                raise RewardFailed(f"judged {alive.sum() - left} of {alive.sum()} rows, the others are NaN; {limit}")
+                raise RewardFailed(f"judged {judgeable - unjudged} of {judgeable} rows, the others are NaN; {limit}")
 
 
 def failed_rows(node: Node, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> int:
-    """How many rows failed in this very step: completions that were not made, rows that this reward left unjudged."""
+    """Count the rows that failed in this step: failed completions of a generator, rows that a reward left unjudged."""
     count = 0
     for rows in outputs.values():
         if isinstance(node, Generator) and isinstance(rows, Frame):
             count += int(_failed(rows).sum())
         elif isinstance(node, Reward):
-            before = _failed(rows) | _unjudged_before(rows, inputs)
-            count += int((~np.isfinite(rows.numpy("reward")) & ~before).sum())
+            count += _unjudged_here(rows, inputs)[1]
     return count
+
+
+def _unjudged_here(rows: Frame, inputs: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many rows this reward could judge, and how many of these it left unjudged.
+
+    Rows that failed, or that an earlier reward of the chain left unjudged, do not count.
+    """
+    judgeable = ~_failed(rows) & ~_unjudged_before(rows, inputs)
+    unjudged = judgeable & ~np.isfinite(rows.numpy("reward"))
+    return int(judgeable.sum()), int(unjudged.sum())
 
 
 def _failed(rows: Frame) -> NDArray[np.bool_]:
@@ -63,11 +78,11 @@ def _failed(rows: Frame) -> NDArray[np.bool_]:
 
 
 def _unjudged_before(rows: Frame, inputs: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """The rows to which an earlier reward of the chain gave NaN."""
-    lost: set[str] = set()
+    """Return a mask of the rows whose reward is NaN in an input, because an earlier reward left them unjudged."""
+    unjudged: set[str] = set()
     for frame in (frame for value in inputs.values() for frame in frames_of(value)):
         if SCORED in frame.marks and "id" in frame.table.column_names:
-            lost.update(frame.where(~np.isfinite(frame.numpy("reward"))).values("id"))
-    if not lost or "id" not in rows.table.column_names:
+            unjudged.update(frame.where(~np.isfinite(frame.numpy("reward"))).values("id"))
+    if not unjudged or "id" not in rows.table.column_names:
         return np.zeros(len(rows), dtype=bool)
-    return np.asarray([id in lost for id in rows.values("id")], dtype=bool)
+    return np.asarray([id in unjudged for id in rows.values("id")], dtype=bool)

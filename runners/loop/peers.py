@@ -1,4 +1,4 @@
-"""The peers of this process: their carries, their nodes made ready, and what of them a checkpoint holds."""
+"""The peers of this process: prepare their nodes, make their carries, choose those that a checkpoint holds."""
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from genrl_graph.long_work import long_work
 from genrl_graph.runners.loop.exchange import require_peers
 
 Make = Callable[[Carry, str, int], Carried]
-"""Makes the value of a carry from its declaration, its name and the run's seed."""
+"""Return the value of a carry from its declaration, its name and the run's seed."""
 
 
 @dataclass(slots=True)
@@ -29,17 +29,17 @@ class Peer:
 
     @property
     def vocabularies(self) -> dict[str, int]:
-        """How many ids each tokenizer of the carried policies has, by its fingerprint."""
+        """The vocabulary size of each carried policy's tokenizer, by tokenizer fingerprint."""
         return {p.tokenizer: p.vocabulary for p in self.carries.values() if isinstance(p, TextPolicy)}
 
 
 def declared_value(carry: Carry, name: str, seed: int) -> Carried:
-    """The value that a carry declares."""
+    """Return the initial value that a carry declares."""
     return carry.init(name, seed=seed)
 
 
 def peer_names(count: int) -> list[str]:
-    """The names of the peers of one process."""
+    """Return the names of the peers of one process: `peer0000`, `peer0001`, ..."""
     return [f"peer{at:04d}" for at in range(count)]
 
 
@@ -51,10 +51,10 @@ def require_enough(schedule: Schedule, names: Sequence[str]) -> None:
 
 
 def prepare(schedule: Schedule, *, known: Schedule | None = None, ready: Callable[[], None] = lambda: None) -> None:
-    """Let every node load what may be missing or broken, before a policy is made; errors name the node.
+    """Let every node load its data and functions, so that missing ones fail before a model is loaded.
 
-    Nodes that are the same in the schedule `known` are ready. `ready` is called after each and may raise to end the
-    run.
+    Nodes that are the same object in the schedule `known` are skipped. `ready` is called after each node and may raise
+    to end the run. Errors name the node.
     """
     for name, node in schedule.nodes.items():
         if known is None or known.nodes[name] is not node:
@@ -65,9 +65,9 @@ def prepare(schedule: Schedule, *, known: Schedule | None = None, ready: Callabl
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Pause the garbage collector: importing torch and transformers takes a quarter less time.
+    """Pause the garbage collector while models load: importing torch and transformers then takes a quarter less time.
 
-    Imports make a million objects that all stay, and it would walk them again and again.
+    Imports create a million objects that stay alive, and each collection would visit them all.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -86,9 +86,9 @@ def make_peers(
     make: Make = declared_value,
     ready: Callable[[], None] = lambda: None,
 ) -> list[Peer]:
-    """Peers that all start alike: every carry is a function of run seed and carry name.
+    """Make peers with equal carries: the value of a carry depends on run seed and carry name only.
 
-    `ready` is called after each and may raise.
+    `ready` is called after each carry and may raise to end the run.
     """
     sources = {name: node for name, node in schedule.nodes.items() if isinstance(node, Source)}
     peers = []
@@ -103,11 +103,11 @@ def make_peers(
 
 
 def digests(peers: Sequence[Peer]) -> dict[tuple[str, str], str]:
-    """The digest of every carry of every peer."""
+    """Return the digest of every carry, by peer and carry name."""
     return {(peer.name, name): value.digest() for peer in peers for name, value in peer.carries.items()}
 
 
 def changing_carries(schedule: Schedule, players: Sequence[Peer]) -> dict[str, dict[str, Carried]]:
-    """What a checkpoint holds, by peer: all carries but the frozen ones, which are made anew from the graph."""
+    """Return the carries that a checkpoint holds, by peer and name: frozen ones are left out, the graph makes them."""
     changing = [name for name, part in schedule.graph.carries.items() if part.next is not None]
     return {player.name: {name: player.carries[name] for name in changing} for player in players}

@@ -2,7 +2,8 @@
 
 The way from `play()` to a committed step:
 
-    play             runners/play.py      open the run folder, make carries and peers, restore a previous run
+    play             runners/play.py      check the options, compile the graph
+    open_run         runners/opening.py   take the run folder, make carries and peers, restore a previous run
     Session.play     runners/session.py   go from round to round, with evaluations and checkpoints
     run_round        below                run the steps of the schedule in its order
     run_step         below                run one step for every peer, commit its records, report it
@@ -33,9 +34,9 @@ Background = BackgroundSteps[StepResult]
 def run_round(context: RunContext, peers: Sequence[Peer], round: int, *, only_recorded: bool = False) -> None:
     """Run every step of a round for all peers; each step is committed before the next begins.
 
-    Peers run a step in the order given, on one thread; background steps overlap in a second one, and are awaited,
-    committed and raise at their own place. With `only_recorded` the round ends where the previous run did. A round
-    that ends early, also by `PeerBehind`, keeps what its updates made so far.
+    Peers run a step one after the other in one thread. Background steps overlap in a second thread; they are awaited,
+    committed and raise at their own place in the schedule. With `only_recorded` the round ends where the previous run
+    did. A round that ends early, also by `PeerBehind`, keeps the updates that it made.
     """
     for peer in peers:
         peer.values = dict(peer.carries)
@@ -44,7 +45,7 @@ def run_round(context: RunContext, peers: Sequence[Peer], round: int, *, only_re
             for step in context.schedule.steps:
                 recorded = all(context.recorded(step, round, peer) for peer in peers)
                 if only_recorded and not recorded:
-                    if step.action == "open":  # it has no record; what was committed may stand behind it
+                    if step.action == "open":  # opening has no record; committed steps may follow
                         continue
                     break
                 if _is_left_out(context, step, round, recorded=recorded):
@@ -83,13 +84,13 @@ def run_step(context: RunContext, step: Step, round: int, peers: Sequence[Peer],
 
 
 def needs_others(context: RunContext, peers: Sequence[Peer], round: int) -> bool:
-    """Whether this round meets other processes: a previous run has not closed all of its exchanges."""
+    """Whether this round needs other processes: False where a previous run has closed all of its exchanges."""
     closes = [step for step in context.schedule.steps if step.action == "close"]
     return not closes or not all(context.recorded(step, round, peer) for step in closes for peer in peers)
 
 
 def _is_left_out(context: RunContext, step: Step, round: int, *, recorded: bool) -> bool:
-    """Whether a step has nothing to do: a coordinator in an evaluation, or an offer that nobody waits for any more."""
+    """Whether to skip a step: a coordinator in an evaluation, or a recorded exchange whose offer nobody awaits."""
     node = context.schedule.nodes[step.node]
     if context.evaluating and isinstance(node, Coordinate):
         return True
@@ -99,7 +100,7 @@ def _is_left_out(context: RunContext, step: Step, round: int, *, recorded: bool)
 def _start_background(
     context: RunContext, step: Step, round: int, peers: Sequence[Peer], background: Background
 ) -> None:
-    """Start the background steps that run beside this one, but for those that a previous run committed."""
+    """Start the background steps that run beside this one, without those that a previous run committed."""
     for other in context.background.get(str(step), ()):
         for peer in peers:
             if context.recorded(other, round, peer) is None:
@@ -107,15 +108,24 @@ def _start_background(
 
 
 def _report(context: RunContext, step: Step, round: int, peer: Peer, result: StepResult, seconds: float) -> StepReport:
-    told = (result.metrics, result.outputs, result.tries, result.recalled)
-    return StepReport(round, step, peer.name, seconds, *told, context.evaluating)
+    return StepReport(
+        round,
+        step,
+        peer.name,
+        seconds,
+        metrics=result.metrics,
+        outputs=result.outputs,
+        tries=result.tries,
+        recalled=result.recalled,
+        evaluating=context.evaluating,
+    )
 
 
 def _update_carries(context: RunContext, peer: Peer) -> None:
-    """Let the carries of a peer become what the round made of them, and forget the other outputs."""
+    """Move the round's new values to the carries of a peer, and drop the other outputs."""
     if not context.evaluating:
         for name, part in context.schedule.graph.carries.items():
             peer.carries[name] = value = peer.values.get(part.next or name, peer.carries[name])
             if isinstance(value, Policy):
-                value.name = name  # a fork that is carried on becomes the policy of that carry
+                value.name = name  # a fork that becomes a carry takes its name
     peer.values = {}

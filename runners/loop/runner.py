@@ -1,4 +1,4 @@
-"""Who plays in this process, where they write, and how they meet the others."""
+"""Runners: which peers play in this process, which folder they write, and the swarm that they exchange rows in."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from genrl_graph.runners.loop.signals import Stop
 from genrl_graph.store.journal import Record
 
 BEHIND = "swarm/behind"
-"""The node of the record that says where a round was left because the swarm had gone on."""
+"""The node name of the record of a round that was skipped because the swarm was in a later one."""
 
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class RunProgress:
-    """What a process has of a run that goes on: how many exchanges it has closed, and whether nothing is left."""
+    """The progress of a resumed run in one process: the number of closed exchanges, and whether it is complete."""
 
     closed: int = 0
     complete: bool = False
@@ -30,38 +30,39 @@ class RunProgress:
 class Runner(Protocol):
     """One way to play a schedule: in one process, as the ranks of a job, or as a peer of a swarm.
 
-    `names` are the peers of this process; one that `leads` speaks to the terminal for all.
+    `names` are the peers of this process. Only the process that `leads` writes to the terminal.
     """
 
     names: Sequence[str]
     leads: bool
 
     def configured(self, config: RunConfig) -> RunConfig:
-        """The options of the run as they are with this runner."""
+        """Return the run options with the changes that this runner makes, such as the number of peers."""
 
     def home(self, run: Path) -> Path:
-        """The folder that this process writes, of a run folder."""
+        """Return the folder that this process writes, inside the run folder."""
 
     def start(
         self, schedule: Schedule, *, run: Path | None, free: Callable[[], Path], stop: Stop, tell: Tell
     ) -> tuple[Path, Swarm]:
-        """Get ready to meet; gives the run folder, the same for all processes: the one that was named, else a free one.
+        """Connect to the other processes; returns the run folder, which all share, and the swarm.
 
-        Raises `ExchangeTimeout` where there can never be enough peers for an exchange.
+        The run folder is `run`, or where that is None the one that `free` returns. Raises `ExchangeTimeout` where
+        there can never be enough peers for an exchange.
         """
 
     def agree(self, kept: RunProgress) -> tuple[RunProgress, int | None]:
-        """What all processes of the run have, and the latest round from which they may go on (None: any)."""
+        """Return the progress that all processes share, and the latest round they may resume from (None: any)."""
 
     def begin(self, round: int) -> None:
-        """A round begins; raises `PeerBehind` where the swarm is in a later one."""
+        """Announce a round to the others; raises `PeerBehind` where they are in a later one."""
 
     def close(self, *, failed: bool) -> None:
-        """Leave the others; waits for them where they need this process and nothing failed."""
+        """Disconnect; waits for processes that still need this one, unless the run `failed`."""
 
 
 class LocalRunner:
-    """All peers play in this process, in lockstep."""
+    """Plays all peers in this process, in lockstep."""
 
     leads = True
 
@@ -69,37 +70,37 @@ class LocalRunner:
         self.names: Sequence[str] = peer_names(peers)
 
     def configured(self, config: RunConfig) -> RunConfig:
-        """As they are."""
+        """Return the options unchanged."""
         return config
 
     def home(self, run: Path) -> Path:
-        """The run folder itself: the peers of one process share a store."""
+        """Return the run folder itself: the peers of one process share a store."""
         return run
 
     def start(
         self, schedule: Schedule, *, run: Path | None, free: Callable[[], Path], stop: Stop, tell: Tell
     ) -> tuple[Path, Swarm]:
-        """Raises `ExchangeTimeout` where an exchange wants more peers than play here."""
+        """Return the run folder and a local swarm; raises `ExchangeTimeout` where an exchange wants more peers."""
         require_enough(schedule, self.names)
         return run or free(), LocalSwarm(self.names)
 
     def agree(self, kept: RunProgress) -> tuple[RunProgress, int | None]:
-        """There is nobody to ask."""
+        """Return the progress of this process: there are no others."""
         return kept, None
 
     def begin(self, round: int) -> None:
-        """Nobody is ahead."""
+        """Do nothing: there are no other processes."""
 
     def close(self, *, failed: bool) -> None:
-        """Nobody waits."""
+        """Do nothing: there are no other processes."""
 
 
 def exchanges(schedule: Schedule) -> dict[str, Exchange]:
-    """The exchanges in the order in which a round closes them."""
+    """Return the exchanges by node name, in the order in which a round closes them."""
     nodes = {step.node: schedule.nodes[step.node] for step in schedule.steps if step.action == "close"}
     return {name: node for name, node in nodes.items() if isinstance(node, Exchange)}
 
 
-def left(round: int, peer: str, *, to: int) -> Record:
-    """The record of a round that a peer left for a later one."""
+def skipped_round(round: int, peer: str, *, to: int) -> Record:
+    """Return the record of a round that a peer skipped; `to` is the round that it plays next."""
     return Record(round, BEHIND, peer, {"to": to}, {})

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a run after the running step's commit; a second one ends it at once."""
+"""Signals: SIGINT and SIGTERM end a run after the running step is committed; a second one ends it at once."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class Interrupted(Exception):
-    """The run was asked to end; `exit_code` is 128 + the number of the signal."""
+    """Raised where a signal ends the run; `exit_code` is 128 + the number of the signal."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"ended by {signal.Signals(signum).name}; what was committed is kept")
@@ -18,23 +18,23 @@ class Interrupted(Exception):
 
 
 class Stop:
-    """Remembers the first signal; `check` raises `Interrupted` once there was one."""
-
-    @property
-    def wanted(self) -> bool:
-        """Whether there was a signal."""
-        return self.signum is not None
+    """Remembers the first signal; `check` raises `Interrupted` from then on."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
 
+    @property
+    def wanted(self) -> bool:
+        """Whether a signal was received."""
+        return self.signum is not None
+
     def check(self) -> None:
-        """Raise `Interrupted` where a signal has come; called after every commit."""
+        """Raise `Interrupted` where a signal was received; called after every commit."""
         if self.signum is not None:
             raise Interrupted(self.signum)
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
-        """Take the first signal; the second has its default effect."""
+        """Remember the first signal; give a later one its default effect."""
         if self.signum is None:
             self.signum = signum
             print("genrl-graph: stopping after this step; once more ends at once", file=sys.stderr, flush=True)
@@ -45,7 +45,7 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Handle SIGINT and SIGTERM inside the block; outside the main thread signals are left to whoever has them."""
+    """Handle SIGINT and SIGTERM inside the block; outside the main thread, where Python cannot, leave them alone."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -60,7 +60,7 @@ def stop_on_signals() -> Iterator[Stop]:
 
 @contextmanager
 def ended_at_once() -> Iterator[None]:
-    """Let signals end the process inside the block, where a library waits in C and nothing is committed yet."""
+    """Let signals end the process inside the block, where a library waits in C code and nothing is committed yet."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""The numbers of each stage of a round, read from the metrics of its nodes."""
+"""Stage metrics: aggregate the metrics of a round's nodes by stage."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,17 +14,18 @@ Peers = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class StageLine:
-    """One stage of one round, over all peers; None where the graph measures no such thing there.
+    """The metrics of one stage in one round, over all peers; `reward` is None where the stage has no reward.
 
-    `results` are the metrics that the types of its generators show (`Frame.shown`), such as the return of a game;
-    `made` has by unit, tokens or steps, how many the generators made and the seconds that it took.
+    `varied` of the `groups` have reward variance. `results` are the metrics that the row types of its generators show
+    (`Frame.shown`), such as the return of a game. `produced` maps a unit, tokens or steps, to the number that the
+    generators produced and the seconds that it took.
     """
 
     stage: int
     reward: float | None
     groups: int
     varied: int
-    made: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    produced: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     results: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -37,32 +38,35 @@ class StageLine:
 
     @property
     def measured(self) -> bool:
-        """Whether there is anything to say of it."""
+        """Whether the stage has a reward or results."""
         return self.reward is not None or bool(self.results)
 
     @property
     def outcome(self) -> tuple[str, float] | None:
-        """What tells best how well it went: the reward, or the first of the results."""
+        """Name and value of the stage's main metric: the reward, or else the first result."""
         if self.reward is not None:
             return "reward", self.reward
         return next(iter(self.results.items()), None)
 
     def metrics(self) -> dict[str, float]:
-        """Mean reward, and share of the groups without variance, where the stage has them; the results."""
-        found = {} if self.reward is None else {f"stage{self.stage}/reward": self.reward}
+        """Return the mean reward, the share of zero-variance groups and the results, where the stage has them."""
+        metrics = {} if self.reward is None else {f"stage{self.stage}/reward": self.reward}
         if self.groups:
-            found[f"stage{self.stage}/zero_variance"] = 1.0 - self.varied / self.groups
-        return found | {f"stage{self.stage}/{name}": value for name, value in self.results.items()}
+            metrics[f"stage{self.stage}/zero_variance"] = 1.0 - self.varied / self.groups
+        return metrics | {f"stage{self.stage}/{name}": value for name, value in self.results.items()}
 
 
 @dataclass(slots=True)
 class StageTotal:
-    """One stage of all rounds so far, which are added up and not kept: a run may have any number of them."""
+    """Running totals of one stage over the rounds so far; the rounds themselves are not stored.
+
+    `first`, `last` and `mean` are of the outcomes.
+    """
 
     stage: int
     groups: int = 0
     varied: int = 0
-    made: dict[str, tuple[float, float]] = field(default_factory=dict)
+    produced: dict[str, tuple[float, float]] = field(default_factory=dict)
     outcomes: set[str] = field(default_factory=set)
     first: float | None = None
     last: float | None = None
@@ -70,10 +74,10 @@ class StageTotal:
     _count: int = field(default=0, init=False)
 
     def add(self, line: StageLine) -> None:
-        """Add one more round."""
+        """Add a round."""
         self.groups += line.groups
         self.varied += line.varied
-        add_made(self.made, line.made)
+        add_produced(self.produced, line.produced)
         if line.outcome is not None:
             name, self.last = line.outcome
             self.outcomes.add(name)
@@ -83,30 +87,30 @@ class StageTotal:
 
     @property
     def mean(self) -> float | None:
-        """The mean outcome of the rounds that had one."""
+        """The mean outcome over the rounds that have one."""
         return self._sum / self._count if self._count else None
 
 
 def totals(schedule: Schedule) -> list[str]:
-    """The rewards that are part of no other one's total: a reward that another reward adds to is."""
+    """Return the rewards that no other reward reads: of rewards in a chain, the last, which has the total."""
     rewards = [name for name, node in schedule.nodes.items() if isinstance(node, Reward)]
-    parts = {edge.origin for name in rewards for edge in schedule.graph.nodes[name].edges()}
-    return [name for name in rewards if name not in parts]
+    read = {edge.origin for name in rewards for edge in schedule.graph.nodes[name].edges()}
+    return [name for name in rewards if name not in read]
 
 
 def shown_by(schedule: Schedule) -> dict[str, DisplayMetrics]:
-    """What each generator shows: that of the type of its rows, of several outputs the first that shows something."""
-    found: dict[str, DisplayMetrics] = {}
+    """Return the display metrics of each generator: those of its row type, or of the first output that has some."""
+    display: dict[str, DisplayMetrics] = {}
     for ref, kind in schedule.types.items():
         name = ref.partition(".")[0]
         if isinstance(schedule.nodes.get(name), Generator) and issubclass(kind.base, Frame):
-            known = found.get(name, DisplayMetrics())
-            found[name] = known if known.line else kind.base.shown
-    return found
+            known = display.get(name, DisplayMetrics())
+            display[name] = known if known.line else kind.base.shown
+    return display
 
 
 class Stages:
-    """Reads the numbers of each stage from a round's metrics, or those of an evaluation, which show more."""
+    """Aggregates the metrics of a round by stage; with `evaluating` also those that only evaluations show."""
 
     def __init__(self, schedule: Schedule, *, evaluating: bool = False) -> None:
         stages = {step.node: step.stage for step in schedule.steps}
@@ -125,59 +129,62 @@ class Stages:
         ]
 
     def lines(self, peers: Peers) -> list[StageLine]:
-        """One line a stage."""
+        """Return one line per stage from the metrics of all peers."""
         lines = []
         for stage, (rewards, advantages, generators) in enumerate(self._nodes):
             means = [value for name in rewards if (value := mean(peers, f"{name}/reward")) is not None]
             groups = sum(total(peers, f"{name}/groups") for name in advantages)
             varied = sum(total(peers, f"{name}/groups_with_variance") for name in advantages)
             reward = sum(means) / len(means) if means else None
-            made, results = self._made(peers, generators), self._results(peers, generators)
-            lines.append(StageLine(stage, reward, int(groups), int(varied), made, results))
+            produced, results = self._produced(peers, generators), self._results(peers, generators)
+            lines.append(StageLine(stage, reward, int(groups), int(varied), produced, results))
         return lines
 
-    def _made(self, peers: Peers, generators: Iterable[str]) -> dict[str, tuple[float, float]]:
-        found: dict[str, tuple[float, float]] = {}
+    def _produced(self, peers: Peers, generators: Iterable[str]) -> dict[str, tuple[float, float]]:
+        produced: dict[str, tuple[float, float]] = {}
         for node in generators:
             unit = self._shown[node].unit or "tokens"
-            add_made(found, {unit: (total(peers, f"{node}/{unit}"), total(peers, f"time/{node}"))})
-        return found
+            add_produced(produced, {unit: (total(peers, f"{node}/{unit}"), total(peers, f"time/{node}"))})
+        return produced
 
     def _results(self, peers: Peers, generators: Iterable[str]) -> dict[str, float]:
-        """What the generators of a stage show, means over the peers; of several generators under their names."""
-        found: dict[str, float] = {}
-        talking = [node for node in generators if self._shown[node].line]
-        for node in talking:
+        """Return the display metrics of a stage's generators, means over the peers.
+
+        Where several generators of the stage have some, their names stand in front.
+        """
+        results: dict[str, float] = {}
+        displayed = [node for node in generators if self._shown[node].line]
+        for node in displayed:
             names = dict.fromkeys(name for metrics in peers.values() for name in metrics if name.startswith(f"{node}/"))
             own = [name.removeprefix(f"{node}/") for name in names]
             for name in self._shown[node].chosen(own, evaluating=self._evaluating):
                 value = mean(peers, f"{node}/{name}")
                 if value is not None:
-                    found[name if len(talking) == 1 else f"{node}/{name}"] = value
-        return found
+                    results[name if len(displayed) == 1 else f"{node}/{name}"] = value
+        return results
 
 
 def speeds(lines: Iterable[StageLine | StageTotal]) -> dict[str, str]:
-    """What was made over the seconds that it took, by unit, of several lines together."""
-    found: dict[str, tuple[float, float]] = {}
+    """Return units per second as text, such as tokens or steps, over several lines together."""
+    produced: dict[str, tuple[float, float]] = {}
     for line in lines:
-        add_made(found, line.made)
-    return {unit: f"{made / seconds:,.0f}" for unit, (made, seconds) in found.items() if made and seconds}
+        add_produced(produced, line.produced)
+    return {unit: f"{count / seconds:,.0f}" for unit, (count, seconds) in produced.items() if count and seconds}
 
 
-def add_made(found: dict[str, tuple[float, float]], made: Mapping[str, tuple[float, float]]) -> None:
-    """Add what was made, and the seconds that it took, by unit."""
-    for unit, (count, seconds) in made.items():
-        before = found.get(unit, (0.0, 0.0))
-        found[unit] = (before[0] + count, before[1] + seconds)
+def add_produced(total: dict[str, tuple[float, float]], produced: Mapping[str, tuple[float, float]]) -> None:
+    """Add counts and seconds by unit to `total`, in place."""
+    for unit, (count, seconds) in produced.items():
+        before = total.get(unit, (0.0, 0.0))
+        total[unit] = (before[0] + count, before[1] + seconds)
 
 
 def mean(peers: Peers, name: str) -> float | None:
-    """The mean of a metric over the peers that reported it."""
+    """Return the mean of a metric over the peers that reported it, None where none did."""
     values = [metrics[name] for metrics in peers.values() if name in metrics]
     return sum(values) / len(values) if values else None
 
 
 def total(peers: Peers, name: str) -> float:
-    """The sum of a metric over the peers."""
+    """Return the sum of a metric over the peers."""
     return sum(metrics.get(name, 0.0) for metrics in peers.values())

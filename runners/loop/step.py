@@ -17,7 +17,7 @@ from genrl_graph.records.write import step_record
 from genrl_graph.runners.loop.context import RunContext
 from genrl_graph.runners.loop.exchange import Meeting, PeerBehind
 from genrl_graph.runners.loop.node_resources import node_resources
-from genrl_graph.runners.loop.outputs import failed_rows, named_outputs, refuse_useless
+from genrl_graph.runners.loop.outputs import check_rows, failed_rows, named_outputs
 from genrl_graph.runners.loop.peers import Peer
 from genrl_graph.runners.loop.signals import Interrupted
 from genrl_graph.runners.loop.step_metrics import step_metrics
@@ -26,9 +26,9 @@ from genrl_graph.store.journal import Record
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step of one peer gave: the record to commit, its metrics, and its outputs by name.
+    """The result of one step of one peer: the record to commit, None where there is none, metrics, outputs by name.
 
-    `seconds` is the time of a background step, None for one that ran at its own place.
+    `seconds` is the time of a background step, None for other steps.
     """
 
     record: Record | None
@@ -39,7 +39,7 @@ class StepResult:
     seconds: float | None = None
 
     def sizes(self) -> dict[str, object]:
-        """Return the numbers of rows and tokens, for the trace."""
+        """Return the numbers of rows and tokens for the trace."""
         return {name: int(self.metrics[name]) for name in ("rows", "tokens") if name in self.metrics}
 
 
@@ -62,7 +62,7 @@ def attempt_step(
 
 
 def run_in_background(context: RunContext, step: Step, round: int, peer: Peer) -> StepResult:
-    """Run the first attempt of a background step, in its thread, and take its time."""
+    """Run the first attempt of a background step in the background thread, and measure its time."""
     started = time.perf_counter()
     with context.span("step", step, round, peer) as facts:
         result = execute_step(context, step, round, peer, ())
@@ -71,10 +71,10 @@ def run_in_background(context: RunContext, step: Step, round: int, peer: Peer) -
 
 
 def execute_step(context: RunContext, step: Step, round: int, peer: Peer, errors: Sequence[str]) -> StepResult:
-    """Execute a step, or rebuild what a previous run committed of it; errors name node, round and peer.
+    """Execute a step, or rebuild the outputs that a previous run committed; errors name node, round and peer.
 
-    Updates and forks are executed again, since weights are not stored with a step, and verified against the record.
-    `errors` are those of earlier attempts.
+    Updates and forks are executed again, since weights are not stored with a step, and the result is verified against
+    the record. `errors` are those of earlier attempts.
     """
     node = context.schedule.nodes[step.node]
     with context.span("inputs", step, round, peer):
@@ -111,20 +111,20 @@ def execute_node(
     log, offer = Log(), None
     resources = node_resources(node, context.seed, round, peer.name, peer.tasks, log, evaluating=context.evaluating)
     if step.action == "close":
-        meeting = _close(context, step, node, round, peer)
-        offer = next((packet.rows for packet in meeting.packets if packet.peer == peer.name), None)
-        output = node.admit(list(meeting.packets), **resources)  # type: ignore[attr-defined]  # checked at definition
-        _log_meeting(log, meeting)
+        exchanged = _close(context, step, node, round, peer)
+        offer = next((packet.rows for packet in exchanged.packets if packet.peer == peer.name), None)
+        output = node.admit(list(exchanged.packets), **resources)  # type: ignore[attr-defined]  # checked at definition
+        _log_exchange(log, exchanged)
     else:
         output = node.run(**inputs, **resources)  # type: ignore[attr-defined]
     if errors:
         log.fact("retried", list(errors))
     outputs = named_outputs(node, output, context.schedule.types)
-    refuse_useless(node, inputs, outputs)
+    check_rows(node, inputs, outputs)
     metrics = step_metrics(node, outputs, log)
     if (failed := failed_rows(node, inputs, outputs)) > 0:
         metrics["failed_rows"] = float(failed)
-    metrics = dict(sorted(metrics.items()))  # as a record gives them back
+    metrics = dict(sorted(metrics.items()))  # the order in which a recalled record has them
     record = step_record(
         node,
         context.schedule.types,
@@ -149,7 +149,7 @@ def _recalled_step(
     peer: Peer,
     recorded: Recorded,
 ) -> StepResult:
-    """Rebuild the outputs of a committed step; an exchange that others still wait for is closed with them once more."""
+    """Rebuild the outputs of a committed step; an exchange that others still wait for is closed again with them."""
     if step.action == "close" and context.is_awaited(node, round):
         _close(context, step, node, round, peer)
     outputs = recorded.outputs(node, context.schedule.types, inputs, holder=peer.name, prefix=context.prefix)
@@ -176,20 +176,20 @@ def _unchanged(name: str, node: Node, inputs: Mapping[str, Any]) -> dict[str, An
     return {f"{name}.{field}" if field else name: inputs[socket] for field, socket in node.signature.replaced.items()}
 
 
-def _log_meeting(log: Log, meeting: Meeting) -> None:
-    log.fact("peers", {packet.peer: len(packet.rows) for packet in meeting.packets})
-    for name, fact in meeting.facts.items():
+def _log_exchange(log: Log, exchanged: Meeting) -> None:
+    log.fact("peers", {packet.peer: len(packet.rows) for packet in exchanged.packets})
+    for name, fact in exchanged.facts.items():
         log.fact(name, fact)
-    for name, value in {"peers": len(meeting.packets), **meeting.metrics}.items():
+    for name, value in {"peers": len(exchanged.packets), **exchanged.metrics}.items():
         log.metric(name, value)
-    if meeting.refusals:
-        log.rows("refusals", meeting.refusals)
+    if exchanged.refusals:
+        log.rows("refusals", exchanged.refusals)
 
 
 def _named_error(where: str, step: Step, node: Node, error: Exception) -> GenrlGraphError:
     """Return the error of a node with its place in front; errors of other libraries become `NodeFailed`."""
     if isinstance(error, GenrlGraphError):
-        text = str(error).removeprefix(f"{step.node}: ")  # nodes that are run by hand name themselves
+        text = str(error).removeprefix(f"{step.node}: ")  # some nodes put their name in front, for direct calls
         kind = RewardFailed if isinstance(node, Reward) and isinstance(error, ColumnError) else type(error)
         return kind(f"{where}: {text}")
     failed = RewardFailed if isinstance(node, Reward) else NodeFailed
@@ -198,7 +198,7 @@ def _named_error(where: str, step: Step, node: Node, error: Exception) -> GenrlG
 
 
 def _raised_at(error: Exception) -> str:
-    """Return the innermost line outside this package, such as "my_nodes.py:12 in run", where the author looks first."""
+    """Return the innermost line outside this package, such as "my_nodes.py:12 in run": there the user's code failed."""
     frames = traceback.extract_tb(error.__traceback__)
     package = str(Path(__file__).parents[2])
     foreign = [frame for frame in frames if not frame.filename.startswith(package)]

@@ -1,4 +1,4 @@
-"""The metrics that every step gives: rows, rewards, tokens, versions."""
+"""Step metrics: the runner computes rows, rewards, tokens and versions for every node; nodes log only what is more."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from genrl_graph.edge_types.rollouts import Rollouts
 
 
 def step_metrics(node: Node, outputs: Mapping[str, Any], log: Log) -> dict[str, float]:
-    """What every node of a kind reports, also one of your own, and over it what the node logged itself."""
+    """Return the metrics that every node of a kind reports, and those that the node logged, which win."""
     metrics: dict[str, float] = {}
     for value in outputs.values():
         if isinstance(value, Frame):
@@ -29,26 +29,32 @@ def step_metrics(node: Node, outputs: Mapping[str, Any], log: Log) -> dict[str, 
 
 
 def _reward_means(rows: Frame) -> dict[str, float]:
-    """The mean of the reward and of each of its terms over the rows that could be judged, and the share of the rest."""
+    """Return the means of the reward and its terms over the judged rows, and the share of finished rows without reward.
+
+    Rows without a finite reward, also after an earlier reward of the chain, are unjudged.
+    """
     means = {}
     for name in rows.table.column_names:
         if name == "reward" or name.startswith("reward_"):
             values = rows.numpy(name)
-            judged = values[values == values]
+            judged = values[np.isfinite(values)]
             if len(judged):
                 means[name] = float(judged.mean())
-    alive = rows.finished() if isinstance(rows, Rollouts) else rows
-    if len(alive):
-        means["unjudged"] = float(np.isnan(alive.numpy("reward")).mean())
+    finished = rows.finished() if isinstance(rows, Rollouts) else rows
+    if len(finished):
+        means["unjudged"] = float((~np.isfinite(finished.numpy("reward"))).mean())
     return means
 
 
 def _lengths(rows: Rollouts) -> dict[str, float]:
-    """Tokens of the completions that did not fail, their mean, and the share that was cut."""
-    made = rows.finished()
-    lengths = [len(ids) for ids in made.ragged("completion_ids")]
-    found = {"tokens": float(sum(lengths))}
+    """Return the number of sampled tokens, the mean completion length and the share of truncated completions.
+
+    Completions that failed do not count; without any other there is only the number of tokens, 0.
+    """
+    finished = rows.finished()
+    lengths = [len(ids) for ids in finished.ragged("completion_ids")]
+    metrics = {"tokens": float(sum(lengths))}
     if lengths:
-        found["completion_length"] = sum(lengths) / len(lengths)
-        found["truncated"] = made.values("finish").count("length") / len(lengths)
-    return found
+        metrics["completion_length"] = sum(lengths) / len(lengths)
+        metrics["truncated"] = finished.values("finish").count("length") / len(lengths)
+    return metrics

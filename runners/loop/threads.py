@@ -1,4 +1,4 @@
-"""How this process computes: on how many threads, in what precision, and what a run folder notes of that."""
+"""Threads and precision of this process: set the number of threads, and describe both for the run folder."""
 
 import os
 import sys
@@ -11,9 +11,10 @@ QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def set_threads(threads: int | None) -> None:
-    """Let torch use so many CPU threads; by default its share of the processors, where that is less than all.
+    """Set the number of CPU threads of torch; the default is this process's share of the processors.
 
-    `OMP_NUM_THREADS`, where it is set, is left to other libraries, and without `threads` is what torch uses, too.
+    With N processes per node (`LOCAL_WORLD_SIZE`) the share is 1/N; one of all processors is left to torch. Where
+    `OMP_NUM_THREADS` is set, other libraries follow it, and so does torch without `threads`.
     """
     if threads is None and "OMP_NUM_THREADS" not in os.environ:
         share = max(1, processors() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -26,7 +27,7 @@ def set_threads(threads: int | None) -> None:
 
 
 def processors(quota: Path = QUOTA) -> int:
-    """How many processors this process may use: those of its affinity, or what its control group is given of them."""
+    """Return the number of processors that this process may use, by its CPU affinity and its control group's quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         most, period = quota.read_text().split()
@@ -36,9 +37,9 @@ def processors(quota: Path = QUOTA) -> int:
 
 
 def computing(peer: Peer) -> dict[str, str]:
-    """What a run folder notes: what each policy computes in, and on how many threads; other ones give other bits."""
-    found = {name: policy.computes for name, policy in peer.carries.items() if isinstance(policy, Policy)}
-    found = {f"policy {name}": computes for name, computes in found.items() if computes}
-    if found and "torch" in sys.modules:
-        found["threads"] = str(sys.modules["torch"].get_num_threads())
-    return found
+    """Return the precision of each policy and the number of torch threads, which results depend on bit by bit."""
+    precisions = {name: policy.computes for name, policy in peer.carries.items() if isinstance(policy, Policy)}
+    settings = {f"policy {name}": computes for name, computes in precisions.items() if computes}
+    if settings and "torch" in sys.modules:
+        settings["threads"] = str(sys.modules["torch"].get_num_threads())
+    return settings

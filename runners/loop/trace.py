@@ -1,4 +1,4 @@
-"""What ran when: a Chrome trace of a run's steps (chrome://tracing, Perfetto), and of one round's torch operators."""
+"""Chrome traces (chrome://tracing, Perfetto) of a run's steps, and of the torch operators of one round."""
 
 import json
 import threading
@@ -11,36 +11,36 @@ from typing import IO, Any, Literal
 ProfileOf = Literal["steps", "ops"]
 
 OPERATORS_S = 60.0
-"""Operators are no longer recorded after the step in which so many seconds have passed: each of them takes memory."""
+"""Recording of operators stops after the step in which this time is exceeded: each operator takes memory."""
 
 
 class Trace:
-    """Is told what begins and ends; this one keeps nothing."""
+    """A trace that records nothing; base of those that do."""
 
     @contextmanager
     def span(self, name: str, kind: str, peer: str, args: Mapping[str, object]) -> Iterator[dict[str, object]]:
-        """What a peer does in the block; facts that are known only at its end are put into what this gives."""
+        """Trace the block as work of a peer; it may add facts, such as sizes, to the dict that this yields."""
         yield dict(args)
 
     @contextmanager
     def round(self, number: int) -> Iterator[None]:
-        """The block plays a round."""
+        """Trace the block as a round."""
         yield
 
     def close(self) -> None:
-        """The run ends."""
+        """End the trace."""
 
 
 SILENT = Trace()
 
 
 class Profile(Trace):
-    """Writes spans as events of a Chrome trace: a process a peer, a thread for what runs ahead.
+    """Writes spans as events of a Chrome trace: one process per peer, with a second thread for background steps.
 
-    The file is `profile.json`; a run that goes on leaves it as it is and begins `profile-2.json`. Times are those of
-    the wall clock, so that files of peers and of parts of a run can be merged. A file that was cut is a trace all the
-    same: readers of the format take an array without its end. With `operators` also those of one round, the second
-    that is played or the only one of `rounds`, are written: `profile-ops.json`.
+    The file is `profile.json`; a resumed run begins `profile-2.json`. Times are of the wall clock, so the files of
+    peers and of parts of a run can be merged. The file of an interrupted run is a valid trace: readers of the format
+    accept an array without its end. With `operators` the torch operators of one round, the second or the only one of
+    `rounds`, go to `profile-ops.json`.
     """
 
     def __init__(self, folder: Path, *, operators: bool = False, rounds: int = 1) -> None:
@@ -51,41 +51,41 @@ class Profile(Trace):
         self._start = time.time() * 1e6 - time.perf_counter() * 1e6
         self._first = True
         self._operators = Operators(free(folder, "profile-ops")) if operators else None
-        self._wait = min(1, rounds - 1)  # the first round also makes the optimiser's state
+        self._wait = min(1, rounds - 1)  # not the first round, which also creates the optimiser's state
 
     @contextmanager
     def span(self, name: str, kind: str, peer: str, args: Mapping[str, object]) -> Iterator[dict[str, object]]:
-        """Write the event when the block ends, also where it fails: then with the `error`."""
-        found, started = dict(args), time.perf_counter()
+        """Write the event when the block ends; where it fails, with the type of the `error`."""
+        facts, started = dict(args), time.perf_counter()
         try:
-            yield found
+            yield facts
         except BaseException as error:
-            found["error"] = type(error).__name__
+            facts["error"] = type(error).__name__
             raise
         finally:
             seconds = time.perf_counter() - started
             place = {"pid": self._peer(peer), "tid": int(threading.current_thread() is not threading.main_thread())}
             times = {"ts": self._start + started * 1e6, "dur": seconds * 1e6}
-            self._write({"name": name, "cat": kind, "ph": "X", **times, **place, "args": found})
+            self._write({"name": name, "cat": kind, "ph": "X", **times, **place, "args": facts})
             if self._operators is not None and kind == "step":
                 self._operators.check()
 
     @contextmanager
     def round(self, number: int) -> Iterator[None]:
-        """What was written of a round stays, whatever happens in the next; one round is watched more closely."""
-        watched = self._operators if self._wait == 0 else None
+        """Flush the events of a round when it ends; record the operators of the chosen round."""
+        recording = self._operators if self._wait == 0 else None
         self._wait -= 1
-        if watched is not None:
-            watched.start()
+        if recording is not None:
+            recording.start()
         try:
             yield
         finally:
-            if watched is not None:
-                watched.stop()
+            if recording is not None:
+                recording.stop()
             self._file.flush()
 
     def close(self) -> None:
-        """End the array."""
+        """Write the end of the array and close the file."""
         self._file.write("\n]\n")
         self._file.close()
 
@@ -95,7 +95,7 @@ class Profile(Trace):
                 return self._peers[name]
             number = self._peers[name] = len(self._peers)
         self._write({"name": "process_name", "ph": "M", "pid": number, "tid": 0, "args": {"name": name}})
-        for tid, thread in enumerate(("steps", "ahead")):
+        for tid, thread in enumerate(("steps", "background")):
             self._write({"name": "thread_name", "ph": "M", "pid": number, "tid": tid, "args": {"name": thread}})
         return number
 
@@ -107,14 +107,14 @@ class Profile(Trace):
 
 
 class Operators:
-    """The torch operators of one round."""
+    """Records the torch operators of one round with the torch profiler."""
 
     def __init__(self, file: Path) -> None:
         self._file, self._began = file, 0.0
         self._profiler: Any = None
 
     def start(self) -> None:
-        """Record from now on."""
+        """Start recording."""
         import torch
 
         activities = [torch.profiler.ProfilerActivity.CPU]
@@ -124,12 +124,12 @@ class Operators:
         self._profiler.start()
 
     def check(self) -> None:
-        """Stop where enough time has passed."""
+        """Stop after `OPERATORS_S` seconds."""
         if time.perf_counter() - self._began > OPERATORS_S:
             self.stop()
 
     def stop(self) -> None:
-        """Write what was recorded, once."""
+        """Stop recording and write the file; a second call does nothing."""
         profiler, self._profiler = self._profiler, None
         if profiler is not None:
             profiler.stop()
@@ -137,7 +137,7 @@ class Operators:
 
 
 def free(folder: Path, name: str) -> Path:
-    """`<name>.json`, or with the first number from 2 on that is not taken."""
+    """Return `<name>.json`, or where it exists the first free one of `<name>-2.json`, `<name>-3.json`, ..."""
     file, number = folder / f"{name}.json", 2
     while file.exists():
         file, number = folder / f"{name}-{number}.json", number + 1

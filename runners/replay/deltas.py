@@ -1,4 +1,4 @@
-"""How rewards and advantages moved in a replay: what was stored of them against what was computed."""
+"""Deltas of rewards and advantages in a replay: the stored values of the run against the recomputed ones."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,12 +14,22 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class ColumnDelta:
-    """How one column of a node moved, over all rounds and peers; pairs are (old, new).
+    """The change of one column of a node, over all rounds and peers; pairs are (run, replay).
 
-    `rows` both have, of which `changed` differ; `mean` and `size`, the mean absolute value, are over those that were
-    judged, and `unjudged` are the others; `largest` is the change with the largest size; `rank` is Spearman's
-    correlation of the rows, None where one side is constant; of `groups` so many `varied`, which is what trains. Of
-    the rows that only one side has, `gone` are the run's and `come` those of the replay.
+    Attributes:
+        node: The node of the replay.
+        column: `reward`, `reward_<term>` or `advantage`.
+        rows: Rows that are in both.
+        changed: Rows whose values differ.
+        mean: Mean over the judged rows.
+        size: Mean absolute value over the judged rows.
+        largest: The change with the largest absolute value.
+        rank: Spearman's rank correlation over the rows, None where one side is constant.
+        unjudged: Rows without a finite value.
+        groups: Groups of these rows.
+        varied: Groups whose values differ; only these give a gradient.
+        removed: Rows that only the run has.
+        added: Rows that only the replay has.
     """
 
     node: str
@@ -33,33 +43,33 @@ class ColumnDelta:
     unjudged: tuple[int, int]
     groups: int
     varied: tuple[int, int]
-    gone: int
-    come: int
+    removed: int
+    added: int
 
 
 @dataclass(slots=True)
 class _Column:
-    """The values of a column in rows that both have, turn by turn."""
+    """The values of a column in the rows that both have: one array per round and peer."""
 
     old: list[Numbers] = field(default_factory=list)
     new: list[Numbers] = field(default_factory=list)
     groups: int = 0
     varied: NDArray[np.int64] = field(default_factory=lambda: np.zeros(2, np.int64))
-    gone: int = 0
-    come: int = 0
+    removed: int = 0
+    added: int = 0
 
 
 class ColumnDeltas:
-    """Collects what one peer's round stored and what it gives now, node by node."""
+    """Collects stored and recomputed values, node by node, and compares them."""
 
     def __init__(self) -> None:
         self._columns: dict[tuple[str, str], _Column] = {}
 
     def take(self, ref: str, old: pa.Table | None, rows: Frame) -> None:
-        """Add an output of one turn: `old` as it was stored, `rows` as they were computed; None where it is new."""
+        """Add an output of one round and peer: `old` as the run stored it, None for a new node; `rows` recomputed."""
         if old is None or "id" not in old.column_names or "id" not in rows.table.column_names:
             return
-        names = [name for name in old.column_names if _is_judgement(name) and name in rows.table.column_names]
+        names = [name for name in old.column_names if _is_compared(name) and name in rows.table.column_names]
         if not names:
             return
         before, now = _places(old.column("id").to_pylist()), _places(rows.values("id"))
@@ -70,18 +80,18 @@ class ColumnDeltas:
             column = self._columns.setdefault((ref, name), _Column())
             column.old.append(old.column(name).to_numpy()[there])
             column.new.append(rows.numpy(name)[here])
-            column.gone += len(before) - len(common)
-            column.come += len(now) - len(common)
+            column.removed += len(before) - len(common)
+            column.added += len(now) - len(common)
             if groups is not None and len(groups):
                 column.groups += int(groups.max()) + 1
                 column.varied += [_varied(values[-1], groups) for values in (column.old, column.new)]
 
-    def found(self) -> tuple[ColumnDelta, ...]:
-        """One move a column, in the order of the nodes."""
-        return tuple(_move(node, name, column) for (node, name), column in self._columns.items())
+    def deltas(self) -> tuple[ColumnDelta, ...]:
+        """Return one delta per column, in the order of the nodes."""
+        return tuple(_delta(node, name, column) for (node, name), column in self._columns.items())
 
 
-def _move(node: str, name: str, column: _Column) -> ColumnDelta:
+def _delta(node: str, name: str, column: _Column) -> ColumnDelta:
     old, new = np.concatenate(column.old), np.concatenate(column.new)
     both = np.isfinite(old) & np.isfinite(new)
     changes = (new - old)[both]
@@ -97,22 +107,22 @@ def _move(node: str, name: str, column: _Column) -> ColumnDelta:
         unjudged=(int((~np.isfinite(old)).sum()), int((~np.isfinite(new)).sum())),
         groups=column.groups,
         varied=(int(column.varied[0]), int(column.varied[1])),
-        gone=column.gone,
-        come=column.come,
+        removed=column.removed,
+        added=column.added,
     )
 
 
-def _is_judgement(name: str) -> bool:
+def _is_compared(name: str) -> bool:
     return name in ("reward", "advantage") or name.startswith("reward_")
 
 
 def _places(ids: list[str]) -> Mapping[str, int]:
-    """Where each id stands first."""
+    """Return the first position of each id."""
     return {id: at for at, id in reversed(list(enumerate(ids)))}
 
 
 def _numbered(rows: Frame, at: list[int]) -> NDArray[np.int64] | None:
-    """The groups of these rows as numbers from 0, None for rows without groups."""
+    """Return the groups of the rows at these positions as numbers from 0, None for rows without groups."""
     if "group_id" not in rows.table.column_names:
         return None
     groups = rows.values("group_id")
@@ -120,7 +130,7 @@ def _numbered(rows: Frame, at: list[int]) -> NDArray[np.int64] | None:
 
 
 def _varied(values: Numbers, groups: NDArray[np.int64]) -> int:
-    """How many groups have values that differ."""
+    """Count the groups whose values differ."""
     judged = np.isfinite(values)
     low, high = np.full(groups.max() + 1, np.inf), np.full(groups.max() + 1, -np.inf)
     np.minimum.at(low, groups[judged], values[judged])
@@ -134,7 +144,7 @@ def _mean(values: Numbers) -> float:
 
 
 def _spearman(these: Numbers, those: Numbers) -> float | None:
-    """Spearman's rank correlation, ties at their mean rank."""
+    """Return Spearman's rank correlation, with ties at their mean rank; None where one side is constant."""
     if len(these) < 2 or these.min() == these.max() or those.min() == those.max():
         return None
     return float(np.corrcoef(_ranks(these), _ranks(those))[0, 1])

@@ -1,4 +1,4 @@
-"""What a replay does with each node of an edited graph: decided from the two graphs, before anything is read."""
+"""Plan a replay: decide from the two graphs, before anything is read, what happens to each node."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from genrl_graph.messages import did_you_mean
 from genrl_graph.runners.resume.code_versions import CodeVersions
 
 Fate = Literal["pinned", "read", "recomputed", "updated", "left out"]
-"""`pinned` nodes are read whatever changed, `read` ones because nothing did; `left out` are updates that do not run."""
+"""`pinned` nodes are read even where they changed, `read` ones because they did not; `left out` updates do not run."""
 
 PINNED = (Source, Generator, Exchange)
 LIVE = (Update, Fork, Coordinate)
@@ -25,7 +25,7 @@ ALL = "all"
 
 @dataclass(frozen=True, slots=True)
 class NodeVerdict:
-    """What becomes of a node and why; `was` is the node of the run that its values are compared with."""
+    """The decision for a node and its reason; `was` is the node of the run with which its values are compared."""
 
     node: str
     fate: Fate
@@ -35,29 +35,31 @@ class NodeVerdict:
 
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
-    """The graph that is replayed: the edited one, with all that is pinned as it was; and what is told about it."""
+    """The graph that is replayed, which is the edited one with pinned nodes as they were; the decisions; and notes."""
 
     graph: Graph
     verdicts: Mapping[str, NodeVerdict]
     notes: tuple[str, ...]
 
     def names(self, *fates: Fate) -> list[str]:
-        """The nodes of these fates, in the order of the graph."""
+        """Return the nodes with one of these fates, in the order of the graph."""
         return [verdict.node for verdict in self.verdicts.values() if verdict.fate in fates]
 
 
 def plan_replay(
     old: Graph, new: Graph, origins: CodeVersions, *, where: str, update: bool, recompute: Collection[str] = ()
 ) -> ReplayPlan:
-    """The plan of `new` over a run of `old`; both as they are read, `new` without problems.
+    """Plan a replay of the graph `new` over a run of `old`; `new` has passed the check.
 
-    `recompute` names nodes that are computed whatever changed (`all`: every one that can be). Raises `GraphError`
-    with every edit that would need something that only playing gives, each in a line.
+    `recompute` names nodes that are recomputed even where nothing changed (`all`: every node that can be). Raises
+    `GraphError` with a line for each edit that would need new rows from a source, generator or exchange.
     """
     return _Planner(old, new, origins, where=where, update=update, recompute=recompute).plan()
 
 
 class _Planner:
+    """Decides node by node, in the order of the edges: a node is recomputed where its inputs are."""
+
     def __init__(
         self, old: Graph, new: Graph, origins: CodeVersions, *, where: str, update: bool, recompute: Collection[str]
     ) -> None:
@@ -72,6 +74,7 @@ class _Planner:
         self._verdicts: dict[str, NodeVerdict] = {}
 
     def plan(self) -> ReplayPlan:
+        """Return the plan; raises `GraphError` with all refused edits."""
         self._check_forced()
         for name in inference_order(self._new):
             self._verdicts[name] = self._verdict(self._new.nodes[name])
@@ -88,6 +91,7 @@ class _Planner:
         return ReplayPlan(self._merged(), ordered, tuple(self._notes))
 
     def _check_forced(self) -> None:
+        """Raise `ParamError` where a node of `recompute` cannot be recomputed."""
         for name in sorted(self._forced - {ALL}):
             part = self._new.nodes.get(name)
             if part is None or isinstance(part.declared, PINNED + LIVE):
@@ -98,32 +102,33 @@ class _Planner:
     def _verdict(self, part: Part) -> NodeVerdict:
         if isinstance(part.declared, PINNED):
             return self._pinned(part)
-        own = self._own(part)
+        own_changes = self._own_changes(part)
         if isinstance(part.declared, Update | Fork) and self._update:
-            return NodeVerdict(part.name, "updated", own)
+            return NodeVerdict(part.name, "updated", own_changes)
         live = isinstance(part.declared, LIVE)
-        why = own or self._because(part, carried=live)
+        why = own_changes or self._changed_inputs(part, carried=live)
         if live:
             return NodeVerdict(part.name, "left out" if why else "read", why)
         if not why and self._update:
-            why = self._because_carried(part)
+            why = self._changed_carries(part)
         if not why and {part.name, ALL} & self._forced:
             why = "asked for"
         if not why:
             return NodeVerdict(part.name, "read")
-        read = [edge.ref for edge in part.edges() if not self._is_rows(edge.ref)]
-        if read and not self._update:
-            what = f"has to be computed ({why}), and reads {', '.join(read)}, which is made only with --update"
+        carried = [edge.ref for edge in part.edges() if not self._is_rows(edge.ref)]
+        if carried and not self._update:
+            what = f"has to be computed ({why}), and reads {', '.join(carried)}, which is made only with --update"
             self._refused[part.name] = [what]
-        return NodeVerdict(part.name, "recomputed", why, self._was(part))
+        return NodeVerdict(part.name, "recomputed", why, self._former_name(part))
 
     def _pinned(self, part: Part) -> NodeVerdict:
+        """Pin a source, generator or exchange; refuse edits that its stored rows cannot follow, note the others."""
         if problems := list(self._pinned_problems(part)):
             self._refused[part.name] = problems
         change = self._changes.get(part.name)
         for param in change.params if change is not None and part.name in self._old.nodes else ():
             self._notes.append(f"{param.lines(f'{part.name}: ')[0]}: not applied, for what {part.name} gave is pinned")
-        because = self._because(part, carried=False).removeprefix("because ")
+        because = self._changed_inputs(part, carried=False).removeprefix("because ")
         return NodeVerdict(part.name, "pinned", f"as it was, though {because}" if because else "")
 
     def _pinned_problems(self, part: Part) -> Iterator[str]:
@@ -139,51 +144,52 @@ class _Planner:
             for wire in change.inputs if change is not None else ():
                 if not self._is_live(wire):
                     yield from (line.removeprefix(f"{part.name} ") for line in wire.lines(part.name))
-            yield from self._other_rows(part)
+            yield from self._changed_types(part)
 
-    def _other_rows(self, part: Part) -> Iterator[str]:
-        for ref, wanted in self._types.items():
+    def _changed_types(self, part: Part) -> Iterator[str]:
+        """Yield a line for each output whose stored rows do not have the type that the edited graph infers."""
+        for ref, expected in self._types.items():
             then = self._types_then.get(ref)
-            if ref.partition(".")[0] == part.name and then is not None and not wanted.accepts(then):
-                yield f"gave {then} in the run, but {wanted} is read here"
+            if ref.partition(".")[0] == part.name and then is not None and not expected.accepts(then):
+                yield f"gave {then} in the run, but {expected} is read here"
 
-    def _own(self, part: Part) -> str:
-        """Why a node is another one than in the run; empty where it is the same."""
+    def _own_changes(self, part: Part) -> str:
+        """Describe how the node or its code differs from the run; empty where it does not."""
         change = self._changes.get(part.name)
-        found = [] if change is None else list(_said(change))
-        if self._was(part) is not None:
-            found += self._origins.changes(part)
-        return "; ".join(found)
+        changes = [] if change is None else list(_described(change))
+        if self._former_name(part) is not None:
+            changes += self._origins.changes(part)
+        return "; ".join(changes)
 
-    def _was(self, part: Part) -> str | None:
-        """The node of the run that this one was."""
+    def _former_name(self, part: Part) -> str | None:
+        """Return the name that the node has in the run, None for a new one."""
         change = self._changes.get(part.name)
-        was = part.name if change is None or change.was is None else change.was
-        return was if was in self._old.nodes else None
+        name = part.name if change is None or change.was is None else change.was
+        return name if name in self._old.nodes else None
 
-    def _because(self, part: Part, *, carried: bool) -> str:
-        """Which inputs are other rows than in the run; with `carried` also which values."""
+    def _changed_inputs(self, part: Part, *, carried: bool) -> str:
+        """Name the inputs that are not read from the run: rows, with `carried` also carried values; empty for none."""
         origins = dict.fromkeys(edge.origin for edge in part.edges() if carried or self._is_rows(edge.ref))
-        moved = [name for name in origins if name in self._verdicts and self._verdicts[name].fate in _MOVED]
-        if not moved:
+        changed = [name for name in origins if name in self._verdicts and self._verdicts[name].fate in _CHANGED]
+        if not changed:
             return ""
-        by_fate = {fate: [name for name in moved if self._verdicts[name].fate == fate] for fate in _MOVED}
-        said = [
+        by_fate = {fate: [name for name in changed if self._verdicts[name].fate == fate] for fate in _CHANGED}
+        causes = [
             f"{', '.join(names)} {'was' if len(names) == 1 else 'were'} {fate}"
             for fate, names in by_fate.items()
             if names
         ]
-        return f"because {' and '.join(said)}"
+        return f"because {' and '.join(causes)}"
 
-    def _because_carried(self, part: Part) -> str:
-        """Which updates of what it reads beside rows and policies, such as baselines, are others than in the run."""
+    def _changed_carries(self, part: Part) -> str:
+        """Name a changed update of a carry that the node reads and that is no policy, such as a baseline."""
         for edge in part.edges():
             kind = self._types.get(edge.ref)
             if kind is None or _is_frame(kind) or issubclass(kind.base, Policy):
                 continue
             maker = self._new.carries[edge.origin].next if edge.origin in self._new.carries else edge.ref
             name = (maker or "").partition(".")[0]
-            if name in self._new.nodes and self._own(self._new.nodes[name]):
+            if name in self._new.nodes and self._own_changes(self._new.nodes[name]):
                 return f"because {name} is another one"
         return ""
 
@@ -191,11 +197,12 @@ class _Planner:
         return _is_frame(self._types.get(ref))
 
     def _is_live(self, wire: InputChange) -> bool:
-        """Whether an input reads only policies and the like; which of them does not matter to what was given."""
+        """Whether an input reads carried values only, such as policies; rewiring these does not affect stored rows."""
         refs = [reading.ref for reading in (*wire.old, *wire.new)]
         return not any(_is_frame(self._types.get(ref) or self._types_then.get(ref)) for ref in refs)
 
     def _merged(self) -> Graph:
+        """Return the edited graph with the params of the run in pinned nodes, and in carries that are not trained."""
         graph = Graph(self._new.name, run=self._new.run)
         for name, part in self._new.carries.items():
             before = self._old.carries.get(name)
@@ -208,11 +215,11 @@ class _Planner:
         return graph
 
 
-_MOVED: tuple[Fate, ...] = ("recomputed", "updated", "left out")
+_CHANGED: tuple[Fate, ...] = ("recomputed", "updated", "left out")
 
 
-def _said(change: PartChange) -> Iterator[str]:
-    """The changes of a node, each in a line without its name."""
+def _described(change: PartChange) -> Iterator[str]:
+    """Yield the changes of a node, each in a line without the node's name."""
     if change.change == "added":
         yield "new"
         return
@@ -226,7 +233,7 @@ def _is_frame(kind: EdgeType | None) -> bool:
 
 
 def _as_it_was(part: Part, before: Part | None) -> Part:
-    """The part with the params that it had in the run; data files stay where the edited graph finds them."""
+    """Return the part with the params of the run; paths of data files stay those of the edited graph."""
     if before is None or before.declared is None or before.type_name != part.type_name:
         return part
     if before.portable_params() == part.portable_params():

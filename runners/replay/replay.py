@@ -1,4 +1,4 @@
-"""Plays an edited graph over the stored rounds of a run: what was given is read, what is judged is judged again."""
+"""Replay an edited graph over the stored rounds of a run: read rollouts, recompute rewards and advantages."""
 
 import shutil
 import time
@@ -27,7 +27,7 @@ from genrl_graph.runners.loop.peers import Peer, changing_carries, digests, make
 from genrl_graph.runners.loop.round import run_round
 from genrl_graph.runners.loop.stage_metrics import Stages
 from genrl_graph.runners.loop.threads import set_threads
-from genrl_graph.runners.play import replace_run
+from genrl_graph.runners.opening import replace_run
 from genrl_graph.runners.replay.deltas import ColumnDelta, ColumnDeltas
 from genrl_graph.runners.replay.plan import NodeVerdict, ReplayPlan, plan_replay
 from genrl_graph.runners.replay.rounds import HolderRound, StoredRounds
@@ -46,10 +46,11 @@ from genrl_graph.store.run_store import RunStore
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A replay that ended: where it is, what it read, what became of each node and how values moved.
+    """A replay that ended: its folder, the rounds and rows that it read, the decision for each node, the deltas.
 
-    `notes` are lines about what of the edit was not applied; `before` and `after` are digests of the carries by peer
-    and name, where updates ran.
+    `groups` and `rows` count what was read from the store. `moves` are the deltas of rewards and advantages. `notes`
+    are lines about edits that were not applied. `before` and `after` are digests of the carries by peer and name,
+    where updates ran.
     """
 
     folder: Path
@@ -77,19 +78,20 @@ def replay(
     imports: Mapping[str, str] | None = None,
     quiet: bool = False,
 ) -> Replay:
-    """Play `graph` over the complete rounds of a run, of `rounds` (from, up to but without) or all, into folder `out`.
+    """Play `graph` over complete rounds of a run, `rounds` = (first, end) or all, and write the result to `out`.
 
-    What sources, generators and exchanges gave is read: no model is loaded and no token sampled. Selects, rewards
-    and advantages are computed where they, their code or their inputs changed, or where `recompute` names them
-    (`all`); the rest is read too. Updates run with `update` alone, off-policy: the stored log-probs are the old
-    ones. They start from the newest checkpoint of the run at or before the first round, else from the initial
-    weights. Random streams and run options are those of the run. Raises `GraphError` for an edit that only playing
-    can answer, `ParamError` for rounds that are not there, `StoreError` where `out` is taken; where a replay fails,
-    `out` is removed.
+    The rows of sources, generators and exchanges are read: no model is loaded and no token sampled. Selects, rewards
+    and advantages are recomputed where they, their code or their inputs changed, or where `recompute` names them
+    (`all`); other nodes are read, too. Updates run only with `update`, off-policy: the stored log-probs are the old
+    ones. They start from the newest checkpoint at or before the first round, else from the initial weights. Random
+    streams and run options are those of the run.
+
+    Raises `GraphError` for an edit that needs new rollouts, `ParamError` for rounds that the run does not have,
+    `StoreError` where `out` is taken. A replay that fails removes `out`.
     """
     source, folder = open_run(run), Path(out)
     refuse_taken(folder)
-    compile_graph(graph)  # all its problems, before any that come of the run
+    compile_graph(graph)  # report problems of the graph before those of the replay
     stored = StoredRounds(source)
     chosen = stored.chosen(*(rounds or (min(stored.holders, default=0), None)))
     origins = CodeVersions(source.versions)
@@ -97,25 +99,21 @@ def replay(
     schedule = compile_graph(replace_run(plan.graph, _options(source.graph.run, len(chosen))))
     if update and not plan.names("updated"):
         raise ParamError(f"--update: graph {graph.name!r} has no update; leave it out")
-    versions = run_versions(schedule.graph, imports or {}) | {"replayed": _noted(source, chosen, plan, update=update)}
+    versions = run_versions(schedule.graph, imports or {}) | {"replayed": _record(source, chosen, plan, update=update)}
     console = Console(stderr=True, highlight=False, quiet=quiet)
     if update:
         set_threads(source.graph.run.threads)
+    with shown_by(WaitingBar(console).show):
+        players = _players(schedule, plan, stored.peers)
+    starts = start_carries(players, stored, schedule, chosen[0]) if update else []
+    before = digests(players)
+    if update:
+        versions["carries"] = {carry: before[stored.peers[0], carry] for carry in schedule.graph.carries}
     with ExitStack() as stack:
-        with shown_by(WaitingBar(console).show):
-            players = _players(schedule, plan, stored.peers)
-        starts = start_carries(players, stored, schedule, chosen[0]) if update else []
-        before = digests(players)
-        if update:
-            versions["carries"] = {carry: before[stored.peers[0], carry] for carry in schedule.graph.carries}
         store = RunStore.create(folder, schedule.graph.record(), versions)
         stack.push(lambda kind, error, at: shutil.rmtree(folder) if kind is not None else None)
         stack.enter_context(store)
-        terminal = stack.enter_context(Terminal(schedule, rounds=chosen[-1] + 1, console=console, played=chosen[0]))
-        played = _Rounds(schedule, plan, stored, players, store, terminal)
-        stack.callback(played.close)
-        for number in chosen:
-            played.play(number)
+        played = _play_rounds(schedule, plan, stored, players, store, chosen, console)
         if update:
             last = checkpoint_folder(store.checkpoints, chosen[-1] + 1)
             save_checkpoint(last, changing_carries(schedule, players))
@@ -128,15 +126,34 @@ def replay(
         rows=sum(played.read.values()),
         graph=schedule.graph,
         verdicts=plan.verdicts,
-        moves=played.moves.found(),
+        moves=played.deltas.deltas(),
         notes=[*plan.notes, *changed_data(source.versions, versions), *starts],
         before=before,
         after=digests(players),
     )
 
 
-def _noted(source: StoredRun, chosen: Sequence[int], plan: ReplayPlan, *, update: bool) -> dict[str, Any]:
-    """What the folder of a replay says of where it comes from."""
+def _play_rounds(
+    schedule: Schedule,
+    plan: ReplayPlan,
+    stored: StoredRounds,
+    players: Sequence[Peer],
+    store: RunStore,
+    chosen: Sequence[int],
+    console: Console,
+) -> "_Rounds":
+    """Replay the chosen rounds into a store; returns what was read and compared."""
+    with ExitStack() as stack:
+        terminal = stack.enter_context(Terminal(schedule, rounds=chosen[-1] + 1, console=console, played=chosen[0]))
+        rounds = _Rounds(schedule, plan, stored, players, store, terminal)
+        stack.callback(rounds.close)
+        for number in chosen:
+            rounds.play(number)
+    return rounds
+
+
+def _record(source: StoredRun, chosen: Sequence[int], plan: ReplayPlan, *, update: bool) -> dict[str, Any]:
+    """Return the origin of a replay for its graph.yaml: run, rounds and decisions."""
     return {
         "run": str(source.folder),
         "rounds": [chosen[0], chosen[-1] + 1],
@@ -147,7 +164,7 @@ def _noted(source: StoredRun, chosen: Sequence[int], plan: ReplayPlan, *, update
 
 
 class _Rounds:
-    """Plays round by round: nodes that are computed go through the one loop, records of all others are copied."""
+    """Replays round by round: recomputed nodes run in the loop of every run, records of other nodes are copied."""
 
     def __init__(
         self,
@@ -162,7 +179,7 @@ class _Rounds:
         self._store, self._terminal = store, terminal
         self._players = {player.name: player for player in players}
         self._steps = [step for step in schedule.steps if step.action != "open"]
-        self._turns: dict[str, HolderRound] = {}
+        self._holder_rounds: dict[str, HolderRound] = {}
         self._records: dict[tuple[str, str], Record] = {}
         self._done: dict[tuple[str, str], StepReport] = {}
         self._metrics = RoundMetrics([JsonLines(store.folder / "metrics.jsonl")], stages=Stages(schedule))
@@ -175,14 +192,14 @@ class _Rounds:
             watch=self._watch,
             read_inputs=self._inputs,
         )
-        self.moves = ColumnDeltas()
+        self.deltas = ColumnDeltas()
         self.read: dict[str, int] = {}
 
     def play(self, number: int) -> None:
-        """One round of all peers that played it: computed, and committed with what is copied."""
+        """Replay a round of the peers that played it; recomputed and copied records are committed together."""
         started = time.perf_counter()
         holders = self._stored.holders[number]
-        self._turns = {holder: self._stored.turn(number, holder) for holder in holders}
+        self._holder_rounds = {holder: self._stored.holder_round(number, holder) for holder in holders}
         run_round(self._context, [self._players[holder] for holder in holders], number)
         records = [self._record(step.node, holder) for step in self._steps for holder in holders]
         self._store.commit(records)
@@ -192,16 +209,17 @@ class _Rounds:
         self._compare(holders)
         seconds = time.perf_counter() - started
         self._terminal.round(number, self._metrics.end(number, seconds), seconds)
-        self._records, self._done, self._turns = {}, {}, {}
+        self._records, self._done, self._holder_rounds = {}, {}, {}
 
     def close(self) -> None:
         """Close metrics.jsonl."""
         self._metrics.close()
 
     def _inputs(self, node: str, round: int, peer: Peer) -> dict[str, Any]:
-        part, turn = self._schedule.graph.nodes[node], self._turns[peer.name]
+        """Return the inputs of a node: recomputed values of this round, else stored ones."""
+        part, stored = self._schedule.graph.nodes[node], self._holder_rounds[peer.name]
         refs = {edge.ref for edge in part.edges()}
-        inputs = part.bind({ref: peer.values[ref] if ref in peer.values else turn[ref] for ref in refs})
+        inputs = part.bind({ref: peer.values[ref] if ref in peer.values else stored[ref] for ref in refs})
         return off_policy(inputs) if isinstance(part.declared, Update) else inputs
 
     def _keep(self, records: Sequence[Record]) -> None:
@@ -211,12 +229,13 @@ class _Rounds:
         self._done[done.step.node, done.peer] = done
 
     def _record(self, node: str, holder: str) -> Record:
-        turn, verdict = self._turns[holder], self._verdicts[node]
+        """Return the record of a node to commit: recomputed, copied, or the note that it was left out."""
+        stored, verdict = self._holder_rounds[holder], self._verdicts[node]
         if (node, holder) in self._records:
             return self._records[node, holder]
         if verdict.fate == "left out":
-            return Record(turn.round, node, holder, {"left_out": verdict.why}, {})
-        record = turn.record(node)
+            return Record(stored.round, node, holder, {"left_out": verdict.why}, {})
+        record = stored.record(node)
         for group, table in record.tables.items():
             self.read[group] = self.read.get(group, 0) + table.num_rows
         return record
@@ -224,21 +243,22 @@ class _Rounds:
     def _copied(self, number: int, step: Step, holder: str) -> StepReport:
         metrics: Mapping[str, float] = {}
         if self._verdicts[step.node].fate != "left out":
-            metrics = self._turns[holder].recorded(step.node).metrics
+            metrics = self._holder_rounds[holder].recorded(step.node).metrics
         return StepReport(number, step, holder, 0.0, metrics, recalled=True)
 
     def _compare(self, holders: Sequence[str]) -> None:
+        """Compare the recomputed rewards and advantages of a round with the stored ones."""
         for step in self._steps:
             verdict = self._verdicts[step.node]
             for holder in holders if verdict.fate == "recomputed" and verdict.was is not None else ():
                 for ref, rows in self._done[step.node, holder].outputs.items():
                     if isinstance(rows, Frame) and rows.marks & {SCORED, CREDITED}:
-                        then = f"{verdict.was}{ref.removeprefix(step.node)}"
-                        self.moves.take(ref, self._turns[holder].table(then), rows)
+                        old_ref = f"{verdict.was}{ref.removeprefix(step.node)}"
+                        self.deltas.take(ref, self._holder_rounds[holder].table(old_ref), rows)
 
 
 def _computed(schedule: Schedule, plan: ReplayPlan) -> Schedule:
-    """The schedule of the nodes that are computed; without updates it has no carries."""
+    """Return the schedule of the nodes that are recomputed; without updates it has no carries."""
     names = set(plan.names("recomputed", "updated"))
     graph = schedule.graph
     if not plan.names("updated"):
@@ -248,12 +268,12 @@ def _computed(schedule: Schedule, plan: ReplayPlan) -> Schedule:
 
 
 def _options(run: RunConfig, rounds: int) -> RunConfig:
-    """The options of the run, as far as they are those of its replay."""
+    """Return the options of the run, without evaluations and trackers."""
     return run.model_copy(update={"rounds": rounds, "mode": "train", "eval_every": 0, "trackers": ()})
 
 
 def _players(schedule: Schedule, plan: ReplayPlan, names: Sequence[str]) -> list[Peer]:
-    """The peers of the run; their carries are made where updates run. Nodes that are computed are made ready."""
+    """Prepare the nodes that are recomputed, and return the peers of the run, with carries where updates run."""
     needed = [schedule.nodes[name] for name in plan.names("recomputed", "updated")]
     sources = {name: node for name, node in schedule.nodes.items() if isinstance(node, Source)}
     if any("tasks" in node.signature.resources for node in needed):

@@ -1,4 +1,4 @@
-"""What a replay read, what became of each node and how rewards and advantages moved, for a terminal."""
+"""Print a replay to the terminal: what it read, the decision for each node, the deltas of rewards and advantages."""
 
 from collections.abc import Sequence
 
@@ -16,34 +16,34 @@ STYLES = {"recomputed": "bold", "updated": "bold", "left out": "yellow"}
 
 
 def print_replay(replay: Replay, console: Console) -> None:
-    """Everything that one page says of a replay."""
+    """Print a replay on one page."""
     rounds, peers = f"rounds {replay.rounds[0]} to {replay.rounds[-1]}", ", ".join(replay.peers)
     read = f"{counted(replay.groups, 'group')}, {counted(replay.rows, 'row')}"
     say(console, ("read", "bold"), f" {line(str(replay.source))}: {rounds} of {line(peers)}; {read}")
     console.print(_node_table(replay))
-    if shown := [move for move in replay.moves if move.changed or move.column in ("reward", "advantage")]:
-        console.print(_move_table(shown))
-    for move in replay.moves:
-        for told in _counts(move):
-            say(console, f"{line(move.node)} {line(move.column)}: {told}")
+    if shown := [delta for delta in replay.moves if delta.changed or delta.column in ("reward", "advantage")]:
+        console.print(_delta_table(shown))
+    for delta in replay.moves:
+        for text in _counts(delta):
+            say(console, f"{line(delta.node)} {line(delta.column)}: {text}")
     for note in replay.notes:
         say(console, line(note))
     for (peer, carry), digest in replay.before.items():
         say(console, f"{line(peer)} {line(carry)}: weights {digest[:16]} -> {replay.after[peer, carry][:16]}")
-    done = [f"{counted(len(nodes), 'node')} {fate}" for fate in STYLES if (nodes := _of(replay, fate))]
+    done = [f"{counted(len(nodes), 'node')} {fate}" for fate in STYLES if (nodes := _nodes_with(replay, fate))]
     what = ", ".join(done) or "nothing changed: every row is as it was"
     say(console, ("made", "bold"), f" {line(str(replay.folder))}: {what}; {_tokens(replay)}")
 
 
 def _tokens(replay: Replay) -> str:
-    """Generators never run; only a reward that is computed with a policy at hand, a judge, may let it write."""
-    computed = [replay.graph.nodes[name] for name in _of(replay, "recomputed")]
-    live = {*replay.graph.carries, *_of(replay, "updated")}
+    """Say that nothing was sampled; a recomputed judge that reads a policy may have sampled tokens, but no rollouts."""
+    computed = [replay.graph.nodes[name] for name in _nodes_with(replay, "recomputed")]
+    live = {*replay.graph.carries, *_nodes_with(replay, "updated")}
     judged = any(edge.origin in live for part in computed for edge in part.edges())
     return "no rollout sampled" if judged else "0 tokens generated"
 
 
-def _of(replay: Replay, fate: str) -> list[str]:
+def _nodes_with(replay: Replay, fate: str) -> list[str]:
     return [name for name, verdict in replay.verdicts.items() if verdict.fate == fate]
 
 
@@ -58,22 +58,21 @@ def _node_table(replay: Replay) -> Table:
     return table
 
 
-def _move_table(moves: Sequence[ColumnDelta]) -> Table:
-    """One line a column; of advantages, whose mean is 0, the mean size. Only groups whose values vary train."""
+def _delta_table(deltas: Sequence[ColumnDelta]) -> Table:
+    """Return one row per column; advantages, whose mean is 0, show their mean absolute value."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("node", "column", "mean", "rows changed", "largest", "rank", "varied groups"):
         table.add_column(name, justify="left" if name in ("node", "column") else "right", no_wrap=True)
-    for move in moves:
-        sized = move.column == "advantage"
-        varied = f"{_arrow(*map(str, move.varied))} of {move.groups}" if move.groups else ""
+    for delta in deltas:
+        absolute = delta.column == "advantage"
         table.add_row(
-            Text(line(move.node)),
-            "|advantage|" if sized else Text(line(move.column)),
-            _arrow(*(f"{value:.4g}" for value in (move.size if sized else move.mean))),
-            f"{move.changed} of {move.rows}",
-            f"{move.largest:+.4g}" if move.largest else "",
-            "" if move.rank is None else f"{move.rank:.3f}",
-            varied,
+            Text(line(delta.node)),
+            "|advantage|" if absolute else Text(line(delta.column)),
+            _arrow(*(f"{value:.4g}" for value in (delta.size if absolute else delta.mean))),
+            f"{delta.changed} of {delta.rows}",
+            f"{delta.largest:+.4g}" if delta.largest else "",
+            "" if delta.rank is None else f"{delta.rank:.3f}",
+            f"{_arrow(*map(str, delta.varied))} of {delta.groups}" if delta.groups else "",
         )
     return table
 
@@ -82,11 +81,11 @@ def _arrow(old: str, new: str) -> str:
     return old if old == new else f"{old} -> {new}"
 
 
-def _counts(move: ColumnDelta) -> list[str]:
-    """What the table has no room for: rows that could not be judged, and rows that only one side has."""
-    told = []
-    if move.unjudged[0] != move.unjudged[1]:
-        told.append(f"{counted(move.unjudged[1], 'row')} unjudged, {move.unjudged[0]} in the run")
-    if move.gone or move.come:
-        told.append(f"{move.gone} of the run's rows are gone, {move.come} came")
-    return told
+def _counts(delta: ColumnDelta) -> list[str]:
+    """Return lines about rows that could not be judged, and rows that only the run or only the replay has."""
+    lines = []
+    if delta.unjudged[0] != delta.unjudged[1]:
+        lines.append(f"{counted(delta.unjudged[1], 'row')} unjudged, {delta.unjudged[0]} in the run")
+    if delta.removed or delta.added:
+        lines.append(f"{counted(delta.removed, 'row')} only in the run, {delta.added} only in the replay")
+    return lines

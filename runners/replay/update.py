@@ -1,4 +1,4 @@
-"""Training in a replay: where the carries start, and rows that a policy of another history sampled."""
+"""Training in a replay: load the carries to start from, and mark all rows as off-policy."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,14 +14,14 @@ from genrl_graph.runners.replay.rounds import StoredRounds
 from genrl_graph.runners.resume.checkpoint import checkpoint_folder, load_checkpoint, newest_checkpoint
 
 NO_VERSION = -1
-"""The policy version of rows that reach an update in a replay."""
+"""The policy version that all rows get before an update in a replay."""
 
 
 def off_policy(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs of an update with rows that none of its policy's versions sampled: they are off-policy, all of them.
+    """Return the inputs of an update with all rows marked as off-policy, by a policy version that never exists.
 
-    The version in a row counts the steps of the run's policy. The one that is trained here may have taken as many,
-    but other ones, so an update that compares the numbers would take such rows for on-policy.
+    The version in a row counts the optimiser steps of the run's policy. The policy of the replay may have the same
+    count after other steps; an update that compares the two numbers would take such rows for on-policy.
     """
 
     def marked(value: Any) -> Any:
@@ -29,12 +29,12 @@ def off_policy(inputs: Mapping[str, Any]) -> dict[str, Any]:
             return {name: marked(item) for name, item in value.items()}
         if isinstance(value, list):
             return [marked(item) for item in value]
-        return _of_no_version(value) if list(frames_of(value)) else value
+        return _without_version(value) if list(frames_of(value)) else value
 
     return {name: marked(value) for name, value in inputs.items()}
 
 
-def _of_no_version(rows: Frame) -> Frame:
+def _without_version(rows: Frame) -> Frame:
     names = rows.table.column_names
     if "policy_version" not in names:
         return rows
@@ -45,16 +45,19 @@ def _of_no_version(rows: Frame) -> Frame:
 
 
 def start_carries(players: Sequence[Peer], stored: StoredRounds, schedule: Schedule, first: int) -> list[str]:
-    """Let the carries be what they were before round `first`, as far as a checkpoint has it; says what they are."""
+    """Load the carries from the newest checkpoint at or before round `first`; without one they keep initial values.
+
+    Returns a line per carry that says what it starts from.
+    """
     notes: dict[str, None] = {}
     for peer, carries in changing_carries(schedule, players).items():
-        folder = stored.checkpoints(peer)
-        made = newest_checkpoint(folder, at_most=first) if folder.is_dir() else 0
-        kept = checkpoint_folder(folder, made)
-        known = {name: value for name, value in carries.items() if made and (kept / peer / name).is_dir()}
-        load_checkpoint(kept, {peer: known})
+        checkpoints = stored.checkpoints(peer)
+        rounds = newest_checkpoint(checkpoints, at_most=first) if checkpoints.is_dir() else 0
+        folder = checkpoint_folder(checkpoints, rounds)
+        saved = {name: value for name, value in carries.items() if rounds and (folder / peer / name).is_dir()}
+        load_checkpoint(folder, {peer: saved})
         for name in carries:
-            begins = f"the checkpoint after {counted(made, 'round')}" if name in known else "its initial value"
-            late = f", for there is no checkpoint at round {first}" if (made if name in known else 0) < first else ""
-            notes[f"{name}: starts from {begins}{late}"] = None
+            origin = f"the checkpoint after {counted(rounds, 'round')}" if name in saved else "its initial value"
+            late = f", for there is no checkpoint at round {first}" if (rounds if name in saved else 0) < first else ""
+            notes[f"{name}: starts from {origin}{late}"] = None
     return list(notes)

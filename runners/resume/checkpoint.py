@@ -15,18 +15,18 @@ Carries = Mapping[str, Mapping[str, Carried]]
 
 
 def checkpoint_folder(checkpoints: Path, rounds: int) -> Path:
-    """The folder of the checkpoint after so many rounds."""
+    """Return the folder of the checkpoint after `rounds` rounds."""
     return checkpoints / f"{rounds:06d}"
 
 
 def newest_checkpoint(checkpoints: Path, *, at_most: int | None = None) -> int:
-    """After how many rounds (`at_most` so many) the newest checkpoint was made, 0 where there is none."""
-    made = (int(path.name) for path in checkpoints.iterdir() if path.name.isdecimal())
-    return max((rounds for rounds in made if at_most is None or rounds <= at_most), default=0)
+    """Return the number of rounds before the newest checkpoint, at most `at_most`; 0 where there is none."""
+    rounds = (int(path.name) for path in checkpoints.iterdir() if path.name.isdecimal())
+    return max((count for count in rounds if at_most is None or count <= at_most), default=0)
 
 
 def damage(folder: Path) -> str | None:
-    """What is first found wrong with the files of a checkpoint, None where all are as they were written."""
+    """Describe the first damaged file of a checkpoint; None where all files match the manifest."""
     try:
         return next((f"{path} {what}" for path, what in damaged_files(folder)), None)
     except StoreError as error:
@@ -34,10 +34,10 @@ def damage(folder: Path) -> str | None:
 
 
 def save_checkpoint(folder: Path, peers: Carries, *, keep: int | None = None) -> None:
-    """Write `<folder>/<peer>/<carry>/` and a manifest; then all but the `keep` newest checkpoints go (None: none).
+    """Write `<folder>/<peer>/<carry>/` and a manifest, then remove all but the `keep` newest checkpoints.
 
-    No checkpoint is removed before this one is on the disk. Raises `StoreError` where the disk refuses; the
-    checkpoints that were there stay.
+    `keep` None removes none. No checkpoint is removed before this one is on disk. Raises `StoreError` where a write
+    fails; older checkpoints then stay.
     """
     draft = folder.with_name(f".{folder.name}{DRAFT}")
     try:
@@ -49,11 +49,11 @@ def save_checkpoint(folder: Path, peers: Carries, *, keep: int | None = None) ->
                     (draft / peer / name).mkdir(parents=True)
                     value.save(draft / peer / name)
             write_manifest(draft)
-            for made in (draft, *draft.rglob("*")):
-                sync_folder(made) if made.is_dir() else sync_file(made)
-            _put(draft, folder)
+            for path in (draft, *draft.rglob("*")):
+                sync_folder(path) if path.is_dir() else sync_file(path)
+            _publish(draft, folder)
         finally:
-            shutil.rmtree(draft, ignore_errors=True)  # what is cut takes room
+            shutil.rmtree(draft, ignore_errors=True)  # a partial checkpoint takes disk space
         if keep is not None:
             _keep_newest(folder, keep)
     except OSError as error:
@@ -61,7 +61,7 @@ def save_checkpoint(folder: Path, peers: Carries, *, keep: int | None = None) ->
 
 
 def load_checkpoint(folder: Path, peers: Carries) -> None:
-    """Let every value become what was saved of it; raises `StoreError` where it does not fit."""
+    """Load every carry from a checkpoint; raises `StoreError` where one cannot be read or does not fit."""
     for peer, carries in peers.items():
         for name, value in carries.items():
             try:
@@ -71,8 +71,8 @@ def load_checkpoint(folder: Path, peers: Carries) -> None:
                 raise failed(folder / peer / name, "read a checkpoint", error) from error
 
 
-def _put(draft: Path, folder: Path) -> None:
-    """Give a draft its name for good; one that had the name before can be put back until then."""
+def _publish(draft: Path, folder: Path) -> None:
+    """Rename a draft to `folder`; a folder with that name is moved aside and removed last, so it can be restored."""
     aside = folder.with_name(f".{folder.name}{REPLACED}")
     if folder.exists():
         shutil.rmtree(aside, ignore_errors=True)
@@ -83,9 +83,9 @@ def _put(draft: Path, folder: Path) -> None:
 
 
 def _keep_newest(saved: Path, keep: int) -> None:
-    """Remove the oldest checkpoints; each loses its name first, so that half of one is never taken for a whole.
+    """Remove the oldest checkpoints; each is renamed first, so a half-removed one is not taken for a whole one.
 
-    The one just saved stays: a run that went back has newer ones, and they are damaged.
+    The checkpoint just saved always stays: a run that resumed from an earlier one has newer ones, which are damaged.
     """
     known = sorted((path for path in saved.parent.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
     for old in known[:-keep]:

@@ -1,4 +1,4 @@
-"""Which code made the numbers of a node: the versions of its class, its package and its script, then and now."""
+"""Versions of the code behind a node: its class, package and script, as a run recorded them and as they are now."""
 
 import hashlib
 import importlib.metadata
@@ -22,10 +22,13 @@ _FUNCTION = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*):[A-Za-z_]\w*(?:\.\w+)*")
 
 
 def run_versions(graph: Graph, imports: Mapping[str, str]) -> dict[str, Any]:
-    """What a run folder notes of what ran it; `packages` are those that nodes come from and that are none of ours."""
-    found: dict[str, Any] = {name: version for name in PACKAGES if (version := installed(name)) is not None}
-    found |= {"python": platform.python_version(), "lock": lock_digest(), "fingerprint": full_fingerprint(graph)}
-    noted = {
+    """Return the versions that a run folder records: packages, Python, commit, data, scripts, node classes.
+
+    `packages` are those that define nodes, besides `PACKAGES`.
+    """
+    versions: dict[str, Any] = {name: version for name in PACKAGES if (version := installed(name)) is not None}
+    versions |= {"python": platform.python_version(), "lock": lock_digest(), "fingerprint": full_fingerprint(graph)}
+    optional = {
         "commit": commit(),
         "unlocked": dict(differing_from_lock()),
         "data": data_digests(graph),
@@ -33,35 +36,35 @@ def run_versions(graph: Graph, imports: Mapping[str, str]) -> dict[str, Any]:
         "classes": class_versions(graph),
         "packages": _node_packages(graph),
     }
-    return found | {name: value for name, value in noted.items() if value}
+    return versions | {name: value for name, value in optional.items() if value}
 
 
 class CodeVersions:
-    """The code that a run was played with, as its folder notes it, against the code of now."""
+    """The code versions that a run folder recorded, compared with the installed code."""
 
     def __init__(self, versions: Mapping[str, Any]) -> None:
         self._classes: Mapping[str, int] = versions.get("classes", {})
         imports: Mapping[str, str] = versions.get("imports", {})
         self._scripts = {Path(name).stem: digest for name, digest in imports.items() if _is_script(name)}
         self._packages: dict[str, set[str]] = {}
-        resumed = [noted.get("versions", {}) for noted in versions.get("resumed", [])]
+        resumed = [record.get("versions", {}) for record in versions.get("resumed", [])]
         for known in (versions, versions.get("packages", {}), *resumed):
             for name, version in known.items():
                 if isinstance(version, str):
                     self._packages.setdefault(name, set()).add(version)
 
     def changes(self, part: Part) -> list[str]:
-        """What is another now of the code of a part, in words; what was never noted cannot be told."""
-        found = []
+        """Describe each change in the code of a part; code whose version was not recorded counts as unchanged."""
+        changes = []
         if part.cls is not None:
             then, now = self._classes.get(part.type_name, 1), part.cls.class_version
             if then != now:
-                found.append(f"version {then} -> {now} of {part.type_name}")
+                changes.append(f"version {then} -> {now} of {part.type_name}")
         for module in modules_of(part):
-            found += [change for change in self._module(module) if change not in found]
-        return found
+            changes += [change for change in self._module_changes(module) if change not in changes]
+        return changes
 
-    def _module(self, module: str) -> Iterator[str]:
+    def _module_changes(self, module: str) -> Iterator[str]:
         if module in self._scripts:
             if _script_digest(module) not in (None, self._scripts[module]):
                 yield f"{module}.py has changed"
@@ -73,22 +76,22 @@ class CodeVersions:
 
 
 def modules_of(part: Part) -> list[str]:
-    """The modules that define a node: those of its class and of the classes under it, and of functions it names."""
-    declared, found = part.declared, []
+    """Return the modules that define a part: those of its class, its base classes, and the functions it names."""
+    declared, modules = part.declared, []
     for cls in part.cls.__mro__ if part.cls is not None else ():
         if issubclass(cls, Declared) and (cls.type_name or not _is_ours(cls.__module__)):
-            found.append(cls.__module__)
+            modules.append(cls.__module__)
     for name in type(declared).model_fields if declared is not None else ():
         value = getattr(declared, name)
-        if isinstance(value, str) and (named := _FUNCTION.fullmatch(value)):
-            found.append(named[1])
+        if isinstance(value, str) and (function := _FUNCTION.fullmatch(value)):
+            modules.append(function[1])
         elif callable(value):
-            found.append(str(getattr(value, "__module__", "")))
-    return list(dict.fromkeys(found))
+            modules.append(str(getattr(value, "__module__", "")))
+    return list(dict.fromkeys(modules))
 
 
 def _node_packages(graph: Graph) -> dict[str, str]:
-    """The installed packages that nodes of a graph come from, with their versions; those of PACKAGES stand apart."""
+    """Return name and version of the installed packages that define nodes of a graph, without those in `PACKAGES`."""
     names = {_package_of(module) for part in graph.nodes.values() for module in modules_of(part)}
     wanted = sorted(name for name in names if name is not None and name not in PACKAGES)
     return {name: version for name in wanted if (version := installed(name)) is not None}
@@ -103,7 +106,7 @@ def _is_script(name: str) -> bool:
 
 
 def _script_digest(module: str) -> str | None:
-    """The hash of the file of a module, None where it has none."""
+    """Return the hash of a module's file; None where it has none."""
     file = getattr(sys.modules.get(module), "__file__", None)
     return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
@@ -111,8 +114,8 @@ def _script_digest(module: str) -> str | None:
 def _package_of(module: str) -> str | None:
     if _is_ours(module):
         return "genrl-graph"
-    found = _distributions().get(module.partition(".")[0])
-    return found[0] if found else None
+    names = _distributions().get(module.partition(".")[0])
+    return names[0] if names else None
 
 
 @cache
@@ -121,6 +124,6 @@ def _distributions() -> Mapping[str, list[str]]:
 
 
 def class_versions(graph: Graph) -> dict[str, int]:
-    """The versions of the classes of a graph's parts, by type, where they are not 1."""
+    """Return the class versions of a graph's parts by type name, without those that are 1."""
     classes = [part.cls for part in (*graph.carries.values(), *graph.nodes.values()) if part.cls is not None]
     return {cls.type_name: cls.class_version for cls in classes if cls.class_version != 1}

@@ -1,4 +1,4 @@
-"""Where a run that was cut goes on: what is given is held against what ran, and the newest checkpoint is loaded."""
+"""Resume an interrupted run: check that it is the same game, load the newest checkpoint, recall committed steps."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ from genrl_graph.store.run_store import RunStore
 MAY_DIFFER = frozenset(
     {"rounds", "checkpoint_every", "trackers", "keep", "max_failed_rows", "max_retries", "retry_wait_s"}
 )
-"""Run options that change neither what is played nor how: where a run ends, what it keeps, how patient it is."""
+"""Run options that may change on resume: they do not affect what the rounds compute."""
 
 NOT_PACKAGES = frozenset(
     {
@@ -45,113 +45,118 @@ NOT_PACKAGES = frozenset(
         "replayed",
     }
 )
-"""Entries among the versions of a run folder that are the version of no package."""
+"""Entries among the versions of a run folder that are not package versions."""
 
-NOTED_SINCE = frozenset({"python", "commit"})
-"""Entries that older run folders lack, and wheels may lack: compared only where both sides have them."""
+OPTIONAL = frozenset({"python", "commit"})
+"""Entries that older run folders and wheels lack: compared only where both sides have them."""
 
-MOVED = "starts as {}, but as {} when the run began; was its model or its file changed?"
+OTHER_START = "starts as {}, but as {} when the run began; was its model or its file changed?"
 
 Line = tuple[str, int, str]
-"""A line of metrics.jsonl: "round" or "eval", its number and its peer."""
+"""The key of a line of metrics.jsonl: "round" or "eval", the round, the peer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where the rounds begin: at round 0 of a new run, or behind the newest checkpoint of one that goes on.
+    """The state that a session starts from: round 0 of a new run, or the newest checkpoint of a previous run.
 
-    `reported` are the lines that metrics.jsonl has; `left` says of rounds that were left because the swarm had gone
-    on which one came next; rows that failed and steps tried again are those before `first`.
+    `recall` returns what the previous run committed of a round, node and peer; `reported` are the lines that
+    metrics.jsonl already has; `skipped` maps each round that was left for a later one, because the swarm was there, to
+    that one; `failed_rows` and `retries` count what was spent of the budget before round `first`.
     """
 
     first: int = 0
     recall: Callable[[int, str, str], Recorded | None] = lambda round, node, peer: None
     reported: frozenset[Line] = frozenset()
-    left: Mapping[int, int] = field(default_factory=dict)
+    skipped: Mapping[int, int] = field(default_factory=dict)
     failed_rows: int = 0
     retries: int = 0
 
 
 class PreviousRun:
-    """A run that exists, open for writing, before it goes on."""
+    """A previous run in the folder, open for writing, before it is resumed from round `first`."""
 
     def __init__(self, store: RunStore) -> None:
         self.store = store
         self._run = RunConfig.model_validate(yaml.safe_load(store.graph_yaml).get("run") or {})
         self.reported = frozenset(_lines(store.folder / "metrics.jsonl"))
-        self._damage: dict[int, str | None] = {}  # of the checkpoints that were looked at
-        self.first = self._newest_sound(None)
+        self._damage: dict[int, str | None] = {}  # by round, of the checkpoints that were checked
+        self.first = self._newest_undamaged(None)
 
     def refuse_another(self, graph: Graph, versions: Mapping[str, Any]) -> None:
-        """Raise where something else is asked for than what ran: `GraphError`, or `ParamError` for `rounds`.
+        """Raise where `graph` is not the game of the previous run.
 
-        `graph` has the options that are asked for, of which only those in `MAY_DIFFER` may have changed; `versions`
-        are those of now, with the digests of scripts and data files.
+        Of its options only those in `MAY_DIFFER` may have changed. `versions` are the current ones, with the digests
+        of scripts and data files. Raises `GraphError` for another game, `ParamError` where fewer rounds are asked for
+        than were begun, `StoreError` for a replay.
         """
         if replayed := self.store.versions.get("replayed"):
             what = f"is a replay of {replayed['run']}, which has an end; replay it again, or resume that run"
             raise StoreError(f"{self.store.folder}: {what}")
         refuse_other_imports(self.store.folder, self.store.versions, versions.get("imports", {}))
-        told = self._differences(graph)
-        told += _changed("version of {}", self.store.versions.get("classes", {}), versions.get("classes", {}))
-        told += [
+        differences = self._differences(graph)
+        differences += _changed("version of {}", self.store.versions.get("classes", {}), versions.get("classes", {}))
+        differences += [
             f"{change}; bring it back, or start a new run" for change in changed_data(self.store.versions, versions)
         ]
-        if told:
+        if differences:
             may = ", ".join(f"run.{name}" for name in sorted(MAY_DIFFER))
-            raise GraphError("\n".join([f"{self.store.folder}: ran another game; only {may} may differ", *told]))
+            raise GraphError("\n".join([f"{self.store.folder}: ran another game; only {may} may differ", *differences]))
         begun = max([self.first, *(step["round"] + 1 for step in self._steps_from(self.first) if _trains(step))])
         if graph.run.rounds < begun and graph.run.mode != "evaluate":
             what = f"run.rounds: {graph.run.rounds}, but round {begun} was begun in {self.store.folder}"
             raise ParamError(f"{what}; give at least {begun}")
 
     def warnings(self, versions: Mapping[str, Any]) -> list[str]:
-        """One line for each checkpoint that is damaged, and for each package that is now another."""
+        """Return a line for each damaged checkpoint, and for each package whose version has changed."""
         damaged = [f"{what}; that checkpoint is passed over" for what in self._damage.values() if what is not None]
         return damaged + [
             f"{name} was {then or 'not installed'}, is {_now(versions, name) or 'not installed'}: bits may differ"
-            for name, then in self._others(versions).items()
+            for name, then in self._changed_versions(versions).items()
         ]
 
-    def kept(self, schedule: Schedule, rounds: int, peers: Sequence[str], *, evaluated: bool) -> RunProgress:
-        """How many exchanges of the run were closed, and whether nothing is left to do."""
+    def progress(self, schedule: Schedule, rounds: int, peers: Sequence[str], *, evaluated: bool) -> RunProgress:
+        """Return how many exchanges the run closed, and whether it is complete."""
         order = list(exchanges(schedule))
         steps = self.store.steps().to_pylist()
         places = [step["round"] * len(order) + order.index(step["node"]) for step in steps if step["node"] in order]
         return RunProgress(max(places, default=-1) + 1, self.is_complete(rounds, peers, evaluated=evaluated))
 
-    def go_on_from(self, latest: int | None) -> None:
-        """Take the newest undamaged checkpoint that was made after at most `latest` rounds."""
-        self.first = self._newest_sound(latest)
+    def choose_checkpoint(self, latest: int | None) -> None:
+        """Resume from the newest undamaged checkpoint after at most `latest` rounds (None: any)."""
+        self.first = self._newest_undamaged(latest)
 
     def is_complete(self, rounds: int, peers: Sequence[str], *, evaluated: bool) -> bool:
-        """Whether nothing of the run is left to do."""
-        wanted = {("eval", rounds, peer) for peer in peers if evaluated}
-        wanted |= {("round", rounds - 1, peer) for peer in peers if rounds}
-        return self.first >= rounds and wanted <= self.reported
+        """Whether the last round has its checkpoint, its metrics and, where it is `evaluated`, its evaluation."""
+        last = {("eval", rounds, peer) for peer in peers if evaluated}
+        last |= {("round", rounds - 1, peer) for peer in peers if rounds}
+        return self.first >= rounds and last <= self.reported
 
     def digests(self, schedule: Schedule, peers: Sequence[str], *, rounds: int) -> dict[tuple[str, str], str]:
-        """What all carries were after so many rounds, by peer and name, as far as it is recorded."""
-        begun = self.store.versions.get("carries", {})
-        found = {(peer, name): digest for peer in peers for name, digest in begun.items()}
+        """Return the recorded digests of the carries after `rounds` rounds, by peer and carry.
+
+        A carry without a record, such as one that a skipped round did not update, is missing.
+        """
+        initial = self.store.versions.get("carries", {})
+        digests = {(peer, name): digest for peer in peers for name, digest in initial.items()}
         if rounds:
             trained = {name for name, part in schedule.graph.carries.items() if part.next is not None}
-            found = {key: digest for key, digest in found.items() if key[1] not in trained}  # of a left round: unknown
+            digests = {key: digest for key, digest in digests.items() if key[1] not in trained}
             for step in self.store.steps(range(rounds - 1, rounds)).to_pylist():
-                given = json.loads(step["facts"]).get("digests", {})
+                recorded = json.loads(step["facts"]).get("digests", {})
                 for name, part in schedule.graph.carries.items():
-                    if part.next in given and _trains(step):
-                        found[step["holder"], name] = given[part.next]
-        return found
+                    if part.next in recorded and _trains(step):
+                        digests[step["holder"], name] = recorded[part.next]
+        return digests
 
     def restore(self, schedule: Schedule, players: Sequence[Peer]) -> Start:
-        """Let the carries become what the newest checkpoint holds, and verify all that is known of them.
+        """Load the carries from the chosen checkpoint and verify them against the recorded digests.
 
-        Raises `StoreError` where a carry is not what it was.
+        Returns the state that the session starts from. Raises `StoreError` where a digest differs.
         """
         peers, carries = [player.name for player in players], changing_carries(schedule, players)
         frozen = [name for name, part in schedule.graph.carries.items() if part.next is None or not self.first]
-        self._verify(players, frozen, self.digests(schedule, peers, rounds=0), MOVED)
+        self._verify(players, frozen, self.digests(schedule, peers, rounds=0), OTHER_START)
         if self.first:
             folder = checkpoint_folder(self.store.checkpoints, self.first)
             load_checkpoint(folder, carries)
@@ -159,25 +164,33 @@ class PreviousRun:
             damaged = f"is {{}} in {folder}, but was {{}} then; remove that folder to go on from an earlier one"
             self._verify(players, list(schedule.graph.carries), known, damaged)
         last = max([self.first - 1, *(step["round"] for step in self._steps_from(self.first))])
-        return Start(self.first, Recall(self.store, last=last), self.reported, self._left(), *self._spent())
+        failed_rows, retries = self._budget_spent()
+        return Start(
+            first=self.first,
+            recall=Recall(self.store, last=last),
+            reported=self.reported,
+            skipped=self._skipped_rounds(),
+            failed_rows=failed_rows,
+            retries=retries,
+        )
 
-    def _left(self) -> dict[int, int]:
+    def _skipped_rounds(self) -> dict[int, int]:
         steps = (step for step in self._steps_from(self.first) if step["node"] == BEHIND)
         return {step["round"]: json.loads(step["facts"])["to"] for step in steps}
 
-    def note(self, graph: Graph, versions: Mapping[str, Any]) -> None:
-        """Write the options and versions with which the run goes on to graph.yaml, where they are others."""
+    def record_resume(self, graph: Graph, versions: Mapping[str, Any]) -> None:
+        """Add the options and versions that changed since the run was last started to graph.yaml."""
         run, old = graph.run.model_dump(mode="json"), self._run.model_dump(mode="json")
         changed: dict[str, Any] = {name: [old[name], value] for name, value in run.items() if value != old[name]}
-        packages = {name: _now(versions, name) for name in self._others(versions)}
+        packages = {name: _now(versions, name) for name in self._changed_versions(versions)}
         if not changed and not packages:
             return
-        noted = {"round": self.first, "run": changed, "versions": packages}
-        resumed = [*self.store.versions.get("resumed", []), noted]
+        record = {"round": self.first, "run": changed, "versions": packages}
+        resumed = [*self.store.versions.get("resumed", []), record]
         write_graph(self.store.folder, graph.record(), {**self.store.versions, "resumed": resumed})
 
-    def _newest_sound(self, latest: int | None) -> int:
-        """After how many rounds the newest checkpoint was made that is as it was written, 0 where there is none."""
+    def _newest_undamaged(self, latest: int | None) -> int:
+        """Return the number of rounds before the newest undamaged checkpoint; 0 where there is none."""
         first = newest_checkpoint(self.store.checkpoints, at_most=latest)
         while first and self._damaged(first):
             first = newest_checkpoint(self.store.checkpoints, at_most=first - 1)
@@ -189,7 +202,7 @@ class PreviousRun:
         return self._damage[rounds]
 
     def _differences(self, graph: Graph) -> list[str]:
-        """What differs from the graph that ran, in words, but for the options that may."""
+        """Return a line for each difference from the graph that ran, without the options in `MAY_DIFFER`."""
         free = {name: getattr(graph.run, name) for name in MAY_DIFFER & set(RunConfig.model_fields)}
         run = self._run.model_copy(update=free)
         if _content(self.store.graph_yaml) == _content(graph.record()) and run == graph.run:
@@ -199,20 +212,21 @@ class PreviousRun:
         ran.run = run
         return compare(ran, graph).lines()
 
-    def _others(self, versions: Mapping[str, Any]) -> dict[str, Any]:
-        """The packages, and ways to compute, that are others than when the run was last begun, with those of then."""
+    def _changed_versions(self, versions: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the packages and compute settings that changed since the run was last started, with the old values."""
         then = {name: version for name, version in self.store.versions.items() if name not in NOT_PACKAGES}
         now = {name: version for name, version in versions.items() if name not in NOT_PACKAGES}
         if "computing" in self.store.versions:
             then, now = then | self.store.versions["computing"], now | versions.get("computing", {})
-        for noted in self.store.versions.get("resumed", []):
-            then |= noted.get("versions", {})
-        names = (then.keys() | now.keys()) - (NOTED_SINCE - (then.keys() & now.keys()))
+        for record in self.store.versions.get("resumed", []):
+            then |= record.get("versions", {})
+        names = (then.keys() | now.keys()) - (OPTIONAL - (then.keys() & now.keys()))
         return {name: then.get(name) for name in sorted(names) if then.get(name) != now.get(name)}
 
     def _verify(
         self, players: Sequence[Peer], names: Sequence[str], known: Mapping[tuple[str, str], str], what: str
     ) -> None:
+        """Raise `StoreError` where a carry in `names` has another digest than the known one."""
         for player in players:
             for name in names:
                 digest, then = player.carries[name].digest(), known.get((player.name, name))
@@ -223,8 +237,11 @@ class PreviousRun:
         steps: list[dict[str, Any]] = self.store.steps(range(round, sys.maxsize)).to_pylist()
         return steps
 
-    def _spent(self) -> tuple[int, int]:
-        """Rows that failed, and steps tried again, before the checkpoint; the baseline is recalled, so not counted."""
+    def _budget_spent(self) -> tuple[int, int]:
+        """Return the failed rows and retries of the rounds before the checkpoint.
+
+        The baseline evaluation is left out: a resumed run recalls it, which counts it again.
+        """
         failed_rows = retries = 0
         for step in self.store.steps(range(self.first)).to_pylist() if self.first else ():
             if '"failed_rows"' in step["facts"] or '"retried"' in step["facts"]:
@@ -236,7 +253,7 @@ class PreviousRun:
 
 
 def refuse_other_imports(folder: Path, versions: Mapping[str, Any], imports: Mapping[str, str]) -> None:
-    """Raise `GraphError` where a run was given a script or module with --import that is missing or another one now."""
+    """Raise `GraphError` where a script or module that the run was given with --import is missing or has changed."""
     for name, digest in versions.get("imports", {}).items():
         if name in imports and imports[name] != digest:
             what = f"has changed since the run began ({digest[:12]} then, {imports[name][:12]} now)"
@@ -250,7 +267,7 @@ def _trains(step: Mapping[str, Any]) -> bool:
 
 
 def _lines(path: Path) -> Iterator[Line]:
-    """The whole lines of metrics.jsonl."""
+    """Yield the keys of the lines of metrics.jsonl; a last line without its end was not written whole."""
     text = path.read_text() if path.exists() else ""
     for line in text.splitlines(keepends=True):
         if line.endswith("\n"):
@@ -259,7 +276,7 @@ def _lines(path: Path) -> Iterator[Line]:
 
 
 def _content(graph_yaml: str) -> str:
-    """A graph as its file has it, in its order, without its run options."""
+    """Return a graph file as JSON in the order of the file, without its run options."""
     return json.dumps({name: value for name, value in yaml.safe_load(graph_yaml).items() if name != "run"})
 
 

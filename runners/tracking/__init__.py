@@ -1,1 +1,1 @@
-"""Where numbers go: metrics and their names, trackers, the terminal, memory."""
+"""Metrics and their names, trackers, the terminal, memory."""

@@ -1,4 +1,4 @@
-"""What a run measures: collected step by step, given to all trackers once a round and peer under the same names.
+"""Collect the metrics of a round step by step and write them to all trackers, one line per round and peer.
 
 `genrl_graph.runners.tracking.metric_names.METRICS` lists the names.
 """
@@ -14,9 +14,9 @@ from genrl_graph.runners.tracking.trackers import Tracker
 
 
 class RoundMetrics:
-    """Collects the steps of a round, per peer, and gives them to the trackers; `stages` adds those of each stage.
+    """Collects the metrics of a round by peer and writes them to the trackers; `stages` adds those of each stage.
 
-    What was `reported` before the run was cut ("round" or "eval", number, peer) is not given again.
+    Lines that the previous run `reported` ("round" or "eval", number, peer) are not written again.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class RoundMetrics:
         self._peers: dict[str, dict[str, float]] = {}
 
     def take(self, done: StepReport) -> None:
-        """Add what one step of one peer reported."""
+        """Add the metrics of a step of one peer."""
         metrics = self._peers.setdefault(done.peer, {})
         name = done.step.node
         metrics.update({f"{name}/{metric}": value for metric, value in done.metrics.items()})
@@ -43,9 +43,9 @@ class RoundMetrics:
             metrics[f"speed/{name}"] = done.metrics["tokens"] / max(done.seconds, 1e-9)
 
     def end(self, round: int, seconds: float, more: Mapping[str, float] | None = None) -> dict[str, dict[str, float]]:
-        """Give the round to the trackers; returns its metrics by peer.
+        """Write the round to the trackers; returns its metrics by peer.
 
-        `more` are numbers of the whole process: like its time and memory they stand with each of its peers.
+        `more` are metrics of the process: like its time and memory they are written for each of its peers.
         """
         peers, self._peers = self._peers, {}
         common = {"time/round": seconds, **memory(), "trackers/failures": self._failures(), **(more or {})}
@@ -57,11 +57,11 @@ class RoundMetrics:
         return self._write("round", round, whole)
 
     def drop(self) -> None:
-        """Forget what was taken: its round is left."""
+        """Discard the metrics of a round that was skipped."""
         self._peers = {}
 
     def evaluation(self, number: int, peers: Mapping[str, Mapping[str, float]]) -> None:
-        """Give an evaluation, its names under `eval/`, to the trackers; `number` is how many rounds came before it."""
+        """Write an evaluation after `number` rounds to the trackers; its names begin with `eval/`."""
         self._write("eval", number, peers)
 
     def close(self) -> None:
@@ -73,6 +73,7 @@ class RoundMetrics:
         return float(sum(tracker.failures for tracker in self._trackers if isinstance(tracker, GuardedTracker)))
 
     def _write(self, what: str, round: int, peers: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+        """Write a line per peer under the plain names, and return the lines."""
         plain = {
             peer: {plain_name(name): float(value) for name, value in metrics.items()} for peer, metrics in peers.items()
         }

@@ -1,4 +1,4 @@
-"""MLflow: a run a peer in one experiment; in the run folder where no tracking server is named."""
+"""MLflow: one MLflow run per peer in one experiment; stored in the run folder unless a tracking server is set."""
 
 import json
 import os
@@ -14,9 +14,9 @@ PEER, RUN, KEY = "genrl_graph.peer", "genrl_graph.run", "genrl_graph.key"
 
 
 class MlflowTracker:
-    """The runs of the peers, with the round as step, at `MLFLOW_TRACKING_URI` or else in `<run folder>/mlruns`.
+    """Logs one run per peer, with the round as step, to `MLFLOW_TRACKING_URI` or else to `<run folder>/mlruns`.
 
-    mlflow-skinny keeps a local store only as files, which MLflow wants to be asked for by name:
+    The local store of mlflow-skinny is a file store, which MLflow reads only on request:
     `MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri <run folder>/mlruns` shows it.
     """
 
@@ -33,7 +33,7 @@ class MlflowTracker:
         self._runs = {peer: self._run(experiment, card, peer) for peer in card.peers}
 
     def write(self, round: int, peer: str, metrics: Mapping[str, float]) -> None:
-        """All metrics in one request, at step `round`."""
+        """Send all metrics in one request, at step `round`."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -48,31 +48,33 @@ class MlflowTracker:
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
             try:
                 return str(self._client.create_experiment(name))
             except MlflowException:
-                found = self._client.get_experiment_by_name(name)  # another process of this run may have been faster
-                if found is None:
+                experiment = self._client.get_experiment_by_name(name)  # another process of this run may have made it
+                if experiment is None:
                     raise
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
     def _run(self, experiment: str, card: RunCard, peer: str) -> str:
+        """Return the id of a peer's MLflow run: that of the same run folder, which is resumed, or a new one."""
         from mlflow.entities import Param
 
         tags = {RUN: card.name, PEER: peer, KEY: card.key()}
-        wanted = f"tags.`{KEY}` = '{tags[KEY]}' and tags.`{PEER}` = '{peer}'"
-        for run in self._client.search_runs([experiment], wanted):
+        query = f"tags.`{KEY}` = '{tags[KEY]}' and tags.`{PEER}` = '{peer}'"
+        for run in self._client.search_runs([experiment], query):
             self._client.update_run(run.info.run_id, status="RUNNING")
             return str(run.info.run_id)
-        made = self._client.create_run(experiment, run_name=card.title(peer), tags=tags).info.run_id
+        run_id = self._client.create_run(experiment, run_name=card.title(peer), tags=tags).info.run_id
         params = [Param(name, value[:LONGEST_PARAM]) for name, value in dict(_flat(card.config)).items()]
-        self._client.log_batch(made, params=params)
-        return str(made)
+        self._client.log_batch(run_id, params=params)
+        return str(run_id)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the values of a nested configuration as text, by dotted name."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""What to do after a run: the commands that look at it, written as this program was started."""
+"""Shell commands that a run prints at its end: each shows a part of its results."""
 
 import shlex
 import shutil
@@ -14,33 +14,33 @@ PROGRAM = "genrl-graph"
 
 
 def next_steps(folder: Path, graph: Graph, imports: Iterable[str], *, measured: bool) -> dict[str, str]:
-    """Shell commands that look at a run folder, by what they show; `imports` are the scripts that defined nodes.
+    """Return shell commands for a run folder, by what they show; `imports` are the scripts that define nodes.
 
-    A picture needs the types of the graph: one with types that no script or package defines has none. It has numbers
-    of rounds where some were `measured`.
+    There is a command for a picture where a new process can load all node types. The picture has the metrics of the
+    run where rounds were `measured`.
     """
     program, run, imports = own_command(), shlex.quote(str(folder)), list(imports)
     steps = {"rewards": f"{program} runs {run}", "rollouts": f"{program} rollouts {run}"}
-    if not _unknown(graph, imports):
+    if not _has_unknown_types(graph, imports):
         options = "".join(f" --import {shlex.quote(name)}" for name in imports)
-        drawn = f"--run {run}" if measured else shlex.quote(str(folder / GRAPH))
-        steps["picture"] = f"{program} draw {drawn}{options} -o {shlex.quote(f'{folder}.svg')}"
+        subject = f"--run {run}" if measured else shlex.quote(str(folder / GRAPH))
+        steps["picture"] = f"{program} draw {subject}{options} -o {shlex.quote(f'{folder}.svg')}"
     return steps
 
 
 def own_command() -> str:
-    """The words that start this program in a shell: those that started it, where it was the program itself."""
-    typed, beside = Path(sys.argv[0]), Path(sys.executable).with_name(PROGRAM)
-    if typed.name == "__main__.py" and typed.parent.name == "genrl_graph":
+    """Return the shell command that starts this program, as the user typed it or else as it is installed."""
+    started, installed = Path(sys.argv[0]), Path(sys.executable).with_name(PROGRAM)
+    if started.name == "__main__.py" and started.parent.name == "genrl_graph":
         return f"{shlex.quote(sys.orig_argv[0])} -m genrl_graph"
-    script = typed if typed.name == PROGRAM else beside
+    script = started if started.name == PROGRAM else installed
     if not script.is_file():
         return f"{shlex.quote(sys.executable)} -m genrl_graph"
-    found = shutil.which(PROGRAM)
-    return PROGRAM if found is not None and script.samefile(found) else shlex.quote(str(script))
+    on_path = shutil.which(PROGRAM)
+    return PROGRAM if on_path is not None and script.samefile(on_path) else shlex.quote(str(script))
 
 
-def _unknown(graph: Graph, imports: Iterable[str]) -> bool:
+def _has_unknown_types(graph: Graph, imports: Iterable[str]) -> bool:
     """Whether the graph has types that only this process knows, such as those of a notebook."""
     known = {"genrl_graph", *(point.module.partition(".")[0] for point in entry_points(group="genrl_graph.nodes"))}
     known |= set(_modules(imports))

@@ -1,4 +1,4 @@
-"""What trackers are told of a run: its names, its peers and its configuration."""
+"""The description of a run for trackers: its names, its peers and its configuration."""
 
 import secrets
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from genrl_graph.store.durable import write_file
 
 @dataclass(frozen=True, slots=True)
 class RunCard:
-    """A run as trackers show it; each of its peers is a run of its own there, in one group."""
+    """The names and configuration of a run for trackers, which show each peer as a run of its own in one group."""
 
     folder: Path
     name: str
@@ -20,11 +20,11 @@ class RunCard:
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def title(self, peer: str) -> str:
-        """The name of a peer's run."""
+        """Return the tracker's name for the run of a peer."""
         return f"{self.name}/{peer}"
 
     def key(self) -> str:
-        """Letters that stay with the run folder: a run that resumes goes on in the same runs of the trackers."""
+        """Return an id stored in the run folder, by which a resumed run finds its runs in the trackers."""
         path = self.folder / "tracker_key"
         if not path.exists():
             write_file(path, secrets.token_hex(4).encode())

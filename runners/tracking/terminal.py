@@ -1,4 +1,4 @@
-"""What a person sees of a run: what is played, a line a round, and a summary at the end."""
+"""Terminal output of a run: a headline, a line per round, a progress bar, and a summary at the end."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -20,26 +20,27 @@ LINE_EVERY_S = 1.0
 
 
 def headline(schedule: Schedule, *, rounds: int, peers: int, folder: Path) -> Text:
-    """What is about to be played, and where it is written."""
+    """Return the first line of a run: graph, number of rounds, stages and peers, and the folder."""
     parts = (counted(rounds, "round"), counted(schedule.stages, "stage"), counted(peers, "peer"))
     return Text.assemble((schedule.graph.name, "bold"), f": {', '.join(parts)}, written to {folder}")
 
 
 class _TimeLeft(ProgressColumn):
-    """The time until the rounds are over, from the mean of those played: steps take too unequal times."""
+    """Progress column with the time left, estimated from the mean round: rich's own estimate assumes equal steps."""
 
     ends: float | None = None  # on the monotonic clock
 
     def render(self, task: Task) -> Text:
-        left = None if self.ends is None else timedelta(seconds=max(0, int(self.ends - time.monotonic())))
-        return Text("" if left is None else f"{left} left", style="progress.remaining")
+        """Return the time left, or nothing before the first round has ended."""
+        remaining = None if self.ends is None else timedelta(seconds=max(0, int(self.ends - time.monotonic())))
+        return Text("" if remaining is None else f"{remaining} left", style="progress.remaining")
 
 
 class Terminal:
-    """Shows the rounds of a run: at most one line a second, and a bar below them where there is a terminal.
+    """Shows the rounds of a run: at most one line a second, and on a terminal a bar below them.
 
-    The bar counts rounds and, within a round, steps. `played` rounds were played before; the attribute counts those
-    played since.
+    The bar shows rounds and, within a round, steps. The argument `played` is the number of rounds that a previous run
+    played; the attribute counts those played since.
     """
 
     def __init__(self, schedule: Schedule, *, rounds: int, console: Console, played: int = 0) -> None:
@@ -48,16 +49,16 @@ class Terminal:
         self._rounds = rounds
         self._console = console
         self._totals = [StageTotal(stage) for stage in range(schedule.stages)]
-        self._begun = played  # rounds that are over, or were left
+        self._position = played  # rounds that were played or skipped
         self.played = 0
         self._started = time.monotonic()
-        self._shown = self._started - LINE_EVERY_S
-        self._left = _TimeLeft(table_column=Column(no_wrap=True, min_width=12))
+        self._last_line = self._started - LINE_EVERY_S
+        self._time_left = _TimeLeft(table_column=Column(no_wrap=True, min_width=12))
         self._bar = Progress(
             TextColumn("round", table_column=Column(no_wrap=True, min_width=5)),
             MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=2 * len(str(rounds)) + 1)),
             BarColumn(bar_width=20),
-            self._left,
+            self._time_left,
             TextColumn("{task.fields[doing]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
             console=console,
             expand=True,
@@ -74,26 +75,26 @@ class Terminal:
         self._bar.stop()
 
     def step(self, step: Step, peer: str, *, evaluating: bool = False) -> None:
-        """Say what runs now."""
+        """Show the running step in the bar."""
         if not self._console.is_interactive:
             return
         within = 0.0 if evaluating else self._places[str(step)] / len(self._places)
         doing = f"[dim]{'evaluation: ' if evaluating else ''}{step} {peer}[/dim]"
-        self._bar.update(self._task, completed=self._begun + within, doing=doing)
+        self._bar.update(self._task, completed=self._position + within, doing=doing)
 
     def round(self, round: int, peers: Peers, seconds: float) -> None:
-        """Say what a round gave."""
+        """Print the results of a round and estimate the time left; lines within a second of another are dropped."""
         lines = self._stages.lines(peers)
         for total, line in zip(self._totals, lines, strict=True):
             total.add(line)
         self.played += 1
-        now, left = time.monotonic(), self._rounds - round - 1
-        eta = (now - self._started) / self.played * left
-        self._left.ends = now + eta
+        now, remaining = time.monotonic(), self._rounds - round - 1
+        eta = (now - self._started) / self.played * remaining
+        self._time_left.ends = now + eta
         self._go_to(round + 1)
-        if now - self._shown < LINE_EVERY_S and left:
+        if now - self._last_line < LINE_EVERY_S and remaining:
             return
-        self._shown = now
+        self._last_line = now
         if self._console.is_interactive:
             text = f"{brief(lines)}  {seconds:.1f} s"
         else:
@@ -102,18 +103,18 @@ class Terminal:
             text = f"{'; '.join([*parts, *speed])}  {seconds:.1f} s, {eta:.0f} s left"
         self._console.print(f"round {round + 1}/{self._rounds}  {text}", soft_wrap=True, markup=False)
 
-    def left(self, round: int, later: int) -> None:
-        """Say that a round was left because the swarm had gone on."""
+    def skipped(self, round: int, later: int) -> None:
+        """Print that a round was skipped because the swarm is in a later one."""
         self._go_to(later)
         self._console.print(f"round {round + 1}/{self._rounds}  left: the swarm is in round {later + 1}")
 
     def _go_to(self, round: int) -> None:
-        self._begun = round
+        self._position = round
         if self._console.is_interactive:
             self._bar.update(self._task, completed=round)
 
     def summary(self, *, before: Digests, after: Digests, store: Path, then: Mapping[str, str]) -> None:
-        """The run per stage, the weights per peer, where the rollouts are, and the commands of `then`."""
+        """Print the totals per stage, the weights per peer, the store, and the commands of `then` by purpose."""
         self._console.print("", _stage_table(self._totals if self.played else []), "", sep="\n")
         for (peer, carry), digest in before.items():
             now = after.get((peer, carry), digest)
@@ -126,7 +127,7 @@ class Terminal:
 
 
 def brief(lines: Sequence[StageLine]) -> str:
-    """The stages of a round in few words: of rewards alone their numbers in the order of the stages."""
+    """Return the stages of a round as short text; where stages have rewards only, these in stage order."""
     measured = [line for line in lines if line.measured]
     rewards = [f"{line.reward:.3f}" for line in measured if line.reward is not None and not line.results]
     if len(measured) < 2 or len(rewards) < len(measured):
@@ -136,9 +137,9 @@ def brief(lines: Sequence[StageLine]) -> str:
 
 
 def _stage_table(stages: Sequence[StageTotal]) -> Table:
-    units = list(dict.fromkeys(unit for stage in stages for unit in stage.made)) or ["tokens"]
-    named = list(set[str]().union(*(stage.outcomes for stage in stages)))
-    outcome = named[0] if len(named) == 1 else "outcome" if named else "reward"
+    units = list(dict.fromkeys(unit for stage in stages for unit in stage.produced)) or ["tokens"]
+    names = list(set[str]().union(*(stage.outcomes for stage in stages)))
+    outcome = names[0] if len(names) == 1 else "outcome" if names else "reward"
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("stage", f"first {outcome}", "last", "mean", "groups vary", *(f"{u}/s" for u in units)):
         table.add_column(name, justify="right", no_wrap=True)

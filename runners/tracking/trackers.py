@@ -1,7 +1,7 @@
-"""Where the metrics of a run go: metrics.jsonl always, and what `run.trackers` names.
+"""Trackers: every run writes metrics.jsonl, and the trackers that `run.trackers` names.
 
-All of them get the same names (`genrl_graph.runners.tracking.metric_names`) and the round as the step. Peers stay
-apart:
+All get the same names (`genrl_graph.runners.tracking.metric_names`) and the round as the step. Each separates the
+peers:
 
 | tracker | where | a peer is |
 | --- | --- | --- |
@@ -29,41 +29,41 @@ from genrl_graph.runners.tracking.wandb_tracker import WandbTracker
 from genrl_graph.store.durable import failed
 
 EXTRA = ("wandb", "mlflow")
-"""Trackers whose package, of the same name, is installed on demand."""
+"""Trackers that need an optional package of the same name."""
 
 
 class Tracker(Protocol):
-    """Takes the metrics of one peer's round."""
+    """A destination for the metrics of rounds and evaluations."""
 
     def write(self, round: int, peer: str, metrics: Mapping[str, float]) -> None:
-        """Take numbers of a peer at a round; a round may come twice: its own numbers and those of an evaluation."""
+        """Write metrics of a peer at a round; a second call for the same round has those of an evaluation."""
 
     def close(self) -> None:
-        """Put away or send what is still held; nothing is written after it."""
+        """Write or send everything that is buffered; the last call."""
 
 
 class JsonLines:
-    """metrics.jsonl: one JSON object a round and peer, and one an evaluation and peer.
+    """The file metrics.jsonl: one JSON object per round and peer, and one per evaluation and peer.
 
-    It is part of the run folder: where the disk refuses, `StoreError` is raised and the run ends.
+    It is part of the run folder: `StoreError` ends the run where the disk refuses.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
             self._file = path.open("ab", buffering=0)
-            if torn := len(path.read_bytes().rpartition(b"\n")[2]):  # what a full disk or a crash left of a line
+            if torn := len(path.read_bytes().rpartition(b"\n")[2]):  # a line cut short by a full disk or a crash
                 self._file.truncate(path.stat().st_size - torn)
         except OSError as error:
             raise failed(path, "open", error) from error
 
     def write(self, round: int, peer: str, metrics: Mapping[str, float]) -> None:
-        """Append one line; what is no number stands as null, for JSON has no NaN."""
+        """Append one line; NaN and infinities become null, since JSON has none. Raises `StoreError`."""
         numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        left = memoryview(json.dumps({"round": round, "peer": peer, **numbers}).encode() + b"\n")
+        remaining = memoryview(json.dumps({"round": round, "peer": peer, **numbers}).encode() + b"\n")
         try:
-            while left:
-                left = left[self._file.write(left) :]
+            while remaining:
+                remaining = remaining[self._file.write(remaining) :]
         except OSError as error:
             raise failed(self._path, "write", error) from error
 
@@ -73,14 +73,14 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Event files, a folder a peer; what is written can be read at once."""
+    """TensorBoard event files, one folder per peer; every write is flushed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._writers: dict[str, Any] = {}
 
     def write(self, round: int, peer: str, metrics: Mapping[str, float]) -> None:
-        """One event at step `round` with a scalar a metric."""
+        """Write one event at step `round` with a scalar per metric."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
@@ -96,7 +96,7 @@ class TensorBoard:
             writer.close()
 
     def _open(self, peer: str) -> Any:
-        # tensorboardX's SummaryWriter writes on a thread that dies of a full disk unheard, and then `add_scalar` hangs
+        # on a full disk the thread of tensorboardX's SummaryWriter dies silently, and then `add_scalar` hangs
         from tensorboardX.event_file_writer import EventsWriter
 
         folder = self._folder / peer
@@ -115,10 +115,9 @@ def make_trackers(
     config: Mapping[str, Any],
     tell: Callable[[str], None],
 ) -> list[Tracker]:
-    """The trackers of a run, metrics.jsonl first; all others are guarded, and what befalls them is told in a line.
+    """Return the trackers of a run, metrics.jsonl first; the others are guarded and report failures to `tell`.
 
-    Raises `ParamError` for a name that is not known and for a package that is missing, `StoreError` where
-    metrics.jsonl cannot be opened.
+    Raises `ParamError` for an unknown name or a missing package, `StoreError` where metrics.jsonl cannot be opened.
     """
     require_trackers(names)
     card = RunCard(folder, run_name, project, tuple(peers), dict(config))
@@ -136,12 +135,12 @@ def make_trackers(
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """Raise `ParamError` for a name that is not known, or whose package is missing; imports nothing."""
+    """Raise `ParamError` for an unknown tracker, or one whose package is missing; imports none of them."""
     for name in names:
         if name not in KNOWN_TRACKERS:
             hint = f"{did_you_mean(name, KNOWN_TRACKERS)}; there are {', '.join(KNOWN_TRACKERS)}"
             raise ParamError(f"run.trackers: no tracker named {name!r}{hint}")
         if name in EXTRA:
-            found = find_spec(name)
-            if found is None or found.origin is None:  # without an origin it is a mere folder, as wandb leaves behind
+            spec = find_spec(name)
+            if spec is None or spec.origin is None:  # without an origin it is a mere folder, as wandb leaves behind
                 raise ParamError(f"run.trackers: {name} is not installed; pip install 'genrl-graph[trackers]'")

@@ -1,4 +1,4 @@
-"""Shows long work: a bar on a terminal, a line elsewhere, and nothing for what is done in two seconds."""
+"""A display for long work: a bar on a terminal, a line elsewhere, and nothing for work under two seconds."""
 
 import threading
 import time
@@ -13,10 +13,9 @@ SHOWN_AFTER_S = 2.0
 
 
 class WaitingBar:
-    """Shows the innermost work that is open, where it takes longer than `after_s`.
+    """Shows work that takes longer than `after_s`; of nested work the innermost.
 
-    On a terminal a bar moves until the work is done and leaves a line with the seconds; elsewhere a line says what is
-    waited for.
+    On a terminal a bar moves until the work is done, then a line gives its seconds; elsewhere a line names the work.
     """
 
     def __init__(self, console: Console, *, after_s: float = SHOWN_AFTER_S) -> None:
@@ -31,7 +30,7 @@ class WaitingBar:
 
     @contextmanager
     def show(self, what: str) -> Iterator[None]:
-        """Show `what` while the context is open; work inside it hides it."""
+        """Show `what` until the block ends; nested work hides it."""
         started, outer = time.monotonic(), self._bar.task_ids[-1:]
         for task in outer:
             self._bar.update(task, visible=False)

@@ -1,4 +1,4 @@
-"""Weights & Biases: a run a peer, in one group; offline where nobody is logged in."""
+"""Weights & Biases: one W&B run per peer, in one group; offline without credentials."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -11,14 +11,14 @@ FINISH_S = 30.0
 
 
 class WandbTracker:
-    """The runs of the peers under `<run folder>/wandb`, with the round as their step.
+    """Logs one run per peer under `<run folder>/wandb`, with the round as step.
 
-    `WANDB_MODE` and the other settings of wandb win; without a mode and without credentials the runs are offline,
-    and `wandb sync` sends them later. Nothing is asked.
+    `WANDB_MODE` and the other settings of wandb win. Without a mode and without credentials the runs are offline, and
+    `wandb sync` sends them later. There is never a prompt.
     """
 
     def __init__(self, card: RunCard, *, tell: Callable[[str], None]) -> None:
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # which reports to its maker also when offline
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # wandb would report errors even when offline
         self._runs: dict[str, Any] = {}
         try:
             for peer, settings in ((peer, _settings()) for peer in card.peers):
@@ -31,11 +31,11 @@ class WandbTracker:
             tell(f"wandb: {sync if run.settings.mode == 'offline' else run.url or run.settings.mode}")
 
     def write(self, round: int, peer: str, metrics: Mapping[str, float]) -> None:
-        """One row of the history, with `round` as a column."""
+        """Log one row of the history, with `round` as a column."""
         self._runs[peer].log({"round": round, **metrics})
 
     def close(self) -> None:
-        """Send what is left, for `FINISH_S` seconds a run if wandb is not told otherwise."""
+        """Send what is buffered; each run waits at most `FINISH_S` seconds unless wandb's settings say otherwise."""
         for run in self._runs.values():
             run.finish()
 
@@ -60,7 +60,7 @@ def _start(card: RunCard, peer: str, settings: Any) -> Any:
 
 
 def _settings() -> Any:
-    """What the environment says, else quiet, patient for a while at the end, and offline without credentials."""
+    """Return wandb's settings: the environment wins; else silent, and offline without credentials."""
     import wandb
 
     known = wandb.setup().settings

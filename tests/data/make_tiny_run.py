@@ -48,7 +48,7 @@ def main() -> None:
         written = open_run(run.folder)
         stored = StoredRounds(written)
         for step in written.steps().to_pylist():
-            store.commit([stored.turn(step["round"], step["holder"]).record(step["node"])])
+            store.commit([stored.holder_round(step["round"], step["holder"]).record(step["node"])])
         shutil.copy(run.folder / "metrics.jsonl", out)
         for number in range(1, ROUNDS):
             shutil.copytree(run.folder / "checkpoints" / f"{number:06d}", out / "checkpoints" / f"{number:06d}")

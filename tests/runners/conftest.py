@@ -1,4 +1,4 @@
-"""Tests of runners import `crash` and `screens`, which stand beside them."""
+"""Let tests of runners import the modules beside them: `crash`, `ranks`, `screens`."""
 
 import sys
 from pathlib import Path

@@ -1,12 +1,12 @@
-"""Kills runs, lets them go on, and holds what they leave against a run that was never cut; also a script.
+"""Kill runs, resume them, and compare their folders with that of a run that was never killed; also a script.
 
     OMP_NUM_THREADS=1 python tests/runners/crash.py --kills 100
     OMP_NUM_THREADS=1 python tests/runners/crash.py --game quickstart --kills 5 --rounds 2
 
-A run is a forked process. One of the tiny game kills itself (SIGKILL) before the n-th time that it makes something
-durable or gives a file its name, in a commit, a block or a checkpoint, or is killed at a moment; a commit that is
-killed can be torn. One of the quickstart, a game with a real model, kills itself in the middle of stage 1 or of the
-update: before the n-th forward pass or optimiser step there.
+A run is a forked process. A run of the tiny game kills itself (SIGKILL) before its n-th fsync or rename, in a commit, a
+block or a checkpoint, or is killed after some seconds; the record of an interrupted commit may be torn. A run of the
+quickstart, a game with a real model, kills itself in stage 1 or in the update, before the n-th forward pass or
+optimiser step there.
 """
 
 import argparse
@@ -38,7 +38,7 @@ STEPS = ("critique", "update")
 
 @dataclass(frozen=True, slots=True)
 class Game:
-    """A game, made small, and where its runs are killed."""
+    """A small game, and the places at which its runs are killed."""
 
     file: str
     overrides: Sequence[str]
@@ -74,12 +74,12 @@ GAMES = {
     ),
 }
 NOT_THE_SAME = ("time/", "speed/", "memory/", "eval/time", "trackers/")
-"""Metrics that two equal runs do not share."""
+"""Prefixes of metrics that differ between equal runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """Where a run ends: before call `call` of those that are watched, or after so many seconds."""
+    """The point at which a run is killed: before its watched call number `call`, or after some seconds."""
 
     place: str
     call: int = 0
@@ -92,19 +92,19 @@ class Kill:
 
 @dataclass(slots=True)
 class Watch:
-    """Counts, in the process of a run, what is made durable, or passes of a model; kills it at the call of a `Kill`."""
+    """Counts file operations or model passes in the process of a run, and kills it at the call of a `Kill`."""
 
     kill: Kill | None
     folder: Path
     places: list[str] = field(default_factory=list)
 
     def files(self) -> None:
-        """From now on every call counts that makes a file or a name durable."""
+        """Count every fsync and rename from now on."""
         for name in ("fsync", "rename", "replace"):
             setattr(os, name, partial(self._call, getattr(os, name)))
 
     def steps(self, graph: Graph) -> None:
-        """From now on every forward pass of a whole model and every optimiser step counts, in the `STEPS`."""
+        """Count every forward pass of a whole model and every optimiser step in the `STEPS` from now on."""
         from torch.nn.modules.module import register_module_forward_pre_hook
         from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -123,7 +123,7 @@ class Watch:
         register_optimizer_step_pre_hook(stepping)
 
     def _count(self, place: str) -> bool:
-        """Whether the process is to be killed now."""
+        """Count a call; kill the process, or for a file operation return True, at the call of the `Kill`."""
         self.places.append(place)
         if self.kill is None or len(self.places) != self.kill.call:
             return False
@@ -144,7 +144,7 @@ class Watch:
 
 
 def killed(game: Graph, folder: Path, commit: int) -> bool:
-    """Play in a process that kills itself before so many commits; whether it was killed."""
+    """Play in a process that kills itself before its n-th commit; returns whether it was killed."""
     from genrl_graph.runners.play import play
     from genrl_graph.store.run_store import RunStore
 
@@ -170,7 +170,7 @@ def killed(game: Graph, folder: Path, commit: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What a run leaves: the files of its store and of its last checkpoint, its metrics, and the carries' digests."""
+    """The results of a run: files of the store and the last checkpoint, metrics, digests of the carries."""
 
     store: Mapping[str, str]
     checkpoint: Mapping[str, str]
@@ -179,14 +179,14 @@ class Left:
 
     @classmethod
     def of(cls, folder: Path, after: Mapping[str, str]) -> "Left":
-        """What is in a run folder."""
+        """Return the results in a run folder."""
         last = max((path for path in (folder / "checkpoints").iterdir() if path.name.isdecimal()), default=folder / "-")
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         same = [{k: v for k, v in line.items() if not k.startswith(NOT_THE_SAME)} for line in lines]
         return cls(contents(folder / "rollouts.zarr"), contents(last), same, after)
 
     def differences(self, other: "Left") -> list[str]:
-        """The names of what differs."""
+        """Return the names of the results that differ."""
         found = [
             f"{what} {name}"
             for what in ("store", "checkpoint", "after")
@@ -198,7 +198,7 @@ class Left:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """The hash of every file below a folder, by its path."""
+    """Return the hash of every file below a folder, by path."""
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {name: _hash(path) for name, path in files.items()}
 
@@ -225,7 +225,7 @@ class Crashes:
         assert steps, "a run that trains nothing shows nothing"
 
     def round(self, number: int) -> list[str]:
-        """A run that is killed once or more and then ends: what it leaves that differs, with the kills."""
+        """Play a run that is killed at least once; returns the results that differ, and the kills."""
         folder, kills = self._folder / f"run-{number}", []
         places = [place for place in self._only if place == "moment" or place in self._places]
         kill: Kill | None = self._draw(places[number % len(places)])
@@ -254,7 +254,7 @@ class Crashes:
         return found
 
     def _run(self, folder: Path, kill: Kill | None) -> tuple[list[str], dict[str, str]] | None:
-        """Play in a process of its own; None where it was killed, else the places of its calls and the digests."""
+        """Play in a forked process; returns None where it was killed, else the places of its calls and the digests."""
         told = folder.with_name(f"{folder.name}.json")
         child = os.fork()
         if child == 0:
@@ -286,7 +286,7 @@ def _play(graph: Graph, watch: Watch, told: Path, *, in_steps: bool) -> int:
 
 
 def _note_runs(graph: Graph, name: str, inside: list[str]) -> None:
-    """Let `inside` hold the name of a node of the graph while it runs."""
+    """Set `inside` to the name of a node while it runs."""
     cls = type(graph.nodes[name].node)
     run = cls.run  # type: ignore[attr-defined]  # every node has one
 
@@ -311,7 +311,7 @@ def _kill_after(child: int, seconds: float) -> None:
 
 
 def _import_all(graph: Graph) -> None:
-    """Import before the fork what every run would import."""
+    """Import the modules that every run needs, before the fork."""
     from genrl_graph.dag.schedule import compile_graph
     from genrl_graph.nodes.update.steps import training
     from genrl_graph.runners.loop.peers import make_peers
@@ -323,7 +323,7 @@ def _import_all(graph: Graph) -> None:
 
 
 def main() -> None:
-    """Kill so many runs; prints what differs, and fails where anything does."""
+    """Kill runs from the command line; prints the differences, and fails where there are any."""
     parser = argparse.ArgumentParser(description="kill runs, resume them, compare with a run that was never cut")
     parser.add_argument("--game", choices=GAMES, default="tiny")
     parser.add_argument("--kills", type=int, default=100)

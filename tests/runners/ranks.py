@@ -1,4 +1,4 @@
-"""Processes that play one game together: started, waited for, and what their run folders hold."""
+"""Start processes that play one game together, wait for them, and read their run folders."""
 
 import os
 import socket
@@ -37,14 +37,14 @@ RunStore.commit = committing
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended and what it said."""
+    """The exit code and output of a process."""
 
     code: int
     text: str
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
+    """Return a free loopback port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -62,7 +62,7 @@ def start(command: Sequence[str], **env: str) -> subprocess.Popen[str]:
 
 
 def wait(processes: Sequence[subprocess.Popen[str]], limit_s: float = LIMIT_S) -> list[Ended]:
-    """Wait for all; once one has failed, the others have a short time left, as a launcher would grant it."""
+    """Wait for all processes; once one has failed, the others get a short time to end, as under a launcher."""
     texts: list[str] = [""] * len(processes)
 
     def read(at: int, process: subprocess.Popen[str]) -> None:
@@ -88,7 +88,7 @@ def wait(processes: Sequence[subprocess.Popen[str]], limit_s: float = LIMIT_S) -
 def play_ranks(
     arguments: Sequence[str], *, own: Sequence[Sequence[str]], env: Sequence[Mapping[str, str]] = ()
 ) -> list[Ended]:
-    """Play as the ranks of a job, each with arguments and environment of its own; as torchrun starts them."""
+    """Play as the ranks of a torchrun job, each with arguments and environment of its own."""
     job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(len(own))}
     processes = [
         start(
@@ -104,7 +104,7 @@ def play_ranks(
 
 
 def rows_of(folder: Path, holder: str) -> dict[str, pa.Table]:
-    """The rows of one holder in every group of a run."""
+    """Return the rows of one holder in every group of a run."""
     store = RunStore.open(folder)
     found = {}
     for group in store.groups():
@@ -114,6 +114,6 @@ def rows_of(folder: Path, holder: str) -> dict[str, pa.Table]:
 
 
 def digests_of(folder: Path, holder: str) -> list[str]:
-    """What every update made of the weights of one holder, in order."""
+    """Return the digests of one holder's weights after every update, in order."""
     steps = RunStore.open(folder).steps().to_pylist()
     return [step["facts"] for step in steps if step["holder"] == holder and '"digests"' in step["facts"]]

@@ -1,4 +1,4 @@
-"""A terminal that understands how rich redraws a bar, and keeps the lines that are left at the end."""
+"""A minimal terminal that follows rich's redrawing of a bar, and returns the lines that remain."""
 
 import re
 
@@ -6,7 +6,7 @@ _CONTROL = re.compile(r"\x1b\[\??(\d*)(?:;\d+)*([A-Za-z])")
 
 
 def screen(written: str) -> list[str]:
-    """The lines that stand on a terminal after it was written to, without those that are empty."""
+    """Return the non-empty lines on a terminal after some output."""
     lines, row, column, at = [""], 0, 0, 0
     while at < len(written):
         if control := _CONTROL.match(written, at):

@@ -1,4 +1,4 @@
-"""A critic learns from nothing but what its words led to; without that it learns nothing."""
+"""A critic learns from the rewards of the answers that quote it; without backed-up values it learns nothing."""
 
 import json
 from collections.abc import Iterator

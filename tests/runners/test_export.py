@@ -1,4 +1,4 @@
-"""What is exported is the policy of the run: plain transformers loads it and gives the same logits."""
+"""Exported policies: plain transformers loads them and computes the same logits as the run."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whole runs in one process: what they store, that they repeat bit by bit, and what is left when they fail."""
+"""Whole runs in one process: their stores, bit-identical repetition, and the folder of a failed run."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ from genrl_graph.store.run_store import RunStore
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by its path."""
+    """Return every file below a folder, by path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
@@ -44,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def store(run: Run) -> RunStore:
-    """What the run stored."""
+    """The store of the run."""
     return RunStore.open(run.folder)
 
 

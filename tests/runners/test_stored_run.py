@@ -1,4 +1,4 @@
-"""A run that was stored once: what it judged and trained on gives the same numbers today.
+"""A run that was stored once: a replay computes the same rewards, advantages and losses today.
 
 Where a change of these numbers is meant, raise the `class_version` of the classes that compute them, and make the run
 anew: `python tests/data/make_tiny_run.py`.

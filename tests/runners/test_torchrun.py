@@ -1,4 +1,4 @@
-"""The torch runner: ranks are peers that meet in exchanges, play what a local run plays, and go on together."""
+"""The torch runner: ranks are the peers of a local run, exchange rows, and resume together."""
 
 import json
 import signal

@@ -124,14 +124,10 @@ def score_rows(
         if any(not math.isfinite(verdict[name]) for name in terms):
             reasons[at] = "could not be judged"
     _record(rows, len(verdicts), reasons, node, log)
-    for name, values in terms.items():
-        if np.isfinite(values).any():
-            log.metric(f"reward_{name}", float(values[np.isfinite(values)].mean()))
     return score(rows, terms, weights=weights)
 
 
 def _record(rows: Frame, total: int, reasons: Mapping[int, str], node: Reward, log: Log) -> None:
-    log.metric("unjudged", len(reasons) / total if total else 0.0)
     if not reasons:
         return
     first = reasons[min(reasons)]

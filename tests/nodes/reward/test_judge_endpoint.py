@@ -104,7 +104,6 @@ def test_every_failure_is_nan_and_everything_is_counted(ask, server: JudgeServer
         "cache_hits": 3,
         "unparsable": len(UNREADABLE) + 1,
     }
-    assert log.metrics["unjudged"] == sum(map(np.isnan, paid)) / len(paid)
     assert {seen.path for seen in server.seen} == {"/v1/chat/completions"}
 
     reasons = dict(zip(log.tables["failures"]["id"], log.tables["failures"]["reason"], strict=True))

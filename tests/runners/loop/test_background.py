@@ -18,8 +18,8 @@ from genrl_graph.store.run_store import RunStore
 BOTH_RUN = threading.Barrier(2, timeout=20)
 
 
-class Meets(Draw, name="ahead_meets"):
-    """Generates once the reward judges, too; the reward of a sequential run would never come."""
+class Meets(Draw, name="overlap_meets"):
+    """Waits until the reward runs, too; in a sequential run it would wait for ever."""
 
     def run(
         self,
@@ -36,23 +36,23 @@ class Meets(Draw, name="ahead_meets"):
         return super().run(tasks, policy, seen, rng=rng, log=log, round=round, peer=peer)
 
 
-class Met(Reward, name="ahead_met"):
-    """Judges once the generator generates, too."""
+class Met(Reward, name="overlap_met"):
+    """Waits until the generator runs, too."""
 
     def run(self, rollouts: R) -> Scored[R]:
         BOTH_RUN.wait()
         return score(rollouts, {"met": np.arange(len(rollouts)) % 2})
 
 
-class Fails(Reward, name="ahead_fails"):
-    """Judges nothing."""
+class Fails(Reward, name="overlap_fails"):
+    """Raises."""
 
     def run(self, rollouts: R) -> Scored[R]:
         raise ValueError("no judge")
 
 
-class OnMainThread(Parity, name="ahead_main_thread"):
-    """Does not overlap."""
+class OnMainThread(Parity, name="overlap_main_thread"):
+    """Never runs in the background."""
 
     @property
     def overlaps(self) -> bool:
@@ -83,23 +83,23 @@ def test_a_reward_judges_while_the_next_generator_generates(tmp_path: Path) -> N
     assert not BOTH_RUN.broken
 
 
-def test_the_run_is_that_without_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    play(toy_game(), out=tmp_path / "ahead", rounds=4, peers=2, quiet=True)
+def test_overlap_gives_the_same_store_as_a_sequential_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    play(toy_game(), out=tmp_path / "overlapped", rounds=4, peers=2, quiet=True)
     monkeypatch.setattr(Schedule, "background", property(lambda schedule: {}))
-    play(toy_game(), out=tmp_path / "in turn", rounds=4, peers=2, quiet=True)
-    one, other = tmp_path / "ahead" / "rollouts.zarr", tmp_path / "in turn" / "rollouts.zarr"
+    play(toy_game(), out=tmp_path / "sequential", rounds=4, peers=2, quiet=True)
+    one, other = tmp_path / "overlapped" / "rollouts.zarr", tmp_path / "sequential" / "rollouts.zarr"
     files = [str(path.relative_to(one)) for path in sorted(one.rglob("*")) if path.is_file()]
     assert files
     assert filecmp.cmpfiles(one, other, files, shallow=False)[1:] == ([], [])
 
 
-def test_rewards_and_what_waits_for_them_come_behind_the_next_generator() -> None:
+def test_background_rewards_and_their_advantages_come_after_the_next_generator() -> None:
     order = names(two_stages(Met(), Draw()))
     behind = ["final", "score_answer", "credit_answer", "score_final", "credit_final", "update"]
     assert order == ["tasks", "answer", "open answers", "close answers", *behind]
 
 
-def test_what_a_generator_made_is_offered_before_earlier_rewards_have_their_turn() -> None:
+def test_an_offer_is_opened_before_earlier_rewards_are_awaited() -> None:
     graph = Graph("three_stages")
     policy, tasks = graph.carry("policy", ToyPolicyCarry()), graph.add("tasks", Numbers())
     first = graph.add("first", Draw(), tasks=tasks, policy=policy)
@@ -121,7 +121,7 @@ def test_a_reward_that_wants_the_main_thread_keeps_its_place() -> None:
     assert FunctionReward(function="math:sqrt").overlaps
 
 
-def test_a_reward_fails_in_its_turn(tmp_path: Path) -> None:
+def test_a_background_reward_raises_at_its_own_place(tmp_path: Path) -> None:
     graph = two_stages(Fails(), Draw())
     with pytest.raises(RewardFailed, match=r"nodes\.score_answer \(round 0, peer0000\): ValueError: no judge"):
         play(graph, out=tmp_path / "run", rounds=1, quiet=True)
@@ -133,4 +133,4 @@ def test_a_reward_fails_in_its_turn(tmp_path: Path) -> None:
 def test_no_thread_is_left_over(tmp_path: Path) -> None:
     with pytest.raises(RewardFailed):
         play(two_stages(Fails(), Draw()), out=tmp_path / "run", rounds=1, quiet=True)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("background")]

@@ -1,4 +1,4 @@
-"""Failure budgets: rows that fail and steps tried again are counted apart, each with a limit."""
+"""Failure budgets: failed rows and retried steps are counted separately, each with a limit."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ TRIES: dict[str, int] = {}
 
 
 class Flaky(Select, name="flaky"):
-    """Fails as the world does, `times` times in every round."""
+    """Raises a network, disk or other error `times` times in every round."""
 
     times: int = 1
     how: str = "connection"
@@ -51,7 +51,7 @@ class Picky(Reward, name="picky"):
 
 
 class FlakyUpdate(Update, name="flaky"):
-    """Fails as the world does after it may have changed something."""
+    """Raises a network error in an update, which is never retried."""
 
     def run(self, policy: ToyPolicy) -> ToyPolicy:
         TRIES["update"] = TRIES.get("update", 0) + 1
@@ -70,7 +70,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("how", ["connection", "data"])
-def test_a_step_is_tried_again_with_the_same_luck_and_recorded(how: str, tmp_path: Path) -> None:
+def test_a_retried_step_has_the_same_random_stream_and_is_recorded(how: str, tmp_path: Path) -> None:
     graph = flaky_game()
     graph.add("once", Flaky(label=f"{how}-a", how=how, times=1), rows=graph.output("answer"))
     graph.add("never", Flaky(label=f"{how}-b", times=0), rows=graph.output("answer"))
@@ -88,7 +88,7 @@ def test_a_step_is_tried_again_with_the_same_luck_and_recorded(how: str, tmp_pat
     assert [line["once/drawn"] for line in lines] == [line["once/drawn"] for line in steady]
 
 
-def test_the_world_has_a_limit_and_then_its_own_error(tmp_path: Path) -> None:
+def test_retries_have_a_limit_and_then_the_error_is_raised(tmp_path: Path) -> None:
     graph = flaky_game(max_retries=3)
     graph.add("down", Flaky(label="down", how="data", times=100), rows=graph.output("answer"))
     with pytest.raises(DataError, match=r"nodes\.down \(round 0, peer0000\): hub is down"):
@@ -97,7 +97,7 @@ def test_the_world_has_a_limit_and_then_its_own_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["bug", "row", "missing", "update"])
-def test_bugs_lasting_errors_and_updates_are_never_tried_again(what: str, tmp_path: Path) -> None:
+def test_bugs_permanent_errors_and_updates_are_never_retried(what: str, tmp_path: Path) -> None:
     graph = flaky_game(max_retries=3)
     if what == "update":
         graph.next_round(policy=graph.add("broken", FlakyUpdate(), policy=graph.output("policy")))
@@ -108,7 +108,7 @@ def test_bugs_lasting_errors_and_updates_are_never_tried_again(what: str, tmp_pa
     assert TRIES["update" if what == "update" else f"{what}-0"] == 1
 
 
-def test_a_person_is_told_of_every_retry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_retry_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graph = flaky_game(max_retries=2)
     graph.add("down", Flaky(label="told", times=1), rows=graph.output("answer"))
     play(graph, out=tmp_path / "run")

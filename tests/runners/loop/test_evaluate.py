@@ -1,4 +1,4 @@
-"""Evaluations: held-out tasks with updates off, counted as pass@k, beside the training and without touching it."""
+"""Evaluations: held-out tasks without updates, measured as pass@k, which leave the training unchanged."""
 
 import json
 from dataclasses import replace
@@ -41,7 +41,7 @@ from genrl_graph.store.run_store import RunStore
 
 
 class Held(Source, name="held"):
-    """Asks for small numbers and holds those from 1000 on out, which are of two kinds."""
+    """Small numbers as tasks; those from 1000 on are held out, and of two kinds."""
 
     num_tasks: int = 2
     first: int = 0
@@ -63,7 +63,7 @@ class Held(Source, name="held"):
 
 
 class Teller(Coordinate, name="held_teller"):
-    """Tells an outside what was answered; counts how often."""
+    """A coordinator that counts its calls."""
 
     def run(self, rows: Rollouts) -> None:
         TOLD.append(len(rows))
@@ -73,7 +73,7 @@ TOLD: list[int] = []
 
 
 class Say(Draw, name="held_say"):
-    """Draws small numbers; as many a task as an evaluation asks for."""
+    """Draws small numbers, as many per task as an evaluation wants."""
 
     def evaluated(self, how: Evaluation) -> Self:
         return self.model_copy(update={"num_generations": how.num_generations or self.num_generations})
@@ -185,7 +185,7 @@ run: {mode: evaluate}
 
 
 class Odd(Held, name="held_odd"):
-    """Its kinds look like markup."""
+    """Kinds of task that look like rich markup."""
 
     def resolve(self, task_id: str) -> Task:
         return replace(super().resolve(task_id), kind=["[/red]", "[bold]hard"][int(task_id[-1]) % 2])

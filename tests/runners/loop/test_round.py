@@ -1,4 +1,4 @@
-"""The loop: steps in lockstep over peers, one commit a step, and errors that say where they happened."""
+"""Rounds: steps in lockstep over the peers, one commit per step, and errors that name their place."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ from genrl_graph.store.journal import Record
 
 
 class Played:
-    """A loop over some peers that keeps what it commits and reports."""
+    """Rounds of some peers, with the records and reports that they produce."""
 
     def __init__(self, graph: Graph, *, peers: int = 1, seed: int = 0) -> None:
         self.commits: list[list[Record]] = []
@@ -243,7 +243,7 @@ def test_other_carried_values_are_recorded_by_digest() -> None:
 
 
 class Strict(Reward, name="test_strict"):
-    """A reward in which one thing is wrong."""
+    """A reward with one fault."""
 
     how: str
 
@@ -290,7 +290,7 @@ def test_a_fork_that_is_carried_on_takes_the_name_of_its_carry() -> None:
 
 
 class Judge(Reward, name="test_judge"):
-    """Scores rows beside others that were scored with a term of the same name."""
+    """Scores rows beside an input that has a term of the same name."""
 
     def run(self, rollouts: R, others: Rollouts) -> Scored[R]:
         return score(rollouts, {"even": np.ones(len(rollouts)), "x": np.ones(len(rollouts))})

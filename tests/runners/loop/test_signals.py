@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a run after the running step's commit; a second one ends it at once."""
+"""SIGINT and SIGTERM end a run after the running step is committed; a second one ends it at once."""
 
 import os
 import signal

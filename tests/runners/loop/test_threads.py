@@ -1,4 +1,4 @@
-"""Threads are the share of this process, and a run folder notes what its policies compute in."""
+"""Threads: the share of this process; the run folder records threads and precision."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The profile of a run: a Chrome trace of its steps, one file a part of a run, and the operators of a round."""
+"""The profile of a run: a Chrome trace of its steps, a new file after each resume, and the operators of a round."""
 
 import json
 from pathlib import Path
@@ -30,11 +30,11 @@ def test_every_step_of_every_peer_is_in_the_trace(tmp_path: Path) -> None:
     assert {"peer0000", "peer0001"} <= set(named)
     for peer in ("peer0000", "peer0001"):
         own = [event for event in steps if event["pid"] == named[peer]]
-        turns, ahead = ([event for event in own if event["tid"] == tid] for tid in (0, 1))
-        order = [event["name"] for event in turns if event["args"]["round"] == 0]
+        steps_thread, background = ([event for event in own if event["tid"] == tid] for tid in (0, 1))
+        order = [event["name"] for event in steps_thread if event["args"]["round"] == 0]
         assert order[0] == "tasks" and order[-1] == "update" and "open answers" in order and "close answers" in order
-        assert [event["name"] for event in turns if event["args"]["round"] == 1] == order
-        assert [event["name"] for event in ahead] == 2 * ["score_answer", "score_critique"]
+        assert [event["name"] for event in steps_thread if event["args"]["round"] == 1] == order
+        assert [event["name"] for event in background] == 2 * ["score_answer", "score_critique"]
     final = next(event for event in steps if event["name"] == "final")
     assert final["args"] == {"node": "final", "round": 0, "stage": 2, "rows": 16, "tokens": 16}
 

@@ -40,7 +40,7 @@ SMALL = [
 ]
 
 
-class Luck(Reward, name="replay_luck"):
+class RandomReward(Reward, name="replay_luck"):
     """Pays what it draws."""
 
     scale: float = 1.0
@@ -195,7 +195,7 @@ def test_what_moved_is_measured_per_node(toy: Path, tmp_path: Path) -> None:
     )
     (credited,) = [move for move in found.moves if move.node == "credit_final"]
     kept = [set(opened.frame("credit_final").values("id")) for opened in (run, made)]
-    assert (credited.gone, credited.come) == (len(kept[0] - kept[1]), len(kept[1] - kept[0]))
+    assert (credited.removed, credited.added) == (len(kept[0] - kept[1]), len(kept[1] - kept[0]))
     assert credited.rows == len(kept[0] & kept[1])
 
 
@@ -390,7 +390,7 @@ def test_only_complete_rounds_of_a_run_that_is_being_written(tmp_path: Path) -> 
     with RunStore.create(tmp_path / "x", source.graph_yaml, source.versions) as store:
         stored = StoredRounds(open_run(whole.folder))
         steps = source.steps().to_pylist()[: 2 * 22 + 9]  # a round has 22 records
-        store.commit([stored.turn(step["round"], step["holder"]).record(step["node"]) for step in steps])
+        store.commit([stored.holder_round(step["round"], step["holder"]).record(step["node"]) for step in steps])
         found = replay(tmp_path / "x", graph, out=tmp_path / "y", recompute=("all",), quiet=True)
         assert list(found.rounds) == [0, 1]
         assert {move.changed for move in found.moves} == {0}
@@ -407,7 +407,7 @@ def test_a_run_of_several_processes_becomes_one_folder(toy: Path, tmp_path: Path
         (tmp_path / "x").mkdir(exist_ok=True)
         with RunStore.create(tmp_path / "x" / peer, source.graph_yaml, source.versions) as store:
             steps = [step for step in source.steps().to_pylist() if step["holder"] == peer]
-            store.commit([stored.turn(step["round"], peer).record(step["node"]) for step in steps])
+            store.commit([stored.holder_round(step["round"], peer).record(step["node"]) for step in steps])
     found = replay(tmp_path / "x", toy_game(), out=tmp_path / "y", recompute=("score_final",), quiet=True)
     assert found.peers == ["peer0000", "peer0001"]
     assert {move.changed for move in found.moves} == {0}

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, the newest never given up for one that is not there yet, old ones removed."""
+"""Checkpoints: whole or absent; old ones are removed only after a newer one is on disk."""
 
 import shutil
 from pathlib import Path
@@ -16,7 +16,7 @@ from genrl_graph.store.run_store import RunStore
 
 
 class Broken(Total):
-    """A value whose file the disk refuses."""
+    """A carried value whose file cannot be written."""
 
     def save(self, folder: Path) -> None:
         (folder / "half").write_text("half")
@@ -63,7 +63,7 @@ def test_a_checkpoint_that_the_disk_refuses_leaves_the_others_and_no_draft(tmp_p
 
 
 def test_no_checkpoint_goes_before_the_newer_one_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the last file operation before a crash was, a whole checkpoint is there."""
+    """After a crash at any file operation there is a whole checkpoint."""
     seen: list[list[str]] = []
     for name in ("rename", "rmtree"):
         owner = Path if name == "rename" else shutil

@@ -1,4 +1,4 @@
-"""Local data is part of what ran: its digests are in the run folder, and other data is no resume of that run."""
+"""Digests of local data: recorded in the run folder; a run whose data has changed is not resumed."""
 
 import hashlib
 from pathlib import Path

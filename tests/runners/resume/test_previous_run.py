@@ -1,4 +1,4 @@
-"""Runs that are cut and go on: to the bits of a run that was never cut, or not at all."""
+"""Resumed runs: bit-identical to a run that was never interrupted, or refused."""
 
 import json
 import os
@@ -35,12 +35,12 @@ CRASH = Path(__file__).parents[1].joinpath("crash.py")
 
 
 class Cut(BaseException):
-    """The end of a process."""
+    """Raised instead of the end of a process."""
 
 
 @contextmanager
 def cut_at(commit: int, *, records: int = 0) -> Iterator[None]:
-    """End the run before this commit of it, of whose records so many are already on the disk."""
+    """Interrupt the run before a commit, of whose records some are already on disk."""
     whole, count = RunStore.commit, 0
 
     def committing(self: RunStore, given: Sequence[Record]) -> list[str]:
@@ -63,7 +63,7 @@ def left(run: Run) -> Left:
 
 
 class HeldNumbers(Numbers, name="resume_numbers"):
-    """Numbers of which those from 1000 on are held out."""
+    """Numbers as tasks; those from 1000 on are held out."""
 
     held: bool = False
 
@@ -81,7 +81,7 @@ class HeldNumbers(Numbers, name="resume_numbers"):
 
 
 class CountedReward(Reward, name="resume_counted"):
-    """Judges half of the rows, and counts how often it is asked."""
+    """Judges half of the rows, and counts its calls."""
 
     def run(self, rollouts: R, *, round: int, peer: str) -> Scored[R]:
         ASKED.append((round, peer))
@@ -89,7 +89,7 @@ class CountedReward(Reward, name="resume_counted"):
 
 
 class CountedTell(Coordinate, name="resume_tell"):
-    """Counts how often it tells."""
+    """A coordinator that counts its calls."""
 
     def run(self, rows: Rollouts, *, round: int, peer: str) -> None:
         ASKED.append((round, peer))
@@ -127,13 +127,13 @@ def evaluated_game() -> Graph:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The run that is never cut."""
+    """The run that is never interrupted."""
     return play(evaluated_game(), out=tmp_path_factory.mktemp("resume") / "run", quiet=True)
 
 
 @pytest.fixture(scope="module")
 def whole_game(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of the game without evaluations that is never cut."""
+    """A run of the game without evaluations that is never interrupted."""
     return play(game(), out=tmp_path_factory.mktemp("whole") / "run", quiet=True)
 
 
@@ -157,7 +157,7 @@ EVALUATION = 8
         (3 * EVALUATION + 4 * STEPS - 1, 0),  # in the last evaluation
     ],
 )
-def test_a_run_goes_on_to_the_bits_of_one_that_was_not_cut(
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(
     commit: int, records: int, tmp_path: Path, whole: Run
 ) -> None:
     ASKED.clear()
@@ -263,7 +263,7 @@ def test_an_update_that_gives_another_result_is_refused(tmp_path: Path, monkeypa
 def test_a_damaged_checkpoint_is_passed_over_and_made_anew(
     rounds: int, tmp_path: Path, whole_game: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The one before it serves, and where all are damaged the start: what was committed is applied and verified."""
+    """The run resumes from the checkpoint before it, or from the start, and verifies every update that it repeats."""
     longer = whole_game if rounds == 4 else play(game(), out=tmp_path / "longer", rounds=5, quiet=True)
     for at, serves in enumerate(("the checkpoint after 2 rounds", "the start")):
         folder = tmp_path / f"run-{at}"

@@ -1,4 +1,4 @@
-"""What a process holds, and that what it frees goes back."""
+"""Memory of a process: it is measured, and freed memory returns to the system."""
 
 import ctypes
 import functools

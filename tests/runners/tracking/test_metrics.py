@@ -1,4 +1,4 @@
-"""What a run measures: a line a round and peer, of every name that the table of metrics lists."""
+"""Metrics of a run: one line per round and peer, with names that the table of metrics lists."""
 
 import ast
 import json
@@ -28,7 +28,7 @@ PROCESS = {"memory/rss_gb", "memory/peak_gb", "trackers/failures"}
 
 
 class Kept:
-    """A tracker that keeps what it is given."""
+    """A tracker that stores its calls."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[int, str, dict[str, float]]] = []
@@ -194,7 +194,7 @@ KINDS |= {"select": "select", "source": "source", "update": "update"}
 
 
 def logged(folder: Path) -> Iterator[str]:
-    """The names that the nodes of a folder give to `log.metric` as they stand; `{...}` in one is a term."""
+    """Yield the names that the nodes of a folder pass to `log.metric`; `{...}` in a name becomes <term>."""
     for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "metric":

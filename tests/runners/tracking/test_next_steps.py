@@ -1,4 +1,4 @@
-"""What a run ends with: commands that work as they are printed, whichever way the program was started."""
+"""Commands at the end of a run: they work as printed, however the program was started."""
 
 import os
 import re
@@ -18,7 +18,7 @@ TOYS = Path(__file__).parents[2] / "toys.py"
 
 
 def run(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """What a shell makes of a command."""
+    """Return the output of a command in a shell."""
     return subprocess.run(
         command,
         shell=True,

@@ -1,4 +1,4 @@
-"""Where metrics go: the same names and numbers in every tracker, and none of them can stop a run."""
+"""Trackers: the same names and numbers in each, and none of them can stop a run."""
 
 import json
 import os
@@ -37,7 +37,7 @@ Curves = dict[str, list[tuple[int, float]]]
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nobody is logged in anywhere."""
+    """Remove all credentials of trackers."""
     for name in ("WANDB_API_KEY", "WANDB_PROJECT", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")

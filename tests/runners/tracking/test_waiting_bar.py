@@ -1,4 +1,4 @@
-"""Long work: a bar on a terminal that leaves a line, a line elsewhere, and nothing of what is soon done."""
+"""Long work: a bar and then a line on a terminal, a line elsewhere, and nothing for short work."""
 
 import io
 import time

@@ -17,15 +17,14 @@ def test_failed_rows_are_left_alone(make_rollouts, log: Log) -> None:  # type: i
     assert judgeable(rows) == [0, 2]
     scored = score_rows(rows, {0: {"t": 1.0}, 2: {"t": 0.0}}, weights={"t": 0.5}, node=NODE, log=log)
     assert np.array_equal(scored.numpy("reward"), [0.5, np.nan, 0.0], equal_nan=True)
-    assert log.metrics == {"unjudged": 0.0, "reward_t": 0.5}
     assert log.tables == {}
 
 
 def test_what_could_not_be_judged_is_recorded(make_rollouts, log: Log) -> None:  # type: ignore[no-untyped-def]
     rows = make_rollouts(["x"] * 100)
     verdicts = {at: Failure(f"reason {at}") for at in range(98)} | {98: {"t": np.nan}, 99: {"t": 1.0}}
-    score_rows(rows, verdicts, weights={"t": 1.0}, node=NODE, log=log)
-    assert log.metrics["unjudged"] == 0.99
+    scored = score_rows(rows, verdicts, weights={"t": 1.0}, node=NODE, log=log)
+    assert np.isnan(scored.numpy("reward")).mean() == 0.99
     assert log.tables["failures"]["id"] == [f"id{at}" for at in range(99)]
     assert log.tables["failures"]["reason"] == [*(f"reason {at}" for at in range(98)), "could not be judged"]
 
