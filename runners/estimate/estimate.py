@@ -184,7 +184,7 @@ class _Estimator:
             return CountingPolicy(name, sized.tokens, context=sized.context, shares=sized.shares)
         stub = stub_policy(name, seed=0)
         tokens = ChatTokens(stub.hf_tokenizer, chat_template=CHAT, where="estimate")
-        return CountingPolicy(name, tokens, context=stub.context)
+        return CountingPolicy(name, tokens, context=stub.context_length)
 
     def forecast(self, completion_tokens: float | None, observed: Observed | None) -> Forecast:
         """Return the forecast: each range goes from the costs under `SHORT` to those under `LONG`."""

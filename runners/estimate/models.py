@@ -97,7 +97,7 @@ def _tiny(carry: TinyLM) -> PolicySize:
     policy: Any = carry.init("sized", seed=0)  # so small that it is simply made
     model = model_of(policy.model.config, bfloat16=carry.compute_dtype == "bfloat16")
     tokens = ChatTokens(policy.hf_tokenizer, chat_template=carry.chat_template, where=carry.type_name)
-    return PolicySize(model, policy.model.config, tokens, policy.context, policy.device)
+    return PolicySize(model, policy.model.config, tokens, policy.context_length, policy.device)
 
 
 def _pretrained(carry: CausalLM) -> PolicySize:

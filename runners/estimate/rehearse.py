@@ -180,7 +180,9 @@ def update_works(
 def _trained_on(node: Update, policy: CountingPolicy, rows: Rollouts) -> list[Rollouts]:
     """Return the rows of each optimiser step of one epoch: those with a gradient, or that a KL term needs."""
     lengths = np.asarray([len(ids) for ids in rows.ragged("completion_ids")])
-    usable = (lengths > 0) & np.asarray([name == policy.tokenizer for name in rows.values("tokenizer")], dtype=bool)
+    usable = (lengths > 0) & np.asarray(
+        [name == policy.tokenizer_fingerprint for name in rows.values("tokenizer")], dtype=bool
+    )
     if "advantage" in rows.table.column_names:
         advantage = rows.numpy("advantage")
         usable &= np.isfinite(advantage)

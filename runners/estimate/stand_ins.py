@@ -51,7 +51,11 @@ class CountingPolicy(TextPolicy):
 
     def __init__(self, name: str, tokens: ChatTokens, *, context: int, shares: bool = False) -> None:
         self.name, self.version = name, 0
-        self.tokenizer, self.context, self.vocabulary = tokens.fingerprint, context, len(tokens.tokenizer)
+        self.tokenizer_fingerprint, self.context_length, self.vocab_size = (
+            tokens.fingerprint,
+            context,
+            len(tokens.tokenizer),
+        )
         self.length: Callable[[int], float] = float
         self.works: list[Work] = []
         self.prompt_tokens, self.sampled = 0, 0.0
@@ -133,7 +137,7 @@ class CountingPolicy(TextPolicy):
 
     def fork(self, name: str) -> Self:
         """Return a policy with counts of its own."""
-        return type(self)(name, self._tokens, context=self.context, shares=self._shares)
+        return type(self)(name, self._tokens, context=self.context_length, shares=self._shares)
 
     def save(self, folder: Path) -> None:
         """Do nothing: there are no weights."""

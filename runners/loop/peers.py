@@ -30,7 +30,7 @@ class Peer:
     @property
     def vocabularies(self) -> dict[str, int]:
         """The vocabulary size of each carried policy's tokenizer, by tokenizer fingerprint."""
-        return {p.tokenizer: p.vocabulary for p in self.carries.values() if isinstance(p, TextPolicy)}
+        return {p.tokenizer_fingerprint: p.vocab_size for p in self.carries.values() if isinstance(p, TextPolicy)}
 
 
 def declared_value(carry: Carry, name: str, seed: int) -> Carried:

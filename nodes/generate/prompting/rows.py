@@ -66,7 +66,7 @@ def rollout_rows(
             "sample": np.asarray(samples, np.int32),
             "policy": [policy.name] * count,
             "policy_version": np.full(count, policy.version, np.int64),
-            "tokenizer": [policy.tokenizer] * count,
+            "tokenizer": [policy.tokenizer_fingerprint] * count,
             "temperature": np.full(count, temperature, np.float32),
         }
     )

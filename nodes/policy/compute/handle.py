@@ -63,7 +63,11 @@ class CausalPolicy(TextPolicy):
         self, name: str, model: torch.nn.Module, tokens: ChatTokens, *, context: int, training: Training
     ) -> None:
         self.name, self.version = name, 0
-        self.context, self.tokenizer, self.vocabulary = context, tokens.fingerprint, _vocab_size(model)
+        self.context_length, self.tokenizer_fingerprint, self.vocab_size = (
+            context,
+            tokens.fingerprint,
+            _vocab_size(model),
+        )
         self.model = model.float().eval()
         self.pristine = True  # whether the weights are still the initial ones
         self._tokens, self._training = tokens, training
@@ -173,7 +177,7 @@ class CausalPolicy(TextPolicy):
         sizes = []
         with torch.enable_grad():
             for count in PROBE_LENGTHS:
-                ids = np.linspace(0, self.vocabulary - 1, count).astype(np.int32)
+                ids = np.linspace(0, self.vocab_size - 1, count).astype(np.int32)
                 probe = [TokenSequence(ids[:-1], ids[-1:])]
                 sizes.append(kept_bytes(partial(self._logprobs, probe, np.ones(1, np.float32)), self.model))
         return max(0.0, (sizes[1] - sizes[0]) / (PROBE_LENGTHS[1] - PROBE_LENGTHS[0]))
@@ -264,7 +268,7 @@ class CausalPolicy(TextPolicy):
         """Return a policy with the same settings and a copy of the weights, without optimiser state."""
         model = copy.deepcopy(self.model)
         model.zero_grad(set_to_none=True)
-        return type(self)(name, model, self._tokens, context=self.context, training=self._training)
+        return type(self)(name, model, self._tokens, context=self.context_length, training=self._training)
 
     def _sampler(self) -> torch.nn.Module:
         """Return the model that one call of `generate` samples from."""

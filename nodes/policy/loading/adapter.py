@@ -153,7 +153,7 @@ class LoraPolicy(CausalPolicy):
             self._tokens,
             base=self._base,
             config=self._config,
-            context=self.context,
+            context=self.context_length,
             training=self._training,
         )
 

@@ -25,9 +25,9 @@ def ask_policy(
 
     Raises `ParamError` if `max_new_tokens` leaves no room for a prompt in the policy's context.
     """
-    room = policy.context - sampling.max_new_tokens
+    room = policy.context_length - sampling.max_new_tokens
     if room < 1:
-        problem = f"{sampling.max_new_tokens} leave no room for a prompt in the {policy.context} tokens"
+        problem = f"{sampling.max_new_tokens} leave no room for a prompt in the {policy.context_length} tokens"
         raise ParamError(f"{node}.max_new_tokens: {problem} of policy {policy.name!r}")
     prompts = {question: policy.render(question.messages) for question in questions}
     answers: dict[Question, list[Reply | Failure]] = {

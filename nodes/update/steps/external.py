@@ -59,10 +59,10 @@ class ExternalRows:
                 self._left_out[reason] += 1
                 usable[at] = False
                 continue
-            self._retokenised[row["id"]] = row["tokenizer"] != self._policy.tokenizer
+            self._retokenised[row["id"]] = row["tokenizer"] != self._policy.tokenizer_fingerprint
             if self._retokenised[row["id"]]:
                 new_tokens[at] = tokens
-        return _with_tokens(rows, new_tokens, self._policy.tokenizer).where(usable)
+        return _with_tokens(rows, new_tokens, self._policy.tokenizer_fingerprint).where(usable)
 
     def report(self, log: Log, *, trained: Collection[str]) -> None:
         """Log counts as metrics; as facts the first retokenised ids and the number of rows left out by reason.
@@ -81,7 +81,7 @@ class ExternalRows:
 
     def _tokens(self, row: Mapping[str, Any]) -> Tokens:
         """Return the token ids of a row, retokenised if needed; an empty prompt if its messages cannot be rendered."""
-        if row["tokenizer"] == self._policy.tokenizer:
+        if row["tokenizer"] == self._policy.tokenizer_fingerprint:
             prompt, completion = (np.asarray(row[name], np.int32) for name in ("prompt_ids", "completion_ids"))
             return Tokens(prompt, completion, np.asarray(row["completion_mask"], np.int8))
         prompt = np.empty(0, np.int32)
@@ -98,9 +98,9 @@ class ExternalRows:
             return "no_prompt"
         if not tokens.completion_mask.any():
             return "no_completion"
-        if len(ids) > self._policy.context:
+        if len(ids) > self._policy.context_length:
             return "too_long"
-        if ids.min() < 0 or ids.max() >= self._policy.vocabulary:
+        if ids.min() < 0 or ids.max() >= self._policy.vocab_size:
             return "outside_vocabulary"
         if row["temperature"] and not low <= row["temperature"] <= high:  # 0 is greedy, and counts as 1
             return "temperature"

@@ -71,7 +71,7 @@ class Trainer:
         self._node, self._policy, self._reference = node, policy, reference
         self._rng, self._log, self._peer = rng, log, peer
         self._config = node.loss_config()
-        if reference is not None and reference.tokenizer != policy.tokenizer:
+        if reference is not None and reference.tokenizer_fingerprint != policy.tokenizer_fingerprint:
             raise ParamError(f"reference {reference.name!r} reads other tokens than policy {policy.name!r}")
         self._external = ExternalRows(policy, peer=peer)
         self._first_version = policy.version
@@ -100,7 +100,9 @@ class Trainer:
     def _batch(self, rows: Rollouts) -> TrainingBatch:
         """Return the usable rows: with tokens of this policy's tokenizer and a finite advantage; count the others."""
         lengths = np.asarray([len(ids) for ids in rows.ragged("completion_ids")], dtype=np.int64)
-        readable = np.asarray([name == self._policy.tokenizer for name in rows.values("tokenizer")], dtype=bool)
+        readable = np.asarray(
+            [name == self._policy.tokenizer_fingerprint for name in rows.values("tokenizer")], dtype=bool
+        )
         external = self._external.mask(rows)
         usable = np.isfinite(rows.numpy("advantage")) & ((lengths > 0) & readable | external)
         fitted = self._external.fit(rows.where(usable))

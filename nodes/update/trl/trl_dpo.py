@@ -79,7 +79,7 @@ def train_dpo(
 ) -> None:
     """Take the optimiser steps of all epochs on the preference pairs of `rows` and log their metrics."""
     trained, external = as_causal_policy(policy), ExternalRows(policy, peer=peer)
-    if reference.tokenizer != policy.tokenizer:
+    if reference.tokenizer_fingerprint != policy.tokenizer_fingerprint:
         raise ParamError(f"reference {reference.name!r} reads other tokens than policy {policy.name!r}")
     rows = usable_rows(rows, trained, external, log)
     pairs = preference_pairs(rows, rule=node.pairs, min_margin=node.min_margin)

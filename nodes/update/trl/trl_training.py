@@ -127,7 +127,7 @@ def usable_rows(rows: Rollouts, policy: TextPolicy, external: ExternalRows, log:
     the policy's tokenizer; other peers' rows are retokenised and filtered by `external`.
     """
     is_external = external.mask(rows)
-    readable = np.asarray([name == policy.tokenizer for name in rows.values("tokenizer")], dtype=bool)
+    readable = np.asarray([name == policy.tokenizer_fingerprint for name in rows.values("tokenizer")], dtype=bool)
     sampled = np.asarray([mask.any() for mask in rows.ragged("completion_mask")], dtype=bool)
     finished = np.asarray([finish != "failed" for finish in rows.values("finish")], dtype=bool)
     usable = (readable & sampled | is_external) & finished

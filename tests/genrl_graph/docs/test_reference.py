@@ -6,6 +6,7 @@ import pytest
 from code_blocks import pages_in, play_page
 
 
+@pytest.mark.docs
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", pages_in("reference"))
 def test_the_code_blocks_run(page: str, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def written(policy: TextPolicy) -> Callable[..., Rollouts]:
                 "sample": at,
                 "policy": "policy",
                 "policy_version": 0,
-                "tokenizer": policy.tokenizer,
+                "tokenizer": policy.tokenizer_fingerprint,
                 "temperature": 1.0,
                 "messages": [{"role": "user", "content": "?"}],
                 "prompt_ids": [5],

@@ -23,7 +23,7 @@ def test_rows_are_in_the_order_of_the_tasks_and_hold_what_was_sampled(tasks, pol
     assert set(rows.values("peer")) == {"peer0000"}
     assert set(rows.values("policy")) == {"policy"}
     assert set(rows.values("policy_version")) == {0}
-    assert set(rows.values("tokenizer")) == {policy.tokenizer}
+    assert set(rows.values("tokenizer")) == {policy.tokenizer_fingerprint}
     assert set(rows.values("temperature")) == {np.float32(0.7)}
     assert len(set(rows.values("id"))) == 6
     assert len(set(rows.values("group_id"))) == 2
@@ -133,7 +133,7 @@ def test_a_prompt_that_does_not_fit_is_a_failed_row_with_the_numbers(tasks, poli
     assert rows.values("completion_ids")[2] == rows.values("logprobs")[2] == rows.values("completion_mask")[2] == []
     assert len(set(rows.values("id"))) == 4
     assert supplied["log"].metrics["failed"] == 0.5
-    whole = Chat(max_new_tokens=policy.context - 10).run(tasks, policy, **resources())
+    whole = Chat(max_new_tokens=policy.context_length - 10).run(tasks, policy, **resources())
     assert "fit: context 1024 - max_new_tokens 1014" in whole.values("error")[1]
 
 

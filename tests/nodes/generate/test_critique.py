@@ -36,7 +36,7 @@ def test_answers_that_do_not_fit_are_left_out_from_the_end(tasks, policy, resour
     answers = written([("tasks/0", peer, "word " * 60) for peer in "abcde"])
     rows = Critique(max_new_tokens=3).run(tasks, answers, policy, **resources())
     assert rows.values("parent_ids")[0] == ["tasks/0-a-0", "tasks/0-b-1"]
-    assert len(rows.values("prompt_ids")[0]) <= policy.context - 3
+    assert len(rows.values("prompt_ids")[0]) <= policy.context_length - 3
 
 
 def test_the_template_may_read_only_task_and_answers():

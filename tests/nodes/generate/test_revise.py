@@ -20,5 +20,5 @@ def test_what_does_not_fit_leaves_the_longer_list_first(tasks, policy, resources
     prompt = rows.values("messages")[0][-1]["content"]
     assert "Student #2" in prompt
     assert "Reader 4" not in prompt
-    assert len(rows.values("prompt_ids")[0]) <= policy.context - 3
+    assert len(rows.values("prompt_ids")[0]) <= policy.context_length - 3
     assert "failed" not in rows.values("finish")

@@ -108,9 +108,9 @@ def test_weights_are_float32_without_dropout(folder):
 
 
 def test_context_and_chat_template_can_be_set(folder):
-    assert load(folder).context == 128
+    assert load(folder).context_length == 128
     policy = load(folder, max_context=64, chat_template="{{ messages[-1]['content'] }}!")
-    assert policy.context == 64
+    assert policy.context_length == 64
     assert policy.decode(policy.render([{"role": "user", "content": "hi"}])) == "hi!"
     with pytest.raises(ParamError, match="max_context: 129, but the model has 128"):
         load(folder, max_context=129)

@@ -37,9 +37,12 @@ def test_messages_are_joined_and_unknown_characters_are_one_id():
 
 
 def test_equal_alphabets_have_equal_fingerprints():
-    assert TinyLM().init("x", seed=5).tokenizer == POLICY.tokenizer
-    assert TinyLM(alphabet="01").init("x", seed=5).tokenizer != POLICY.tokenizer
-    assert TinyLM(chat_template="{{ messages[-1]['content'] }}").init("x", seed=5).tokenizer != POLICY.tokenizer
+    assert TinyLM().init("x", seed=5).tokenizer_fingerprint == POLICY.tokenizer_fingerprint
+    assert TinyLM(alphabet="01").init("x", seed=5).tokenizer_fingerprint != POLICY.tokenizer_fingerprint
+    assert (
+        TinyLM(chat_template="{{ messages[-1]['content'] }}").init("x", seed=5).tokenizer_fingerprint
+        != POLICY.tokenizer_fingerprint
+    )
 
 
 @pytest.mark.parametrize(

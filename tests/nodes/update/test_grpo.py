@@ -119,7 +119,7 @@ def test_prompts_that_are_read_once_change_nothing(policy, sample, monkeypatch, 
     rows, start, padded = sample(policy), weights(policy), policy.fork("policy")
     tokens = ChatTokens(policy.hf_tokenizer, where="test")
     shared = CausalPolicy(
-        "policy", policy.model, tokens, context=policy.context, training=Training(share_prefixes=True)
+        "policy", policy.model, tokens, context=policy.context_length, training=Training(share_prefixes=True)
     )
     reference = policy.fork("reference") if beta else None
     for each in (shared, padded):

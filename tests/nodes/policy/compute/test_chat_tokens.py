@@ -52,7 +52,7 @@ _STUB = stub()
 @pytest.mark.parametrize(("make", "most"), [(tiny, len(SPECIAL) + 7), (stub, VOCABULARY)])
 def test_the_vocabulary_is_all_that_the_model_reads(make: Callable[[], TextPolicy], most: int) -> None:
     policy = make()
-    assert policy.vocabulary == most
+    assert policy.vocab_size == most
 
     def judge(id: int) -> None:
         sequence = TokenSequence(np.asarray([id], np.int32), np.asarray([id], np.int32))

@@ -80,7 +80,7 @@ def load(path, **params):
 def test_a_gguf_file_is_a_policy(tmp_path):
     weights = write_gguf(tmp_path / "small.gguf")
     policy = load(tmp_path / "small.gguf")
-    assert policy.context == 64
+    assert policy.context_length == 64
     assert policy.decode(policy.render([{"role": "user", "content": "that 漢"}])) == "that 漢"
     for name, label in (("lm_head", "output"), ("model.layers.0.mlp.up_proj", "blk.0.ffn_up")):
         np.testing.assert_array_equal(policy.model.get_parameter(f"{name}.weight").detach(), weights[label])
@@ -133,7 +133,7 @@ def test_a_file_of_the_hub_is_looked_for_in_the_local_cache_first(tmp_path, monk
     (snapshot / "refs" / "main").write_text("0")
     write_gguf(snapshot / "snapshots" / "0" / "sub" / "x.gguf")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    assert load("genrl-tests/small/sub/x.gguf").context == 64
+    assert load("genrl-tests/small/sub/x.gguf").context_length == 64
 
 
 def test_a_relative_file_is_beside_the_graph_file_and_a_hub_name_is_no_file(tmp_path):

@@ -148,7 +148,7 @@ def test_a_special_token_spelled_out_in_a_strangers_text_stays_text(policy, samp
     )
     (kept,) = ExternalRows(policy, peer="peer0000").fit(said).rows()
     assert kept["completion_ids"] == [OWN_IDS[c] for c in "<eos>7"]
-    assert kept["tokenizer"] == policy.tokenizer
+    assert kept["tokenizer"] == policy.tokenizer_fingerprint
 
 
 @pytest.mark.parametrize(
@@ -228,14 +228,14 @@ def test_whatever_a_stranger_sends_what_is_kept_can_be_trained_on(
     policy = small()
     rows = make_rollouts([text], peer="peer0001", messages=[messages], prompt_ids=[prompt], completion_ids=[completion],
         completion_mask=[[1] * len(completion)], logprobs=[[-1.0] * len(completion)], finish=finish,
-        temperature=temperature, tokenizer=policy.tokenizer if tokenizer else "other")  # fmt: skip
+        temperature=temperature, tokenizer=policy.tokenizer_fingerprint if tokenizer else "other")  # fmt: skip
     for row in ExternalRows(policy, peer="peer0000").fit(rows).rows():
         ids = row["prompt_ids"] + row["completion_ids"]
-        assert 2 <= len(ids) <= policy.context == 50
+        assert 2 <= len(ids) <= policy.context_length == 50
         assert row["prompt_ids"] and row["completion_ids"]
-        assert 0 <= min(ids) <= max(ids) < policy.vocabulary
+        assert 0 <= min(ids) <= max(ids) < policy.vocab_size
         assert row["completion"] == text == policy.decode(row["completion_ids"])
-        assert row["tokenizer"] == policy.tokenizer
+        assert row["tokenizer"] == policy.tokenizer_fingerprint
         assert len(row["logprobs"]) == len(row["completion_mask"]) == len(row["completion_ids"])
 
 

@@ -36,7 +36,7 @@ def trained_as(policy: CausalPolicy, training: Training) -> CausalPolicy:
     """Return a copy of a policy, to be trained in another way."""
     tokens = ChatTokens(policy.hf_tokenizer, where="test")
     model = policy.fork("policy").model
-    return CausalPolicy("policy", model, tokens, context=policy.context, training=training)
+    return CausalPolicy("policy", model, tokens, context=policy.context_length, training=training)
 
 
 @given(
