@@ -21,7 +21,7 @@ test: $(INSTALLED)
 
 # Run the code blocks of the documentation: too long for `make test`, and CI runs them too.
 test-docs: $(INSTALLED)
-	$(PYTEST) -m docs
+	$(PYTEST) -m docs --dist load
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
