@@ -1,4 +1,4 @@
-"""The command line: one file a group of commands."""
+"""The command line: one file per group of commands."""
 
 from genrl_graph.cli.command_line import command_parser, main, run_command
 

@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and the graph and imports that they name."""
+"""Command line arguments shared by several commands: the graph, its overrides and imports."""
 
 import argparse
 import sys
@@ -34,14 +34,14 @@ def add_import_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def run_imports(args: argparse.Namespace) -> dict[str, str]:
-    """Run what `--import` names; returns the hash or version of each."""
+    """Run the files and modules that `--import` names; return the hash or version of each."""
     from genrl_graph.contract import registry
 
-    found = {}
+    versions = {}
     for name in args.imports:
         is_file = name.endswith(".py") or "/" in name
-        found[name] = registry.import_file(Path(name)) if is_file else registry.import_module(name)
-    return found
+        versions[name] = registry.import_file(Path(name)) if is_file else registry.import_module(name)
+    return versions
 
 
 def read_graph_argument(args: argparse.Namespace) -> "Loaded":
@@ -53,14 +53,15 @@ def read_graph_argument(args: argparse.Namespace) -> "Loaded":
         if "=" not in text and not text.startswith("~"):
             raise ParamError(f"{text!r}: an override is written key=value")
     loaded = read(args.graph, args.overrides)
-    of_a_run = args.graph.name == GRAPH and (args.graph.parent / ROLLOUTS).is_dir()  # nobody edits that one
+    # Nobody edits the graph of a run folder: its old names need no note.
+    of_a_run = args.graph.name == GRAPH and (args.graph.parent / ROLLOUTS).is_dir()
     for note in loaded.notes() if not (of_a_run or loaded.problems) else ():
         print(f"genrl-graph: {note}", file=sys.stderr)
     return loaded
 
 
 def valid_graph(args: argparse.Namespace) -> "Loaded":
-    """Read the graph that the arguments name; raises `GraphError` with all its problems."""
+    """Read the graph that the arguments name; raise `GraphError` with all its problems."""
     loaded = read_graph_argument(args)
     if loaded.problems:
         raise GraphError("\n".join(loaded.lines()))

@@ -1,4 +1,4 @@
-"""The command line of `genrl-graph`: graphs are checked, planned, compared and played, runs are looked at."""
+"""The command line of `genrl-graph`: check, plan, compare and play graphs, and inspect runs."""
 
 import argparse
 import gc
@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from genrl_graph.cli.docs import add_docs_command
 from genrl_graph.cli.graph import add_graph_commands
-from genrl_graph.cli.inspection import add_look_commands
+from genrl_graph.cli.inspection import add_inspection_commands
 from genrl_graph.cli.run import add_export_command, add_run_commands
 from genrl_graph.cli.store import add_store_command
 from genrl_graph.cli.swarm import add_swarm_commands, spread_addresses
@@ -22,12 +22,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0, the code of the error, or 128 + the signal that ended a run."""
     settle_memory()
     code = run_command(argv)
-    gc.freeze()  # the interpreter would walk a million objects of torch and transformers once more, for 1.5 s
+    gc.freeze()  # skip a last collection over a million objects of torch and transformers, which takes 1.5 s
     sys.exit(code)
 
 
 def run_command(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command and return its exit code."""
     args = _parse(argv)
     try:
         code: int = args.command(args)
@@ -38,14 +38,14 @@ def run_command(argv: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"genrl-graph: {line}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, closed the pipe
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # the interpreter flushes it once more at the end
         return 128 + signal.SIGPIPE
     return code
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; overrides may stand behind options, where argparse leaves them over."""
+    """Parse the arguments, including overrides after options, which argparse alone would not assign."""
     parser, argv = command_parser(), spread_addresses(sys.argv[1:] if argv is None else argv)
     args, rest = parser.parse_known_args(argv)
     if not hasattr(args, "overrides") or any(text.startswith("-") for text in rest):
@@ -60,11 +60,11 @@ def command_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="genrl-graph", description="Multi-agent, multi-stage RL where a game is a declared, typed graph."
     )
-    parser.add_argument("--version", action=_Version, help="print the versions of this package and of what it runs on")
+    parser.add_argument("--version", action=_Version, help="print the versions of this package and its dependencies")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_graph_commands(commands)
     add_run_commands(commands)
-    add_look_commands(commands)
+    add_inspection_commands(commands)
     add_swarm_commands(commands)
     add_export_command(commands)
     add_store_command(commands)
@@ -73,7 +73,7 @@ def command_parser() -> argparse.ArgumentParser:
 
 
 class _Version(argparse.Action):
-    """Prints the versions and ends; they are only looked up when they are asked for."""
+    """The `--version` option: prints the versions and exits. Versions are looked up only on request."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)

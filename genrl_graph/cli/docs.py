@@ -1,4 +1,4 @@
-"""The command about the documentation: docs."""
+"""The `docs` command: find and open the documentation."""
 
 import argparse
 import sys
@@ -32,7 +32,7 @@ def _docs(args: argparse.Namespace) -> int:
 def documentation(folder: Path, type_name: str | None = None) -> str:
     """Return the address of the built documentation below a folder, at a type if one is named.
 
-    Raises `WorldError` where it is not built, `ParamError` for a type that is not in it.
+    Raises `WorldError` if it is not built, `ParamError` for a type that it does not contain.
     """
     site = folder / "site"
     if not (site / "index.html").is_file():

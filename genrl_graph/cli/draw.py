@@ -1,4 +1,4 @@
-"""What `genrl-graph draw` draws: a graph file, or the graph of a run with what the run measured."""
+"""The `draw` command: draw a graph file, or the graph of a run with its measurements."""
 
 import argparse
 import os
@@ -33,12 +33,12 @@ def add_draw_command(commands: "_SubParsersAction[argparse.ArgumentParser]") -> 
     draw.set_defaults(command=_draw)
 
 
-def to_draw(
+def graph_to_draw(
     graph: Path | None, overrides: Sequence[str], *, run: Path | None, round: int | None
 ) -> tuple[Path, list[str]]:
-    """The graph file and the overrides that were meant: without a file, the graph of the run.
+    """Return the graph file and overrides to draw; without a graph file, those of the run.
 
-    Raises `ParamError` where nothing is named, `StoreError` for a folder that holds no run.
+    Raises `ParamError` if neither a graph nor a run is named, `StoreError` for a folder that holds no run.
     """
     if round is not None and run is None:
         raise ParamError(f"--round {round}: of which run? name it with --run")
@@ -46,19 +46,19 @@ def to_draw(
         return graph, list(overrides)
     if run is None:
         raise ParamError("draw: nothing to draw; name a graph file, or a run with --run")
-    read_graph(run)  # tells what is missing where this is no run
-    first = [] if graph is None else [str(graph)]  # an override that stands where GRAPH would
+    read_graph(run)  # raises `StoreError`, which names what the folder lacks
+    first = [] if graph is None else [str(graph)]  # argparse took the first override for GRAPH
     return run / GRAPH, [*first, *overrides]
 
 
 def picture_of(graph: Graph, *, params: bool, run: Path | None, round: int | None) -> Picture:
-    """The picture of a graph that passed the check, with what a run measured; raises as `measured` does."""
+    """Return the picture of a valid graph, with a run's measurements if named; raise as `measured` does."""
     numbers = None if run is None else measured(run, graph.nodes, round=round)
     return picture(compile_graph(graph), params=params, run=numbers)
 
 
 def shown(drawn: Picture, out: TextIO) -> str:
-    """The picture as text for a stream: as wide as the terminal and in colour, else 80 characters wide."""
+    """Return the picture as text: coloured and as wide as the terminal, or plain and 80 wide if not a terminal."""
     if not out.isatty():
         return text(drawn)
     return text(drawn, width=max(shutil.get_terminal_size().columns, 40), colour="NO_COLOR" not in os.environ)
@@ -69,7 +69,7 @@ def _draw(args: argparse.Namespace) -> int:
 
     run_imports(args)
     format = format_of(args.out, args.format)
-    args.graph, args.overrides = to_draw(args.graph, args.overrides, run=args.run, round=args.round)
+    args.graph, args.overrides = graph_to_draw(args.graph, args.overrides, run=args.run, round=args.round)
     drawn = picture_of(valid_graph(args).graph, params=args.params, run=args.run, round=args.round)
     if args.out is not None:
         write(args.out, render(drawn, format))

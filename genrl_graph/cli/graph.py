@@ -1,4 +1,4 @@
-"""The commands about a graph: check, plan, diff, schema, nodes."""
+"""Commands about a graph: check, plan, draw, diff, graphs, schema, nodes."""
 
 import argparse
 import json
@@ -28,9 +28,9 @@ def add_graph_commands(commands: "_SubParsersAction[argparse.ArgumentParser]") -
 
     plan = commands.add_parser("plan", help="print the schedule of a round: stages, steps, weights read")
     add_graph_arguments(plan)
-    plan.add_argument("--estimate", action="store_true", help="also say what the run will take: tokens, time, memory")
+    plan.add_argument("--estimate", action="store_true", help="also estimate the tokens, time and memory of the run")
     plan.add_argument("--run", type=Path, metavar="RUN", help="estimate by the speeds and lengths of this stored run")
-    plan.add_argument("--compare", type=Path, metavar="RUN", help="print the estimate against what this run took")
+    plan.add_argument("--compare", type=Path, metavar="RUN", help="compare the estimate with what this run took")
     plan.add_argument("--completion-tokens", type=float, metavar="N", help="mean length of completions to assume")
     plan.add_argument("--calibrate", action="store_true", help="measure this machine anew (about a minute)")
     plan.add_argument("--format", choices=("text", "json"), default="text", help="of an estimate")
@@ -45,7 +45,7 @@ def add_graph_commands(commands: "_SubParsersAction[argparse.ArgumentParser]") -
     add_import_argument(diff)
     diff.set_defaults(command=_diff)
 
-    graphs = commands.add_parser("graphs", help="list the graphs that are shipped, which are found by these names")
+    graphs = commands.add_parser("graphs", help="list the names of the shipped graphs")
     graphs.set_defaults(command=_graphs)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of graph files, for editors")

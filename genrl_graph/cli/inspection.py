@@ -1,4 +1,4 @@
-"""The commands that look at a run, for the command line: `runs`, `rollouts`, `lineage`, `rows`."""
+"""Commands that inspect runs: `runs`, `rollouts`, `lineage`, `rows`."""
 
 import argparse
 from pathlib import Path
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
 
-def add_look_commands(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Declare the four commands."""
+def add_inspection_commands(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare the commands that inspect runs."""
     runs = commands.add_parser("runs", help="list the runs of a folder, or show one: state, rewards, evaluations")
     runs.add_argument("folder", nargs="?", type=Path, default=Path("runs"), help="folder of runs, or a run folder")
     runs.add_argument("--smooth", type=_count, metavar="ROUNDS", help="rounds that curves are averaged over")
@@ -60,7 +60,7 @@ def add_look_commands(commands: "_SubParsersAction[argparse.ArgumentParser]") ->
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
@@ -114,13 +114,13 @@ def _rows(args: argparse.Namespace) -> int:
     for name in args.imports:
         is_file = name.endswith(".py") or "/" in name
         registry.import_file(Path(name)) if is_file else registry.import_module(name)
-    count = export_rows(open_run(args.run), args.node, args.out, rounds=span(args.rounds), holder=args.peer)
+    count = export_rows(open_run(args.run), args.node, args.out, rounds=parse_rounds(args.rounds), holder=args.peer)
     print(f"{args.out}: {count} rows")
     return 0
 
 
-def span(text: str | None) -> range | None:
-    """The rounds that `A:B`, `A:`, `:B` or `A` names."""
+def parse_rounds(text: str | None) -> range | None:
+    """Parse `A:B`, `A:`, `:B` or `A` as a range of rounds; None stays None."""
     if text is None:
         return None
     first, colon, last = text.partition(":")

@@ -1,4 +1,4 @@
-"""The commands that play: run, resume, replay, export."""
+"""Commands that play graphs and export policies: run, resume, replay, export."""
 
 import argparse
 import sys
@@ -25,7 +25,7 @@ def add_export_command(commands: "_SubParsersAction[argparse.ArgumentParser]") -
     export.add_argument(
         "out", metavar="OUT", type=Path, help="new folder: weights, tokenizer, chat template, model card"
     )
-    export.add_argument("--round", type=int, help="the checkpoint after so many rounds (default: the last)")
+    export.add_argument("--round", type=int, help="the checkpoint after this many rounds (default: the last)")
     export.add_argument("--peer", help="whose policy (default: the first peer's)")
     export.add_argument("--adapter-only", action="store_true", help="write an adapter as peft reads it, not merged")
     export.add_argument("--push-to-hub", metavar="REPO", help="also upload to this repository of the Hugging Face hub")
@@ -34,18 +34,18 @@ def add_export_command(commands: "_SubParsersAction[argparse.ArgumentParser]") -
 
 
 def add_run_commands(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Declare the commands that play."""
+    """Declare `run`, `resume` and `replay`."""
     run = commands.add_parser("run", help="play a graph")
     add_graph_arguments(run)
     run.add_argument("-o", "--out", type=Path, help="run folder (default: a new runs/<graph>-<n>)")
     run.add_argument("--dry", action="store_true", help="play one round with stand-ins for models and hubs, in seconds")
-    run.add_argument("--resume", action="store_true", help="go on if the folder holds this run, else start it")
+    run.add_argument("--resume", action="store_true", help="resume the run if the folder holds it, else start it")
     run.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     _profile_argument(run)
     add_runner_arguments(run)
     run.set_defaults(command=_run)
 
-    resume = commands.add_parser("resume", help="go on with a run that was cut, to the bits of one that was not")
+    resume = commands.add_parser("resume", help="resume an interrupted run, bit-identical to an uninterrupted one")
     resume.add_argument("folder", metavar="RUN", type=Path, help="run folder, such as runs/tiny")
     resume.add_argument(
         "overrides", nargs="*", metavar="run.key=value", help="such as run.rounds=20, which extends the run"
@@ -62,7 +62,7 @@ def add_run_commands(commands: "_SubParsersAction[argparse.ArgumentParser]") -> 
     replay.add_argument("-o", "--out", type=Path, required=True, help="new run folder")
     replay.add_argument("--rounds", metavar="A:B", help="rounds from A up to but without B; also A:, :B and A")
     replay.add_argument("--recompute", action="append", default=[], metavar="NODE", help="also compute this; or `all`")
-    replay.add_argument("--update", action="store_true", help="also train, off-policy, on what is replayed")
+    replay.add_argument("--update", action="store_true", help="also train, off-policy, on the replayed rollouts")
     replay.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     replay.set_defaults(command=_replay)
 
@@ -82,14 +82,14 @@ def _run(args: argparse.Namespace) -> int:
 
     runner = runner_of(args)
     if args.dry and args.resume:
-        raise ParamError("--resume: a dry run does not go on; leave out --dry or --resume")
+        raise ParamError("--resume: a dry run cannot be resumed; leave out --dry or --resume")
     if args.dry and args.profile:
         raise ParamError("--profile: the times of a dry run say nothing; leave out --dry or --profile")
     imports = run_imports(args)
     if args.dry and runner is not None:
         raise ParamError(f"--runner {args.runner}: a dry run plays in one process; leave out --dry or --runner")
     if args.dry:
-        return _played(partial(dry_play, valid_graph(args).graph, out=args.out, quiet=args.quiet, imports=imports))
+        return _exit_code(partial(dry_play, valid_graph(args).graph, out=args.out, quiet=args.quiet, imports=imports))
     return _play(args, args.out, imports, runner, resume=args.resume)
 
 
@@ -107,7 +107,7 @@ def _resume(args: argparse.Namespace) -> int:
 
 
 def _replay(args: argparse.Namespace) -> int:
-    from genrl_graph.cli.inspection import span
+    from genrl_graph.cli.inspection import parse_rounds
     from genrl_graph.inspection.text import new_console
     from genrl_graph.runners.replay.replay import replay
     from genrl_graph.runners.replay.report import print_replay
@@ -115,10 +115,10 @@ def _replay(args: argparse.Namespace) -> int:
     for text in args.overrides:
         if text.lstrip("~").startswith("run."):
             raise ParamError(f"{text}: a replay has the run options of {args.run}; leave it out")
-    rounds = span(args.rounds)
+    rounds = parse_rounds(args.rounds)
     bounds = None if rounds is None else (rounds.start, None if rounds.stop == 2**31 else rounds.stop)
     imports = run_imports(args)
-    found = replay(
+    report = replay(
         args.run,
         valid_graph(args).graph,
         out=args.out,
@@ -129,7 +129,7 @@ def _replay(args: argparse.Namespace) -> int:
         quiet=args.quiet,
     )
     if not args.quiet:
-        print_replay(found, new_console())
+        print_replay(report, new_console())
     return 0
 
 
@@ -140,10 +140,11 @@ def _play(
 
     graph = valid_graph(args).graph
     options = {"quiet": args.quiet, "imports": imports, "resume": resume, "runner": runner, "profile": args.profile}
-    return _played(partial(play, graph, out=out, **options))
+    return _exit_code(partial(play, graph, out=out, **options))
 
 
-def _played(play: Callable[[], object]) -> int:
+def _exit_code(play: Callable[[], object]) -> int:
+    """Play and return the exit code: 0, or that of the signal that interrupted the run."""
     from genrl_graph.runners.loop.signals import Interrupted
 
     try:

@@ -1,4 +1,4 @@
-"""The options of the command line that say how peers meet: in one process, under torchrun, or in a swarm."""
+"""Command line options of the runners: local (one process), torchrun, and swarm."""
 
 import argparse
 import re
@@ -16,7 +16,7 @@ NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `--runner` and what belongs to the runners."""
+    """Add `--runner` and the options of the runners."""
     group = parser.add_argument_group("how peers meet")
     group.add_argument(
         "--runner",
@@ -26,14 +26,14 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--backend", choices=("gloo", "nccl"), default="gloo", help="of the torch runner's exchanges")
     group.add_argument(
-        "--peer-name", metavar="NAME", help="what seeds and rows call this swarm peer (default: the host)"
+        "--peer-name", metavar="NAME", help="name of this swarm peer in seeds and rows (default: the host)"
     )
-    group.add_argument("--swarm", metavar="NAME", help="tells swarms apart that play one graph (default: its name)")
+    group.add_argument("--swarm", metavar="NAME", help="name that separates swarms of one graph (default: the graph's)")
     add_network_arguments(parser)
 
 
 def runner_of(args: argparse.Namespace) -> "Runner | None":
-    """The runner that was asked for, None for the local one; raises `ParamError` where it cannot be used here."""
+    """Return the runner of `--runner`, None for the local one; raise `ParamError` if its options do not fit."""
     if args.runner == "torch":
         from genrl_graph.runners.torchrun import TorchRunner
 

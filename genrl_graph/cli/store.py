@@ -1,4 +1,4 @@
-"""The command about a run folder's files: store."""
+"""The `store` command: verify or compact the files of a run."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The command line of the swarm: `swarm bootstrap`, and the options that say how a peer is reached."""
+"""The `swarm` command, and the network options of a swarm peer."""
 
 import argparse
 import re
@@ -20,7 +20,7 @@ ADDRESS = re.compile(r"/(ip4|ip6|dns|dns4|dns6|dnsaddr|p2p)/")
 
 def add_swarm_commands(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare `swarm`."""
-    swarm = commands.add_parser("swarm", help="run a peer that others find each other by")
+    swarm = commands.add_parser("swarm", help="run a rendezvous peer, through which others find each other")
     actions = swarm.add_subparsers(required=True, metavar="ACTION")
     bootstrap = actions.add_parser("bootstrap", help="run a rendezvous peer, which plays nothing, until it is stopped")
     add_network_arguments(bootstrap)
@@ -53,7 +53,7 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def spread_addresses(argv: Sequence[str]) -> list[str]:
-    """Arguments in which each address has its own option: `--join A B x=1` is `--join A --join B x=1`."""
+    """Give each address its own option: `--join A B x=1` becomes `--join A --join B x=1`."""
     spread: list[str] = []
     flag: str | None = None
     for text in argv:
@@ -105,7 +105,7 @@ def _seconds(text: str) -> float:
 
 
 def _bootstrap(args: argparse.Namespace) -> int:
-    args.reachability = args.reachability or "public"  # so that it is a relay from the first moment
+    args.reachability = args.reachability or "public"  # forced, so that it relays from its start
     network = network_of(args)
     from genrl_graph.runners.swarm.transport.bootstrap import serve_bootstrap
 

@@ -1,4 +1,4 @@
-"""What the command line says about the types that a graph may name."""
+"""The `nodes` command: list and describe the types that a graph may name."""
 
 import inspect
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ RUN = "run"
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """One param of a type as its field declares it; `default` stands for nothing where it is `required`."""
+    """One param of a type as its field declares it; `default` is None and unused if it is `required`."""
 
     name: str
     annotation: Any
@@ -33,7 +33,7 @@ class Param:
 
 
 def params_of(cls: type[BaseModel]) -> list[Param]:
-    """Return the params of a type, or of a nested set of params, in the order in which they are declared."""
+    """Return the params of a type, or of a nested set of params, in the order of declaration."""
     params = []
     for name, field in cls.model_fields.items():
         required = field.is_required()
@@ -44,7 +44,7 @@ def params_of(cls: type[BaseModel]) -> list[Param]:
 
 
 def list_types() -> str:
-    """All types, by kind, each with the first line of its doc."""
+    """Return all types by kind, each with the first line of its docstring."""
     types = registry.types()
     width = max(map(len, types), default=0)
     blocks = []
@@ -54,9 +54,9 @@ def list_types() -> str:
 
 
 def describe_type(name: str) -> str:
-    """One type: its doc, inputs, output, resources and params; `run` is the options of a run.
+    """Describe one type: docstring, inputs, outputs, resources and params; the name `run` describes run options.
 
-    Raises `GraphError` for an unknown one.
+    Raises `GraphError` for an unknown type.
     """
     if name == RUN:
         lines = [name, "", *(inspect.getdoc(RunConfig) or "").splitlines(), "", *_table("options", _params(RunConfig))]
@@ -93,7 +93,7 @@ _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
 def _constraints(metadata: list[Any]) -> Iterator[str]:
-    """Yield the bounds that a field sets, such as `≥ 1`; what its validators check has no such form."""
+    """Yield the bounds that a field sets, such as `≥ 1`; bounds that validators check are not included."""
     for mark in metadata:
         for name, sign in _SIGNS.items():
             if (bound := getattr(mark, name, None)) is not None:
@@ -103,9 +103,9 @@ def _constraints(metadata: list[Any]) -> Iterator[str]:
 
 
 def type_text(annotation: Any, *, nested: bool = True) -> str:
-    """Return a type as a person writes it: without constraints, and a nested set of params with its keys.
+    """Return a type as a person writes it: without constraints, and nested params with their keys.
 
-    Without `nested` such a set is only called a mapping.
+    If `nested` is False, nested params are shown as `mapping`.
     """
     origin, inner = get_origin(annotation), [type_text(part, nested=nested) for part in _type_arguments(annotation)]
     if origin is Annotated:
@@ -126,7 +126,7 @@ def type_text(annotation: Any, *, nested: bool = True) -> str:
 
 
 def _type_arguments(annotation: Any) -> tuple[Any, ...]:
-    """Return what a type is made of: neither the marks of an `Annotated` nor the values of a `Literal`."""
+    """Return the type arguments, without the metadata of `Annotated` and the values of `Literal`."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     return () if origin is Literal else arguments[:1] if origin is Annotated else arguments
 

@@ -1,4 +1,4 @@
-"""All rules that a graph must obey, found without torch and all at once, each in one line."""
+"""Check all rules of a graph at once, without torch; each problem is one line."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -8,7 +8,7 @@ from genrl_graph.contract.node import Carry, Exchange, Node, Reward
 from genrl_graph.dag.graph import Graph, Part, Section
 from genrl_graph.dag.hazards import find_hazards
 from genrl_graph.dag.infer import infer
-from genrl_graph.dag.problems import Path, Problem, edge_path, meant
+from genrl_graph.dag.problems import Path, Problem, edge_path, read_parts
 from genrl_graph.edge_types.edge_type import EdgeType, Socket
 from genrl_graph.errors import UserError
 from genrl_graph.messages import closest, did_you_mean
@@ -19,9 +19,10 @@ RESERVED = frozenset({"steps", "eval", "refusals", "time", "speed"})  # groups o
 
 
 def check(graph: Graph, *, unread: Collection[Path] = ()) -> list[Problem]:
-    """Every problem of a graph, in the order of the file's parts.
+    """Return every problem of a graph, in the order of the file's parts.
 
-    `unread` are the key paths of a file whose values are reported already: nothing is said about what they lack.
+    `unread` are key paths whose values could not be read and are reported already; anything missing below them is
+    not reported again.
     """
     types = infer(graph)
     problems: list[Problem] = []
@@ -45,7 +46,7 @@ def check(graph: Graph, *, unread: Collection[Path] = ()) -> list[Problem]:
 def check_part(
     graph: Graph, section: Section, part: Part, types: Mapping[str, EdgeType], *, unread: Collection[Path] = ()
 ) -> list[Problem]:
-    """The problems of one part: its name, its place, its inputs and, where the types are known, its incoming edges."""
+    """Check one part: its name, its section, its inputs and, where types are known, the types of its edges."""
     problems = list(_check_name(graph, section, part.name))
     if part.cls is not None and not issubclass(part.cls, Carry if section == "carry" else Node):
         other = "nodes" if section == "carry" else "carry"
@@ -60,7 +61,7 @@ def check_part(
 
 
 def check_next(graph: Graph, name: str, types: Mapping[str, EdgeType]) -> list[Problem]:
-    """Whether a carry's `next` exists and has the type of the carry."""
+    """Check that a carry's `next` exists and has the type of the carry."""
     part = graph.carries[name]
     if part.next is None:
         return []
@@ -68,11 +69,11 @@ def check_next(graph: Graph, name: str, types: Mapping[str, EdgeType]) -> list[P
     unknown = unknown_output(graph, part.next)
     if unknown:
         return [Problem(path, unknown)]
-    given = types.get(part.next)
-    if given is None or part.cls is None or not issubclass(part.cls, Carry) or part.cls.edge.accepts(given):
+    actual = types.get(part.next)
+    if actual is None or part.cls is None or not issubclass(part.cls, Carry) or part.cls.edge.accepts(actual):
         return []
     return [
-        Problem(path, f"wants {part.cls.edge}, but {part.next!r} gives {given}{_givers(graph, part.cls.edge, types)}")
+        Problem(path, f"wants {part.cls.edge}, but {part.next!r} gives {actual}{_givers(graph, part.cls.edge, types)}")
     ]
 
 
@@ -84,7 +85,7 @@ def _check_named_carries(graph: Graph, part: Part) -> Iterator[Problem]:
 
 
 def _not_evaluable(graph: Graph) -> Iterator[Problem]:
-    """Nodes that an evaluation asks for what they do not have, such as a source without held-out tasks."""
+    """Report nodes that cannot be evaluated, such as a source without held-out tasks."""
     for name, part in graph.nodes.items() if graph.run.mode != "train" else ():
         if isinstance(part.declared, Node):
             try:
@@ -94,10 +95,10 @@ def _not_evaluable(graph: Graph) -> Iterator[Problem]:
 
 
 def unknown_output(graph: Graph, ref: str) -> str:
-    """What is wrong with the name of an output, or nothing."""
+    """Return why `ref` does not name an output, or an empty string if it does."""
     name, _, field = ref.partition(".")
     if field and (ref in graph.nodes or ref in graph.carries):
-        return ""  # a part whose name is wrong, which is told there
+        return ""  # the part's own name is wrong, which `_check_name` reports
     if name not in graph.nodes and name not in graph.carries:
         known = [*graph.carries, *graph.nodes]
         return f"no node or carry named {name!r}{did_you_mean(name, known) or f'; there are {_shorten(known)}'}"
@@ -145,9 +146,9 @@ def _check_inputs(
             yield Problem((*at, name), text, at_key=name in misspelt)
     if at in unread or ("nodes", part.name) in unread:
         return
-    given = {*part.inputs, *unreadable, *misspelt.values()}
-    missing = [socket for socket in sockets.values() if not socket.optional and socket.name not in given]
-    if len(missing) > list(misspelt.values()).count(None):  # else each is probably what an unknown one stands for
+    present = {*part.inputs, *unreadable, *misspelt.values()}
+    missing = [socket for socket in sockets.values() if not socket.optional and socket.name not in present]
+    if len(missing) > list(misspelt.values()).count(None):  # else the unknown inputs probably mean these
         for socket in missing:
             givers = _givers(graph, socket.pattern.bound, types, reader=part.name)
             yield Problem(at, f"input {socket.name!r} ({socket}) is missing{givers}", at_key=True)
@@ -157,10 +158,10 @@ def _check_inputs(
 
 
 def _givers_of(graph: Graph, part: Part) -> dict[str, Declared]:
-    """What is declared at the other end of every input of one edge, where it is known and can be read."""
+    """Return the declared node or carry that each single-edge input reads, where it is known and valid."""
     names = {socket: wire.partition(".")[0] for socket, wire in part.inputs.items() if isinstance(wire, str)}
-    found = {s: graph.part(name).declared for s, name in names.items() if name in graph.nodes or name in graph.carries}
-    return {socket: declared for socket, declared in found.items() if declared is not None}
+    known = {s: graph.part(name).declared for s, name in names.items() if name in graph.nodes or name in graph.carries}
+    return {socket: declared for socket, declared in known.items() if declared is not None}
 
 
 def _unknown_input(part: Part, name: str, sockets: Mapping[str, Socket]) -> str:
@@ -183,15 +184,15 @@ def _misshaped(socket: Socket, part: Part) -> str:
 
 def _mismatches(graph: Graph, part: Part, types: Mapping[str, EdgeType]) -> Iterator[Problem]:
     for edge in part.edges():
-        socket, given = part.socket(edge.socket), types.get(edge.ref)
-        if socket is not None and given is not None and not socket.pattern.bound.accepts(given):
+        socket, actual = part.socket(edge.socket), types.get(edge.ref)
+        if socket is not None and actual is not None and not socket.pattern.bound.accepts(actual):
             wanted = socket.pattern.bound
             givers = _givers(graph, wanted, types, reader=part.name)
-            yield Problem(edge_path(edge), f"wants {wanted}, but {edge.ref!r} gives {given}{givers}")
+            yield Problem(edge_path(edge), f"wants {wanted}, but {edge.ref!r} gives {actual}{givers}")
 
 
 def _givers(graph: Graph, wanted: EdgeType, types: Mapping[str, EdgeType], *, reader: str = "") -> str:
-    names = [ref for ref, given in types.items() if wanted.accepts(given) and ref.partition(".")[0] != reader]
+    names = [ref for ref, kind in types.items() if wanted.accepts(kind) and ref.partition(".")[0] != reader]
     if names:
         return f"; nodes that give {wanted}: {_shorten(names)}"
     every = all(part.cls is not None for part in (*graph.carries.values(), *graph.nodes.values()))
@@ -219,11 +220,11 @@ def _cycles(graph: Graph) -> Iterator[Problem]:
 
 
 def _unused(graph: Graph, types: Mapping[str, EdgeType]) -> Iterator[Problem]:
-    """Rewards and exchanges that nothing reads, but for those that a missing or wrong input was probably to read."""
-    read, unmet = set(meant(graph)), list(_unmet(graph, types))
+    """Report unread rewards and exchanges, except those that a missing or wrong input probably should read."""
+    read, unmet = set(read_parts(graph)), list(_unmet(graph, types))
     for name, part in graph.nodes.items():
-        given = types.get(name)
-        if part.cls is None or name in read or any(given and wanted.accepts(given) for wanted in unmet):
+        kind = types.get(name)
+        if part.cls is None or name in read or any(kind and wanted.accepts(kind) for wanted in unmet):
             continue
         if issubclass(part.cls, Reward):
             text = "this reward is read by nothing; give it to an advantage or remove it"
@@ -234,13 +235,13 @@ def _unused(graph: Graph, types: Mapping[str, EdgeType]) -> Iterator[Problem]:
 
 
 def _unmet(graph: Graph, types: Mapping[str, EdgeType]) -> Iterator[EdgeType]:
-    """What the inputs want that are told as missing, misspelt or of the wrong type."""
+    """Yield the type that each missing, misspelt or wrongly typed input wants."""
     for part in graph.nodes.values():
         if part.cls is None or not issubclass(part.cls, Node):
             continue
         for socket in part.cls.signature.inputs:
             wanted = socket.pattern.bound
-            given = [types.get(edge.ref) for edge in part.edges() if edge.socket == socket.name]
+            kinds = [types.get(edge.ref) for edge in part.edges() if edge.socket == socket.name]
             missing = not socket.optional and socket.name not in part.inputs
-            if missing or any(kind is not None and not wanted.accepts(kind) for kind in given):
+            if missing or any(kind is not None and not wanted.accepts(kind) for kind in kinds):
                 yield wanted

@@ -1,4 +1,4 @@
-"""The two fingerprints of a graph: what peers must agree on, and everything."""
+"""The two fingerprints of a graph: `protocol` hashes what peers must agree on, `full` hashes everything."""
 
 import json
 from typing import Any
@@ -11,9 +11,9 @@ from genrl_graph.seeds import digest
 
 
 def protocol_fingerprint(graph: Graph) -> str:
-    """Topology, exchanges, edge schemas and sources with their params.
+    """Hash the topology, exchanges, edge schemas, and sources with their params.
 
-    Not in it: `run`, models, and the params of generators, rewards and updates, in which peers may differ.
+    Peers may differ in the rest: run options, models, and the params of generators, rewards and updates.
     """
     schemas = {
         ref: [str(kind), kind.base.version, {name: str(column) for name, column in kind.base.declared().items()}]
@@ -21,12 +21,12 @@ def protocol_fingerprint(graph: Graph) -> str:
         if issubclass(kind.base, Frame)
     }
     parts = [_describe(part, params=_agreed(part)) for part in (*graph.carries.values(), *graph.nodes.values())]
-    parts.sort(key=lambda part: part["name"])  # the order of lines decides nothing between peers
+    parts.sort(key=lambda part: part["name"])  # peers may list parts in any order
     return _hash("protocol", [graph.name, parts, schemas])
 
 
 def full_fingerprint(graph: Graph) -> str:
-    """Every part with all params, and the run options."""
+    """Hash every part with all params, and the run options."""
     parts = [_describe(part, params=True) for part in (*graph.carries.values(), *graph.nodes.values())]
     return _hash("full", [graph.name, parts, graph.run.model_dump(mode="json")])
 

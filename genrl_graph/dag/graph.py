@@ -1,8 +1,7 @@
-"""The graph of a game: its parts, and the Python builder that makes them.
+"""The graph of a game: its parts, and the Python builder.
 
-A YAML file (`graph_file/read.py`) and the builder give the same `Graph`. A graph may hold parts that are wrong:
-`dag/check.py` finds them all. The builder asks it at every line, so in Python a wrong edge fails where it is
-written.
+A YAML file (`graph_file/read.py`) and the builder give the same `Graph`. A graph may hold invalid parts;
+`dag/check.py` reports them all. The builder checks each call, so in Python a wrong edge fails where it is written.
 """
 
 import warnings
@@ -19,12 +18,12 @@ from genrl_graph.errors import GraphError, ParamError
 from genrl_graph.messages import did_you_mean, renamed_input
 
 Section = Literal["carry", "nodes"]
-"""Where a graph file writes a part."""
+"""The section of a graph file that holds a part."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One node or carry as written. `cls` is None for an unknown type, `declared` None where its params are wrong."""
+    """One node or carry as written. `cls` is None for an unknown type, `declared` is None for wrong params."""
 
     name: str
     type_name: str
@@ -32,38 +31,38 @@ class Part:
     declared: Declared | None
     inputs: Mapping[str, Wire] = field(default_factory=dict)
     next: str | None = None
-    written: Mapping[str, Any] | None = None  # params as a file has them
+    written: Mapping[str, Any] | None = None  # params as the file writes them
 
     @property
     def node(self) -> Node:
-        """The node of a part that passed the check."""
+        """Return the node of a part that passed the check."""
         assert isinstance(self.declared, Node)
         return self.declared
 
     @property
     def carry(self) -> Carry:
-        """The carry of a part that passed the check."""
+        """Return the carry of a part that passed the check."""
         assert isinstance(self.declared, Carry)
         return self.declared
 
     def params(self) -> Mapping[str, Any]:
-        """The params that differ from their defaults; as written where they are wrong."""
+        """Return the params that differ from their defaults; if some are wrong, all params as written."""
         return self.written or {} if self.declared is None else self.declared.plain_params()
 
     def recorded_params(self) -> Mapping[str, Any]:
-        """The params, or, where one has no YAML form, a note that says so in their place."""
+        """Return `params()`, or a note in their place if one has no YAML form."""
         try:
             return self.params()
         except ParamError as error:
             return {"not written": str(error)}
 
     def portable_params(self) -> Mapping[str, Any]:
-        """The recorded params, the same on every machine: data files without the folders that they lie in."""
+        """Return the recorded params without the folders of data files, so that they are equal on every machine."""
         params = dict(self.recorded_params())
         return params if self.cls is None else without_folders(self.cls.model_fields, params)
 
     def edges(self) -> "Iterator[Edge]":
-        """The incoming edges, in the order written."""
+        """Yield the incoming edges, in the order written."""
         for socket, wire in self.inputs.items():
             if isinstance(wire, str):
                 yield Edge(self.name, socket, None, wire)
@@ -73,13 +72,13 @@ class Part:
                 yield from (Edge(self.name, socket, at, ref) for at, ref in enumerate(wire))
 
     def socket(self, name: str) -> Socket | None:
-        """The input socket of this name, or None."""
+        """Return the input socket of this name, or None."""
         if self.cls is None or not issubclass(self.cls, Node):
             return None
         return next((socket for socket in self.cls.signature.inputs if socket.name == name), None)
 
     def bind(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what this node reads, by input, of `values` by output or carry name."""
+        """Return this node's inputs by name, looked up in `values`, which maps outputs and carries to values."""
         inputs: dict[str, Any] = {}
         for name, wire in self.inputs.items():
             if isinstance(wire, Mapping):
@@ -104,13 +103,13 @@ class Edge:
 
     @property
     def origin(self) -> str:
-        """The node or carry that gives the value."""
+        """Return the name of the node or carry that gives the value."""
         return self.ref.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """An output of a part; passing it to `Graph.add` is the edge. A field of several outputs is `handle.field`."""
+    """An output of a part; passing it to `Graph.add` makes an edge. `handle.field` is one of several outputs."""
 
     graph: "Graph"
     ref: str
@@ -123,7 +122,7 @@ class Handle:
 
 
 class Graph:
-    """A game. Equal graphs have equal parts in the same order, and equal `run` options."""
+    """A game. Graphs are equal if they have equal parts in the same order and equal `run` options."""
 
     def __init__(self, name: str, *, run: RunConfig | None = None) -> None:
         self.name = name
@@ -133,7 +132,7 @@ class Graph:
         self._types: dict[str, EdgeType] = {}  # of the parts that the builder has placed
 
     def carry(self, name: str, carry: Carry, /) -> Handle:
-        """Declare a value that every round starts with; one that `next_round` never names is frozen."""
+        """Declare a value that every round starts with; it is frozen unless `next_round` names it."""
         self._place("carry", Part(name, carry.type_name, type(carry), carry))
         return self.output(name)
 
@@ -152,7 +151,7 @@ class Graph:
         return self.output(name)
 
     def next_round(self, /, **values: Handle) -> None:
-        """Say what each carry is in the next round."""
+        """Set the output that each carry takes as its value in the next round."""
         from genrl_graph.dag.check import check_next
 
         for name, handle in values.items():
@@ -167,7 +166,7 @@ class Graph:
             _raise(problems)
 
     def output(self, ref: str) -> Handle:
-        """The handle of an output, by `node`, `node.field` or carry name."""
+        """Return the handle of an output, by `node`, `node.field` or carry name."""
         from genrl_graph.dag.check import unknown_output
 
         name, _, field = ref.partition(".")
@@ -177,32 +176,32 @@ class Graph:
         return Handle(self, ref, self._types.get(ref))
 
     def settle(self) -> None:
-        """Infer the types of all outputs, so that the builder goes on from parts that were put in place unchecked."""
+        """Infer the types of all outputs; call it before building on parts that were added unchecked."""
         from genrl_graph.dag.infer import infer
 
         self._types = infer(self)
 
     def part(self, name: str) -> Part:
-        """The node or carry of this name."""
+        """Return the node or carry of this name."""
         return self.nodes.get(name) or self.carries[name]
 
     def edges(self) -> Iterator[Edge]:
-        """All edges between parts, in the order written."""
+        """Yield all edges between parts, in the order written."""
         for part in self.nodes.values():
             yield from part.edges()
 
     def readers(self, name: str) -> list[Edge]:
-        """The edges that leave a part."""
+        """Return the edges that leave a part."""
         return [edge for edge in self.edges() if edge.origin == name]
 
     def dump(self) -> str:
-        """This graph as YAML; loading it gives an equal graph. Raises `ParamError` where a param has no YAML form."""
+        """Return this graph as YAML that loads to an equal graph; raise `ParamError` if a param has no YAML form."""
         from genrl_graph.graph_file.dump import dump
 
         return dump(self)
 
     def record(self) -> str:
-        """This graph as YAML for the run folder, with a note in place of params that have no YAML form."""
+        """Return this graph as YAML for the run folder, with a note in place of params without a YAML form."""
         from genrl_graph.graph_file.dump import dump
 
         return dump(self, params=Part.recorded_params)
@@ -216,7 +215,7 @@ class Graph:
         return f"<Graph {self.name!r}: {len(self.carries)} carries, {len(self.nodes)} nodes>"
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        """What a notebook shows: the picture, and text for a terminal; a graph that breaks a rule is told as text."""
+        """Return the picture as SVG and text for a notebook; for an invalid graph, its problems as text."""
         from genrl_graph.dag.schedule import compile_graph
         from genrl_graph.drawing.picture import picture
         from genrl_graph.drawing.svg import svg
@@ -229,7 +228,7 @@ class Graph:
         return {"image/svg+xml": svg(drawn), "text/plain": text(drawn)}
 
     def _repr_svg_(self) -> str | None:
-        """The picture for viewers that ask for nothing else."""
+        """Return the picture for viewers that only ask for SVG."""
         return self._repr_mimebundle_().get("image/svg+xml")
 
     def _identity(self) -> tuple[object, ...]:

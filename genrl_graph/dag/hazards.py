@@ -1,7 +1,7 @@
-"""Policy hazards: whoever reads a version of a policy runs before the update that replaces it.
+"""Policy hazards: every reader of a policy version must run before the update that replaces it.
 
-An update changes its policy in place, so a version of it has one successor and its readers must come first.
-Where the edges allow it the compiler orders them so; where they do not the graph is refused.
+An update changes its policy in place, so each version has one successor and its readers must run first.
+The compiler orders them so where the edges allow it; otherwise the graph is refused.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from genrl_graph.contract.node import Update
 from genrl_graph.dag.graph import Edge, Graph, Part
 from genrl_graph.dag.infer import carried
-from genrl_graph.dag.problems import Path, Problem, edge_path, meant
+from genrl_graph.dag.problems import Path, Problem, edge_path, read_parts
 from genrl_graph.edge_types.edge_type import EdgeType
 
 _FORK = "take a policy.fork of it"
@@ -18,7 +18,7 @@ _FORK = "take a policy.fork of it"
 
 @dataclass(frozen=True, slots=True)
 class ReadBeforeUpdate:
-    """`before` reads a version that `after` replaces; `edge` is the reading."""
+    """An order constraint: node `before` reads, through `edge`, a version that update `after` replaces."""
 
     before: str
     after: str
@@ -26,25 +26,27 @@ class ReadBeforeUpdate:
 
 
 def replaced_inputs(part: Part) -> Mapping[str, str]:
-    """For each output field of an update, the input whose value it replaces."""
+    """Return, for each output field of an update, the input whose value it replaces; empty for other parts."""
     return part.cls.signature.replaced if part.cls is not None and issubclass(part.cls, Update) else {}
 
 
 def orders(graph: Graph, types: Mapping[str, EdgeType]) -> list[ReadBeforeUpdate]:
-    """Which nodes must run before which updates."""
-    found = []
+    """Return the constraints that nodes run before the updates that replace what they read."""
+    constraints = []
     for edges in _mutable_readers(graph, types).values():
         updates = list(dict.fromkeys(edge.reader for edge in _updaters(graph, edges)))
-        if len(updates) == 1:  # several clash, and no order helps
-            found += [ReadBeforeUpdate(edge.reader, updates[0], edge) for edge in edges if edge.reader != updates[0]]
-    return found
+        if len(updates) == 1:  # several updates of one version clash: no order helps
+            constraints += [
+                ReadBeforeUpdate(edge.reader, updates[0], edge) for edge in edges if edge.reader != updates[0]
+            ]
+    return constraints
 
 
 def find_hazards(graph: Graph, types: Mapping[str, EdgeType], *, unread: Collection[Path] = ()) -> list[Problem]:
-    """Updates that clash or lead nowhere, values kept by several carries, and readers that cannot come in time."""
+    """Report clashing or unused updates, values that several carries keep, and readers that cannot run in time."""
     return [
         *_clashes(graph, types),
-        *_lost(graph, types, unread),
+        *_lost_carries(graph, types, unread),
         *_idle_updates(graph, types, unread),
         *_late_readers(graph, types),
     ]
@@ -82,10 +84,10 @@ def _clashes(graph: Graph, types: Mapping[str, EdgeType]) -> Iterator[Problem]:
                     yield Problem(edge_path(edge), text)
 
 
-def _lost(graph: Graph, types: Mapping[str, EdgeType], unread: Collection[Path]) -> Iterator[Problem]:
-    """A carry keeps a value to the next round: no update may replace it, and no other carry may keep it too."""
+def _lost_carries(graph: Graph, types: Mapping[str, EdgeType], unread: Collection[Path]) -> Iterator[Problem]:
+    """Report carries whose value an update replaces before the round ends, or that another carry keeps too."""
     readers = _mutable_readers(graph, types)
-    kept: dict[str, str] = {}
+    keeper: dict[str, str] = {}
     for name, part in graph.carries.items():
         ref = part.next or name
         if not carried(types, ref) or ("carry", name, "next") in unread:
@@ -93,27 +95,27 @@ def _lost(graph: Graph, types: Mapping[str, EdgeType], unread: Collection[Path])
         path: Path = ("carry", name, "next") if part.next else ("carry", name)
         last = _last_version(graph, readers, ref)
         if last != ref:
-            what = (
+            fault = (
                 f"{ref!r} is replaced before the round ends" if part.next else "is frozen without `next`, but updated"
             )
-            yield Problem(path, f"{what}; write `next: {last}`, or let the update {_FORK}", at_key=not part.next)
-        if ref in kept:
-            what = f"{ref!r} is kept by {kept[ref]!r} too, and an update of one would change both"
-            yield Problem(path, f"{what}; {_FORK}", at_key=not part.next)
-        kept.setdefault(ref, name)
+            yield Problem(path, f"{fault}; write `next: {last}`, or let the update {_FORK}", at_key=not part.next)
+        if ref in keeper:
+            fault = f"{ref!r} is kept by {keeper[ref]!r} too, and an update of one would change both"
+            yield Problem(path, f"{fault}; {_FORK}", at_key=not part.next)
+        keeper.setdefault(ref, name)
 
 
 def _idle_updates(graph: Graph, types: Mapping[str, EdgeType], unread: Collection[Path]) -> Iterator[Problem]:
-    """Updates whose result is neither read nor carried on."""
-    read = set(meant(graph))
+    """Report updates whose result is neither read nor carried into the next round."""
+    read = set(read_parts(graph))
     readers = _mutable_readers(graph, types)
-    told = {
+    reported = {
         _last_version(graph, readers, name).partition(".")[0]
         for name, part in graph.carries.items()
         if part.next is None or ("carry", name, "next") in unread
     }
     for name, part in graph.nodes.items():
-        if replaced_inputs(part) and name not in read | told:
+        if replaced_inputs(part) and name not in read | reported:
             field = next(iter(replaced_inputs(part)))
             ref = f"{name}.{field}" if field else name
             text = f"what this updates is neither read nor carried; write `next: {ref}` under its carry, or remove it"
@@ -121,20 +123,20 @@ def _idle_updates(graph: Graph, types: Mapping[str, EdgeType], unread: Collectio
 
 
 def _last_version(graph: Graph, readers: Mapping[str, list[Edge]], ref: str) -> str:
-    """What a value has become when the round ends: the output of the last update in the chain."""
+    """Return the output that holds a value at the end of the round: that of the last update in its chain."""
     seen = {ref}
     while updaters := _updaters(graph, readers.get(ref, [])):
         replaced = replaced_inputs(graph.nodes[updaters[0].reader])
         field = next(field for field, socket in replaced.items() if socket == updaters[0].socket)
         ref = f"{updaters[0].reader}.{field}" if field else updaters[0].reader
         if ref in seen:
-            break  # a cycle, which is told as one
+            break  # a cycle, which `check` reports
         seen.add(ref)
     return ref
 
 
 def _late_readers(graph: Graph, types: Mapping[str, EdgeType]) -> Iterator[Problem]:
-    """Readers that come after the update by the edges; or, in a ring of several, all of them together."""
+    """Report readers that the edges place after their update; if there are none, cycles of such constraints."""
     import networkx as nx
 
     links = nx.DiGraph()

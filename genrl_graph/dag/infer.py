@@ -1,4 +1,4 @@
-"""The edge type of every output of a graph, inferred from the nodes and what they read."""
+"""Edge types of all outputs of a graph, inferred from the nodes and what they read."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -10,9 +10,9 @@ from genrl_graph.edge_types.edge_type import EdgeType
 
 
 def infer(graph: Graph) -> dict[str, EdgeType]:
-    """The edge type of every output (`node`, `node.field`, carry) that can be known, in the order of the graph.
+    """Return the edge type of every output (`node`, `node.field`, carry), in the order of the graph.
 
-    Parts that are wrong are left out.
+    Outputs whose type cannot be inferred are left out.
     """
     types: dict[str, EdgeType] = {}
     for part in graph.carries.values():
@@ -27,23 +27,23 @@ def infer(graph: Graph) -> dict[str, EdgeType]:
 
 
 def infer_part(part: Part, types: Mapping[str, EdgeType]) -> dict[str, EdgeType]:
-    """The edge types of one part's outputs, given those of the parts that it reads."""
+    """Return the edge types of one part's outputs, given those of the parts that it reads."""
     if part.cls is None:
         return {}
     if issubclass(part.cls, Carry):
         return {part.name: part.cls.edge}
     assert issubclass(part.cls, Node)
     bindings = _bindings(part, types)
-    found = {}
+    outputs = {}
     for field, pattern in part.cls.signature.outputs.items():
         if isinstance(pattern.base, TypeVar) and pattern.base not in bindings and _binds(part, pattern.base):
             continue  # its input is unknown or wrong, which is reported there
-        found[f"{part.name}.{field}" if field else part.name] = pattern.filled(bindings)
-    return found
+        outputs[f"{part.name}.{field}" if field else part.name] = pattern.filled(bindings)
+    return outputs
 
 
 def inference_order(graph: Graph) -> list[str]:
-    """Nodes, readers after what they read; nodes on a cycle, and what reads them, are left out."""
+    """Return node names in topological order; nodes on or downstream of a cycle are left out."""
     waiting = {name: {e.origin for e in part.edges() if e.origin in graph.nodes} for name, part in graph.nodes.items()}
     followers: dict[str, list[str]] = {}
     for name, origins in waiting.items():
@@ -62,25 +62,25 @@ def inference_order(graph: Graph) -> list[str]:
 
 
 def carried(types: Mapping[str, EdgeType], ref: str) -> bool:
-    """Whether an output is a value that an update changes in place."""
-    given = types.get(ref)
-    return given is not None and issubclass(given.base, Carried) and given.base.mutable
+    """Return whether an output is a value that an update changes in place."""
+    kind = types.get(ref)
+    return kind is not None and issubclass(kind.base, Carried) and kind.base.mutable
 
 
 def _bindings(part: Part, types: Mapping[str, EdgeType]) -> dict[TypeVar, EdgeType]:
-    found: dict[TypeVar, EdgeType] = {}
+    bindings: dict[TypeVar, EdgeType] = {}
     for edge in part.edges():
-        socket, given = part.socket(edge.socket), types.get(edge.ref)
-        if socket is None or given is None or not isinstance(socket.pattern.base, TypeVar):
+        socket, kind = part.socket(edge.socket), types.get(edge.ref)
+        if socket is None or kind is None or not isinstance(socket.pattern.base, TypeVar):
             continue
-        if socket.pattern.bound.accepts(given):
+        if socket.pattern.bound.accepts(kind):
             variable = socket.pattern.base
-            found[variable] = found[variable].join(given) if variable in found else given
-    return found
+            bindings[variable] = bindings[variable].join(kind) if variable in bindings else kind
+    return bindings
 
 
 def _binds(part: Part, variable: TypeVar) -> bool:
-    """Whether an input that is wired, or has to be, decides what the variable stands for."""
+    """Return whether a wired or required input determines the type variable."""
     assert part.cls is not None and issubclass(part.cls, Node)
     sockets = part.cls.signature.inputs
     return any(s.pattern.base is variable and (s.name in part.inputs or not s.optional) for s in sockets)

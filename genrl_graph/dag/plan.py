@@ -1,11 +1,11 @@
-"""The schedule as text: what a round does, in order, before anything runs."""
+"""A schedule as text: the steps of a round in order, shown before anything runs."""
 
 from genrl_graph.dag.schedule import Schedule, Step
 from genrl_graph.messages import counted
 
 
 def schedule_text(schedule: Schedule) -> str:
-    """Stages, steps, exchanges and the version of each policy that a step reads; ends with what is carried on."""
+    """Return stages, steps, exchanges and the policy version that each step reads, then the carries."""
     graph = schedule.graph
     exchanges = sum(step.action == "open" for step in schedule.steps)
     lines = [

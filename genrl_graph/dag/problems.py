@@ -1,4 +1,4 @@
-"""One broken rule of a graph, with the key path where it is told."""
+"""Problems of a graph: one broken rule each, with its key path in the graph file."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class Problem:
 
     path: Path
     text: str
-    at_key: bool = False  # the key is wrong or stands for what is missing below it
+    at_key: bool = False  # the key itself is wrong, or something below it is missing
 
     @property
     def where(self) -> str:
-        """The key path as users speak of it: `nodes.final.critiques` for an input."""
+        """Return the key path as messages write it, without `inputs`: `nodes.final.critiques` for an input."""
         hidden = self.path[:1] == ("nodes",) and self.path[2:3] == ("inputs",) and len(self.path) > 3
         path = (*self.path[:2], *self.path[3:]) if hidden else self.path
         return ".".join(map(str, path)) or "graph"
@@ -30,13 +30,13 @@ class Problem:
 
 
 def edge_path(edge: Edge) -> Path:
-    """Where the file writes an edge."""
+    """Return the key path of an edge in the graph file."""
     path: Path = ("nodes", edge.reader, "inputs", edge.socket)
     return path if edge.key is None else (*path, edge.key)
 
 
-def meant(graph: Graph) -> Iterator[str]:
-    """The parts that are read, and those that were probably meant where a name is misspelt."""
+def read_parts(graph: Graph) -> Iterator[str]:
+    """Yield the name of every part that an edge or `next` reads; for a misspelt name, the closest known one."""
     known = dict.fromkeys([*graph.carries, *graph.nodes])
     refs = [edge.ref for edge in graph.edges()] + [part.next for part in graph.carries.values() if part.next]
     for ref in refs:

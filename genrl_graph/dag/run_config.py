@@ -1,4 +1,4 @@
-"""The options of a run that a graph file may set under `run:`; the command line wins over them."""
+"""Run options that a graph file sets under `run:`; the command line overrides them."""
 
 from typing import Literal, Self, get_args
 
@@ -12,7 +12,7 @@ KNOWN_TRACKERS: tuple[str, ...] = get_args(TrackerName)
 
 
 class RunConfig(BaseModel):
-    """How a game is played: how long, from what seed, how evaluated, at what cost; not what the game is."""
+    """Run options: rounds, seed, peers, evaluation, checkpoints and failure limits; they do not define the game."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,5 +68,5 @@ class RunConfig(BaseModel):
 
     @property
     def evaluation(self) -> Evaluation:
-        """What nodes are asked for in an evaluation."""
+        """Return the evaluation settings that nodes receive: tasks, samples and temperature."""
         return Evaluation(self.eval_tasks, self.eval_samples, self.eval_temperature)

@@ -1,4 +1,4 @@
-"""The round schedule: what a graph compiles to."""
+"""Compile a graph to the schedule of a round."""
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
@@ -22,9 +22,9 @@ _OPEN_FIRST: Mapping[str, int] = {"open": 0, "run": 1, "close": 2}
 class Step:
     """One step of a round: run a node, or open or close an exchange.
 
-    `reads` names, for each input of a carried value (`input.key` of several), the update that made this version, or
-    the carry. A background step starts with the step that `beside` names, in a thread of its own, and is awaited and
-    committed at its own place; "" for all others.
+    `reads` maps each input that reads a carried value (`input.key` if it reads several) to the update that produced
+    this version, or to the carry. A background step starts in its own thread together with the step that `beside`
+    names, and is awaited and committed at its own place in the order; `beside` is "" for all other steps.
     """
 
     action: Action
@@ -39,7 +39,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The steps of a round in the order in which they are committed, the placed nodes, and the types of all outputs."""
+    """The steps of a round in commit order, the placed nodes, and the types of all outputs."""
 
     graph: Graph
     steps: tuple[Step, ...]
@@ -49,12 +49,12 @@ class Schedule:
 
     @property
     def stages(self) -> int:
-        """The number of stages."""
+        """Return the number of stages."""
         return 1 + max((step.stage for step in self.steps), default=0)
 
     @property
     def background(self) -> Mapping[str, Sequence[Step]]:
-        """The background steps, by the step that they start with."""
+        """Return the background steps, by the step that they start with."""
         started: dict[str, list[Step]] = {}
         for step in self.steps:
             if step.beside:
@@ -62,16 +62,16 @@ class Schedule:
         return started
 
     def replaced(self, name: str) -> Mapping[str, str]:
-        """For each output field of an update, the input whose value it replaces."""
+        """Return, for each output field of an update, the input whose value it replaces; empty for other nodes."""
         return replaced_inputs(self.graph.nodes[name])
 
 
 def compile_graph(graph: Graph) -> Schedule:
     """Return the schedule of a graph; raises `GraphError` with all problems where it breaks a rule.
 
-    Exchanges open as soon as their offer exists and close when nothing else is ready; otherwise earlier stages
-    go first, then the order in which the graph names its nodes. Steps that may run in the background, and credit that
-    only they hold up, move behind the next generator.
+    Exchanges open as soon as their offer exists and close when nothing else is ready. Other steps are ordered by
+    stage, then by the order of the nodes in the graph. Background steps, and advantages and selects that wait for
+    them, move after the next generator.
     """
     problems = check(graph)
     if problems:
@@ -89,9 +89,9 @@ def compile_graph(graph: Graph) -> Schedule:
 
 
 def stages_of(graph: Graph) -> dict[str, int]:
-    """The stage of every node: generators upstream open it."""
+    """Return the stage of every node; each generator opens one after those of the generators upstream."""
     stages: dict[str, int] = {}
-    highest: dict[str, int] = {}  # the highest stage of a generator upstream of a node or at it; -1 if there is none
+    highest: dict[str, int] = {}  # highest stage among the node, if it generates, and the generators upstream; -1: none
     for name in inference_order(graph):
         part = graph.nodes[name]
         upstream = max((highest[e.origin] for e in part.edges() if e.origin in graph.nodes), default=-1)
@@ -154,37 +154,37 @@ def _carried_reads(graph: Graph, name: str, types: Mapping[str, EdgeType]) -> di
 
 
 def _deferred(schedule: Schedule) -> list[Step]:
-    """Move background steps, and advantages and selects that wait for them alone, behind the next generator.
+    """Move background steps, and the advantages and selects that wait for them, after the next generator.
 
-    What that generator makes is offered before the moved steps have their place, and a step that reads one of them
-    comes after it.
+    Exchanges that open right after that generator still open before the moved steps. A step that reads a moved step
+    runs after it.
     """
-    ordered, held, due = list[Step](), list[Step](), False
+    ordered, deferred, flush = list[Step](), list[Step](), False
     generators_left = sum(_generates(schedule, step) for step in schedule.steps)
     for step in schedule.steps:
-        if due and step.action != "open":
-            ordered, held, due = ordered + held, [], False
-        waits = bool(_origins(schedule, step) & {other.node for other in held})
+        if flush and step.action != "open":
+            ordered, deferred, flush = ordered + deferred, [], False
+        waits = bool(_origins(schedule, step) & {other.node for other in deferred})
         if generators_left and (_overlaps(schedule, step) or (waits and _is_credit(schedule, step))):
-            held.append(step)
+            deferred.append(step)
             continue
         if waits:
-            ordered, held, due = ordered + held, [], False
+            ordered, deferred, flush = ordered + deferred, [], False
         ordered.append(step)
         if _generates(schedule, step):
-            generators_left, due = generators_left - 1, True
-    return ordered + held
+            generators_left, flush = generators_left - 1, True
+    return ordered + deferred
 
 
 def _with_background(schedule: Schedule, order: Sequence[Step]) -> tuple[Step, ...]:
-    """Let each step that may run in the background start with the first step that takes time once its inputs exist.
+    """Start each background step beside the first slow step after its inputs exist.
 
-    That is a generator or the close of an exchange, before the own place of the background step.
+    A slow step is a generator or the close of an exchange; it comes before the background step's own place.
     """
-    made = {step.node: at for at, step in enumerate(order)}
+    produced_at = {step.node: at for at, step in enumerate(order)}
 
     def beside(place: int, step: Step) -> str:
-        ready = max((made[origin] for origin in _origins(schedule, step) if origin in made), default=-1)
+        ready = max((produced_at[origin] for origin in _origins(schedule, step) if origin in produced_at), default=-1)
         between = order[ready + 1 : place]
         return next((str(other) for other in between if _generates(schedule, other) or other.action == "close"), "")
 
@@ -195,7 +195,7 @@ def _with_background(schedule: Schedule, order: Sequence[Step]) -> tuple[Step, .
 
 
 def _overlaps(schedule: Schedule, step: Step) -> bool:
-    """Whether a step may run beside others: its node says so, and it reads no policy that one of them might train."""
+    """Return whether a step may run in the background: its node allows it, and it reads no carried value."""
     return step.action == "run" and schedule.nodes[step.node].overlaps and not step.reads
 
 

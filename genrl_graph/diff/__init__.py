@@ -1,4 +1,4 @@
-"""What two graphs differ in: parts, params, schedules."""
+"""Compare two graphs: their parts, params and schedules."""
 
 from genrl_graph.diff.difference import compare
 

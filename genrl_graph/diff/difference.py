@@ -1,4 +1,4 @@
-"""What two graphs differ in, and what follows for a round: the schedule, the weights read, who may meet."""
+"""Compare two graphs: their parts, the schedules of a round, and whether peers that play them can meet."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,12 +14,12 @@ from genrl_graph.diff.schedules import ScheduleChange, schedule_changes
 from genrl_graph.graph_file.read import Loaded, read
 from genrl_graph.store import run_folder
 
-_NOTHING_PLAYED = "the schedules and fingerprints are not compared, for that needs two graphs that pass the check"
+_NOT_COMPARED = "the schedules and fingerprints are not compared, for that needs two graphs that pass the check"
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The difference of two graphs. Old names of renamed parts appear only as `was` of the part.
+    """The difference of two graphs. A renamed part appears under its new name; `was` holds the old one.
 
     `schedule`, `protocol` and `full` are None where a graph does not pass the check.
     """
@@ -35,25 +35,25 @@ class Difference:
     problems: Pair[tuple[str, ...]]
 
     def __bool__(self) -> bool:
-        """Whether the graphs differ; problems that both may have are no difference."""
+        """Return whether the graphs differ; their problems do not count."""
         return any((self.name, self.carries, self.nodes, self.run, self.order))
 
     def lines(self) -> list[str]:
-        """The difference in words, in the order of the files; nothing where there is none."""
+        """Return the difference in words, in the order of the files; empty if the graphs are equal."""
         blocks = [("graph", [f"is now {self.name.new}, no longer {self.name.old}"] if self.name else [])]
         blocks.append(("carry", [line for part in self.carries for line in part.lines()]))
         blocks.append(("nodes", [line for part in self.nodes for line in part.lines()]))
         blocks.append(("run", [line for option in self.run for line in option.lines()]))
         blocks.append(("order of the file", list(map(str, self.order))))
         if self:
-            blocks.append(("schedule", self.schedule.lines() if self.schedule else [_NOTHING_PLAYED]))
+            blocks.append(("schedule", self.schedule.lines() if self.schedule else [_NOT_COMPARED]))
             blocks.append(("fingerprints", self._fingerprints()))
         blocks.append(("problems of the old graph", list(self.problems.old)))
         blocks.append(("problems of the new graph", list(self.problems.new)))
         return [line for title, lines in blocks if lines for line in (f"{title}:", *(f"  {line}" for line in lines))]
 
     def to_json(self) -> dict[str, Any]:
-        """The difference as plain values: `differs`, and the fields of this class and of what it holds, by name.
+        """Return the difference as plain values: `differs`, and all fields by name, nested ones included.
 
         A `Pair` is `{old, new}`. A part is `{name, change, was, type, params, inputs, next}`, a param or run option
         `{path, old, new}` with `{value, default}` or null on each side, an input `{input, old, new}` with a list of
@@ -78,28 +78,28 @@ class Difference:
 
 
 def compare(a: Graph, b: Graph, *, problems: Pair[tuple[str, ...]] | None = None) -> Difference:
-    """The difference from graph `a` to graph `b`, parts that are wrong included as far as they can be read.
+    """Return the difference from graph `a` to graph `b`, including invalid parts as far as they can be read.
 
-    `problems` are those told of each graph; by default those that `check` finds.
+    `problems` are the problems to report for each graph; by default those that `check` finds.
     """
     renamed = find_renames(a, b)
-    told = problems or Pair(*(tuple(map(str, check(graph))) for graph in (a, b)))
-    played = _playable(a) and _playable(b)
+    reported = problems or Pair(*(tuple(map(str, check(graph))) for graph in (a, b)))
+    playable = _playable(a) and _playable(b)
     return Difference(
         name=Pair(a.name, b.name) if a.name != b.name else None,
         carries=part_changes(a, b, "carry", renamed),
         nodes=part_changes(a, b, "nodes", renamed),
         run=value_changes(values_of(a.run), values_of(b.run)),
         order=(*moved_parts(a, b, "carry", renamed), *moved_parts(a, b, "nodes", renamed)),
-        schedule=schedule_changes(compile_graph(a), compile_graph(b), renamed) if played else None,
-        protocol=Pair(protocol_fingerprint(a), protocol_fingerprint(b)) if played else None,
-        full=Pair(full_fingerprint(a), full_fingerprint(b)) if played else None,
-        problems=told,
+        schedule=schedule_changes(compile_graph(a), compile_graph(b), renamed) if playable else None,
+        protocol=Pair(protocol_fingerprint(a), protocol_fingerprint(b)) if playable else None,
+        full=Pair(full_fingerprint(a), full_fingerprint(b)) if playable else None,
+        problems=reported,
     )
 
 
 def compare_files(a: Path, b: Path) -> Difference:
-    """The difference of two graph files, shipped graphs, or the graphs of run folders.
+    """Return the difference of two graph files, shipped graphs, or the graphs of run folders.
 
     Raises `GraphError` for a file that cannot be read and `StoreError` for a folder that holds no run.
     """
@@ -110,7 +110,7 @@ def compare_files(a: Path, b: Path) -> Difference:
 def _read(path: Path) -> Loaded:
     if not path.is_dir():
         return read(path)
-    run_folder.read_graph(path)  # says what a folder lacks that is no run
+    run_folder.read_graph(path)  # raises `StoreError`, which names what the folder lacks
     return read(path / run_folder.GRAPH)
 
 

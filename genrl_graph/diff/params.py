@@ -1,4 +1,4 @@
-"""What two sets of params differ in, value by value."""
+"""Compare two sets of params, value by value."""
 
 import json
 import math
@@ -18,7 +18,7 @@ _WIDTH = 100  # a change that is longer than this is written line by line
 
 @dataclass(frozen=True, slots=True)
 class Pair(Generic[T]):
-    """Something in both graphs."""
+    """The old and the new value of something that both graphs have."""
 
     old: T
     new: T
@@ -26,7 +26,7 @@ class Pair(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """The value of a param as YAML has it, and whether it is the default."""
+    """The value of a param in YAML form, and whether it is the default."""
 
     value: Any
     default: bool = False
@@ -37,15 +37,15 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class ParamChange:
-    """A param, or a value inside one, that differs; None where there is none."""
+    """A param, or a value inside one, that differs; `old` or `new` is None where that graph lacks it."""
 
     path: tuple[str, ...]
     old: Value | None
     new: Value | None
 
-    def lines(self, who: str = "") -> list[str]:
-        """`learning_rate 1e-06 (default) -> 1e-05`; of long texts and lists the lines and items that differ."""
-        head = f"{who}{'.'.join(self.path)}"
+    def lines(self, prefix: str = "") -> list[str]:
+        """Return `learning_rate 1e-06 (default) -> 1e-05`, or, for long values, the lines or items that differ."""
+        head = f"{prefix}{'.'.join(self.path)}"
         line = f"{head} {self.old or 'not set'} -> {self.new or 'not set'}"
         if len(line) <= _WIDTH:
             return [line]
@@ -56,34 +56,34 @@ class ParamChange:
 
 
 def value_changes(old: Mapping[str, Value], new: Mapping[str, Value]) -> tuple[ParamChange, ...]:
-    """The values that differ, each where it differs: inside mappings key by key."""
+    """Return the values that differ; mappings are compared key by key."""
     return tuple(change for name in {**old, **new} for change in _changes((name,), old.get(name), new.get(name)))
 
 
 def values_of(model: BaseModel) -> dict[str, Value]:
-    """All params with their defaults, as YAML has them and without the folders of data files."""
-    found: dict[str, Value] = {}
+    """Return all params in YAML form, defaults included and without the folders of data files."""
+    values: dict[str, Value] = {}
     for name in type(model).model_fields:
         try:
             plain = model.model_dump(mode="json", include={name}, warnings=False)
             written = model.model_dump(mode="json", include={name}, exclude_defaults=True, warnings=False)
             plain = without_folders(type(model).model_fields, plain)
-            found[name] = Value(finite(plain[name]), name not in written)
+            values[name] = Value(finite(plain[name]), name not in written)
         except PydanticSerializationError:
             value = getattr(model, name)
-            what = getattr(value, "__qualname__", type(value).__qualname__)
-            found[name] = Value(f"{what}, which has no YAML form")
-    return found
+            label = getattr(value, "__qualname__", type(value).__qualname__)
+            values[name] = Value(f"{label}, which has no YAML form")
+    return values
 
 
 def spelled(value: Any) -> str:
-    """A value on one line, as JSON, which YAML reads too."""
+    """Return a value on one line, as JSON, which YAML reads too."""
     text = json.dumps(value, ensure_ascii=False)
     return text if text.isprintable() else json.dumps(value)
 
 
 def shortened(text: str) -> str:
-    """The text, cut where it is too long for one line."""
+    """Return the text, shortened to fit one line."""
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 3]}..."
 
 
@@ -101,7 +101,7 @@ def _canonical(value: Any) -> str:
 
 
 def finite(value: Any) -> Any:
-    """The value with infinities and NaN as YAML spells them, for JSON cannot."""
+    """Return the value with infinities and NaN as YAML spells them, because JSON has no form for them."""
     if isinstance(value, dict):
         return {str(key): finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -118,7 +118,7 @@ def _pieces(value: Any) -> list[str]:
 
 
 def _changed(old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
-    for what, i, j, k, m in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        if what != "equal":
+    for tag, i, j, k, m in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if tag != "equal":
             yield from (f"  - {line}" for line in old[i:j])
             yield from (f"  + {line}" for line in new[k:m])

@@ -1,4 +1,4 @@
-"""What two graphs differ in, part by part: names, types, params, inputs, what is carried on."""
+"""Compare two graphs part by part: names, types, params, inputs and `next`."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from genrl_graph.diff.params import Pair, ParamChange, Value, finite, shortened,
 
 @dataclass(frozen=True, slots=True)
 class InputEdge:
-    """One edge into an input: what it reads, where in a list or mapping, and whether that is a carry."""
+    """One edge into an input: the output that it reads, its key in a list or mapping, and whether it reads a carry."""
 
     ref: str
     key: int | str | None
@@ -25,42 +25,42 @@ class InputEdge:
 
 @dataclass(frozen=True, slots=True)
 class InputChange:
-    """An input that reads something else; old references stand under their new names."""
+    """An input that reads other outputs; renamed parts appear under their new names on both sides."""
 
     input: str
     old: tuple[InputEdge, ...]
     new: tuple[InputEdge, ...]
 
-    def lines(self, who: str) -> list[str]:
-        """`critique now reads policy from update_answer, no longer from the carry policy`."""
+    def lines(self, reader: str) -> list[str]:
+        """Return lines such as `critique now reads policy from update_answer, no longer from the carry policy`."""
         name, also = self.input, "also " if self.old else ""
         if [reading.key for reading in (*self.old, *self.new)] == [None, None]:
-            return [f"{who} now reads {name} from {self.new[0]}, no longer from {self.old[0]}"]
-        gone, come = list(map(str, self.old)), []
+            return [f"{reader} now reads {name} from {self.new[0]}, no longer from {self.old[0]}"]
+        removed, added = list(map(str, self.old)), []
         for text in map(str, self.new):
-            if text in gone:
-                gone.remove(text)
+            if text in removed:
+                removed.remove(text)
             else:
-                come.append(text)
-        lines = [f"{who} now {also}reads {name} from {text}" for text in come]
-        lines += [f"{who} no longer reads {name} from {text}" for text in gone]
-        return lines or [f"{who} reads {name} as {_wired(self.new)}, no longer as {_wired(self.old)}"]
+                added.append(text)
+        lines = [f"{reader} now {also}reads {name} from {text}" for text in added]
+        lines += [f"{reader} no longer reads {name} from {text}" for text in removed]
+        return lines or [f"{reader} reads {name} as {_wired(self.new)}, no longer as {_wired(self.old)}"]
 
 
 @dataclass(frozen=True, slots=True)
 class PartChange:
-    """A carry or node that differs. One added or removed has its type, params and inputs on one side only."""
+    """A carry or node that differs. If it was added or removed, `type`, `params` and `inputs` have one side only."""
 
     name: str
     change: Literal["added", "removed", "changed"]
-    was: str | None  # the old name of one that was renamed
+    was: str | None  # the old name, if it was renamed
     type: Pair[str | None] | None
     params: tuple[ParamChange, ...]
     inputs: tuple[InputChange, ...]
     next: Pair[str | None] | None
 
     def lines(self) -> list[str]:
-        """One line a change, each with the name of the part."""
+        """Return one line per change, each with the name of the part."""
         if self.change != "changed":
             return [self._summary()]
         lines = [f"{self.name} is the new name of {self.was}"] if self.was else []
@@ -89,7 +89,7 @@ class PartChange:
 
 @dataclass(frozen=True, slots=True)
 class PartMove:
-    """A part that the file writes at another place; None stands for the first place."""
+    """A part at another place of the file: the parts that precede it, None for the first place."""
 
     name: str
     after: Pair[str | None]
@@ -100,7 +100,7 @@ class PartMove:
 
 
 def part_changes(a: Graph, b: Graph, section: Section, renamed: Mapping[str, str]) -> tuple[PartChange, ...]:
-    """The parts of a section that differ, in the order of the files: those removed stand where they stood."""
+    """Return the parts of a section that differ, in file order; removed parts keep their old place."""
     old, new = _parts(a, section), _parts(b, section)
     before = {renamed.get(name, name): part for name, part in old.items()}
     order = list(new)
@@ -116,18 +116,18 @@ def part_changes(a: Graph, b: Graph, section: Section, renamed: Mapping[str, str
 
 
 def moved_parts(a: Graph, b: Graph, section: Section, renamed: Mapping[str, str]) -> tuple[PartMove, ...]:
-    """The parts that stand at another place of the file, as few as explain its new order."""
+    """Return the smallest set of moved parts that explains the new order of the file."""
     old, new = [renamed.get(name, name) for name in _parts(a, section)], list(_parts(b, section))
     return tuple(PartMove(name, Pair(before(old, name), before(new, name))) for name in moved(old, new))
 
 
 def find_renames(a: Graph, b: Graph) -> dict[str, str]:
-    """The new names of parts that are gone: of the same type, params and inputs, and read by the same parts.
+    """Return old names mapped to new ones, for parts of equal type, params, inputs and readers.
 
-    What a part reads is settled before it, so chains of renamed parts are found; of several candidates the one with
-    most readers in common is taken, then the first in the file.
+    Parts are matched in topological order, so chains of renamed parts are found. Of several candidates the one with
+    most common readers wins, then the first in the file.
     """
-    found: dict[str, str] = {}
+    renamed: dict[str, str] = {}
     ordered = inference_order(a)
     for section in ("carry", "nodes"):
         old, new = _parts(a, section), _parts(b, section)
@@ -135,40 +135,42 @@ def find_renames(a: Graph, b: Graph) -> dict[str, str]:
         for name in (name for name in names if name not in new):
             readers = _readers(a, b, name)
             best, most = "", -1
-            for other in (other for other in new if other not in old and other not in found.values()):
+            for other in (other for other in new if other not in old and other not in renamed.values()):
                 others = _readers(b, a, other)
                 common = len(readers & others)
-                if common > most and (common or not readers | others) and _alike(old[name], new[other], found):
+                if common > most and (common or not readers | others) and _alike(old[name], new[other], renamed):
                     best, most = other, common
             if best:
-                found[name] = best
-    return found
+                renamed[name] = best
+    return renamed
 
 
 def moved(old: Sequence[str], new: Sequence[str]) -> list[str]:
-    """The fewest of the common names whose move explains the new order, in that order."""
+    """Return the smallest set of common names whose move explains the new order, in that order."""
     place = {name: at for at, name in enumerate(old)}
     common = [name for name in new if name in place]
-    best: list[tuple[int, int]] = []  # for each common name: the longest rising row up to it, and where it came from
+    best: list[
+        tuple[int, int]
+    ] = []  # per common name: length of the longest increasing subsequence ending there, and its predecessor
     for at, name in enumerate(common):
         earlier = [(best[i][0], -i) for i in range(at) if place[common[i]] < place[name]]
         length, back = max(earlier, default=(0, 1))
         best.append((length + 1, -back))
-    kept, at = set[str](), max(range(len(common)), key=lambda i: best[i][0], default=-1)
+    unmoved, at = set[str](), max(range(len(common)), key=lambda i: best[i][0], default=-1)
     while at >= 0:
-        kept.add(common[at])
+        unmoved.add(common[at])
         at = best[at][1]
-    return [name for name in common if name not in kept]
+    return [name for name in common if name not in unmoved]
 
 
 def before(names: Sequence[str], name: str) -> str | None:
-    """The name that stands before this one, None for the first."""
+    """Return the name that precedes this one, or None for the first."""
     at = names.index(name)
     return names[at - 1] if at else None
 
 
 def new_ref(ref: str, renamed: Mapping[str, str]) -> str:
-    """An output under the new name of its part."""
+    """Return an output's reference with the new name of its part."""
     origin, dot, field = ref.partition(".")
     return f"{renamed.get(origin, origin)}{dot}{field}"
 
@@ -205,7 +207,7 @@ def _param_changes(old: Part | None, new: Part | None) -> tuple[ParamChange, ...
 
 
 def _unwritten_changes(old: Declared, new: Declared) -> tuple[ParamChange, ...]:
-    """Params without a YAML form that differ although they are called alike, such as two lambdas."""
+    """Return params without a YAML form that differ although their names are equal, such as two lambdas."""
     texts, others = values_of(old), values_of(new)
     names = [name for name in texts if callable(getattr(old, name)) and getattr(old, name) != getattr(new, name)]
     another = Value("another one of this name")
@@ -213,7 +215,7 @@ def _unwritten_changes(old: Declared, new: Declared) -> tuple[ParamChange, ...]:
 
 
 def _written(part: Part | None) -> dict[str, Value]:
-    """The params that differ from their defaults; as written where they are wrong."""
+    """Return the params that differ from their defaults; as written if they are invalid."""
     if part is None:
         return {}
     if part.declared is None:
@@ -231,11 +233,11 @@ def _input_changes(
 
 
 def _readings(graph: Graph, part: Part | None, renamed: Mapping[str, str]) -> dict[str, tuple[InputEdge, ...]]:
-    found: dict[str, tuple[InputEdge, ...]] = {}
+    readings: dict[str, tuple[InputEdge, ...]] = {}
     for edge in part.edges() if part else ():
         reading = InputEdge(new_ref(edge.ref, renamed), edge.key, edge.origin in graph.carries)
-        found[edge.socket] = (*found.get(edge.socket, ()), reading)
-    return found
+        readings[edge.socket] = (*readings.get(edge.socket, ()), reading)
+    return readings
 
 
 def _alike(old: Part, new: Part, renamed: Mapping[str, str]) -> bool:
@@ -245,15 +247,15 @@ def _alike(old: Part, new: Part, renamed: Mapping[str, str]) -> bool:
 
 
 def _readers(graph: Graph, other: Graph, name: str) -> set[tuple[str, str]]:
-    """Who reads a part and where: by name what both graphs have, else by type."""
-    found = {
+    """Return the readers of a part and their inputs; a reader that only one graph has is given by its type."""
+    readers = {
         (edge.reader if edge.reader in other.nodes else graph.nodes[edge.reader].type_name, edge.socket)
         for edge in graph.readers(name)
     }
     for carry, part in graph.carries.items():
         if part.next and part.next.partition(".")[0] == name:
-            found.add((carry if carry in other.carries else part.type_name, "next"))
-    return found
+            readers.add((carry if carry in other.carries else part.type_name, "next"))
+    return readers
 
 
 def _wired(readings: Iterable[InputEdge]) -> str:

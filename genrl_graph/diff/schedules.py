@@ -1,4 +1,4 @@
-"""What two schedules differ in: stages, the versions of policies that steps read, the order, waiting exchanges."""
+"""Compare two schedules: stages, policy versions read, step order, background steps and open exchanges."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from genrl_graph.diff.parts import before, moved
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A carried value at one point of a round: the carry, and the updates and forks that it went through."""
+    """A carried value at one point of a round: its carry, and the updates and forks applied so far."""
 
     carry: str
     through: tuple[str, ...]
-    stage: int | None  # of the last of these; None at the round's start
+    stage: int | None  # of the last update or fork; None at the round's start
 
 
 @dataclass(frozen=True, slots=True)
 class ReadChange:
-    """An input that reads another version. `several`: there is more than one value or input it could be."""
+    """An input that reads another version. `several`: the text must name the carry and the input."""
 
     node: str
     input: str
@@ -30,10 +30,10 @@ class ReadChange:
     several: bool
 
     def __str__(self) -> str:
-        what = "weights" if self.weights else "value"
+        noun = "weights" if self.weights else "value"
         old, new = self._since(self.version.old), self._since(self.version.new)
         place = f" as {self.input}" if self.several else ""
-        return f"{self.node} now reads{place} the {what} {new}, no longer {'those' if self.weights else 'that'} {old}"
+        return f"{self.node} now reads{place} the {noun} {new}, no longer {'those' if self.weights else 'that'} {old}"
 
     def _since(self, version: Version) -> str:
         of = f"of {version.carry} " if self.several else ""
@@ -55,7 +55,7 @@ class StageChange:
 
 @dataclass(frozen=True, slots=True)
 class StepMove:
-    """A step (`node`, `open node`, `close node`) at another place: its number, and the step before it."""
+    """A step (`node`, `open node`, `close node`) at another place: its number, and the step that precedes it."""
 
     step: str
     number: Pair[int]
@@ -68,25 +68,25 @@ class StepMove:
 
 @dataclass(frozen=True, slots=True)
 class ExchangeWaitChange:
-    """The steps that now run while an exchange is open, and those that no longer do."""
+    """Steps that now run while an exchange is open, and steps that no longer do."""
 
     exchange: str
     now: tuple[str, ...]
     no_longer: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """One line for those that do, one for those that do not."""
-        told = (("now", self.now), ("no longer", self.no_longer))
+        """Return one line for the steps that now run then, and one for those that no longer do."""
+        changes = (("now", self.now), ("no longer", self.no_longer))
         return [
             f"{', '.join(steps)} {when} run{'s' * (len(steps) == 1)} while {self.exchange} is open"
-            for when, steps in told
+            for when, steps in changes
             if steps
         ]
 
 
 @dataclass(frozen=True, slots=True)
 class BesideChange:
-    """A step that starts with another step than before, or that starts at its own place now or did so before ("")."""
+    """A step that starts beside another step than before; "" stands for its own place in the order."""
 
     step: str
     beside: Pair[str]
@@ -98,7 +98,7 @@ class BesideChange:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleChange:
-    """What differs between two schedules, of what both have."""
+    """Changes between two schedules, in the stages, steps and inputs that both have."""
 
     stages: Pair[int]
     stage: tuple[StageChange, ...]
@@ -108,7 +108,7 @@ class ScheduleChange:
     waits: tuple[ExchangeWaitChange, ...]
 
     def lines(self) -> list[str]:
-        """One line a change."""
+        """Return one line per change."""
         old, new = self.stages.old, self.stages.new
         count = [f"a round has {new} stage{'s' * (new != 1)}, no longer {old}"] if old != new else []
         waits = [line for wait in self.waits for line in wait.lines()]
@@ -116,7 +116,7 @@ class ScheduleChange:
 
 
 def schedule_changes(a: Schedule, b: Schedule, renamed: Mapping[str, str]) -> ScheduleChange:
-    """The changes from one schedule to another; old nodes are known by their new names."""
+    """Return the changes from schedule `a` to `b`; `renamed` maps old node names to new ones."""
     old, new = [_step(step, renamed) for step in a.steps], [_step(step, {}) for step in b.steps]
     moves = (
         StepMove(step, Pair(old.index(step) + 1, new.index(step) + 1), Pair(before(old, step), before(new, step)))
@@ -137,7 +137,7 @@ def _step(step: Step, renamed: Mapping[str, str]) -> str:
 
 
 def _named(step: str, renamed: Mapping[str, str]) -> str:
-    """A step (`node`, `open node`, `close node`) by the new name of its node."""
+    """Return a step (`node`, `open node`, `close node`) with the new name of its node."""
     action, _, name = step.rpartition(" ")
     return f"{action} {renamed.get(name, name)}".strip()
 
@@ -192,8 +192,8 @@ def _waits(old: list[str], new: list[str]) -> Iterator[ExchangeWaitChange]:
     for name in (step.removeprefix("open ") for step in new if step.startswith("open ") and step in common):
         was, now = ([step for step in _while_open(steps, name) if step in common] for steps in (old, new))
         if set(was) != set(now):
-            come, gone = (tuple(step for step in a if step not in b) for a, b in ((now, was), (was, now)))
-            yield ExchangeWaitChange(name, come, gone)
+            added, removed = (tuple(step for step in a if step not in b) for a, b in ((now, was), (was, now)))
+            yield ExchangeWaitChange(name, added, removed)
 
 
 def _while_open(steps: list[str], exchange: str) -> list[str]:

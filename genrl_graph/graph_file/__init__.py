@@ -1,1 +1,1 @@
-"""The YAML spelling of a graph: parse, compose, override, read, dump, JSON Schema."""
+"""Graphs as YAML files: parse, compose, override, read, dump, JSON Schema."""

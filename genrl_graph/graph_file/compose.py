@@ -1,8 +1,8 @@
-"""A graph file with its defaults list and command line overrides, made into one document.
+"""Compose a graph file, its defaults list and command line overrides into one document.
 
-Hydra decides which files take part, in which order and at which key (defaults lists, groups, packages), and
-its grammar reads the overrides. The files themselves are read and laid over each other here, so that values and
-positions come from one tree and text such as `${x^2}` in a prompt is never taken for an interpolation.
+Hydra resolves which files take part, in which order and at which key (defaults lists, groups, packages), and
+parses the overrides. This module reads and merges the files itself: values and positions come from one tree, and
+text such as `${x^2}` in a prompt is not an interpolation.
 """
 
 import difflib
@@ -15,21 +15,27 @@ from typing import Any
 from genrl_graph.errors import GraphError, UserError
 from genrl_graph.graph_file.document import Document, Position, parse_document
 from genrl_graph.graph_file.draft import Draft, kind
-from genrl_graph.graph_file.overrides import NOT_OURS, apply_override, override_error, override_position, parse_override
+from genrl_graph.graph_file.overrides import (
+    HYDRA_KEYS,
+    apply_override,
+    override_error,
+    override_position,
+    parse_override,
+)
 
 
 def load_document(path: pathlib.Path, overrides: Sequence[str] = ()) -> Document:
-    """The document of a YAML graph file, composed by its `defaults` list if it has one, with overrides on top.
+    """Return the document of a YAML graph file, composed by its `defaults` list, with overrides on top.
 
     Overrides follow Hydra's grammar (`a.b=1`, `+a.b=1`, `~a.b`, `group=option`) and also set keys that no file
     mentions. Raises GraphError for a file that cannot be read or composed, ParamError for an override.
     """
     main = parse_document(_read(path), file=_shown(path))
-    if not overrides and not any(key in main.values for key in NOT_OURS):
-        return main  # Hydra, slow to import, has no part in it
+    if not overrides and not any(key in main.values for key in HYDRA_KEYS):
+        return main  # nothing to compose: skip the slow import of Hydra
     with _hydra_state():
         draft, files = _compose(path, main, [parse_override(text) for text in overrides])
-    for key in NOT_OURS:
+    for key in HYDRA_KEYS:
         draft.discard((key,))
     return draft.finish(files)
 
@@ -37,17 +43,17 @@ def load_document(path: pathlib.Path, overrides: Sequence[str] = ()) -> Document
 def _compose(path: pathlib.Path, main: Document, overrides: list[Any]) -> tuple[Draft, tuple[str, ...]]:
     draft, files = Draft.of(main), main.files
     if "defaults" in main.values:
-        composition = _Files(path, main)
+        composition = _ComposedFiles(path, main)
         draft = Draft(positions={(): main.positions[()]})
-        overrides, laid = composition.lay_over(draft, overrides)
-        files = tuple(dict.fromkeys((*files, *laid)))
+        overrides, merged = composition.merge_into(draft, overrides)
+        files = tuple(dict.fromkeys((*files, *merged)))
     for override in overrides:
         apply_override(draft, override)
     return draft, files
 
 
-class _Files:
-    """The files of one composition, read once each, by the name that Hydra gives them."""
+class _ComposedFiles:
+    """The files of one composition, each read once, by the name that Hydra uses for them."""
 
     def __init__(self, path: pathlib.Path, main: Document) -> None:
         self.path = path
@@ -57,11 +63,11 @@ class _Files:
             where = main.key_at(("defaults",))
             raise GraphError(f"{where}: only a .yaml file can have 'defaults'; name it '{self.main}.yaml'")
 
-    def lay_over(self, draft: Draft, overrides: Sequence[Any]) -> tuple[list[Any], list[str]]:
-        """Lay the files into the draft in Hydra's order; returns the overrides left to apply, and the files."""
+    def merge_into(self, draft: Draft, overrides: Sequence[Any]) -> tuple[list[Any], list[str]]:
+        """Merge the files into the draft in Hydra's order; return the remaining overrides and the merged files."""
         self._check_defaults(self.documents[self.main])
         resolved = self._resolve(overrides)
-        laid: list[str] = []
+        merged: list[str] = []
         for default in resolved.defaults:
             if default.config_path.startswith("hydra/"):
                 continue
@@ -69,12 +75,12 @@ class _Files:
                 where = self.documents[self.main].key_at(("defaults",))
                 raise GraphError(f"{where}: '{default.config_path}' is no file; put it beside the graph file")
             package = tuple(default.package.split(".")) if default.package else ()
-            draft.lay(self.documents[default.config_path], package)
-            laid.extend(self.documents[default.config_path].files)
-        return list(resolved.config_overrides), laid
+            draft.merge(self.documents[default.config_path], package)
+            merged.extend(self.documents[default.config_path].files)
+        return list(resolved.config_overrides), merged
 
     def _resolve(self, overrides: Sequence[Any]) -> Any:
-        """Hydra's defaults list: the files in merge order with their packages, and the other overrides."""
+        """Return Hydra's defaults list: the files in merge order with their packages, and the other overrides."""
         import hydra
         from hydra.core.global_hydra import GlobalHydra
         from hydra.errors import HydraException, MissingConfigException
@@ -98,7 +104,7 @@ class _Files:
                 raise self._refused(str(error), overrides) from error
 
     def _loader_for(self, source: Any) -> Callable[[str], Any]:
-        """What Hydra reads files with: our parser, which shows Hydra nothing but headers and defaults lists."""
+        """Return the function that reads files for Hydra: our parser, which passes on headers and defaults lists."""
         from hydra.plugins.config_source import ConfigResult
         from omegaconf import OmegaConf
 
@@ -126,7 +132,7 @@ class _Files:
         return self.path.parent / (config_path if config_path.endswith(".yaml") else f"{config_path}.yaml")
 
     def _check_defaults(self, document: Document) -> None:
-        """Refuse what Hydra would meet with an assertion, and the search path, which can import packages."""
+        """Refuse defaults on which Hydra's assertions fail, and a search path, which can import packages."""
         settings = document.values.get("hydra")
         if isinstance(settings, dict) and "searchpath" in settings:
             where = document.key_at(("hydra", "searchpath"))
@@ -148,48 +154,48 @@ class _Files:
                 raise override_error(override, f"{value!r} is no option of this group; available: {options}")
 
     def _missing(self, name: str, message: str, overrides: Sequence[Any]) -> UserError:
-        """The error for a file that a defaults list or an override asks for and that is not there."""
+        """Return the error for a missing file that a defaults list or an override names."""
         folder = self._file(name).parent
         near = difflib.get_close_matches(name.rsplit("/", 1)[-1], _names(folder), n=1)
         hint = f" (did you mean '{near[0]}'?)" if near else ""
-        what = f"no file '{_shown(self._file(name))}'{hint}; available in {_shown(folder)}: {_options(folder)}"
+        fault = f"no file '{_shown(self._file(name))}'{hint}; available in {_shown(folder)}: {_options(folder)}"
         if not folder.is_dir():
             groups = sorted(child.name for child in self.path.parent.iterdir() if child.is_dir())
-            what = f"no group folder '{_shown(folder)}'; available: {', '.join(groups) or 'none'}"
+            fault = f"no group folder '{_shown(folder)}'; available: {', '.join(groups) or 'none'}"
         for override in overrides:
             options = override.value() if isinstance(override.value(), list) else [override.value()]
             if name in [f"{override.key_or_group}/{option}" for option in options]:
-                return GraphError(f"{override_position(override)}: {what}")
-        return GraphError(f"{self._asked_at(name, message)}: {what}")
+                return GraphError(f"{override_position(override)}: {fault}")
+        return GraphError(f"{self._defaults_entry(name, message)}: {fault}")
 
-    def _asked_at(self, name: str, message: str) -> Position:
-        """The entry of a defaults list that leads to the file `name`."""
-        document = self._blamed(message)
+    def _defaults_entry(self, name: str, message: str) -> Position:
+        """Return the position of the defaults list entry that names the file `name`."""
+        document = self._named_document(message)
         for i, entry in enumerate(document.values.get("defaults", [])):
             for group, options in entry.items() if isinstance(entry, dict) else [("", entry)]:
                 for option in options if isinstance(options, list) else [options]:
                     prefix = group.split(" ")[-1].split("@")[0].lstrip("/")
-                    asked = f"{prefix}/{str(option).split('@')[0]}".lstrip("/")
-                    if f"/{name}".endswith(f"/{asked}"):
+                    entry_name = f"{prefix}/{str(option).split('@')[0]}".lstrip("/")
+                    if f"/{name}".endswith(f"/{entry_name}"):
                         return document.value_at(("defaults", i, group) if group else ("defaults", i))
         return document.key_at(("defaults",))
 
     def _refused(self, message: str, overrides: Sequence[Any]) -> UserError:
-        """The error for a composition that Hydra refuses, laid to an override if Hydra names its key."""
-        what = " ".join(message.split())
+        """Return the error for a composition that Hydra refuses; it points at an override if Hydra names its key."""
+        fault = " ".join(message.split())
         for override in overrides:
             key = override.get_key_element().lstrip("+~")
-            if re.search(rf"(?:'[+~]*|for ){re.escape(key)}\b", what) and self._is_choice(override):
-                return override_error(override, what)
-        where = self._blamed(message).key_at(("defaults",))
-        return GraphError(f"{where}: {what}; change the defaults list")
+            if re.search(rf"(?:'[+~]*|for ){re.escape(key)}\b", fault) and self._is_choice(override):
+                return override_error(override, fault)
+        where = self._named_document(message).key_at(("defaults",))
+        return GraphError(f"{where}: {fault}; change the defaults list")
 
     def _is_choice(self, override: Any) -> bool:
         group = self.path.parent / str(override.key_or_group)
         return group.is_dir()
 
-    def _blamed(self, message: str) -> Document:
-        """The document that Hydra's message names, else the graph file."""
+    def _named_document(self, message: str) -> Document:
+        """Return the document that Hydra's message names, else the graph file."""
         named = re.match(r"In '?([^'\n]+?)'?:", message)
         name = named[1] if named and named[1] in self.documents else self.main
         return self.documents[name]
@@ -212,7 +218,7 @@ def _options(folder: pathlib.Path) -> str:
 
 
 def _shown(path: pathlib.Path) -> str:
-    """The path as messages show it: relative to the working directory where it lies below it."""
+    """Return a path for messages: relative if it is below the working directory."""
     here = pathlib.Path.cwd()
     return str(path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path)
 
@@ -227,13 +233,13 @@ def _read(path: pathlib.Path) -> str:
     except OSError as error:
         raise GraphError(f"{_shown(path)}:1:1: cannot be read: {error.strerror}; name a YAML file") from error
     except UnicodeDecodeError as error:
-        what = f"not UTF-8 text (byte 0x{error.object[error.start]:02x} at offset {error.start})"
-        raise GraphError(f"{_shown(path)}:1:1: {what}; save it as UTF-8") from error
+        fault = f"not UTF-8 text (byte 0x{error.object[error.start]:02x} at offset {error.start})"
+        raise GraphError(f"{_shown(path)}:1:1: {fault}; save it as UTF-8") from error
 
 
 @contextmanager
 def _hydra_state() -> Iterator[None]:
-    """A clean Hydra of the newest behaviour inside, and whatever the caller had of it again afterwards."""
+    """Give the block a clean Hydra with the newest behaviour, and restore the caller's Hydra afterwards."""
     from hydra import version
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.utils import JobRuntime

@@ -1,4 +1,4 @@
-"""A graph as YAML text: its plain values, and where each of them was written."""
+"""Parse YAML text into plain values, with the source position of each."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where something was written; line and column start at 1 and are 0 for the command line."""
+    """A place in a source; line and column start at 1, and are 0 for the command line."""
 
     file: str
     line: int
@@ -36,14 +36,14 @@ class Position:
         return f"{self.file}:{self.line}:{self.column}" if self.line else f"{self.file}: {self.text}"
 
     def caret(self) -> str:
-        """The source line, and below it a ^ under the column."""
+        """Return the source line, and below it a ^ under the column."""
         before = self.text[: max(self.column - 1, 0)]
         return f"{self.text}\n{''.join(c if c == chr(9) else ' ' for c in before)}^"
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Plain values, the position of every value and of every key, and the files they came from."""
+    """Plain values, the position of every value and key, and the files that they came from."""
 
     values: dict[str, Any]
     positions: Mapping[Path, Position]
@@ -51,11 +51,11 @@ class Document:
     keys: Mapping[Path, Position] = field(default_factory=dict)
 
     def key_at(self, path: Path) -> Position:
-        """Where the key (or the list item) was written, else the nearest parent that was written."""
+        """Return the position of a key or list item, or of its nearest written parent."""
         return self._nearest(self.keys, path)
 
     def value_at(self, path: Path) -> Position:
-        """Where the value was written, else the nearest parent that was written."""
+        """Return the position of a value, or of its nearest written parent."""
         return self._nearest(self.positions, path)
 
     def _nearest(self, index: Mapping[Path, Position], path: Path) -> Position:
@@ -65,17 +65,17 @@ class Document:
 
 
 def parse_document(text: str, *, file: str, empty_ok: bool = False) -> Document:
-    """The values and positions of one YAML text; nothing is composed, interpolated or executed.
+    """Parse the values and positions of one YAML text; nothing is composed, interpolated or executed.
 
-    Scalars resolve as in OmegaConf. Aliases give independent copies. Raises GraphError
-    (`file:line:column: what; what to do`) for text that is not YAML, not a mapping, empty (unless `empty_ok`),
-    with a key that is given twice or is no text or whole number, or with a tag beyond plain YAML.
+    Scalars resolve as in OmegaConf. Aliases give independent copies. Raises `GraphError`
+    (`file:line:column: fault; advice`) for text that is not YAML, is not a mapping, is empty (unless `empty_ok`),
+    repeats a key, has a key that is neither text nor a whole number, or has a tag beyond plain YAML.
     """
     return _Reader(text, file).document(empty_ok=empty_ok)
 
 
 def _make_loader() -> Any:
-    """PyYAML's safe loader, in C where it is built, with scalars resolved as OmegaConf resolves them."""
+    """Return PyYAML's safe loader (the C one if available), which resolves scalars as OmegaConf does."""
     loader: Any = type("GraphLoader", (getattr(yaml, "CSafeLoader", yaml.SafeLoader),), {})
     plain = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
     loader.yaml_implicit_resolvers = {
@@ -98,7 +98,7 @@ _MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
 class _Reader:
-    """Walks one composed node tree and fills values and positions from it side by side."""
+    """Walks one composed node tree and collects its values and positions."""
 
     def __init__(self, text: str, file: str) -> None:
         self.text = text.removeprefix("\ufeff")
@@ -106,12 +106,13 @@ class _Reader:
         self.lines = self.text.splitlines()
         self.positions: dict[Path, Position] = {}
         self.keys: dict[Path, Position] = {}
-        self.open: set[int] = set()  # ids of the nodes that we are inside of: an alias to one is a circle
+        self.open: set[int] = set()  # ids of the enclosing nodes: an alias to one is a circle
         self.seen: set[int] = set()
         self.copies = 0
         self.entries: dict[int, dict[str | int, tuple[Any, Any]]] = {}  # by id of the mapping's node
 
     def document(self, *, empty_ok: bool) -> Document:
+        """Return the document of the whole text."""
         root = self._compose()
         if root is None:
             if not empty_ok:
@@ -123,7 +124,7 @@ class _Reader:
         return Document(values, MappingProxyType(self.positions), (self.file,), MappingProxyType(self.keys))
 
     def _compose(self) -> Any:
-        """The root node, None for an empty text."""
+        """Return the root node, or None for an empty text."""
         try:
             self.text.encode()
             self._refuse_deep_text(self.text)
@@ -133,18 +134,18 @@ class _Reader:
             raise self._error_index(error.start, "half a surrogate pair; remove it") from error
         except yaml.reader.ReaderError as error:
             code = error.character if isinstance(error.character, int) else ord(error.character)
-            what = f"the character U+{code:04X} is not allowed in YAML; remove it or write it as an escape"
-            raise self._error_index(self.text.find(chr(code)), what) from error
+            fault = f"the character U+{code:04X} is not allowed in YAML; remove it or write it as an escape"
+            raise self._error_index(self.text.find(chr(code)), fault) from error
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            # PyYAML scans ahead, and may give up on text whose depth we refuse at an earlier place
+            # PyYAML scans ahead: the text before its error may already be too deep, which is the better message
             with suppress(yaml.MarkedYAMLError):
                 self._refuse_deep_text(self.text[: mark.index])
-            what = ", ".join(" ".join(part.split()) for part in (error.context, error.problem) if part)
-            raise self._error(mark.line + 1, mark.column + 1, f"{what}; mend the YAML here") from error
+            fault = ", ".join(" ".join(part.split()) for part in (error.context, error.problem) if part)
+            raise self._error(mark.line + 1, mark.column + 1, f"{fault}; mend the YAML here") from error
 
     def _refuse_deep_text(self, text: str) -> None:
-        """Look at the depth of the events first: composing recurses in C, and deep text overflows its stack."""
+        """Refuse deeply nested text before composing it, because composing recurses in C and overflows the stack."""
         depth = 0
         for event in yaml.parse(text, Loader=_LOADER):
             if isinstance(event, yaml.CollectionStartEvent):
@@ -197,7 +198,7 @@ class _Reader:
         return values
 
     def _entries(self, node: Any) -> dict[str | int, tuple[Any, Any]]:
-        """Return key and value nodes by key: first those that `<<` merges in, then the mapping's own.
+        """Return key and value nodes by key: first those merged in by `<<`, then the mapping's own.
 
         A mapping's own key wins over a merged one wherever `<<` stands, and of several merged mappings the first wins
         (https://yaml.org/type/merge.html). PyYAML's own reading of `<<` differs from release to release.
@@ -215,8 +216,8 @@ class _Reader:
             key = self._key(key_node)
             if key in own:
                 first = own[key][0].start_mark
-                what = f"the key '{key}' is given twice, first at {self.file}:{first.line + 1}:{first.column + 1}"
-                raise self._error_at(key_node, f"{what}; keep one of them")
+                fault = f"the key '{key}' is given twice, first at {self.file}:{first.line + 1}:{first.column + 1}"
+                raise self._error_at(key_node, f"{fault}; keep one of them")
             own[key] = (key_node, value_node)
         self.entries[id(node)] = merged | own
         return self.entries[id(node)]
@@ -230,7 +231,7 @@ class _Reader:
         return entries
 
     def _merge_sources(self, node: Any) -> Iterator[Any]:
-        """The mappings that a `<<` names, last first: of several, the first one wins."""
+        """Yield the mappings that a `<<` names in reverse order, so that the first one wins."""
         for source in reversed(node.value) if isinstance(node, yaml.SequenceNode) else [node]:
             if not isinstance(source, yaml.MappingNode):
                 raise self._error_at(source, "<< merges mappings only; name an anchor of a mapping")
@@ -265,15 +266,15 @@ class _Reader:
     def _too_deep(self, place: Any) -> GraphError:
         return self._error_at(place, f"nested deeper than {MAX_DEPTH} levels; write it flatter")
 
-    def _error_at(self, place: Any, what: str) -> GraphError:
-        return self._error(place.start_mark.line + 1, place.start_mark.column + 1, what)
+    def _error_at(self, place: Any, text: str) -> GraphError:
+        return self._error(place.start_mark.line + 1, place.start_mark.column + 1, text)
 
-    def _error_index(self, index: int, what: str) -> GraphError:
+    def _error_index(self, index: int, text: str) -> GraphError:
         before = self.text[:index].splitlines(keepends=True) or [""]
-        return self._error(len(before), len(before[-1]) + 1, what)
+        return self._error(len(before), len(before[-1]) + 1, text)
 
-    def _error(self, line: int, column: int, what: str) -> GraphError:
-        return GraphError(f"{self.file}:{line}:{column}: {what}")
+    def _error(self, line: int, column: int, text: str) -> GraphError:
+        return GraphError(f"{self.file}:{line}:{column}: {text}")
 
 
 def _kind(key: object, node: Any) -> str:

@@ -1,4 +1,4 @@
-"""A document in the making: files and overrides laid over each other, each value with where it was written."""
+"""Merge files and overrides into one document, and keep the source position of every value."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,16 +9,16 @@ from genrl_graph.errors import GraphError, ParamError
 from genrl_graph.graph_file.document import Document, Path, Position
 
 Origin = Callable[[Path], tuple[Position, Position]]
-"""Where the key and the value at a path were written."""
+"""A function from a path to the source positions of its key and value."""
 
 
 def dotted(path: Path) -> str:
-    """The path as overrides write it: `nodes.answer.params`."""
+    """Return the path as overrides write it: `nodes.answer.params`."""
     return ".".join(map(str, path))
 
 
 def kind(value: object) -> str:
-    """What a YAML author calls the value: a mapping, a list, or the scalar itself."""
+    """Return a value's kind for messages: "a mapping", "a list", or the scalar itself."""
     if isinstance(value, dict):
         return "a mapping"
     return "a list" if isinstance(value, list) else "null" if value is None else repr(value)
@@ -26,7 +26,7 @@ def kind(value: object) -> str:
 
 @dataclass(slots=True)
 class Draft:
-    """A document in the making; what is laid over it last has the last word."""
+    """A document being merged; later values override earlier ones."""
 
     values: dict[Any, Any] = field(default_factory=dict)
     positions: dict[Path, Position] = field(default_factory=dict)
@@ -34,16 +34,16 @@ class Draft:
 
     @classmethod
     def of(cls, document: Document) -> "Draft":
-        """A draft that starts as the document, whose values it takes over."""
+        """Return a draft that starts as this document; it takes over the document's values without a copy."""
         return cls(document.values, dict(document.positions), dict(document.keys))
 
-    def lay(self, document: Document, package: Path) -> None:
-        """Merge a file in at the key path that Hydra calls its package: mappings merge, all else replaces."""
+    def merge(self, document: Document, package: Path) -> None:
+        """Merge a file at its package (Hydra's key path for it): mappings merge, other values replace."""
         top = document.positions[()]
         depth = len(package)
 
         def origin(path: Path) -> tuple[Position, Position]:
-            if len(path) <= depth:  # no file writes the package's own keys, unless an earlier one did
+            if len(path) <= depth:  # this file does not write the keys of its package; an earlier file may
                 return self.keys.get(path, top), self.positions.get(path, top)
             return document.keys[path[depth:]], document.positions[path[depth:]]
 
@@ -55,13 +55,13 @@ class Draft:
     def _merge(self, target: dict[Any, Any], values: dict[Any, Any], at: Path, origin: Origin) -> None:
         for key, value in values.items():
             path = (*at, key)
-            if value == "???" and key in target:  # Hydra's mark of a value that somebody else must give
+            if value == "???" and key in target:  # Hydra's mark of a value that another file must give
                 continue
             old = target.get(key)
             if {type(old), type(value)} == {dict, list}:
                 here, there = origin(path)[0], self.keys[path]
-                what = f"'{dotted(path)}' is {kind(value)} here and {kind(old)} at {there}"
-                raise (GraphError if here.line else ParamError)(f"{here}: {what}; write both alike")
+                fault = f"'{dotted(path)}' is {kind(value)} here and {kind(old)} at {there}"
+                raise (GraphError if here.line else ParamError)(f"{here}: {fault}; write both alike")
             self.put(target, path, value, origin)
 
     def put(self, target: dict[Any, Any], path: Path, value: Any, origin: Origin) -> None:
@@ -75,7 +75,7 @@ class Draft:
         target[path[-1]] = self._copy(value, path, origin)
 
     def _copy(self, value: Any, path: Path, origin: Origin) -> Any:
-        """An independent copy: one file may be laid in at two places."""
+        """Return an independent copy, because one file may be merged at two places."""
         self.keys[path], self.positions[path] = origin(path)
         if isinstance(value, dict):
             return {key: self._copy(child, (*path, key), origin) for key, child in value.items()}
@@ -84,7 +84,7 @@ class Draft:
         return value
 
     def discard(self, path: Path) -> None:
-        """Take the value at an existing path away; nothing happens where there is none."""
+        """Remove a key and its value; do nothing if its parent lacks the key. The parent path must exist."""
         parent: Any = self.values
         for key in path[:-1]:
             parent = parent[key]
@@ -99,5 +99,5 @@ class Draft:
             del self.keys[(*path, key)], self.positions[(*path, key)]
 
     def finish(self, files: tuple[str, ...]) -> Document:
-        """The document as it stands."""
+        """Return the merged document."""
         return Document(self.values, MappingProxyType(self.positions), files, MappingProxyType(self.keys))

@@ -13,15 +13,18 @@ from genrl_graph.graph_file.document import VERSION
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # yaml has no types
-    """Writes numbers such as 1e-6 so that YAML 1.1 readers take them for numbers, texts such as "1e-6" so that ours
-    takes them for texts, and never an alias."""
+    """A YAML writer without aliases.
+
+    Numbers such as 1e-6 stay numbers to YAML 1.1 readers, and texts such as "1e-6" stay texts to our reader.
+    """
 
     def ignore_aliases(self, data: object) -> bool:
+        """Return True: repeated values are written out."""
         return True
 
 
 def dump(graph: Graph, *, params: Callable[[Part], Mapping[str, Any]] = Part.params) -> str:
-    """The YAML of a graph, byte-stable; raises `ParamError` where a param has no YAML form."""
+    """Return the YAML of a graph, byte-stable; raise `ParamError` if a param has no YAML form."""
     top: dict[str, Any] = {"graph": graph.name, "version": VERSION}
     if graph.carries:
         top["carry"] = {name: _dump_part("carry", part, params) for name, part in graph.carries.items()}
@@ -45,7 +48,7 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
 
 
 def _style(text: str) -> str | None:
-    """Blocks for lines that can stand as they are, quotes for what a reader would take for something else."""
+    """Return the YAML style of a text: a block for plain lines, quotes for texts that would read as another value."""
     lines = text.split("\n")
     if not all(map(str.isprintable, lines)):
         return '"'

@@ -1,8 +1,8 @@
-"""The JSON Schema of graph files, by which editors complete them and underline what is wrong.
+"""The JSON Schema of graph files, with which editors complete them and mark errors.
 
-It accepts what `check` accepts, and refuses what can be seen in one place: unknown types, keys and params, values of
-the wrong type or out of range, what is missing. Names that lead nowhere, edges that do not fit, and validators of
-nodes are left to `check`. A file with a `defaults` list may lack anything, for another file can give it.
+It accepts all that `check` accepts, and refuses local errors: unknown types, keys and params, values of the wrong
+type or out of range, and missing keys. Only `check` finds unknown references, edges of the wrong type, and errors of
+node validators. A file with a `defaults` list may lack any key, because another file can give it.
 """
 
 import inspect
@@ -31,12 +31,12 @@ _Schema = dict[str, Any]
 
 
 def schema_text() -> str:
-    """The schema as a file, byte-stable for the same types."""
+    """Return the schema as file content, byte-stable for the same types."""
     return json.dumps(graph_schema(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def graph_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of graph files that name any of the types known now."""
+    """Return the JSON Schema (2020-12) of graph files that may name any type registered now."""
     definitions: dict[str, _Schema] = {
         "output": {
             "type": "string",
@@ -75,12 +75,12 @@ def _top(definitions: dict[str, _Schema]) -> dict[str, _Schema]:
     names = {"pattern": f"^{_NAME}$", "not": {"enum": sorted(RESERVED)}}
     run = _params("run", RunConfig, definitions)
     return {
-        "defaults": {"description": "Files that this one is laid over, as Hydra composes them", **_DEFAULTS},
-        "hydra": {"description": "Settings of Hydra, which are no part of a graph"},
+        "defaults": {"description": "Files that this file is merged onto, as Hydra composes them", **_DEFAULTS},
+        "hydra": {"description": "Settings of Hydra; not part of the graph"},
         "graph": {"description": "Name of the game and of its run folders", "type": "string", **_is(_GRAPH_NAME)},
         "version": {"description": "Version of the file format", "const": VERSION},
         "carry": {
-            "description": "What every round starts with, by name",
+            "description": "Values that every round starts with, by name",
             "type": ["object", "null"],
             "propertyNames": names,
             "additionalProperties": {"$ref": "#/$defs/carry"},
@@ -118,12 +118,12 @@ def _is(pattern: str) -> _Schema:
 
 
 def _next() -> _Schema:
-    what = "The output that is its value in the next round; without it the value never changes"
-    return {"description": what, "anyOf": [_OUTPUT, {"type": "null"}]}
+    text = "The output that is its value in the next round; without it the value never changes"
+    return {"description": text, "anyOf": [_OUTPUT, {"type": "null"}]}
 
 
 def _part(types: Mapping[str, type[Declared]], more: dict[str, _Schema]) -> _Schema:
-    """A carry or node: its keys, and for each type what may stand below them."""
+    """Return the schema of a carry or node: its keys, and for each type the inputs and params."""
     firsts = [(inspect.getdoc(cls) or "").partition("\n")[0] for cls in types.values()]
     type_of = {"enum": list(types), "enumDescriptions": firsts}
     return {
@@ -135,7 +135,7 @@ def _part(types: Mapping[str, type[Declared]], more: dict[str, _Schema]) -> _Sch
 
 
 def _whole_part(types: Mapping[str, type[Declared]], needs: Mapping[str, dict[str, list[str]]]) -> _Schema:
-    """What a carry or node may not lack where no other file can give it: its type, and what that requires."""
+    """Return the required keys of a carry or node in a complete file: its type, and what that type requires."""
     rules = []
     for name in types:
         required = {key: {"type": "object", "required": names} for key, names in needs[name].items() if names}
@@ -149,7 +149,7 @@ def _of_type(name: str, then: _Schema) -> _Schema:
 
 
 def _define(name: str, cls: type[Declared], definitions: dict[str, _Schema]) -> dict[str, list[str]]:
-    """Define what a type has below `inputs` and `params`; returns the names required there."""
+    """Define the `inputs` and `params` of a type; return the required names of each."""
     params = _params(name, cls, definitions)
     needs = {"params": params.pop("required", [])}
     below = {"params": {**params, "type": ["object", "null"]}}
@@ -164,7 +164,7 @@ def _define(name: str, cls: type[Declared], definitions: dict[str, _Schema]) -> 
 
 
 def _wire(socket: Socket) -> _Schema:
-    """What an input may read: one output, a list of them (or just one), or several by name."""
+    """Return the schema of an input: one output, a list of outputs (or just one), or outputs by name."""
     least = 0 if socket.optional else 1
     if socket.many == "one":
         return _OUTPUT
@@ -174,7 +174,7 @@ def _wire(socket: Socket) -> _Schema:
 
 
 def _params(name: str, cls: type[BaseModel], definitions: dict[str, _Schema]) -> _Schema:
-    """The schema of the params; that of models below them goes to the definitions, under names of its own."""
+    """Return the schema of a type's params; nested models go to the definitions as `type.Model`."""
     schema = cls.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}", schema_generator=_ParamSchema)
     definitions |= {f"{name}.{model}": inner for model, inner in schema.pop("$defs", {}).items()}
     return {**schema, "title": name}
@@ -196,51 +196,60 @@ _TRUTH = f"^{_any_of('true', 'false', 'yes', 'no', 'on', 'off', 't', 'f', 'y', '
 
 
 class _ParamSchema(GenerateJsonSchema):
-    """Says of params what the check accepts in a file.
+    """Generates the schema of the params that the check accepts in a file.
 
-    Numbers and truth values may be texts: `1_000` and `yes` are texts to editors, which read YAML 1.2. Before a
-    validator that reads the raw value anything may stand, unless it declares `json_schema_input_type`.
+    Numbers and truth values may be texts: `1_000` and `yes` are texts to editors, which read YAML 1.2. A field with a
+    validator of the raw value accepts anything, unless the validator declares `json_schema_input_type`.
     """
 
     ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}
 
     def int_schema(self, schema: core_schema.IntSchema) -> JsonSchemaValue:
+        """Accept a whole number, or a text of one."""
         return _or_text(super().int_schema(schema), schema, _WHOLE, "write a whole number")
 
     def float_schema(self, schema: core_schema.FloatSchema) -> JsonSchemaValue:
+        """Accept a number, or a text of one."""
         return _or_text(super().float_schema(schema), schema, _NUMBER, "write a number")
 
     def bool_schema(self, schema: core_schema.BoolSchema) -> JsonSchemaValue:
+        """Accept a truth value, or a text of one."""
         return _or_text(super().bool_schema(schema), schema, _TRUTH, "write true or false")
 
     def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> JsonSchemaValue:
+        """Accept anything, unless the validator declares its input type."""
         inner = super().function_before_schema(schema)
         return inner if schema.get("json_schema_input_schema") else {"anyOf": [inner, {}]}
 
     def function_wrap_schema(self, schema: core_schema.WrapValidatorFunctionSchema) -> JsonSchemaValue:
+        """Accept anything, unless the validator declares its input type."""
         inner = super().function_wrap_schema(schema)
         return inner if schema.get("json_schema_input_schema") else {"anyOf": [inner, {}]}
 
     def union_schema(self, schema: core_schema.UnionSchema) -> JsonSchemaValue:
+        """Accept any member type; anything if no member has a schema."""
         union = super().union_schema(schema)
-        return {} if union == {"anyOf": []} else union  # none of its types has a schema
+        return {} if union == {"anyOf": []} else union
 
     def model_field_schema(self, schema: core_schema.ModelField) -> JsonSchemaValue:
+        """Accept anything in a field whose type has no schema, such as a function."""
         try:
             return super().model_field_schema(schema)
-        except PydanticInvalidForJsonSchema:  # a function, say: only the check can tell
+        except PydanticInvalidForJsonSchema:
             return {}
 
     def encode_default(self, dft: Any) -> Any:
+        """Return the default as JSON; pydantic leaves it out if JSON has no form for it."""
         default = super().encode_default(dft)
         try:
             json.dumps(default, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise PydanticSerializationError(str(error)) from error  # it is then left out
+            raise PydanticSerializationError(str(error)) from error
         return default
 
     def field_title_should_be_set(self, schema: Any) -> bool:
-        return False  # titles of pydantic's own only say the name again
+        """Return False: pydantic's titles only repeat the field names."""
+        return False
 
 
 def _or_text(json_schema: JsonSchemaValue, schema: Mapping[str, Any], pattern: str, advice: str) -> JsonSchemaValue:

@@ -1,4 +1,4 @@
-"""Command line overrides in Hydra's grammar, set on a draft whether or not a file mentions their keys."""
+"""Parse command line overrides in Hydra's grammar, and apply them to a draft."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ from genrl_graph.errors import ParamError
 from genrl_graph.graph_file.document import Path, Position
 from genrl_graph.graph_file.draft import Draft, dotted, kind
 
-NOT_OURS = ("hydra", "defaults")
-"""Top-level keys that steer the composition and are no part of a graph."""
+HYDRA_KEYS = ("hydra", "defaults")
+"""Top-level keys that control the composition and are not part of the graph."""
 
 
 def parse_override(text: str) -> Any:
-    """Hydra's `Override` of one command line argument; raises ParamError for a sweep and for what does not parse."""
+    """Parse one command line argument as Hydra's `Override`; raise `ParamError` for bad syntax or a sweep."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -26,24 +26,24 @@ def parse_override(text: str) -> Any:
     key = override.key_or_group
     if not key:
         raise _refusal(text, "there is no key; write key=value")
-    if key.replace("/", ".").split(".")[0] in NOT_OURS:
+    if key.replace("/", ".").split(".")[0] in HYDRA_KEYS:
         raise _refusal(text, f"'{key}' is no key of a graph; choose a group's option with group=option")
     _check_keys(override.value(), text)
     return override
 
 
-def override_error(override: Any, what: str) -> ParamError:
-    """The error for an override that cannot be used."""
-    return _refusal(override.input_line, what)
+def override_error(override: Any, text: str) -> ParamError:
+    """Return the error for an override that cannot be used."""
+    return _refusal(override.input_line, text)
 
 
 def override_position(override: Any) -> Position:
-    """The command line as a place; it has no line and no column."""
+    """Return the position of an override: the command line, without line and column."""
     return Position("command line", 0, 0, " ".join(override.input_line.split()))
 
 
 def apply_override(draft: Draft, override: Any) -> None:
-    """Set or delete what the override names: a mapping merges into a mapping, any other value replaces."""
+    """Set or delete the override's key; a mapping merges into a mapping, any other value replaces."""
     key = override.key_or_group
     if override.package is not None or "/" in key:
         raise override_error(override, f"there is no group '{key}' to choose from; a key is written a.b.c")
@@ -75,16 +75,16 @@ def _delete(draft: Draft, parts: list[str], override: Any) -> None:
             there = f"'{dotted(path[:-1])}' has" if path[:-1] else "the graph has"
             keys = ", ".join(map(str, parent)) or "none"
             raise override_error(override, f"there is no '{dotted(path)}' to delete; keys that {there}: {keys}")
-    found, expected = parent[path[-1]], override.value()
-    if expected is not None and found != expected:
+    current, expected = parent[path[-1]], override.value()
+    if expected is not None and current != expected:
         raise override_error(
-            override, f"'{dotted(path)}' is {found!r}, not {expected!r}; delete it with ~{dotted(path)}"
+            override, f"'{dotted(path)}' is {current!r}, not {expected!r}; delete it with ~{dotted(path)}"
         )
     draft.discard(path)
 
 
 def _match(parent: dict[Any, Any], part: str) -> str | int:
-    """The key that `part` means: a key of digits may stand in the file as a number."""
+    """Return `part` as the key that the file uses, which is a number if the file writes it as one."""
     return int(part) if part not in parent and part.isdecimal() and int(part) in parent else part
 
 
@@ -105,5 +105,5 @@ def _check_keys(value: object, text: str) -> None:
             _check_keys(child, text)
 
 
-def _refusal(text: str, what: str) -> ParamError:
-    return ParamError(f"command line: {' '.join(text.split())}: {what}")
+def _refusal(text: str, fault: str) -> ParamError:
+    return ParamError(f"command line: {' '.join(text.split())}: {fault}")

@@ -1,4 +1,4 @@
-"""The YAML spelling of a graph: reading it into parts (with every problem of its shape) and dumping it."""
+"""Read a YAML document into a graph, and collect every problem of its shape."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ _NODE = {"type", "inputs", "params"}
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A graph as read and all its problems, each with a place in the document."""
+    """A graph as read, with its document and all its problems."""
 
     graph: Graph
     problems: tuple[Problem, ...]
@@ -35,11 +35,11 @@ class Loaded:
     deprecated: tuple[Problem, ...] = ()
 
     def notes(self) -> list[str]:
-        """Return a line for each old name that still loads, with the word to write."""
+        """Return one line per deprecated input name, with the new name."""
         return [self._line(problem, False) for problem in self.deprecated]
 
     def lines(self, *, caret: bool = False) -> list[str]:
-        """The problems as `file:line:column path: text`, with the source line and a caret below if asked for."""
+        """Return the problems as `file:line:column path: text`; with `caret`, also the source line and a ^ below."""
         return [self._line(problem, caret) for problem in self.problems]
 
     def _line(self, problem: Problem, caret: bool) -> str:
@@ -49,7 +49,7 @@ class Loaded:
 
 
 def load(path: FilePath, overrides: Sequence[str] = ()) -> Graph:
-    """The graph of a YAML file or of the shipped one of that name; raises `GraphError` with all its problems."""
+    """Load the graph of a YAML file or shipped graph name; raise `GraphError` with all its problems."""
     loaded = read(path, overrides)
     if loaded.problems:
         raise GraphError("\n".join(loaded.lines()))
@@ -59,7 +59,7 @@ def load(path: FilePath, overrides: Sequence[str] = ()) -> Graph:
 
 
 def read(path: FilePath, overrides: Sequence[str] = ()) -> Loaded:
-    """The graph of a YAML file, or of the shipped one of that name, with every problem that a check finds."""
+    """Read the graph of a YAML file or shipped graph name, with every problem that a check finds."""
     from genrl_graph.graph_file.compose import load_document
 
     path = graph_file(path)
@@ -67,7 +67,7 @@ def read(path: FilePath, overrides: Sequence[str] = ()) -> Loaded:
 
 
 def read_document(document: Document, *, folder: FilePath | None = None) -> Loaded:
-    """The graph of a document; relative data paths are relative to `folder`."""
+    """Read the graph of a document; relative data paths are relative to `folder`."""
     reader = _Reader(folder)
     graph = reader.graph(document.values)
     graph.settle()
@@ -77,7 +77,7 @@ def read_document(document: Document, *, folder: FilePath | None = None) -> Load
 
 
 def refuse_newer(values: Mapping[str, Any], path: FilePath) -> None:
-    """Raise `StoreError` where the graph of a run folder is written in a version that this program does not know."""
+    """Raise `StoreError` if the graph of a run folder has a newer version than this program reads."""
     version = values.get("version")
     if isinstance(version, int) and version > VERSION:
         raise StoreError(f"{path}: graph version {version} is newer than {VERSION}; upgrade genrl-graph")
@@ -89,7 +89,7 @@ def _position(document: Document, problem: Problem) -> Position:
 
 
 def _as_written(values: Any, path: Path) -> Path:
-    """The path with the keys of the document: one of digits may stand there as a number."""
+    """Return the path with keys as the document has them: numbers where it writes digits unquoted."""
     written: list[str | int] = []
     for step in path:
         if isinstance(values, dict) and step not in values and str(step).isdecimal() and int(step) in values:
@@ -106,7 +106,7 @@ def _order(document: Document, problem: Problem) -> tuple[int, int, int]:
 
 
 class _Reader:
-    """Reads values into parts; collects what is wrong with their shape, and the paths that could not be read."""
+    """Reads values into parts; collects problems of their shape and the paths that could not be read."""
 
     def __init__(self, folder: FilePath | None) -> None:
         self.problems: list[Problem] = []
@@ -115,6 +115,7 @@ class _Reader:
         self._folder = folder
 
     def graph(self, values: Mapping[str, Any]) -> Graph:
+        """Return the graph of a document's values; invalid parts are kept as far as they can be read."""
         self._known_keys((), values, _TOP)
         name = values.get("graph")
         if not isinstance(name, str):
@@ -145,7 +146,8 @@ class _Reader:
                     self._problem(path, f"unknown option {path[-1]!r}{hint}", at_key=True)
                 else:
                     message = item["msg"].removeprefix("Value error, ")
-                    got = f", got {short(item['input'])}" if item["loc"] else ""  # a rule between options says itself
+                    # The message of a rule between options has the values already.
+                    got = f", got {short(item['input'])}" if item["loc"] else ""
                     self._problem(path, f"{message[:1].lower()}{message[1:]}{got}")
             return RunConfig()
 
@@ -170,7 +172,7 @@ class _Reader:
         return Part(name, cls.type_name, cls, self._declared(path, cls, params), inputs, follows, params)
 
     def _renamed(self, path: Path, cls: type[Declared], inputs: Mapping[str, Wire]) -> dict[str, Wire]:
-        """Return inputs by their names of today, in the order written."""
+        """Return inputs with old names replaced by new ones, in the order written."""
         names = dict(cls.renamed_inputs)
         for old in [name for name in names if name in inputs]:
             if names[old] in inputs:

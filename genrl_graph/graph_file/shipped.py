@@ -13,8 +13,8 @@ FOLDER = Path(__file__).parents[1].joinpath("graphs").resolve()
 def graph_file(path: Path) -> Path:
     """Return the path itself if it is on disk, else the file of the shipped graph of that name.
 
-    Absolute paths and paths with `..` name no shipped graph and come back as they are. Raises `GraphError` for any
-    other path that is neither.
+    Absolute paths and paths with `..` are returned as they are. Raises `GraphError` for any other path that is
+    neither on disk nor a shipped graph.
     """
     if path.is_absolute() or ".." in path.parts or os.path.lexists(path):
         return path
@@ -22,8 +22,8 @@ def graph_file(path: Path) -> Path:
     name = path.as_posix().removesuffix(".yaml")
     if name in graphs:
         return graphs[name]
-    meant = _meant(path, name, graphs)
-    hint = f" (did you mean {meant!r}?)" if meant else ""
+    suggestion = _suggestion(path, name, graphs)
+    hint = f" (did you mean {suggestion!r}?)" if suggestion else ""
     raise GraphError(
         f"{path}: no such file and no shipped graph of this name{hint}; looked in {Path.cwd() / path.parent} "
         f"and {FOLDER}; `genrl-graph graphs` lists what is shipped"
@@ -31,13 +31,13 @@ def graph_file(path: Path) -> Path:
 
 
 def shipped_graphs() -> dict[str, Path]:
-    """Return every shipped graph file by its name; links that lead out of the folder are left out."""
+    """Return every shipped graph file by its name; links that point outside the folder are left out."""
     files = [file for file in sorted(FOLDER.rglob("*.yaml")) if file.resolve().is_relative_to(FOLDER)]
     return {file.relative_to(FOLDER).as_posix().removesuffix(".yaml"): file for file in files}
 
 
 def list_graphs() -> str:
-    """Return one line a shipped graph: its name and the first sentence of its comment."""
+    """Return one line per shipped graph: its name and the first sentence of its comment."""
     graphs = shipped_graphs()
     width = max(map(len, graphs))
     return "".join(f"{name:<{width}}  {first_comment(file)}\n" for name, file in graphs.items())
@@ -55,7 +55,7 @@ def first_comment(path: Path) -> str:
     return sentence + stop.strip()
 
 
-def _meant(path: Path, name: str, graphs: Iterable[str]) -> str | None:
+def _suggestion(path: Path, name: str, graphs: Iterable[str]) -> str | None:
     """Return the shipped graph with the same last part, else a close name beside the path, else a close shipped one."""
     last = PurePath(name).name
     same = next((known for known in graphs if PurePath(known).name == last), None)
