@@ -1,1 +1,1 @@
-"""Peers that come and go: roster, offers, open exchanges."""
+"""The swarm runner: roster, offers and exchanges of peers that join and leave at any time."""

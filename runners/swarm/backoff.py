@@ -1,4 +1,4 @@
-"""Which peers are not heard for a while because of what they sent."""
+"""Back-off: peers that sent refused payloads are ignored for a growing number of rounds."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,11 @@ MOST_PEERS = 4096
 
 @dataclass(slots=True)
 class _Record:
-    """How a peer stands: the round judged last, whether it offended in it, its level before and the end of its time."""
+    """The state of one peer.
+
+    `round` is the last one judged, `offended` whether it misbehaved in it, `before` its level before that round, and
+    `until` the first round in which it is heard again.
+    """
 
     round: int = -1
     offended: bool = False
@@ -21,10 +25,10 @@ class _Record:
 
 
 class Backoff:
-    """Leaves a peer out for 1, 2, 4 ... 64 rounds after each round in which it misbehaved.
+    """Exponential back-off of peers: 1, 2, 4 ... 64 rounds after each round in which one misbehaved.
 
-    Every round in which it is heard and does not takes one step back. Only rounds count, no clock, so peers that saw
-    the same judge alike. The peers that were judged last are remembered, 4096 of them.
+    Each round in which it is heard and behaves lowers the level by one. Only rounds count, not time, so peers that
+    received the same packets decide alike. The 4096 peers judged most recently are remembered.
     """
 
     def __init__(self) -> None:
@@ -32,7 +36,7 @@ class Backoff:
         self._records: dict[str, _Record] = {}
 
     def note(self, peer: str, *, round: int, misbehaved: bool) -> None:
-        """What came of one packet; of several in a round the worst counts."""
+        """Record whether a packet of a peer misbehaved; of several in a round, the worst counts."""
         record = self._records.pop(peer, None) or _Record()
         self._records[peer] = record
         if record.round < round:
@@ -47,10 +51,10 @@ class Backoff:
             self.offences.pop(forgotten, None)
 
     def is_out(self, peer: str, *, round: int) -> bool:
-        """Whether the peer is not heard in this round."""
+        """Return whether the peer is ignored in this round."""
         return round < self.until(peer)
 
     def until(self, peer: str) -> int:
-        """The first round in which the peer is heard again; 0 for one that never was left out."""
+        """Return the first round in which the peer is heard again; 0 if it was never ignored."""
         record = self._records.get(peer)
         return 0 if record is None else record.until

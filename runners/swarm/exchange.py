@@ -1,4 +1,4 @@
-"""Exchanges in a swarm: a roster that is frozen when they open, rows fetched as they come, a deadline."""
+"""Exchanges in a swarm: each freezes its roster when it opens, and fetches rows until its deadline."""
 
 import hashlib
 import statistics
@@ -26,9 +26,9 @@ TELL_S = 5.0
 
 
 class PeerSwarm:
-    """The exchanges of one peer. What is told of another peer is under its name; a name is that of one key.
+    """The exchanges of one peer. Peers are reported by name; each name maps to one key.
 
-    `admissions` judge what comes, by exchange in the order in which a round closes them.
+    `admissions` check the rows received, by exchange, in the order in which a round closes the exchanges.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class PeerSwarm:
         inbox.watch = self._watch
 
     def resume(self, closed: int) -> None:
-        """Go on with a run that has closed so many exchanges."""
+        """Resume a run that has already closed `closed` exchanges."""
         self._closed = closed
         if closed:
             round = (closed - 1) // len(self._order)
@@ -65,11 +65,11 @@ class PeerSwarm:
             self._host.beat(round)
 
     def wanted(self, node: Exchange, *, round: int) -> bool:
-        """Whether another peer may still wait for an exchange that this peer closed before a cut."""
+        """Return whether other peers may still wait for an exchange that this peer closed before it was interrupted."""
         return self._is_closed(node, round) and round == (self._closed - 1) // len(self._order)
 
     def begin(self, round: int) -> None:
-        """Tell the roster where this peer is; raises `PeerBehind` where most of the others are further."""
+        """Announce the round and forget old offers; raises `PeerBehind` if most of the others are in a later round."""
         self._host.beat(round)
         self._inbox.begin(round)
         self._give_up()
@@ -85,17 +85,17 @@ class PeerSwarm:
             self._require_not_behind(round)
 
     def end(self, rounds: int) -> None:
-        """Tell the roster that this peer needs nothing more."""
+        """Announce that this peer has finished all rounds."""
         self._host.beat(rounds)
 
     def is_needed(self, rounds: int) -> bool:
-        """Whether a peer that was met last is not at the end yet."""
+        """Return whether a member of the last exchange has not finished yet."""
         return any(member.peer_id in self._met and self._round_of(member) < rounds for member in self._others())
 
     def open(self, node: Exchange, *, round: int, peer: str, offer: Frame) -> None:
-        """Wait for enough peers on the roster, freeze it, and announce the offer to it."""
+        """Wait for enough peers, freeze the roster, and announce the offer to its members."""
         since, again = time.monotonic(), self._is_closed(node, round)
-        members = [] if again else self._gathered(node, round, since)
+        members = [] if again else self._wait_for_members(node, round, since)
         data = encode(offer, limits=node.limits)
         inline = data if len(data) <= MAX_INLINE else None
         own = Offer(peer, round, node.place.node, self._protocol, len(data), hashlib.sha256(data).hexdigest(), inline)
@@ -103,100 +103,100 @@ class PeerSwarm:
         self._host.serve(own.key, data)
         self._host.serve(own.announcement_key, announcement)
         self._served.append(own)
-        if again:  # who still waits for it will ask
+        if again:  # peers that still wait for it will pull it
             return
         for member in members:
             self._host.push(member.peer_id, announcement, timeout_s=node.timeout_s)
         with self._inbox.changed:
-            gathering = OpenExchange(self._host, self._inbox, node, offer, round=round, since=since, taken=self._taken)
-            gathering.ask(members)
-            self._opened[node.place.node] = gathering
+            exchange = OpenExchange(self._host, self._inbox, node, offer, round=round, since=since, taken=self._taken)
+            exchange.ask(members)
+            self._opened[node.place.node] = exchange
         self._met = {member.peer_id for member in members}
 
     def close(
         self, node: Exchange, *, round: int, peer: str, tasks: TaskBook, vocabularies: Mapping[str, int]
     ) -> Meeting:
-        """Take what the frozen roster offers; who has not answered at the deadline is late."""
+        """Receive and admit the rows of the frozen roster, until all have come or the deadline has passed."""
         if self._is_closed(node, round):
             return Meeting(())
-        gathering = self._opened[node.place.node]
+        exchange = self._opened[node.place.node]
         while True:
             seen = self._inbox.count
             rounds = {member.peer_id: self._round_of(member) for member in self._others()}
             with self._inbox.changed:
-                over = gathering.look(rounds)
-            gathering.verify()
-            if over and not self._is_short(gathering, node):
+                over = exchange.look(rounds)
+            exchange.verify()
+            if over and not self._is_short(exchange, node):
                 break
             self._stop.check()
             self._inbox.wait(seen, timeout_s=PAUSE_S)
         with self._inbox.changed:
             del self._opened[node.place.node]
-            gathering.end()
-        for asked in gathering.asked:
+            exchange.end()
+        for asked in exchange.asked:
             if asked.missing in ("late", "slow"):
                 self._silent[asked.member.peer_id] = time.monotonic()
-        if gathering.came < node.min_peers and node.on_short == "fail":
-            told = ", ".join(f"{each.member.name} ({each.missing})" for each in gathering.asked if each.missing)
-            came = f"wants {node.min_peers} peers within {node.timeout_s:g} s, but {gathering.came} came"
-            raise ExchangeTimeout(f"{came}; missing: {told or 'nobody'}")
-        received = self._received(gathering, node, tasks, vocabularies)
-        return self._meeting(gathering, received)
+        if exchange.came < node.min_peers and node.on_short == "fail":
+            missing = ", ".join(f"{each.member.name} ({each.missing})" for each in exchange.asked if each.missing)
+            came = f"wants {node.min_peers} peers within {node.timeout_s:g} s, but {exchange.came} came"
+            raise ExchangeTimeout(f"{came}; missing: {missing or 'nobody'}")
+        received = self._admit(exchange, node, tasks, vocabularies)
+        return self._result(exchange, received)
 
     def _give_up(self) -> None:
-        """End what a round that was left had open."""
+        """End the exchanges that an abandoned round left open."""
         with self._inbox.changed:
-            for gathering in self._opened.values():
-                gathering.end()
+            for exchange in self._opened.values():
+                exchange.end()
             self._opened.clear()
 
     def _is_closed(self, node: Exchange, round: int) -> bool:
-        """Whether this peer closed an exchange before it was cut."""
+        """Return whether this peer closed an exchange before it was interrupted."""
         return round * len(self._order) + self._order.index(node.place.node) < self._closed
 
-    def _is_short(self, gathering: OpenExchange, node: Exchange) -> bool:
-        """Whether too few came, and more are waited for: those who are here now are asked, also who was gone."""
-        if gathering.came >= node.min_peers or node.on_short != "wait":
+    def _is_short(self, exchange: OpenExchange, node: Exchange) -> bool:
+        """Return whether to keep waiting for more peers; if so, ask those that are here now, also returned ones."""
+        if exchange.came >= node.min_peers or node.on_short != "wait":
             return False
-        self._require_not_behind(gathering.round)
+        self._require_not_behind(exchange.round)
         with self._inbox.changed:
-            gathering.ask(self._in_reach(node, gathering.round))
+            exchange.ask(self._in_reach(node, exchange.round))
         return True
 
-    def _received(
-        self, gathering: OpenExchange, node: Exchange, tasks: TaskBook, vocabularies: Mapping[str, int]
+    def _admit(
+        self, exchange: OpenExchange, node: Exchange, tasks: TaskBook, vocabularies: Mapping[str, int]
     ) -> dict[str, tuple[int, Admitted]]:
-        """What is admitted of the rows that came, with the round that they are of, in the order of the names."""
+        """Admit the received rows; returns them by peer name, sorted, each with the round of its offer."""
         announced: dict[str, int] = {}
         admitted: dict[str, Admitted] = {}
-        for asked in sorted(gathering.asked, key=lambda asked: asked.member):
+        for asked in sorted(exchange.asked, key=lambda asked: asked.member):
             if asked.data is not None and asked.offer is not None:
                 name, announced[asked.member.name] = asked.member.name, asked.offer.round
                 admitted[name] = self._admissions[node.place.node].receive(
                     asked.data,
-                    like=gathering.rows,
+                    like=exchange.rows,
                     sender=name,
                     announced=asked.offer.round,
-                    round=gathering.round,
+                    round=exchange.round,
                     tasks=tasks,
                     vocabularies=vocabularies,
                 )
-        return {name: (announced[name], given) for name, given in of_one_shape(admitted).items()}
+        return {name: (announced[name], packet) for name, packet in of_one_shape(admitted).items()}
 
-    def _meeting(self, gathering: OpenExchange, received: Mapping[str, tuple[int, Admitted]]) -> Meeting:
-        """What the exchange gave, what was refused and who is missing."""
-        round, own = gathering.round, gathering.rows
-        refusals = [refusal for _, given in received.values() for refusal in given.refusals]
+    def _result(self, exchange: OpenExchange, received: Mapping[str, tuple[int, Admitted]]) -> Meeting:
+        """Build the result of an exchange: its packets, refusals and missing members; updates the back-off."""
+        round, own = exchange.round, exchange.rows
+        refusals = [refusal for _, packet in received.values() for refusal in packet.refusals]
         refusals += self._refused(own, round)
-        for name, (_, given) in received.items():
-            self._backoff.note(name, round=round, misbehaved=given.misbehaved)
-        for asked in gathering.asked:
+        for name, (_, packet) in received.items():
+            self._backoff.note(name, round=round, misbehaved=packet.misbehaved)
+        for asked in exchange.asked:
             if asked.missing == "slow":
                 self._backoff.note(asked.member.name, round=round, misbehaved=True)
-        packets = [Packet(name, announced, given.rows) for name, (announced, given) in received.items()]
-        missing = {asked.member.name: asked.missing for asked in gathering.asked if asked.missing}
+        packets = [Packet(name, announced, admitted.rows) for name, (announced, admitted) in received.items()]
+        missing = {asked.member.name: asked.missing for asked in exchange.asked if asked.missing}
         stale = {packet.peer: packet.round for packet in packets if packet.round != round}
-        rows = sum(given.refused for _, given in received.values())
+        rows = sum(admitted.refused for _, admitted in received.values())
         return Meeting(
             tuple(sorted([*packets, Packet(self._name, round, own)], key=lambda packet: packet.peer)),
             {name: fact for name, fact in (("missing", missing), ("stale", stale)) if fact},
@@ -208,24 +208,24 @@ class PeerSwarm:
         )
 
     def _refused(self, like: Frame, round: int) -> Iterator[RowRefusal]:
-        """What of others was refused before it could be rows; who offends is not heard for a while."""
+        """Yield refusals of announcements and messages that never became rows; offenders enter the back-off."""
         for refused in self._inbox.refusals():
             name = self._known_as(refused.peer_id)
             if refused.offence:
                 self._backoff.note(name, round=round, misbehaved=True)
             yield from refused_payload(name, like, PeerRefused(refused.reason)).refusals
-        for told in self._host.take_refusals():
-            if told.peer_id is not None and told.reason != CUT_SHORT:  # a peer that died did nothing wrong
-                reason = told.reason if told.count == 1 else f"{told.reason} ({told.count} times)"
-                yield from refused_payload(self._known_as(told.peer_id), like, PeerRefused(reason)).refusals
+        for message in self._host.take_refusals():
+            if message.peer_id is not None and message.reason != CUT_SHORT:  # a peer that died did nothing wrong
+                reason = message.reason if message.count == 1 else f"{message.reason} ({message.count} times)"
+                yield from refused_payload(self._known_as(message.peer_id), like, PeerRefused(reason)).refusals
 
-    def _gathered(self, node: Exchange, round: int, since: float) -> list[RosterMember]:
-        """The members that this exchange is frozen to, once they are enough.
+    def _wait_for_members(self, node: Exchange, round: int, since: float) -> list[RosterMember]:
+        """Wait until enough members are here, and return those to freeze the roster to.
 
-        Who was late is left out until it is heard again, and who offended until its time is over, as long as the
-        others are enough.
+        Late members are left out until they are heard again, and offenders for their back-off, if the others are
+        enough. After the timeout, offenders are let in too.
         """
-        told = False
+        has_told = False
         while True:
             seen, waited = self._inbox.count, time.monotonic() - since
             here = self._in_reach(node, round)
@@ -235,8 +235,8 @@ class PeerSwarm:
             for members in (awake, heard, here)[: 3 if is_over else 2]:
                 if len(members) + 1 >= node.min_peers:
                     return members
-            if not told and waited >= TELL_S:
-                told = True
+            if not has_told and waited >= TELL_S:
+                has_told = True
                 self._tell_who_is_here(node, round, here)
             if is_over and node.on_short == "continue":
                 return here
@@ -252,12 +252,12 @@ class PeerSwarm:
         self._tell(f"nodes.{node.place.node} (round {round}): waits for {node.min_peers} peers; here: {here}")
 
     def _in_reach(self, node: Exchange, round: int) -> list[RosterMember]:
-        """The others that come to this round, in the order of their names."""
+        """Return the other members whose round lets them take part in this one, sorted by name."""
         earliest = round - 1 - node.max_staleness
         return [member for member in self._others() if earliest <= self._round_of(member) <= round]
 
     def _is_silent(self, member: RosterMember) -> bool:
-        """Whether a member that was late has not been heard since."""
+        """Return whether a member was late and has not been heard since."""
         since = self._silent.get(member.peer_id)
         if since is not None and self._inbox.heard_at(member.peer_id) > since:
             del self._silent[member.peer_id]
@@ -265,10 +265,10 @@ class PeerSwarm:
         return since is not None
 
     def _watch(self, peer_id: str, offer: Offer) -> None:
-        """Let rows come while this peer computes; called on the host's thread, under the inbox's lock."""
-        gathering = self._opened.get(offer.node)
-        if gathering is not None:
-            gathering.announced(peer_id)
+        """Fetch newly announced rows while this peer computes; called on the host's thread, under the inbox's lock."""
+        exchange = self._opened.get(offer.node)
+        if exchange is not None:
+            exchange.announced(peer_id)
 
     def _others(self) -> list[RosterMember]:
         return [member for member in self._host.roster() if member.peer_id != self._host.peer_id]
@@ -280,7 +280,7 @@ class PeerSwarm:
         return next((member.name for member in self._others() if member.peer_id == peer_id), peer_id)
 
     def _require_not_behind(self, round: int) -> None:
-        """Most of the others are asked, not the one that is furthest: of several, one alone cannot pull the swarm."""
+        """Raise `PeerBehind` if the others' median round is later; a median, so one peer cannot drag the swarm."""
         others = [member for member in self._others() if not self._backoff.is_out(member.name, round=round)]
         rounds = [self._round_of(member) for member in others]
         if rounds and (there := int(statistics.median_low(rounds))) > round:

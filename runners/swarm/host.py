@@ -1,4 +1,4 @@
-"""A peer's place in the swarm: who plays, announcements and payloads. Synchronous, for the thread that plays."""
+"""The synchronous interface of a peer to the swarm: its roster, announcements and payloads."""
 
 import atexit
 import contextlib
@@ -25,7 +25,7 @@ def _ignore(peer_id: str, data: bytes) -> None:
 
 
 class Host:
-    """Made by `start`; every method may be called from any thread. Use as a context manager, or call `close`."""
+    """A peer's connection to the swarm, made by `start`; thread-safe. Use it as a context manager, or call `close`."""
 
     def __init__(self, presence: Presence, thread: LoopThread) -> None:
         self._presence = presence
@@ -45,11 +45,11 @@ class Host:
         on_push: OnPush = _ignore,
         tell: Tell = lambda text: None,
     ) -> "Host":
-        """Take the place: start a libp2p daemon, join, find out who plays, and be on the roster.
+        """Start a libp2p daemon, join the swarm, read its roster and announce this peer to it.
 
-        `on_push(peer_id, data)` hears of every announcement, on the host's thread: it must be quick, and what it
-        raises is recorded, `PeerRefused` being said to the sender. `tell` hears one line about what the user should
-        know. A heartbeat lives `ttl_s` seconds and is renewed every third of that.
+        `on_push(peer_id, data)` is called with every announcement, on the host's thread: it must be quick. Errors that
+        it raises are recorded; `PeerRefused` is also reported to the sender. `tell` gets one-line messages for the
+        user. A heartbeat is valid for `ttl_s` seconds and renewed every third of that.
 
         Raises:
             SwarmError: a taken port, an identity in use, none of the joined peers answers, the name is another
@@ -85,41 +85,41 @@ class Host:
 
     @property
     def peer_id(self) -> str:
-        """This peer's libp2p id."""
+        """Return this peer's libp2p id."""
         return self._presence.identity.peer_id
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """What others give to `--join`."""
+        """Return the addresses that others pass to `--join`."""
         return self._presence.addresses
 
     @property
     def running(self) -> bool:
-        """Whether the libp2p daemon lives; one that died is started again within seconds, and `tell` hears of it."""
+        """Return whether the libp2p daemon is running; a dead one restarts within seconds, and `tell` reports it."""
         return not self._closed and self._presence.running
 
     def beat(self, round: int) -> None:
-        """Tell the swarm which round this peer plays; returns at once."""
+        """Tell the swarm the round that this peer plays, without waiting for delivery."""
         self._presence.roster.enter(round)
         self._thread.loop.call_soon_threadsafe(self._presence.renew_now)
 
     def roster(self) -> list[RosterMember]:
-        """The peers with a fresh, valid heartbeat of the same swarm and protocol, this one included, by name."""
+        """Return the peers with a fresh heartbeat of this swarm and protocol, sorted by name, this one included."""
         return self._presence.roster.members()
 
     def look(self) -> list[RosterMember]:
-        """The roster, after a new look into the DHT: some 10 ms, or seconds where peers have just died."""
+        """Read the DHT and return the updated roster: takes about 10 ms, or seconds if peers have just died."""
         self._thread.run(self._presence.look())
         return self.roster()
 
     def strangers(self) -> dict[str, list[str]]:
-        """Other fingerprints that are played under this swarm's name, with the names of their peers."""
+        """Return the other protocols played under this swarm's name, with the names of their peers."""
         return self._presence.roster.strangers()
 
     def push(self, peer_id: str, data: bytes, *, timeout_s: float = 10.0) -> Future[None]:
-        """Send an announcement to another peer; done when that peer's `on_push` has returned.
+        """Send an announcement to another peer; the future is done when that peer's `on_push` has returned.
 
-        The future raises `Unreachable`, or `PeerRefused` where the peer did not take it.
+        The future raises `Unreachable`, or `PeerRefused` if the peer did not accept it.
         """
         most = self._presence.limits.push_bytes
         if len(data) > most:
@@ -127,11 +127,11 @@ class Host:
         return self._thread.submit(self._presence.streams.push(peer_id, data, timeout_s=timeout_s))
 
     def serve(self, key: str, payload: bytes) -> None:
-        """Let others fetch a payload under a key of at most 256 bytes; it is kept, not copied, until `forget`."""
+        """Serve a payload under a key of at most 256 bytes until `forget`; the bytes are not copied."""
         self._presence.shelf.put(key, payload)
 
     def forget(self, key: str) -> None:
-        """Serve a payload no more."""
+        """Stop serving a payload."""
         self._presence.shelf.drop(key)
 
     def fetch(
@@ -143,22 +143,22 @@ class Host:
         timeout_s: float,
         watch: Callable[[bytes], object] = lambda chunk: None,
     ) -> Future[bytearray]:
-        """Get what another peer serves; whether it is what was announced is the caller's to check.
+        """Fetch a payload from another peer; the caller must check that it matches the announcement.
 
-        `watch` sees every piece of it as it comes, on the host's thread: a hash need not wait for the last.
+        `watch` is called with each chunk as it arrives, on the host's thread, for instance to hash it meanwhile.
 
-        The future raises `NotHere`, `Unreachable`, or `PeerRefused` where it is larger than `max_bytes`. Cancelling
-        the future ends the transfer.
+        The future raises `PayloadMissing`, `Unreachable`, or `PeerRefused` if the payload exceeds `max_bytes`.
+        Cancelling the future ends the transfer.
         """
         fetched = self._presence.streams.fetch(peer_id, key, max_bytes=max_bytes, timeout_s=timeout_s, watch=watch)
         return self._thread.submit(fetched)
 
     def take_refusals(self) -> list[MessageRefusal]:
-        """What was refused from the network since the last call."""
+        """Return and clear the messages refused since the last call."""
         return self._presence.refusals.take()
 
     def close(self) -> None:
-        """Say goodbye, end the daemon and the thread; nothing happens the second time."""
+        """Leave the swarm and end the daemon and the thread; further calls do nothing."""
         if self._closed:
             return
         self._closed = True

@@ -1,10 +1,11 @@
-"""What peers announce to each other: which rows they offer to an exchange, and an inbox of what has come.
+"""Announcements of the rows that a peer offers to an exchange, and the inbox of those received.
 
-An announcement is a JSON head of at most `MAX_HEAD` bytes, signed, and the rows themselves where they are small:
+An announcement is a signed JSON head of at most `MAX_HEAD` bytes, followed by the rows if they are small:
 
     u16 size, signed head, rows
 
-The head has the hash of the rows. They are also served under `key`, and the announcement under `announcement_key`.
+The head contains the hash of the rows. The rows are also served under `key`, the announcement under
+`announcement_key`.
 """
 
 import json
@@ -24,16 +25,16 @@ MAX_INLINE = 5 << 18  # one trip instead of three; larger rows are fetched
 SIZE = struct.Struct(">H")
 MAX_ANNOUNCEMENT = SIZE.size + MAX_HEAD + OVERHEAD + MAX_INLINE
 MAX_PEERS = 1024
-MAX_KEPT = 256 << 20  # bytes of rows that came with announcements; more are fetched when they are wanted
+MAX_INLINE_TOTAL = 256 << 20  # bytes of inline rows in the inbox; beyond that, rows are dropped and fetched when needed
 MAX_ROUND = 1 << 53
-MAX_TOLD = 8  # reasons of one peer, until they are asked for
+MAX_REFUSALS_PER_PEER = 8  # reasons of one peer between two calls of `refusals`
 SHA256 = re.compile(r"[0-9a-f]{64}")
 KINDS = {"peer": str, "round": int, "node": str, "protocol": str, "size": int, "sha256": str}
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What one peer offers to an exchange in a round; `size` and `sha256` are those of the encoded rows."""
+    """The offer of one peer to an exchange in a round; `size` and `sha256` are those of the encoded rows."""
 
     peer: str
     round: int
@@ -45,25 +46,28 @@ class Offer:
 
     @property
     def key(self) -> str:
-        """Under which name the rows are served."""
+        """Return the key under which the rows are served."""
         return f"{self.round}/{self.node}"
 
     @property
     def announcement_key(self) -> str:
-        """Under which name the announcement is served, for those whom it did not reach."""
+        """Return the key under which the announcement is served to peers that missed the push."""
         return announcement_key(self.node, self.round)
 
     def announced(self, sign: Callable[[bytes], bytes]) -> bytes:
-        """The announcement."""
+        """Encode and sign the announcement of this offer."""
         head = json.dumps({name: getattr(self, name) for name in KINDS}, separators=(",", ":"))
         signed = sign(head.encode())
         return b"".join([SIZE.pack(len(signed)), signed, self.inline or b""])
 
     @classmethod
     def from_announcement(cls, data: bytes) -> tuple[str, "Offer"]:
-        """Who has signed an announcement, and the offer; raises `PeerRefused` for one that is not written like this.
+        """Verify an announcement; returns the peer id of its author and the offer.
 
-        Whether the rows that came with it have the hash is not looked at.
+        The hash of inline rows is not checked here.
+
+        Raises:
+            PeerRefused: the signature is invalid, or the announcement is malformed.
         """
         if len(data) < SIZE.size:
             raise PeerRefused(f"announcement: cut short at {len(data)} bytes")
@@ -93,13 +97,13 @@ class Offer:
 
 
 def announcement_key(node: str, round: int) -> str:
-    """Under which name a peer serves its announcement to an exchange."""
+    """Return the key under which a peer serves its announcement to an exchange."""
     return f"{round}/{node}/offer"
 
 
 @dataclass(frozen=True, slots=True)
 class MessageRefused:
-    """Why something that a peer said was refused; an `offence` is what no honest peer would say."""
+    """The reason of a refused announcement; it is an `offence` if no honest peer would send it."""
 
     peer_id: str
     reason: str
@@ -107,10 +111,11 @@ class MessageRefused:
 
 
 class Inbox:
-    """Announcements by exchange, round and peer id, bounded in all of them and in bytes; thread-safe.
+    """Announcements by exchange, round and peer id, bounded in number and in bytes; thread-safe.
 
-    Taken are the first of each peer to each exchange, `nodes` with the rounds that rows may be old, and at most one
-    round ahead. `changed` is notified of all that comes, and `count` counts it; `watch` hears of it.
+    `nodes` maps exchanges to the staleness they allow, in rounds. The inbox keeps the first announcement of each peer
+    to each exchange and round, if it is neither too old nor more than one round ahead. Every valid one increments
+    `count` and notifies `changed`; `watch` is called for those in time.
     """
 
     def __init__(self, protocol: str, nodes: Mapping[str, int]) -> None:
@@ -121,12 +126,12 @@ class Inbox:
         self._protocol, self._nodes = protocol, nodes
         self._heard: dict[str, tuple[int, float]] = {}
         self._offers: dict[tuple[str, int], dict[str, Offer]] = {}
-        self._kept = 0
+        self._inline_bytes = 0
         self._refused: list[MessageRefused] = []
-        self._told: Counter[str] = Counter()
+        self._refusals_of: Counter[str] = Counter()
 
     def take(self, peer_id: str, data: bytes) -> None:
-        """Keep what a peer announces, with its signature; what cannot be meant for this peer is refused."""
+        """Verify and keep the announcement of a peer; refuse it if it is invalid or of another graph."""
         with self.changed:
             try:
                 author, offer = Offer.from_announcement(data)
@@ -142,49 +147,49 @@ class Inbox:
             self.wake()
 
     def refuse(self, peer_id: str, reason: str, *, offence: bool = True) -> None:
-        """Keep a reason, while there are few."""
+        """Record the reason of a refusal, up to a limit per peer and in total."""
         with self.changed:
-            if len(self._refused) < 256 and self._told[peer_id] < MAX_TOLD:
-                self._told[peer_id] += 1
+            if len(self._refused) < 256 and self._refusals_of[peer_id] < MAX_REFUSALS_PER_PEER:
+                self._refusals_of[peer_id] += 1
                 self._refused.append(MessageRefused(peer_id, reason, offence))
 
     def find(self, node: str, round: int, peer_id: str) -> Offer | None:
-        """What a peer offered to an exchange in a round."""
+        """Return the offer of a peer to an exchange in a round, or None."""
         with self.changed:
             return self._offers.get((node, round), {}).get(peer_id)
 
     def round_of(self, peer_id: str) -> int:
-        """The latest round of which a peer has spoken; -1 where it has not."""
+        """Return the latest round that a peer has announced; -1 if none."""
         return self._heard.get(peer_id, (-1, 0.0))[0]
 
     def heard_at(self, peer_id: str) -> float:
-        """When a peer has last announced something, by the monotonic clock; 0 where it has not."""
+        """Return the monotonic time of a peer's last announcement; 0 if none."""
         return self._heard.get(peer_id, (-1, 0.0))[1]
 
     def refusals(self) -> list[MessageRefused]:
-        """What was refused since this was last asked."""
+        """Return and clear the refusals since the last call."""
         with self.changed:
-            found, self._refused = self._refused, []
-            self._told.clear()
-            return found
+            refused, self._refused = self._refused, []
+            self._refusals_of.clear()
+            return refused
 
     def begin(self, round: int) -> None:
-        """Forget what no exchange of this or a later round can take."""
+        """Begin a round: drop announcements that are too old for it."""
         with self.changed:
             self._round = round
             oldest = round - max(self._nodes.values(), default=0)
             self._offers = {key: offers for key, offers in self._offers.items() if key[1] >= oldest}
-            self._kept = sum(len(o.inline or b"") for offers in self._offers.values() for o in offers.values())
+            self._inline_bytes = sum(len(o.inline or b"") for offers in self._offers.values() for o in offers.values())
             self._heard = {id: heard for id, heard in self._heard.items() if heard[0] >= oldest - 1}
 
     def wake(self) -> None:
-        """Let those who wait look again."""
+        """Wake all threads in `wait`."""
         with self.changed:
             self.count += 1
             self.changed.notify_all()
 
     def wait(self, seen: int, *, timeout_s: float) -> None:
-        """Wait until more has come than `seen`."""
+        """Wait until `count` differs from `seen`, at most `timeout_s`."""
         with self.changed:
             self.changed.wait_for(lambda: self.count != seen, timeout_s)
 
@@ -200,7 +205,7 @@ class Inbox:
             raise PeerRefused(f"sha256: {offer.node} of round {offer.round} was announced with other rows before")
 
     def _is_in_time(self, peer_id: str, offer: Offer) -> bool:
-        """Whether an exchange can still, or soon, take it; who is late or far ahead need not be hostile."""
+        """Return whether the round of an offer is recent enough; a late or early one is refused, but is no offence."""
         if peer_id in self._heard or len(self._heard) < 4 * MAX_PEERS:
             self._heard[peer_id] = (max(self.round_of(peer_id), offer.round), time.monotonic())
         if self._round - self._nodes[offer.node] <= offer.round <= self._round + 1:
@@ -212,6 +217,6 @@ class Inbox:
         known = self._offers.setdefault((offer.node, offer.round), {})
         size = len(offer.inline or b"")
         if peer_id not in known:
-            fits = self._kept + size <= MAX_KEPT
+            fits = self._inline_bytes + size <= MAX_INLINE_TOTAL
             known[peer_id] = offer if fits else replace(offer, inline=None)
-            self._kept += size if fits else 0
+            self._inline_bytes += size if fits else 0

@@ -1,4 +1,4 @@
-"""One exchange that is open: the members that it is frozen to, and their rows on the way."""
+"""One open exchange: its frozen roster, and the transfers of its members' rows."""
 
 import hashlib
 import math
@@ -19,15 +19,15 @@ PULL_TIMEOUT_S = 10.0
 AGAIN_S = 0.5
 
 Taken = tuple[str, str]
-"""Rows that were taken: the id of the peer, and their key."""
+"""Rows that an exchange has taken: peer id and payload key."""
 
 
 @dataclass(slots=True)
 class MemberOffer:
-    """A member of a frozen roster: what it announced, and its rows.
+    """A member of a frozen roster, with its offer and its rows.
 
-    `missing` says why there are none: late, slow (announced, but did not serve), gone, ahead (in a later round) or
-    refused.
+    `missing` is the reason why there are no rows: late, slow (announced, but did not serve), gone, ahead (in a later
+    round) or refused. It is empty while they may still come.
     """
 
     member: RosterMember
@@ -44,16 +44,16 @@ class MemberOffer:
 
     @property
     def settled(self) -> bool:
-        """Whether there is nothing more to come."""
+        """Return whether the rows are here, or are known to be missing."""
         return self.data is not None or bool(self.missing)
 
 
 class OpenExchange:
-    """The rows of one exchange, `rows` being the own ones. But for `verify`, all of it happens under the inbox's lock.
+    """The transfers of one exchange; `rows` are the own ones. Hold the inbox's lock for all calls but `verify`.
 
-    `taken` names the rows, by peer id and key, that were taken before: they are not taken again as old ones.
-    Announcements are pushed by their authors. Where one did not come, because it was lost or its author did not know
-    this peer, it is pulled, ever less often.
+    `taken` lists rows, by peer id and key, of earlier exchanges: they are not taken again as stale rows. Authors push
+    their announcements. One that did not arrive, because it was lost or its author did not know this peer, is pulled,
+    with growing pauses.
     """
 
     def __init__(
@@ -65,16 +65,16 @@ class OpenExchange:
 
     @property
     def deadline(self) -> float:
-        """When who has not answered is late."""
+        """Return the monotonic time after which a member without an answer is late."""
         return self.since + self._node.timeout_s
 
     @property
     def came(self) -> int:
-        """How many peers' rows are here, the own ones included."""
+        """Return the number of peers whose rows are here, this one included."""
         return 1 + sum(asked.data is not None for asked in self.asked)
 
     def ask(self, members: Sequence[RosterMember]) -> None:
-        """Take these into the roster of the exchange; one that was gone is asked again."""
+        """Add members to the roster of the exchange; one that was gone is asked again."""
         known = {asked.member.peer_id: asked for asked in self.asked}
         now = time.monotonic()
         for member in members:
@@ -85,15 +85,15 @@ class OpenExchange:
                 self._take_offer(asked, now)
 
     def announced(self, peer_id: str) -> None:
-        """A peer has announced something: fetch it while this peer still computes; called on the host's thread."""
+        """Fetch the rows of a peer's new announcement; called on the host's thread while this peer computes."""
         for asked in self.asked:
             if asked.member.peer_id == peer_id and not asked.settled:
                 self._take_offer(asked, time.monotonic())
 
     def look(self, rounds: Mapping[str, int]) -> bool:
-        """See what has come, and ask for what has not; `rounds` says where each peer is that is there.
+        """Collect finished transfers and start the next ones; `rounds` maps the peers on the roster to their rounds.
 
-        Returns whether all has come, or the time is over.
+        Returns whether every member is settled or past its deadline.
         """
         now = time.monotonic()
         for asked in self.asked:
@@ -104,7 +104,7 @@ class OpenExchange:
         return all(asked.settled or now >= max(self.deadline, asked.until) for asked in self.asked)
 
     def verify(self) -> None:
-        """Hold what has come against the hash that was announced: long work, which holds no lock."""
+        """Check the received rows against their announced hash; slow, so call it without the lock."""
         for asked in self.asked:
             if asked.data is not None and not asked.verified:
                 assert asked.offer is not None
@@ -115,7 +115,7 @@ class OpenExchange:
                     asked.data = None
 
     def end(self) -> None:
-        """Give up what is still on its way."""
+        """Cancel unfinished transfers, and record which rows were taken and which members are late or slow."""
         for asked in self.asked:
             if asked.data is not None and asked.offer is not None:
                 self._taken.add((asked.member.peer_id, asked.offer.key))
@@ -136,7 +136,7 @@ class OpenExchange:
             self._pull(asked, now, ahead=rounds[peer_id] > self.round)
 
     def _take_offer(self, asked: MemberOffer, now: float) -> None:
-        """Take what the member announced, and fetch its rows."""
+        """Read the member's announcement from the inbox, if it has come, and fetch its rows."""
         if asked.offer is None:
             offer = self._inbox.find(self._node.place.node, self.round, asked.member.peer_id)
             if offer is None:
@@ -150,7 +150,7 @@ class OpenExchange:
         asked.offer, asked.coming, asked.again_at = offer, None, 0.0
 
     def _pull(self, asked: MemberOffer, now: float, *, ahead: bool) -> None:
-        """Ask a member for its announcement; one that is in a later round has none where it does not serve one."""
+        """Ask a member for its announcement; one in a later round that serves none is missing as `ahead`."""
         if asked.coming is None:
             if now >= asked.again_at or ahead:
                 asked.pulled_ahead = ahead
@@ -189,7 +189,7 @@ class OpenExchange:
                 asked.again_at = now + AGAIN_S
 
     def _ask(self, asked: MemberOffer, key: str, *, max_bytes: int, timeout_s: float) -> None:
-        """Fetch, and hash what comes."""
+        """Start to fetch a key, hashing the chunks as they arrive."""
         asked.hashed = hashlib.sha256()
         peer_id, watch = asked.member.peer_id, asked.hashed.update
         asked.coming = self._host.fetch(peer_id, key, max_bytes=max_bytes, timeout_s=timeout_s, watch=watch)
@@ -200,7 +200,7 @@ class OpenExchange:
         self._inbox.refuse(asked.member.peer_id, reason.removeprefix(f"peer {asked.member.peer_id}: "))
 
     def _take_stale(self, asked: MemberOffer, now: float) -> None:
-        """Of a member that did not come, take the rows of the newest earlier round that are not too old."""
+        """Fetch the newest earlier rows, within `max_staleness`, of a member that announced none in time."""
         asked.until = now
         if asked.offer is not None:
             return

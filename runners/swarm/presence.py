@@ -1,4 +1,4 @@
-"""A peer's presence in the swarm, kept up on the event loop: its heartbeat, its view of the others, its daemon."""
+"""The presence of a peer in the swarm: renews its heartbeat, reads those of the others and restarts its daemon."""
 
 import asyncio
 import contextlib
@@ -21,20 +21,20 @@ from genrl_graph.runners.swarm.transport.refusals import Refusals
 from genrl_graph.runners.swarm.transport.streams import BEAT, Streams
 
 GREETING_S = 2.0
-RENEW_S = 60.0  # a daemon that hangs must not end the upkeep
+RENEW_S = 60.0  # a daemon that hangs must not block the upkeep
 OnPush = Callable[[str, bytes], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerIdentity:
-    """What a peer plays and as whom; each of letters, digits, `.`, `_`, `-`, at most 64."""
+    """Swarm, protocol and name of a peer; each has at most 64 letters, digits, `.`, `_` and `-`."""
 
     swarm: str
-    """Name of the swarm; peers of one name and one protocol meet."""
+    """Name of the swarm; peers with the same swarm and protocol play together."""
     protocol: str
-    """Fingerprint that peers have to share."""
+    """Fingerprint of the graph, which all peers must share."""
     name: str
-    """The peer's name, which seeds use."""
+    """The peer's name, from which its seeds derive."""
 
     def __post_init__(self) -> None:
         for field, value in (("swarm", self.swarm), ("protocol", self.protocol), ("name", self.name)):
@@ -43,7 +43,11 @@ class PeerIdentity:
 
 
 class Presence:
-    """`open`, `look` and `leave` run on the loop; the rest may be used from any thread."""
+    """The heartbeat, roster and daemon of one peer.
+
+    `open`, `look`, `leave` and `renew_now` must be called on the event loop; the roster, the payloads and the refusals
+    are thread-safe.
+    """
 
     def __init__(
         self,
@@ -72,18 +76,18 @@ class Presence:
         self._ttl_s = ttl_s
         self._on_push = on_push
         self._tell = tell
-        self._due = asyncio.Event()
+        self._renewal = asyncio.Event()
 
     @property
     def running(self) -> bool:
-        """Whether the daemon lives."""
+        """Return whether the daemon is running."""
         return self.point.daemon.running
 
     async def open(self) -> None:
-        """Join, find out who plays, and be on the roster.
+        """Join the swarm, read its roster and announce this peer to it.
 
         Raises:
-            SwarmError: nobody to join answers, the name is taken, or another graph is played here.
+            SwarmError: none of the peers to join answers, the name is taken, or the swarm plays another graph only.
         """
         self.point = await MeetingPoint.open(self.identity, self._network, tell=self._tell)
         try:
@@ -97,16 +101,16 @@ class Presence:
         self._upkeep = asyncio.create_task(self._keep())
 
     def renew_now(self) -> None:
-        """Tell the swarm what has changed, without waiting for the next heartbeat; called on the loop."""
-        self._due.set()
+        """Send a heartbeat now instead of at the next interval; call it on the loop."""
+        self._renewal.set()
 
     async def look(self) -> None:
-        """Take in what the DHT holds."""
+        """Update the roster with the heartbeats in the DHT."""
         for subkey, data in (await read_beats(self.point.dht, self.roster.swarm)).items():
             self.roster.take(data, subkey=subkey)
 
     async def leave(self) -> None:
-        """Say goodbye and end the daemon."""
+        """Tell the members that this peer leaves, and end the daemon."""
         self._upkeep.cancel()
         try:
             if self.running:
@@ -128,10 +132,10 @@ class Presence:
             addresses=self.roster.addresses,
         )
         await self.streams.open()
-        self.point.daemon.on_end(self._due.set)
+        self.point.daemon.on_end(self._renewal.set)
 
     def _require_place(self) -> None:
-        """The name must be free, and the game must be the one that is played here."""
+        """Raise `SwarmError` if the name is taken, or if the swarm plays only other graphs."""
         roster = self.roster
         if roster.rival is not None:
             raise SwarmError(
@@ -149,16 +153,16 @@ class Presence:
         self._tell(text)
 
     async def _announce(self, *, left: bool = False, directly: bool = False) -> None:
-        """Put the own heartbeat into the DHT, and send it straight to the members too where they should know now."""
+        """Store the own heartbeat in the DHT; with `directly`, also send it to every member at once."""
         beat = self._beat(left=left)
         data = beat.sealed(self.identity)
         stored = store_beat(self.point.dht, beat.swarm, self.identity.peer_id, data, beat.expires)
-        kept, _ = await asyncio.gather(stored, self._tell_members(data) if directly else asyncio.sleep(0))
-        if not kept:
+        is_stored, _ = await asyncio.gather(stored, self._tell_members(data) if directly else asyncio.sleep(0))
+        if not is_stored:
             self.refusals.add(None, "dht", "the own heartbeat was not stored")
 
     async def _tell_members(self, data: bytes) -> None:
-        """Send a heartbeat to all members; who is not there hears of it from the DHT, or not at all."""
+        """Send a heartbeat to all members; those that cannot be reached may still read it in the DHT."""
         own = self.identity.peer_id
         others = [member.peer_id for member in self.roster.members() if member.peer_id != own]
         calls = [self.streams.push(peer_id, data, timeout_s=GREETING_S, verb=BEAT) for peer_id in others]
@@ -181,19 +185,19 @@ class Presence:
         )
 
     async def _keep(self) -> None:
-        """Renew the heartbeat, at once where the round has changed, and look who else is there."""
-        gap_s = min(1.0, self._ttl_s / 10)  # rounds of milliseconds need not all be told
+        """Renew the heartbeat and the roster every third of the TTL, and at once after `renew_now`."""
+        gap_s = min(1.0, self._ttl_s / 10)  # rounds of milliseconds need no heartbeat each
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._ttl_s / 3):
-                    await self._due.wait()
-            self._due.clear()
+                    await self._renewal.wait()
+            self._renewal.clear()
             try:
                 async with asyncio.timeout(RENEW_S):
                     await self._renew()
-            except Exception as error:  # of whatever kind: the upkeep goes on, and the record says what was wrong
+            except Exception as error:  # of any kind: the upkeep must go on, and the refusal records the error
                 self.refusals.add(None, "dht", f"{type(error).__name__}: {error}")
-                self._due.set()
+                self._renewal.set()
             await asyncio.sleep(gap_s)
 
     async def _renew(self) -> None:

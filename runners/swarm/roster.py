@@ -1,4 +1,4 @@
-"""Who plays: what the signed heartbeats of the swarm add up to, as seen by one peer."""
+"""The roster of a swarm: the members that one peer knows from their signed heartbeats."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ class RosterMember:
 
 
 class Roster:
-    """Thread-safe, and without any network: beats go in, members come out. No beat can make it raise."""
+    """The members of a swarm, from their heartbeats; thread-safe, uses no network, and no heartbeat makes it raise."""
 
     def __init__(
         self,
@@ -49,20 +49,20 @@ class Roster:
 
     @property
     def rival(self) -> str | None:
-        """Another peer that goes by this peer's name, if one was seen."""
+        """Return the id of another peer that uses this peer's name, or None."""
         return self._rival
 
     @property
     def own(self) -> RosterMember:
-        """This peer."""
+        """Return this peer as a member, with the round that it plays."""
         return self._own
 
     def enter(self, round: int) -> None:
-        """Note the round that this peer plays."""
+        """Set the round that this peer plays."""
         self._own = RosterMember(self._own.name, self._own.peer_id, round)
 
     def take(self, data: object, *, subkey: object = None) -> bool:
-        """Take in a beat that may be anything; returns whether a member was not known, or not fresh, before."""
+        """Add a heartbeat, or refuse it; returns whether its peer is new, or back after leaving or expiring."""
         now = self._clock()
         with self._lock:
             try:
@@ -72,29 +72,29 @@ class Roster:
                 return False
 
     def members(self) -> list[RosterMember]:
-        """The fresh members sorted by name, this peer always among them."""
+        """Return the members with a fresh heartbeat, sorted by name; this peer is always included."""
         return sorted(
             [self._own, *(RosterMember(b.name, id, b.round) for id, b in self._fresh() if self._plays_along(b))]
         )
 
     def addresses(self, peer_id: str) -> list[str]:
-        """Where a peer says that it can be reached."""
+        """Return the addresses that a peer claims in its heartbeat."""
         with self._lock:
             _, beat = self._beats.get(peer_id, (b"", None))
             return list(beat.addresses) if beat is not None else []
 
     def places(self) -> dict[str, list[str]]:
-        """The addresses of all peers that are remembered, fresh or not: where to look after a cut."""
+        """Return the addresses of all known peers, fresh or not, to dial after a lost network."""
         with self._lock:
             return {peer_id: list(beat.addresses) for peer_id, (_, beat) in self._beats.items()}
 
     def strangers(self) -> dict[str, list[str]]:
-        """Fingerprints of other graphs that are played under this swarm's name, and the names of who plays them."""
-        found: dict[str, list[str]] = {}
+        """Return the other protocols played under this swarm's name, with the names of their peers."""
+        names_by_protocol: dict[str, list[str]] = {}
         for _, beat in self._fresh():
             if not self._plays_along(beat):
-                found.setdefault(beat.protocol, []).append(beat.name)
-        return {protocol: sorted(names) for protocol, names in sorted(found.items())}
+                names_by_protocol.setdefault(beat.protocol, []).append(beat.name)
+        return {protocol: sorted(names) for protocol, names in sorted(names_by_protocol.items())}
 
     def _take(self, data: object, subkey: object, now: float) -> bool:
         known = self._beats.get(subkey) if isinstance(subkey, str) else None
@@ -129,7 +129,7 @@ class Roster:
         return not beat.left and (before is None or before.left or before.expires <= now)
 
     def _make_room(self, now: float) -> None:
-        """Forget who is long gone; a name stays its first owner's as long as there is room for names."""
+        """Forget expired peers when full; names keep their first owner until there are `MAX_NAMES` of them."""
         if len(self._beats) >= MAX_MEMBERS:
             self._beats = {id: entry for id, entry in self._beats.items() if entry[1].expires > now}
             if len(self._beats) >= MAX_MEMBERS:

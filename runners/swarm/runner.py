@@ -1,4 +1,4 @@
-"""The swarm runner: this process is one peer among many that come and go."""
+"""The swarm runner: this process is one peer of a swarm that others join and leave."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -21,10 +21,10 @@ from genrl_graph.runners.swarm.transport.signed import sign_message
 
 
 class SwarmRunner:
-    """One peer of a swarm: `name` is what seeds and rows call it, `identity` the file with its key.
+    """One peer of a swarm; its `name` goes into seeds and rows, and `identity` is its key file.
 
-    `swarm` tells swarms that play one graph apart. The run is in `<run folder>/<name>`, the key beside it unless a
-    file is named.
+    `swarm` distinguishes swarms that play the same graph; it defaults to the name of the graph. The run is stored in
+    `<run folder>/<name>`, and the key in `<run folder>/<name>.key` by default.
     """
 
     leads = True
@@ -41,18 +41,18 @@ class SwarmRunner:
         self._linger_s = 0.0
 
     def configured(self, config: RunConfig) -> RunConfig:
-        """One peer plays here."""
+        """Return the config with `peers=1`: this process runs one peer."""
         self._rounds = config.rounds
         return config.model_copy(update={"peers": 1})
 
     def home(self, run: Path) -> Path:
-        """`<run folder>/<peer name>`."""
+        """Return the folder of this peer: `<run folder>/<peer name>`."""
         return run / self.names[0]
 
     def start(
         self, schedule: Schedule, *, run: Path | None, free: Callable[[], Path], stop: Stop, tell: Tell
     ) -> tuple[Path, Swarm]:
-        """Join the swarm, or be its first peer; raises `SwarmError` where neither can be."""
+        """Join the swarm, or start one as its first peer; raises `SwarmError` if that fails."""
         run, self._stop = run or free(), stop
         path = self._identity or run / f"{self.names[0]}.key"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,18 +90,18 @@ class SwarmRunner:
         return run, self._swarm
 
     def agree(self, kept: RunProgress) -> tuple[RunProgress, int | None]:
-        """A peer goes on by itself; what it had closed is there for who still waits for it."""
+        """Resume from this peer's own progress, without asking the others; they may still fetch its last offers."""
         assert self._swarm is not None
         self._swarm.resume(kept.closed)
         return kept, None
 
     def begin(self, round: int) -> None:
-        """Tell the others; raises `PeerBehind` where most of them are further."""
+        """Announce the round to the swarm; raises `PeerBehind` if most of the others are in a later one."""
         assert self._swarm is not None
         self._swarm.begin(round)
 
     def close(self, *, failed: bool) -> None:
-        """Stay until the others have come to the end, for the longest time that an exchange waits, then leave."""
+        """Serve the others until they finish, at most for the longest exchange timeout, then leave the swarm."""
         if self._host is None:
             return
         try:

@@ -1,1 +1,1 @@
-"""The rules by which rows of another peer are admitted."""
+"""Admission: the checks on rows that another peer sends."""

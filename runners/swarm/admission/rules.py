@@ -1,18 +1,18 @@
-"""What is admitted of the rows that a peer sent: a bad row is refused with its rule and value, good ones stay.
+"""Check the rows that a peer sent: refuse each bad row with its rule and value, and admit the others.
 
-Rules of all edge types, each where the type has the column that it is about:
+These rules apply to every edge type that has the column they check:
 
     row_bytes, row_list   the size of the row
-    finite                numbers are finite; those that rewards and advantages add may be NaN
-    peer                  the sender speaks for itself
-    round                 the round is the announced one
-    node, stage           a generator whose rows come through this exchange
-    name                  ids are short
-    repeated, replayed    an authored id is new, in its packet and in the rounds that are remembered
-    tasks                 there are not many more tasks than in the own offer: some take long to make
-    task                  the own source can make the task
+    finite                declared numbers are finite; columns that rewards and advantages add may be NaN
+    peer                  rows carry the name of their sender
+    round                 rows carry the announced round
+    node, stage           rows come from a node that feeds this exchange, in its stage
+    name                  ids are not too long
+    repeated, replayed    an authored id is new, in its packet and in the remembered rounds
+    tasks                 a packet names at most 1024 tasks, or twice those of the own offer: some are slow to build
+    task                  the own source can build the task
 
-Then come those of the type itself (`Frame.flaws`); of rollouts that ids hash to their content, above all.
+The rules of the edge type follow (`Frame.flaws`); for rollouts, above all, ids must hash to their content.
 """
 
 from collections import Counter
@@ -36,15 +36,15 @@ from genrl_graph.runners.swarm.admission.verdict import MOST_ID, AdmissionVerdic
 from genrl_graph.wire.packet import decode
 
 MOST_TASK_ID = 1024
-LEAST_TASKS = 1024  # are looked up for a packet, and twice as many as in the own offer
+LEAST_TASKS = 1024  # a packet may always name this many; more only up to twice those of the own offer
 LEAST_REMEMBERED = 8  # rounds
 
 
 class Admission:
-    """Judges the packets that come to one exchange, for one peer; remembers the ids that it admitted.
+    """Checks the packets that one exchange receives from other peers; remembers the ids that it admitted.
 
-    `makers` names the nodes whose rows can come, with their stages; packets may be `max_staleness` rounds old.
-    Packets of a round must come in the order of the sorted peer names. One may come again in the same round.
+    `makers` maps the nodes that may author rows to their stages; packets may be `max_staleness` rounds old. Pass the
+    packets of a round in the order of the sorted peer names. The same packet may be passed twice in its round.
     """
 
     def __init__(self, node: Exchange, makers: Mapping[str, int], *, max_staleness: int = 0) -> None:
@@ -63,7 +63,7 @@ class Admission:
         tasks: TaskBook,
         vocabularies: Mapping[str, int] | None = None,
     ) -> Admitted:
-        """What is admitted of a payload; whatever is in it, nothing is raised. `like` is the own offer."""
+        """Decode a payload and return its admitted rows; no payload makes it raise. `like` is the own offer."""
         try:
             rows = decode(data, like=like, limits=self._limits)
         except PeerRefused as error:
@@ -89,9 +89,9 @@ class Admission:
         tasks: TaskBook,
         vocabularies: Mapping[str, int] | None = None,
     ) -> Admitted:
-        """What is admitted of decoded rows: it has the very columns of `like`.
+        """Return the admitted rows of decoded ones, with exactly the columns of `like`.
 
-        `vocabularies` gives the number of tokens by fingerprint of tokenizer, where that is known.
+        `vocabularies` maps tokenizer fingerprints to vocabulary sizes, where they are known.
         """
         try:
             self._refuse_old(announced, round)
@@ -106,7 +106,7 @@ class Admission:
         self._judge_ids(verdict, round)
         known = ReceiverContext(self._protocol, _judge_tasks(verdict, tasks, like), vocabularies or {})
         verdict.refuse_flaws(known)
-        admitted = verdict.given()
+        admitted = verdict.result()
         if _is_authored(rows):
             self._seen.setdefault(round, {}).update(dict.fromkeys(admitted.rows.values("id"), sender))
         return admitted
@@ -135,8 +135,8 @@ class Admission:
             verdict.refuse("node", ~_is_in(verdict.rows, "node", self._makers), "node")
         if {"node", "stage"} <= set(columns):
             stages = {at: self._makers[node] for at, node in verdict.values("node").items()}
-            given = verdict.rows.numpy("stage")
-            verdict.refuse("stage", verdict.mask(at for at, stage in stages.items() if given[at] != stage), "stage")
+            claimed = verdict.rows.numpy("stage")
+            verdict.refuse("stage", verdict.mask(at for at, stage in stages.items() if claimed[at] != stage), "stage")
 
     def _judge_ids(self, verdict: AdmissionVerdict, round: int) -> None:
         if _is_authored(verdict.rows):
@@ -147,13 +147,13 @@ class Admission:
             verdict.refuse("replayed", verdict.mask(replayed), "id")
 
     def _is_replayed(self, id: str, sender: str, round: int) -> bool:
-        """Whether an id was admitted before, other than in the packet that comes again."""
+        """Return whether an id was admitted before, other than from the same packet of this round."""
         return any(id in ids and (past, ids[id]) != (round, sender) for past, ids in self._seen.items())
 
 
 def makers(schedule: Schedule, exchange: str) -> dict[str, int]:
-    """The generators and sources whose rows can come through an exchange, with their stages."""
-    found: dict[str, int] = {}
+    """Return the stages, by name, of the generators and sources whose rows can pass through an exchange."""
+    stages: dict[str, int] = {}
     seen, todo = {exchange}, [exchange]
     while todo:
         for edge in schedule.graph.nodes[todo.pop()].edges():
@@ -163,22 +163,22 @@ def makers(schedule: Schedule, exchange: str) -> dict[str, int]:
                 continue
             seen.add(edge.origin)
             if isinstance(node, Generator | Source):
-                found[edge.origin] = node.place.stage
+                stages[edge.origin] = node.place.stage
             else:
                 todo.append(edge.origin)
-    return found
+    return stages
 
 
 def of_one_shape(admitted: Mapping[str, Admitted]) -> dict[str, Admitted]:
-    """What peers offered, without the packets whose tensors have other shapes than those of most peers.
+    """Refuse the packets whose tensor shapes differ from those of most peers.
 
-    Only where the own offer has no rows can shapes differ; such rows could not be laid together.
+    Shapes can differ only where the own offer has no rows; rows of different shapes cannot be concatenated.
     """
     shapes = Counter(_shapes(admitted[peer].rows) for peer in sorted(admitted) if len(admitted[peer].rows))
     if len(shapes) < 2:
         return dict(admitted)
     usual = shapes.most_common(1)[0][0]
-    return {peer: given if _fits(given, usual) else _misshapen(peer, given) for peer, given in admitted.items()}
+    return {peer: packet if _fits(packet, usual) else _misshapen(peer, packet) for peer, packet in admitted.items()}
 
 
 def _judge_numbers(verdict: AdmissionVerdict) -> None:
@@ -188,7 +188,7 @@ def _judge_numbers(verdict: AdmissionVerdict) -> None:
 
 
 def _judge_names(verdict: AdmissionVerdict) -> None:
-    """Refuse long ids, before any of them becomes a Python value."""
+    """Refuse long ids before any is converted to a Python string."""
     for name, most in (("id", MOST_ID), ("parent_ids", MOST_ID), (verdict.rows.task_column, MOST_TASK_ID)):
         if name in verdict.rows.table.column_names:
             verdict.refuse("name", per_row(verdict.rows.table.column(name), partial(_longer, most)) > 0, name)
@@ -200,7 +200,7 @@ def _longer(most: int, texts: pa.Array) -> Counts:
 
 
 def _judge_tasks(verdict: AdmissionVerdict, tasks: TaskBook, like: Frame) -> dict[str, Task]:
-    """The tasks of the rows that are good so far, each made once; rows of those that cannot be made are refused."""
+    """Build each task of the rows that are good so far once, and refuse the rows whose task cannot be built."""
     name = verdict.rows.task_column
     if name not in verdict.rows.table.column_names:
         return {}
@@ -208,27 +208,27 @@ def _judge_tasks(verdict: AdmissionVerdict, tasks: TaskBook, like: Frame) -> dic
     named = set(islice(dict.fromkeys(verdict.values(name).values()), most))
     verdict.refuse("tasks", verdict.mask(at for at, id in verdict.values(name).items() if id not in named), name)
     ids = verdict.values(name)
-    found: dict[str, Task] = {}
+    built: dict[str, Task] = {}
     reasons: dict[str, str] = {}
     for id in dict.fromkeys(ids.values()):
         try:
-            found[id] = tasks[id]
+            built[id] = tasks[id]
         except DataError as error:
             reasons[id] = short(str(error))
-        except Exception as error:  # a source that is asked for what it cannot have made may fail in any way
+        except Exception as error:  # a source may fail in any way on an id that it never issued
             reasons[id] = short(f"{type(error).__name__}: {error}")
     shown = {at: f"{short(id)}: {reasons[id]}" for at, id in ids.items() if id in reasons}
     verdict.refuse("task", verdict.mask(shown), shown)
-    return found
+    return built
 
 
 def _is_authored(rows: Frame) -> bool:
-    """Whether ids belong to their author: tasks, in contrast, are the same for all peers."""
+    """Return whether ids belong to one author; tasks, in contrast, are the same for all peers."""
     return {"id", "peer"} <= set(rows.table.column_names)
 
 
 def _with_columns_of(like: Frame, rows: Frame) -> Frame:
-    """The rows with the columns of `like` beyond those declared: others are left out, missing ones are NaN."""
+    """Return the rows with the columns of `like`: drop other columns and fill missing ones with NaN."""
     table = rows.table
     if table.column_names == like.table.column_names:
         return rows
@@ -247,19 +247,19 @@ def _differs(rows: Frame, name: str, value: object) -> Mask:
 
 
 def _is_in(rows: Frame, name: str, values: Iterable[str]) -> Mask:
-    found: Mask = pc.is_in(rows.table.column(name), pa.array(list(values), pa.string())).to_numpy()
-    return found
+    is_in: Mask = pc.is_in(rows.table.column(name), pa.array(list(values), pa.string())).to_numpy()
+    return is_in
 
 
 def _shapes(rows: Frame) -> pa.Schema:
     return rows.table.schema
 
 
-def _fits(given: Admitted, usual: pa.Schema) -> bool:
-    return not len(given.rows) or _shapes(given.rows).equals(usual)
+def _fits(packet: Admitted, usual: pa.Schema) -> bool:
+    return not len(packet.rows) or _shapes(packet.rows).equals(usual)
 
 
-def _misshapen(peer: str, given: Admitted) -> Admitted:
-    tensors = [field for field in _shapes(given.rows) if isinstance(field.type, pa.FixedShapeTensorType)]
+def _misshapen(peer: str, packet: Admitted) -> Admitted:
+    tensors = [field for field in _shapes(packet.rows) if isinstance(field.type, pa.FixedShapeTensorType)]
     shown = ", ".join(f"{field.name!r} is {field.type.shape}" for field in tensors)
-    return refused_payload(peer, given.rows, PeerRefused(f"shape: {shown}, unlike those of most peers"))
+    return refused_payload(peer, packet.rows, PeerRefused(f"shape: {shown}, unlike those of most peers"))

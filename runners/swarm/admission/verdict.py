@@ -1,4 +1,4 @@
-"""The verdict on a packet: which of its rows are refused, by which rule, and what is told of it."""
+"""The verdict on a packet: its refused rows, with the rule and value of each, and the rows that remain."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from genrl_graph.errors import PeerRefused
 from genrl_graph.messages import short
 
 PAYLOAD = -1
-"""The `row` of a refusal that is about the whole payload."""
+"""The `row` of a refusal of the whole payload."""
 
-MOST_REFUSALS = 256  # of a packet, that are told one by one
+MOST_REFUSALS = 256  # rows of a packet that are listed one by one; more are only counted
 MOST_ID = 256
 
 
 @dataclass(frozen=True, slots=True)
 class RowRefusal:
-    """A row of a peer that was not taken: its place in the packet (or `PAYLOAD`), its id, the rule and the value."""
+    """A refused row of a peer: its index in the packet (or `PAYLOAD`), its id, the rule it breaks and the value."""
 
     peer: str
     row: int
@@ -33,7 +33,7 @@ class RowRefusal:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The good rows of a packet, the first refusals, and how many rows were offered and refused."""
+    """The admitted rows of a packet, its first refusals, and the numbers of rows offered and refused."""
 
     rows: Frame
     refusals: tuple[RowRefusal, ...] = ()
@@ -42,12 +42,12 @@ class Admitted:
 
     @property
     def misbehaved(self) -> bool:
-        """Whether the payload, or more than half of its rows, was refused."""
+        """Return whether the payload, or more than half of its rows, was refused."""
         return any(refusal.row == PAYLOAD for refusal in self.refusals) or 2 * self.refused > self.offered
 
 
 class AdmissionVerdict:
-    """Which rows of a packet are refused; the first rule that a row breaks counts."""
+    """The refused rows of one packet; a row is refused under the first rule that it breaks."""
 
     def __init__(self, rows: Frame, sender: str) -> None:
         self.rows, self.sender = rows, sender
@@ -56,19 +56,19 @@ class AdmissionVerdict:
         self._ids = rows.table.column("id") if "id" in rows.table.column_names else None
 
     def values(self, column: str) -> dict[int, Any]:
-        """The values of the rows that broke no rule so far, by their places."""
+        """Return the values of a column by row index, for the rows that broke no rule so far."""
         places = np.flatnonzero(self._good)
         values = self.rows.table.column(column).take(pa.array(places)).to_pylist()
         return dict(zip(places.tolist(), values, strict=True))
 
     def mask(self, places: Iterable[int]) -> Mask:
-        """The rows at these places."""
+        """Return a boolean mask that is true at these row indices."""
         mask = np.zeros(len(self.rows), dtype=bool)
         mask[list(places)] = True
         return mask
 
     def refuse(self, rule: str, bad: Mask, value: "str | Counts | Mapping[int, str]") -> None:
-        """Refuse rows; `value` is the column that shows why, or what is shown of each row."""
+        """Refuse the rows of a mask; `value` is the column to show for each, or the value to show by row index."""
         fresh = np.flatnonzero(bad & self._good)
         self._good[fresh] = False
         for at in fresh[:MOST_REFUSALS].tolist():
@@ -76,18 +76,18 @@ class AdmissionVerdict:
             self._refusals[at] = RowRefusal(self.sender, at, self._id(at), rule, shown)
 
     def refuse_flaws(self, known: ReceiverContext) -> None:
-        """Refuse what the type of the rows knows to be wrong."""
+        """Refuse the good rows that break a rule of their edge type (`Frame.flaws`)."""
         places = np.flatnonzero(self._good)
-        for flaw in self._kept().flaws(known):
+        for flaw in self._good_rows().flaws(known):
             self.refuse(flaw.rule, self.mask(places[flaw.rows].tolist()), flaw.column)
 
-    def given(self) -> Admitted:
-        """What comes of it."""
-        told = tuple(self._refusals[at] for at in sorted(self._refusals)[:MOST_REFUSALS])
-        kept = self._kept()
-        return Admitted(kept, told, len(self.rows), len(self.rows) - len(kept))
+    def result(self) -> Admitted:
+        """Return the rows that broke no rule, with the refusals of the others."""
+        refusals = tuple(self._refusals[at] for at in sorted(self._refusals)[:MOST_REFUSALS])
+        good = self._good_rows()
+        return Admitted(good, refusals, len(self.rows), len(self.rows) - len(good))
 
-    def _kept(self) -> Frame:
+    def _good_rows(self) -> Frame:
         return self.rows if self._good.all() else self.rows.where(self._good)
 
     def _id(self, at: int) -> str:
@@ -96,13 +96,13 @@ class AdmissionVerdict:
 
 
 def refused_payload(sender: str, like: Frame, why: PeerRefused) -> Admitted:
-    """Nothing, because of a payload whose refusal says `<rule>: <value>`."""
+    """Return no rows and one refusal of the whole payload; the error reads `<rule>: <value>`."""
     rule, _, value = str(why).partition(": ")
     return Admitted(like.take([]), (RowRefusal(sender, PAYLOAD, "", rule, value[:200]),))
 
 
 def refusal_columns(refusals: Iterable[RowRefusal]) -> dict[str, list[Any]]:
-    """Refusals as equally long columns; none where nothing was refused."""
+    """Return refusals as columns of equal length; no columns if nothing was refused."""
     listed = list(refusals)
     return {name: [getattr(refusal, name) for refusal in listed] for name in RowRefusal.__slots__} if listed else {}
 

@@ -1,4 +1,4 @@
-"""A rendezvous peer: keeps the DHT and relays for peers behind a NAT, and plays nothing itself."""
+"""A rendezvous peer: serves the DHT and relays for peers behind a NAT, but plays no game."""
 
 import asyncio
 import signal
@@ -12,10 +12,10 @@ from genrl_graph.runners.swarm.transport.point import MeetingPoint
 
 
 def serve_bootstrap(identity: Path, network: NetworkOptions, *, tell: Callable[[str], None]) -> None:
-    """Run until SIGINT or SIGTERM; tells the addresses to join, one a line, once it can be joined.
+    """Run a rendezvous peer until SIGINT or SIGTERM; once it is up, pass each address to join to `tell`.
 
     Raises:
-        SwarmError: the identity or a port cannot be used, or the daemon does not start, or has ended.
+        SwarmError: the identity or a port cannot be used, the daemon does not start, or it has ended.
     """
     known = Identity.load(identity)
     with known.held(), asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:

@@ -1,4 +1,4 @@
-"""The libp2p daemon (p2pd) of one peer: a child process that never outlives it."""
+"""The libp2p daemon (p2pd) of one peer: a child process that never outlives the peer."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ LAUNCH = """
 import ctypes, os, signal, sys
 prctl = getattr(ctypes.CDLL(None), "prctl", None)
 if prctl is not None:
-    prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a peer that is killed takes its daemon along
+    prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: the kernel kills the daemon when its peer dies
     if os.getppid() != int(sys.argv[1]):
         sys.exit("the peer has ended")
 os.execv(sys.argv[2], sys.argv[2:])
@@ -31,7 +31,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 class Daemon:
-    """A running p2pd and the client that commands it; `start` and `stop` belong to one event loop, in one thread."""
+    """A running p2pd and its client; call `start` and `stop` on the same event loop."""
 
     def __init__(self, child: asyncio.subprocess.Process, socket: Path) -> None:
         self._child = child
@@ -46,7 +46,7 @@ class Daemon:
         """Start the daemon and connect to it.
 
         Raises:
-            SwarmError: a port is taken, or the daemon did not start in time; the message has its last words.
+            SwarmError: a port is taken, or the daemon did not start in time; the message quotes its last output.
         """
         network.require_free_ports()
         socket = Path(tempfile.gettempdir()) / f"genrl-graph-{secrets.token_urlsafe(8)}.sock"
@@ -59,7 +59,7 @@ class Daemon:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 env=os.environ | {"GOLOG_LOG_LEVEL": os.environ.get("GOLOG_LOG_LEVEL", "error")},
-                process_group=0,  # Ctrl-C in a terminal is for the peer, which still has to say goodbye
+                process_group=0,  # Ctrl-C in a terminal must reach the peer only, which still has to say goodbye
             )
         daemon = cls(child, socket)
         try:
@@ -79,7 +79,7 @@ class Daemon:
 
     @property
     def running(self) -> bool:
-        """Whether the process lives."""
+        """Return whether the process is running."""
         return self._child.returncode is None
 
     @property
@@ -88,11 +88,11 @@ class Daemon:
         return self._child.pid
 
     def on_end(self, callback: Callable[[], object]) -> None:
-        """Call back on the loop once the process has ended, for whatever reason."""
+        """Call `callback` on the loop once the process has ended, for whatever reason."""
         self._reader.add_done_callback(lambda _: callback())
 
     def last_words(self) -> str:
-        """Why the daemon ended, by its own account."""
+        """Return the exit code, if it has ended, with its last panic or its last line of output."""
         panics = [line for line in self._said if line.startswith("panic:")]
         code = "" if self._child.returncode is None else f"exit code {self._child.returncode}: "
         return code + (panics or list(self._said) or ["it said nothing"])[-1]
@@ -113,13 +113,13 @@ class Daemon:
         self._socket.unlink(missing_ok=True)
 
     async def _read(self) -> None:
-        """Read what the daemon prints until it ends: an unread pipe would stop it."""
+        """Read the output of the daemon until it ends: a full pipe would block it."""
         output = self._child.stdout
         assert output is not None
         while True:
             try:
                 line = await output.readline()
-            except ValueError:  # longer than the reader's limit; what is left of it follows
+            except ValueError:  # longer than the reader's limit; the next read returns the rest
                 continue
             if not line:
                 break
@@ -131,11 +131,11 @@ class Daemon:
         await self._child.wait()
         if not self._ready.done():
             self._ready.set_exception(SwarmError(f"libp2p daemon: did not start: {self.last_words()}"))
-            self._ready.exception()  # a start that was cut short never asks for it
+            self._ready.exception()  # marks it as retrieved, since a cancelled start never awaits it
 
 
 def _flags(identity: Identity, network: NetworkOptions, socket: Path) -> list[str]:
-    """The daemon's command line; bootstrapping is not its part: `Point` dials, and knows whom it did not reach."""
+    """Return the daemon's flags, without bootstrap peers: `MeetingPoint` dials them and reports failures."""
     relays = (network.trusted_relays or network.join) if network.use_auto_relay else ()  # else p2pd panics
     values: dict[str, object] = {
         "listen": f"/unix{socket}",

@@ -1,6 +1,6 @@
-"""The DHT of the swarm: hivemind's node on our loop, which keeps nothing but valid heartbeats.
+"""The DHT of the swarm: a hivemind node on our event loop that stores only valid heartbeats.
 
-Whoever stores a record checks it, so a forged record cannot push out a true one, and nobody fills our memory.
+Each node checks a record before storing it: a forged record cannot replace a true one, and memory stays bounded.
 """
 
 import asyncio
@@ -21,24 +21,24 @@ from genrl_graph.errors import PeerRefused
 from genrl_graph.runners.swarm.transport.heartbeat import MAX_BEAT, MAX_SKEW_S, MAX_TTL_S, open_beat
 
 MAX_RECORDS = 2048  # 4 MB at most
-MAX_KEYS = 32  # of one call; hivemind's own searches ask for a few
+MAX_KEYS = 32  # of one call; hivemind's own searches need only a few
 DICTIONARY = 0x50  # hivemind's msgpack extension for a value with subkeys
 CALL_TIMEOUT_S = 3.0
 
 
 def key_of(swarm: str) -> str:
-    """The DHT key of a swarm."""
+    """Return the DHT key of a swarm."""
     return f"genrl-graph/{swarm}"
 
 
 class HeartbeatValidator(RecordValidatorBase):  # type: ignore[misc]
-    """A record is a signed beat: under the key of its swarm, the subkey of its author, until it says."""
+    """A validator that accepts only signed heartbeats with the key, the subkey and the expiry that they name."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[bytes, bytes], float] = {}
 
     def validate(self, record: DHTRecord) -> bool:
-        """Whether to keep, or to believe, a record."""
+        """Return whether a record is a valid heartbeat and there is room for it."""
         now = time.time()
         if len(record.value) > MAX_BEAT + 8 or len(record.key) > 64 or len(record.subkey) > 128:
             return False
@@ -61,29 +61,29 @@ class HeartbeatValidator(RecordValidatorBase):  # type: ignore[misc]
 
 
 class RequestSizeLimit(AuthorizerBase):  # type: ignore[misc]
-    """Refuses calls that name more keys than hivemind's own do; signs nothing, the records are signed."""
+    """An authorizer that refuses calls with more than `MAX_KEYS` keys; calls are unsigned, the records are signed."""
 
     async def sign_request(self, request: Any, service_public_key: object) -> None:
         """Nothing to sign."""
 
     async def validate_request(self, request: Any) -> bool:
-        """Whether to answer."""
+        """Return whether to answer a request."""
         return len(getattr(request, "keys", ())) <= MAX_KEYS
 
     async def sign_response(self, response: Any, request: Any) -> None:
         """Nothing to sign."""
 
     async def validate_response(self, response: Any, request: Any) -> bool:
-        """Whether to read the answer."""
+        """Return whether there is a response to read."""
         return response is not None
 
 
 class FlatSerializer(MSGPackSerializer):  # type: ignore[misc]
-    """Msgpack with one extension at the top: nested extensions, as hivemind reads them, overflow the stack."""
+    """Msgpack with at most one extension, at the top level: hivemind's recursive decoding could overflow the stack."""
 
     @classmethod
     def loads(cls, buf: bytes) -> Any:
-        """The value; raises `ValueError` for whatever else."""
+        """Decode a value; raises `ValueError` for other extensions and malformed bytes."""
         return msgpack.unpackb(buf, ext_hook=_dictionary, raw=False)
 
 
@@ -91,13 +91,13 @@ def _dictionary(code: int, data: bytes) -> DictionaryDHTValue:
     if code != DICTIONARY:
         raise ValueError(f"msgpack extension {code:#x} is not used here")
     _, latest, items = msgpack.unpackb(data, ext_hook=_no_extension, raw=False)
-    with DictionaryDHTValue().freeze() as found:
+    with DictionaryDHTValue().freeze() as values:
         for subkey, value, expires in items:
             if not (isinstance(subkey, str) and isinstance(value, bytes) and isinstance(expires, float)):
                 raise ValueError("a dictionary of the DHT maps text to bytes and a time")
-            found.store(subkey, value, expires)
-        found.latest_expiration_time = min(float(latest), time.time() + MAX_TTL_S + MAX_SKEW_S)
-        return found
+            values.store(subkey, value, expires)
+        values.latest_expiration_time = min(float(latest), time.time() + MAX_TTL_S + MAX_SKEW_S)
+        return values
 
 
 def _no_extension(code: int, data: bytes) -> object:
@@ -105,7 +105,7 @@ def _no_extension(code: int, data: bytes) -> object:
 
 
 async def open_dht(p2p: P2P, *, client_mode: bool) -> DHTNode:
-    """A node that knows nobody yet."""
+    """Create a DHT node that knows no other node yet."""
     node = await DHTNode.create(
         p2p=p2p,
         client_mode=client_mode,
@@ -123,22 +123,22 @@ async def open_dht(p2p: P2P, *, client_mode: bool) -> DHTNode:
 
 
 async def greet(node: DHTNode, peers: Sequence[PeerID]) -> int:
-    """Make oneself known to peers that are connected and learn their neighbours; returns how many answered."""
+    """Ping connected peers and look up our nearest nodes; returns the number of peers that answered."""
     answers = await asyncio.gather(*(node.protocol.call_ping(peer) for peer in peers))
-    found = sum(answer is not None for answer in answers)
-    if found:
+    answered = sum(answer is not None for answer in answers)
+    if answered:
         await node.find_nearest_nodes([node.node_id])
-    return found
+    return answered
 
 
 async def store_beat(node: DHTNode, swarm: str, peer_id: str, data: bytes, expires: float) -> bool:
-    """Put a beat into the DHT; False where nobody, this peer included, took it."""
+    """Store a heartbeat in the DHT; False if no node stored it, this one included."""
     return bool(await node.store(key_of(swarm), data, expires, subkey=peer_id))
 
 
 async def read_beats(node: DHTNode, swarm: str) -> dict[object, object]:
-    """What the DHT holds of a swarm: subkey to bytes, neither of them to be trusted."""
-    found = await node.get(key_of(swarm), latest=True)
-    if found is None or not isinstance(found.value, dict):
+    """Read the heartbeats of a swarm from the DHT: subkey to bytes, both untrusted."""
+    entries = await node.get(key_of(swarm), latest=True)
+    if entries is None or not isinstance(entries.value, dict):
         return {}
-    return {subkey: entry.value for subkey, entry in found.value.items()}
+    return {subkey: entry.value for subkey, entry in entries.value.items()}

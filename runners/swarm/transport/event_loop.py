@@ -1,4 +1,4 @@
-"""An asyncio loop in a thread of its own: plain asyncio, never uvloop, which breaks hivemind's pipes."""
+"""An asyncio event loop in its own thread: plain asyncio, since uvloop breaks hivemind's pipes."""
 
 import asyncio
 import threading
@@ -7,11 +7,11 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-END_S = 5.0  # for tasks to end that were cancelled: one that does not must not keep the process
+END_S = 5.0  # wait for cancelled tasks; one that never ends must not keep the process alive
 
 
 class LoopThread:
-    """Runs coroutines for other threads until it is closed."""
+    """An event loop in its own thread, which runs coroutines for other threads until it is closed."""
 
     def __init__(self, name: str) -> None:
         self.loop = asyncio.SelectorEventLoop()
@@ -26,7 +26,7 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the loop and wait for what it returns; an interrupt of the wait cancels it."""
+        """Run a coroutine on the loop and return its result; interrupting the wait cancels it."""
         assert threading.current_thread() is not self._thread, "the loop would wait for itself"
         future = self.submit(coroutine)
         try:
@@ -36,7 +36,7 @@ class LoopThread:
             raise
 
     def close(self) -> None:
-        """Cancel what still runs and end the thread."""
+        """Cancel the running tasks and end the thread."""
         if self.loop.is_closed():
             return
         self.run(self._cancel_all())

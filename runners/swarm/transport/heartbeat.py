@@ -1,4 +1,4 @@
-"""Heartbeats: what a peer tells the swarm about itself, small and signed."""
+"""Heartbeats: small signed messages in which a peer tells the swarm its name, protocol, round and addresses."""
 
 from typing import Annotated
 
@@ -27,16 +27,16 @@ class Heartbeat(BaseModel):
     protocol: str = Field(min_length=1, max_length=64, pattern=NAME)
     name: str = Field(min_length=1, max_length=64, pattern=NAME)
     session: str = Field(max_length=16, pattern=NAME)
-    """Differs between two starts of one identity."""
+    """Random id of this start: two starts of one identity differ."""
     round: int = Field(ge=0, lt=1 << 53)
     time: float = Field(ge=0)
     expires: float = Field(ge=0)
     left: bool = False
-    """The peer says goodbye."""
+    """True in the last heartbeat of a peer that leaves."""
     addresses: Annotated[list[Address], Field(max_length=8)] = []
 
     def sealed(self, identity: Identity) -> bytes:
-        """The signed bytes, with as many of the addresses as fit."""
+        """Return the signed bytes, with as many of the addresses as fit."""
         beat = self
         while len(body := beat.model_dump_json().encode()) > MAX_BODY:
             beat = beat.model_copy(update={"addresses": beat.addresses[:-1]})
@@ -44,9 +44,9 @@ class Heartbeat(BaseModel):
 
 
 def open_beat(data: object, *, now: float) -> tuple[str, Heartbeat]:
-    """The author's peer id and the heartbeat; raises `PeerRefused` with the rule that was broken.
+    """Verify a heartbeat and return its author's peer id with it; raises `PeerRefused` with the broken rule.
 
-    An expired beat is not refused: whoever keeps it drops it.
+    Expired heartbeats pass: the roster and the DHT drop them.
     """
     if not isinstance(data, bytes):
         raise PeerRefused(f"beat: is no bytes but {type(data).__name__}")

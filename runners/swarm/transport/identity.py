@@ -1,4 +1,4 @@
-"""Who a peer is: an RSA key in a file that survives restarts; the peer id is the hash of its public half."""
+"""The identity of a peer: an RSA key in a file that survives restarts; the peer id hashes its public key."""
 
 import fcntl
 import hashlib
@@ -19,7 +19,7 @@ from genrl_graph.errors import SwarmError
 KEY_BITS = 2048
 MAX_KEY_BITS = 4096
 EXPONENT = 65537
-MAX_PUBLIC_KEY = 600  # bytes of DER: what 4096 bits take, and a little more
+MAX_PUBLIC_KEY = 600  # bytes of DER: a key of 4096 bits, with some margin
 MAX_FILE = 1 << 14
 SHA256_MULTIHASH = b"\x12\x20"
 RSA_KEY = b"\x08\x00\x12"  # the protobuf of libp2p: field 1, the type of key, is RSA; field 2, its bytes, follows
@@ -27,7 +27,7 @@ PADDING = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=padding.PSS
 
 
 class Identity:
-    """A private key as libp2p keeps it, and the peer id that follows from it."""
+    """A private key in a libp2p key file, and the peer id that follows from it."""
 
     def __init__(self, path: Path, key: rsa.RSAPrivateKey) -> None:
         self.path = path
@@ -39,10 +39,10 @@ class Identity:
 
     @classmethod
     def load(cls, path: Path | str) -> "Identity":
-        """Read the key file, or make it (mode 0600) where there is none.
+        """Read the key file, or create it (mode 0600) if there is none.
 
         Raises:
-            SwarmError: others can read the file, it is no key, or it cannot be read or written.
+            SwarmError: other users can access the file, it is no RSA key, or it cannot be read or written.
         """
         path = Path(path)
         try:
@@ -59,15 +59,15 @@ class Identity:
         return cls(path, _private_key(data, path))
 
     def sign(self, data: bytes) -> bytes:
-        """RSA-PSS over SHA-256; 256 bytes for a key of 2048 bits."""
+        """Sign data with RSA-PSS over SHA-256; the signature of a 2048-bit key has 256 bytes."""
         return self._key.sign(data, PADDING, hashes.SHA256())
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the key file for one process of this machine: two peers with one id would break each other's streams.
+        """Lock the key file while the block runs: two running peers with one id would break each other's streams.
 
         Raises:
-            SwarmError: another process, or another host of this one, holds it.
+            SwarmError: another process, or another host in this process, has locked it.
         """
         with self.path.open("rb") as file:
             try:
@@ -80,13 +80,13 @@ class Identity:
 
 
 def peer_id_of(public_key: bytes) -> str:
-    """The libp2p id of an RSA key given as DER: base58 of the SHA-256 multihash of its protobuf."""
+    """Return the libp2p id of an RSA key in DER: base58 of the SHA-256 multihash of its protobuf."""
     encoded = RSA_KEY + _varint(len(public_key)) + public_key
     return str(base58.b58encode(SHA256_MULTIHASH + hashlib.sha256(encoded).digest()).decode())
 
 
 def verify(peer_id: str, public_key: bytes, data: bytes, signature: bytes) -> bool:
-    """Whether the key is the one that the peer id names, and the signature is that key's; False for any garbage."""
+    """Return whether the key belongs to the peer id and has signed the data; malformed input is False, no error."""
     if len(public_key) > MAX_PUBLIC_KEY or len(signature) > MAX_KEY_BITS // 8 or peer_id_of(public_key) != peer_id:
         return False
     try:
@@ -105,7 +105,7 @@ def verify(peer_id: str, public_key: bytes, data: bytes, signature: bytes) -> bo
 
 
 def _make(path: Path) -> None:
-    """Write a new key unless the file exists; of several that start at once, the first one's key stays."""
+    """Write a new key unless the file exists; if several processes race, the first key stays."""
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def _make(path: Path) -> None:
             file.write(RSA_KEY + _varint(len(der)) + der)
             file.flush()
             os.fsync(descriptor)
-        os.link(own, path)  # unlike a rename, never over another's key; unlike a write, never half a file
+        os.link(own, path)  # a rename could replace another key, a plain write could leave half a file
     except FileExistsError:
         return
     finally:
@@ -127,7 +127,7 @@ def _make(path: Path) -> None:
 
 
 def _private_key(data: bytes, path: Path) -> rsa.RSAPrivateKey:
-    """The key of a libp2p key file."""
+    """Parse the private key of a libp2p key file."""
     advice = "move it away and a new one is made"
     if data.startswith(b"-----BEGIN"):
         raise SwarmError(f"identity {path}: is a PEM or SSH key, not the protobuf of a libp2p RSA key; {advice}")
@@ -144,7 +144,7 @@ def _private_key(data: bytes, path: Path) -> rsa.RSAPrivateKey:
 
 
 def _field(data: bytes) -> bytes:
-    """The bytes behind the header and their length, which must be all there is."""
+    """Return the key bytes of the protobuf: those after the header and their length, up to the end of the file."""
     if not data.startswith(RSA_KEY) or len(data) > MAX_FILE:
         raise ValueError("no RSA key of libp2p")
     at, size, shift = len(RSA_KEY), 0, 0

@@ -1,4 +1,4 @@
-"""What one peer may take of another's memory, streams and time."""
+"""Limits on the memory, streams and time that one peer may use of another."""
 
 import time
 from collections import Counter
@@ -11,24 +11,24 @@ from genrl_graph.errors import PeerRefused
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransportLimits:
-    """Bounds on what others send and ask; each is the whole cost that a peer's misbehaviour can have."""
+    """Bounds on the messages and requests of other peers; they cap the cost of any misbehaviour."""
 
     push_bytes: int = 320 << 10
-    """Of one announcement, payload included."""
+    """Size of one announcement, inlined rows included."""
     push_bytes_per_s: float = 8e6
-    """Of one peer, on average; a burst of four seconds is let through."""
+    """Average rate of one peer; bursts of four seconds' worth pass."""
     streams_per_peer: int = 16
-    """At a time, from one peer."""
+    """Open streams of one peer."""
     streams: int = 256
-    """At a time, from all."""
+    """Open streams of all peers together."""
     request_s: float = 10.0
-    """Within this a request has arrived whole, or a served chunk is taken."""
+    """Time for a whole request to arrive, or for a peer to read one chunk of a served payload."""
     serve_s: float = 300.0
-    """Within this a served payload is taken whole."""
+    """Time for a peer to read a whole served payload."""
 
 
 class OpenStreams:
-    """Streams that are open, by peer."""
+    """Counts of open streams by peer."""
 
     def __init__(self, limits: TransportLimits) -> None:
         self._limits = limits
@@ -36,7 +36,7 @@ class OpenStreams:
 
     @contextmanager
     def seat(self, peer_id: str) -> Iterator[None]:
-        """Hold a seat; raises `PeerRefused` where the peer, or all peers together, hold too many."""
+        """Count one stream while the block runs; raises `PeerRefused` if the peer, or all together, have too many."""
         if self._taken[peer_id] >= self._limits.streams_per_peer:
             raise PeerRefused(f"stream: {self._limits.streams_per_peer} streams of this peer are open")
         if self._taken.total() >= self._limits.streams:
@@ -51,7 +51,7 @@ class OpenStreams:
 
 
 class Meter:
-    """Bytes that each peer may still send: a bucket that refills."""
+    """Rate limit on the bytes of each peer: a token bucket of four seconds."""
 
     def __init__(self, bytes_per_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = bytes_per_s
@@ -60,7 +60,7 @@ class Meter:
         self._left: dict[str, tuple[float, float]] = {}
 
     def spend(self, peer_id: str, size: int) -> None:
-        """Raise `PeerRefused` where the peer sends more than its share."""
+        """Subtract `size` from the bucket of a peer; raises `PeerRefused` if it does not suffice."""
         now = self._clock()
         left = self._now_left(peer_id, now)
         if size > left:

@@ -1,4 +1,4 @@
-"""How a peer is reached: the options that hivemind's libp2p daemon has for addresses, relays and NAT."""
+"""Network options of a peer: addresses, relays and NAT traversal of the libp2p daemon."""
 
 import errno
 import socket
@@ -19,32 +19,32 @@ PEER_EXAMPLE = f"{EXAMPLE}/p2p/Qm..."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkOptions:
-    """Addresses are libp2p multiaddrs; the defaults reach nothing outside this machine.
+    """Network options of one peer; addresses are libp2p multiaddrs, and the defaults stay on this machine.
 
-    `listen` stays on loopback unless asked: a peer that trains should not open a port to the world by default.
-    `/ip4/0.0.0.0/tcp/0` listens everywhere, at a free port.
+    `listen` is loopback by default: a training peer should not open a public port unasked. `/ip4/0.0.0.0/tcp/0`
+    listens on all interfaces, at a free port.
     """
 
     listen: Sequence[str] = (LOOPBACK,)
-    """None: nowhere; such a peer dials others and is reached over those connections, and through relays."""
+    """If empty, the peer only dials others; they reach it over those connections, and through relays."""
     join: Sequence[str] = ()
-    """Peers of the swarm, with `/p2p/<peer id>`; none: this peer is the first one."""
+    """Addresses of peers of the swarm, ending in `/p2p/<peer id>`; if empty, this peer is the first one."""
     announce: Sequence[str] = ()
-    """What others are told instead of the addresses that were found, such as a forwarded port."""
+    """Addresses to tell others instead of the detected ones, such as a forwarded port."""
     auto_nat: bool = True
-    """Ask others whether this peer can be reached, and answer them."""
+    """Ask other peers whether they can reach this one, and answer their questions."""
     use_relay: bool = True
     """Reach peers behind a NAT through relays."""
     use_auto_relay: bool = False
-    """Behind a NAT: be reached through relays."""
+    """Let others reach this peer through relays when it is behind a NAT."""
     trusted_relays: Sequence[str] = ()
-    """Relays to use; the joined peers where none is given."""
+    """Relays for auto-relay; the joined peers by default."""
     nat_port_map: bool = False
     """Ask the router for a port (UPnP, NAT-PMP)."""
     client_mode: bool = False
-    """Hold no part of the DHT, for a peer that comes and goes."""
+    """Store no part of the DHT: for a peer that comes and goes."""
     reachability: Literal["auto", "public", "private"] = "auto"
-    """Whether others can reach this peer: found out by auto-NAT, or given. Who can be reached is a relay for others."""
+    """Reachability from outside: detected by auto-NAT, or forced. A public peer relays for others."""
     start_timeout_s: float = 20.0
     join_timeout_s: float = 10.0
 
@@ -65,26 +65,25 @@ class NetworkOptions:
             raise ParamError(f"--trusted-relay {self.trusted_relays[0]}: is used by auto-relay only; add --auto-relay")
 
     def joined(self) -> list[tuple[str, PeerID, Multiaddr]]:
-        """The peers to join: as written, the id, and the address without it."""
-        found = []
+        """Return the peers to join: the address as written, the peer id, and the address without the id."""
+        peers = []
         for text in self.join:
             address = Multiaddr(text)
             peer = _peer_of("--join", text, address)
-            found.append((text, peer, address.decapsulate(Multiaddr(f"/p2p/{peer}"))))
-        return found
+            peers.append((text, peer, address.decapsulate(Multiaddr(f"/p2p/{peer}"))))
+        return peers
 
     def require_free_ports(self) -> None:
-        """Raise `SwarmError` where a port to listen on is taken: libp2p would share it, and lose half the calls."""
+        """Raise `SwarmError` if a port to listen on is taken: libp2p would share it and miss half the calls."""
         for text in self.listen:
             for kind, port in _sockets(Multiaddr(text)):
                 _require_free(text, kind, port)
 
 
 def dialable(address: str) -> Multiaddr | None:
-    """An address that another peer claims for itself; None where it is none.
+    """Parse an address that another peer claims for itself; None if it is malformed or leads through a relay.
 
-    Nor where it leads through a relay: hivemind encodes the relay's id in a way that the daemon does not read. The
-    daemon's own routing finds such peers.
+    Hivemind encodes relay ids in a way that the daemon cannot read; the daemon's own routing finds such peers.
     """
     try:
         parsed = Multiaddr(address)
@@ -94,13 +93,13 @@ def dialable(address: str) -> Multiaddr | None:
 
 
 def _parsed(flag: str, texts: Sequence[str], *, example: str) -> list[Multiaddr]:
-    found = []
+    addresses = []
     for text in texts:
         try:
-            found.append(Multiaddr(text))
+            addresses.append(Multiaddr(text))
         except (ValueError, TypeError) as error:
             raise ParamError(f"{flag} {text}: is no multiaddr ({error}); such as {example}") from error
-    return found
+    return addresses
 
 
 def _peer_of(flag: str, text: str, address: Multiaddr) -> PeerID:

@@ -1,4 +1,4 @@
-"""A point of the swarm's network: one libp2p daemon and one DHT node, joined to what answers."""
+"""One peer's connection to the swarm: a libp2p daemon and a DHT node, joined to the peers that answer."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ Tell = Callable[[str], None]
 
 
 class MeetingPoint:
-    """Opened and closed on one event loop; `close` leaves no process behind."""
+    """A libp2p daemon with a DHT node; opened and closed on one event loop, and `close` ends the daemon process."""
 
     def __init__(self, network: NetworkOptions, daemon: Daemon, dht: DHTNode) -> None:
         self.network = network
@@ -31,13 +31,15 @@ class MeetingPoint:
 
     @classmethod
     async def open(cls, identity: Identity, network: NetworkOptions, *, tell: Tell) -> "MeetingPoint":
-        """Start a daemon and join the swarm of the peers that `network.join` names.
+        """Start a daemon and join the swarm through the peers in `network.join`.
 
         Raises:
             SwarmError: none of them can be reached in time, or the daemon does not start.
         """
         if "HIVEMIND_LOGLEVEL" not in os.environ:
-            logging.getLogger("hivemind").setLevel(logging.CRITICAL)  # what it would say of peers, we say in one line
+            logging.getLogger("hivemind").setLevel(
+                logging.CRITICAL
+            )  # it logs failures of peers, which we report in one line
         daemon = await Daemon.start(identity, network)
         try:
             if str(daemon.p2p.peer_id) != identity.peer_id:
@@ -51,17 +53,17 @@ class MeetingPoint:
 
     @property
     def p2p(self) -> P2P:
-        """hivemind's client of the daemon."""
+        """The hivemind client of the daemon."""
         return self.daemon.p2p
 
     async def addresses(self) -> tuple[str, ...]:
-        """Where others can join this peer, its id included; what was announced, if anything was."""
+        """Return the addresses, with peer id, for others to join: the announced ones, or else the detected ones."""
         announced = [Multiaddr(address) for address in self.network.announce]
-        _, found = await self.p2p._client.identify()
-        return tuple(f"{address}/p2p/{self.p2p.peer_id}" for address in announced or found)
+        _, detected = await self.p2p._client.identify()
+        return tuple(f"{address}/p2p/{self.p2p.peer_id}" for address in announced or detected)
 
     async def connect(self, peer: PeerID, addresses: list[Multiaddr], *, timeout_s: float) -> str | None:
-        """Connect to a peer; returns what went wrong."""
+        """Connect to a peer; returns the reason of a failure, or None."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self.p2p._client.connect(peer, addresses)
@@ -72,10 +74,13 @@ class MeetingPoint:
         return None
 
     async def rejoin(self, places: Mapping[str, Sequence[str]]) -> int:
-        """Dial what was to be joined and these peers again, as after a cut network; returns how many answer."""
+        """Dial the peers to join and those of `places` again, for instance after a lost network.
+
+        `places` maps peer ids to addresses; the first `MAX_PLACES` are dialled. Returns the number that answer.
+        """
         wanted = [(peer, [address]) for _, peer, address in self.network.joined()]
         for peer_id, texts in list(places.items())[:MAX_PLACES]:
-            wanted.append((PeerID.from_base58(peer_id), [found for text in texts if (found := dialable(text))]))
+            wanted.append((PeerID.from_base58(peer_id), [address for text in texts if (address := dialable(text))]))
         timeout_s = self.network.join_timeout_s
         failures = await asyncio.gather(*(self.connect(peer, at, timeout_s=timeout_s) for peer, at in wanted))
         reached = [peer for (peer, _), failure in zip(wanted, failures, strict=True) if failure is None]
@@ -83,7 +88,7 @@ class MeetingPoint:
 
     async def close(self) -> None:
         """Leave the network and end the daemon."""
-        self.dht.is_alive = False  # its `shutdown` also asks the daemon to forget it, and waits for ever if that hangs
+        self.dht.is_alive = False  # its `shutdown` also calls the daemon, and waits for ever if that hangs
         await self.daemon.stop()
 
     async def _join(self, tell: Tell) -> None:
@@ -110,6 +115,6 @@ class MeetingPoint:
 
 
 def _reason(text: str) -> str:
-    """The last, most telling part of what libp2p says, on one line."""
+    """Shorten a libp2p error to one line: its last part names the cause."""
     line = " ".join(text.split()).removeprefix("Connect failed. msg=").rpartition("all dials failed * ")[-1]
     return line if len(line) <= 240 else f"{line[:120]} ... {line[-100:]}"

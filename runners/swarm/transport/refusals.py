@@ -1,4 +1,4 @@
-"""What was refused from the network and why: counted, bounded, taken by whoever journals it."""
+"""Refused messages with their reasons: counted, bounded in number, and drained by the journal."""
 
 import threading
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ MAX_REASON = 300
 
 @dataclass(frozen=True, slots=True)
 class MessageRefusal:
-    """What a peer (None: unknown) did that was refused, how often since it was last taken."""
+    """One kind of refused message of a peer (None: unknown), and its count since the last `take`."""
 
     peer_id: str | None
     what: str
-    """beat, push, fetch, or dht: what failed in the own upkeep of the roster."""
+    """Kind of message: beat, push or fetch; or dht, for a failure of our own to keep the roster up to date."""
     reason: str
     count: int = 1
 
 
 class Refusals:
-    """Thread-safe; equal ones are counted, new ones beyond the bound are only counted in `total`."""
+    """Refusals not yet taken; thread-safe. Equal ones share a count; beyond `MAX_PENDING` kinds only `total` counts."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -28,11 +28,11 @@ class Refusals:
 
     @property
     def total(self) -> int:
-        """All that was ever refused."""
+        """Number of refusals since the start."""
         return self._total
 
     def add(self, peer_id: str | None, what: str, reason: object) -> None:
-        """Record one."""
+        """Record one refusal."""
         key = (peer_id, what, " ".join(str(reason).split())[:MAX_REASON])
         with self._lock:
             self._total += 1
@@ -40,7 +40,7 @@ class Refusals:
                 self._pending[key] = self._pending.get(key, 0) + 1
 
     def take(self) -> list[MessageRefusal]:
-        """What was recorded since the last call, in the order of its first time."""
+        """Return and clear the refusals since the last call, in order of first occurrence."""
         with self._lock:
             pending, self._pending = self._pending, {}
         return [MessageRefusal(*key, count) for key, count in pending.items()]

@@ -1,4 +1,4 @@
-"""Signed messages: a body, the public key of who said it and its signature in one piece of bytes."""
+"""Signed messages: a body, the public key of its author and the signature, in one byte string."""
 
 import struct
 from typing import NamedTuple
@@ -8,27 +8,28 @@ from genrl_graph.runners.swarm.transport.identity import MAX_KEY_BITS, MAX_PUBLI
 
 MAGIC = b"GGS1"
 HEADER = struct.Struct(">4sHH")
-OVERHEAD = HEADER.size + MAX_PUBLIC_KEY + MAX_KEY_BITS // 8  # bytes that an envelope may add to its body
+OVERHEAD = HEADER.size + MAX_PUBLIC_KEY + MAX_KEY_BITS // 8  # bytes that header, key and signature may add to a body
 
 
 class SignedMessage(NamedTuple):
-    """What a peer said, and which peer: the signature holds."""
+    """The body of a verified message and the peer id of its author."""
 
     peer_id: str
     body: bytes
 
 
 def sign_message(identity: Identity, body: bytes, *, purpose: str = "message") -> bytes:
-    """The body with key and signature; a signature for one purpose is not valid for another."""
+    """Return the body with key and signature; a signature for one purpose is invalid for another."""
     signature = identity.sign(_signed(purpose, body))
     return HEADER.pack(MAGIC, len(identity.public_key), len(signature)) + identity.public_key + signature + body
 
 
 def open_message(data: bytes, *, max_bytes: int, purpose: str = "message") -> SignedMessage:
-    """The author and the body of at most `max_bytes`.
+    """Verify a signed message and return its author and body.
 
     Raises:
-        PeerRefused: too long, cut short, not ours, or the signature does not hold; the message says which.
+        PeerRefused: the body exceeds `max_bytes`, the message is truncated or of another format, or the signature
+            is invalid; the error says which.
     """
     if len(data) > max_bytes + OVERHEAD:
         raise PeerRefused(f"signed message: {len(data)} bytes, but at most {max_bytes} may be signed")

@@ -1,7 +1,7 @@
-"""Bytes between two peers over libp2p streams: push an announcement, fetch a payload, tell a heartbeat.
+"""Messages between two peers over libp2p streams: push an announcement, fetch a payload, send a heartbeat.
 
-A stream is one request and one answer, lengths first, so that a claim is judged before anything is read or
-allocated. libp2p's handshake proves the sender's peer id.
+A stream carries one request and one answer. Lengths come first, to be checked before anything is read or allocated.
+The libp2p handshake proves the sender's peer id.
 
     push, beat   ->  u32 size, bytes                        <-  u8 status
     fetch        ->  u16 size, key (UTF-8), u64 max_bytes   <-  u8 status, and if it is OK: u64 size, bytes
@@ -36,11 +36,11 @@ Handler = Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[
 
 
 def _ignore(chunk: bytes) -> None:
-    """Nobody watches."""
+    """Watch a chunk and do nothing."""
 
 
 class Status(IntEnum):
-    """The first byte of an answer."""
+    """Status codes: the first byte of an answer."""
 
     OK = 0
     REFUSED = 1
@@ -54,11 +54,14 @@ class Unreachable(SwarmError):
 
 
 class PayloadMissing(SwarmError):
-    """The peer does not have what was asked for, not yet or no more."""
+    """The peer does not serve the requested key: not yet, or no longer."""
 
 
 class Streams:
-    """The streams of one daemon. `on_push` and `on_beat` run on the event loop and must be quick; they may raise."""
+    """The streams of one daemon: pushes and fetches, and the answers to those of other peers.
+
+    `on_push` and `on_beat` run on the event loop, so they must be quick; errors they raise are recorded as refusals.
+    """
 
     def __init__(
         self,
@@ -82,16 +85,16 @@ class Streams:
         self._meter = Meter(limits.push_bytes_per_s)
 
     async def open(self) -> None:
-        """Start to answer."""
+        """Start answering pushes, heartbeats and fetches."""
         for name, handler in ((PUSH, self._pushed), (BEAT, self._beaten), (FETCH, self._fetched)):
             await self._p2p.add_binary_stream_handler(name, self._guarded(name.split("/")[2], handler))
 
     async def push(self, peer_id: str, data: bytes, *, timeout_s: float, verb: str = PUSH) -> None:
-        """Send bytes and wait until the peer has taken them.
+        """Send a message and wait until the peer has accepted it.
 
         Raises:
-            Unreachable: no way to the peer, or no answer in time.
-            PeerRefused: the peer did not take them.
+            Unreachable: the peer cannot be reached, or does not answer in time.
+            PeerRefused: the peer did not accept it.
         """
         async with _deadline(peer_id, timeout_s):
             reader, writer = await self._stream(peer_id, verb)
@@ -105,12 +108,12 @@ class Streams:
     async def fetch(
         self, peer_id: str, key: str, *, max_bytes: int, timeout_s: float, watch: Watch = _ignore
     ) -> bytearray:
-        """Ask a peer for what it serves under a key; `watch` sees every piece of it when it has come.
+        """Fetch the payload that a peer serves under a key; `watch` is called with each chunk as it arrives.
 
         Raises:
-            NotHere: it does not serve that, not yet or no more.
-            Unreachable: no way to the peer, or it did not send all of it in time.
-            PeerRefused: it would send more than `max_bytes`, or breaks the protocol.
+            PayloadMissing: the peer does not serve the key: not yet, or no longer.
+            Unreachable: the peer cannot be reached, or does not send the whole payload in time.
+            PeerRefused: the payload exceeds `max_bytes`, or the peer breaks the protocol.
         """
         name = key.encode()
         async with _deadline(peer_id, timeout_s):
@@ -131,7 +134,7 @@ class Streams:
                 return await _read(reader, size, watch)
 
     async def _stream(self, peer_id: str, verb: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A stream to a peer; where libp2p knows no way to it, by the addresses in its heartbeat."""
+        """Open a stream to a peer; if libp2p finds no route, dial the addresses of its heartbeat first."""
         peer = _peer(peer_id)
         try:
             return await self._open_stream(peer, verb)
@@ -143,7 +146,7 @@ class Streams:
         return await self._open_stream(peer, verb)
 
     async def _open_stream(self, peer: PeerID, verb: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """hivemind's `stream_open`, which would keep the socket open where it fails or is cancelled."""
+        """Open a stream as hivemind's `stream_open` does, but close the socket on failure and cancellation."""
         reader, writer = await asyncio.open_unix_connection(self._p2p.daemon_listen_maddr["unix"], limit=4 * CHUNK)
         try:
             request = p2pd_pb2.StreamOpenRequest(peer=peer.to_bytes(), proto=[verb])
@@ -159,7 +162,7 @@ class Streams:
     def _guarded(
         self, what: str, handler: Handler
     ) -> Callable[[StreamInfo, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
-        """A handler within the peer's limits, which ends quietly whatever the peer does, and leaves a record."""
+        """Wrap a handler: apply the stream limits, and record a refusal instead of raising when the peer misbehaves."""
 
         async def handle(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             peer_id = str(info.peer_id)
@@ -195,7 +198,7 @@ class Streams:
         status = Status.OK
         try:
             take(peer_id, data)
-        except Exception as error:  # ours or the caller's; the record is how it is seen
+        except Exception as error:  # our fault or the callback's: the refusal record makes it visible
             is_refused = isinstance(error, PeerRefused)
             self._refusals.add(peer_id, what, error if is_refused else f"{type(error).__name__}: {error}")
             status = Status.REFUSED if is_refused else Status.FAILED
@@ -221,7 +224,7 @@ class Streams:
 
 @asynccontextmanager
 async def _deadline(peer_id: str, timeout_s: float) -> AsyncIterator[None]:
-    """Whatever goes wrong with the stream within the block is `Unreachable`, and so is the end of the time."""
+    """Convert stream errors within the block, and a timeout, to `Unreachable`."""
     try:
         async with asyncio.timeout(timeout_s):
             yield
@@ -232,7 +235,7 @@ async def _deadline(peer_id: str, timeout_s: float) -> AsyncIterator[None]:
 
 
 async def _read(reader: asyncio.StreamReader, size: int, watch: Watch = _ignore) -> bytearray:
-    """Exactly `size` bytes; memory grows with what has arrived, not with what was claimed."""
+    """Read exactly `size` bytes; memory grows with the bytes that arrive, not with the claimed size."""
     data = bytearray()
     while len(data) < size:
         chunk = await reader.read(min(size - len(data), CHUNK))
@@ -244,7 +247,7 @@ async def _read(reader: asyncio.StreamReader, size: int, watch: Watch = _ignore)
 
 
 async def _write(writer: asyncio.StreamWriter, data: bytes, *, chunk_s: float) -> None:
-    """All of the data; raises `TimeoutError` where the reader takes no chunk for so long."""
+    """Write all of the data; raises `TimeoutError` if the peer takes longer than `chunk_s` to read a chunk."""
     view = memoryview(data)
     for at in range(0, len(view), CHUNK):
         writer.write(view[at : at + CHUNK])

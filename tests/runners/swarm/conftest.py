@@ -1,4 +1,4 @@
-"""Real peers on loopback: keys that are made once, hosts that are closed whatever a test does."""
+"""Fixtures for real peers on loopback: cached identities, and hosts that are closed after each module."""
 
 import functools
 import sys
@@ -17,14 +17,14 @@ sys.path.append(str(Path(__file__).parent))
 
 @pytest.fixture(scope="session")
 def key(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Identity]:
-    """The identity of a name, made once."""
+    """Return a function from a name to its identity, which is created once per session."""
     folder: Path = tmp_path_factory.mktemp("keys")
     return functools.cache(lambda name: Identity.load(folder / name))
 
 
 @pytest.fixture(scope="module")
 def start_host(key: Callable[[str], Identity]) -> Iterator[StartHost]:
-    """Start a host that joins another one; all are closed when the module's tests have run."""
+    """Return a function that starts a host and joins it to another; all are closed after the module's tests."""
     started: list[Host] = []
 
     def start(name: str, join: Host | None = None, *, swarm: str = "game", protocol: str = "p1", **options) -> Host:

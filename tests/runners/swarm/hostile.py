@@ -1,8 +1,8 @@
-"""A peer that plays along and lies: `genrl-graph run ... --runner swarm --import hostile.py`.
+"""A hostile peer that joins a swarm and sends forged data: `genrl-graph run ... --runner swarm --import hostile.py`.
 
-It meets the others as a good peer does, but what it sends is forged: with each exchange that it opens, every member
-of the roster gets another kind of payload or announcement from `PAYLOADS`, and before it something from `NOISE`.
-Kinds come one after the other, so a run of the same graph lies in the same way; the log says what was sent to whom.
+It joins like an honest peer, but for each exchange that it opens, it sends every member of the roster a message from
+`NOISE` and then an announcement from `PAYLOADS`. It cycles through both in order, so runs of the same graph send the
+same forgeries; the log lists each with its receiver.
 """
 
 import asyncio
@@ -32,25 +32,25 @@ GB = 1 << 30
 
 @dataclass(frozen=True)
 class Lie:
-    """What is forged: the own offer, as a good peer would announce it, and its rows."""
+    """The honest offer and rows from which a forgery is made."""
 
     offer: Offer
     rows: Frame
 
     @property
     def data(self) -> bytes:
-        """The rows as they would be sent."""
+        """Return the honest rows, encoded."""
         return encode(self.rows)
 
     def announcing(self, data: bytes, **head: Any) -> Offer:
-        """An announcement of these bytes, with other values in its head."""
+        """Return an offer of these bytes, with values of its head replaced by `head`."""
         sha256 = hashlib.sha256(data).hexdigest()
         inline = data if len(data) <= MAX_INLINE else None
         return replace(self.offer, **{"size": len(data), "sha256": sha256, "inline": inline, **head})
 
 
 def bad_rows(lie: Lie) -> Offer:
-    """Among good rows one for every rule about rows."""
+    """Forge one row for each rule about rows, and keep the others honest."""
     rows = lie.rows.table.to_pylist()
     edits: list[Mapping[str, Any]] = [
         {"peer": "peer0000"},
@@ -82,12 +82,12 @@ def wrong_schema(lie: Lie) -> Offer:
 
 
 def ten_gigabytes_inside(lie: Lie) -> Offer:
-    """A head that claims 10 GB for the body."""
+    """Claim 10 GB for the body in the head of the packet."""
     return lie.announcing(HEAD.pack(MAGIC, VERSION, ZSTD, 2, 2, 10 * GB) + b"{}{}")
 
 
 def bomb(lie: Lie) -> Offer:
-    """64 MB of zeros in a few kB, under a head that says otherwise; the claim is within the limits."""
+    """Compress 64 MB of zeros into a few kB, while the head claims 1 MB, which is within the limits."""
     data = lie.data
     header = data[HEAD.size : HEAD.size + HEAD.unpack_from(data)[3]]
     packed = pa.Codec("zstd").compress(bytes(1 << 26), asbytes=True)
@@ -95,7 +95,7 @@ def bomb(lie: Lie) -> Offer:
 
 
 def ragged(lie: Lie) -> Offer:
-    """Lengths of lists that point behind the end: the last bytes of the body are cut off, and the head agrees."""
+    """Cut off the end of the body, with a matching head, so list offsets point beyond the end."""
     data = lie.data
     _, _, _, header, _, size = HEAD.unpack_from(data)
     body = data[HEAD.size + header :]
@@ -107,7 +107,7 @@ def ragged(lie: Lie) -> Offer:
 
 
 def other_bytes(lie: Lie) -> Offer:
-    """Rows that are not those that were announced."""
+    """Announce a hash that does not match the rows."""
     return lie.announcing(lie.data, sha256="0" * 64)
 
 
@@ -120,7 +120,7 @@ def other_name(lie: Lie) -> Offer:
 
 
 def unserved(lie: Lie) -> Offer:
-    """Rows that nobody can fetch."""
+    """Announce rows that are not served."""
     return lie.announcing(lie.data, inline=None)
 
 
@@ -172,7 +172,7 @@ def other_exchange(swarm: PeerSwarm, lie: Lie) -> bytes:
 
 
 def replay(swarm: PeerSwarm, lie: Lie) -> bytes:
-    """What another peer has said and signed."""
+    """Return the last announcement received from another peer, if any."""
     return heard[-1] if heard else not_signed(swarm, lie)
 
 
@@ -187,7 +187,7 @@ turn = 0
 
 
 async def _claim(host: Host, peer_id: str) -> None:
-    """Open a stream, claim 4 GB, and send some."""
+    """Open a stream, claim 4 GB, and send 1000 bytes."""
     _, writer = await host._presence.streams._stream(peer_id, PUSH)
     writer.write(struct.pack(">I", 2**32 - 1) + bytes(1000))
     await writer.drain()
@@ -196,7 +196,7 @@ async def _claim(host: Host, peer_id: str) -> None:
 
 
 def lying_to(swarm: PeerSwarm, lie: Lie, send: Callable[..., Future[None]], host: Host, peer_id: str) -> Future[None]:
-    """Send one member what it is its turn to get."""
+    """Send one member the next noise and the next forged payload."""
     global turn
     noise, payload = [*NOISE, CLAIM][turn % (len(NOISE) + 1)], list(PAYLOADS)[turn % len(PAYLOADS)]
     turn += 1

@@ -1,4 +1,4 @@
-"""Peers of a swarm as processes: started with a name, joined to the first, waited for with a limit."""
+"""Peers of a swarm as processes, started by name, joined to the first one and awaited with a time limit."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ session.run_round = gated
 
 @dataclass
 class Player:
-    """One process and what it says, which goes into a file."""
+    """One process of a swarm, with a log file of its output."""
 
     name: str
     process: "subprocess.Popen[bytes]"
@@ -57,38 +57,38 @@ class Player:
 
     @property
     def text(self) -> str:
-        """All that it has said so far."""
+        """Return the output so far."""
         return self.log.read_text()
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended."""
+        """Return whether the process is running."""
         return self.process.poll() is None
 
     def address(self, *, limit_s: float = 120.0) -> str:
-        """Where others join it."""
+        """Wait for the address that others join, and return it."""
         until = time.monotonic() + limit_s
         while time.monotonic() < until:
-            found = [line.rpartition(" --join ")[2] for line in self.text.splitlines() if " --join " in line]
-            if found:
-                return found[0]
+            addresses = [line.rpartition(" --join ")[2] for line in self.text.splitlines() if " --join " in line]
+            if addresses:
+                return addresses[0]
             assert self.running, self.text
             time.sleep(0.05)
         raise AssertionError(f"{self.name} is not there after {limit_s} s: {self.text}")
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """Kill the process, like a crash."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)
 
     def rss(self) -> int:
-        """Bytes of memory that it has now."""
+        """Return the resident memory in bytes."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass
 class Players:
-    """The processes of one swarm, in a folder; ended at the end of the block, however it ends."""
+    """The processes of one swarm, in a folder; those still running at the end of the block are killed."""
 
     folder: Path
     arguments: Sequence[str] = ()
@@ -103,17 +103,17 @@ class Players:
                 player.kill()
 
     def run(self, name: str) -> Path:
-        """The run folder of a peer."""
+        """Return the run folder of a peer."""
         return self.folder / "run" / name
 
     def start(self, name: str, *more: str, join: str | None = None, env: Mapping[str, str] | None = None) -> Player:
-        """Start a peer; with `join` it joins the swarm of that address."""
+        """Start a peer; with `join`, it joins the swarm at that address."""
         joined = ["--join", join] if join else []
         own = ["--runner", "swarm", "--peer-name", name, "-o", str(self.folder / "run"), *joined]
         return self.launch(name, ["-m", "genrl_graph", "run", str(TINY), *own, *self.arguments, *more], env or {})
 
     def launch(self, name: str, command: Sequence[str], env: Mapping[str, str]) -> Player:
-        """Start any Python program of the swarm."""
+        """Start a Python command as a process of the swarm."""
         log = self.folder / f"{name}.log"
         before = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
         with log.open("ab") as out:
@@ -123,7 +123,7 @@ class Players:
         return player
 
     def wait(self, *players: Player, limit_s: float) -> None:
-        """Wait until these have ended well."""
+        """Wait until these players have ended with exit code 0; a failure or a timeout fails the test."""
         until = time.monotonic() + limit_s
         while any(player.running for player in players) and time.monotonic() < until:
             failed = next((player for player in players if player.process.poll()), None)
@@ -135,7 +135,7 @@ class Players:
 
 
 def wait_until(what: str, holds, *, limit_s: float) -> None:
-    """Wait for something to become true."""
+    """Wait until `holds` returns true; a timeout fails the test and names `what`."""
     until = time.monotonic() + limit_s
     while not holds():
         assert time.monotonic() < until, f"not within {limit_s} s: {what}"

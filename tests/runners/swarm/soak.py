@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python tests/runners/swarm/soak.py
     OMP_NUM_THREADS=1 python tests/runners/swarm/soak.py --rounds 20 --keep runs/soak
 
-All processes are real and meet on the loopback. Prints what came of it, and ends with 1 where a claim does not hold.
+All processes are real and connect over loopback. Prints a report, and exits with 1 if a claim does not hold.
 """
 
 import argparse
@@ -53,7 +53,7 @@ MOST_GROWTH = 8 << 20
 
 @dataclass
 class Watched:
-    """What is seen of the swarm while it plays."""
+    """Observations of a running swarm: rounds reached and resident memory."""
 
     swarm: Players
     rounds: int
@@ -61,13 +61,13 @@ class Watched:
     rss: dict[str, dict[int, int]] = field(default_factory=dict)
 
     def round_of(self, name: str) -> int:
-        """How many rounds a peer has ended, those that it left included."""
+        """Return the number of rounds that a peer has ended, abandoned ones included."""
         path = self.swarm.run(name) / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return max((json.loads(line)["round"] + 1 for line in lines[-1:]), default=0)
 
     def reach(self, round: int, *, of: Player) -> None:
-        """Wait until a peer has ended so many rounds."""
+        """Wait until a peer has ended `round` rounds, and record its memory."""
         while (at := self.round_of(of.name)) < round:
             if not of.running:
                 raise SystemExit(f"{of.name} ended with {of.process.poll()}:\n{of.text[-3000:]}")
@@ -77,13 +77,13 @@ class Watched:
         self.rss.setdefault(of.name, {})[round] = of.rss()
 
     def growth(self, name: str) -> float:
-        """MB that a process has grown in the second half."""
+        """Return the growth of a process in the second half of the rounds, in MB."""
         seen = self.rss[name]
         return (seen[self.rounds - 1] - seen[self.rounds // 2]) / 2**20
 
 
 def play(swarm: Players, folder: Path, *, rounds: int, limit_s: float) -> Watched:
-    """The game from the first to the last round."""
+    """Play all rounds, with the scheduled kills, restarts and joins."""
     (folder / "slow.py").write_text(SLOW)
     here = Path(__file__).parent
     first = swarm.start("ann")
@@ -120,7 +120,7 @@ def play(swarm: Players, folder: Path, *, rounds: int, limit_s: float) -> Watche
 
 
 def play_alone(watched: Watched) -> None:
-    """The same game of two peers in one process, whose memory is held against that of a peer."""
+    """Play the same game with two peers in one process, as the baseline for memory growth."""
     alone = ["run.peers=2", *(f"nodes.{name}.params.min_peers=1" for name in ("answers", "critiques"))]
     run = ["-o", str(watched.swarm.run(ALONE)), *watched.swarm.arguments, *alone]
     player = watched.swarm.launch(ALONE, ["-m", "genrl_graph", "run", str(TINY), *run], {})
@@ -131,7 +131,7 @@ def play_alone(watched: Watched) -> None:
 
 @dataclass
 class Told:
-    """What the store of one peer tells."""
+    """The results of one peer, from its run store."""
 
     name: str
     played: int
@@ -143,7 +143,7 @@ class Told:
 
     @classmethod
     def read(cls, name: str, run: Path) -> "Told":
-        """Read a run folder."""
+        """Read the results from a run folder."""
         store = RunStore.open(run)
         steps = store.steps().to_pylist()
         rewards: dict[int, list[float]] = {}
@@ -167,12 +167,12 @@ class Told:
         return cls(name, len(rounds), max(step["round"] for step in steps), left, sums, refusals, missing)
 
     def reward(self, of: range) -> float:
-        """The mean reward of the three stages together."""
+        """Return the mean, over rounds, of the reward summed over the three stages."""
         return mean(value for round, value in self.rewards.items() if round in of)
 
 
 def claims(told: dict[str, Told], watched: Watched) -> Iterator[tuple[str, bool]]:
-    """What is claimed, and whether it holds."""
+    """Yield each claim about the run, and whether it holds."""
     rounds = watched.rounds
     ends = [peer.last == rounds - 1 or any(to == rounds for _, to in peer.left) for peer in told.values()]
     yield f"{len(GOOD)} good peers come to round {rounds}", all(ends)
@@ -200,7 +200,7 @@ def claims(told: dict[str, Told], watched: Watched) -> Iterator[tuple[str, bool]
 
 
 def report(told: dict[str, Told], watched: Watched, seconds: float) -> bool:
-    """Print all of it; returns whether all claims hold."""
+    """Print the tables and claims; returns whether all claims hold."""
     console = Console(width=160, highlight=False)
     ten = max(watched.rounds // 10, 1)
     table = Table(title=f"{len(told)} good peers and {HOSTILE}, {watched.rounds} rounds in {seconds:.0f} s")

@@ -1,4 +1,4 @@
-"""Backoff: who misbehaves is left out for longer and longer, and forgiven in time."""
+"""Backoff: a peer that misbehaves is ignored for longer and longer, and forgiven in time."""
 
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ from genrl_graph.runners.swarm.backoff import MOST_PEERS, Backoff
 
 
 def heard(backoff: Backoff, misbehaves: "list[bool]") -> list[int]:
-    """The rounds in which a peer is heard that behaves so whenever it is."""
+    """Return the rounds in which a peer is heard that, whenever heard, behaves as `misbehaves` says."""
     rounds = []
     for round, bad in enumerate(misbehaves):
         if not backoff.is_out("eve", round=round):

@@ -1,4 +1,4 @@
-"""Exchanges of a swarm, with real hosts in one process: who is waited for, how long, and what is told of the others."""
+"""Exchanges of a swarm, with real hosts in one process: rosters, deadlines and reports of missing peers."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,7 +28,7 @@ TASKS = TaskBook({"tasks": SCHEDULE.nodes["tasks"]})  # type: ignore[dict-item]
 
 
 def offered(peer: str, round: int) -> Rollouts:
-    """What an honest peer of the toy game offers."""
+    """Return the offer of an honest peer of the toy game."""
     tasks = SCHEDULE.nodes["tasks"].run(rng=np.random.default_rng(0), round=round)  # type: ignore[attr-defined]
     made: Rollouts = SCHEDULE.nodes["answer"].run(  # type: ignore[attr-defined]
         tasks, ToyPolicy("policy", 3), rng=np.random.default_rng(round), log=Log(), round=round, peer=peer
@@ -38,7 +38,7 @@ def offered(peer: str, round: int) -> Rollouts:
 
 @dataclass
 class Seat:
-    """A peer: its host, and its exchanges, which `sit` begins anew as a restarted process would."""
+    """A peer with its host and its exchanges; `sit` recreates the exchanges, as a restarted process would."""
 
     name: str
     host: Host
@@ -49,7 +49,7 @@ class Seat:
     told: list[str]
 
     def sit(self) -> None:
-        """Begin with no memory."""
+        """Create an empty inbox and new exchanges."""
         staleness = self.node.max_staleness
         self.inbox = Inbox(SCHEDULE.protocol, {"answers": staleness})
         self.swarm = PeerSwarm(
@@ -65,16 +65,16 @@ class Seat:
         )
 
     def open(self, round: int) -> None:
-        """Begin a round and open the exchange."""
+        """Begin a round and open its exchange."""
         self.swarm.begin(round)
         self.swarm.open(self.node, round=round, peer=self.name, offer=offered(self.name, round))
 
     def close(self, round: int) -> Meeting:
-        """Close it."""
+        """Close the exchange and return its result."""
         return self.swarm.close(self.node, round=round, peer=self.name, tasks=TASKS, vocabularies={})
 
     def meet(self, round: int) -> Meeting:
-        """A whole round."""
+        """Open and close the exchange of a round."""
         self.open(round)
         return self.close(round)
 
@@ -84,7 +84,7 @@ Sit = Callable[..., Seat]
 
 @pytest.fixture
 def sit(start_host: Callable[..., Host], key: Callable[[str], Identity]) -> Iterator[Sit]:
-    """Peers of a swarm of this test's own; what `Exchange` params they are given is all that differs."""
+    """Return a function that starts a peer of this test's own swarm with the given `Exchange` params."""
     seats: list[Seat] = []
 
     def start(name: str, **params: Any) -> Seat:
@@ -111,7 +111,7 @@ def sit(start_host: Callable[..., Host], key: Callable[[str], Identity]) -> Iter
 
 @pytest.fixture
 def later() -> Iterator[Callable[..., "Future[Meeting]"]]:
-    """Calls in threads of their own."""
+    """Return a function that runs a call in a background thread."""
     with ThreadPoolExecutor(4) as pool:
         yield pool.submit
 
@@ -149,7 +149,7 @@ def test_who_does_not_answer_is_late_and_is_not_waited_for_again_until_heard(sit
 
 
 def announcement(seat: Seat, round: int, **head: Any) -> bytes:
-    """What a peer would announce; `head` says what is wrong with it."""
+    """Return a signed announcement of a peer; `head` replaces values in its head."""
     values = {"peer": seat.name, "round": round, "node": "answers", "protocol": SCHEDULE.protocol}
     offer = Offer(**(values | {"size": 9, "sha256": "0" * 64} | head))
     return offer.announced(partial(sign_message, seat.identity))
@@ -204,7 +204,7 @@ def test_rows_of_an_earlier_round_are_taken_once(sit: Sit, later) -> None:
 
 
 def test_an_announcement_that_was_lost_is_asked_for(sit: Sit) -> None:
-    """A restarted peer has forgotten what it was told, and who told it does so no more."""
+    """Restart a peer: it has lost the announcements it received, and their authors do not push them again."""
     ann, bob = sit("ann", timeout_s=20.0), sit("bob", timeout_s=20.0)
     ann.open(0)
     bob.sit()

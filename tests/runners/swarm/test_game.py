@@ -1,4 +1,4 @@
-"""The swarm runner with real processes: what a laptop plays, and a game in which peers die, join, lie and differ."""
+"""The swarm runner with real processes: equal to a local run, and sound when peers crash, join late or lie."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ NOTHING_TO_TRAIN = (
 
 
 def facts_of(run: Path, name: str) -> dict[tuple[int, str], object]:
-    """One fact of every step that has it."""
+    """Return the values of one fact by round and node, for the steps that have it."""
     steps = RunStore.open(run).steps().to_pylist()
     facts = {(step["round"], step["node"]): json.loads(step["facts"]) for step in steps}
     return {place: fact[name] for place, fact in facts.items() if name in fact}
@@ -61,7 +61,7 @@ def test_two_processes_play_what_two_peers_of_one_process_play(tmp_path: Path) -
 
 @pytest.fixture(scope="module")
 def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Players]:
-    """Two good peers who do unequal work, carol, who is killed and goes on, dave, who comes late, and mallory."""
+    """Two honest peers with unequal work, carol (killed and resumed), dave (joins late) and mallory (hostile)."""
     folder = tmp_path_factory.mktemp("company")
     (folder / "cut.py").write_text(CUT)
     (folder / "gate.py").write_text(GATE)
@@ -88,7 +88,7 @@ def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Players]:
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What a command of the program prints; it must end well."""
+    """Return a function that runs a command, checks that it succeeds and returns its output."""
 
     def run(*arguments: str) -> str:
         assert run_command(arguments) == 0, capsys.readouterr()
@@ -146,7 +146,7 @@ def test_unequal_work_ends_every_round(company: Players) -> None:
 def test_a_round_that_was_left_is_no_stumbling_block(
     company: Players, command: Callable[..., str], tmp_path: Path
 ) -> None:
-    """Readers pass over its record, and a run that goes on leaves the round as it did: updates are verified then."""
+    """Commands skip the record of an abandoned round, and a resumed run abandons it again and verifies its updates."""
     run = company.run("dave")
     assert (0, BEHIND) in facts_of(run, "to")
     assert f"finished, {LONG - GATE_AT} of {LONG} rounds" in command("runs", str(run))

@@ -1,4 +1,4 @@
-"""Hosts that meet, part and are kept out, each with a libp2p daemon of its own."""
+"""Hosts that join, leave and are refused, each with its own libp2p daemon."""
 
 import asyncio
 import os
@@ -115,7 +115,7 @@ def test_a_daemon_that_dies_is_started_again(first, start_host):
 
 
 def test_forged_heartbeats_neither_count_nor_displace_true_ones(first, second, third, key):
-    """A member stores records that its own rules would refuse, the way a hostile peer does, at all who keep the key."""
+    """Store invalid records at all nodes of the key, as a hostile member would that skips its own checks."""
     now = time.time()
     true = Heartbeat(swarm="game", protocol="p1", name="bob", session="s", round=9, time=now, expires=now + 60)
     own = true.sealed(key("thief"))

@@ -17,7 +17,7 @@ from genrl_graph.runners.swarm.transport.signed import sign_message
 
 
 class Watch:
-    """A clock that a test turns."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = time.time()

@@ -1,4 +1,4 @@
-"""Games in steps as a swarm of two processes: they share trajectories and play what two peers of one process play."""
+"""Games in steps as a swarm of two processes: they share trajectories and match two peers of one process."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Admission: good rows come in, of bad ones it is said why they do not, and nothing that a peer sends ends the game."""
+"""Admission: good rows are admitted, bad ones are refused with a reason, and no payload ends the game."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ def own_tasks(round: int = 0) -> Tasks:
 
 
 def offered(peer: str = SENDER, round: int = 0, *, node: str = "answer") -> Rollouts:
-    """What an honest peer of the toy game offers."""
+    """Return the offer of an honest peer of the toy game."""
     rng = np.random.default_rng(round)
     made: Rollouts = SCHEDULE.nodes[node].run(  # type: ignore[attr-defined]
         own_tasks(round), ToyPolicy("policy", 3), rng=rng, log=Log(), round=round, peer=peer
@@ -60,19 +60,19 @@ def book() -> TaskBook:
 
 
 def judge(rows: Frame, at: Admission | None = None, **context: Any) -> Admitted:
-    """What comes of rows on their way over the wire."""
+    """Encode rows as a payload and return what an admission takes of it."""
     given = {"like": LIKE, "sender": SENDER, "announced": 0, "round": 0, "tasks": book()} | context
     return (at or desk()).receive(encode(rows), **given)
 
 
 def changed(rows: Rollouts, at: int, **values: Any) -> Rollouts:
-    """Rows of which one has other values."""
+    """Return the rows with other values in row `at`."""
     changed = [row | values if place == at else row for place, row in enumerate(rows.rows())]
     return Rollouts.from_rows(changed)
 
 
 def rehashed(rows: Rollouts, at: int, *, protocol: str = SCHEDULE.protocol, **values: Any) -> Rollouts:
-    """The same with the ids that those values hash to."""
+    """Return the rows with other values in row `at`, and the ids that those values hash to."""
     row = changed(rows, at, **values).rows()[at]
     where = {name: row[name] for name in ("peer", "round", "node", "task_id")} | {"protocol": protocol}
     prompt, completion = (np.asarray(row[name], np.int32) for name in ("prompt_ids", "completion_ids"))
@@ -186,7 +186,7 @@ def test_a_token_beyond_a_known_vocabulary_is_refused() -> None:
 
 
 class Fragile:
-    """A source that knows nothing of strangers' ids."""
+    """A source that fails on every id: first with a `DataError`, then with a `RecursionError`."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []

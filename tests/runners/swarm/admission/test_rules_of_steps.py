@@ -1,4 +1,4 @@
-"""Admission of steps of games: rows of an honest peer come in as they are, of what a liar sends it is said why not."""
+"""Admission of steps of games: rows of an honest peer are admitted unchanged, forged ones refused with a reason."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ Change = Callable[[dict[str, Any]], None]
 
 @pytest.fixture(scope="module")
 def offers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trajectories]:
-    """What two honest peers play in a round."""
+    """Return the trajectories that two honest peers play in one round."""
     run = open_run(play(GAME, out=tmp_path_factory.mktemp("steps") / "run", quiet=True, threads=1).folder)
     found = {name: run.frame("play", 0, holder=name) for name in ("peer0000", SENDER)}
     assert all(isinstance(rows, Trajectories) for rows in found.values())
@@ -37,7 +37,7 @@ def offers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trajectories]:
 
 
 def judged(rows: Trajectories, like: Trajectories) -> Admitted:
-    """The verdict of an honest peer on what another one sends, as bytes."""
+    """Encode rows as a payload and return what an honest peer admits of it."""
     node: Any = SCHEDULE.nodes["games"]
     book = TaskBook({"tasks": SCHEDULE.nodes["tasks"]})  # type: ignore[dict-item]
     desk = Admission(node, makers(SCHEDULE, "games"))
@@ -45,7 +45,7 @@ def judged(rows: Trajectories, like: Trajectories) -> Admitted:
 
 
 def changed(rows: Trajectories, change: Change, *, honest_ids: bool = True) -> Trajectories:
-    """The rows with columns changed in place, and ids that hash to what the rows now say."""
+    """Return the rows with columns changed in place; `honest_ids` makes their ids hash to the new content."""
     columns: dict[str, Any] = {
         name: np.array(rows.numpy(name)) if name not in ("finish", "error") else rows.values(name)
         for name in rows.table.column_names

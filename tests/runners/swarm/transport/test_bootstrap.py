@@ -1,4 +1,4 @@
-"""`genrl-graph swarm bootstrap`: a process that others meet through."""
+"""`genrl-graph swarm bootstrap`: the rendezvous process through which peers join."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ COMMAND = [sys.executable, "-m", "genrl_graph", "swarm", "bootstrap"]
 
 @pytest.fixture(scope="module")
 def bootstrap(tmp_path_factory):
-    """A running rendezvous peer: the process and the address to join."""
+    """Start a rendezvous peer; yields the process and the address to join."""
     key = tmp_path_factory.mktemp("bootstrap") / "key"
     with subprocess.Popen([*COMMAND, "--identity", str(key)], stdout=subprocess.PIPE, text=True) as process:
         flag, address = process.stdout.readline().split()

@@ -1,4 +1,4 @@
-"""What a hostile peer can do over raw streams, and what an honest one sees of it."""
+"""Raw streams: attempts of a hostile peer, and the refusals that an honest one records."""
 
 import asyncio
 import struct
@@ -17,7 +17,7 @@ LIMITS = TransportLimits(push_bytes=64 << 10, streams_per_peer=4, request_s=1.0,
 
 
 class Stranger:
-    """A libp2p peer that says what it likes."""
+    """A libp2p peer that sends arbitrary bytes."""
 
     def __init__(self) -> None:
         self.thread = LoopThread("stranger")
@@ -31,7 +31,7 @@ class Stranger:
         self.thread.run(self.p2p._client.connect(self.host, [address]))
 
     def say(self, verb, data, *, answer=64, wait_s=15.0):
-        """Send raw bytes on a new stream and return what comes back until it is closed."""
+        """Send raw bytes on a new stream and return the answer, read until the stream closes."""
         return self.thread.run(self._say(verb, data, answer, wait_s))
 
     async def _say(self, verb, data, answer, wait_s):
@@ -44,7 +44,7 @@ class Stranger:
             writer.close()
 
     def hold(self, verb, count):
-        """Open streams and leave them."""
+        """Open streams and leave them idle."""
 
         async def opened():
             return [(await self.p2p.call_binary_stream_handler(self.host, verb))[1:] for _ in range(count)]
@@ -94,7 +94,7 @@ def stranger(honest):
 
 @pytest.fixture
 def refused(honest):
-    """The refusals of one test: what the peer did and why it was refused."""
+    """Return a function that takes the refusals of one test: peer id and kind of message to reason."""
     honest.take_refusals()
     return lambda: {(refusal.peer_id, refusal.what): refusal.reason for refusal in honest.take_refusals()}
 
@@ -179,7 +179,7 @@ def test_one_peer_cannot_take_all_streams(honest, other, stranger, refused):
     held = []
 
     def are_taken():
-        """A stream that nothing is sent on ends after a second, so on a slow machine some are opened again."""
+        """Reopen idle streams on a slow machine: a stream that nothing is sent on ends after a second."""
         held.extend(stranger.hold(PUSH, LIMITS.streams_per_peer))
         return stranger.say(PUSH, struct.pack(">I", 0)) == b"\x01"
 
