@@ -132,7 +132,7 @@ class Session:
         save_checkpoint(folder, changing_carries(self._run.schedule, self._run.players), keep=self._run.config.keep)
 
     def _is_due(self, played: int, every: int) -> bool:
-        """Whether `played` is the last round or a multiple of `every` (0: never)."""
+        """Return whether `played` is the last round or a multiple of `every` (0: never)."""
         return played == self._run.rounds or bool(every and played % every == 0)
 
     def _evaluate(self, played: int) -> None:

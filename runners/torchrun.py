@@ -120,7 +120,7 @@ class TorchSwarm:
         self._opened: dict[str, _Opened] = {}
 
     def wanted(self, node: Exchange, *, round: int) -> bool:
-        """Whether another rank was interrupted before it closed this exchange."""
+        """Return whether another rank was interrupted before it closed this exchange."""
         return self._place(node, round) >= self.shared
 
     def open(self, node: Exchange, *, round: int, peer: str, offer: Frame) -> None:

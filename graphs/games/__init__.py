@@ -1,0 +1,1 @@
+"""Games without text: boards, cards and control."""

@@ -52,7 +52,7 @@ class Range:
         return Range(middle / widest**0.5, middle * widest**0.5)
 
     def holds(self, value: float) -> bool:
-        """Whether the range contains a value."""
+        """Return whether the range contains a value."""
         return self.low <= value <= self.high
 
 

@@ -251,7 +251,7 @@ class _Estimator:
         return ""
 
     def _is_version_of(self, ref: str, policy: str) -> bool:
-        """Whether an edge carries a policy in any version: the carry, or what an update or fork made of it."""
+        """Return whether an edge carries a policy in any version: the carry, or what an update or fork made of it."""
         origin = ref.partition(".")[0]
         if origin in self.graph.carries:
             return origin == policy

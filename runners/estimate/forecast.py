@@ -87,7 +87,7 @@ class Comparison:
 
     @property
     def inside(self) -> bool | None:
-        """Whether the range contains the measured value; None where one of them is missing."""
+        """Return whether the range contains the measured value; None where one of them is missing."""
         if self.estimated is None or self.measured is None:
             return None
         return self.estimated.holds(self.measured)

@@ -45,7 +45,7 @@ class TrialTimes:
 
 
 def is_small(schedule: Schedule) -> bool:
-    """Whether a graph has policies and all are small, so that rounds can be tried out in seconds."""
+    """Return whether a graph has policies and all are small, so that rounds can be tried out in seconds."""
     policies = [part.carry for part in schedule.graph.carries.values() if isinstance(part.carry, PolicyCarry)]
     return bool(policies) and all(policy.small for policy in policies)
 

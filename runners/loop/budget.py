@@ -46,7 +46,7 @@ class Budget:
         return {"budget/failed_rows": float(self.failed_rows), "budget/retries": float(self.retries)}
 
     def retry(self, node: Node, error: Exception, *, attempt: int) -> bool:
-        """Whether to retry the step that raised; if so, waits first. `attempt` counts the earlier retries of it."""
+        """Return whether to retry the step that raised, after waiting; `attempt` counts its earlier retries."""
         if not isinstance(node, REPEATABLE) or not is_transient(error) or self.retries >= self._max_retries:
             return False
         self.retries += 1
@@ -58,7 +58,7 @@ class Budget:
 
 
 def is_transient(error: BaseException | None) -> bool:
-    """Whether an error or one of its causes is of a network, server or disk, and not one of `PERMANENT_ERRORS`."""
+    """Return whether an error or a cause of it is of a network, server or disk, and none of `PERMANENT_ERRORS`."""
     while error is not None:
         if isinstance(error, OSError) and not isinstance(error, PERMANENT_ERRORS):
             return True

@@ -88,7 +88,7 @@ class RunContext:
         return self.recall(round, self.prefix + step.node, peer.name)
 
     def is_awaited(self, node: Node, round: int) -> bool:
-        """Whether the swarm still waits for this peer's offer, although a previous run closed the exchange."""
+        """Return whether the swarm still waits for this peer's offer, although a previous run closed the exchange."""
         return isinstance(node, Exchange) and self.swarm.wanted(node, round=round)
 
     def span(self, kind: str, step: Step, round: int, peer: Peer) -> AbstractContextManager[dict[str, object]]:

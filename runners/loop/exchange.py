@@ -49,7 +49,7 @@ class Swarm(Protocol):
         """
 
     def wanted(self, node: Exchange, *, round: int) -> bool:
-        """Whether others still wait for this peer's offer of a round whose exchange a previous run has closed."""
+        """Return whether others still wait for this peer's offer, although a previous run closed the exchange."""
 
 
 class LocalSwarm:

@@ -84,13 +84,13 @@ def run_step(context: RunContext, step: Step, round: int, peers: Sequence[Peer],
 
 
 def needs_others(context: RunContext, peers: Sequence[Peer], round: int) -> bool:
-    """Whether this round needs other processes: False where a previous run has closed all of its exchanges."""
+    """Return whether this round needs other processes: False where a previous run has closed all of its exchanges."""
     closes = [step for step in context.schedule.steps if step.action == "close"]
     return not closes or not all(context.recorded(step, round, peer) for step in closes for peer in peers)
 
 
 def _is_left_out(context: RunContext, step: Step, round: int, *, recorded: bool) -> bool:
-    """Whether to skip a step: a coordinator in an evaluation, or a recorded exchange whose offer nobody awaits."""
+    """Return whether to skip a coordinator in an evaluation, or a recorded exchange whose offer nobody awaits."""
     node = context.schedule.nodes[step.node]
     if context.evaluating and isinstance(node, Coordinate):
         return True

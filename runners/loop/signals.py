@@ -25,7 +25,7 @@ class Stop:
 
     @property
     def wanted(self) -> bool:
-        """Whether a signal was received."""
+        """Return whether a signal was received."""
         return self.signum is not None
 
     def check(self) -> None:

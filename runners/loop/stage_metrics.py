@@ -38,7 +38,7 @@ class StageLine:
 
     @property
     def measured(self) -> bool:
-        """Whether the stage has a reward or results."""
+        """Return whether the stage has a reward or results."""
         return self.reward is not None or bool(self.results)
 
     @property

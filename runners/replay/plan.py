@@ -197,7 +197,7 @@ class _Planner:
         return _is_frame(self._types.get(ref))
 
     def _is_live(self, wire: InputChange) -> bool:
-        """Whether an input reads carried values only, such as policies; rewiring these does not affect stored rows."""
+        """Return whether an input reads only carried values, such as policies: rewiring it affects no stored row."""
         refs = [reading.ref for reading in (*wire.old, *wire.new)]
         return not any(_is_frame(self._types.get(ref) or self._types_then.get(ref)) for ref in refs)
 

@@ -127,7 +127,7 @@ class PreviousRun:
         self.first = self._newest_undamaged(latest)
 
     def is_complete(self, rounds: int, peers: Sequence[str], *, evaluated: bool) -> bool:
-        """Whether the last round has its checkpoint, its metrics and, where it is `evaluated`, its evaluation."""
+        """Return whether the last round has its checkpoint, its metrics and, if `evaluated`, its evaluation."""
         last = {("eval", rounds, peer) for peer in peers if evaluated}
         last |= {("round", rounds - 1, peer) for peer in peers if rounds}
         return self.first >= rounds and last <= self.reported

@@ -40,7 +40,7 @@ class GuardedTracker:
 
     @property
     def on(self) -> bool:
-        """Whether the tracker still gets metrics."""
+        """Return whether the tracker still gets metrics."""
         return self._tracker is not None and not self._hangs and self._in_a_row < self._max_failures
 
     def write(self, round: int, peer: str, metrics: Mapping[str, float]) -> None:

@@ -41,7 +41,7 @@ def own_command() -> str:
 
 
 def _has_unknown_types(graph: Graph, imports: Iterable[str]) -> bool:
-    """Whether the graph has types that only this process knows, such as those of a notebook."""
+    """Return whether the graph has types that only this process knows, such as those of a notebook."""
     known = {"genrl_graph", *(point.module.partition(".")[0] for point in entry_points(group="genrl_graph.nodes"))}
     known |= set(_modules(imports))
     parts = [*graph.carries.values(), *graph.nodes.values()]

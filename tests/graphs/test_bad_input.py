@@ -1,5 +1,7 @@
-"""What lies outside a graph and is missing or broken: one line that names the node, an exit code of its own, and a
-run folder that still opens with what was committed, or none at all."""
+"""Something outside a graph is missing or broken: one line names the node, with an exit code of its own.
+
+The run folder still opens with what was committed, or there is none.
+"""
 
 import json
 import re
