@@ -1,4 +1,4 @@
-"""The command line: what it prints where, and what it ends with."""
+"""The command line: its output streams and exit codes."""
 
 import json
 import os
@@ -27,7 +27,7 @@ nodes:
 
 @pytest.fixture
 def game(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory that holds a game."""
+    """Change to a working directory that holds a game."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "game.yaml").write_text(TOY_GAME)
     return tmp_path / "game.yaml"

@@ -21,7 +21,7 @@ TINY = str(GRAPHS / "tiny.yaml")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of three rounds and two peers of the toy game."""
+    """Play three rounds of the toy game with two peers; return the run folder."""
     out = tmp_path_factory.mktemp("runs") / "toy"
     graph = toy_game()
     graph.run = graph.run.model_copy(update={"rounds": 3, "peers": 2})
@@ -71,9 +71,9 @@ def test_numbers_are_told_so_that_trouble_stands_out(tmp_path: Path) -> None:
     evaluation = {"round": 0, "peer": "p", "eval/time": 1.0, "a/rows": 9.0}
     text = "".join(json.dumps(entry) + "\n" for entry in (line, evaluation)) + '{"round": 1, "pe'
     (tmp_path / "metrics.jsonl").write_text(text)
-    told = measured(tmp_path, ["a", "b", "c"])
-    assert told.title == f"{tmp_path.name}: mean of 1 round, 1 peer"
-    assert told.nodes["a"].texts() == [
+    numbers = measured(tmp_path, ["a", "b", "c"])
+    assert numbers.title == f"{tmp_path.name}: mean of 1 round, 1 peer"
+    assert numbers.nodes["a"].texts() == [
         "75% of time, 1.5 s",
         "1,200 rows",
         "zero variance 50%",
@@ -81,8 +81,8 @@ def test_numbers_are_told_so_that_trouble_stands_out(tmp_path: Path) -> None:
         "2 failed",
         "3 refused",
     ]
-    assert told.nodes["b"].texts() == ["25% of time, 0.5 s"]
-    assert told.nodes["c"].texts() == []
+    assert numbers.nodes["b"].texts() == ["25% of time, 0.5 s"]
+    assert numbers.nodes["c"].texts() == []
 
 
 def test_a_run_is_drawn_without_its_graph_file(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,11 +178,11 @@ def test_a_notebook_shows_what_is_wrong_with_a_graph_that_cannot_be_played() -> 
 
 
 def test_the_gallery_is_what_make_pictures_writes() -> None:
-    told = gallery(GRAPHS)
-    assert (GRAPHS / "README.md").read_text() == told, "run make pictures"
+    page = gallery(GRAPHS)
+    assert (GRAPHS / "README.md").read_text() == page, "run make pictures"
     for path in GRAPHS.rglob("*.yaml"):
         name = path.relative_to(GRAPHS).as_posix()
         command = f"`genrl-graph run {name.removesuffix('.yaml')}`"
-        (row,) = [line for line in told.splitlines() if line.startswith(f"| [{name}]({name}) | ")]
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| [{name}]({name}) | ")]
         assert row.endswith(f" | {command} |")
-        assert f"<summary>{name}</summary>\n\n```mermaid\n{mermaid(compile_graph(load(path)))}```\n" in told
+        assert f"<summary>{name}</summary>\n\n```mermaid\n{mermaid(compile_graph(load(path)))}```\n" in page

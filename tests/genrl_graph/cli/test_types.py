@@ -1,4 +1,4 @@
-"""What the command line says about types."""
+"""The `nodes` command: listing and describing types."""
 
 import pytest
 

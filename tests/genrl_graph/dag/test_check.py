@@ -1,4 +1,4 @@
-"""Every rule of the check, each told once, in a line that says where, what and what to do."""
+"""Every rule of the check is reported once, in one line: the place, the fault and the remedy."""
 
 import time
 from collections.abc import Callable
@@ -51,7 +51,7 @@ nodes:
 
 
 def texts(read: Read, text: str) -> list[str]:
-    """The problems without their positions."""
+    """Return the problems of a graph file without their positions."""
     return [str(problem) for problem in read(text).problems]
 
 
@@ -221,7 +221,7 @@ def test_a_type_variable_takes_what_all_its_inputs_are(read: Read) -> None:
 
 def test_rules_between_params_and_inputs_are_part_of_the_check(read: Read) -> None:
     class Wary(Matches, name="test_wary"):
-        """Wants no more than one input by any param."""
+        """Refuses its inputs if the param `strict` is set."""
 
         strict: bool = False
 
@@ -265,7 +265,7 @@ def test_problems_speak_of_inputs_as_users_do() -> None:
 
 
 def chain(length: int, *, every: str = "") -> str:
-    """A long graph: selects in a row, each reading the one before it."""
+    """Return a graph file with a chain of selects, each reading the one before it, or all reading `every`."""
     lines = ["graph: long", "version: 1", "nodes:", "  n0: {type: source.toy_numbers}"]
     lines += [
         f"  n{at}: {{type: select.toy_same, inputs: {{rows: {every or f'n{at - 1}'}}}}}" for at in range(1, length)

@@ -1,4 +1,4 @@
-"""What peers must agree on, and what they may do each in their own way."""
+"""Fingerprints cover what peers must agree on, and leave out what they may choose."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The builder: handles are edges, and what does not fit fails on the line where it is written."""
+"""The builder: handles make edges, and a wrong call raises on its own line."""
 
 import pytest
 from toys import (
@@ -31,7 +31,7 @@ from genrl_graph.nodes.exchange.gather import Gather
 
 
 def start() -> tuple[Graph, Handle, Handle, Handle]:
-    """A graph with a policy, tasks and an answer."""
+    """Return a graph with a policy, tasks and an answer."""
     g = Graph("start")
     policy = g.carry("policy", ToyPolicyCarry())
     tasks = g.add("tasks", Numbers())

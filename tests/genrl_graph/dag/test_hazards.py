@@ -1,4 +1,4 @@
-"""Whoever reads a version of a policy runs before the update that replaces it, or the graph is refused."""
+"""Every reader of a policy version runs before the update that replaces it, or the graph is refused."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,7 +15,7 @@ Read = Callable[[str], Loaded]
 
 
 class TextCarry(PolicyCarry, name="test_text"):
-    """A policy over texts, which is never made here."""
+    """A policy over texts; no test initialises it."""
 
     def init(self, name: str, *, seed: int) -> TextPolicy:
         raise NotImplementedError
@@ -29,21 +29,21 @@ class TextStep(Update, name="test_text_step"):
 
 
 class TextDraw(Generator, name="test_text_draw"):
-    """Lets a policy over texts act."""
+    """Generates with a policy over texts."""
 
     def run(self, tasks: Tasks, policy: TextPolicy) -> Rollouts:
         return Rollouts.empty()
 
 
 class Judge(Select, name="test_critic"):
-    """Keeps what a policy likes."""
+    """Selects rows by a policy."""
 
     def run(self, rows: Rollouts, critic: Policy) -> Rollouts:
         return rows
 
 
 class Versus(Update, name="test_versus"):
-    """Trains one policy against another one, which it reads."""
+    """Trains one policy and reads another."""
 
     def run(self, policy: ToyPolicy, other: ToyPolicy, rows: list[Rollouts]) -> ToyPolicy:
         return policy
@@ -64,7 +64,7 @@ class StepTwo(Update, name="test_two"):
 
 
 class Distil(Update, name="test_distil"):
-    """Trains a student on a teacher that is only read; the student stands first."""
+    """Trains a student on a teacher that is only read; the student is the first input."""
 
     def run(self, student: ToyPolicy, teachers: list[ToyPolicy], rows: list[Rollouts]) -> ToyPolicy:
         return student
@@ -83,7 +83,7 @@ nodes:
 
 
 def game(*nodes: str, a: str = "", b: str = "") -> str:
-    """Two policies and a generator that reads the first, and the nodes given as `name: type(input=ref, ...)`."""
+    """Return a graph file with two policies, a generator that reads `a`, and `nodes` (`name: type(input=ref, ...)`)."""
     text = HEAD.replace(", next: A_NEXT", f", next: {a}" if a else "").replace(
         ", next: B_NEXT", f", next: {b}" if b else ""
     )

@@ -1,4 +1,4 @@
-"""What `plan` says about a round."""
+"""The text that `plan` prints for a round."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The round schedule: stages, exchanges, and the author's order wherever edges and weights leave a choice."""
+"""The round schedule: stages, exchanges, and file order wherever edges and policies leave a choice."""
 
 from collections.abc import Callable
 
@@ -143,7 +143,7 @@ def test_every_node_knows_its_place() -> None:
 
 @st.composite
 def games(draw: st.DrawFn) -> Graph:
-    """A random game in which updates follow one another in a chain and forks stand beside them."""
+    """Draw a random game with chains of updates, and forks beside them."""
     graph = Graph("random")
     versions: list[Handle] = [graph.carry("policy", ToyPolicyCarry())]
     totals: list[Handle] = [graph.carry("total", TotalCarry())]
@@ -170,16 +170,16 @@ def games(draw: st.DrawFn) -> Graph:
 
 
 def check_order(schedule: Schedule) -> None:
-    """Every step comes after what it reads, and every reader of a version before the update that replaces it."""
+    """Assert that each step follows its inputs and each reader of a version precedes its update."""
     graph = schedule.graph
     at = {(step.node, step.action): place for place, step in enumerate(schedule.steps)}
     exchanges = {node for node, action in at if action == "open"}
-    given = {name: at[(name, "close" if name in exchanges else "run")] for name in graph.nodes}
+    produced = {name: at[(name, "close" if name in exchanges else "run")] for name in graph.nodes}
     begun = {name: at[(name, "open" if name in exchanges else "run")] for name in graph.nodes}
     assert sorted(at.values()) == list(range(len(graph.nodes) + len(exchanges)))
     for edge in graph.edges():
         if edge.origin in graph.nodes:
-            assert given[edge.origin] < begun[edge.reader]
+            assert produced[edge.origin] < begun[edge.reader]
     for update in graph.nodes:
         for socket in schedule.replaced(update).values():
             ref = graph.nodes[update].inputs[socket]

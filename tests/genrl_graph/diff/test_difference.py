@@ -1,4 +1,4 @@
-"""What a diff says of two graphs, word for word, and what follows from the edits for a round."""
+"""The exact text of a diff of two graphs, and the effects of the edits on a round."""
 
 import json
 import math
@@ -50,7 +50,7 @@ fingerprints:
 
 
 class Pick(Select, name="test_diff_pick"):
-    """Keeps what a function picks."""
+    """Selects rows by a function."""
 
     by: Callable[..., float]
     bound: float = math.inf
@@ -70,8 +70,8 @@ def edited(*swaps: tuple[str, str], text: str = TOY_GAME) -> Graph:
     return graph_of(text)
 
 
-def told(b: Graph, a: Graph | None = None) -> list[str]:
-    """The lines about the difference of two graphs, by default from the toy game, without the fingerprints."""
+def diff_lines(b: Graph, a: Graph | None = None) -> list[str]:
+    """Return the lines of the difference from `a` (default: the toy game) to `b`, without the fingerprints."""
     lines = compare(a or toy_game(), b).lines()
     return lines[: lines.index("fingerprints:")] if "fingerprints:" in lines else lines
 
@@ -176,7 +176,7 @@ def test_the_way_back_is_told_the_other_way_round() -> None:
     ],
 )
 def test_an_edit_is_told_in_words(swaps: list[tuple[str, str]], expected: list[str]) -> None:
-    lines = told(edited(*swaps))
+    lines = diff_lines(edited(*swaps))
     if expected[0] == "nodes:" and "schedule:" not in expected and "schedule:" in lines:
         lines = lines[: lines.index("schedule:")]
     assert lines == expected
@@ -190,7 +190,7 @@ def test_renamed_parts_are_known_again_with_all_that_reads_them() -> None:
         ("match_final", "exact"),
         ("score_final", "parity"),
     )
-    assert told(b) == [
+    assert diff_lines(b) == [
         "carry:",
         "  player is the new name of policy",
         "nodes:",
@@ -213,8 +213,8 @@ nodes:
   held: {type: select.toy_same, inputs: {rows: two}}
 """
     b = edited(("one", "b"), ("two", "a"), text=text)
-    assert told(b, graph_of(text)) == ["nodes:", "  b is the new name of one", "  a is the new name of two"]
-    assert told(edited(("  one: {type: source.toy_numbers}\n", ""), ("one", "c"), text=text), graph_of(text)) == [
+    assert diff_lines(b, graph_of(text)) == ["nodes:", "  b is the new name of one", "  a is the new name of two"]
+    assert diff_lines(edited(("  one: {type: source.toy_numbers}\n", ""), ("one", "c"), text=text), graph_of(text)) == [
         "nodes:",
         "  one removed: source.toy_numbers",
         "  kept now reads rows from c, no longer from one",
@@ -231,7 +231,7 @@ def test_a_part_that_differs_in_more_than_its_name_is_another_one() -> None:
         ("{scored: match_final}", "{rows: match_final}"),
         ("scored: best", "scored: few"),
     )
-    assert told(b)[:3] == [
+    assert diff_lines(b)[:3] == [
         "nodes:",
         "  best removed: select.toy_best; scored from match_final",
         "  few added: select.toy_same; rows from match_final",
@@ -249,7 +249,7 @@ def test_weights_are_followed_through_forks_and_updates_whose_readers_did_not_ch
     text += "  first: {type: update.toy_step, inputs: {policy: policy, credited: [credit_answer]}}\n"
     text += "  copy: {type: policy.toy_fork, inputs: {policy: policy}}\n"
     later = edited(("toy_fork, inputs: {policy: policy}", "toy_fork, inputs: {policy: first}"), text=text)
-    lines = told(later, graph_of(text))
+    lines = diff_lines(later, graph_of(text))
     assert lines[:2] == ["nodes:", "  copy now reads policy from first, no longer from the carry policy"]
     then = "the weights of policy after stage 0"
     assert f"  copy now reads as policy {then} (first), no longer those of policy at the round's start" in lines
@@ -260,7 +260,7 @@ def test_long_texts_and_lists_are_told_line_by_line() -> None:
     game = "graph: g\nversion: 1\nnodes:\n  tasks: {{type: source.list, params: {{tasks: [{}]}}}}\n"
     many = ", ".join(f"{{question: how much is {n}, answer: {n}}}" for n in range(9))
     a, b = graph_of(game.format(many)), graph_of(game.format(many.replace("much is 4", "many are\\u0007 4")))
-    lines = told(b, a)
+    lines = diff_lines(b, a)
     assert lines[:2] == ["nodes:", "  tasks: tasks changes"]
     assert len(lines) == 4
     assert lines[2].startswith('    - {"question": "how much is 4"')
@@ -277,12 +277,12 @@ def test_what_has_no_yaml_form_is_compared_too() -> None:
         return 1.0
 
     assert not compare(pick(first), pick(first))
-    (_, line, old, new) = told(pick(lambda: 0.0, 2.0), pick(first, 2.0))[:4]
+    (_, line, old, new) = diff_lines(pick(lambda: 0.0, 2.0), pick(first, 2.0))[:4]
     assert line == "  pick: by changes"
     assert old.startswith("    - ") and old.endswith('first, which has no YAML form"')
     assert new.startswith("    + ") and new.endswith('<lambda>, which has no YAML form"')
-    assert told(pick(lambda: 0.0), pick(lambda: 1.0))[3] == '    + "another one of this name"'
-    assert told(pick(first, bound=2.0), pick(first)) == ["nodes:", '  pick: bound ".inf" (default) -> 2.0']
+    assert diff_lines(pick(lambda: 0.0), pick(lambda: 1.0))[3] == '    + "another one of this name"'
+    assert diff_lines(pick(first, bound=2.0), pick(first)) == ["nodes:", '  pick: bound ".inf" (default) -> 2.0']
     assert json.dumps(compare(pick(first, bound=2.0), pick(first)).to_json(), allow_nan=False)
 
 
@@ -321,11 +321,11 @@ def test_a_run_folder_stands_for_the_graph_that_ran(tmp_path: Path, capsys: pyte
     assert run_command(["diff", str(game), str(tmp_path / "run")]) == 0
     game.write_text(TOY_GAME + "run: {rounds: 2}\n")
     assert run_command(["diff", str(tmp_path / "run"), str(game), "--format", "json"]) == 1
-    found = json.loads(capsys.readouterr().out)
-    assert found["run"] == [
+    output = json.loads(capsys.readouterr().out)
+    assert output["run"] == [
         {"path": ["rounds"], "old": {"value": 1, "default": False}, "new": {"value": 2, "default": False}}
     ]
-    assert (found["differs"], found["nodes"], found["name"]) == (True, [], None)
+    assert (output["differs"], output["nodes"], output["name"]) == (True, [], None)
     assert run_command(["diff", str(game), str(tmp_path)]) == 12
     assert run_command(["diff", str(game), str(tmp_path / "none.yaml")]) == 2
     assert capsys.readouterr().err.count("\n") == 2
@@ -346,8 +346,8 @@ def test_data_files_in_another_folder_are_no_difference(tmp_path: Path) -> None:
 
 def test_the_json_has_the_documented_structure() -> None:
     a, b = edited(("credit_final", "credit_last")), edited((", seen: answers", ""), ("rate: 1e-6", "rate: 1e-5"))
-    found = json.loads(json.dumps(compare(a, b).to_json()))
-    assert list(found) == [
+    output = json.loads(json.dumps(compare(a, b).to_json()))
+    assert list(output) == [
         "differs",
         "name",
         "carries",
@@ -359,7 +359,7 @@ def test_the_json_has_the_documented_structure() -> None:
         "full",
         "problems",
     ]
-    final, credit = (part for part in found["nodes"] if part["name"] in ("final", "credit_final"))
+    final, credit = (part for part in output["nodes"] if part["name"] in ("final", "credit_final"))
     read = {"ref": "answers", "key": None, "carry": False}
     assert final == {
         "name": "final",
@@ -370,12 +370,12 @@ def test_the_json_has_the_documented_structure() -> None:
         "inputs": [{"input": "seen", "old": [read], "new": []}],
         "next": None,
     }
-    assert found["nodes"][-1]["params"] == [
+    assert output["nodes"][-1]["params"] == [
         {"path": ["rate"], "old": {"value": 1e-6, "default": True}, "new": {"value": 1e-5, "default": False}}
     ]
     assert (credit["name"], credit["was"], credit["change"]) == ("credit_final", "credit_last", "changed")
-    assert found["schedule"] is found["protocol"] is None  # the exchange that nothing reads any more is a problem
-    assert found["problems"]["old"] == [] and len(found["problems"]["new"]) == 1
+    assert output["schedule"] is output["protocol"] is None  # the exchange that nothing reads any more is a problem
+    assert output["problems"]["old"] == [] and len(output["problems"]["new"]) == 1
 
 
 def test_the_json_of_what_follows_for_the_schedule() -> None:
@@ -444,10 +444,10 @@ def test_graphs_differ_where_their_full_fingerprints_do(
 @given(old=st.permutations(range(7)), new=st.permutations(range(9)))
 def test_as_few_parts_as_possible_have_moved(old: list[int], new: list[int]) -> None:
     names = [list(map(str, order)) for order in (old, new)]
-    gone = moved(*names)
-    kept = [[name for name in order if name not in gone and int(name) < 7] for order in names]
-    assert kept[0] == kept[1]
+    moves = moved(*names)
+    unmoved = [[name for name in order if name not in moves and int(name) < 7] for order in names]
+    assert unmoved[0] == unmoved[1]
     rising = {()}
     for at in (old.index(n) for n in new if n < 7):
         rising |= {(*row, at) for row in rising if not row or row[-1] < at}
-    assert len(kept[0]) == max(map(len, rising))
+    assert len(unmoved[0]) == max(map(len, rising))

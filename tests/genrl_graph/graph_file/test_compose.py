@@ -1,4 +1,4 @@
-"""A graph file, its defaults list and the command line become one document; every value knows its writer."""
+"""A graph file, its defaults list and overrides become one document; every value has its source position."""
 
 import subprocess
 import sys
@@ -60,7 +60,7 @@ Load = Callable[..., Document]
 
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
-    """Writes the files into the working directory and loads game.yaml (or `file`) with the overrides."""
+    """Return a function that writes files into the working directory and loads game.yaml (or `file`)."""
     monkeypatch.chdir(tmp_path)
 
     def load(files: dict[str, str] | str, *overrides: str, file: str = "game.yaml") -> Document:
@@ -81,7 +81,7 @@ def refused(load: Load, error: type[UserError], *args: Any, file: str = "game.ya
 
 
 def composed_by_hydra(folder: Path, *overrides: str) -> Any:
-    """What Hydra's own `compose` makes of game.yaml: the independent reference."""
+    """Compose game.yaml with Hydra itself, as an independent reference."""
     with hydra.initialize_config_dir(config_dir=str(folder), version_base=None):
         return OmegaConf.to_container(hydra.compose("game", list(overrides)), resolve=False)
 

@@ -1,4 +1,4 @@
-"""One tree gives the values of a YAML text and the place of each of them."""
+"""Parsing gives the values of a YAML text and the position of each."""
 
 import math
 import re

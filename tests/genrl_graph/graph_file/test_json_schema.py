@@ -1,4 +1,4 @@
-"""The schema of graph files: what editors underline is what the check refuses, as far as one place shows it."""
+"""The schema of graph files refuses the local errors that the check refuses, and nothing else."""
 
 import json
 import re
@@ -52,13 +52,13 @@ ONLY_CHECK = {
 
 
 class Limits(BaseModel):
-    """What goes through."""
+    """Nested params."""
 
     low: float = 0.0
 
 
 class Odd(Select, name="test_schema_odd"):
-    """Has params that a schema cannot say all of."""
+    """Has params that JSON Schema can describe only in part."""
 
     call: Callable[..., Any] | None = None
     either: str | Callable[..., Any] = "x"
@@ -80,8 +80,8 @@ def errors(text: str) -> list[str]:
 
 
 def problems(values: dict[str, Any]) -> list[str]:
-    found = validator(tuple(registry.types())).iter_errors(values)
-    return [f"{error.json_path}: {error.message}" for error in found]
+    violations = validator(tuple(registry.types())).iter_errors(values)
+    return [f"{error.json_path}: {error.message}" for error in violations]
 
 
 @cache
@@ -213,21 +213,21 @@ VALUES = st.one_of(
 
 @given(data=st.data(), value=VALUES)
 def test_no_value_of_a_param_that_the_check_accepts_is_refused(data: st.DataObject, value: object) -> None:
-    """But for 0 and 1 as truth values, which are told to be written true and false."""
+    """The schema asks for true and false instead of 0 and 1; these are left out."""
     cls = data.draw(st.sampled_from([cls for cls in registry.types().values() if cls.model_fields]))
     name = data.draw(st.sampled_from(list(cls.model_fields)))
     assume(not (isinstance(value, int | float) and isinstance(cls.model_fields[name].default, bool)))
     section = "carry" if issubclass(cls, Carry) else "nodes"
     values = {"graph": "g", "version": 1, section: {"part": {"type": cls.type_name, "params": {name: value}}}}
     document = parse_document(json.dumps(values), file="game.yaml")
-    told = read_document(document).problems
+    reported = read_document(document).problems
     path = (section, "part", "params", name)
-    if not any(problem.path[: len(path)] == path or problem.path == path[:-1] for problem in told):
+    if not any(problem.path[: len(path)] == path or problem.path == path[:-1] for problem in reported):
         assert not [error for error in problems(document.values) if f".params.{name}" in error.partition(":")[0]]
 
 
 def known_parts() -> list[Part]:
-    """A part of every type: those of the shipped files, and those that need no params."""
+    """Return parts of many types: all of the shipped graphs, and each type that needs no params."""
     graphs = [load(path) for path in FILES]
     parts = [part for graph in graphs for part in (*graph.carries.values(), *graph.nodes.values())]
     for cls in registry.types().values():
@@ -263,10 +263,10 @@ def test_graphs_of_valid_parts_are_accepted(data: st.DataObject) -> None:
 @given(text=st.text(st.sampled_from("aZ09_.- é"), max_size=4))
 def test_names_are_judged_as_by_the_check(text: str) -> None:
     values = {"graph": text, "version": 1, "nodes": {text: {"type": "source.toy_numbers"}}}
-    told = {problem.path for problem in read_document(parse_document(json.dumps(values), file="g.yaml")).problems}
+    reported = {problem.path for problem in read_document(parse_document(json.dumps(values), file="g.yaml")).problems}
     refused = {error.partition(":")[0] for error in problems(values)}
-    assert (("graph",) in told) == ("$.graph" in refused)
-    assert (("nodes", text) in told) == ("$.nodes" in refused)
+    assert (("graph",) in reported) == ("$.graph" in refused)
+    assert (("nodes", text) in reported) == ("$.nodes" in refused)
 
 
 def test_the_schema_of_ones_own_nodes_is_written_to_a_file(

@@ -1,4 +1,4 @@
-"""The YAML spelling: every mistake of shape is told once, at its place, and a graph comes back from its own dump."""
+"""Reading YAML: every mistake of shape is reported once, at its place, and a dumped graph reads back equal."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +86,7 @@ def test_a_correct_graph_has_no_problems(read: Read) -> None:
 
 
 def lines(read: Read, text: str) -> list[str]:
-    """The problems, and that each position is one of the text and its caret stands under it."""
+    """Return the problems; assert that each source line and caret match the position."""
     loaded = read(text)
     source = text.splitlines()
     for problem in loaded.lines(caret=True):
@@ -336,15 +336,15 @@ def test_many_mistakes_are_told_at_once_in_the_order_of_the_file(read: Read) -> 
         .replace("select.toy_best", "select.toy_bets")
         .replace("credited:", "credit:")
     )
-    told = lines(read, text)
-    assert [line.split(" ")[1].rstrip(":") for line in told] == [
+    reported = lines(read, text)
+    assert [line.split(" ")[1].rstrip(":") for line in reported] == [
         "carry.policy.type",
         "nodes.tasks.params.num_tasks",
         "nodes.score_final.rollouts",
         "nodes.best.type",
         "nodes.update.credit",
     ]
-    numbers = [int(line.split(":")[1]) for line in told]
+    numbers = [int(line.split(":")[1]) for line in reported]
     assert numbers == sorted(numbers)
 
 
@@ -455,7 +455,7 @@ def test_any_params_come_back_from_the_dump(**params: Any) -> None:
 
 @st.composite
 def graphs(draw: st.DrawFn) -> Graph:
-    """Any graph of toy nodes that passes the check of each line."""
+    """Draw any graph of toy nodes that the builder accepts."""
     graph = Graph("random", run=RunConfig(rounds=draw(st.integers(0, 9)), seed=draw(st.integers(0, 9))))
     policy = graph.carry("policy", ToyPolicyCarry(bias=draw(st.none() | st.integers(-3, 3))))
     total = graph.carry("total", TotalCarry())

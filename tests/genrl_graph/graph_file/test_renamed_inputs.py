@@ -1,4 +1,4 @@
-"""An input that was renamed still loads under its old name, and one line names the new one."""
+"""A renamed input still loads under its old name, with one line that names the new one."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ NEW, OLD = "credited: [credit]", "scored: [credit]"
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """The tiny game as version 0.1 spelled it."""
+    """Return the tiny game with the input names of version 0.1."""
     text = (GRAPHS / "tiny.yaml").read_text()
     assert NEW in text
     path = tmp_path / "old.yaml"

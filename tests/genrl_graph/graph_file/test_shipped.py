@@ -1,4 +1,4 @@
-"""Shipped graphs are found by name, by every command that takes a graph, and nothing else is found that way."""
+"""Every command that takes a graph finds shipped graphs by name, and nothing else by name."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ TINY = "graph: mine\nversion: 1\nnodes:\n  tasks: {type: source.list, params: {t
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory."""
+    """Change to an empty working directory."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path / "work"
