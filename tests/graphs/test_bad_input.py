@@ -73,10 +73,11 @@ PACKAGE = ["carry.policy.type=policy.causal_lm", "~carry.policy.params"]
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """The only line that a failed command printed, without the name of the program."""
+    """Return the error that a failed command printed behind its headline, without the name of the program."""
     printed = capsys.readouterr()
     assert printed.out == ""
-    (line,) = printed.err.splitlines()
+    *headline, line = printed.err.splitlines()
+    assert all(", written to " in said or said.startswith("loading ") for said in headline), headline
     name, _, text = line.partition(": ")
     assert name == "genrl-graph"
     return text
@@ -231,7 +232,7 @@ def test_a_reward_function_without_consent_is_refused_and_not_run(
         assert run_command([command, "game.yaml"]) == 2
         printed = capsys.readouterr()
         assert (
-            "game.yaml:21:24 nodes.score.params.function: a graph file may not run 'stranger' by itself; add "
+            "game.yaml:22:24 nodes.score.params.function: a graph file may not run 'stranger' by itself; add "
             "`--import stranger`, or `--import` and the path of stranger.py, to allow it, got 'stranger:pays'"
         ) in printed.out + printed.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["game.yaml", "stranger.py"]

@@ -19,7 +19,7 @@ Swap = tuple[str, str]
 CRITIQUE_INPUTS = "inputs: {tasks: tasks, answers: answers, policy: policy}"
 CHOICE_INPUTS = "inputs: {rollouts: critique, answers: answers}"
 FINAL_CRITIQUES = "critiques: critiques, policy: policy}"
-ALL_CREDITS = "scored: [credit_answer, credit_critique, credit_final]"
+ALL_CREDITS = "credited: [credit_answer, credit_critique, credit_final]"
 UPDATE_ANSWER = """\
   update_answer:
     type: update.grpo
@@ -108,7 +108,7 @@ BROKEN: dict[str, tuple[list[Swap], str]] = {
     ),
     "update without advantages": (
         [("[credit_answer, credit_critique, credit_final]", "[credit_answer, credit_critique, score_final]")],
-        "58:71 nodes.update.scored.2: wants Credited, but 'score_final' gives Scored; nodes that give Credited: "
+        "58:73 nodes.update.credited.2: wants Credited, but 'score_final' gives Scored; nodes that give Credited: "
         "credit_answer, credit_critique, credit_final",
     ),
     "advantage of what is not scored": (
@@ -125,7 +125,7 @@ BROKEN: dict[str, tuple[list[Swap], str]] = {
         [
             ("  final:\n", UPDATE_CRITIQUE),
             (FINAL_CRITIQUES, "critiques: critiques, policy: update_critique}"),
-            (ALL_CREDITS, "scored: [credit_answer, credit_final]"),
+            (ALL_CREDITS, "credited: [credit_answer, credit_final]"),
         ],
         "62:22 nodes.update.policy: 'update' and 'update_critique' both replace the weights of 'policy'; chain them "
         "(read 'update_critique') or take a policy.fork of it",
@@ -134,7 +134,7 @@ BROKEN: dict[str, tuple[list[Swap], str]] = {
         [
             ("  critique:\n", UPDATE_ANSWER),
             (CRITIQUE_INPUTS, "inputs: {tasks: tasks, answers: answers, policy: update_answer}"),
-            ("{policy: policy, scored: [credit_answer, ", "{policy: update_answer, scored: ["),
+            ("{policy: policy, credited: [credit_answer, ", "{policy: update_answer, credited: ["),
         ],
         "51:76 nodes.final.policy: reads the weights of 'policy', but comes after 'update_answer', which replaces "
         "them; read 'update_answer' instead or take a policy.fork of it before the update",
@@ -154,7 +154,7 @@ BROKEN: dict[str, tuple[list[Swap], str]] = {
     ),
     "unused reward": (
         [
-            (ALL_CREDITS, "scored: [credit_answer, credit_final]"),
+            (ALL_CREDITS, "credited: [credit_answer, credit_final]"),
             ("  credit_critique:\n    type: advantage.group\n    inputs: {scored: score_critique}\n", ""),
         ],
         "38:3 nodes.score_critique: this reward is read by nothing; give it to an advantage or remove it",
@@ -218,7 +218,7 @@ SEVERAL_LINES = [
     "40:43 nodes.score_critique.answers: wants PeerRollouts, but 'answer' gives Rollouts; nodes that give "
     "PeerRollouts: answers, critiques",
     "47:57 nodes.final.critiques: no node or carry named 'critique_s' (did you mean 'critiques'?)",
-    "58:54 nodes.update.scored.1: wants Credited, but 'score_critique' gives Scored; nodes that give Credited: "
+    "58:56 nodes.update.credited.1: wants Credited, but 'score_critique' gives Scored; nodes that give Credited: "
     "credit_answer, credit_critique, credit_final",
     "60:7 run.round: unknown option 'round' (did you mean 'rounds'?)",
 ]
