@@ -49,7 +49,7 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
 
 @dataclass(slots=True)
 class Tally:
-    """Passes and failures of one peer's samples at one reward, by task; samples that could not be judged are left out."""
+    """Passes and failures of one peer's samples at one reward, by task; those that could not be judged are left out."""
 
     passed: dict[str, list[bool]] = field(default_factory=dict)
 
