@@ -77,6 +77,7 @@ def _rsa(bits: int) -> bytes:
         (_rsa(2048)[:-1], "is no libp2p key file"),
         (_rsa(2048) + b"more", "is no libp2p key file"),
     ],
+    ids=["empty", "text", "random", "prefix", "pem", "ed25519", "short", "truncated", "longer"],
 )
 def test_a_file_that_is_no_key_of_ours_is_refused_in_one_line(tmp_path, data, what):
     path = tmp_path / "key"
