@@ -95,7 +95,8 @@ def _execute(name: str, file: Path, where: str) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        # not through the bytecode cache, which takes a script that was rewritten within a second for unchanged
+        exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         if previous is not None:

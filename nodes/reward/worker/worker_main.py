@@ -91,7 +91,8 @@ def _load_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     sys.path.append(str(path.parent))  # last: a file beside it must not hide an installed module
-    spec.loader.exec_module(module)
+    # not through the bytecode cache, which takes a script that was rewritten within a second for unchanged
+    exec(compile(Path(path).read_bytes(), str(path), "exec"), module.__dict__)
     return module
 
 

@@ -104,7 +104,7 @@ def test_memory_is_bounded() -> None:
         ({"template": "{{ task.question }}"}, "never reads completion"),
         ({"template": "{{ completion }}{{ task.answer }}"}, "reads task.answer"),
         ({"template": "{{ completion }}{{ rubric }}"}, "reads 'rubric'; it may read task, answer, completion, mark"),
-        ({"template": "{% if %}"}, "no Jinja"),
+        ({"template": "{% if %}"}, "is not valid Jinja"),
         ({"pattern": "[0-9]"}, "one group"),
         ({"pattern": "(([0-9]))"}, "one group"),
         ({"pattern": "("}, "no regular expression"),
