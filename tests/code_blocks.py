@@ -40,7 +40,7 @@ class Block:
 
     @property
     def command(self) -> list[str] | None:
-        """What runs the block; None where it only shows something."""
+        """The command that runs the block; None where it only shows something."""
         if self.language == "bash":
             return None if self.text.startswith("make ") else ["bash", "-ec", self.text]
         if self.language == "python":

@@ -1,4 +1,4 @@
-"""What version 0.1 wrote opens, replays and goes on: `tests/data/v0_1/make.py` says what there is and how it was made.
+"""Files of version 0.1 open, replay and go on: `tests/data/v0_1/make.py` says what there is and how it was made.
 
 Where a later change means that something old is refused, the test of it becomes one of the one line that says why; the
 files stay as they are. A later version adds a folder of its own.

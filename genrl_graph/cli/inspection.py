@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from genrl_graph.cli.arguments import add_import_argument, run_imports
 from genrl_graph.errors import ParamError
 
 if TYPE_CHECKING:
@@ -47,14 +48,7 @@ def add_inspection_commands(commands: "_SubParsersAction[argparse.ArgumentParser
     )
     rows.add_argument("--rounds", metavar="A:B", help="rounds from A up to but without B; also A:, :B and A")
     rows.add_argument("--peer", help="only what this peer holds")
-    rows.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="FILE|MODULE",
-        help="Python file, or installed module, with the nodes that the graph names (it is run)",
-    )
+    add_import_argument(rows)
     rows.set_defaults(command=_rows)
 
 
@@ -107,13 +101,10 @@ def _lineage(args: argparse.Namespace) -> int:
 
 
 def _rows(args: argparse.Namespace) -> int:
-    from genrl_graph.contract import registry
     from genrl_graph.inspection.rows import export_rows
     from genrl_graph.records.stored_run import open_run
 
-    for name in args.imports:
-        is_file = name.endswith(".py") or "/" in name
-        registry.import_file(Path(name)) if is_file else registry.import_module(name)
+    run_imports(args)
     count = export_rows(open_run(args.run), args.node, args.out, rounds=parse_rounds(args.rounds), holder=args.peer)
     print(f"{args.out}: {count} rows")
     return 0

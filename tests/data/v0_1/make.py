@@ -98,7 +98,7 @@ class LyingSwarm(LocalSwarm):
     def close(
         self, node: Exchange, *, round: int, peer: str, tasks: TaskBook, vocabularies: Mapping[str, int]
     ) -> Meeting:
-        """What is admitted of the offers, and what is not."""
+        """Return the admitted rows of the offers, with the refusals."""
         whole = super().close(node, round=round, peer=peer, tasks=tasks, vocabularies=vocabularies)
         own = next(packet.rows for packet in whole.packets if packet.peer == peer)
         packets, refused = [], []
