@@ -31,8 +31,10 @@ class WriterLock:
 
     def __init__(self, folder: Path, *, shared: bool = False) -> None:
         path, self._shared = folder / LOCK, shared
+        access = os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT
         try:
-            self._handle = os.open(path, (os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT) | os.O_CLOEXEC, 0o644)
+            # no link: the folder may come from a stranger, and the file that it leads to would be emptied
+            self._handle = os.open(path, access | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise failed(path, "lock", error) from error
         try:
