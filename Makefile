@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
 TORCH ?= $(shell sed -n 's/^torch==//p' $(LOCK))
 
-.PHONY: quickstart test test-docs lint docs lock latest oldest build bench crash swarm fuzz pictures clean
+.PHONY: quickstart test test-long lint docs lock latest oldest build bench crash swarm fuzz pictures clean
 
 quickstart: $(INSTALLED)
 	@rm -rf runs/quickstart
@@ -19,9 +19,9 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxp
 test: $(INSTALLED)
 	$(PYTEST)
 
-# Run the code blocks of the documentation: too long for `make test`, and CI runs them too.
-test-docs: $(INSTALLED)
-	$(PYTEST) -m docs --dist load
+# Run the code blocks of the documentation and the longest tests: too long for `make test`, and CI runs them too.
+test-long: $(INSTALLED)
+	$(PYTEST) -m "docs or long" --dist load
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
