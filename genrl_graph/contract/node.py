@@ -162,7 +162,7 @@ class Source(Node, kind="source"):
     seed is (run seed, node) if `shared`, and (run seed, node, peer) otherwise. Task ids are `<source node>/<key>`.
     """
 
-    shared: bool = True
+    shared: bool = Field(True, description="true: all peers get the same tasks; false: each peer draws its own")
 
     def resolve(self, task_id: str) -> Task:
         """Return the task of an id; raises `DataError` for an id that this source cannot have made."""
@@ -206,10 +206,13 @@ class Exchange(Node, kind="exchange"):
     it if `include_self` is false.
     """
 
-    include_self: bool = True
-    min_peers: int = Field(ge=1)
-    timeout_s: float = Field(60.0, gt=0)
-    on_short: Literal["wait", "continue", "fail"] = "wait"
+    include_self: bool = Field(True, description="whether this peer's own rows are among the output")
+    min_peers: int = Field(ge=1, description="peers that the exchange needs, this one included")
+    timeout_s: float = Field(60.0, gt=0, description="seconds to wait for the offers of the others")
+    on_short: Literal["wait", "continue", "fail"] = Field(
+        "wait",
+        description="with too few peers: wait for more, continue with those that came, or fail the run (exit code 11)",
+    )
     max_staleness: int = Field(
         0, ge=0, le=64, description="largest age in rounds of rows from a peer that is behind (swarm runner)"
     )

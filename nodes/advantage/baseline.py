@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from genrl_graph.contract.node import Advantage
 from genrl_graph.contract.resources import Log
@@ -22,8 +23,13 @@ class BaselineAdvantage(Advantage):
     a zero-variance group, or a group of one row, gets exactly 0.
     """
 
-    scale: Literal["group", "batch", "none"] = "group"
-    leave_one_out: bool = False
+    scale: Literal["group", "batch", "none"] = Field(
+        "group",
+        description="standard deviation by which advantages are divided: of the group, of all rows (batch), or none",
+    )
+    leave_one_out: bool = Field(
+        False, description="subtract the mean of the group's other rows (RLOO) instead of the mean of all its rows"
+    )
 
     def group_advantages(self, groups: NDArray[np.int64], values: Floats, *, log: Log) -> Floats:
         """Return the advantages of `values` [rows], grouped by `groups` [rows]; log the number of groups that vary."""

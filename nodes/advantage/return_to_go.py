@@ -21,7 +21,9 @@ class ReturnToGo(Advantage, name="return_to_go"):
     """
 
     gamma: float = Field(0.99, ge=0, le=1, description="discount of a step")
-    baseline: Literal["batch", "step", "none"] = "batch"
+    baseline: Literal["batch", "step", "none"] = Field(
+        "batch", description="mean return that is subtracted: over all rows, over rows of the same step index, or none"
+    )
 
     def run(self, scored: Scored[Trajectories], *, log: Log) -> Credited[Trajectories]:
         """Add an `advantage` to the rows."""

@@ -69,13 +69,22 @@ class ChoiceReward(Reward, name="choice"):
     and math-verify run in worker processes with a limit of `timeout_s` seconds per row.
     """
 
-    format: float = 0.5
-    exists: float = 0.5
-    correct: float = 1.0
-    judge: Literal["math", "exact"] = "math"
-    choice_pattern: Regex | None = None
-    answer_pattern: Regex | None = None
-    timeout_s: float = Field(10.0, gt=0)
+    format: float = Field(0.5, description="reward of a well-formed choice")
+    exists: float = Field(0.5, description="reward of choosing a student that was quoted")
+    correct: float = Field(1.0, description="reward of choosing a correct answer, or none where all are wrong")
+    judge: Literal["math", "exact"] = Field(
+        "math", description="how answers are compared with the task's: by math-verify, or as equal text (exact)"
+    )
+    choice_pattern: Regex | None = Field(
+        None,
+        description="regular expression whose first group is the chosen number, 0 for none; null: Choice: Student #k",
+    )
+    answer_pattern: Regex | None = Field(
+        None,
+        description="regular expression of the answer in a completion: its first group, or the whole "
+        "match; null: built in",
+    )
+    timeout_s: float = Field(10.0, gt=0, description="seconds to judge a row; after that it stays unjudged (NaN)")
 
     @field_validator("choice_pattern")
     @classmethod

@@ -41,10 +41,14 @@ class MathReward(Reward, name="math"):
     seconds, or whose task has no reference answer, gets NaN.
     """
 
-    format: float = 0.5
-    correct: float = 1.0
-    pattern: Regex | None = None
-    timeout_s: float = Field(10.0, gt=0)
+    format: float = Field(0.5, description="reward of a completion in which an answer is found")
+    correct: float = Field(1.0, description="reward of an answer that math-verify finds equal to the task's")
+    pattern: Regex | None = Field(
+        None,
+        description="regular expression of the answer: its first group, or the whole match; null: "
+        "<answer>, \\boxed or ####",
+    )
+    timeout_s: float = Field(10.0, gt=0, description="seconds to judge a row; after that it stays unjudged (NaN)")
 
     def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
         """Add `reward`, `reward_format` and `reward_correct` to the rollouts."""

@@ -3,6 +3,7 @@
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from genrl_graph.contract.node import Select
 from genrl_graph.contract.resources import Log
@@ -13,7 +14,9 @@ from genrl_graph.nodes.groups import group_codes
 class NonzeroAdvantage(Select, name="nonzero_advantage"):
     """Keeps rows with a finite advantage if their group (`by: row`: the row itself) has a non-zero advantage."""
 
-    by: Literal["group", "row"] = "group"
+    by: Literal["group", "row"] = Field(
+        "group", description="what needs a non-zero advantage for a row to be kept: its group, or the row itself"
+    )
 
     def run(self, rows: Credited[R], *, log: Log) -> Credited[R]:
         """Return the selected rows in order."""

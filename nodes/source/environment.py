@@ -26,7 +26,7 @@ class EnvironmentSource(Source, name="environment"):
     A run starts at a random seed below 2**30 and counts up modulo 2**30; evaluations use seeds from 2**30 to 2**31.
     """
 
-    environment: Environment
+    environment: Environment = Field(description="the environment that is played")
     num_episodes: int = Field(16, ge=1, le=2**20, description="episodes per round")
 
     _evaluating: bool = PrivateAttr(default=False)
