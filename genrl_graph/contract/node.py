@@ -15,7 +15,7 @@ from genrl_graph.contract.data_path import local_paths
 from genrl_graph.contract.declared import Declared
 from genrl_graph.contract.evaluation import Evaluation
 from genrl_graph.contract.policy import Carried, Policy
-from genrl_graph.contract.signature import Signature, method_of, read_hints, read_inputs, read_outputs
+from genrl_graph.contract.signature import Signature, method_of, read_hints, read_inputs, read_outputs, read_summary
 from genrl_graph.edge_types.edge_type import CREDITED, PEER, SCORED, EdgeType, Mark, Pattern
 from genrl_graph.edge_types.rollouts import R
 from genrl_graph.edge_types.task import Task
@@ -118,7 +118,7 @@ class Node(Declared):
     def _read_contract(cls) -> None:
         run = method_of(cls, "run", cls.type_name, missing="has no `run` method")
         inputs, resources = read_inputs(cls.type_name, run)
-        cls.signature = Signature(inputs, read_outputs(cls.type_name, run), resources)
+        cls.signature = Signature(inputs, read_outputs(cls.type_name, run), resources, read_summary(run))
         cls._require(not any(map(_from_peers, cls._outputs())), "only an exchange returns Peer[...]")
         cls._check_kind()
 
@@ -249,7 +249,7 @@ class Exchange(Node, kind="exchange"):
             raise NodeError(f"{where}.offer: takes the resource {name!r}; only `admit` has resources")
         for socket in admit_inputs:
             raise NodeError(f"{where}.admit.{socket.name}: `admit` takes only packets; make it an input of `offer`")
-        cls.signature = Signature(inputs, read_outputs(where, admit), resources)
+        cls.signature = Signature(inputs, read_outputs(where, admit), resources, read_summary(admit))
         cls._require_rows(PEER)
 
 

@@ -82,11 +82,7 @@ def _type_section(cls: type[Declared], games: Sequence[str]) -> str:
     if imported := _import_line(cls):
         parts.append(f"In Python: {imported}")
     if issubclass(cls, Node):
-        inputs = [(f"`{socket.name}`", _socket(socket)) for socket in cls.signature.inputs]
-        parts.append(table(("Input", "Type"), inputs))
-        outputs = {field: _edge(pattern.bound, str(pattern)) for field, pattern in cls.signature.outputs.items()}
-        rows = [(f"`{field}`", edge) for field, edge in outputs.items() if field]
-        parts.append(table(("Output", "Type"), rows) or "".join(f"**Output** {edge}" for edge in outputs.values()))
+        parts += [_inputs_table(cls), *_outputs(cls)]
     elif issubclass(cls, Carry):
         parts.append(f"**Carries** {_edge(cls.edge, str(cls.edge))}")
     parts += [_params_table("Param", cls), *_long_defaults(cls)]
@@ -94,6 +90,21 @@ def _type_section(cls: type[Declared], games: Sequence[str]) -> str:
         links = ", ".join(f"[{name}](../games/{name}.md)" for name in games)
         parts.append(f"**Used in** {links}")
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _inputs_table(cls: type[Node]) -> str:
+    rows = [(f"`{socket.name}`", _socket(socket), in_cell(socket.meaning)) for socket in cls.signature.inputs]
+    return table(("Input", "Type", "Meaning"), rows)
+
+
+def _outputs(cls: type[Node]) -> Iterator[str]:
+    """Yield the output and what `run` says of it; several outputs as a table and a paragraph."""
+    outputs = {field: _edge(pattern.bound, str(pattern)) for field, pattern in cls.signature.outputs.items()}
+    if "" in outputs:
+        yield f"**Output** {outputs['']}: {linked_papers(cls.signature.returns)}".removesuffix(": ")
+    else:
+        yield table(("Output", "Type"), [(f"`{field}`", edge) for field, edge in outputs.items()])
+        yield linked_papers(cls.signature.returns)
 
 
 def _socket(socket: Socket) -> str:

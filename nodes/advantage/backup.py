@@ -28,7 +28,7 @@ class BackupAdvantage(BaselineAdvantage, name="backup"):
 
     The value of a row is `own` * reward + `backed_up` * backed-up value; with `own` 0 a row with children needs no
     reward. A row without a backed-up value gets the value `own` * reward (`childless: own`) or the advantage NaN
-    (`leave_out`). `scope`, `scale` and `leave_one_out` are those of `advantage.group`.
+    (`leave_out`). The mean is that of `advantage.group`.
     """
 
     how: BackupRule = Field(
@@ -49,7 +49,12 @@ class BackupAdvantage(BaselineAdvantage, name="backup"):
     scope: Scope = "group"
 
     def run(self, scored: Scored[Quoted], later: list[Scored[Rollouts]], *, log: Log) -> Credited[Quoted]:
-        """Add an `advantage` to the rows; log the table `backup` (id, judged children, backed-up value, value)."""
+        """Add an `advantage` to the rows; log the table `backup` (id, judged children, backed-up value, value).
+
+        Inputs:
+            scored: rows that get the advantage
+            later: rows of later stages that quote them in `parent_ids`, each input with its rewards
+        """
         rewards = np.where(np.isfinite(scored.numpy("reward")), scored.numpy("reward"), np.nan)
         children, backed_up = self._backed_up(scored, later)
         values = self._values(rewards, backed_up)

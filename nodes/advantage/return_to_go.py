@@ -26,7 +26,11 @@ class ReturnToGo(Advantage, name="return_to_go"):
     )
 
     def run(self, scored: Scored[Trajectories], *, log: Log) -> Credited[Trajectories]:
-        """Add an `advantage` to the rows."""
+        """Add an `advantage` to the rows.
+
+        Inputs:
+            scored: steps with their rewards, in whole trajectories
+        """
         whole = WholeTrajectories.of(scored)
         rewards = whole.pad(scored.numpy("reward"))
         no_values, no_bootstrap = np.zeros_like(rewards), np.zeros(len(rewards))

@@ -22,5 +22,10 @@ class Answer(ChatGenerator, name="answer"):
     def run(
         self, tasks: Tasks, policy: TextPolicy, *, rng: np.random.Generator, log: Log, round: int, peer: str
     ) -> Rollouts:
-        """Sample answers, in task order."""
+        """Sample answers, in task order.
+
+        Inputs:
+            tasks: questions to answer
+            policy: policy that samples
+        """
         return self.complete(tasks, policy, {}, rng=rng, log=log, round=round, peer=peer)

@@ -71,7 +71,7 @@ class ChatGenerator(Generator):
         default=1.0,
         gt=0,
         le=1,
-        description="nucleus sampling: the most likely tokens of this total probability are kept; 1 keeps all",
+        description="nucleus sampling (arXiv 1904.09751): the likeliest tokens of this total probability; 1 keeps all",
     )
     max_prompt_tokens: int | None = Field(
         default=None,
@@ -247,7 +247,13 @@ class Chat(ChatGenerator, name="chat"):
         round: int,
         peer: str,
     ) -> Rollouts:
-        """Sample completions, in task order; raises `ParamError` if the template uses a name not in `context`."""
+        """Sample completions, in task order; raises `ParamError` if the template uses a name not in `context`.
+
+        Inputs:
+            tasks: chats to complete
+            policy: policy that samples
+            context: upstream rows that the template may quote, by the name it quotes them under
+        """
         upstream = context or {}
         for problem in self._unknown_names(upstream):
             raise ParamError(problem)

@@ -47,5 +47,11 @@ class Critique(ChatGenerator, name="critique"):
         round: int,
         peer: str,
     ) -> Rollouts:
-        """Sample critiques, in task order."""
+        """Sample critiques, in task order.
+
+        Inputs:
+            tasks: questions that were answered
+            answers: answers to choose from, which the prompt numbers per task
+            policy: policy that samples
+        """
         return self.complete(tasks, policy, {"answers": answers}, rng=rng, log=log, round=round, peer=peer)

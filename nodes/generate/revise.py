@@ -48,6 +48,13 @@ class Revise(ChatGenerator, name="revise"):
         round: int,
         peer: str,
     ) -> Rollouts:
-        """Sample revised answers, in task order."""
+        """Sample revised answers, in task order.
+
+        Inputs:
+            tasks: questions to answer again
+            answers: earlier answers, which the prompt numbers per task
+            critiques: critiques of these answers
+            policy: policy that samples
+        """
         upstream = {"answers": answers, "critiques": critiques}
         return self.complete(tasks, policy, upstream, rng=rng, log=log, round=round, peer=peer)

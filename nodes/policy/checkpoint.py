@@ -12,9 +12,7 @@ from genrl_graph.contract.policy import TextPolicy
 class Checkpoint(PolicyCarry, name="checkpoint"):
     """A policy of any type from a run's checkpoint, with its weights and version.
 
-    `run` is the run folder, `policy` the name of the carry in that run, `round` the number of rounds it was trained for
-    (default: the last checkpoint), and `peer` the peer whose copy to load (default: the first). `optimizer` also loads
-    the optimiser state. `device` overrides the device of the run.
+    It starts a run from what an earlier one has learnt, or serves as a frozen opponent, judge or reference.
     """
 
     run: DataPath = Field(min_length=1, description="run folder, such as runs/tiny")

@@ -16,7 +16,7 @@ SPECIAL = ("<pad>", "<eos>", "<unk>")
 
 
 class TinyLM(PolicyCarry, name="tiny_lm"):
-    """A Llama with one token per character and random weights, drawn from (run seed, carry name).
+    """A Llama (arXiv 2302.13971) with one token per character and random weights from (run seed, carry name).
 
     The chat template concatenates the contents, so a prompt of one message is just its text. Characters outside
     `alphabet` become <unk>. `like` names a carry whose initial weights it shares, as for a frozen reference policy.

@@ -29,12 +29,12 @@ _NAME = re.compile(r"(?!.*\.py:)[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 class FunctionReward(Reward, name="function"):
     """The value of `function(prompts, completions, **columns)`: one number per completion, None for "cannot judge".
 
-    `function` is `module:name`, or in Python the function itself; it may be async. A function without an importable
-    name (a lambda, a notebook cell) runs in this process and cannot be dumped. With `factory`, `function` names a
-    factory instead: each process calls it once with these arguments and uses the function that it returns. `format:
-    chat` passes messages, as TRL does for chat data, so TRL's own rewards run unchanged; `text` passes strings, the
-    messages of a prompt joined by blank lines. Columns are `answer`, the keys of the tasks' metadata, and the ids and
-    token ids of `arguments.PASSED`; `columns` adds further names for them, such as `{solution: answer}`.
+    It is called as TRL calls a reward (<https://huggingface.co/docs/trl/grpo_trainer>), and may be async. A function
+    without an importable name (a lambda, a notebook cell) runs in this process and cannot be dumped. With `factory`,
+    each process calls the factory once and uses the function that it returns. `format: chat` passes messages, as TRL
+    does for chat data, so TRL's own rewards run unchanged; `text` passes strings, the messages of a prompt joined by
+    blank lines. Columns are `answer`, the keys of the tasks' metadata, and ids, stage, round, finish reason and token
+    ids of the rows.
 
     With `isolated` it runs in `workers` processes of at most `memory_mb` of address space each; a process that takes
     more than `timeout_s` seconds for a call is killed. In this process there are no limits. A call receives the whole
@@ -135,6 +135,9 @@ class FunctionReward(Reward, name="function"):
         """Add `reward` and `reward_<term>` to the rollouts; the default term is the function's name.
 
         Raises `RewardFailed` if the function cannot be loaded or leaves more rows unjudged than `max_unjudged` allows.
+
+        Inputs:
+            rollouts: rows to judge
         """
         positions = judgeable(rollouts)
         verdicts: dict[int, Verdict] = {}

@@ -42,7 +42,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Judge(Reward, name="judge"):
-    """Score that a language model gives a completion, mapped from `scale` to 0..1.
+    """Score that a language model gives a completion (arXiv 2306.05685), mapped from `scale` to 0..1.
 
     The judge is either a policy of the graph, wired as `judge` (such as a frozen carry), or a `model` behind an
     `endpoint`, the base URL of an OpenAI-compatible API. Its prompt is `system` and `template` (sandboxed Jinja). The
@@ -51,10 +51,9 @@ class Judge(Reward, name="judge"):
     of `pattern` in the judge's reply. A missing score, one outside the scale and a failed call give NaN, never 0. With
     `samples` above 1 the mean of the readable scores counts. Equal questions are asked once.
 
-    For an endpoint: `api_key_env` names the environment variable of the API key (JUDGE_...). `request` adds keys to
-    the request body; null removes one, such as `{max_tokens: null, max_completion_tokens: 512}`. A try ends after
-    `timeout_s` seconds; up to `retries` more follow, after `retry_wait_s` seconds, doubled each time. `cache` stores
-    replies in a sqlite file for later runs (without it they stay in memory for later rounds).
+    A `request` of `{max_tokens: null, max_completion_tokens: 512}` suits an endpoint that wants the newer name. A
+    request that fails for a while is tried again; the reply of an endpoint is kept for later rounds, in `cache` for
+    later runs too.
     """
 
     endpoint: BaseUrl | None = Field(
@@ -172,7 +171,12 @@ class Judge(Reward, name="judge"):
     def run(
         self, rollouts: Texts, judge: TextPolicy | None = None, *, rng: np.random.Generator, tasks: TaskBook, log: Log
     ) -> Scored[Texts]:
-        """Add `reward` and `reward_<term>` to the rollouts; log the judge's replies in the table `verdicts`."""
+        """Add `reward` and `reward_<term>` to the rollouts; log the judge's replies in the table `verdicts`.
+
+        Inputs:
+            rollouts: rows to judge
+            judge: policy that judges; without it `endpoint` does
+        """
         for problem in self._judge_problems(wired=judge is not None):
             raise ParamError(f"{self.place.node}: {problem}")
         question_of = self._questions(rollouts, tasks)

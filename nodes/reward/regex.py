@@ -55,7 +55,11 @@ class RegexReward(Reward, name="regex"):
         return self
 
     def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
-        """Add `reward` and `reward_<term>` to the rollouts."""
+        """Add `reward` and `reward_<term>` to the rollouts.
+
+        Inputs:
+            rollouts: rows to judge
+        """
         ids, completions = rollouts.values("task_id"), rollouts.values("completion")
         calls: dict[int, Mapping[str, object]] = {}
         verdicts: dict[int, Verdict] = {}

@@ -99,6 +99,9 @@ class WeightedSum(Reward, name="weighted_sum"):
 
         Raises `ColumnError` if the inputs hold different rows, if two of them share a term, or if a listed term is in
         none; `RewardFailed` if more than `max_unjudged` of the rows with a judged term are left out.
+
+        Inputs:
+            scored: rewards of the same rows, or the last reward of a chain
         """
         columns = _join_terms(scored)
         weights = self._weights([name.removeprefix(PREFIX) for name in columns])

@@ -29,7 +29,11 @@ class Top(Select, name="top"):
     )
 
     def run(self, rows: Scored[R]) -> Scored[R]:
-        """Return the selected rows; raises `ColumnError` if `column` is missing or not numeric."""
+        """Return the selected rows; raises `ColumnError` if `column` is missing or not numeric.
+
+        Inputs:
+            rows: rows to choose from
+        """
         names = rows.table.column_names
         if self.column not in names:
             raise ColumnError(f"{self.place.node}: no column {self.column!r}; there are {', '.join(names)}")

@@ -52,11 +52,11 @@ class HfDataset(Source, name="hf_dataset"):
 
     `path` is a JSONL, CSV or Parquet file, a folder, or a name on the hub; `name` is the subset. The answer is the
     answer column, or the text after its last `####` (gsm8k) or in its last box (boxed). Params left out default to
-    those of the hub name (`PRESETS`). `metadata` names further columns to keep, `kind_column` the column by which
-    tables group tasks. The key of a task is its row number.
+    those of the hub name, if it is openai/gsm8k, open-r1/DAPO-Math-17k-Processed or
+    open-r1/Big-Math-RL-Verified-Processed. The key of a task is its row number.
 
     An evaluation uses rows of `eval_split` (keys `eval-<row>`), or the share `holdout` of the rows, which training
-    never samples (`holdout.held_out`). With `streaming` the data set is never loaded whole: blocks of `shuffle_block`
+    never samples. With `streaming` the data set is never loaded whole: blocks of `shuffle_block`
     rows are read in the order of the stream, and each is shuffled.
     """
 

@@ -103,7 +103,11 @@ class Mix(Source, name="mix"):
                 source.prepare()
 
     def run(self, level: Level | None = None, *, rng: np.random.Generator, round: int) -> Tasks:
-        """Return the tasks of one round, one member after the other."""
+        """Return the tasks of one round, one member after the other.
+
+        Inputs:
+            level: difficulty that unlocks members; without it all are sampled
+        """
         sources = self._sources()
         counts = dict.fromkeys(sources) if self._evaluating else self._counts(level, rng, round)
         frames = []

@@ -27,7 +27,7 @@ MAX_ENTRIES = 2**28
 
 
 class ReasoningGym(Source, name="reasoning_gym"):
-    """Provides `num_tasks` new entries of a reasoning-gym data set per round.
+    """Provides `num_tasks` new entries of a reasoning-gym data set (arXiv 2505.24760) per round.
 
     The data set is `dataset` with the config `params`, or a composite in reasoning-gym's own YAML format, the file
     `config`, whose seeds are ignored. Task i of round r is entry r * num_tasks + i. A data set has `size` entries per

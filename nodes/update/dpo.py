@@ -59,7 +59,13 @@ class Dpo(TrlUpdate, name="dpo"):
         peer: str,
         round: int = 0,
     ) -> TextPolicy:
-        """Return the policy after `epochs` passes; log the pairs trained on (ids, digest of the prompt ids)."""
+        """Return the policy after `epochs` passes; log the pairs trained on (ids, digest of the prompt ids).
+
+        Inputs:
+            policy: policy that is trained; the output is its next version
+            scored: rows with rewards, from which the pairs of a group are formed
+            reference: frozen policy of the KL; without it `policy` as it was before this update
+        """
         if not self.is_due(round):
             return policy
         from genrl_graph.nodes.update.trl.trl_dpo import train_dpo

@@ -32,7 +32,12 @@ class Dqn(ActorUpdate, name="dqn"):
     def run(
         self, policy: QNetwork, replay: ReplayBuffer, *, rng: np.random.Generator, log: Log, round: int
     ) -> QNetwork:
-        """Return the policy after its optimiser steps."""
+        """Return the policy after its optimiser steps.
+
+        Inputs:
+            policy: policy that is trained; the output is its next version
+            replay: buffer that transitions are sampled from
+        """
         if self.is_due(round) and len(replay) >= self.start_size:
             from genrl_graph.nodes.update.steps.dqn_training import train_dqn
 

@@ -48,7 +48,9 @@ class Grpo(PacedUpdate, name="grpo"):
     epsilon_high: float = Field(
         0.28, description="clip range above 1 of the ratio, for positive advantages; serves the clipped losses"
     )
-    delta: float | None = Field(None, description="upper bound of the ratio for negative advantages")
+    delta: float | None = Field(
+        None, description="upper bound of the ratio for negative advantages (arXiv 2505.07291); null: none"
+    )
     beta: float = Field(0.0, ge=0, description="weight of the KL to the policy wired as `reference`")
     unbiased_kl: bool = Field(
         True,
@@ -112,7 +114,13 @@ class Grpo(PacedUpdate, name="grpo"):
         peer: str,
         round: int = 0,
     ) -> TextPolicy:
-        """Return the policy after `epochs` passes; log the rows trained on (id, ratio, digest of the prompt ids)."""
+        """Return the policy after `epochs` passes; log the rows trained on (id, ratio, digest of the prompt ids).
+
+        Inputs:
+            policy: policy that is trained; the output is its next version
+            credited: rollouts with advantages, the policy's own or those of other peers
+            reference: frozen policy of the KL, needed if `beta` is above 0
+        """
         if not self.is_due(round):
             return policy
         from genrl_graph.nodes.update.steps.training import Trainer

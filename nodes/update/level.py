@@ -84,7 +84,12 @@ class RaiseLevel(Update, name="level"):
         return self
 
     def run(self, level: Level, scored: list[Scored[Frame]], *, log: Log) -> Level:
-        """Return the level of the next round."""
+        """Return the level of the next round.
+
+        Inputs:
+            level: level of this round
+            scored: rows whose mean reward decides
+        """
         column = "reward" if self.term is None else f"reward_{self.term}"
         values = np.concatenate([np.empty(0), *(rows.numpy(column) for rows in scored)])
         judged = values[np.isfinite(values)]

@@ -154,7 +154,12 @@ class Remember(Update, name="replay"):
     """
 
     def run(self, replay: ReplayBuffer, scored: list[Scored[Trajectories]], *, log: Log) -> ReplayBuffer:
-        """Return the buffer with the new transitions."""
+        """Return the buffer with the new transitions.
+
+        Inputs:
+            replay: buffer that grows; the output is its next version
+            scored: whole episodes with rewards
+        """
         rows = Trajectories.concat(scored)
         replay.add(Transitions.of(rows))
         log.metric("remembered", len(replay))
