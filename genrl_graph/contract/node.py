@@ -36,7 +36,10 @@ class Place:
 
 
 class Carry(Declared, kind="carry"):
-    """Declares a value that each round passes to the next; the return annotation of `init` is its edge type."""
+    """Declares a value that each round passes to the next.
+
+    The return annotation of `init` is its edge type.
+    """
 
     edge: ClassVar[EdgeType]
 
@@ -59,7 +62,10 @@ class Carry(Declared, kind="carry"):
 
 
 class PolicyCarry(Carry, kind="policy"):
-    """Declares a policy; set `small` if it is created in a moment, and estimates then time rounds with it."""
+    """Declares a policy that each round passes to the next: trained by an update, or frozen.
+
+    Set `small` if it is created in a moment: estimates then time rounds with it.
+    """
 
     small: ClassVar[bool] = False
 

@@ -135,8 +135,13 @@ def _params_table(what: str, cls: type[BaseModel]) -> str:
 
 def _param_row(path: str, param: Param) -> tuple[str, str, str, str]:
     bounds = f"<br>{', '.join(param.constraints)}" if param.constraints else ""
-    default = "*required*" if param.required else code(_short(param.default))
-    return f"`{path}`", f"{_type_cell(param.annotation)}{bounds}", default, in_cell(param.description)
+    return f"`{path}`", f"{_type_cell(param.annotation)}{bounds}", _default_cell(param), in_cell(param.description)
+
+
+def _default_cell(param: Param) -> str:
+    if param.required:
+        return "*required*"
+    return code(_yaml(param.default)) if _is_short(param.default) else "*see below*"
 
 
 def _type_cell(annotation: Any) -> str:
@@ -173,9 +178,8 @@ def _models_in(annotation: Any, step: str = "") -> Iterator[tuple[str, type[Base
         yield from _models_in(inner[1], f"{step}.<name>")
 
 
-def _short(default: Any) -> str:
-    text = _yaml(default)
-    return text if len(text) <= SHORT_DEFAULT else "see below"
+def _is_short(default: Any) -> bool:
+    return len(_yaml(default)) <= SHORT_DEFAULT
 
 
 def _yaml(value: Any) -> str:
@@ -186,6 +190,7 @@ def _yaml(value: Any) -> str:
 
 def _long_defaults(cls: type[BaseModel]) -> Iterator[str]:
     for param in params_of(cls):
-        if not param.required and _short(param.default) != _yaml(param.default):
+        if not (param.required or _is_short(param.default)):
             text = param.default if isinstance(param.default, str) else _yaml(param.default)
-            yield f"Default of `{param.name}`:\n\n{code_block(text, 'jinja' if '{{' in text else 'text')}"
+            language = "jinja" if "{{" in text else "text"
+            yield f"Default of `{param.name}`:\n\n{code_block(text, f'{{ .{language} .prose }}')}"

@@ -27,6 +27,10 @@ from genrl_graph.nodes.update.steps.schedules import (
 class Grpo(PacedUpdate, name="grpo"):
     """Train a policy on credited rollouts with a loss of the GRPO family (arXiv 2402.03300 and later).
 
+    Losses: grpo (arXiv 2402.03300), bnpo (TRL's token mean over a batch), dapo (arXiv 2503.14476), dr_grpo
+    (arXiv 2503.20783), luspo (arXiv 2602.05261), cispo (arXiv 2506.13585), sapo (arXiv 2511.20347) and vespo
+    (arXiv 2602.10693); with `importance: sequence` grpo is GSPO (arXiv 2507.18071).
+
     The importance ratio is 1 for rollouts that the current version sampled. For the policy's own older rollouts the
     old log-probs are the sampler's; for other peers' rollouts they are this policy's, from before the first step of
     this update. Other peers' rollouts of another tokenizer are tokenised again. Left out and counted are rows without a
@@ -37,10 +41,10 @@ class Grpo(PacedUpdate, name="grpo"):
     renamed_inputs = {"scored": "credited"}
 
     loss_type: LossType = Field(
-        "dapo", description="the loss, named as in TRL; table of all losses in `genrl_graph.nodes.update.steps.losses`"
+        "dapo", description="the loss, named as in TRL; the clipped ones are grpo, bnpo, dapo, dr_grpo and luspo"
     )
     importance: Importance | None = Field(
-        None, description="importance ratio per token or per sequence (GSPO); default: token, for luspo sequence"
+        None, description="importance ratio per token or per sequence (GSPO); null: token, for luspo sequence"
     )
     epsilon_low: float = Field(
         0.2, description="clip range below 1 of the ratio, for negative advantages; serves the clipped losses"
@@ -66,7 +70,7 @@ class Grpo(PacedUpdate, name="grpo"):
         1.05, description="sapo: temperature of the soft gate for the other advantages; higher damps more"
     )
     vespo_k_pos: float = Field(
-        2.0, description="vespo: power k of the weight w^k exp(lambda (1 - w)), for advantages of at least 0"
+        2.0, description="vespo: power k of the weight `w^k exp(lambda (1 - w))`, for advantages of at least 0"
     )
     vespo_lambda_pos: float = Field(
         3.0, description="vespo: lambda of that weight, w the sequence's ratio, for advantages of at least 0"

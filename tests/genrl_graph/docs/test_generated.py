@@ -53,8 +53,8 @@ def test_nested_params_have_paths_and_long_defaults_stand_below() -> None:
     needed = "peers that the exchange needs, this one included"
     assert rows(kind_page("exchange", {}))["`min_peers`"] == ["`int`<br>≥ 1", "*required*", needed]
     assert "`members.<name>.weight`" in rows(page)
-    assert rows(kind_page("generate", {}))["`template`"][1] == "`see below`"
-    assert "Default of `template`:\n\n```jinja\n" in kind_page("generate", {})
+    assert rows(kind_page("generate", {}))["`template`"][1] == "*see below*"
+    assert "Default of `template`:\n\n```{ .jinja .prose }\n" in kind_page("generate", {})
 
 
 @pytest.mark.parametrize("kind", kinds())
