@@ -47,13 +47,14 @@ class Grpo(PacedUpdate, name="grpo"):
         None, description="importance ratio per token or per sequence (GSPO); null: token, for luspo sequence"
     )
     epsilon_low: float = Field(
-        0.2, description="clip range below 1 of the ratio, for negative advantages; serves the clipped losses"
+        0.2, description="clip range below 1 of the ratio, 0 to 1, for negative advantages; serves the clipped losses"
     )
     epsilon_high: float = Field(
-        0.28, description="clip range above 1 of the ratio, for positive advantages; serves the clipped losses"
+        0.28, description="clip range above 1 of the ratio, from 0, for positive advantages; serves the clipped losses"
     )
     delta: float | None = Field(
-        None, description="upper bound of the ratio for negative advantages (arXiv 2505.07291); null: none"
+        None,
+        description="upper bound of the ratio for negative advantages, above 1 + epsilon_high (arXiv 2505.07291); null: none",
     )
     beta: float = Field(0.0, ge=0, description="weight of the KL to the policy wired as `reference`")
     unbiased_kl: bool = Field(
@@ -61,22 +62,23 @@ class Grpo(PacedUpdate, name="grpo"):
         description="multiply the KL by the importance ratio, which makes its gradient unbiased (arXiv 2512.02556)",
     )
     cispo_max_ratio: float = Field(
-        5.0, description="cispo: largest ratio by which a token is weighted (a ratio, not a distance from 1)"
+        5.0, description="cispo: largest ratio by which a token is weighted, above 0; a ratio, not a distance from 1"
     )
     sapo_temperature_pos: float = Field(
-        1.0, description="sapo: temperature of the soft gate for positive advantages; higher damps more"
+        1.0, description="sapo: temperature of the soft gate for positive advantages, above 0; higher damps more"
     )
     sapo_temperature_neg: float = Field(
-        1.05, description="sapo: temperature of the soft gate for the other advantages; higher damps more"
+        1.05, description="sapo: temperature of the soft gate for the other advantages, above 0; higher damps more"
     )
     vespo_k_pos: float = Field(
-        2.0, description="vespo: power k of the weight `w^k exp(lambda (1 - w))`, for advantages of at least 0"
+        2.0, description="vespo: power k, from 0, of the weight `w^k exp(lambda (1 - w))`, for advantages of at least 0"
     )
     vespo_lambda_pos: float = Field(
-        3.0, description="vespo: lambda of that weight, w the sequence's ratio, for advantages of at least 0"
+        3.0,
+        description="vespo: lambda of that weight, above 0, for advantages of at least 0; w is the sequence's ratio",
     )
-    vespo_k_neg: float = Field(3.0, description="vespo: power k of the weight, for negative advantages")
-    vespo_lambda_neg: float = Field(2.0, description="vespo: lambda of the weight, for negative advantages")
+    vespo_k_neg: float = Field(3.0, description="vespo: power k of the weight, from 0, for negative advantages")
+    vespo_lambda_neg: float = Field(2.0, description="vespo: lambda of the weight, above 0, for negative advantages")
     learning_rate: LearningRate = 1e-6
     decay: Decay = "constant"
     warmup_steps: WarmupSteps = 0
