@@ -54,7 +54,7 @@ class Grpo(PacedUpdate, name="grpo"):
     )
     delta: float | None = Field(
         None,
-        description="upper bound of the ratio for negative advantages, above 1 + epsilon_high (arXiv 2505.07291); null: none",
+        description="upper bound of the ratio for negative advantages, above 1 + epsilon_high (arXiv 2505.07291)",
     )
     beta: float = Field(0.0, ge=0, description="weight of the KL to the policy wired as `reference`")
     unbiased_kl: bool = Field(
