@@ -86,7 +86,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # the folders `node` of groups `node/field`, and those of ragged columns, have no metadata; zarr reads the tree anyway
-@pytest.mark.filterwarnings("ignore:Object at .* is not recognized:zarr.errors.ZarrUserWarning")
+@pytest.mark.filterwarnings("ignore:Object at .* is not recognized")
 def test_a_finished_run_is_all_zarr(finished: Path) -> None:
     root = zarr.open(str(finished / "rollouts.zarr"), mode="r")
     want = np.concatenate([np.linspace(-1, 1, 3) + number for number in range(4)])
