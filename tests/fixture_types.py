@@ -32,7 +32,7 @@ class MakeSteps(Protocol):
         *,
         values: Sequence[Sequence[float]] | None = None,
         bootstrap: Sequence[float] | None = None,
-        finish: Sequence[str] | None = None,
+        finish_reason: Sequence[str] | None = None,
         seats: Sequence[int] | None = None,
         source: str = "tasks",
     ) -> Trajectories: ...

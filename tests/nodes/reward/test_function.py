@@ -126,12 +126,12 @@ def paid(make_rollouts: MakeRollouts, tasks: TaskBook, log: Log, judges: ModuleT
     def of(
         function: Any,
         completions: Sequence[str] = ("a", "bb"),
-        finish: str | list[str] = "stop",
+        finish_reason: str | list[str] = "stop",
         metadata: dict[str, Any] | None = None,
         **params: Any,
     ) -> Scored:
         ids = ["tasks/0", "tasks/1", *["tasks/0"] * len(completions)][: len(completions)]
-        rows = make_rollouts(list(completions), task_id=ids, finish=finish)
+        rows = make_rollouts(list(completions), task_id=ids, finish_reason=finish_reason)
         name = f"judges_for_test:{function}" if isinstance(function, str) else function
         listed = [{"question": "?", "metadata": metadata}] * 2
         book = TaskBook({"tasks": ListSource(tasks=listed).placed(Place("tasks"))}) if metadata else tasks
@@ -143,7 +143,7 @@ def paid(make_rollouts: MakeRollouts, tasks: TaskBook, log: Log, judges: ModuleT
 @pytest.mark.parametrize("isolated", [True, False])
 @pytest.mark.parametrize("name", ["length", "slow_length"])
 def test_pays_what_the_function_returns(paid: Paid, name: str, isolated: bool) -> None:
-    scored = paid(name, ("a", "bb", "cc"), finish=["stop", "length", "failed"], weight=0.5, isolated=isolated)
+    scored = paid(name, ("a", "bb", "cc"), finish_reason=["stop", "length", "failed"], weight=0.5, isolated=isolated)
     assert np.array_equal(scored.numpy("reward"), [0.5, 1.0, np.nan], equal_nan=True)
     assert scored.values(f"reward_{name}")[:2] == [1.0, 2.0]
 
@@ -288,7 +288,7 @@ def test_params_that_do_nothing_are_refused(params: dict[str, object], message: 
 
 
 def test_nothing_is_called_without_rows(paid: Paid) -> None:
-    assert np.isnan(paid("raises", finish="failed").numpy("reward")).all()
+    assert np.isnan(paid("raises", finish_reason="failed").numpy("reward")).all()
 
 
 def test_a_lambda_runs_here_and_has_no_yaml(paid: Paid) -> None:
