@@ -15,7 +15,7 @@ from architectures import causal
 from toys import Centred, Step, ToyPolicy, toy_game
 
 import genrl_graph
-from genrl_graph import Credited, Frame, Graph, Log, Reward, Rollouts, Scored, open_run, score
+from genrl_graph import Credited, Graph, Log, Reward, Rollouts, Scored, open_run, score
 from genrl_graph.cli import run_command
 from genrl_graph.contract.node import Select
 from genrl_graph.edge_types.rollouts import R
@@ -503,7 +503,7 @@ def test_the_python_door(toy: Path, tmp_path: Path) -> None:
     assert {move.node for move in found.moves} == {"score_final", "match_final", "credit_final"}
 
 
-def by_hand(policy: CausalPolicy, rounds: Sequence[Frame], node: Grpo) -> list[tuple[float, float]]:
+def by_hand(policy: CausalPolicy, rounds: Sequence[Rollouts], node: Grpo) -> list[tuple[float, float]]:
     """Loss and norm of the gradient of each round in plain torch: dapo, ratios to the stored log-probs, AdamW."""
     import torch
 
@@ -543,7 +543,8 @@ def test_training_on_a_replay_weighs_by_the_stored_logprobs(tiny: Path, tmp_path
         rounds = []
         for number in found.rounds:
             names = ("credit_answer", "credit_critique", "credit_final")
-            rounds.append(Frame.concat([made.frame(name, number, holder=peer) for name in names]))
+            stored = [made.frame(name, number, holder=peer) for name in names]
+            rounds.append(Rollouts.concat([rows for rows in stored if isinstance(rows, Rollouts)]))
         expected = by_hand(causal(carry.init("policy", seed=0)), rounds, node)
         told = [(row["update/loss"], row["update/grad_norm"]) for row in metrics if row["peer"] == peer]
         np.testing.assert_allclose(told, expected, rtol=2e-3, atol=2e-5)

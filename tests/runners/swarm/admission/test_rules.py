@@ -276,7 +276,8 @@ def test_rows_without_an_author_or_a_task_are_taken_and_have_one_shape() -> None
     kept = of_one_shape(got)
     assert {name: len(admitted.rows) for name, admitted in kept.items()} == {"anna": 0, "ben": 2, "cleo": 2, "dora": 0}
     assert rules(kept["anna"]) == [(PAYLOAD, "shape")]
-    assert len(Frame.concat([like, *(admitted.rows for admitted in kept.values())])) == 4
+    rows = [admitted.rows for admitted in kept.values() if isinstance(admitted.rows, Moves)]
+    assert len(rows) == 4 and len(Moves.concat([like, *rows])) == 4
     assert of_one_shape({"ben": got["ben"]}) == {"ben": got["ben"]}
 
 
