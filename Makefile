@@ -21,7 +21,7 @@ test: $(INSTALLED)
 
 # Run the code blocks of the documentation and the longest tests: too long for `make test`, and CI runs them too.
 test-long: $(INSTALLED)
-	$(PYTEST) -m "docs or long" --dist load
+	$(PYTEST) -m "docs or long" --dist loadgroup
 
 # Run `make test` and say which share of the statements ran; less than `fail_under` in pyproject.toml fails. Python 3.11
 # measures by tracing, which takes about 1.6 times as much processor time: `make test` by itself goes without, and so does

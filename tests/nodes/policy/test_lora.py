@@ -266,6 +266,7 @@ for policy in policies:
 """
 
 
+@pytest.mark.long
 def test_three_policies_on_one_smollm2_need_little_more_memory_than_one(tmp_path: Path) -> None:
     """Compare memory of one and three policies, and the logits of each export with its policy's."""
     done = subprocess.run(

@@ -335,6 +335,7 @@ def test_the_command_line_resumes(
     assert run_command(["run", "game.yaml", "--resume", *imports[:2]]) == ParamError.exit_code
 
 
+@pytest.mark.long
 def test_kills_in_commits_blocks_and_checkpoints_leave_no_trace() -> None:
     command = [sys.executable, str(CRASH), "--kills", "10", "--rounds", "3"]
     found = subprocess.run(
