@@ -112,7 +112,7 @@ def type_json(kind: EdgeType) -> list[Any]:
 
 def type_from_json(stored: Sequence[Any], wanted: EdgeType, inputs: Mapping[str, Any]) -> EdgeType:
     """Return the type that `type_json` described, a subclass of `wanted`; raises `StoreError` where there is none."""
-    name, marks = stored
+    name, marks = stored if len(stored) == 2 and isinstance(stored[1], list) else (stored, [])
     known = dict(MARKS)
     for kind in (wanted, *(frame.edge_type for value in inputs.values() for frame in frames_of(value))):
         known |= {mark.name: mark for mark in kind.marks}

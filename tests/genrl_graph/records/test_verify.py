@@ -18,6 +18,7 @@ from genrl_graph.store.arrays import root_file
 from genrl_graph.store.chunks import ChunkedArray
 from genrl_graph.store.journal import Record
 from genrl_graph.store.manifest import write_manifest
+from genrl_graph.store.run_path import RunPath
 from genrl_graph.store.run_store import RunStore
 
 ROUNDS = 6
@@ -44,7 +45,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if number == 3:
                 store.flush()
         for rounds in (2, 4):
-            peer = store.checkpoints / f"{rounds:06d}" / "peer0000"
+            peer = folder / "checkpoints" / f"{rounds:06d}" / "peer0000"
             peer.mkdir(parents=True)
             (peer / "weights").write_bytes(bytes(range(200)))
             write_manifest(peer.parent)
@@ -126,7 +127,7 @@ def test_counts_that_do_not_fit_the_records_are_found(run: Path) -> None:
 
 
 def test_rows_changed_with_valid_checksums_do_not_give_the_hash_of_their_record(run: Path) -> None:
-    array = ChunkedArray(run / "rollouts.zarr/score/reward", Leaf("reward", "", "float64"))
+    array = ChunkedArray(RunPath.of(run / "rollouts.zarr/score/reward"), Leaf("reward", "", "float64"))
     rewards = array.read(0, 16).copy()
     rewards[9] += 1e-9
     for path, data in array.files(rewards, 0):
@@ -136,7 +137,7 @@ def test_rows_changed_with_valid_checksums_do_not_give_the_hash_of_their_record(
 
 
 def test_offsets_that_fall_are_found(run: Path) -> None:
-    array = ChunkedArray(run / "rollouts.zarr/answer/messages/offsets", Leaf("m", "", "int64", into="values"))
+    array = ChunkedArray(RunPath.of(run / "rollouts.zarr/answer/messages/offsets"), Leaf("m", "", "int64", into="values"))
     offsets = array.read(0, 17).copy()
     offsets[5] = 99
     for path, data in array.files(offsets, 0):
