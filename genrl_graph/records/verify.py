@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
+from genrl_graph.arrow.flat import empty
 from genrl_graph.arrow.schema import leaves, schema_json
 from genrl_graph.errors import StoreError
 from genrl_graph.graph_file.read import refuse_newer
@@ -26,6 +27,7 @@ from genrl_graph.store.group_names import METADATA, STEPS, check_group, group_pa
 from genrl_graph.store.journal import Record, check_origin, digest_of, torn_tail
 from genrl_graph.store.manifest import damaged_files
 from genrl_graph.store.metrics_file import metric_lines
+from genrl_graph.store.renamed import ColumnNames
 from genrl_graph.store.run_path import RunPath, refused_by_name
 from genrl_graph.store.strict_json import RESTORE, parse_object
 from genrl_graph.store.view import archived_records, check_origin_columns, pending_entries, rows_of_step
@@ -148,7 +150,7 @@ class _ArraysVerifier:
         report.groups = len(counts.keys() - {STEPS})
         report.rows = sum(rows for group, rows in counts.items() if group != STEPS)
         with report.noting():
-            _check_bytes(arrays.folder / METADATA, root_file(counts))
+            _check_bytes(arrays.folder / METADATA, root_file(counts, arrays.layout))
         with report.noting():
             arrays.check_names()
         for group in counts:
@@ -170,6 +172,7 @@ class _ArraysVerifier:
         if group != STEPS:
             check_group(group)
             check_origin_columns(schema, f"{metadata}: {group}")
+            ColumnNames(arrays.layout).present(empty(schema))
         _check_bytes(metadata, group_file({"schema_version": SCHEMA, "columns": schema_json(schema)}))
         self.known.add(metadata)
         levels = {"": arrays.counts[group]}

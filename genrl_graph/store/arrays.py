@@ -30,10 +30,11 @@ from genrl_graph.store.group_names import (
     group_path,
     leaf_path,
 )
+from genrl_graph.store.renamed import RENAMED
 from genrl_graph.store.run_path import PARTIAL, RunPath, refused_by_name
 from genrl_graph.store.strict_json import RESTORE, is_count, parse_object
 
-LAYOUT = 2
+LAYOUT = 3
 SCHEMA = 1  # the version of the columns of a group
 ROWS_A_READ = 65_536
 BYTES_A_READ = 2**28  # of tensors, whose rows may be large
@@ -54,7 +55,8 @@ class ArrayWrite:
 class RolloutArrays:
     """The arrays of one run. Appended rows count only after `publish`.
 
-    Raises `StoreError` where the folder is not the store of a run, or has another layout version.
+    A run keeps the layout it began with; see `renamed` for what they differ in. Raises `StoreError` where the folder is
+    not the store of a run, or has a layout version that this program does not read.
     """
 
     def __init__(self, folder: Path | RunPath) -> None:
@@ -62,6 +64,7 @@ class RolloutArrays:
         self._new_names: set[RunPath] = set()  # folders with files written since the last `publish`
         self._levels: dict[str, dict[str, int]] = {}  # published elements by group and level
         self._next: dict[str, dict[str, int]] = {}  # the same after the next `publish`
+        self.layout = LAYOUT
         self.counts = self.published()
 
     @classmethod
@@ -81,11 +84,12 @@ class RolloutArrays:
             raise StoreError(f"{self.folder}: no layout version in {METADATA}; this is not the store of a run")
         if layout > LAYOUT:
             raise StoreError(f"{self.folder}: layout {layout} is newer than {LAYOUT}; upgrade genrl-graph")
-        if layout < LAYOUT:
+        if layout not in RENAMED:
             raise StoreError(
-                f"{self.folder}: layout {layout} is older than {LAYOUT}; open it with the version of genrl-graph "
+                f"{self.folder}: layout {layout} is older than {min(RENAMED)}; open it with the version of genrl-graph "
                 "that wrote it"
             )
+        self.layout = layout
         for group, rows in root["rows"].items():
             group_path(self.folder, group)  # raises for a name that no group can have
             if not is_count(rows):
@@ -140,7 +144,7 @@ class RolloutArrays:
         """Sync the appended rows to the disk, then publish the new row counts in one rename."""
         counts = self.counts | {group: levels[""] for group, levels in self._next.items()}
         self._sync()
-        (self.folder / METADATA).write(root_file(counts))
+        (self.folder / METADATA).write(root_file(counts, self.layout))
         self.folder.sync()
         self.counts = counts
         self._levels |= self._next
@@ -250,6 +254,6 @@ def group_file(attributes: Mapping[str, Any]) -> bytes:
     return json.dumps(node, indent=2).encode()
 
 
-def root_file(counts: Mapping[str, int]) -> bytes:
+def root_file(counts: Mapping[str, int], layout: int = LAYOUT) -> bytes:
     """Return the zarr metadata file of the root: layout version and published row counts."""
-    return group_file({"layout": LAYOUT, "rows": counts})
+    return group_file({"layout": layout, "rows": counts})

@@ -12,6 +12,7 @@ from genrl_graph.errors import StoreError
 from genrl_graph.store.durable import failed
 from genrl_graph.store.group_names import STEPS, STEPS_SCHEMA, check_distinct
 from genrl_graph.store.journal import JournalEntry, entries
+from genrl_graph.store.renamed import ColumnNames
 from genrl_graph.store.run_path import RunPath
 from genrl_graph.store.strict_json import RESTORE, is_count, parse_object
 
@@ -65,10 +66,12 @@ def pending_entries(journal: RunPath, arrays: "RolloutArrays") -> list[JournalEn
     schemas = {group: arrays.schema(group) for group, rows in arrays.counts.items() if rows}
     pending = list(entries(journal, since=archived_records(arrays.counts)))
     latest: dict[str, pa.Schema] = {}
+    names = ColumnNames(arrays.layout)
     for entry in pending:
         for group, table in entry.record.tables.items():
             where = f"{journal}: record {entry.position}: {group}"
             check_origin_columns(table.schema, where)
+            names.present(table)  # raises where a column stands under its former and its present name
             known = schemas.get(group, table.schema)
             if table.schema != known:
                 raise StoreError(f"{where}: has other columns than earlier rows of the group; {RESTORE}")

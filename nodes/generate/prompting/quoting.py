@@ -67,7 +67,7 @@ _Row = tuple[str, str, str]  # id, peer, completion
 
 def _by_task(rollouts: Rollouts) -> dict[str, list[_Row]]:
     tasks: dict[str, list[_Row]] = {}
-    columns = [rollouts.values(name) for name in ("task_id", "finish", "id", "peer", "completion")]
+    columns = [rollouts.values(name) for name in ("task_id", "finish_reason", "id", "peer", "completion")]
     for task_id, finish, id, peer, completion in zip(*columns, strict=True):
         if finish != "failed":
             tasks.setdefault(task_id, []).append((id, peer, completion))

@@ -131,17 +131,19 @@ def test_rows_changed_with_valid_checksums_do_not_give_the_hash_of_their_record(
     rewards = array.read(0, 16).copy()
     rewards[9] += 1e-9
     for path, data in array.files(rewards, 0):
-        path.write_bytes(data)
+        path.write(data)
     (problem,) = problems(run)
     assert "record 5 (round 2, score, peer0000): its rows do not give the hash" in problem
 
 
 def test_offsets_that_fall_are_found(run: Path) -> None:
-    array = ChunkedArray(RunPath.of(run / "rollouts.zarr/answer/messages/offsets"), Leaf("m", "", "int64", into="values"))
+    array = ChunkedArray(
+        RunPath.of(run / "rollouts.zarr/answer/messages/offsets"), Leaf("m", "", "int64", into="values")
+    )
     offsets = array.read(0, 17).copy()
     offsets[5] = 99
     for path, data in array.files(offsets, 0):
-        path.write_bytes(data)
+        path.write(data)
     assert any(f"{array.folder}: offset 6 is" in problem for problem in problems(run))
 
 

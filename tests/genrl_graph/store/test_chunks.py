@@ -36,8 +36,9 @@ def values(leaf: Leaf, count: int) -> Flat:
 
 def write(array: ChunkedArray, elements: Flat, at: int) -> None:
     for path, data in array.files(elements, at):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        if path.parent.names:
+            path.parent.make_folder()
+        path.write(data)
 
 
 def files(folder: Path) -> dict[str, bytes]:
