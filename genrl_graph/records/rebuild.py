@@ -37,6 +37,8 @@ def inherited_columns(ids: pa.ChunkedArray, inputs: Mapping[str, Any]) -> Inheri
 
 def rebuild(kind: EdgeType, stored: pa.Table, inputs: Mapping[str, Any]) -> Frame:
     """Rebuild an output of which `stored` has ids and some columns; the other columns come from the inputs."""
+    if "id" not in stored.column_names:
+        raise StoreError(f"rows of type {kind} were stored without ids; restore the folder from a copy")
     inherited = inherited_columns(stored.column("id"), inputs)
     return _frame(kind, pa.table(with_inherited(stored, inherited, column_filter(kind))))
 

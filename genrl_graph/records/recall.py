@@ -57,6 +57,8 @@ class Recorded:
             kind = type_from_json(types[ref], kind, inputs)
         if f"{group}/{IN_FULL}" in self.tables:
             return full_rows(kind, self.tables[f"{group}/{IN_FULL}"])
+        if group not in self.tables:
+            raise StoreError(f"{group}: its record ({holder}) holds no rows of it; restore the folder from a copy")
         if (own := self.facts.get("own_rows", {}).get(ref)) and stores_others_only(node, kind):
             assert isinstance(node, Exchange)
             offer = node.offer(**inputs)  # type: ignore[attr-defined]  # the contract was read at definition

@@ -125,6 +125,13 @@ class StoredRun:
         """The names of the nodes."""
         return list(self.graph.nodes)
 
+    def row_outputs(self) -> list[str]:
+        """List the outputs of nodes that are rows and of which some are stored, `node` or `node.field`."""
+        known = {name for name, kind in self._types.items() if issubclass(kind.base, Frame)}
+        stored = set(self.groups)
+        nodes = [name for name in self._types if name.partition(".")[0] in self.graph.nodes]
+        return [name for name in nodes if name in known and name.replace(".", "/") in stored]
+
     @property
     def groups(self) -> list[str]:
         """The names of the groups of stored rows, in the order in which they appeared."""

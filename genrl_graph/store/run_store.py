@@ -37,6 +37,15 @@ BLOCK_BYTES = 16 * 2**20
 BLOCK_ROUNDS = 64
 
 
+def refuse_unsafe(folder: Path) -> None:
+    """Raise `StoreError` where a run folder has a link, or a record names a file, that no run makes.
+
+    Opening a `RunStore` does the same; this is for commands that read other files of the folder only.
+    """
+    if (RunPath(folder) / run_folder.ROLLOUTS).exists():
+        RunStore.open(folder).groups()
+
+
 class RunStore:
     """The committed steps and rows of one run; made by `create` and `open`, closed by `with`.
 
@@ -52,7 +61,9 @@ class RunStore:
         self.graph_yaml, self.versions = run_folder.read_graph(folder)
         self._lock = lock
         self._block_bytes, self._block_rounds = block_bytes, block_rounds
+        run_folder.refuse_links(folder)
         self._arrays = RolloutArrays(self._root / run_folder.ROLLOUTS)
+        self._arrays.check_names()
         self._reader = StoreReader(self._arrays)
         self._names = ColumnNames(self._arrays.layout)
         self._journal: Journal | None = None
@@ -115,7 +126,6 @@ class RunStore:
         with ExitStack() as undo:
             lock = None
             if mode == "a":
-                run_folder.refuse_links(folder)
                 lock = WriterLock(folder)
                 undo.callback(lock.release)
             store = cls(folder, lock, block_bytes=block_bytes, block_rounds=block_rounds)
@@ -233,7 +243,6 @@ class RunStore:
         try:
             for needed in (folder, self.checkpoints):
                 needed.make_folder()  # git and object stores do not copy empty folders
-            self._arrays.check_names()
             self.removed = self._tidy()
             journal = Journal(folder, start=start)
             pending = self._pending_entries(journal)

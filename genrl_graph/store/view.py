@@ -63,8 +63,11 @@ def pending_entries(journal: RunPath, arrays: "RolloutArrays") -> list[JournalEn
 
     Raises `StoreError` where names clash, or where the rows of a group have other columns than earlier ones.
     """
-    schemas = {group: arrays.schema(group) for group, rows in arrays.counts.items() if rows}
     pending = list(entries(journal, since=archived_records(arrays.counts)))
+    if not pending:
+        return pending
+    published = {group: arrays.schema(group) for group in arrays.counts}
+    schemas = {group: schema for group, schema in published.items() if arrays.counts[group]}
     latest: dict[str, pa.Schema] = {}
     names = ColumnNames(arrays.layout)
     for entry in pending:
@@ -78,9 +81,7 @@ def pending_entries(journal: RunPath, arrays: "RolloutArrays") -> list[JournalEn
             latest[group] = table.schema
             if table.num_rows:
                 schemas[group] = table.schema
-    if latest:
-        published = {group: arrays.schema(group) for group in arrays.counts}
-        check_distinct({group: schema.names for group, schema in (published | latest).items()})
+    check_distinct({group: schema.names for group, schema in (published | latest).items()})
     return pending
 
 

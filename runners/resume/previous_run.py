@@ -151,6 +151,13 @@ class PreviousRun:
                         digests[step["holder"], name] = recorded[part.next]
         return digests
 
+    def read_through(self, schedule: Schedule, peers: Sequence[str]) -> None:
+        """Read what a resume reads of the steps; raises as `restore` would."""
+        for rounds in range(self.first + 1):
+            self.digests(schedule, peers, rounds=rounds)
+        self._skipped_rounds()
+        self._budget_spent()
+
     def restore(self, schedule: Schedule, players: Sequence[Peer]) -> Start:
         """Load the carries from the chosen checkpoint and verify them against the recorded digests.
 

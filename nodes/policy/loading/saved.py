@@ -20,6 +20,7 @@ from genrl_graph.store.run_folder import (
     read_graph,
 )
 from genrl_graph.store.run_path import RunPath
+from genrl_graph.store.run_store import refuse_unsafe
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ def saved_policy(run: Path, policy: str, *, round: int | None = None, peer: str 
     type of the carry is not registered here.
     """
     run = _folder(run, peer)
+    refuse_unsafe(run)
     text, versions = read_graph(run)
     graph = read_document(parse_document(text, file=str(run / GRAPH)), folder=run).graph
     policies = [name for name, part in graph.carries.items() if part.type_name.startswith("policy.")]
