@@ -1,6 +1,7 @@
 """Read metrics.jsonl: its lines, each checked, or a table of them."""
 
 import itertools
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -81,11 +82,14 @@ def _checked(line: bytes, where: str) -> dict[str, Any]:
     values = parse_json(line, where) if line.endswith(b"\n") else None
     if not isinstance(values, dict) or not is_count(values.get("round")) or not isinstance(values.get("peer"), str):
         raise StoreError(f"{where}: wants an object with a round and a peer; remove the line")
-    for name, value in values.items():
-        if name not in _LEADING and not (value is None or _is_finite(value)):
-            raise StoreError(f"{where}: {name[:80]!r} is {str(value)[:40]!r}, not a finite number; remove the line")
-    return values
+    numbers = {name: _number(value, name, where) for name, value in values.items() if name not in _LEADING}
+    return {name: values[name] for name in _LEADING} | numbers
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+def _number(value: object, name: str, where: str) -> float | None:
+    """Return the value of a metric, None for null and for one that is not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or (isinstance(value, int | float) and abs(value) <= sys.float_info.max):
+        return value
+    raise StoreError(f"{where}: {name[:80]!r} is {str(value)[:40]!r}, not a number; remove the line")
