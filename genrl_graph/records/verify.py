@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import yaml
 
 from genrl_graph.arrow.flat import empty
 from genrl_graph.arrow.schema import leaves, schema_json
-from genrl_graph.errors import StoreError
+from genrl_graph.errors import GraphError, StoreError
+from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import refuse_newer
 from genrl_graph.records.facts import check_facts, read_facts
 from genrl_graph.store import run_folder
@@ -100,11 +100,9 @@ def verify_run(folder: Path) -> Report:
 
 def _check_graph(path: Path, text: str) -> None:
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise StoreError(f"{path}: is not YAML: {' '.join(str(error).split())}; {RESTORE}") from error
-    if isinstance(values, dict):
-        refuse_newer(values, path)
+        refuse_newer(parse_document(text, file=str(path)).values, path)
+    except GraphError as error:
+        raise StoreError(f"{path}: is not YAML that a run writes: {error}; {RESTORE}") from error
 
 
 def _check_checkpoints(checkpoints: RunPath, report: Report) -> None:

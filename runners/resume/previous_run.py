@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic import ValidationError
 
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.run_config import RunConfig
@@ -80,7 +80,7 @@ class PreviousRun:
 
     def __init__(self, store: RunStore) -> None:
         self.store = store
-        self._run = RunConfig.model_validate(yaml.safe_load(store.graph_yaml).get("run") or {})
+        self._run = _run_options(store)
         self.reported = frozenset(map(_line, metric_lines(store.folder)))
         self._damage: dict[int, str | None] = {}  # by round, of the checkpoints that were checked
         self.first = self._newest_undamaged(None)
@@ -284,9 +284,21 @@ def _line(values: Mapping[str, Any]) -> Line:
     return "eval" if f"{EVAL_PREFIX}time" in values else "round", values["round"], values["peer"]
 
 
+def _run_options(store: RunStore) -> RunConfig:
+    """Return the options of a run; raises `StoreError` where its graph.yaml has others than a run writes."""
+    path = store.folder / GRAPH
+    try:
+        return RunConfig.model_validate(parse_document(store.graph_yaml, file=str(path)).values.get("run") or {})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        at = ".".join(map(str, ("run", *first["loc"])))
+        raise StoreError(f"{path}: {at}: {first['msg']}; restore the file as the run wrote it") from error
+
+
 def _content(graph_yaml: str) -> str:
     """Return a graph file as JSON in the order of the file, without its run options."""
-    return json.dumps({name: value for name, value in yaml.safe_load(graph_yaml).items() if name != "run"})
+    values = parse_document(graph_yaml, file=GRAPH).values
+    return json.dumps({name: value for name, value in values.items() if name != "run"})
 
 
 def _changed(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

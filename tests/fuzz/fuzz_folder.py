@@ -159,7 +159,6 @@ def try_mutant(root: Path, rng: random.Random, tally: Tally) -> str | None:
     done = mutate(work / "run", rng, outside)
     before = snapshot(outside)
     report = root / "report"
-    started = time.monotonic()
     child = os.fork()
     if not child:
         _child(work, report)

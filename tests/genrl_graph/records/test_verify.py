@@ -193,7 +193,7 @@ def test_a_newer_journal_a_writer_and_a_graph_that_is_no_yaml(run: Path, capsys:
     (run / "graph.yaml").write_text(text + "nodes: [\n")
     assert run_command(["store", "verify", str(run)]) == StoreError.exit_code
     said = capsys.readouterr().out.splitlines()
-    assert "graph.yaml: is not YAML" in said[0] and "journal version 99 is newer" in said[1]
+    assert "graph.yaml: is not YAML that a run writes" in said[0] and "journal version 99 is newer" in said[1]
     assert said[-1].startswith(f"{run}: damaged: ")
     (run / "graph.yaml").write_text(text)
     shutil.rmtree(run / "journal")
