@@ -55,7 +55,12 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     with RunStore.create(folder / "run", GRAPH, {"pyarrow": pa.__version__}) as store:
         for number in range(2):
-            rows = {"id": [f"tasks/{number}", "tasks/9"], "messages": ["[]", "[]"], "answer": ["b", "b"]}
+            rows = {
+                "id": [f"tasks/{number}", "tasks/9"],
+                "messages": ["[]"] * 2,
+                "answer": ["b"] * 2,
+                "metadata": ["{}"] * 2,
+            }
             store.commit([Record(number, "tasks", "peer0000", {"metrics": {"rows": 2.0}}, {"tasks": pa.table(rows)})])
             if number == 0:
                 store.flush()
