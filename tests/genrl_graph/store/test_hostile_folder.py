@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from numcodecs.zstd import Zstd
 
+from genrl_graph import Tasks
 from genrl_graph.arrow.schema import Leaf
 from genrl_graph.cli import run_command
 from genrl_graph.errors import StoreError
@@ -55,13 +56,10 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     with RunStore.create(folder / "run", GRAPH, {"pyarrow": pa.__version__}) as store:
         for number in range(2):
-            rows = {
-                "id": [f"tasks/{number}", "tasks/9"],
-                "messages": ["[]"] * 2,
-                "answer": ["b"] * 2,
-                "metadata": ["{}"] * 2,
-            }
-            store.commit([Record(number, "tasks", "peer0000", {"metrics": {"rows": 2.0}}, {"tasks": pa.table(rows)})])
+            chat, ids = [[{"role": "user", "content": "a?"}]], [f"tasks/{number}", "tasks/9"]
+            tasks = Tasks.from_columns({"id": ids, "messages": chat * 2, "answer": ["b"] * 2, "metadata": ["{}"] * 2})
+            facts = {"metrics": {"rows": 2.0}}
+            store.commit([Record(number, "tasks", "peer0000", facts, {"tasks": tasks.table})])
             if number == 0:
                 store.flush()
         shutil.copytree(folder / "run", folder / "killed")
