@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from genrl_graph.contract.policy import Carried
-from genrl_graph.errors import StoreError, named
+from genrl_graph.errors import StoreError
 from genrl_graph.store.durable import failed
+from genrl_graph.store.loading import loading_carry
 from genrl_graph.store.manifest import damaged_files, write_manifest
 from genrl_graph.store.run_folder import DRAFT, REPLACED, checkpoint_name, checkpoint_rounds
 from genrl_graph.store.run_path import RunPath
@@ -60,11 +61,9 @@ def load_checkpoint(folder: Path | RunPath, peers: Carries) -> None:
     folder.require_plain()
     for peer, carries in peers.items():
         for name, value in carries.items():
-            try:
-                with named(f"carry.{name} ({peer})"):
-                    value.load((folder / peer / name).path)
-            except OSError as error:
-                raise failed((folder / peer / name).path, "read a checkpoint", error) from error
+            path = (folder / peer / name).path
+            with loading_carry(f"carry.{name} ({peer})", path):
+                value.load(path)
 
 
 def _write(draft: RunPath, peers: Carries) -> None:

@@ -51,7 +51,8 @@ nodes:
 run: {rounds: 3, peers: 2, checkpoint_every: 1, trackers: []}
 """
 MEMORY_BYTES = 3 * 2**30  # beyond what the process has when it starts
-SECONDS = 180.0
+CPU_SECONDS = 60  # a busy machine is no hang
+WALL_SECONDS = 900.0  # for a wait that takes no time of the processor
 COMMANDS = (
     "runs .",
     "runs run",
@@ -169,7 +170,7 @@ def try_mutant(root: Path, rng: random.Random, tally: Tally) -> str | None:
     tally.counts.update(done)
     if (after := snapshot(outside)) != before:
         return f"changed outside: {sorted(before.items() ^ after.items())} {what}\n{said}"
-    if code is None:
+    if code in (None, -signal.SIGXCPU):
         return f"hangs in {said.splitlines()[-1] if said else 'store verify run'}, {what}\n{said}"
     if code:
         first = next((line for line in reversed(said.splitlines()) if line and not line.startswith(" ")), "verify")
@@ -185,6 +186,7 @@ def _child(work: Path, report: Path) -> None:
         os.environ["HOME"] = str(work / "out")
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
         said = io.StringIO()
         with open(os.devnull, "w") as null, contextlib.redirect_stdout(said), contextlib.redirect_stderr(null):  # noqa: PTH123
             code = 0 if _refused(report) else _drive(report)
@@ -228,7 +230,7 @@ def _some_id() -> str:
 
 def _wait(child: int) -> int | None:
     """Return the exit code of a process, or the negative signal that ended it; None where it had to be killed."""
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + WALL_SECONDS
     while time.monotonic() < deadline:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:

@@ -9,6 +9,7 @@ from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import read_document
 from genrl_graph.messages import did_you_mean
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
+from genrl_graph.store.loading import loading_carry
 from genrl_graph.store.manifest import damaged_files
 from genrl_graph.store.metrics_file import metric_lines
 from genrl_graph.store.run_folder import (
@@ -54,10 +55,9 @@ class SavedPolicy:
             raise DataError(
                 f"{self.run}: carry.{self.name} is a {type(policy).__name__}, not a language model of torch"
             )
-        if self.folder is not None and optimizer:
-            policy.load(self.folder)
-        elif self.folder is not None:
-            policy.load_weights(self.folder)
+        if self.folder is not None:
+            with loading_carry(f"carry.{self.name}", self.folder):
+                policy.load(self.folder) if optimizer else policy.load_weights(self.folder)
         policy.name = name
         return policy
 
