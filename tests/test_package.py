@@ -28,8 +28,10 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository in which caches lie about; a build leaves files where it runs."""
     tree = tmp_path_factory.mktemp("repository")
     for name in SOURCES:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
-        copy(ROOT / name, tree / name, **({"symlinks": True} if copy is shutil.copytree else {}))
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tree / name, symlinks=True)
+        else:
+            shutil.copy2(ROOT / name, tree / name)
     for name in STRAY:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).touch()
@@ -48,8 +50,8 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("environment")
     venv.create(home, symlinks=True)
     (wheel,) = built.glob("*.whl")
-    pip = [sys.executable, "-m", "pip", "--python", home / "bin" / "python", "install", "--quiet", "--no-index"]
-    subprocess.run([*pip, "--no-deps", "--no-compile", wheel], check=True, timeout=120)
+    pip = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python"), "install", "--quiet", "--no-index"]
+    subprocess.run([*pip, "--no-deps", "--no-compile", str(wheel)], check=True, timeout=120)
     (site,) = home.glob("lib/python*/site-packages")
     for folder in (Path(entry) for entry in sys.path if Path(entry).name == "site-packages"):
         for package in folder.iterdir():
@@ -60,7 +62,7 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(tree: Path, out: str, *options: str) -> Path:
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tree / out, *options, tree]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tree / out), *options, str(tree)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment(), check=False)
     assert done.returncode == 0, done.stderr
     assert "would be ignored" not in done.stdout + done.stderr, "setuptools warns of a folder that is in no package"
