@@ -424,7 +424,7 @@ def replace_file(run: Path, rng: Rng, outside: Path) -> str:
         return f" {how} {path.name}"
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     if how == "link":
-        path.symlink_to(rng.choice([outside, outside / "precious", outside / "new", "/dev/zero", ".."]))
+        path.symlink_to(rng.choice([str(outside), f"{outside}/precious", f"{outside}/new", "/dev/zero", ".."]))
     elif how == "hard link":
         os.link(outside / "precious", path)
     elif how == "pipe":

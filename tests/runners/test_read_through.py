@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from fuzz.fuzz_folder import snapshot
-from fuzz.mutants import mutate, records_of
+from fuzz_folder import snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutants import mutate, records_of
 from toys import toy_game
 
 from genrl_graph.cli import run_command

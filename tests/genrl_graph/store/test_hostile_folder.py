@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import ANY
 
+import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -18,7 +19,7 @@ from genrl_graph.arrow.schema import Leaf
 from genrl_graph.cli import run_command
 from genrl_graph.errors import StoreError
 from genrl_graph.store.arrays import RolloutArrays, group_file, root_file
-from genrl_graph.store.chunks import CHECKSUM, MAX_TEXT_BYTES, ChunkedArray, google_crc32c
+from genrl_graph.store.chunks import CHECKSUM, MAX_TEXT_BYTES, ChunkedArray
 from genrl_graph.store.ipc_stream import encode_table
 from genrl_graph.store.journal import Journal, Record
 from genrl_graph.store.journal_format import content_hash, pack
