@@ -78,7 +78,7 @@ def verify_run(folder: Path) -> Report:
     """
     text, versions = run_folder.read_graph(folder)
     lock = run_folder.WriterLock(folder, shared=True)
-    report, root = Report(), RunPath(folder)
+    report, root, pyarrow = Report(), RunPath(folder), str(versions.get("pyarrow", pa.__version__))
     try:
         arrays = RolloutArrays(root / run_folder.ROLLOUTS)
         with report.noting():
@@ -88,11 +88,11 @@ def verify_run(folder: Path) -> Report:
         with report.noting():
             _check_checkpoints(root / run_folder.CHECKPOINTS, report)
         with report.noting():
-            _check_journal(root / run_folder.JOURNAL, arrays, report)
+            _check_journal(root / run_folder.JOURNAL, arrays, report, pyarrow)
         with report.noting():
             for _ in metric_lines(folder):
                 pass
-        _ArraysVerifier(arrays, report, versions.get("pyarrow", pa.__version__)).run()
+        _ArraysVerifier(arrays, report, pyarrow).run()
     finally:
         lock.release()
     return report
@@ -118,7 +118,7 @@ def _check_checkpoints(checkpoints: RunPath, report: Report) -> None:
             report.problems += [f"{path}: {problem}; {RESTORE}" for path, problem in damaged_files(folder)]
 
 
-def _check_journal(folder: RunPath, arrays: RolloutArrays, report: Report) -> None:
+def _check_journal(folder: RunPath, arrays: RolloutArrays, report: Report, pyarrow: str) -> None:
     if not folder.exists():
         return
     folder.require_plain()
@@ -126,6 +126,8 @@ def _check_journal(folder: RunPath, arrays: RolloutArrays, report: Report) -> No
     for entry in pending_entries(folder, arrays):
         report.pending += 1
         check_facts(dict(entry.record.facts), f"{folder}: record {entry.position}")
+        if digest_of(entry.record) != entry.digest:  # the arrays would give the hash of what a run writes
+            raise StoreError(f"{folder}: {_differs(entry.position, entry.record, entry.digest, pyarrow)}; {RESTORE}")
     torn = torn_tail(folder, since=start)
     if torn is not None:
         path, end, size = torn
@@ -244,7 +246,8 @@ class _ArraysVerifier:
             record = Record(step["round"], step["node"], step["holder"], step["facts"], rows)
             self.report.rebuilt += 1
             if digest_of(record) != step["digest"]:
-                self.report.problems.append(self._differs(number, step))
+                differs = _differs(number, record, step["digest"], self.pyarrow)
+                self.report.problems.append(f"{self.arrays.folder}: {differs}; {RESTORE}")
 
     def _spans(self, step: Step, ends: dict[str, int]) -> dict[str, tuple[int, int]]:
         """Return the rows of a record by group, as (start, stop), and move `ends` on."""
@@ -256,11 +259,12 @@ class _ArraysVerifier:
             ends[group] += rows
         return spans
 
-    def _differs(self, number: int, step: Step) -> str:
-        where = f"record {number} (round {step['round']}, {step['node']}, {step['holder']})"
-        other = f" by pyarrow {self.pyarrow}, this is {pa.__version__}" if self.pyarrow != pa.__version__ else ""
-        problem = f"{where}: its rows do not give the hash {step['digest']} with which it was committed{other}"
-        return f"{self.arrays.folder}: {problem}; {RESTORE}"
+
+def _differs(number: int, record: Record, digest: str, pyarrow: str) -> str:
+    """Describe a record whose rows do not give its hash, and the version of pyarrow that wrote it if it is another."""
+    where = f"record {number} (round {record.round}, {record.node}, {record.holder})"
+    other = f" by pyarrow {pyarrow}, this is {pa.__version__}" if pyarrow != pa.__version__ else ""
+    return f"{where}: its rows do not give the hash {digest} with which it was committed{other}"
 
 
 def _check_metadata(array: ChunkedArray, length: int) -> None:

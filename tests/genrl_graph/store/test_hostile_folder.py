@@ -343,6 +343,7 @@ REFUSED_BY_VERIFY: dict[str, tuple[Change, str]] = {
     "weights that are a pipe": (piped("checkpoints/000001/peer0000/weights"), "is a pipe"),
     "a manifest of files outside": (manifest_outside, "'..' cannot name"),
     "folders nested too deep": (deep_folders, "nested more than 64 folders deep"),
+    "a header in another spelling": (append_header(), "its rows do not give the hash"),
     "facts of another type": (append_header(facts={"metrics": [1]}), "fact metrics"),
     "own rows without end": (append_header(facts={"own_rows": {"x": [[0, 0, 2**62]]}}), "fact own_rows"),
     "metrics that are no text": (
