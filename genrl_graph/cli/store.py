@@ -21,6 +21,7 @@ def add_store_command(commands: "_SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def _store(args: argparse.Namespace) -> int:
+    from genrl_graph.inspection.text import line
     from genrl_graph.records.verify import verify_run
     from genrl_graph.runners.read_through import unreadable
     from genrl_graph.store.run_store import RunStore
@@ -35,6 +36,6 @@ def _store(args: argparse.Namespace) -> int:
     if not report.problems:
         report.problems += unreadable(args.folder)
     for problem in report.problems:
-        print(problem)
+        print(line(problem))
     print(f"{args.folder}: {'damaged' if report.problems else 'ok'}: {report.summary()}")
     return StoreError.exit_code if report.problems else 0

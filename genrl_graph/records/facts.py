@@ -22,7 +22,6 @@ class _Facts(TypedDict, total=False):
     types: dict[str, list[Any]]
     own_rows: dict[str, list[_Span]]
     retried: list[Any]
-    to: _Count  # of a round that was skipped
 
 
 _FACTS = TypeAdapter(_Facts)

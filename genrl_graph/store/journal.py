@@ -274,6 +274,8 @@ def _encode(record: Record) -> list[Bytes]:
             "tables": [[name, len(stream)] for name, stream in streams.items()],
         }
         header = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+        if not isinstance(parse_object(header, record.node)["facts"], dict):  # what is committed must be readable
+            raise TypeError(f"{type(record.facts).__name__} is not a mapping")
     except (TypeError, ValueError) as error:
         raise StoreError(f"{record.node}: round {record.round}: facts must be plain JSON values: {error}") from error
     return [header, *streams.values()]

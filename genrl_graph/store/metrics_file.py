@@ -80,10 +80,19 @@ def end_of_whole_lines(file: BinaryIO) -> int:
 
 def _checked(line: bytes, where: str) -> dict[str, Any]:
     values = parse_json(line, where) if line.endswith(b"\n") else None
-    if not isinstance(values, dict) or not is_count(values.get("round")) or not isinstance(values.get("peer"), str):
+    if (
+        not isinstance(values, dict)
+        or not is_count(values.get("round"))
+        or not all(map(_is_text, [*values, values.get("peer")]))
+    ):
         raise StoreError(f"{where}: wants an object with a round and a peer; remove the line")
     numbers = {name: _number(value, name, where) for name, value in values.items() if name not in _LEADING}
     return {name: values[name] for name in _LEADING} | numbers
+
+
+def _is_text(value: object) -> bool:
+    """Return whether a value is text that Arrow can name a column with: JSON may have halves of surrogate pairs."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _number(value: object, name: str, where: str) -> float | None:

@@ -1,4 +1,4 @@
-"""Parse JSON of a run folder: bounded in depth, and text that can be printed and stored again."""
+"""Parse JSON of a run folder, bounded in depth."""
 
 import json
 from typing import Any
@@ -14,8 +14,6 @@ def parse_json(data: bytes | str, where: object) -> Any:
     try:
         text = data if isinstance(data, str) else data.decode()
         value = json.loads(text)
-        if "\\u" in text:  # half a surrogate pair is valid JSON, but no text that Arrow or a terminal takes
-            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as error:
         raise StoreError(f"{where}: is nested more than {MAX_DEPTH} deep; {RESTORE}") from error
     except ValueError as error:

@@ -26,6 +26,7 @@ from genrl_graph.runners.resume.data_digests import changed_data
 from genrl_graph.store.metrics_file import metric_lines
 from genrl_graph.store.run_folder import GRAPH, write_graph
 from genrl_graph.store.run_store import RunStore
+from genrl_graph.store.strict_json import is_count
 
 MAY_DIFFER = frozenset(
     {"rounds", "checkpoint_every", "trackers", "keep", "max_failed_rows", "max_retries", "retry_wait_s"}
@@ -187,8 +188,8 @@ class PreviousRun:
         skipped = {}
         for step in self._steps_from(self.first):
             if step["node"] == BEHIND:
-                later = read_facts(step["facts"], self.store.folder).get("to", 0)
-                skipped[step["round"]] = max(later, step["round"] + 1)  # else the session would go round in a circle
+                later, after = read_facts(step["facts"], self.store.folder).get("to"), step["round"] + 1
+                skipped[step["round"]] = max(later, after) if is_count(later) else after  # never back to this round
         return skipped
 
     def record_resume(self, graph: Graph, versions: Mapping[str, Any]) -> None:

@@ -396,6 +396,20 @@ def test_the_sound_run_passes(place: Path, capsys: pytest.CaptureFixture[str]) -
     assert said_by("store verify run", capsys) == (0, ANY)
 
 
+def test_a_listing_has_a_line_for_each_run_be_it_broken(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("text", "pipe", "elsewhere", "evil"):
+        shutil.copytree(place / "run", place / name)
+    (place / "text/metrics.jsonl").write_bytes(b'{"round": 0, "peer": "\xff"}\n')
+    piped("graph.yaml")(place / "pipe", place / "precious")
+    linked("journal")(place / "elsewhere", place / "precious")
+    append_table({"{precious}": ONE})(place / "evil", place / "precious")
+    code, said = said_by("runs .", capsys)
+    lines = {line.split()[0]: line for line in said.splitlines() if line.strip()}
+    assert code == 0 and "stopped" in lines["run"]
+    for name, reason in (("text", "no JSON"), ("pipe", "is a pipe"), ("elsewhere", "is a link"), ("evil", "record 2")):
+        assert "unreadable" in lines[name] and reason in lines[name]
+
+
 @pytest.mark.parametrize("name", ["writer.lock", "journal/00000001.wal", "metrics.jsonl"])
 def test_a_file_with_a_second_name_is_not_written(place: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     os.link(place / "run" / name, place / "precious/second")
