@@ -105,8 +105,12 @@ def ago(seconds: float) -> str:
 
 def _written(folder: Path) -> float:
     root = RunPath(folder)
-    paths = [root / GRAPH, root / METRICS, *(root / JOURNAL).walk()]
-    return max(path.modified() for path in paths if path.exists())
+    paths = [root / GRAPH, root / METRICS, *_segments(root / JOURNAL)]
+    return max(path.status().st_mtime for path in paths if path.exists())
+
+
+def _segments(journal: RunPath) -> list[RunPath]:
+    return list(journal.walk()) if journal.is_folder() else []
 
 
 def _last_change(folder: Path) -> float:

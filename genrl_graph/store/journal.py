@@ -68,7 +68,9 @@ class Journal:
         known = _segments_since(segments(folder), start)
         for at, first in enumerate(known):
             last = at == len(known) - 1
-            ends = [frame.end for frame in read_frames(_path(folder, first).path, _read(folder, first), last=last)]
+            ends = [
+                frame.end for frame in read_frames(segment_path(folder, first).path, _read(folder, first), last=last)
+            ]
             self.end = first + len(ends)
             if last and self.end >= start:
                 self._reopen_segment(first, ends[-1] if ends else 0)
@@ -96,7 +98,7 @@ class Journal:
     @property
     def size(self) -> int:
         """The size of all segments on the disk, in bytes."""
-        return sum(_path(self.folder, first).size() for first in segments(self.folder))
+        return sum(segment_path(self.folder, first).status().st_size for first in segments(self.folder))
 
     def __iter__(self) -> Iterator[Record]:
         return (entry.record for entry in entries(self.folder))
@@ -115,7 +117,7 @@ class Journal:
         for at, first in enumerate(known):
             end = known[at + 1] if at + 1 < len(known) else self.end
             if end <= segment and not (self._handle is not None and first == known[-1]):
-                _path(self.folder, first).unlink()
+                segment_path(self.folder, first).unlink()
 
     def close(self) -> None:
         """Close the segment; the next append opens a new one."""
@@ -135,7 +137,7 @@ class Journal:
 
     def _begin_segment(self) -> None:
         """Create a new segment and sync its name before anything is written to it."""
-        self._path = _path(self.folder, self.end)
+        self._path = segment_path(self.folder, self.end)
         handle = self._path.create()
         try:
             self.folder.sync()
@@ -146,7 +148,7 @@ class Journal:
 
     def _reopen_segment(self, first: int, size: int) -> None:
         """Open a segment for appending after its whole commits, `size` bytes, and remove a torn one."""
-        self._path = _path(self.folder, first)
+        self._path = segment_path(self.folder, first)
         self._handle, self._size = self._path.open(os.O_RDWR), size
         self._truncate(self._handle)
         os.fsync(self._handle)
@@ -183,7 +185,7 @@ def entries(folder: Path | RunPath, *, since: int | None = None) -> Iterator[Jou
     for at, first in enumerate(known):
         last = at == len(known) - 1
         position, data = first, _read(folder, first)
-        path = _path(folder, first)
+        path = segment_path(folder, first)
         for frame in read_frames(path.path, data, last=last):
             if position >= since:
                 yield _decode(data, frame, position, f"{path}: record {position}")
@@ -200,15 +202,17 @@ def torn_tail(folder: RunPath, *, since: int) -> tuple[RunPath, int, int] | None
     known = _segments_since(segments(folder), since)
     if not known:
         return None
-    path, data = _path(folder, known[-1]), _read(folder, known[-1])
+    path, data = segment_path(folder, known[-1]), _read(folder, known[-1])
     end = max((frame.end for frame in read_frames(path.path, data, last=True)), default=0)
     return (path, end, len(data) - end) if end < len(data) else None
 
 
 def segments(folder: RunPath) -> list[int]:
-    """Return the position of the first record of each segment, sorted."""
+    """Return the position of the first record of each segment, sorted; none where git left out the empty folder."""
+    if not folder.is_folder():
+        return []
     matches = filter(None, map(_SEGMENT.fullmatch, folder.listing()))
-    return sorted(int(match[1]) for match in matches if match[0] == _path(folder, int(match[1])).name)
+    return sorted(int(match[1]) for match in matches if match[0] == segment_path(folder, int(match[1])).name)
 
 
 def digest_of(record: Record) -> str:
@@ -233,7 +237,7 @@ def _segments_since(known: list[int], since: int) -> list[int]:
 
 
 def _read(folder: RunPath, first: int) -> memoryview:
-    return memoryview(_path(folder, first).read(MAX_SEGMENT_BYTES))
+    return memoryview(segment_path(folder, first).read(MAX_SEGMENT_BYTES))
 
 
 def _decode(data: memoryview, frame: RecordSpan, position: int, where: str) -> JournalEntry:
@@ -281,5 +285,6 @@ def _encode(record: Record) -> list[Bytes]:
     return [header, *streams.values()]
 
 
-def _path(folder: RunPath, first: int) -> RunPath:
+def segment_path(folder: RunPath, first: int) -> RunPath:
+    """Return the path of the segment that begins with record `first`."""
     return folder / f"{first:08d}.wal"

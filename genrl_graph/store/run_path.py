@@ -113,18 +113,10 @@ class RunPath:
         elif self.exists():
             self.is_file()
 
-    def size(self) -> int:
-        """Return the size of this file in bytes."""
-        handle = self.open(os.O_RDONLY)
-        try:
-            return os.fstat(handle).st_size
-        finally:
-            os.close(handle)
-
-    def modified(self) -> float:
-        """Return the time of the last change, in seconds since the epoch."""
+    def status(self) -> os.stat_result:
+        """Return the size, the time of the last change and so on of this file, or of a link itself."""
         with self.parent._opened_folder() as folder, self._named():
-            return os.stat(self.name, dir_fd=folder, follow_symlinks=False).st_mtime
+            return os.stat(self.name, dir_fd=folder, follow_symlinks=False)
 
     def open(self, flags: int) -> int:
         """Open this regular file and return its handle; without `O_CREAT` it must exist.
@@ -244,8 +236,7 @@ class RunPath:
             os.close(handle)
 
     def _mode(self) -> int:
-        with self.parent._opened_folder() as folder, self._named():
-            return os.stat(self.name, dir_fd=folder, follow_symlinks=False).st_mode
+        return self.status().st_mode
 
     def _has_kind(self, is_kind: Callable[[int], bool]) -> bool:
         try:

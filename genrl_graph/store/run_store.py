@@ -66,6 +66,7 @@ class RunStore:
         self._arrays.check_names()
         self._reader = StoreReader(self._arrays)
         self._names = ColumnNames(self._arrays.layout)
+        self._latest: StoreView | None = None  # as last read by a reader
         self._journal: Journal | None = None
         self._first_round: int | None = None  # of the records in the journal
         self._pending: list[JournalEntry] | None = None  # records in the journal, if read since the last commit
@@ -216,7 +217,8 @@ class RunStore:
     def _view(self) -> StoreView:
         if self._journal is not None:
             return StoreView(self._arrays.counts, self._pending_entries(self._journal))
-        return view_on_disk(self._arrays, self._root / run_folder.JOURNAL)
+        self._latest = view_on_disk(self._arrays, self._root / run_folder.JOURNAL, self._latest)
+        return self._latest
 
     def _open_journal(self) -> Journal:
         if self._journal is None:

@@ -11,7 +11,7 @@ from genrl_graph.arrow.flat import empty
 from genrl_graph.errors import StoreError
 from genrl_graph.store.durable import failed
 from genrl_graph.store.group_names import STEPS, STEPS_SCHEMA, check_distinct
-from genrl_graph.store.journal import JournalEntry, entries
+from genrl_graph.store.journal import JournalEntry, entries, segment_path, segments
 from genrl_graph.store.renamed import ColumnNames
 from genrl_graph.store.run_path import RunPath
 from genrl_graph.store.strict_json import RESTORE, is_count, parse_object
@@ -22,12 +22,20 @@ if TYPE_CHECKING:
 READ_TRIES = 100
 
 
+JournalFiles = tuple[tuple[int, int, int], ...]
+"""By segment of the journal: its first record, its size, and the time of its last change."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoreView:
-    """The committed state at one moment: published row counts, and later journal records in order of commit."""
+    """The committed state at one moment: published row counts, and later journal records in order of commit.
+
+    `files` is the state of the journal just before it was read.
+    """
 
     counts: dict[str, int]
     pending: Sequence[JournalEntry]
+    files: JournalFiles = ()
 
 
 def archived_records(counts: dict[str, int]) -> int:
@@ -35,8 +43,8 @@ def archived_records(counts: dict[str, int]) -> int:
     return counts.get(STEPS, 0)
 
 
-def view_on_disk(arrays: "RolloutArrays", journal: RunPath) -> StoreView:
-    """Read a consistent view from the disk while another process may write.
+def view_on_disk(arrays: "RolloutArrays", journal: RunPath, latest: StoreView | None = None) -> StoreView:
+    """Read a consistent view from the disk while another process may write; `latest` if nothing has changed since.
 
     A writer publishes new counts before it drops journal segments. So counts that are equal before and after the
     journal was read belong to what was read. Raises `StoreError` where the run is damaged.
@@ -44,6 +52,9 @@ def view_on_disk(arrays: "RolloutArrays", journal: RunPath) -> StoreView:
     for _ in range(READ_TRIES):
         counts = arrays.counts = arrays.published()
         try:
+            files = journal_files(journal)
+            if latest is not None and (latest.counts, latest.files) == (counts, files):
+                return latest
             pending = pending_entries(journal, arrays)
         except FileNotFoundError:
             continue
@@ -54,8 +65,14 @@ def view_on_disk(arrays: "RolloutArrays", journal: RunPath) -> StoreView:
         except OSError as error:
             raise failed(journal.path, "read", error) from error
         if arrays.published() == counts:
-            return StoreView(counts, pending)
+            return StoreView(counts, pending, files)
     raise StoreError(f"{journal}: is written faster than it can be read; read again when the run is slower")
+
+
+def journal_files(journal: RunPath) -> JournalFiles:
+    """Return the state of the files of a journal; a commit changes it."""
+    states = ((first, segment_path(journal, first).status()) for first in segments(journal))
+    return tuple((first, status.st_size, status.st_mtime_ns) for first, status in states)
 
 
 def pending_entries(journal: RunPath, arrays: "RolloutArrays") -> list[JournalEntry]:
