@@ -22,7 +22,8 @@ from genrl_graph.runners.resume.checkpoint import checkpoint_folder, save_checkp
 from genrl_graph.runners.resume.previous_run import Start
 from genrl_graph.runners.tracking.metrics import RoundMetrics
 from genrl_graph.runners.tracking.terminal import Terminal
-from genrl_graph.store.durable import sync_file
+from genrl_graph.store.metrics_file import METRICS
+from genrl_graph.store.run_path import RunPath
 from genrl_graph.store.run_store import RunStore
 
 
@@ -127,7 +128,7 @@ class Session:
 
     def _checkpoint(self, played: int) -> None:
         """Save the carries, once the metrics of their rounds are on disk: a resumed run does not write these again."""
-        sync_file(self._run.store.folder / "metrics.jsonl")
+        (RunPath(self._run.store.folder) / METRICS).sync()
         folder = checkpoint_folder(self._run.store.checkpoints, played)
         save_checkpoint(folder, changing_carries(self._run.schedule, self._run.players), keep=self._run.config.keep)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic import ValidationError
 
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.run_config import RunConfig
@@ -16,14 +16,17 @@ from genrl_graph.diff import compare
 from genrl_graph.errors import GraphError, ParamError, StoreError
 from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import read_document
+from genrl_graph.records.facts import read_facts
 from genrl_graph.records.recall import Recall, Recorded
 from genrl_graph.records.write import EVAL_PREFIX
 from genrl_graph.runners.loop.peers import Peer, changing_carries
 from genrl_graph.runners.loop.runner import BEHIND, RunProgress, exchanges
 from genrl_graph.runners.resume.checkpoint import checkpoint_folder, damage, load_checkpoint, newest_checkpoint
 from genrl_graph.runners.resume.data_digests import changed_data
+from genrl_graph.store.metrics_file import metric_lines
 from genrl_graph.store.run_folder import GRAPH, write_graph
 from genrl_graph.store.run_store import RunStore
+from genrl_graph.store.strict_json import is_count
 
 MAY_DIFFER = frozenset(
     {"rounds", "checkpoint_every", "trackers", "keep", "max_failed_rows", "max_retries", "retry_wait_s"}
@@ -78,8 +81,8 @@ class PreviousRun:
 
     def __init__(self, store: RunStore) -> None:
         self.store = store
-        self._run = RunConfig.model_validate(yaml.safe_load(store.graph_yaml).get("run") or {})
-        self.reported = frozenset(_lines(store.folder / "metrics.jsonl"))
+        self._run = _run_options(store)
+        self.reported = frozenset(map(_line, metric_lines(store.folder)))
         self._damage: dict[int, str | None] = {}  # by round, of the checkpoints that were checked
         self.first = self._newest_undamaged(None)
 
@@ -143,11 +146,18 @@ class PreviousRun:
             trained = {name for name, part in schedule.graph.carries.items() if part.next is not None}
             digests = {key: digest for key, digest in digests.items() if key[1] not in trained}
             for step in self.store.steps(range(rounds - 1, rounds)).to_pylist():
-                recorded = json.loads(step["facts"]).get("digests", {})
+                recorded = read_facts(step["facts"], self.store.folder).get("digests", {})
                 for name, part in schedule.graph.carries.items():
                     if part.next in recorded and _trains(step):
                         digests[step["holder"], name] = recorded[part.next]
         return digests
+
+    def read_through(self, schedule: Schedule, peers: Sequence[str]) -> None:
+        """Read what a resume reads of the steps; raises as `restore` would."""
+        for rounds in range(self.first + 1):
+            self.digests(schedule, peers, rounds=rounds)
+        self._skipped_rounds()
+        self._budget_spent()
 
     def restore(self, schedule: Schedule, players: Sequence[Peer]) -> Start:
         """Load the carries from the chosen checkpoint and verify them against the recorded digests.
@@ -175,8 +185,12 @@ class PreviousRun:
         )
 
     def _skipped_rounds(self) -> dict[int, int]:
-        steps = (step for step in self._steps_from(self.first) if step["node"] == BEHIND)
-        return {step["round"]: json.loads(step["facts"])["to"] for step in steps}
+        skipped = {}
+        for step in self._steps_from(self.first):
+            if step["node"] == BEHIND:
+                later, after = read_facts(step["facts"], self.store.folder).get("to"), step["round"] + 1
+                skipped[step["round"]] = max(later, after) if is_count(later) else after  # never back to this round
+        return skipped
 
     def record_resume(self, graph: Graph, versions: Mapping[str, Any]) -> None:
         """Add the options and versions that changed since the run was last started to graph.yaml."""
@@ -245,7 +259,7 @@ class PreviousRun:
         failed_rows = retries = 0
         for step in self.store.steps(range(self.first)).to_pylist() if self.first else ():
             if '"failed_rows"' in step["facts"] or '"retried"' in step["facts"]:
-                recorded = Recorded(json.loads(step["facts"]), {})
+                recorded = Recorded(read_facts(step["facts"], self.store.folder), {})
                 if _trains(step) or step["round"]:
                     failed_rows += int(recorded.metrics.get("failed_rows", 0))
                     retries += recorded.retries
@@ -266,18 +280,26 @@ def _trains(step: Mapping[str, Any]) -> bool:
     return not step["node"].startswith(EVAL_PREFIX)
 
 
-def _lines(path: Path) -> Iterator[Line]:
-    """Yield the keys of the lines of metrics.jsonl; a last line without its end was not written whole."""
-    text = path.read_text() if path.exists() else ""
-    for line in text.splitlines(keepends=True):
-        if line.endswith("\n"):
-            values = json.loads(line)
-            yield "eval" if f"{EVAL_PREFIX}time" in values else "round", values["round"], values["peer"]
+def _line(values: Mapping[str, Any]) -> Line:
+    """Return the key of a line of metrics.jsonl."""
+    return "eval" if f"{EVAL_PREFIX}time" in values else "round", values["round"], values["peer"]
+
+
+def _run_options(store: RunStore) -> RunConfig:
+    """Return the options of a run; raises `StoreError` where its graph.yaml has others than a run writes."""
+    path = store.folder / GRAPH
+    try:
+        return RunConfig.model_validate(parse_document(store.graph_yaml, file=str(path)).values.get("run") or {})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        at = ".".join(map(str, ("run", *first["loc"])))
+        raise StoreError(f"{path}: {at}: {first['msg']}; restore the file as the run wrote it") from error
 
 
 def _content(graph_yaml: str) -> str:
     """Return a graph file as JSON in the order of the file, without its run options."""
-    return json.dumps({name: value for name, value in yaml.safe_load(graph_yaml).items() if name != "run"})
+    values = parse_document(graph_yaml, file=GRAPH).values
+    return json.dumps({name: value for name, value in values.items() if name != "run"})
 
 
 def _changed(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
