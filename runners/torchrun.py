@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -113,6 +113,8 @@ class TorchSwarm:
     exchanges of the run when it was interrupted.
     """
 
+    trusted = True
+
     def __init__(self, ranks: "Ranks", order: Sequence[str], *, tell: Tell) -> None:
         self.order, self.shared = list(order), 0
         self._ranks, self._tell = ranks, tell
@@ -122,6 +124,9 @@ class TorchSwarm:
     def wanted(self, node: Exchange, *, round: int) -> bool:
         """Return whether another rank was interrupted before it closed this exchange."""
         return self._place(node, round) >= self.shared
+
+    def judged(self, *, round: int, seconds: Mapping[str, float], over_budget: Collection[str]) -> None:
+        """Do nothing: the ranks are one job."""
 
     def open(self, node: Exchange, *, round: int, peer: str, offer: Frame) -> None:
         """Start to gather the sizes of all payloads; returns at once."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from genrl_graph.contract.node import Exchange, Fork, Node, Reward, Update
-from genrl_graph.contract.resources import Log
+from genrl_graph.contract.resources import OVER_BUDGET, Log
 from genrl_graph.dag.schedule import Step
 from genrl_graph.errors import ColumnError, GenrlGraphError, NodeFailed, RewardFailed
 from genrl_graph.records.recall import Recorded, verify
@@ -108,7 +108,7 @@ def execute_node(
     """Run a node, or open or close its exchange; check its outputs and make the record of the step."""
     if step.action == "open":
         return _open(context, node, inputs, round, peer)
-    log, offer = Log(), None
+    log, offer = Log(cut=context.cut(step, peer)), None
     resources = node_resources(node, context.seed, round, peer.name, peer.tasks, log, evaluating=context.evaluating)
     if step.action == "close":
         exchanged = _close(context, step, node, round, peer)
@@ -120,9 +120,11 @@ def execute_node(
     if errors:
         log.fact("retried", list(errors))
     outputs = named_outputs(node, output, context.schedule.types)
-    check_rows(node, inputs, outputs)
+    if log.seconds or log.facts.get(OVER_BUDGET):
+        context.swarm.judged(round=round, seconds=log.seconds, over_budget=log.facts.get(OVER_BUDGET, ()))
+    check_rows(node, inputs, outputs, peer=peer.name, excused=log.excused)
     metrics = step_metrics(node, outputs, log)
-    if (failed := failed_rows(node, inputs, outputs)) > 0:
+    if (failed := failed_rows(node, inputs, outputs, peer=peer.name, excused=log.excused)) > 0:
         metrics["failed_rows"] = float(failed)
     metrics = dict(sorted(metrics.items()))  # the order in which a recalled record has them
     record = step_record(

@@ -3,7 +3,7 @@
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from genrl_graph.contract.node import Exchange, Packet
 from genrl_graph.edge_types.frame import Frame
@@ -30,6 +30,8 @@ class PeerSwarm:
 
     `admissions` check the rows received, by exchange, in the order in which a round closes the exchanges.
     """
+
+    trusted = False
 
     def __init__(
         self,
@@ -67,6 +69,11 @@ class PeerSwarm:
     def wanted(self, node: Exchange, *, round: int) -> bool:
         """Return whether other peers may still wait for an exchange that this peer closed before it was interrupted."""
         return self._is_closed(node, round) and round == (self._closed - 1) // len(self._order)
+
+    def judged(self, *, round: int, seconds: Mapping[str, float], over_budget: Collection[str]) -> None:
+        """Let peers back off whose rows took all of their time."""
+        for name in over_budget:
+            self._backoff.note(name, round=round, misbehaved=True)
 
     def begin(self, round: int) -> None:
         """Announce the round and forget old offers; raises `PeerBehind` if most of the others are in a later round."""
