@@ -88,6 +88,10 @@ class TorchRunner:
     def begin(self, round: int) -> None:
         """Do nothing: exchanges keep the ranks in step."""
 
+    def metrics(self) -> Mapping[str, float]:
+        """Return nothing: the ranks are one job."""
+        return {}
+
     def close(self, *, failed: bool) -> None:
         """Leave the job; wait for the other ranks, which may need this one, unless the run `failed`."""
         if self._ranks is not None:

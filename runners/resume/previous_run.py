@@ -175,7 +175,7 @@ class PreviousRun:
         )
 
     def _skipped_rounds(self) -> dict[int, int]:
-        steps = (step for step in self._steps_from(self.first) if step["node"] == BEHIND)
+        steps = (step for step in self._steps_from(0) if step["node"] == BEHIND)
         return {step["round"]: json.loads(step["facts"])["to"] for step in steps}
 
     def record_resume(self, graph: Graph, versions: Mapping[str, Any]) -> None:
