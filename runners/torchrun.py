@@ -129,7 +129,7 @@ class TorchSwarm:
         """Return whether another rank was interrupted before it closed this exchange."""
         return self._place(node, round) >= self.shared
 
-    def judged(self, *, round: int, seconds: Mapping[str, float], over_budget: Collection[str]) -> None:
+    def judged(self, *, round: int, seconds: Mapping[str, float], offenders: Collection[str]) -> None:
         """Do nothing: the ranks are one job."""
 
     def open(self, node: Exchange, *, round: int, peer: str, offer: Frame) -> None:

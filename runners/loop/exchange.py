@@ -56,8 +56,11 @@ class Swarm(Protocol):
     def wanted(self, node: Exchange, *, round: int) -> bool:
         """Return whether others still wait for this peer's offer, although a previous run closed the exchange."""
 
-    def judged(self, *, round: int, seconds: Mapping[str, float], over_budget: Collection[str]) -> None:
-        """Take note of the time that a step spent on rows of other peers, and of the peers whose time ended."""
+    def judged(self, *, round: int, seconds: Mapping[str, float], offenders: Collection[str]) -> None:
+        """Take note of the time that a step spent on rows of other peers.
+
+        `offenders` are those whose time ended, or whose rows made the node raise.
+        """
 
 
 class LocalSwarm:
@@ -85,7 +88,7 @@ class LocalSwarm:
         """Return False: all peers are interrupted together."""
         return False
 
-    def judged(self, *, round: int, seconds: Mapping[str, float], over_budget: Collection[str]) -> None:
+    def judged(self, *, round: int, seconds: Mapping[str, float], offenders: Collection[str]) -> None:
         """Do nothing: the peers are one process."""
 
 
@@ -111,7 +114,7 @@ class LoopbackSwarm:
         """Return False: nobody else waits."""
         return False
 
-    def judged(self, *, round: int, seconds: Mapping[str, float], over_budget: Collection[str]) -> None:
+    def judged(self, *, round: int, seconds: Mapping[str, float], offenders: Collection[str]) -> None:
         """Do nothing: there are no others."""
 
 

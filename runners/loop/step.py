@@ -21,6 +21,7 @@ from genrl_graph.runners.loop.outputs import check_rows, failed_rows, named_outp
 from genrl_graph.runners.loop.peers import Peer
 from genrl_graph.runners.loop.signals import Interrupted
 from genrl_graph.runners.loop.step_metrics import step_metrics
+from genrl_graph.runners.loop.without_offenders import LEFT_OUT, run_without_offenders
 from genrl_graph.store.journal import Record
 
 
@@ -109,19 +110,26 @@ def execute_node(
     if step.action == "open":
         return _open(context, node, inputs, round, peer)
     log, offer = Log(cut=context.cut(step, peer)), None
-    resources = node_resources(node, context.seed, round, peer.name, peer.tasks, log, evaluating=context.evaluating)
+
+    def resources(log: Log) -> dict[str, Any]:
+        return node_resources(node, context.seed, round, peer.name, peer.tasks, log, evaluating=context.evaluating)
+
+    def run(rows: Mapping[str, Any], log: Log) -> Any:
+        return node.run(**rows, **resources(log))  # type: ignore[attr-defined]  # checked at definition
+
     if step.action == "close":
         exchanged = _close(context, step, node, round, peer)
         offer = next((packet.rows for packet in exchanged.packets if packet.peer == peer.name), None)
-        output = node.admit(list(exchanged.packets), **resources)  # type: ignore[attr-defined]  # checked at definition
+        output = node.admit(list(exchanged.packets), **resources(log))  # type: ignore[attr-defined]
         _log_exchange(log, exchanged)
     else:
-        output = node.run(**inputs, **resources)  # type: ignore[attr-defined]
+        output, log = run_without_offenders(node, inputs, run, log, peer=peer.name)
     if errors:
         log.fact("retried", list(errors))
     outputs = named_outputs(node, output, context.schedule.types)
-    if log.seconds or log.facts.get(OVER_BUDGET):
-        context.swarm.judged(round=round, seconds=log.seconds, over_budget=log.facts.get(OVER_BUDGET, ()))
+    offenders = {*log.facts.get(OVER_BUDGET, ()), *log.facts.get(LEFT_OUT, ())}
+    if log.seconds or offenders:
+        context.swarm.judged(round=round, seconds=log.seconds, offenders=offenders)
     check_rows(node, inputs, outputs, peer=peer.name, excused=log.excused)
     metrics = step_metrics(node, outputs, log)
     if (failed := failed_rows(node, inputs, outputs, peer=peer.name, excused=log.excused)) > 0:

@@ -21,12 +21,12 @@ class Conduct:
         self.backoff, self.claims, self.accounts = Backoff(), Claims(host, proof), Accounts()
         self._host, self._inbox = host, inbox
 
-    def judged(self, *, round: int, seconds: Mapping[str, float], over_budget: Collection[str]) -> None:
-        """Add the time that a step spent on rows of other peers; those whose time ended back off."""
+    def judged(self, *, round: int, seconds: Mapping[str, float], offenders: Collection[str]) -> None:
+        """Add the time that a step spent on rows of other peers; the offenders among them back off."""
         for name, spent in seconds.items():
             self.accounts.add(name, seconds=spent)
         ids = {member.name: member.peer_id for member in self._host.roster()}
-        for name in over_budget:
+        for name in offenders:
             if name in ids:
                 self.backoff.offend(ids[name], round=round)
 

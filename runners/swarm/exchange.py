@@ -71,9 +71,9 @@ class PeerSwarm:
         """Return whether other peers may still wait for an exchange that this peer closed before it was interrupted."""
         return self._is_closed(node, round) and round == (self._closed - 1) // len(self._order)
 
-    def judged(self, *, round: int, seconds: Mapping[str, float], over_budget: Collection[str]) -> None:
-        """Add to the accounts of other peers; those whose rows took all of their time back off."""
-        self.conduct.judged(round=round, seconds=seconds, over_budget=over_budget)
+    def judged(self, *, round: int, seconds: Mapping[str, float], offenders: Collection[str]) -> None:
+        """Take note of the time that a step spent on rows of other peers; the offenders among them back off."""
+        self.conduct.judged(round=round, seconds=seconds, offenders=offenders)
 
     def begin(self, round: int) -> None:
         """Announce the round and forget old offers; raises `PeerBehind` if most of the others are in a later round."""

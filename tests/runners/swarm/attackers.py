@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from genrl_graph.contract.node import Exchange
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.runners.swarm.exchange import PeerSwarm
@@ -76,8 +78,9 @@ def more_rows(swarm: PeerSwarm, offer: Frame, count: int, completion: str) -> Fr
     rows = []
     for at in range(count):
         row = offer.rows()[at % len(offer)] | {"sample": at, "completion": completion}
-        named = ("peer", "round", "node", "task_id", "parent_ids", "sample", "prompt_ids", "completion_ids")
-        rows.append(row | {"id": rollout_id(protocol=swarm._protocol, **{name: row[name] for name in named})})
+        where = {name: row[name] for name in ("peer", "round", "node", "task_id", "parent_ids", "sample")}
+        tokens = {name: np.asarray(row[name], np.int32) for name in ("prompt_ids", "completion_ids")}
+        rows.append(row | {"id": rollout_id(protocol=swarm._protocol, **where, **tokens)})
     return type(offer).from_rows(rows, marks=offer.marks)
 
 

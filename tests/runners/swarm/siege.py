@@ -50,7 +50,7 @@ nodes:
   credit: {{type: advantage.group, inputs: {{scored: score}}}}
   update:
     type: update.grpo
-    inputs: {{policy: policy, scored: credit}}
+    inputs: {{policy: policy, credited: credit}}
     params: {{learning_rate: 3e-3}}
 run: {{trackers: [], checkpoint_every: 10}}
 """
@@ -69,6 +69,8 @@ class Siege:
         first = self.swarm.start("ann")
         join = first.address()
         peers = [first, *(self.swarm.start(name, join=join) for name in HONEST[1:])]
+        for peer in peers:
+            peer.address()  # each has its name before one of the attackers claims it
         attackers = [self._attack(kind, join) for kind in ATTACKS] if attacked else []
         until = time.monotonic() + limit_s
         for round in (self.rounds // 4, self.rounds // 2, self.rounds - 1):
