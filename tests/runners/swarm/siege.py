@@ -19,7 +19,7 @@ from statistics import mean, median
 sys.path.append(str(Path(__file__).parent))
 
 from attackers import ATTACKS
-from players import Player, Players
+from players import GATE, Player, Players
 from rich.console import Console
 from rich.table import Table
 
@@ -31,6 +31,7 @@ from genrl_graph.store.run_store import RunStore
 HONEST = ("ann", "bob", "eve", "kim")
 THIEF = "bob"
 TIMEOUT_S = 5.0
+GATE_AT = 1  # the round in which the honest peers wait until the attackers are there
 MOST_GROWTH_MB = 12.0
 GAME = f"""\
 graph: siege
@@ -66,12 +67,18 @@ class Siege:
 
     def play(self, *, attacked: bool, limit_s: float) -> None:
         """Play all rounds; attackers that are still there at the end are killed."""
-        first = self.swarm.start("ann")
+        gate, opened = self.swarm.folder / "gate.py", self.swarm.folder / "open"
+        gate.write_text(GATE)
+        held, env = ("--import", str(gate)), {"GATE": str(opened), "GATE_AT": str(GATE_AT)}
+        first = self.swarm.start("ann", *held, env=env)
         join = first.address()
-        peers = [first, *(self.swarm.start(name, join=join) for name in HONEST[1:])]
+        peers = [first, *(self.swarm.start(name, *held, join=join, env=env) for name in HONEST[1:])]
         for peer in peers:
             peer.address()  # each has its name before one of the attackers claims it
         attackers = [self._attack(kind, join) for kind in ATTACKS] if attacked else []
+        for attacker in attackers:
+            attacker.address()
+        opened.touch()
         until = time.monotonic() + limit_s
         for round in (self.rounds // 4, self.rounds // 2, self.rounds - 1):
             self._reach(round, first, until)
@@ -103,12 +110,12 @@ class Siege:
         return [json.loads(line) for line in lines]
 
     def slowest(self) -> dict[str, float]:
-        """Return the seconds of the slowest round of each honest peer; the first waits for the others to start."""
-        return {name: max(line["time/round"] for line in self.metrics(name)[1:]) for name in HONEST}
+        """Return the seconds of the slowest round of each honest peer, of those after the gate."""
+        return {name: max(line["time/round"] for line in self.metrics(name)[GATE_AT + 1 :]) for name in HONEST}
 
     def seconds(self) -> float:
-        """Return the seconds of all rounds but the first, of the peer that took longest."""
-        return max(sum(line["time/round"] for line in self.metrics(name)[1:]) for name in HONEST)
+        """Return the seconds of all rounds after the gate, of the peer that took longest."""
+        return max(sum(line["time/round"] for line in self.metrics(name)[GATE_AT + 1 :]) for name in HONEST)
 
     def unplayed(self, name: str) -> int:
         """Return the number of rounds that a peer left out."""
@@ -152,7 +159,7 @@ def report(calm: Siege, siege: Siege, seconds: float) -> bool:
         table.add_row(name, *(f"{account[unit]:.4g}" for unit in ("bytes", "rows", "seconds", "refused", "late")))
     console.print(table)
     for what, game in (("without attackers", calm), ("with attackers", siege)):
-        times = [line["time/round"] for line in game.metrics("ann")[1:]]
+        times = [line["time/round"] for line in game.metrics("ann")[GATE_AT + 1 :]]
         console.print(f"{what}: rounds of ann take {median(times):.2f} s (median), {max(times):.2f} s at most")
         console.print(
             f"  memory of ann: {', '.join(f'round {at}: {rss / 2**20:.0f} MB' for at, rss in game.rss.items())}"
