@@ -31,6 +31,7 @@ from genrl_graph.store.run_store import RunStore
 HONEST = ("ann", "bob", "eve", "kim")
 THIEF = "bob"
 TIMEOUT_S = 5.0
+PACE_S = 2.0  # so that attackers, which start later and share the machine, keep up
 GATE_AT = 1  # the round in which the honest peers wait until the attackers are there
 MOST_GROWTH_MB = 12.0
 GAME = f"""\
@@ -46,7 +47,8 @@ nodes:
     type: generate.answer
     inputs: {{tasks: tasks, policy: policy}}
     params: {{template: "{{{{ task.question }}}}", num_generations: 8, max_new_tokens: 1}}
-  shared: {{type: exchange.gather, inputs: {{rows: answer}}, params: {{min_peers: 3, timeout_s: {TIMEOUT_S}}}}}
+  paced: {{type: select.paced, inputs: {{rows: answer}}, params: {{seconds: {PACE_S}}}}}
+  shared: {{type: exchange.gather, inputs: {{rows: paced}}, params: {{min_peers: 3, timeout_s: {TIMEOUT_S}}}}}
   score: {{type: reward.math, inputs: {{rollouts: shared}}, params: {{peer_seconds: 2}}}}
   credit: {{type: advantage.group, inputs: {{scored: score}}}}
   update:
@@ -54,6 +56,19 @@ nodes:
     inputs: {{policy: policy, credited: credit}}
     params: {{learning_rate: 3e-3}}
 run: {{trackers: [], checkpoint_every: 10}}
+"""
+
+
+PACED = """
+import time
+from genrl_graph import R, Select
+
+class Paced(Select, name="paced"):
+    seconds: float
+
+    def run(self, rows: R) -> R:
+        time.sleep(self.seconds)
+        return rows
 """
 
 
@@ -67,9 +82,10 @@ class Siege:
 
     def play(self, *, attacked: bool, limit_s: float) -> None:
         """Play all rounds; attackers that are still there at the end are killed."""
-        gate, opened = self.swarm.folder / "gate.py", self.swarm.folder / "open"
-        gate.write_text(GATE)
-        held, env = ("--import", str(gate)), {"GATE": str(opened), "GATE_AT": str(GATE_AT)}
+        opened = self.swarm.folder / "open"
+        for name, text in (("gate.py", GATE), ("paced.py", PACED)):
+            (self.swarm.folder / name).write_text(text)
+        held, env = self._imports("gate.py", "paced.py"), {"GATE": str(opened), "GATE_AT": str(GATE_AT)}
         first = self.swarm.start("ann", *held, env=env)
         join = first.address()
         peers = [first, *(self.swarm.start(name, *held, join=join, env=env) for name in HONEST[1:])]
@@ -92,8 +108,11 @@ class Siege:
         name = THIEF if kind == "thief" else kind
         out = ["--peer-name", name, "-o", str(self.swarm.folder / "attackers" / kind), "--join", join]
         command = ["-m", "genrl_graph", "run", str(self.swarm.graph), "--runner", "swarm", *out]
-        script = ["--import", str(Path(__file__).with_name("attackers.py"))]
+        script = [*self._imports("paced.py"), "--import", str(Path(__file__).with_name("attackers.py"))]
         return self.swarm.launch(kind, [*command, *script, *self.swarm.arguments], {"ATTACK": kind})
+
+    def _imports(self, *names: str) -> list[str]:
+        return [text for name in names for text in ("--import", str(self.swarm.folder / name))]
 
     def _reach(self, round: int, player: Player, until: float) -> None:
         """Wait until a peer has ended a round, and record its memory."""
