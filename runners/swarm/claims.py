@@ -158,6 +158,14 @@ class Claims:
         """Return whether rows that would prove a claim are still on their way."""
         return any(word.inquiry is not None for word in self._words.values())
 
+    def step(self) -> None:
+        """Go on with the inquiries, without waiting: rows of a round are served for a short time only."""
+        for word in self._words.values():
+            if word.inquiry is not None and word.inquiry.step():
+                if word.inquiry.proved > word.proved:
+                    word.proved, word.pause_s, word.again_at = word.inquiry.proved, FIRST_PAUSE_S, 0.0
+                word.inquiry = None
+
     def served(self, peer_id: str, *, round: int) -> None:
         """Note that a peer delivered good rows of a round."""
         word = self._words.setdefault(peer_id, _Word())
@@ -210,10 +218,7 @@ class Claims:
                 asked += 1
                 word.again_at, word.pause_s = now + word.pause_s, min(2 * word.pause_s, LONGEST_PAUSE_S)
                 word.inquiry = _Inquiry(self._host, self._proof, member, claim)
-            if word.inquiry is not None and word.inquiry.step():
-                if word.inquiry.proved > word.proved:
-                    word.proved, word.pause_s, word.again_at = word.inquiry.proved, FIRST_PAUSE_S, 0.0
-                word.inquiry = None
+        self.step()
 
 
 def _median(rounds: Sequence[tuple[int, int]]) -> int:

@@ -21,7 +21,7 @@ from genrl_graph.runners.swarm.roster import RosterMember
 from genrl_graph.wire.packet import encode
 
 PAUSE_S = 0.05
-PROOF_S = 5.0  # for which a peer that joins waits for rows that tell in which round the swarm is
+PROOF_S, JOINING_S = 1.0, 5.0  # for which a peer waits, before a round, for rows that prove that the swarm is ahead
 TELL_S = 5.0
 
 
@@ -87,7 +87,7 @@ class PeerSwarm:
             self._served.remove(offer)
         self._taken -= {(peer_id, key) for peer_id, key in self._taken if int(key.partition("/")[0]) < oldest}
         if self._admissions:
-            until = time.monotonic() + (PROOF_S if not self._met else 0.0)  # who joins looks before it plays
+            until = time.monotonic() + (PROOF_S if self._met else JOINING_S)
             self._require_not_behind(round)
             while self.conduct.claims.asking and time.monotonic() < until:
                 self._stop.check()
@@ -145,6 +145,7 @@ class PeerSwarm:
             with self._inbox.changed:
                 over = exchange.look(rounds)
             exchange.verify()
+            self.conduct.claims.step()
             if over and not self._is_short(exchange, node):
                 break
             self._stop.check()
