@@ -152,6 +152,7 @@ class Claims:
     def __init__(self, host: Host, proof: Proof | None) -> None:
         self._host, self._proof = host, proof
         self._words: dict[str, _Word] = {}
+        self.patience = True  # until an exchange has closed, or its time has passed
 
     @property
     def asking(self) -> bool:
@@ -172,18 +173,28 @@ class Claims:
         word.served += word.proved < round
         word.proved = max(word.proved, round)
 
+    def has_served(self, peer_id: str) -> bool:
+        """Return whether a peer has delivered good rows in time."""
+        return peer_id in self._words and self._words[peer_id].served > 0
+
     def later_round(self, claims: Mapping[RosterMember, int], *, round: int) -> int | None:
         """Return the round in which the swarm is, if it is later than `round`; `claims` are those of the others.
 
-        Rows that prove claims are fetched meanwhile: ask again while `asking`.
+        Rows that prove claims are fetched meanwhile: ask again while `asking`. Once `patience` has ended, peers that
+        are not ahead count only if they have served, so heartbeats of invented peers hold nobody back either.
         """
         self._forget({member.peer_id for member in claims})
-        if not claims or _median([(claim, self.weight(member)) for member, claim in claims.items()]) <= round:
+        believed = [
+            (claim, self.weight(member))
+            for member, claim in claims.items()
+            if claim <= round and (self.patience or self.has_served(member.peer_id))
+        ]
+        later = {member: claim for member, claim in claims.items() if claim > round}
+        if not later or _median([*believed, *((claim, self.weight(m)) for m, claim in later.items())]) <= round:
             return None
-        self._inquire(claims, round)
-        believed = [(claim, self.weight(member)) for member, claim in claims.items() if claim <= round]
-        for member, claim in claims.items():
-            if claim > round and self._proved(member) >= round:
+        self._inquire(later, round)
+        for member, claim in later.items():
+            if self._proved(member) >= round:
                 believed.append((min(claim, self._proved(member) + 1), self.weight(member)))
         there = _median(believed) if believed else round
         return there if there > round else None

@@ -13,6 +13,9 @@ from genrl_graph.runners.swarm.offers import Inbox
 from genrl_graph.runners.swarm.open_exchange import MemberOffer
 from genrl_graph.runners.swarm.transport.streams import CUT_SHORT
 
+NEWCOMERS = "newcomers"
+"""The key, in the back-off, of all peers that have served nothing yet."""
+
 
 class Conduct:
     """The conduct of all other peers, as this one has seen it: back-off, claims and accounts."""
@@ -30,14 +33,25 @@ class Conduct:
             if name in ids:
                 self.backoff.offend(ids[name], round=round)
 
+    def is_awaited(self, peer_id: str) -> bool:
+        """Return whether an exchange waits for a peer.
+
+        It waits for one that has served nothing yet until such a one was late: new keys cost nothing.
+        """
+        is_known = self.claims.has_served(peer_id) or self.backoff.is_awaited(NEWCOMERS)
+        return is_known and self.backoff.is_awaited(peer_id)
+
     def judge(self, asked: MemberOffer, received: tuple[int, Admitted] | None, *, round: int) -> None:
         """Let a member back off that was late or sent bad rows; only good rows in time speak for it.
 
         `received` are the round of its offer and the admitted rows, None where none came.
         """
         peer_id, name = asked.member.peer_id, asked.member.name
+        is_new = not self.claims.has_served(peer_id)
         if asked.missing in ("late", "slow"):
             self.backoff.offend(peer_id, round=round)
+            if is_new and asked.awaited:
+                self.backoff.offend(NEWCOMERS, round=round)
             self.accounts.add(name, late=1)
         if received is None:
             return
@@ -47,6 +61,8 @@ class Conduct:
             self.backoff.offend(peer_id, round=round)
         elif announced == round:
             self.backoff.serve(peer_id, round=round)
+            if is_new:
+                self.backoff.serve(NEWCOMERS, round=round)
             if len(packet.rows):
                 self.claims.served(peer_id, round=round)
                 self._host.establish(peer_id)

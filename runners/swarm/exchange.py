@@ -126,7 +126,7 @@ class PeerSwarm:
                 round=round,
                 since=since,
                 taken=self._taken,
-                is_awaited=self.conduct.backoff.is_awaited,
+                is_awaited=self.conduct.is_awaited,
             )
             exchange.ask(members)
             self._opened[node.place.node] = exchange
@@ -173,6 +173,7 @@ class PeerSwarm:
 
     def _is_short(self, exchange: OpenExchange, node: Exchange) -> bool:
         """Return whether to keep waiting for more peers; if so, ask those that are here now, also returned ones."""
+        self.conduct.claims.patience = False
         if exchange.came >= node.min_peers or node.on_short != "wait":
             return False
         self._require_not_behind(exchange.round)
@@ -239,6 +240,7 @@ class PeerSwarm:
             here = self._in_reach(node, round)
             heard = [member for member in here if not self.conduct.backoff.is_out(member.peer_id, round=round)]
             is_over = waited >= node.timeout_s
+            self.conduct.claims.patience &= not is_over
             for members in (heard, here)[: 2 if is_over else 1]:
                 if len(members) + 1 >= node.min_peers:
                     return members

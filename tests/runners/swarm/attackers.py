@@ -53,7 +53,7 @@ def sending(swap: Callable[[PeerSwarm, Exchange, int, str, Frame], bytes | None]
             sent = swap(self, node, round, peer_id, offer)
             return whole_push(host, peer_id, sent) if sent is not None else Future()
 
-        Host.push = pushing  # type: ignore[method-assign]
+        Host.push = pushing  # type: ignore[method-assign,assignment]
         try:
             whole_open(self, node, round=round, peer=peer, offer=offer)
         finally:
@@ -78,8 +78,10 @@ def more_rows(swarm: PeerSwarm, offer: Frame, count: int, completion: str) -> Fr
     rows = []
     for at in range(count):
         row = offer.rows()[at % len(offer)] | {"sample": at, "completion": completion}
-        where = {name: row[name] for name in ("peer", "round", "node", "task_id", "parent_ids", "sample")}
-        tokens = {name: np.asarray(row[name], np.int32) for name in ("prompt_ids", "completion_ids")}
+        where: dict[str, Any] = {
+            name: row[name] for name in ("peer", "round", "node", "task_id", "parent_ids", "sample")
+        }
+        tokens: dict[str, Any] = {name: np.asarray(row[name], np.int32) for name in ("prompt_ids", "completion_ids")}
         rows.append(row | {"id": rollout_id(protocol=swarm._protocol, **where, **tokens)})
     return type(offer).from_rows(rows, marks=offer.marks)
 

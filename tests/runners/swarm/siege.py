@@ -207,7 +207,8 @@ def main() -> None:
             with Players(folder, [f"run.rounds={args.rounds}"], graph=graph) as swarm:
                 games.append(Siege(swarm, args.rounds))
                 games[-1].play(attacked=name == "siege", limit_s=args.limit)
-        held = report(*games, time.monotonic() - started)
+        calm, siege = games
+        held = report(calm, siege, time.monotonic() - started)
     raise SystemExit(0 if held else 1)
 
 

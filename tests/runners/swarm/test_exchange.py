@@ -121,8 +121,11 @@ def sit(start_host: Callable[..., Host], key: Callable[[str], Identity]) -> Iter
         seat.host.close()
 
 
+Later = Callable[..., "Future[Meeting]"]
+
+
 @pytest.fixture
-def later() -> Iterator[Callable[..., "Future[Meeting]"]]:
+def later() -> Iterator[Later]:
     """Return a function that runs a call in a background thread."""
     with ThreadPoolExecutor(4) as pool:
         yield pool.submit
@@ -137,7 +140,7 @@ def rules_of(meeting: Meeting) -> list[tuple[str, str]]:
     return list(zip(refusals["peer"], refusals["rule"], strict=True)) if refusals else []
 
 
-def test_peers_get_each_others_rows_in_the_order_of_their_names(sit: Sit, later) -> None:
+def test_peers_get_each_others_rows_in_the_order_of_their_names(sit: Sit, later: Later) -> None:
     bob, ann = sit("bob", min_peers=2), sit("ann", min_peers=2)
     for round in range(3):
         found = [each.result(20) for each in [later(bob.meet, round), later(ann.meet, round)]]
@@ -161,7 +164,7 @@ def test_who_does_not_answer_is_late_and_left_out_for_longer_each_time(sit: Sit)
     assert ann.swarm.conduct.accounts.take()["peer/bob/late"] == 3.0
 
 
-def test_nobody_waits_for_one_that_was_late_and_its_rows_are_taken_if_they_come(sit: Sit, later) -> None:
+def test_nobody_waits_for_one_that_was_late_and_its_rows_are_taken_if_they_come(sit: Sit, later: Later) -> None:
     ann, bob, eve = (sit(name, timeout_s=4.0, min_peers=2) for name in ("ann", "bob", "eve"))
     met = [later(each.meet, 0) for each in (ann, eve)]
     assert met[0].result(20).facts == {"missing": {"bob": "late"}}
@@ -179,7 +182,7 @@ def test_nobody_waits_for_one_that_was_late_and_its_rows_are_taken_if_they_come(
 
 def announcement(seat: Seat, round: int, **head: Any) -> bytes:
     """Return a signed announcement of a peer; `head` replaces values in its head."""
-    values = {"peer": seat.name, "round": round, "node": "answers", "protocol": SCHEDULE.protocol}
+    values: dict[str, Any] = {"peer": seat.name, "round": round, "node": "answers", "protocol": SCHEDULE.protocol}
     offer = Offer(**(values | {"size": 9, "sha256": "0" * 64} | head))
     return offer.announced(partial(sign_message, seat.identity))
 
@@ -200,7 +203,7 @@ def test_too_few_go_on_where_the_node_says_so(sit: Sit) -> None:
     assert peers_of(ann.meet(0)) == ["ann"]
 
 
-def test_too_few_wait_beyond_the_deadline_for_those_who_come(sit: Sit, later) -> None:
+def test_too_few_wait_beyond_the_deadline_for_those_who_come(sit: Sit, later: Later) -> None:
     ann = sit("ann", min_peers=2)
     opened = later(ann.meet, 0)
     with pytest.raises(TimeoutError):
@@ -210,7 +213,7 @@ def test_too_few_wait_beyond_the_deadline_for_those_who_come(sit: Sit, later) ->
     assert peers_of(opened.result(10)) == ["ann", "bob"]
 
 
-def test_a_signal_ends_the_wait(sit: Sit, later) -> None:
+def test_a_signal_ends_the_wait(sit: Sit, later: Later) -> None:
     ann = sit("ann", min_peers=2)
     opened = later(ann.meet, 0)
     ann.stop.signum = 2
@@ -218,7 +221,7 @@ def test_a_signal_ends_the_wait(sit: Sit, later) -> None:
         opened.result(5)
 
 
-def test_rows_of_an_earlier_round_are_taken_once(sit: Sit, later) -> None:
+def test_rows_of_an_earlier_round_are_taken_once(sit: Sit, later: Later) -> None:
     ann, bob = sit("ann", max_staleness=2), sit("bob", max_staleness=2, min_peers=2)
     ann.open(0)
     bob.open(0)
@@ -241,7 +244,7 @@ def test_an_announcement_that_was_lost_is_asked_for(sit: Sit) -> None:
     assert peers_of(ann.close(0)) == ["ann", "bob"]
 
 
-def test_a_restarted_peer_still_gives_what_it_had_closed(sit: Sit, later) -> None:
+def test_a_restarted_peer_still_gives_what_it_had_closed(sit: Sit, later: Later) -> None:
     ann, bob = sit("ann", min_peers=2), sit("bob", min_peers=2)
     opened = later(ann.meet, 0)
     bob.host.beat(0)
@@ -281,7 +284,7 @@ def test_heartbeats_and_announcements_alone_move_nobody(sit: Sit) -> None:
         assert peers_of(ann.meet(round)) == ["ann"]
 
 
-def test_newcomers_do_not_outvote_a_peer_that_has_played_along(sit: Sit, later) -> None:
+def test_newcomers_do_not_outvote_a_peer_that_has_played_along(sit: Sit, later: Later) -> None:
     ann, bob = sit("ann", min_peers=2), sit("bob", min_peers=2)
     for round in range(3):
         opened = later(bob.meet, round)
@@ -296,7 +299,7 @@ def test_newcomers_do_not_outvote_a_peer_that_has_played_along(sit: Sit, later) 
     assert peers_of(ann.meet(3)) == ["ann", "bob"]
 
 
-def test_two_keys_with_one_name_are_two_peers(sit: Sit, later) -> None:
+def test_two_keys_with_one_name_are_two_peers(sit: Sit, later: Later) -> None:
     """A run whose name somebody else claims goes on with its own key, under a name that nobody can take."""
     ann, bob = sit("ann", min_peers=3), sit("bob", min_peers=3)
     thief = sit("bob", as_key="thief", seed=1, min_peers=3)
@@ -358,3 +361,19 @@ def test_someone_elses_announcement_is_refused(sit: Sit) -> None:
     ann, bob, eve = sit("ann"), sit("bob"), sit("eve")
     eve.host.push(ann.host.peer_id, announcement(bob, 0)).result(10)
     assert rules_of(ann.meet(0)) == [("eve", "announcement")]
+
+
+def test_invented_peers_hold_nobody_back(sit: Sit, later: Later) -> None:
+    """Keys that say they are here, and serve nothing, do not outvote a peer that serves a later round."""
+    ann, bob, eve = sit("ann", timeout_s=1.0), sit("bob", timeout_s=1.0), sit("eve", timeout_s=1.0)
+    opened = later(bob.meet, 0)
+    assert peers_of(ann.meet(0)) == ["ann", "bob"], "eve is late"
+    opened.result(20)
+    bob.open(5)
+    bob.appear(5)
+    eve.appear(1)
+    kim = sit("kim")
+    kim.appear(1)
+    with pytest.raises(PeerBehind) as behind:
+        ann.swarm.begin(1)
+    assert behind.value.round == 5
