@@ -61,6 +61,7 @@ class Session:
 
     def __init__(self, run: OpenRun) -> None:
         self._run = run
+        self._skipped = dict(run.start.skipped)
         self._budget = self._new_budget(run.config.max_failed_rows)
         self._budget.failed_rows, self._budget.retries = run.start.failed_rows, run.start.retries
         self._context = RunContext(
@@ -75,6 +76,11 @@ class Session:
             trace=run.trace,
         )
         self._evaluator = None if run.evaluation is None else self._new_evaluator(run.evaluation)
+
+    @property
+    def unplayed(self) -> int:
+        """The number of rounds that were left out because the swarm was in a later one, previous sessions included."""
+        return sum(later - number for number, later in self._skipped.items())
 
     def play(self) -> None:
         """Play all rounds, with the evaluations and checkpoints between them; raises `Interrupted` after a signal."""
@@ -113,9 +119,11 @@ class Session:
             self._run.store.commit([skipped_round(number, player.name, to=later) for player in self._run.players])
             self._run.metrics.drop()
             self._run.terminal.skipped(number, later)
+            self._skipped[number] = later
             return later
         seconds = time.perf_counter() - started
-        self._run.terminal.round(number, self._run.metrics.end(number, seconds, self._budget.metrics()), seconds)
+        more = {**self._budget.metrics(), **self._run.runner.metrics()}
+        self._run.terminal.round(number, self._run.metrics.end(number, seconds, more), seconds)
         return number + 1
 
     def _begin(self, number: int) -> None:

@@ -1,5 +1,6 @@
 """`reward.math`: reward a well-formed and a correct answer to a maths task."""
 
+import math
 from collections.abc import Mapping
 
 from pydantic import Field
@@ -8,6 +9,7 @@ from genrl_graph.contract.node import Reward
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Rollouts, Scored
 from genrl_graph.edge_types.task import TaskBook
+from genrl_graph.nodes.reward.scoring.authors import judge_by_author
 from genrl_graph.nodes.reward.scoring.rows import Regex, Texts, Verdict, call_each, judgeable, number, score_rows
 from genrl_graph.nodes.reward.worker.worker import Failure
 
@@ -15,9 +17,19 @@ TARGET = "genrl_graph.nodes.reward.scoring.math_judge:math_score"
 
 
 def judge_maths(
-    rollouts: Rollouts, positions: list[int], *, tasks: TaskBook, pattern: str | None, timeout_s: float, node: str
+    rollouts: Rollouts,
+    positions: list[int],
+    *,
+    tasks: TaskBook,
+    pattern: str | None,
+    timeout_s: float,
+    node: str,
+    until: float = math.inf,
 ) -> dict[int, Verdict]:
-    """Return, by row position, the terms `format` and `correct`, judged by math-verify in a worker process."""
+    """Return, by row position, the terms `format` and `correct`, judged by math-verify in a worker process.
+
+    Rows that are not judged at the monotonic time `until` get `OutOfTime`.
+    """
     ids, completions = rollouts.values("task_id"), rollouts.values("completion")
     # a third: math-verify applies its limit to two parses and a comparison, and must stop before the worker is killed
     limit_s = max(1, int(timeout_s / 3))
@@ -28,7 +40,7 @@ def judge_maths(
         verdicts[at] = Failure(f"task {ids[at]!r} has no reference answer")
         if answer:
             calls[at] = {"completion": completions[at], "answer": answer, "pattern": pattern, "limit_s": limit_s}
-    for at, value in call_each(TARGET, calls, timeout_s=timeout_s, node=node).items():
+    for at, value in call_each(TARGET, calls, timeout_s=timeout_s, node=node, until=until).items():
         assert isinstance(value, Failure | dict)
         verdicts[at] = value if isinstance(value, Failure) else {term: number(v) for term, v in value.items()}
     return verdicts
@@ -51,15 +63,24 @@ class MathReward(Reward, name="math"):
     )
     timeout_s: float = Field(10.0, gt=0, description="seconds to judge a row; after that it stays unjudged (NaN)")
 
-    def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
+    def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log, peer: str = "") -> Scored[Texts]:
         """Add `reward`, `reward_format` and `reward_correct` to the rollouts.
 
         Inputs:
             rollouts: rows to judge
         """
-        node = self.place.node
-        verdicts = judge_maths(
-            rollouts, judgeable(rollouts), tasks=tasks, pattern=self.pattern, timeout_s=self.timeout_s, node=node
-        )
+
+        def judge(positions: list[int], until: float) -> Mapping[int, Verdict]:
+            return judge_maths(
+                rollouts,
+                positions,
+                tasks=tasks,
+                pattern=self.pattern,
+                timeout_s=self.timeout_s,
+                node=self.place.node,
+                until=until,
+            )
+
+        verdicts = judge_by_author(rollouts, judgeable(rollouts), judge, peer=peer, seconds=self.peer_seconds, log=log)
         weights = {"format": self.format, "correct": self.correct}
-        return score_rows(rollouts, verdicts, weights=weights, node=self, log=log)
+        return score_rows(rollouts, verdicts, weights=weights, node=self, log=log, peer=peer)

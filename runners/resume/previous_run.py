@@ -186,7 +186,7 @@ class PreviousRun:
 
     def _skipped_rounds(self) -> dict[int, int]:
         skipped = {}
-        for step in self._steps_from(self.first):
+        for step in self._steps_from(0):
             if step["node"] == BEHIND:
                 later, after = read_facts(step["facts"], self.store.folder).get("to"), step["round"] + 1
                 skipped[step["round"]] = max(later, after) if is_count(later) else after  # never back to this round
