@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from genrl_graph.contract import registry
 from genrl_graph.contract.declared import Declared, param_problems
 from genrl_graph.contract.node import Wire
-from genrl_graph.dag.check import check
+from genrl_graph.dag.check import check, check_data
 from genrl_graph.dag.graph import Graph, Part
 from genrl_graph.dag.problems import Path, Problem
 from genrl_graph.dag.run_config import RunConfig
@@ -33,6 +33,10 @@ class Loaded:
     problems: tuple[Problem, ...]
     document: Document
     deprecated: tuple[Problem, ...] = ()
+
+    def with_data(self) -> "Loaded":
+        """Return this with what is missing of the local data that the graph names, added to its problems."""
+        return replace(self, problems=(*self.problems, *check_data(self.graph)))
 
     def notes(self) -> list[str]:
         """Return one line per deprecated input name, with the new name."""

@@ -1,6 +1,6 @@
 """`source.mix`: several sources in one, sampled by weight and, for a curriculum, by level."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -91,6 +91,11 @@ class Mix(Source, name="mix"):
     def data_paths(self) -> list[Path]:
         """Return the local files and folders that the members read."""
         return [path for member in self.members.values() for path in member.source.data_paths()]
+
+    def check_data(self) -> Iterator[str]:
+        """Report what is missing of the members' local data."""
+        for name, member in self.members.items():
+            yield from (f"members.{name}: {problem}" for problem in member.source.check_data())
 
     def prepare(self) -> None:
         """Prepare all members; errors name the member."""
