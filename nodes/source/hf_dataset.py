@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
-from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from genrl_graph.contract.data_path import DataPath
 from genrl_graph.contract.evaluation import Evaluation
@@ -14,7 +14,7 @@ from genrl_graph.edge_types.rollouts import Tasks
 from genrl_graph.edge_types.task import Task
 from genrl_graph.errors import DataError, ParamError
 from genrl_graph.nodes.source.data.data_files import SUFFIXES
-from genrl_graph.nodes.source.data.data_set import data_state, is_local, local_data_set, require_no_url
+from genrl_graph.nodes.source.data.data_set import data_state, is_local, local_data_set
 from genrl_graph.nodes.source.data.epoch import EVAL_KEY_PREFIX, as_rows, row_of
 from genrl_graph.nodes.source.data.records import PRESETS, AnswerFrom, Columns, Preset, RowReader
 from genrl_graph.nodes.source.data.streamed import open_stream
@@ -66,7 +66,7 @@ class HfDataset(Source, name="hf_dataset"):
     rows are read in the order of the stream, and each is shuffled.
     """
 
-    path: Annotated[DataPath, BeforeValidator(require_no_url)] = Field(min_length=1)
+    path: DataPath = Field(min_length=1)
     name: str | None = None
     split: str = "train"
     eval_split: str | None = None

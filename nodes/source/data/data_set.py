@@ -81,10 +81,3 @@ def data_state(path: str) -> DataState:
     """Return names, modification times and sizes of a local file or of all files of a folder, to key caches."""
     files = (Path(place, name) for place, _, names in os.walk(path) for name in names)
     return tuple((str(file), file_state(str(file))) for file in (Path(path), *files))
-
-
-def require_no_url(path: object) -> object:
-    """Return the path of a data set; raises `ValueError` for a URL."""
-    if isinstance(path, str) and "://" in path:
-        raise ValueError(f"{path[:80]} is a URL, which is not followed; download the data and name the file")
-    return path
