@@ -47,7 +47,10 @@ def _refuse_other_types(value: object) -> object:
 
 
 class ExactNumbers(BaseModel):
-    """Base of models whose number fields, at any depth, refuse booleans and texts that are no decimal number."""
+    """Base of models whose numbers, also in lists, mappings and unions, refuse booleans and texts that are no number.
+
+    A model inside another one needs this base itself: its schema is built once, for all that use it.
+    """
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
 
 from genrl_graph.contract.data_path import Portable, without_folders
 from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.exact_numbers import ExactNumbers
 from genrl_graph.contract.node import Node, Place, Source, Wire
 from genrl_graph.edge_types.rollouts import Tasks
 from genrl_graph.edge_types.task import Task
@@ -19,7 +20,7 @@ from genrl_graph.nodes.update.level import Level
 from genrl_graph.seeds import substream
 
 
-class MixMember(BaseModel):
+class MixMember(ExactNumbers):
     """One source of a mix: its type and params, its weight, and the lowest level at which it is sampled."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
