@@ -69,6 +69,8 @@ class ChoiceReward(Reward, name="choice"):
     and math-verify run in worker processes with a limit of `timeout_s` seconds per row.
     """
 
+    class_version = 2
+
     format: float = 0.5
     exists: float = 0.5
     correct: float = 1.0

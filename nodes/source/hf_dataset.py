@@ -66,6 +66,8 @@ class HfDataset(Source, name="hf_dataset"):
     rows are read in the order of the stream, and each is shuffled.
     """
 
+    class_version = 2
+
     path: DataPath = Field(min_length=1)
     name: str | None = None
     split: str = "train"
