@@ -188,7 +188,7 @@ class Draw(Generator, name="toy_draw"):
                         "sample": sample,
                         "policy": policy.name,
                         "policy_version": policy.version,
-                        "tokenizer": "toy",
+                        "tokenizer_fingerprint": "toy",
                         "temperature": 1.0,
                         "messages": task["messages"],
                         "prompt_ids": prompt,
@@ -196,7 +196,7 @@ class Draw(Generator, name="toy_draw"):
                         "completion_mask": [1] * len(drawn),
                         "logprobs": np.full(len(drawn), -0.5, np.float32),
                         "completion": " ".join(map(str, drawn)),
-                        "finish": "stop",
+                        "finish_reason": "stop",
                         "error": "",
                     }
                 )

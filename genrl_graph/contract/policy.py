@@ -69,7 +69,7 @@ class Completion:
     ids: "NDArray[np.int32]"
     logprobs: "NDArray[np.float32]"
     text: str
-    finish: str
+    finish_reason: str
 
 
 @dataclass(frozen=True, slots=True)

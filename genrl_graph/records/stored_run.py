@@ -224,8 +224,8 @@ class StoredRun:
             failures.append(self.table(f"{node}/failures", rounds).select(_NO_ROWS.column_names))
         if node in groups:
             rows = self.table(node, rounds)
-            if {"id", "finish", "error"} <= set(rows.column_names) and rows.num_rows:
-                failed = rows.filter(pc.equal(rows.column("finish"), "failed"))
+            if {"id", "finish_reason", "error"} <= set(rows.column_names) and rows.num_rows:
+                failed = rows.filter(pc.equal(rows.column("finish_reason"), "failed"))
                 columns = failed.select(["id", "error", "round", "holder"])
                 failures.append(columns.rename_columns(_NO_ROWS.column_names))
         return pa.concat_tables([table.cast(_NO_ROWS.schema) for table in failures])

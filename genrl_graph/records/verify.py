@@ -130,7 +130,7 @@ class _ArraysVerifier:
         report.groups = len(counts.keys() - {STEPS})
         report.rows = sum(rows for group, rows in counts.items() if group != STEPS)
         with report.noting():
-            _check_bytes(arrays.folder / METADATA, root_file(counts))
+            _check_bytes(arrays.folder / METADATA, root_file(counts, arrays.layout))
         for group in counts:
             before = len(report.problems)
             with report.noting():

@@ -22,8 +22,9 @@ from genrl_graph.arrow.schema import Leaf, leaves, schema_from_json, schema_json
 from genrl_graph.errors import StoreError
 from genrl_graph.store.chunks import ChunkedArray
 from genrl_graph.store.durable import PARTIAL, failed, sync_folder, write_file
+from genrl_graph.store.renamed import RENAMED
 
-LAYOUT = 2
+LAYOUT = 3
 SCHEMA = 1  # the version of the columns of a group
 ROWS_A_READ = 65_536
 WRITERS = 8  # threads that wait for the disk; each holds one chunk twice, raw and compressed
@@ -43,7 +44,8 @@ class ArrayWrite:
 class RolloutArrays:
     """The arrays of one run. Appended rows count only after `publish`.
 
-    Raises `StoreError` where the folder is not the store of a run, or has another layout version.
+    A run keeps the layout it began with; see `renamed` for what they differ in. Raises `StoreError` where the folder is
+    not the store of a run, or has a layout version that this program does not read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -51,6 +53,7 @@ class RolloutArrays:
         self._new_names: set[Path] = set()  # folders with files written since the last `publish`
         self._levels: dict[str, dict[str, int]] = {}  # published elements by group and level
         self._next: dict[str, dict[str, int]] = {}  # the same after the next `publish`
+        self.layout = LAYOUT
         self.counts = self.published()
 
     @classmethod
@@ -69,11 +72,12 @@ class RolloutArrays:
             raise StoreError(f"{self.folder}: no layout version in {METADATA}; this is not the store of a run")
         if layout > LAYOUT:
             raise StoreError(f"{self.folder}: layout {layout} is newer than {LAYOUT}; upgrade genrl-graph")
-        if layout < LAYOUT:
+        if layout not in RENAMED:
             raise StoreError(
-                f"{self.folder}: layout {layout} is older than {LAYOUT}; open it with the version of genrl-graph "
+                f"{self.folder}: layout {layout} is older than {min(RENAMED)}; open it with the version of genrl-graph "
                 "that wrote it"
             )
+        self.layout = layout
         return {str(group): int(rows) for group, rows in root["rows"].items()}
 
     def schema(self, group: str) -> pa.Schema:
@@ -114,7 +118,7 @@ class RolloutArrays:
         """Sync the appended rows to the disk, then publish the new row counts in one rename."""
         counts = self.counts | {group: levels[""] for group, levels in self._next.items()}
         self._sync()
-        write_file(self.folder / METADATA, root_file(counts))
+        write_file(self.folder / METADATA, root_file(counts, self.layout))
         sync_folder(self.folder)
         self.counts = counts
         self._levels |= self._next
@@ -219,6 +223,6 @@ def group_file(attributes: Mapping[str, Any]) -> bytes:
     return json.dumps(node, indent=2).encode()
 
 
-def root_file(counts: Mapping[str, int]) -> bytes:
+def root_file(counts: Mapping[str, int], layout: int = LAYOUT) -> bytes:
     """Return the zarr metadata file of the root: layout version and published row counts."""
-    return group_file({"layout": LAYOUT, "rows": counts})
+    return group_file({"layout": layout, "rows": counts})

@@ -19,6 +19,7 @@ from genrl_graph.store import run_folder
 from genrl_graph.store.canonical import conform
 from genrl_graph.store.durable import PARTIAL, failed, make_folder, sync_folder
 from genrl_graph.store.journal import Journal, JournalEntry, Record, entries
+from genrl_graph.store.renamed import ColumnNames
 from genrl_graph.store.run_folder import WriterLock
 from genrl_graph.store.view import STEPS, StoreReader, StoreView, archived_records, steps_table, view_on_disk
 
@@ -42,6 +43,7 @@ class RunStore:
         self._block_bytes, self._block_rounds = block_bytes, block_rounds
         self._arrays = RolloutArrays(folder / run_folder.ROLLOUTS)
         self._reader = StoreReader(self._arrays)
+        self._names = ColumnNames(self._arrays.layout)
         self._journal: Journal | None = None
         self._first_round: int | None = None  # of the records in the journal
         self._pending: list[JournalEntry] | None = None  # records in the journal, if read since the last commit
@@ -122,7 +124,7 @@ class RunStore:
         """
         journal = self._open_journal()
         groups = dict(self._groups)
-        digests = journal.append_many([_stored_form(record, groups) for record in records])
+        digests = journal.append_many([self._stored_form(record, groups) for record in records])
         self._groups, self._pending = groups, None
         if records:
             self._first_round = records[0].round if self._first_round is None else self._first_round
@@ -179,7 +181,8 @@ class RunStore:
         `rounds` selects by the round of the record; rows from an earlier round keep that number in their own column
         `round`. `columns` reads only those. Raises `StoreError` for a group or a column that the run does not have.
         """
-        return self._reader.table(self._view(), group, rounds, columns=columns)
+        stored = None if columns is None else self._names.stored_names(columns)
+        return self._names.present(self._reader.table(self._view(), group, rounds, columns=stored))
 
     def steps(self, rounds: range | None = None) -> pa.Table:
         """Return one row for each committed record, in order: round, node, holder, rows, facts, digest.
@@ -233,25 +236,24 @@ class RunStore:
         self._first_round = pending[0].record.round if pending else None
         self._journal = journal
 
+    def _stored_form(self, record: Record, groups: dict[str, tuple[pa.Schema, int]]) -> Record:
+        """Return the record with its tables in the form of the store; `groups` (schema, rows) is updated with them."""
+        tables: dict[str, pa.Table] = {}
+        for name, table in record.tables.items():
+            table = self._names.stored(_with_origin(table, record))
+            known, rows = groups.get(name, (None, 0))
+            if known is None:
+                _check_names(name, table.column_names, groups)
+            tables[name] = conform(table, known, fixed=rows > 0, where=name)
+            _add_to_schema(name, tables[name], groups)
+        return Record(record.round, record.node, record.holder, record.facts, tables)
+
     def _tidy(self) -> int:
         """Remove files and checkpoints that a crash left half written, and return how many."""
         leftovers = [*self._arrays.leftovers(), *self.folder.glob(f"*{PARTIAL}")]
         for path in leftovers:
             path.unlink()
         return len(leftovers) + run_folder.tidy_checkpoints(self.checkpoints)
-
-
-def _stored_form(record: Record, groups: dict[str, tuple[pa.Schema, int]]) -> Record:
-    """Return the record with its tables in the form of the store; `groups` (schema, rows) is updated with them."""
-    tables: dict[str, pa.Table] = {}
-    for name, table in record.tables.items():
-        table = _with_origin(table, record)
-        known, rows = groups.get(name, (None, 0))
-        if known is None:
-            _check_names(name, table.column_names, groups)
-        tables[name] = conform(table, known, fixed=rows > 0, where=name)
-        _add_to_schema(name, tables[name], groups)
-    return Record(record.round, record.node, record.holder, record.facts, tables)
 
 
 def _add_to_schema(name: str, table: pa.Table, groups: dict[str, tuple[pa.Schema, int]]) -> None:

@@ -33,15 +33,15 @@ class Spaces:
 class Turn:
     """The seat to move, its observation and its legal actions.
 
-    `rewards` holds what each seat earned since the previous turn. After the last action, `finish` is "terminated" or
-    "truncated", and no seat is to move.
+    `rewards` holds what each seat earned since the previous turn. After the last action, `finish_reason` is
+    "terminated" or "truncated", and no seat is to move.
     """
 
     seat: int
     observation: Floats
     mask: Mask
     rewards: tuple[float, ...]
-    finish: str = ""
+    finish_reason: str = ""
 
 
 class Game(Protocol):

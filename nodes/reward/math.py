@@ -73,16 +73,26 @@ class MathReward(Reward, name="math"):
     factorials beyond any task are not computed: such an answer is wrong.
     """
 
-    class_version = 2
-
-    format: float = 0.5
-    correct: float = 1.0
-    pattern: Regex | None = None
-    answer_type: AnswerType = "auto"
-    timeout_s: float = Field(10.0, gt=0)
+    format: float = Field(0.5, description="reward of a completion in which an answer is found")
+    correct: float = Field(1.0, description="reward of an answer that is the task's")
+    pattern: Regex | None = Field(
+        None,
+        description="regular expression of the answer: its first group, or the whole match; null: "
+        "the last <answer>, \\boxed or ####",
+    )
+    answer_type: AnswerType = Field(
+        "auto",
+        description="how the answer is compared: as a number, formula, choice, date, code (sign by sign) or text; "
+        "auto: by the reference",
+    )
+    timeout_s: float = Field(10.0, gt=0, description="seconds to judge a row; after that it stays unjudged (NaN)")
 
     def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
-        """Add `reward`, `reward_format` and `reward_correct` to the rollouts."""
+        """Add `reward`, `reward_format` and `reward_correct` to the rollouts.
+
+        Inputs:
+            rollouts: rows to judge
+        """
         verdicts = judge_maths(
             rollouts,
             judgeable(rollouts),

@@ -32,7 +32,11 @@ class Verified(Select, name="verified"):
     _pool: GamePool = PrivateAttr(default_factory=GamePool)
 
     def run(self, rows: Scored[T], *, tasks: TaskBook, peer: str, log: Log) -> Scored[T]:
-        """Return the selected rows in order; log the refuted episodes with the reason in the table `refuted`."""
+        """Return the selected rows in order; log the refuted episodes with the reason in the table `refuted`.
+
+        Inputs:
+            rows: whole episodes of this peer and of others
+        """
         selected = np.ones(len(rows), dtype=bool)
         refuted: dict[str, list[str]] = {"id": [], "peer": [], "reason": []}
         authors = rows.values("peer")
@@ -79,7 +83,7 @@ def _replay(episode: Trajectories, game: Game, seed: int, *, tolerance: float) -
     actions, rewards = episode.numpy("action"), np.zeros(len(episode))
     played = dict.fromkeys(seats, 0)
     state = game.reset(seed)
-    while not state.finish:
+    while not state.finish_reason:
         if state.seat not in seats:
             raise _MissingSeatError
         if played[state.seat] == len(seats[state.seat]):
@@ -99,4 +103,8 @@ def _replay(episode: Trajectories, game: Game, seed: int, *, tolerance: float) -
     if not np.allclose(rewards, episode.numpy("reward"), atol=tolerance):
         return f"rewards are {np.round(rewards, 3).tolist()[-4:]} at the end"
     ends = [int(at[-1]) for at in seats.values()]
-    return "" if set(episode.take(ends).values("finish")) == {state.finish} else f"the end is {state.finish}"
+    return (
+        ""
+        if set(episode.take(ends).values("finish_reason")) == {state.finish_reason}
+        else f"the end is {state.finish_reason}"
+    )

@@ -72,9 +72,9 @@ def _unjudged_here(rows: Frame, inputs: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _failed(rows: Frame) -> NDArray[np.bool_]:
-    if "finish" not in rows.table.column_names:
+    if "finish_reason" not in rows.table.column_names:
         return np.zeros(len(rows), dtype=bool)
-    return np.asarray([finish == "failed" for finish in rows.values("finish")], dtype=bool)
+    return np.asarray([finish == "failed" for finish in rows.values("finish_reason")], dtype=bool)
 
 
 def _unjudged_before(rows: Frame, inputs: Mapping[str, Any]) -> NDArray[np.bool_]:

@@ -42,7 +42,7 @@ def rollouts(pairs: Sequence[tuple[str, str]]) -> Rollouts:
             "sample": at % 4,
             "policy": "policy",
             "policy_version": 0,
-            "tokenizer": "t" * 32,
+            "tokenizer_fingerprint": "t" * 32,
             "temperature": 1.0,
             "messages": [{"role": "user", "content": "What is it? End with #### and the answer."}],
             "prompt_ids": [1, 2],
@@ -50,7 +50,7 @@ def rollouts(pairs: Sequence[tuple[str, str]]) -> Rollouts:
             "completion_mask": [1],
             "logprobs": [0.0],
             "completion": "We add 48 and 24, which gives the sum. " * 20 + f"\n#### {answer}",
-            "finish": "stop",
+            "finish_reason": "stop",
             "error": "",
         }
         for at, (_, answer) in enumerate(islice(cycle(pairs), ROWS))

@@ -40,7 +40,7 @@ def rollouts(round: int, *, tokens: int = TOKENS) -> pa.Table:
             "sample": at % 4,
             "policy": "policy",
             "policy_version": round,
-            "tokenizer": "t" * 32,
+            "tokenizer_fingerprint": "t" * 32,
             "temperature": 1.0,
             "messages": [{"role": "user", "content": f"What is {at} + {round}?"}],
             "prompt_ids": ids[at // 4, :SHORT],
@@ -48,7 +48,7 @@ def rollouts(round: int, *, tokens: int = TOKENS) -> pa.Table:
             "completion_mask": np.ones(tokens, np.int8),
             "logprobs": rng.standard_normal(tokens).astype(np.float32),
             "completion": " ".join(map(str, ids[at])),
-            "finish": "length",
+            "finish_reason": "length",
             "error": "",
         }
         for at in range(ROWS)

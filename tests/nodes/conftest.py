@@ -39,7 +39,7 @@ def _row(at: int, completion: str) -> dict[str, Any]:
         "sample": at,
         "policy": "policy",
         "policy_version": 0,
-        "tokenizer": "t",
+        "tokenizer_fingerprint": "t",
         "temperature": 1.0,
         "messages": [{"role": "user", "content": "What is it?"}],
         "prompt_ids": [1, 2],
@@ -47,7 +47,7 @@ def _row(at: int, completion: str) -> dict[str, Any]:
         "completion_mask": [1, 1],
         "logprobs": [-0.5, -0.25],
         "completion": completion,
-        "finish": "stop",
+        "finish_reason": "stop",
         "error": "",
     }
 

@@ -36,7 +36,7 @@ class Episode:
     traces: dict[int, SeatTrajectory] = field(default_factory=dict)
     returns: list[float] = field(default_factory=list)  # by seat
     moves: int = 0
-    finish: str = ""
+    finish_reason: str = ""
     error: str = ""
 
 
@@ -70,9 +70,9 @@ class _RunningEpisode:
             trace.values.append(value)
             trace.rewards.append(0.0)
         self._add_rewards(turn)
-        if turn.finish:
-            episode.finish = turn.finish
-            for seat, own in episode.traces.items() if turn.finish == "truncated" else ():
+        if turn.finish_reason:
+            episode.finish_reason = turn.finish_reason
+            for seat, own in episode.traces.items() if turn.finish_reason == "truncated" else ():
                 own.final_observation = self.game.final_observation(seat)
 
     def _add_rewards(self, turn: Turn) -> None:
@@ -123,14 +123,14 @@ def _move(running: _RunningEpisode, pool: GamePool, action: int, logprob: float,
     except Exception as error:  # environments are third-party code and raise anything
         _fail(episode, error)
         return False
-    if episode.finish:
+    if episode.finish_reason:
         pool.give_back(episode.environment, running.game)
-    return not episode.finish
+    return not episode.finish_reason
 
 
 def _fail(episode: Episode, error: Exception) -> None:
     reason = str(error) if isinstance(error, GameError) else f"{type(error).__name__}: {error}"
-    episode.finish, episode.error = "failed", f"move {episode.moves}: {' '.join(reason.split())}"
+    episode.finish_reason, episode.error = "failed", f"move {episode.moves}: {' '.join(reason.split())}"
 
 
 def _by_player(running: Sequence[_RunningEpisode]) -> list[tuple[Player, list[_RunningEpisode]]]:

@@ -35,8 +35,8 @@ def step_rows(
     repeat = pa.array(np.repeat(np.arange(len(trajectories)), lengths))
     last = np.cumsum(lengths) - 1
     finish, bootstrap = np.zeros(len(repeat), np.int64), np.zeros(len(repeat), np.float32)
-    reasons = ["", *dict.fromkeys(trajectory.episode.finish for trajectory in trajectories)]
-    finish[last] = [reasons.index(trajectory.episode.finish) for trajectory in trajectories]
+    reasons = ["", *dict.fromkeys(trajectory.episode.finish_reason for trajectory in trajectories)]
+    finish[last] = [reasons.index(trajectory.episode.finish_reason) for trajectory in trajectories]
     bootstrap[last] = _bootstrap_values(policy, trajectories)
     by_trajectory = _trajectory_columns(place, trajectories, round, peer)
     columns = {
@@ -55,7 +55,7 @@ def step_rows(
         "logprob": _concatenated(trajectories, "logprobs", np.float32),
         "value": _concatenated(trajectories, "values", np.float32),
         "bootstrap": bootstrap,
-        "finish": pa.array(reasons).take(pa.array(finish)),
+        "finish_reason": pa.array(reasons).take(pa.array(finish)),
         "reward": _concatenated(trajectories, "rewards", np.float64),
     }
     return Trajectories.from_columns(columns, marks=[SCORED])

@@ -43,9 +43,9 @@ Term = Annotated[str, AfterValidator(_is_term)]
 
 def judgeable(rows: Frame) -> list[int]:
     """Return the positions of the rows that did not fail."""
-    if "finish" not in rows.table.column_names:
+    if "finish_reason" not in rows.table.column_names:
         return list(range(len(rows)))
-    return [at for at, finish in enumerate(rows.values("finish")) if finish != "failed"]
+    return [at for at, finish in enumerate(rows.values("finish_reason")) if finish != "failed"]
 
 
 def call_each(

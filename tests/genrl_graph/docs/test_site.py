@@ -80,7 +80,7 @@ def test_every_type_has_its_section_and_every_game_its_picture(site: Path) -> No
         assert f'<h2 id="{name}">' in html
     for name in shipped_graphs():
         html = (site / "reference" / "games" / f"{name}.html").read_text()
-        assert '<figure class="game" data-search-exclude>' in html
+        assert '<figure class="game" data-search-exclude tabindex="0">' in html
         assert 'class="box k-source"' in html
 
 

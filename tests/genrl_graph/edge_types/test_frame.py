@@ -314,8 +314,8 @@ def test_rollouts_are_found_by_task_and_by_how_they_ended() -> None:
     blank |= dict.fromkeys(("stage", "round", "sample", "policy_version", "temperature"), 0)
     lists = ("parent_ids", "messages", "prompt_ids", "completion_ids", "completion_mask", "logprobs")
     blank |= {name: [] for name in lists}
-    rows = [blank | {"id": "1", "task_id": "a", "finish": "stop"}, blank | {"id": "2", "task_id": "b"}]
-    rows += [blank | {"id": "3", "task_id": "a", "finish": "failed"}]
+    rows = [blank | {"id": "1", "task_id": "a", "finish_reason": "stop"}, blank | {"id": "2", "task_id": "b"}]
+    rows += [blank | {"id": "3", "task_id": "a", "finish_reason": "failed"}]
     rollouts = Rollouts.from_rows(rows).marked(PEER)
     assert rollouts.of("a").values("id") == ["1", "3"]
     assert rollouts.finished().values("id") == ["1", "2"]

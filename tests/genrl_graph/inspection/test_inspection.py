@@ -31,7 +31,7 @@ class Hostile(Draw, name="look_hostile"):
             row["completion"] = HOSTILE.replace("\ud800", "") + "y" * 5000
             row["messages"] = [{"role": "user", "content": f"say {HOSTILE}".replace("\ud800", "")}]
             if at == len(rows) - 1:
-                row |= {"finish": "failed", "error": "no room\nleft"}
+                row |= {"finish_reason": "failed", "error": "no room\nleft"}
         return Rollouts.from_rows(rows)
 
 

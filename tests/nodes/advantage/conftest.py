@@ -23,7 +23,7 @@ def steps_of(
     *,
     values: Sequence[Sequence[float]] | None = None,
     bootstrap: Sequence[float] | None = None,
-    finish: Sequence[str] | None = None,
+    finish_reason: Sequence[str] | None = None,
     seats: Sequence[int] | None = None,
     source: str = "tasks",
 ) -> Trajectories:
@@ -51,7 +51,7 @@ def steps_of(
                     "logprob": -0.5,
                     "value": values[at][step] if values else 0.0,
                     "bootstrap": bootstrap[at] if bootstrap and last else 0.0,
-                    "finish": (finish[at] if finish else "terminated") if last else "",
+                    "finish_reason": (finish_reason[at] if finish_reason else "terminated") if last else "",
                     "error": "",
                     "reward": reward,
                 }

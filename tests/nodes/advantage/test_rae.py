@@ -35,7 +35,7 @@ def test_a_role_that_was_never_seen_has_the_baseline_0_and_games_do_not_mix(make
 
 
 def test_what_could_not_be_judged_moves_no_baseline_and_gets_no_advantage(make_steps) -> None:  # type: ignore[no-untyped-def]
-    rows = make_steps([[float("nan")], [1.0]], finish=["failed", "terminated"])
+    rows = make_steps([[float("nan")], [1.0]], finish_reason=["failed", "terminated"])
     baselines = TrackBaselines(decay=0.5).run(Baselines(), [rows], log=Log())
     assert baselines.means == {"tasks/0": 0.5}
     assert np.isnan(RoleAdvantage().run(rows, baselines, log=Log()).numpy("advantage")).tolist() == [True, False]

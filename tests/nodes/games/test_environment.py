@@ -76,11 +76,11 @@ def test_an_episode_is_a_function_of_the_seed() -> None:
 def test_agents_that_are_out_of_the_game_are_skipped() -> None:
     game = Environment(id="heap", kind="pettingzoo", params={"leaver": True}).open()
     turn, seats = game.reset(0), []
-    while not turn.finish:
+    while not turn.finish_reason:
         seats.append(turn.seat)
         turn = game.step(0)
     assert seats == [0, 1, 2, 0, 2, 0, 2, 0, 2, 0]
-    assert turn.finish == "terminated"
+    assert turn.finish_reason == "terminated"
 
 
 def test_a_truncated_game_has_a_final_observation_for_each_seat() -> None:
@@ -88,6 +88,6 @@ def test_a_truncated_game_has_a_final_observation_for_each_seat() -> None:
     game.reset(0)
     game.step(1)
     turn = game.step(0)
-    assert turn.finish == "truncated"
+    assert turn.finish_reason == "truncated"
     assert turn.rewards == (0.5, 0.0, 0.5)
     assert [game.final_observation(seat).tolist() for seat in range(3)] == [[7.0, 0.0], [7.0, 1.0], [7.0, 2.0]]

@@ -56,7 +56,7 @@ def written(policy: TextPolicy) -> Callable[..., Rollouts]:
                 "sample": at,
                 "policy": "policy",
                 "policy_version": 0,
-                "tokenizer": policy.tokenizer_fingerprint,
+                "tokenizer_fingerprint": policy.tokenizer_fingerprint,
                 "temperature": 1.0,
                 "messages": [{"role": "user", "content": "?"}],
                 "prompt_ids": [5],
@@ -64,7 +64,7 @@ def written(policy: TextPolicy) -> Callable[..., Rollouts]:
                 "completion_mask": [],
                 "logprobs": [],
                 "completion": text or "",
-                "finish": "failed" if text is None else "stop",
+                "finish_reason": "failed" if text is None else "stop",
                 "error": "too long" if text is None else "",
             }
             for at, (task, peer, text) in enumerate(texts)

@@ -23,7 +23,7 @@ def test_rows_are_in_the_order_of_the_tasks_and_hold_what_was_sampled(tasks, pol
     assert set(rows.values("peer")) == {"peer0000"}
     assert set(rows.values("policy")) == {"policy"}
     assert set(rows.values("policy_version")) == {0}
-    assert set(rows.values("tokenizer")) == {policy.tokenizer_fingerprint}
+    assert set(rows.values("tokenizer_fingerprint")) == {policy.tokenizer_fingerprint}
     assert set(rows.values("temperature")) == {np.float32(0.7)}
     assert len(set(rows.values("id"))) == 6
     assert len(set(rows.values("group_id"))) == 2
@@ -128,7 +128,7 @@ def test_quote_draws_rows_of_each_peer_and_keeps_their_order(tasks, policy, reso
 def test_a_prompt_that_does_not_fit_is_a_failed_row_with_the_numbers(tasks, policy, resources):
     supplied = resources()
     rows = Chat(max_prompt_tokens=10, num_generations=2, max_new_tokens=3).run(tasks, policy, **supplied)
-    assert [finish == "failed" for finish in rows.values("finish")] == [False, False, True, True]
+    assert [finish == "failed" for finish in rows.values("finish_reason")] == [False, False, True, True]
     assert rows.values("error")[2] == "the prompt has 18 tokens, but at most 10 fit: max_prompt_tokens"
     assert rows.values("completion_ids")[2] == rows.values("logprobs")[2] == rows.values("completion_mask")[2] == []
     assert len(set(rows.values("id"))) == 4
@@ -140,7 +140,7 @@ def test_a_prompt_that_does_not_fit_is_a_failed_row_with_the_numbers(tasks, poli
 def test_all_prompts_may_be_refused(tasks, policy, resources):
     supplied = resources()
     rows = Chat(max_prompt_tokens=1).run(tasks, policy, **supplied)
-    assert set(rows.values("finish")) == {"failed"}
+    assert set(rows.values("finish_reason")) == {"failed"}
     assert supplied["log"].metrics["failed"] == 1.0 and "entropy" not in supplied["log"].metrics
 
 
@@ -150,7 +150,7 @@ def test_cut_left_keeps_the_last_tokens(tasks, policy, resources):
     assert supplied["log"].metrics["prompts_cut"] == sum(cut > 0 for cut in supplied["log"].facts["tokens_cut"]) > 0
     assert policy.decode(rows.values("prompt_ids")[1]) == "mes 5?"
     assert texts(rows)[1] == "What is 3 times 5?"
-    assert "failed" not in rows.values("finish")
+    assert "failed" not in rows.values("finish_reason")
 
 
 def test_drop_quoted_leaves_out_the_last_and_keeps_numbers(tasks, policy, resources, written):

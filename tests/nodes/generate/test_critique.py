@@ -28,7 +28,7 @@ def test_student_k_is_the_kth_parent(tasks, policy, resources, written):
 def test_a_task_without_answers_fails_its_rows(tasks, policy, resources, written):
     answers = written([("tasks/1", "a", "15"), ("tasks/0", "a", None)])
     rows = Critique(max_new_tokens=3).run(tasks, answers, policy, **resources())
-    assert rows.values("finish")[0] == "failed"
+    assert rows.values("finish_reason")[0] == "failed"
     assert rows.values("error") == ["no answers of this task to quote", ""]
 
 

@@ -69,7 +69,7 @@ def test_a_task_without_a_row_to_branch_on_fails_and_says_so(tasks, policy, reso
     node = Revise(template=TEMPLATE, each="critiques", num_generations=2, max_new_tokens=2)
     only_second = critiques.where([task == "tasks/1" for task in critiques.values("task_id")])
     rows = node.run(tasks, answers, only_second, policy, **resources())
-    assert rows.values("finish")[:2] == ["failed", "failed"]
+    assert rows.values("finish_reason")[:2] == ["failed", "failed"]
     assert rows.values("error") == ["no critiques of this task to quote"] * 2 + ["", ""]
 
 

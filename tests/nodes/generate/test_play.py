@@ -56,11 +56,16 @@ def test_the_steps_are_those_of_the_environment() -> None:
         episode = rows.take(at)
         game = Environment.model_validate(CORRIDOR).open()
         turn = game.reset(int(task_id.partition("/")[2]))
-        for step, row in enumerate(episode.rows("step", "action", "reward", "finish")):
+        for step, row in enumerate(episode.rows("step", "action", "reward", "finish_reason")):
             assert np.array_equal(episode.numpy("observation")[step], turn.observation)
             turn = game.step(row["action"])
-            assert row == {"step": step, "action": row["action"], "reward": turn.rewards[0], "finish": turn.finish}
-        assert turn.finish
+            assert row == {
+                "step": step,
+                "action": row["action"],
+                "reward": turn.rewards[0],
+                "finish_reason": turn.finish_reason,
+            }
+        assert turn.finish_reason
 
 
 def test_logprobs_and_values_are_those_of_the_policy_that_acted() -> None:
@@ -174,7 +179,7 @@ def test_an_episode_that_breaks_is_one_failed_row_with_its_reason(breaks: str, m
 def test_a_round_in_which_everything_breaks_is_rows_all_the_same() -> None:
     broken = CORRIDOR | {"params": {"breaks": "raise"}}
     rows = play(Play(), tasks_of(broken, broken), policy_of(CORRIDOR))
-    assert rows.values("finish") == ["failed"] * 2
+    assert rows.values("finish_reason") == ["failed"] * 2
     assert rows.numpy("observation").shape == (2, 6)
     assert len(play(Play(), tasks_of(), policy_of(CORRIDOR))) == 0
 

@@ -21,4 +21,4 @@ def test_what_does_not_fit_leaves_the_longer_list_first(tasks, policy, resources
     assert "Student #2" in prompt
     assert "Reader 4" not in prompt
     assert len(rows.values("prompt_ids")[0]) <= policy.context_length - 3
-    assert "failed" not in rows.values("finish")
+    assert "failed" not in rows.values("finish_reason")

@@ -88,7 +88,7 @@ def test_all_end_tokens_of_the_model_end_a_completion(folder):
     rng, sampling = np.random.default_rng(0), Sampling(100)
     prompt = policy.render([{"role": "user", "content": "abc"}])
     rows = policy.generate([prompt], num_generations=64, sampling=sampling, rng=rng, max_batch_tokens=10**6)[0]
-    ends = {int(row.ids[-1]) for row in rows if row.finish == "stop"}
+    ends = {int(row.ids[-1]) for row in rows if row.finish_reason == "stop"}
     assert ends == {1, 5}
 
 
@@ -152,7 +152,7 @@ def smollm2():
 def test_smollm2_answers(smollm2):
     completion = greedy(smollm2, "What is 2+2?", 16)
     assert "4" in completion.text
-    assert completion.finish == "stop"
+    assert completion.finish_reason == "stop"
 
 
 def test_smollm2_is_judged_as_it_was_sampled(smollm2):

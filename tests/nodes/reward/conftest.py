@@ -31,14 +31,14 @@ class Scripted(Generator, name="test_scripted"):
                         "stage": self.place.stage,
                         "policy": "script",
                         "policy_version": 0,
-                        "tokenizer": "characters",
+                        "tokenizer_fingerprint": "characters",
                         "temperature": 1.0,
                         "messages": task["messages"],
                         "completion_ids": ids,
                         "completion_mask": [1] * len(ids),
                         "logprobs": np.zeros(len(ids), np.float32),
                         "completion": text,
-                        "finish": "stop",
+                        "finish_reason": "stop",
                         "error": "",
                     }
                 )

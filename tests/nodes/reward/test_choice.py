@@ -51,7 +51,7 @@ def test_the_student_is_judged_here_by_the_order_of_parent_ids(make_rollouts, an
         "Choice: none",
         "Hm",
     ]
-    rows = make_rollouts(critiques, parent_ids=[["c", "b", "a"]] * 6, finish=["stop"] * 5 + ["length"])
+    rows = make_rollouts(critiques, parent_ids=[["c", "b", "a"]] * 6, finish_reason=["stop"] * 5 + ["length"])
     scored = ChoiceReward().run(rows, answers, tasks=tasks, log=log)
     assert scored.values("reward_format") == [1, 1, 1, 1, 1, 0]
     assert scored.values("reward_exists") == [1, 1, 1, 0, 0, 0]

@@ -116,9 +116,9 @@ def tasks() -> TaskBook:
 
 @pytest.fixture
 def paid(make_rollouts, tasks: TaskBook, log: Log, judges: ModuleType):  # type: ignore[no-untyped-def]
-    def of(function, completions=("a", "bb"), finish="stop", metadata=None, **params):  # type: ignore[no-untyped-def]
+    def of(function, completions=("a", "bb"), finish_reason="stop", metadata=None, **params):  # type: ignore[no-untyped-def]
         ids = ["tasks/0", "tasks/1", *["tasks/0"] * len(completions)][: len(completions)]
-        rows = make_rollouts(list(completions), task_id=ids, finish=finish)
+        rows = make_rollouts(list(completions), task_id=ids, finish_reason=finish_reason)
         name = f"judges_for_test:{function}" if isinstance(function, str) else function
         listed = [{"question": "?", "metadata": metadata}] * 2
         book = TaskBook({"tasks": ListSource(tasks=listed).placed(Place("tasks"))}) if metadata else tasks
@@ -130,7 +130,7 @@ def paid(make_rollouts, tasks: TaskBook, log: Log, judges: ModuleType):  # type:
 @pytest.mark.parametrize("isolated", [True, False])
 @pytest.mark.parametrize("name", ["length", "slow_length"])
 def test_pays_what_the_function_returns(paid, name: str, isolated: bool) -> None:  # type: ignore[no-untyped-def]
-    scored = paid(name, ("a", "bb", "cc"), finish=["stop", "length", "failed"], weight=0.5, isolated=isolated)
+    scored = paid(name, ("a", "bb", "cc"), finish_reason=["stop", "length", "failed"], weight=0.5, isolated=isolated)
     assert np.array_equal(scored.numpy("reward"), [0.5, 1.0, np.nan], equal_nan=True)
     assert scored.values(f"reward_{name}")[:2] == [1.0, 2.0]
 
@@ -275,7 +275,7 @@ def test_params_that_do_nothing_are_refused(params: dict[str, object], message: 
 
 
 def test_nothing_is_called_without_rows(paid) -> None:  # type: ignore[no-untyped-def]
-    assert np.isnan(paid("raises", finish="failed").numpy("reward")).all()
+    assert np.isnan(paid("raises", finish_reason="failed").numpy("reward")).all()
 
 
 def test_a_lambda_runs_here_and_has_no_yaml(paid) -> None:  # type: ignore[no-untyped-def]

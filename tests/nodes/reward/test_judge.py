@@ -161,7 +161,7 @@ def tasks() -> TaskBook:
 
 def test_a_policy_is_asked_each_question_once(make_rollouts, tasks: TaskBook, log: Log, scripted) -> None:  # type: ignore[no-untyped-def]
     judge = scripted(lambda prompt: "Score: 9" if "--\nParis\n--" in prompt else "Score: none")
-    rows = make_rollouts(["Paris", "Lyon", "Paris", "Score: 10", "x"], finish=["stop"] * 4 + ["failed"])
+    rows = make_rollouts(["Paris", "Lyon", "Paris", "Score: 10", "x"], finish_reason=["stop"] * 4 + ["failed"])
     scored = Judge().run(rows, judge, rng=np.random.default_rng(0), tasks=tasks, log=log)
     np.testing.assert_allclose(scored.numpy("reward_judge"), [8 / 9, np.nan, 8 / 9, np.nan, np.nan])
     assert len(judge.asked) == 3

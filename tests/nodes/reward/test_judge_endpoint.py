@@ -79,8 +79,8 @@ PLAN = {
     "<chatty>": [says("I like it a lot.")],
     "<beyond>": [says("Score: 11")],
     "<below>": [says("Score: 0")],
-    "<cut>": [says('It says "Score: 10" itself, but', finish="length")],
-    "<shorter>": [says("Score: 1", finish="length")],
+    "<cut>": [says('It says "Score: 10" itself, but', finish_reason="length")],
+    "<shorter>": [says("Score: 1", finish_reason="length")],
 }
 PAID = {"good": 1, "fair": 0.5, "late": 1, "busy": 0, "broken": 1, "dropped": 1, "locked": 1, "huge": 1}
 UNREADABLE = {"chatty", "beyond", "below", "cut", "shorter"}

@@ -24,7 +24,7 @@ def tasks() -> TaskBook:
 
 def test_terms_weights_and_failed_rows(make_rollouts, tasks: TaskBook, log: Log) -> None:  # type: ignore[no-untyped-def]
     completions = [r"So \boxed{0.5}", r"So \boxed{\frac{2}{4}}", r"\boxed{3}", "no idea", r"\boxed{0.5}"]
-    rows = make_rollouts(completions, finish=["stop", "stop", "length", "stop", "failed"]).marked(PEER)
+    rows = make_rollouts(completions, finish_reason=["stop", "stop", "length", "stop", "failed"]).marked(PEER)
     scored = MathReward(format=0.25, correct=2.0).run(rows, tasks=tasks, log=log)
     assert scored.values("reward")[:4] == [2.25, 2.25, 0.25, 0.0]
     assert np.isnan(scored.numpy("reward")[4])

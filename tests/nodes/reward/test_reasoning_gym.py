@@ -32,5 +32,5 @@ def test_tasks_of_other_sources_cannot_be_judged(make_rollouts, log: Log) -> Non
     tasks = TaskBook({"tasks": ListSource(tasks=[{"question": "?", "answer": "1"}]).placed(Place("tasks"))})
     with pytest.raises(RewardFailed, match="'tasks/0' is from no source"):
         ReasoningGymReward().run(make_rollouts(["<answer>1</answer>"]), tasks=tasks, log=log)
-    failed = ReasoningGymReward().run(make_rollouts(["x"], finish="failed"), tasks=tasks, log=log)
+    failed = ReasoningGymReward().run(make_rollouts(["x"], finish_reason="failed"), tasks=tasks, log=log)
     assert np.isnan(failed.numpy("reward")).all()

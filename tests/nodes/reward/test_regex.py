@@ -21,7 +21,7 @@ def tasks() -> TaskBook:
 
 
 def test_a_match_pays(make_rollouts, tasks: TaskBook, log: Log) -> None:  # type: ignore[no-untyped-def]
-    rows = make_rollouts(["<b>x</b>", "x", "<b>"], finish=["stop", "stop", "failed"])
+    rows = make_rollouts(["<b>x</b>", "x", "<b>"], finish_reason=["stop", "stop", "failed"])
     scored = RegexReward(pattern="<b>", match=2.0, miss=-1.0, weight=0.5, term="bold").run(rows, tasks=tasks, log=log)
     assert np.array_equal(scored.numpy("reward"), [1.0, -0.5, np.nan], equal_nan=True)
     assert scored.values("reward_bold")[:2] == [2.0, -1.0]

@@ -77,7 +77,7 @@ def freer(columns: dict[str, Any]) -> None:
 
 def cut(columns: dict[str, Any]) -> None:
     first = columns["group_id"] == columns["group_id"][0]
-    columns["finish"][first & (columns["finish"] == "terminated")] = "truncated"
+    columns["finish_reason"][first & (columns["finish_reason"] == "terminated")] = "truncated"
 
 
 def another(columns: dict[str, Any]) -> None:

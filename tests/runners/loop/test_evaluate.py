@@ -271,7 +271,7 @@ class MakeScored:
         )
         values = rows.rows()
         for at in failed:
-            values[at] = values[at] | {"finish": "failed"}
+            values[at] = values[at] | {"finish_reason": "failed"}
         return score(Rollouts.from_rows(values), {"correct": rewards})
 
 

@@ -80,11 +80,11 @@ def test_a_token_without_mass_is_never_chosen():
 def test_completions_end_with_the_end_token_or_at_the_limit():
     rows = generate(PEAKED, prompts(PEAKED, "a", "abba"), count=50, max_new_tokens=6)
     flat = [row for completions in rows for row in completions]
-    assert {row.finish for row in flat} == {"stop", "length"}
+    assert {row.finish_reason for row in flat} == {"stop", "length"}
     for row in flat:
         assert EOS not in row.ids[:-1].tolist()
-        assert (row.ids[-1] == EOS) == (row.finish == "stop")
-        assert row.finish == "stop" or len(row.ids) == 6
+        assert (row.ids[-1] == EOS) == (row.finish_reason == "stop")
+        assert row.finish_reason == "stop" or len(row.ids) == 6
         assert len(row.ids) == len(row.logprobs)
         assert row.text == PEAKED.decode(row.ids)
 

@@ -13,7 +13,7 @@ NODE = RegexReward(pattern="x")
 
 
 def test_failed_rows_are_left_alone(make_rollouts, log: Log) -> None:  # type: ignore[no-untyped-def]
-    rows = make_rollouts(["a", "b", "c"], finish=["stop", "failed", "length"])
+    rows = make_rollouts(["a", "b", "c"], finish_reason=["stop", "failed", "length"])
     assert judgeable(rows) == [0, 2]
     scored = score_rows(rows, {0: {"t": 1.0}, 2: {"t": 0.0}}, weights={"t": 0.5}, node=NODE, log=log)
     assert np.array_equal(scored.numpy("reward"), [0.5, np.nan, 0.0], equal_nan=True)
@@ -38,7 +38,7 @@ def test_a_reason_that_is_no_text_can_be_stored(make_rollouts, log: Log) -> None
 def test_max_unjudged_is_the_node_s_own(make_rollouts, log: Log, limit: float, passes: bool) -> None:  # type: ignore[no-untyped-def]
     node, rows = (
         RegexReward(pattern="x", max_unjudged=limit),
-        make_rollouts(["x", "y", "z"], finish=["stop", "stop", "failed"]),
+        make_rollouts(["x", "y", "z"], finish_reason=["stop", "stop", "failed"]),
     )
     verdicts = {0: Failure("why"), 1: {"t": 1.0}}
     if passes:
@@ -55,7 +55,7 @@ def test_nothing_judged_is_an_error(make_rollouts, log: Log) -> None:  # type: i
         RewardFailed, match=r"reward\.regex: none of 2 rows could be judged \(.*0\.99\); the first: why"
     ):
         score_rows(rows, {0: Failure("why"), 1: Failure("so")}, weights={"t": 1.0}, node=NODE, log=log)
-    failed = make_rollouts(["x"], finish="failed")
+    failed = make_rollouts(["x"], finish_reason="failed")
     assert np.isnan(score_rows(failed, {}, weights={"t": 1.0}, node=NODE, log=log).numpy("reward")).all()
     assert len(score_rows(rows.where([False, False]), {}, weights={"t": 1.0}, node=NODE, log=log)) == 0
 

@@ -175,7 +175,7 @@ def test_of_a_policy_on_a_shared_base_only_the_adapter_moves(sample, node: Sft |
 def test_rows_that_cannot_be_trained_on_are_left_out_and_counted(policy, sample) -> None:
     stranger = TinyLM(alphabet="0123456789+=?", hidden_size=32, layers=1).init("policy", seed=0)
     rows = sample(policy).rows()
-    rows[0] |= {"finish": "failed", "error": "no"}
+    rows[0] |= {"finish_reason": "failed", "error": "no"}
     rows[1] |= {"completion_ids": [], "completion_mask": [], "logprobs": []}
     rows[2] |= {"completion_mask": [0] * len(rows[2]["completion_ids"])}
     rows[3] |= {"reward": float("nan")}

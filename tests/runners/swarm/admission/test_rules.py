@@ -114,7 +114,7 @@ BAD = {
     "a negative token": ("tokens", {"prompt_ids": [-1]}),
     "a negative sample": ("negative", {"sample": -1}),
     "a negative version": ("negative", {"policy_version": -1}),
-    "an unknown finish": ("finish", {"finish": "won"}),
+    "an unknown finish": ("finish_reason", {"finish_reason": "won"}),
     "very many parents": ("parents", {"parent_ids": [""] * 5000}),
     "a long parent": ("name", {"parent_ids": ["p" * 300]}),
     "a huge row": ("row_bytes", {"completion": "x" * 2**21}),
@@ -342,7 +342,7 @@ def test_whatever_is_changed_only_rows_that_hold_come_in(edits: list[tuple[int, 
         assert len(row["completion_ids"]) == len(row["completion_mask"]) == len(row["logprobs"])
         assert np.isfinite([row["temperature"], *row["logprobs"]]).all()
         assert min([0, *row["completion_ids"], *row["prompt_ids"]]) == 0
-        assert row["finish"] in ("stop", "length", "failed")
+        assert row["finish_reason"] in ("stop", "length", "failed")
         again = rehashed(Rollouts.from_rows([row]), 0).rows()[0]
         assert (again["id"], again["group_id"]) == (row["id"], row["group_id"])
         assert book()[row["task_id"]].answer
