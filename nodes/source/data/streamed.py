@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genrl_graph.errors import DataError
-from genrl_graph.nodes.source.data.data_set import DataSet, DataState, is_local, open_data_set
+from genrl_graph.nodes.source.data.data_set import DataSet, DataState, is_local
 from genrl_graph.nodes.source.data.epoch import require_enough_rows
 from genrl_graph.nodes.source.data.holdout import held_out
+from genrl_graph.nodes.source.data.open_data_set import open_data_set
 from genrl_graph.nodes.source.data.read_rows import Row
 from genrl_graph.nodes.source.data.records import RowReader, valid_rows
 from genrl_graph.seeds import substream

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from genrl_graph.nodes.source.data.data_set import DataState, open_data_set
+from genrl_graph.nodes.source.data.data_set import DataState
 from genrl_graph.nodes.source.data.epoch import require_enough_rows, shuffled_rows
 from genrl_graph.nodes.source.data.holdout import held_out
+from genrl_graph.nodes.source.data.open_data_set import open_data_set
 from genrl_graph.nodes.source.data.records import RowReader, valid_rows
 
 _CHUNK = 16_384
