@@ -11,9 +11,10 @@ import pyarrow as pa
 from genrl_graph.errors import DataError
 from genrl_graph.nodes.source.data.data_files import SUFFIXES
 from genrl_graph.nodes.source.data.data_set import DataFiles, DataSet
-from genrl_graph.nodes.source.data.read_rows import Row
+from genrl_graph.nodes.source.data.read_rows import Row, needed_columns
 
 _TIMEOUT_S = 10.0
+_BATCH = 1024
 _TEXT_SUFFIXES = frozenset(SUFFIXES) - {".parquet"}
 
 
@@ -40,20 +41,18 @@ class HubFile:
 
 
 class TypedRows:
-    """Rows of a format with typed columns, such as Parquet, as `datasets` gives them."""
+    """Rows of a format with typed columns, such as Parquet, as a data set of `datasets` gives them."""
 
-    def __init__(self, path: str, name: str | None, split: str, *, streaming: bool) -> None:
-        import datasets
-
-        self._path = path
-        with hub_errors(f"{path}: subset {name}, split {split!r}"):
-            self._data: Any = datasets.load_dataset(path, name, split=split, streaming=streaming)
+    def __init__(self, path: str, data: Any) -> None:
+        self._path, self._data = path, data.with_format("arrow")
 
     def rows(self, start: int, columns: Sequence[str]) -> Iterator[Row]:
         """Yield the rows from number `start` on."""
+        data = self._data.skip(start)
+        needed = needed_columns(data.column_names or (), columns)
         with hub_errors(f"{self._path}: rows from {start}"):
-            for row in self._data.skip(start):
-                yield self._path, row
+            for batch in (data.select_columns(needed) if needed else data).iter(_BATCH):
+                yield from ((self._path, row) for row in batch.to_pylist())
 
 
 def open_hub(path: str, *, name: str | None, split: str, streaming: bool) -> DataSet:
@@ -72,7 +71,8 @@ def open_hub(path: str, *, name: str | None, split: str, streaming: bool) -> Dat
             )
     if files and {PurePath(url).suffix.lower() for url in files} <= _TEXT_SUFFIXES:
         return DataFiles([HubFile(url, streaming) for url in files])
-    return TypedRows(path, name, split, streaming=streaming)
+    with hub_errors(f"{path}: subset {name}, split {split!r}"):
+        return TypedRows(path, datasets.load_dataset(path, name, split=split, streaming=streaming))
 
 
 @contextmanager

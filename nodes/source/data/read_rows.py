@@ -50,6 +50,14 @@ def header(file: DataFile) -> list[str] | None:
         return list(pa.ipc.open_stream(data).schema.names) if suffix == ARROW else None
 
 
+def needed_columns(names: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """Return the columns to read; all of them if a wanted one is missing, so that the error can list them."""
+    needed = {column: top_columns(names, column) for column in columns}
+    if not all(needed.values()):
+        return list(names)
+    return [name for name in names if any(name in some for some in needed.values())]
+
+
 def _json_rows(name: str, data: BinaryIO) -> Iterator[Row]:
     """Yield one JSON object per line; a file may also be one list of objects."""
     is_first = True
@@ -131,25 +139,17 @@ def _csv_header(name: str, lines: Any) -> list[str]:
 
 def _parquet_rows(name: str, data: BinaryIO, columns: Sequence[str]) -> Iterator[Row]:
     parquet = pq.ParquetFile(data)
-    names = _needed(parquet.schema_arrow.names, columns)
+    names = needed_columns(parquet.schema_arrow.names, columns)
     for batch in parquet.iter_batches(_BATCH, columns=names):
         yield from ((name, row) for row in batch.to_pylist())
 
 
 def _arrow_rows(name: str, data: BinaryIO, columns: Sequence[str]) -> Iterator[Row]:
     with pa.ipc.open_stream(data) as batches:
-        names = _needed(batches.schema.names, columns)
+        names = needed_columns(batches.schema.names, columns)
         for batch in batches:
             for start in range(0, batch.num_rows, _BATCH):
                 yield from ((name, row) for row in batch.select(names).slice(start, _BATCH).to_pylist())
-
-
-def _needed(names: Sequence[str], columns: Sequence[str]) -> list[str]:
-    """Return the columns to read; all of them if a wanted one is missing, so that the error can list them."""
-    needed = {column: top_columns(names, column) for column in columns}
-    if not all(needed.values()):
-        return list(names)
-    return [name for name in names if any(name in some for some in needed.values())]
 
 
 @contextmanager
