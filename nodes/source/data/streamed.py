@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genrl_graph.errors import DataError
-from genrl_graph.nodes.source.data.data_set import DataSet, DataState, is_local
+from genrl_graph.nodes.source.data.checked import checked_rows, remember
+from genrl_graph.nodes.source.data.data_set import DataSet, DataState, data_state, is_local
 from genrl_graph.nodes.source.data.epoch import require_enough_rows
 from genrl_graph.nodes.source.data.holdout import held_out
 from genrl_graph.nodes.source.data.open_data_set import open_data_set
@@ -50,7 +51,11 @@ class Stream:
         if not is_local(self.path):
             self.rows(0)
         elif not self._is_checked:
-            self.size = sum(1 for _ in valid_rows(self._reader, self._open_data()))
+            state, key = data_state(self.path), (self._reader, self._name, self._split)
+            self.size = checked_rows(state, key)
+            if self.size is None:
+                self.size = sum(1 for _ in valid_rows(self._reader, self._open_data()))
+                remember(state, key, self.size)
             self._is_checked = True
 
     def rows(self, number: int) -> list[dict[str, Any]]:

@@ -121,3 +121,22 @@ def test_a_reading_that_fails_is_begun_again(folder: Path, monkeypatch: pytest.M
     with pytest.raises(DataError, match=r"train-0.jsonl: cannot be read: the disk is away"):
         rows.rows(1)
     assert [row["n"] for row in rows.rows(1)] == list(range(10, 20))
+
+
+def test_a_stream_is_checked_once_and_again_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENRL_GRAPH_CACHE", str(tmp_path / "cache"))
+    path, opened, real = tmp_path / "data.jsonl", [0], LocalFile.open
+
+    def counted(self: LocalFile) -> BinaryIO:
+        opened[0] += 1
+        return real(self)
+
+    monkeypatch.setattr(LocalFile, "open", counted)
+    path.write_text('{"question": "q", "answer": "1"}\n' * 50)
+    for times in (1, 1):
+        open_stream.cache_clear()  # as in a new process
+        HfDataset(path=str(path), streaming=True, num_tasks=1).prepare()
+        assert opened[0] == times
+    path.write_text('{"question": "q", "answer": "1"}\n' * 49 + '{"question": "q", "answer": ""}\n')
+    with pytest.raises(DataError, match="row 49: column 'answer' holds nothing"):
+        HfDataset(path=str(path), streaming=True, num_tasks=1).prepare()
