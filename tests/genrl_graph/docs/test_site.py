@@ -26,7 +26,7 @@ pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
 
 def build(config: Path, site: Path) -> "subprocess.CompletedProcess[str]":
     """Build the documentation strictly, in a process that knows no types but the shipped ones."""
-    command = ["-m", "mkdocs", "--quiet", "build", "--strict", "--config-file", config, "--site-dir", site]
+    command = ["-m", "mkdocs", "--quiet", "build", "--strict", "--config-file", str(config), "--site-dir", str(site)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     return subprocess.run(
         [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=240, check=False

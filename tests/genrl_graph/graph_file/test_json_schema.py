@@ -267,7 +267,7 @@ def test_graphs_of_valid_parts_are_accepted(data: st.DataObject) -> None:
     for part_name in data.draw(st.lists(name, min_size=1, max_size=4, unique=True)):
         part = data.draw(st.sampled_from(PARTS))
         assert part.cls is not None
-        shapes = {"one": ref, "list": ref | st.lists(ref, min_size=1).map(tuple)}
+        shapes: dict[str, st.SearchStrategy[Any]] = {"one": ref, "list": ref | st.lists(ref, min_size=1).map(tuple)}
         shapes["dict"] = st.dictionaries(name, ref, min_size=1)
         sockets = part.cls.signature.inputs if issubclass(part.cls, Node) else ()
         wired = [socket for socket in sockets if not socket.optional or data.draw(st.booleans())]
