@@ -1,6 +1,6 @@
 """What `reward.math` takes for a thousand rows, beside math-verify alone on the same pairs in one process."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 
 from math_verify import parse, verify
@@ -68,11 +68,12 @@ def test_reward_math() -> None:
         def judged(rows: Rollouts = rows, reward: MathReward = reward, tasks: TaskBook = tasks) -> object:
             return reward.run(rows, tasks=tasks, log=Log())
 
-        def alone(pairs: Sequence[tuple[str, str]] = pairs) -> None:
+        def alone(pairs: Sequence[tuple[str, str]] = pairs) -> object:
             for reference, answer in islice(cycle(pairs), ROWS):
                 verify(parse(f"\\boxed{{{reference}}}"), parse(f"\\boxed{{{answer}}}"))
+            return None
 
-        calls = {"judged": judged, "alone": alone}
+        calls: dict[str, Callable[[], object]] = {"judged": judged, "alone": alone}
         interleaved(calls, times=1)
         found = interleaved(calls, times=3)
         base = Row(f"math-verify alone: {what}", found["alone"])

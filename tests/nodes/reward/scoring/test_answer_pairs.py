@@ -310,7 +310,7 @@ def test_a_reference_answers_itself(reference: str, answer: str) -> None:
 
 
 def test_the_type_can_be_said_where_the_reference_cannot() -> None:
-    for answer_type, reference, answer, right in [
+    said: list[tuple[AnswerType, str, str, bool]] = [
         ("auto", "3-1", "2", False),
         ("formula", "3-1", "2", True),
         ("auto", "12:30", "12:30", True),
@@ -321,7 +321,8 @@ def test_the_type_can_be_said_where_the_reference_cannot() -> None:
         ("formula", "AB", "BA", True),
         ("choice", "E", "(e)", True),
         ("date", "5/6/2024", "05/06/2024", True),
-    ]:
+    ]
+    for answer_type, reference, answer, right in said:
         verdict = math_score(f"#### {answer}", reference, answer_type=answer_type)["correct"]
         assert verdict == float(right), (answer_type, reference, answer)
 
