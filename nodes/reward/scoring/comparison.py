@@ -1,7 +1,7 @@
 """Compare an answer with a reference by the kind of answer that the reference is."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from genrl_graph.nodes.reward.scoring.answer_types import AnswerType, is_code, read_date, type_of
 from genrl_graph.nodes.reward.scoring.formulas import equal_formulas
@@ -14,13 +14,14 @@ _LETTER = re.compile(
     re.IGNORECASE,
 )
 _LETTER_IN_PROSE = re.compile(r"\(([A-J])\)|(?:is|:)\s*\**([A-J])\b")
+_OTHER_LETTERS = re.compile(r"\(([A-J])\)|\b([A-J])[.):]|\b(?:or|and)\s+([A-J])\b")
 _ANSWER_IS = re.compile(r"(?:is|are|=|:|≈|\\approx|about|approximately)\s+(?=\S+[^=]*$)", re.IGNORECASE)
 _LABEL = re.compile(r"^(?:[a-zA-Z]\w{0,15}|\\[a-zA-Z]+|[A-Za-z]\([a-z]\))\s*(?:=|\\approx|≈)\s*(?!=)(?P<value>[^=]+)$")
 _ABOUT = re.compile(r"^(?:\\approx|≈|~|about|approximately|roughly)\s*", re.IGNORECASE)
 _OPENING, _CLOSING = "([{", ")]}"
 _AND = re.compile(r"\s+(?:and|or)\s+")
-_INLINE = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)")
-_NUMBER_IN_PROSE = re.compile(r"(?<![\w.,/^{\\-])[-+]?[$€£]?\d[\d,]*(?:\.\d+)?%?(?![\w/^{\\]|[.,:-]\d)")
+_NUMBER = r"(?<![\w.,/^{\\-])[-+]?[$€£]?(?:\d+\s*/\s*\d+|\d[\d,]*(?:\.\d+)?)%?(?![\w/^{\\]|[.,:-]\d)"
+_VALUE_IN_PROSE = re.compile(rf"\$(?P<dollars>[^$]+)\$|\\\((?P<brackets>.+?)\\\)|(?P<number>{_NUMBER})")
 _WORD = re.compile(r"\b[^\W\d_]{3,}|\bis\b|\bno\b", re.IGNORECASE)
 
 
@@ -54,7 +55,7 @@ def in_prose(text: str, reference: str) -> str:
         letters = list(_LETTER_IN_PROSE.finditer(text))
         return (letters[-1][1] or letters[-1][2]) if letters else text
     if kind in ("number", "formula"):
-        return _value_in(text) or text
+        return (_values_in(text) or [text])[-1]
     last = re.split(r"(?<=[.!?])\s+", text)[-1] if text else ""
     said = _ANSWER_IS.split(last)
     return plain_answer(said[-1]) if said else text
@@ -74,8 +75,8 @@ def _equal_numbers(reference: str, candidate: str, limit_s: int | None) -> bool:
     if read_date(candidate) is not None or is_code(candidate) or len(_items(candidate)) > 1:
         return False
     if _WORD.search(re.sub(r"\\[A-Za-z]+", " ", candidate)) and not re.search(r"\\[A-Za-z]+", candidate):
-        said = _value_in(candidate)
-        return said is not None and said != candidate and _equal_numbers(reference, plain_answer(said), limit_s)
+        said = _values_in(candidate)
+        return len(said) == 1 and said[0] != candidate and _equal_numbers(reference, said[0], limit_s)
     return _equal_formulas(reference, candidate, limit_s, is_element=True)
 
 
@@ -175,8 +176,13 @@ def _parts(text: str) -> Iterator[str]:
 
 
 def _letter(text: str) -> str | None:
+    """Return the chosen letter; None for no choice, or for more than one."""
     match = _LETTER.match(text.strip(" *"))
-    return (match["inside"] or match["bare"]).upper() if match else None
+    if match is None:
+        return None
+    letter = (match["inside"] or match["bare"]).upper()
+    others = {one or two or three for one, two, three in _OTHER_LETTERS.findall(text)}
+    return letter if others <= {letter} else None
 
 
 def _same_date(reference: str, candidate: str) -> bool:
@@ -193,10 +199,8 @@ def _sign(text: str) -> str:
     return text.removeprefix("v") if re.match(r"v\d", text) else text
 
 
-def _value_in(text: str) -> str | None:
-    """Return the last inline formula of a prose text, or its only number; None if it has neither."""
-    formulas = [one or two for one, two in _INLINE.findall(text)]
-    if formulas:
-        return plain_answer(formulas[-1])
-    numbers: Sequence[str] = _NUMBER_IN_PROSE.findall(text)
-    return numbers[0] if len(numbers) == 1 else None
+def _values_in(text: str) -> list[str]:
+    """Return the inline formulas of a prose text, or else its numbers, in their order."""
+    matches = list(_VALUE_IN_PROSE.finditer(text))
+    formulas = [plain_answer(match["dollars"] or match["brackets"]) for match in matches if not match["number"]]
+    return formulas or [match["number"] for match in matches]

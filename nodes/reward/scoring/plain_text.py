@@ -30,7 +30,7 @@ def plain_answer(text: str) -> str:
 def words_of(text: str) -> str:
     """Return a plain answer as words: the content of text commands, one space between words, no case."""
     text = _TEXT.sub(r" \1 ", text)
-    return " ".join(text.strip(" .,;:!").casefold().split())
+    return " ".join(text.strip().rstrip(".,;:").casefold().split())
 
 
 def without_text_commands(text: str) -> str:
