@@ -92,6 +92,13 @@ class Node(Declared):
     def prepare(self) -> None:
         """Load external data that may be missing or broken; called once, before a policy is created."""
 
+    def check_data(self) -> Iterable[str]:
+        """Return what is missing of local data, one line each, for the command `check`.
+
+        Must take a moment: look at names and headers only. `prepare` reads the data.
+        """
+        return ()
+
     def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:
         """Return conflicts between params and wired inputs, one line each; part of the check of a graph."""
         return ()

@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 
 from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.exact_numbers import ExactNumbers
 from genrl_graph.contract.node import Reward
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.edge_type import SCORED
@@ -23,7 +24,7 @@ Clip = tuple[FiniteFloat | None, FiniteFloat | None]
 PREFIX = "reward_"
 
 
-class TermWeight(BaseModel):
+class TermWeight(ExactNumbers):
     """Weight of a term: `weight` times its value, clipped to `clip` (low, high).
 
     The weight is 0 before `start_round`, then rises linearly from 0 to `weight` over `warmup_rounds` rounds (0: the
