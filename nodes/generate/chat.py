@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from genrl_graph.contract.evaluation import Evaluation
 from genrl_graph.contract.node import Generator, Wire
+from genrl_graph.contract.origins import Alike, Per
 from genrl_graph.contract.policy import Completion, Sampling, TextPolicy
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Rollouts, Tasks
@@ -79,6 +80,14 @@ class ChatGenerator(Generator):
             known = f"one of {', '.join(names)}" if names else "an input that the template quotes; it quotes none"
             raise ValueError(f"each is {self.each!r}, which the template does not quote; name {known}")
         return self
+
+    def alike(self, per: Per) -> Alike | None:
+        """Return the param by which a prompt has one row or equal ones; with `each`, a task has several prompts."""
+        if self.each and per == "task":
+            return None
+        if self.num_generations == 1:
+            return Alike("a single row", "num_generations", 1, "to 2 or more")
+        return Alike("equal rows", "temperature", 0, "above 0") if self.temperature == 0 else None
 
     def evaluated(self, how: Evaluation) -> Self:
         """Return a copy with the number of generations and the temperature of the evaluation, where it sets them."""
