@@ -94,10 +94,6 @@ class ChatGenerator(Generator):
         settings = {"num_generations": how.num_generations, "temperature": how.temperature}
         return self.model_copy(update={name: value for name, value in settings.items() if value is not None})
 
-    def dry(self) -> Self:
-        """Return a copy without `max_prompt_tokens`: dry play does not have the tokenizer that would count them."""
-        return self.model_copy(update={"max_prompt_tokens": None})
-
     def complete(
         self,
         tasks: Tasks,
@@ -169,8 +165,9 @@ class ChatGenerator(Generator):
                 f"{self.place.node}.max_new_tokens: {self.max_new_tokens} leave no room for a prompt in the "
                 f"{policy.context_length} tokens of policy {policy.name!r}"
             )
-        if self.max_prompt_tokens is not None and self.max_prompt_tokens <= room:
-            return PromptLimit(self.max_prompt_tokens, "max_prompt_tokens")
+        most = self.max_prompt_tokens if policy.counts_tokens else None
+        if most is not None and most <= room:
+            return PromptLimit(most, "max_prompt_tokens")
         return PromptLimit(room, f"context {policy.context_length} - max_new_tokens {self.max_new_tokens}")
 
     def _prompt(self, task: AskedTask, quotes: Quotes, policy: TextPolicy, limit: PromptLimit) -> Prompt:
