@@ -126,11 +126,13 @@ def play_schedule(
         if opened.complete:
             return _complete_run(opened)
         run, before = open_run(opened, make, see, profile, stack)
-        Session(run).play()
+        session = Session(run)
+        session.play()
         after = digests(run.players)
     measured = run.start.first + run.terminal.played > 0
     commands = next_steps(opened.folder, schedule.graph, imports, measured=measured)
-    run.terminal.summary(before=before, after=after, store=opened.folder / "rollouts.zarr", then=commands)
+    store, notes = opened.folder / "rollouts.zarr", session.summary()
+    run.terminal.summary(before=before, after=after, store=store, notes=notes, then=commands)
     return Run(opened.folder, run.rounds, before, after)
 
 
