@@ -1,17 +1,29 @@
 """Scopes that group rows, for baselines and selections."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from genrl_graph.contract.origins import RowOrigin
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.errors import ColumnError
 
-Scope = Literal["group", "task", "node", "peer", "batch"]
-PooledScope = Literal["task", "task_and_peer", "peer", "batch"]
+Scope = Annotated[
+    Literal["group", "task", "node", "peer", "batch"],
+    Field(
+        description="rows with one baseline: of a prompt (group), of a task over all peers, of the node, "
+        "of the node and peer, or all (batch)"
+    ),
+]
+PooledScope = Annotated[
+    Literal["task", "task_and_peer", "peer", "batch"],
+    Field(
+        description="rows with one baseline: of a task over all peers, of a task and peer, of a peer, or all (batch)"
+    ),
+]
 
 # A peer writes the `group_id` of its own rows; with node and peer added it cannot put rows into another peer's group.
 COLUMNS: Mapping[Scope, tuple[str, ...]] = {

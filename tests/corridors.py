@@ -126,7 +126,7 @@ class Heap(AECEnv[Any, Any, Any]):
         self._cumulative_rewards = dict(self.rewards)
         self.terminations = dict.fromkeys(self.agents, False)
         self.truncations = dict.fromkeys(self.agents, False)
-        self.infos = {agent: {} for agent in self.agents}
+        self.infos: dict[Any, dict[str, Any]] = {agent: {} for agent in self.agents}
         self.agent_selection = "a"
 
     def step(self, action: Any) -> None:

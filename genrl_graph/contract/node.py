@@ -16,7 +16,7 @@ from genrl_graph.contract.declared import Declared
 from genrl_graph.contract.evaluation import Evaluation
 from genrl_graph.contract.origins import Alike, Per, RowOrigin
 from genrl_graph.contract.policy import Carried, Policy
-from genrl_graph.contract.signature import Signature, method_of, read_hints, read_inputs, read_outputs
+from genrl_graph.contract.signature import Signature, method_of, read_hints, read_inputs, read_outputs, read_summary
 from genrl_graph.edge_types.edge_type import CREDITED, PEER, SCORED, EdgeType, Mark, Pattern
 from genrl_graph.edge_types.rollouts import R
 from genrl_graph.edge_types.task import Task
@@ -37,7 +37,10 @@ class Place:
 
 
 class Carry(Declared, kind="carry"):
-    """Declares a value that each round passes to the next; the return annotation of `init` is its edge type."""
+    """Declares a value that each round passes to the next.
+
+    The return annotation of `init` is its edge type.
+    """
 
     edge: ClassVar[EdgeType]
 
@@ -60,7 +63,10 @@ class Carry(Declared, kind="carry"):
 
 
 class PolicyCarry(Carry, kind="policy"):
-    """Declares a policy; set `small` if it is created in a moment, and estimates then time rounds with it."""
+    """Declares a policy that each round passes to the next: trained by an update, or frozen.
+
+    Set `small` if it is created in a moment: estimates then time rounds with it.
+    """
 
     small: ClassVar[bool] = False
 
@@ -127,7 +133,7 @@ class Node(Declared):
     def _read_contract(cls) -> None:
         run = method_of(cls, "run", cls.type_name, missing="has no `run` method")
         inputs, resources = read_inputs(cls.type_name, run)
-        cls.signature = Signature(inputs, read_outputs(cls.type_name, run), resources)
+        cls.signature = Signature(inputs, read_outputs(cls.type_name, run), resources, read_summary(run))
         cls._require(not any(map(_from_peers, cls._outputs())), "only an exchange returns Peer[...]")
         cls._check_kind()
 
@@ -171,7 +177,7 @@ class Source(Node, kind="source"):
     seed is (run seed, node) if `shared`, and (run seed, node, peer) otherwise. Task ids are `<source node>/<key>`.
     """
 
-    shared: bool = True
+    shared: bool = Field(True, description="true: all peers get the same tasks; false: each peer draws its own")
 
     def resolve(self, task_id: str) -> Task:
         """Return the task of an id; raises `DataError` for an id that this source cannot have made."""
@@ -222,10 +228,13 @@ class Exchange(Node, kind="exchange"):
     it if `include_self` is false.
     """
 
-    include_self: bool = True
-    min_peers: int = Field(ge=1)
-    timeout_s: float = Field(60.0, gt=0)
-    on_short: Literal["wait", "continue", "fail"] = "wait"
+    include_self: bool = Field(True, description="whether this peer's own rows are among the output")
+    min_peers: int = Field(ge=1, description="peers that the exchange needs, this one included")
+    timeout_s: float = Field(60.0, gt=0, description="seconds to wait for the offers of the others")
+    on_short: Literal["wait", "continue", "fail"] = Field(
+        "wait",
+        description="with too few peers: wait for more, continue with those that came, or fail the run (exit code 11)",
+    )
     max_staleness: int = Field(
         0, ge=0, le=64, description="largest age in rounds of rows from a peer that is behind (swarm runner)"
     )
@@ -262,7 +271,7 @@ class Exchange(Node, kind="exchange"):
             raise NodeError(f"{where}.offer: takes the resource {name!r}; only `admit` has resources")
         for socket in admit_inputs:
             raise NodeError(f"{where}.admit.{socket.name}: `admit` takes only packets; make it an input of `offer`")
-        cls.signature = Signature(inputs, read_outputs(where, admit), resources)
+        cls.signature = Signature(inputs, read_outputs(where, admit), resources, read_summary(admit))
         cls._require_rows(PEER)
 
 

@@ -13,8 +13,8 @@ class PoolAdvantage(BaselineAdvantage, name="pool"):
     """Reward minus the mean reward of a pool of rows from several nodes, divided by a standard deviation.
 
     All wired inputs are pooled, such as first and last answers; their rewards must be on one scale. `scope` selects
-    the rows of a pool: `task`, `task_and_peer`, `peer` or `batch`. `scale` and `leave_one_out` are those of
-    `BaselineAdvantage`, with the pool as the group.
+    the rows of a pool: `task`, `task_and_peer`, `peer` or `batch`. Rows that could not be judged get NaN; a pool whose
+    rewards are all equal gets exactly 0.
     """
 
     scope: PooledScope = "task"
@@ -24,7 +24,11 @@ class PoolAdvantage(BaselineAdvantage, name="pool"):
         return [f"can never learn: {why}" for why in alike_pools(origins.get("scored", ()), self.scope)]
 
     def run(self, scored: list[Scored[R]], *, log: Log) -> Credited[R]:
-        """Concatenate the inputs in order and add an `advantage`; reward terms that an input lacks are dropped."""
+        """Concatenate the inputs in order and add an `advantage`; reward terms that an input lacks are dropped.
+
+        Inputs:
+            scored: rows with rewards on one scale, pooled over all wired nodes
+        """
         kinds: tuple[type[R], ...] = type(scored[0]).__mro__
         common = next(kind for kind in kinds if all(isinstance(rows, kind) for rows in scored))
         rows = common.concat(scored)

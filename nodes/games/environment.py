@@ -34,9 +34,11 @@ class Environment(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str = Field(min_length=1)
-    kind: Kind = "gymnasium"
-    params: dict[str, Any] = {}
+    id: str = Field(min_length=1, description="name of the environment, such as CartPole-v1 or tictactoe_v3")
+    kind: Kind = Field(
+        "gymnasium", description="library that knows the id; pettingzoo also serves those of `register_aec`"
+    )
+    params: dict[str, Any] = Field({}, description="keyword arguments of the environment's constructor")
 
     @field_validator("id")
     @classmethod

@@ -64,18 +64,25 @@ class ChoiceReward(Reward, name="choice"):
 
     Student #k is the row of `answers` with id `parent_ids[k - 1]`. This node judges its answer against the task of the
     reader's own source, by math-verify or by exact match. "none" earns no `exists`, and is correct if no quoted answer
-    is. `choice_pattern` reads the chosen number if the prompt asks for another form than "Choice: Student #k" (first
-    group; 0 is none). `answer_pattern` finds the answer in a completion (default: `answers.extract_answer`). Patterns
-    and math-verify run in worker processes with a limit of `timeout_s` seconds per row.
+    is. Patterns and math-verify run in worker processes with a limit of `timeout_s` seconds per row.
     """
 
-    format: float = 0.5
-    exists: float = 0.5
-    correct: float = 1.0
-    judge: Literal["math", "exact"] = "math"
-    choice_pattern: Regex | None = None
-    answer_pattern: Regex | None = None
-    timeout_s: float = Field(10.0, gt=0)
+    format: float = Field(0.5, description="reward of a well-formed choice")
+    exists: float = Field(0.5, description="reward of choosing a student that was quoted")
+    correct: float = Field(1.0, description="reward of choosing a correct answer, or none where all are wrong")
+    judge: Literal["math", "exact"] = Field(
+        "math", description="how answers are compared with the task's: by math-verify, or as equal text (exact)"
+    )
+    choice_pattern: Regex | None = Field(
+        None,
+        description="regular expression whose first group is the chosen number, 0 for none; null: Choice: Student #k",
+    )
+    answer_pattern: Regex | None = Field(
+        None,
+        description="regular expression of the answer in a completion: its first group, or the whole "
+        "match; null: built in",
+    )
+    timeout_s: float = Field(10.0, gt=0, description="seconds to judge a row; after that it stays unjudged (NaN)")
 
     @field_validator("choice_pattern")
     @classmethod
@@ -85,7 +92,12 @@ class ChoiceReward(Reward, name="choice"):
         return pattern
 
     def run(self, rollouts: Texts, answers: PeerRollouts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
-        """Add `reward`, `reward_format`, `reward_exists` and `reward_correct` to the critiques."""
+        """Add `reward`, `reward_format`, `reward_exists` and `reward_correct` to the critiques.
+
+        Inputs:
+            rollouts: critiques, each with the ids of the answers that it quotes
+            answers: the answers that they quote
+        """
         parents = rollouts.values("parent_ids")
         choices = self._choices(rollouts)
         needed = {id for at, choice in choices.items() for id in _answers_to_judge(choice, parents[at])}

@@ -29,12 +29,12 @@ _NAME = re.compile(r"(?!.*\.py:)[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 class FunctionReward(Reward, name="function"):
     """The value of `function(prompts, completions, **columns)`: one number per completion, None for "cannot judge".
 
-    `function` is `module:name`, or in Python the function itself; it may be async. A function without an importable
-    name (a lambda, a notebook cell) runs in this process and cannot be dumped. With `factory`, `function` names a
-    factory instead: each process calls it once with these arguments and uses the function that it returns. `format:
-    chat` passes messages, as TRL does for chat data, so TRL's own rewards run unchanged; `text` passes strings, the
-    messages of a prompt joined by blank lines. Columns are `answer`, the keys of the tasks' metadata, and the ids and
-    token ids of `arguments.PASSED`; `columns` adds further names for them, such as `{solution: answer}`.
+    It is called as TRL calls a reward (<https://huggingface.co/docs/trl/grpo_trainer>), and may be async. A function
+    without an importable name (a lambda, a notebook cell) runs in this process and cannot be dumped. With `factory`,
+    each process calls the factory once and uses the function that it returns. `format: chat` passes messages, as TRL
+    does for chat data, so TRL's own rewards run unchanged; `text` passes strings, the messages of a prompt joined by
+    blank lines. Columns are `answer`, the keys of the tasks' metadata, and ids, stage, round, finish reason and token
+    ids of the rows.
 
     With `isolated` it runs in `workers` processes of at most `memory_mb` of address space each; a process that takes
     more than `timeout_s` seconds for a call is killed. In this process there are no limits. A call receives the whole
@@ -43,17 +43,33 @@ class FunctionReward(Reward, name="function"):
     functions included: use more `workers` for parallel calls, or await the rows of one call together.
     """
 
-    function: str | Callable[..., Any]
-    factory: dict[str, Any] | None = None
-    weight: float = 1.0
-    term: Term | None = None
-    format: Literal["chat", "text"] = "chat"
-    columns: dict[str, str] = {}
-    isolated: bool = True
-    rows_per_call: int | None = Field(None, ge=1)
-    workers: int = Field(1, ge=1, le=64)
-    memory_mb: int | None = Field(None, ge=64)
-    timeout_s: float | None = Field(60.0, gt=0)
+    function: str | Callable[..., Any] = Field(
+        description="module:name of a function with TRL's signature, or of its factory; in Python the function itself"
+    )
+    factory: dict[str, Any] | None = Field(
+        None, description="keyword arguments of the factory that `function` then names; null: it is the function"
+    )
+    weight: float = Field(1.0, description="weight of the term in the reward")
+    term: Term | None = Field(
+        None, description="name of the term, whose column is reward_<term>; null: the function's name"
+    )
+    format: Literal["chat", "text"] = Field(
+        "chat", description="how prompts and completions are passed: as chat messages or as text"
+    )
+    columns: dict[str, str] = Field(
+        {}, description="further argument names and the columns that they pass, such as {solution: answer}"
+    )
+    isolated: bool = Field(
+        True, description="whether it runs in worker processes, with limits; false: in this process, without any"
+    )
+    rows_per_call: int | None = Field(None, ge=1, description="rows that one call receives; null: the whole batch")
+    workers: int = Field(1, ge=1, le=64, description="worker processes that calls are spread over; needs rows_per_call")
+    memory_mb: int | None = Field(None, ge=64, description="most address space of a worker in MiB; null: no limit")
+    timeout_s: float | None = Field(
+        60.0,
+        gt=0,
+        description="seconds for a call, then the worker is killed and the rows stay unjudged (NaN); null: no limit",
+    )
     _loaded: Callable[..., Any] | None = PrivateAttr(default=None)
 
     @field_validator("function", mode="before", json_schema_input_type=str)
@@ -119,6 +135,9 @@ class FunctionReward(Reward, name="function"):
         """Add `reward` and `reward_<term>` to the rollouts; the default term is the function's name.
 
         Raises `RewardFailed` if the function cannot be loaded or leaves more rows unjudged than `max_unjudged` allows.
+
+        Inputs:
+            rollouts: rows to judge
         """
         positions = judgeable(rollouts)
         verdicts: dict[int, Verdict] = {}

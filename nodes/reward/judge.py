@@ -42,7 +42,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Judge(Reward, name="judge"):
-    """Score that a language model gives a completion, mapped from `scale` to 0..1.
+    """Score that a language model gives a completion (arXiv 2306.05685), mapped from `scale` to 0..1.
 
     The judge is either a policy of the graph, wired as `judge` (such as a frozen carry), or a `model` behind an
     `endpoint`, the base URL of an OpenAI-compatible API. Its prompt is `system` and `template` (sandboxed Jinja). The
@@ -51,31 +51,51 @@ class Judge(Reward, name="judge"):
     of `pattern` in the judge's reply. A missing score, one outside the scale and a failed call give NaN, never 0. With
     `samples` above 1 the mean of the readable scores counts. Equal questions are asked once.
 
-    For an endpoint: `api_key_env` names the environment variable of the API key (JUDGE_...). `request` adds keys to
-    the request body; null removes one, such as `{max_tokens: null, max_completion_tokens: 512}`. A try ends after
-    `timeout_s` seconds; up to `retries` more follow, after `retry_wait_s` seconds, doubled each time. `cache` stores
-    replies in a sqlite file for later runs (without it they stay in memory for later rounds).
+    A `request` of `{max_tokens: null, max_completion_tokens: 512}` suits an endpoint that wants the newer name. A
+    request that fails for a while is tried again; the reply of an endpoint is kept for later rounds, in `cache` for
+    later runs too.
     """
 
-    endpoint: BaseUrl | None = None
-    model: str | None = Field(None, min_length=1)
-    system: str = ""
-    template: str = TEMPLATE
-    pattern: Regex = PATTERN
-    scale: tuple[Finite, Finite] = (1.0, 10.0)
-    weight: float = 1.0
-    term: Term = "judge"
-    max_new_tokens: int = Field(512, ge=1)
-    temperature: float = Field(0.0, ge=0)
-    samples: int = Field(1, ge=1)
-    max_batch_tokens: int = Field(16384, ge=1)
-    api_key_env: str | None = None
-    request: dict[str, JsonValue] = {}
-    timeout_s: float = Field(60.0, gt=0)
-    retries: int = Field(3, ge=0)
-    retry_wait_s: float = Field(1.0, ge=0)
-    concurrency: int = Field(8, ge=1)
-    cache: CachePath | None = None
+    endpoint: BaseUrl | None = Field(
+        None,
+        description="base URL of an OpenAI-compatible API, such as https://host/v1; null: the policy wired as `judge`",
+    )
+    model: str | None = Field(None, min_length=1, description="name under which the endpoint serves the judge")
+    system: str = Field("", description="system message of the judge; empty: none")
+    template: str = Field(
+        TEMPLATE, description="Jinja template of the question; reads task, answer, completion, mark, low and high"
+    )
+    pattern: Regex = Field(
+        PATTERN, description="regular expression whose one group is the score; its last match in the reply counts"
+    )
+    scale: tuple[Finite, Finite] = Field(
+        (1.0, 10.0), description="worst and best score that the judge may give, mapped to 0 and 1"
+    )
+    weight: float = Field(1.0, description="weight of the term in the reward")
+    term: Term = Field("judge", description="name of the term, whose column is reward_<term>")
+    max_new_tokens: int = Field(512, ge=1, description="most tokens of the judge's reply")
+    temperature: float = Field(0.0, ge=0, description="sampling temperature of the judge; 0 is greedy")
+    samples: int = Field(
+        1, ge=1, description="replies per question, whose readable scores are averaged; above 1 it needs a temperature"
+    )
+    max_batch_tokens: int = Field(
+        16384, ge=1, description="wired judge: most tokens of a sampling batch, rows times the longest"
+    )
+    api_key_env: str | None = Field(None, description="environment variable of the API key, JUDGE_...; null: no key")
+    request: dict[str, JsonValue] = Field({}, description="further keys of the request body; null removes one")
+    timeout_s: float = Field(60.0, gt=0, description="seconds for a try of a request")
+    retries: int = Field(
+        3,
+        ge=0,
+        description="further tries of a request that fails for a while (timeout, connection, status 408, "
+        "409, 429, 5xx)",
+    )
+    retry_wait_s: float = Field(1.0, ge=0, description="seconds before a further try, doubled each time; at most 60")
+    concurrency: int = Field(8, ge=1, description="requests that run at the same time")
+    cache: CachePath | None = Field(
+        None,
+        description="sqlite file that keeps replies for later runs; null: they are kept in memory for later rounds",
+    )
 
     _memory: MemoryReplies | None = PrivateAttr(default=None)
     _is_dry: bool = PrivateAttr(default=False)
@@ -151,7 +171,12 @@ class Judge(Reward, name="judge"):
     def run(
         self, rollouts: Texts, judge: TextPolicy | None = None, *, rng: np.random.Generator, tasks: TaskBook, log: Log
     ) -> Scored[Texts]:
-        """Add `reward` and `reward_<term>` to the rollouts; log the judge's replies in the table `verdicts`."""
+        """Add `reward` and `reward_<term>` to the rollouts; log the judge's replies in the table `verdicts`.
+
+        Inputs:
+            rollouts: rows to judge
+            judge: policy that judges; without it `endpoint` does
+        """
         for problem in self._judge_problems(wired=judge is not None):
             raise ParamError(f"{self.place.node}: {problem}")
         question_of = self._questions(rollouts, tasks)

@@ -35,19 +35,28 @@ def judge_maths(
 
 
 class MathReward(Reward, name="math"):
-    """Rewards `format` if the completion has an answer, and `correct` if math-verify finds it equal to the task's.
+    r"""Rewards `format` if the completion has an answer, and `correct` if math-verify finds it equal to the task's.
 
-    `answers.extract_answer` finds the answer, with `pattern` if set. A row that cannot be judged within `timeout_s`
-    seconds, or whose task has no reference answer, gets NaN.
+    The answer is the last `<answer>...</answer>`, else the last `\boxed{...}`, else the line after the last `####`;
+    `pattern` finds another. Formulas are compared by math-verify (<https://github.com/huggingface/Math-Verify>). A row
+    that cannot be judged within `timeout_s` seconds, or whose task has no reference answer, gets NaN.
     """
 
-    format: float = 0.5
-    correct: float = 1.0
-    pattern: Regex | None = None
-    timeout_s: float = Field(10.0, gt=0)
+    format: float = Field(0.5, description="reward of a completion in which an answer is found")
+    correct: float = Field(1.0, description="reward of an answer that math-verify finds equal to the task's")
+    pattern: Regex | None = Field(
+        None,
+        description="regular expression of the answer: its first group, or the whole match; null: "
+        "<answer>, \\boxed or ####",
+    )
+    timeout_s: float = Field(10.0, gt=0, description="seconds to judge a row; after that it stays unjudged (NaN)")
 
     def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
-        """Add `reward`, `reward_format` and `reward_correct` to the rollouts."""
+        """Add `reward`, `reward_format` and `reward_correct` to the rollouts.
+
+        Inputs:
+            rollouts: rows to judge
+        """
         node = self.place.node
         verdicts = judge_maths(
             rollouts, judgeable(rollouts), tasks=tasks, pattern=self.pattern, timeout_s=self.timeout_s, node=node

@@ -26,20 +26,30 @@ TARGET = "genrl_graph.nodes.reward.scoring.gym_judge:score_entry"
 
 
 class ReasoningGymReward(Reward, name="reasoning_gym"):
-    """Rewards `format` if the completion has an answer, and `correct` times the data set's score of it, 0 to 1.
+    r"""Rewards `format` for an answer, and `correct` times its score, 0 to 1, by reasoning-gym (arXiv 2505.24760).
 
-    `answers.extract_answer` finds the answer, with `pattern` if set; without an answer the score is 0. A worker process
-    judges each row within `timeout_s` seconds, because data sets may evaluate model output; None judges in this process
-    without a limit.
+    The data set of the task scores the answer: the last `<answer>...</answer>`, else the last `\boxed{...}`, else the
+    line after the last `####`, or what `pattern` finds; without an answer the score is 0. A worker process judges each
+    row within `timeout_s` seconds, because data sets may evaluate model output.
     """
 
-    format: float = 0.0
-    correct: float = 1.0
-    pattern: Regex | None = None
-    timeout_s: float | None = Field(10.0, gt=0)
+    format: float = Field(0.0, description="reward of a completion in which an answer is found")
+    correct: float = Field(1.0, description="factor on the data set's score of the answer, 0 to 1")
+    pattern: Regex | None = Field(
+        None,
+        description="regular expression of the answer: its first group, or the whole match; null: "
+        "<answer>, \\boxed or ####",
+    )
+    timeout_s: float | None = Field(
+        10.0, gt=0, description="seconds to judge a row in a worker process; null: in this process, without a limit"
+    )
 
     def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
-        """Add `reward`, `reward_format` and `reward_correct` to the rollouts."""
+        """Add `reward`, `reward_format` and `reward_correct` to the rollouts.
+
+        Inputs:
+            rollouts: rows to judge, of tasks of a `source.reasoning_gym`
+        """
         node = self.place.node
         ids, completions = rollouts.values("task_id"), rollouts.values("completion")
         calls: dict[int, Mapping[str, object]] = {}

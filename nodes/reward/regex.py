@@ -35,13 +35,18 @@ class RegexReward(Reward, name="regex"):
     each row separately if that call fails. None judges in this process, without a limit.
     """
 
-    pattern: Regex
-    compare: bool = False
-    match: float = 1.0
-    miss: float = 0.0
-    weight: float = 1.0
-    term: Term = "regex"
-    timeout_s: float | None = Field(5.0, gt=0)
+    pattern: Regex = Field(description="regular expression that is searched anywhere in the completion")
+    compare: bool = Field(False, description="whether group 1 of the last match must also equal the task's answer")
+    match: float = Field(1.0, description="reward term of a completion that matches")
+    miss: float = Field(0.0, description="reward term of a completion that does not")
+    weight: float = Field(1.0, description="weight of the term in the reward")
+    term: Term = Field("regex", description="name of the term, whose column is reward_<term>")
+    timeout_s: float | None = Field(
+        5.0,
+        gt=0,
+        description="seconds for all rows, then for each alone, in a worker process; null: in this "
+        "process, without a limit",
+    )
 
     @model_validator(mode="after")
     def _has_group(self) -> Self:
@@ -50,7 +55,11 @@ class RegexReward(Reward, name="regex"):
         return self
 
     def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
-        """Add `reward` and `reward_<term>` to the rollouts."""
+        """Add `reward` and `reward_<term>` to the rollouts.
+
+        Inputs:
+            rollouts: rows to judge
+        """
         ids, completions = rollouts.values("task_id"), rollouts.values("completion")
         calls: dict[int, Mapping[str, object]] = {}
         verdicts: dict[int, Verdict] = {}

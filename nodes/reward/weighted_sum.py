@@ -31,10 +31,15 @@ class TermWeight(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    weight: FiniteFloat = 1.0
-    clip: Clip | None = None
-    warmup_rounds: int = Field(0, ge=0)
-    start_round: int = Field(0, ge=0)
+    weight: FiniteFloat = Field(1.0, description="factor on the term; 0 only logs it")
+    clip: Clip | None = Field(
+        None,
+        description="least and largest value of the term before it is weighted, null for no limit; null: not clipped",
+    )
+    warmup_rounds: int = Field(
+        0, ge=0, description="rounds over which the weight rises linearly from 0; 0: full weight at once"
+    )
+    start_round: int = Field(0, ge=0, description="first round in which the term may count; its weight is 0 before")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -67,9 +72,14 @@ class WeightedSum(Reward, name="weighted_sum"):
 
     terms: dict[
         Term, Annotated[TermWeight, BeforeValidator(_number_as_weight, json_schema_input_type=float | TermWeight)]
-    ] = {}
-    others: FiniteFloat | None = None
-    on_nan: Literal["leave_out", "skip_term"] = "leave_out"
+    ] = Field({}, description="weight of each term by name, a number or a mapping")
+    others: FiniteFloat | None = Field(
+        None, description="weight of the terms that `terms` does not name; null: such a term is an error"
+    )
+    on_nan: Literal["leave_out", "skip_term"] = Field(
+        "leave_out",
+        description="a row with a term that could not be judged: leave it out (NaN), or skip only that term",
+    )
 
     @model_validator(mode="after")
     def _counts(self) -> Self:
@@ -89,6 +99,9 @@ class WeightedSum(Reward, name="weighted_sum"):
 
         Raises `ColumnError` if the inputs hold different rows, if two of them share a term, or if a listed term is in
         none; `RewardFailed` if more than `max_unjudged` of the rows with a judged term are left out.
+
+        Inputs:
+            scored: rewards of the same rows, or the last reward of a chain
         """
         columns = _join_terms(scored)
         weights = self._weights([name.removeprefix(PREFIX) for name in columns])

@@ -32,7 +32,11 @@ class Verified(Select, name="verified"):
     _pool: GamePool = PrivateAttr(default_factory=GamePool)
 
     def run(self, rows: Scored[T], *, tasks: TaskBook, peer: str, log: Log) -> Scored[T]:
-        """Return the selected rows in order; log the refuted episodes with the reason in the table `refuted`."""
+        """Return the selected rows in order; log the refuted episodes with the reason in the table `refuted`.
+
+        Inputs:
+            rows: whole episodes of this peer and of others
+        """
         selected = np.ones(len(rows), dtype=bool)
         refuted: dict[str, list[str]] = {"id": [], "peer": [], "reason": []}
         authors = rows.values("peer")

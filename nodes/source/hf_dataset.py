@@ -52,26 +52,44 @@ class HfDataset(Source, name="hf_dataset"):
 
     `path` is a JSONL, CSV or Parquet file, a folder, or a name on the hub; `name` is the subset. The answer is the
     answer column, or the text after its last `####` (gsm8k) or in its last box (boxed). Params left out default to
-    those of the hub name (`PRESETS`). `metadata` names further columns to keep, `kind_column` the column by which
-    tables group tasks. The key of a task is its row number.
+    those of the hub name, if it is openai/gsm8k, open-r1/DAPO-Math-17k-Processed or
+    open-r1/Big-Math-RL-Verified-Processed. The key of a task is its row number.
 
     An evaluation uses rows of `eval_split` (keys `eval-<row>`), or the share `holdout` of the rows, which training
-    never samples (`holdout.held_out`). With `streaming` the data set is never loaded whole: blocks of `shuffle_block`
+    never samples. With `streaming` the data set is never loaded whole: blocks of `shuffle_block`
     rows are read in the order of the stream, and each is shuffled.
     """
 
-    path: DataPath = Field(min_length=1)
-    name: str | None = None
-    split: str = "train"
-    eval_split: str | None = None
-    holdout: float = Field(0.0, ge=0, lt=1)
-    columns: Columns | None = None
-    answer_from: AnswerFrom | None = None
-    metadata: list[str] = []
-    kind_column: str | None = None
-    num_tasks: int = Field(8, ge=1)
-    streaming: bool = False
-    shuffle_block: int = Field(1000, ge=1)
+    path: DataPath = Field(
+        min_length=1,
+        description="JSONL, CSV or Parquet file, a folder, or a name on the hub; a relative path starts at "
+        "the graph file",
+    )
+    name: str | None = Field(None, description="subset (config) of the data set; null: the default of the hub name")
+    split: str = Field("train", description="split to train on")
+    eval_split: str | None = Field(
+        None, description="split for evaluations; null: the share holdout of the rows, if any"
+    )
+    holdout: float = Field(
+        0.0, ge=0, lt=1, description="share of the rows kept for evaluations, chosen by a hash of the row number"
+    )
+    columns: Columns | None = Field(
+        None, description="columns of question and answer; null: the defaults of the hub name"
+    )
+    answer_from: AnswerFrom | None = Field(
+        None,
+        description="how the answer is read: the whole column, after its last #### (gsm8k), or in its last "
+        "\\boxed; null: by hub name",
+    )
+    metadata: list[str] = Field(
+        [], description="further columns that tasks keep, which templates and reward functions can read"
+    )
+    kind_column: str | None = Field(None, description="column by which evaluations group tasks, such as the subject")
+    num_tasks: int = Field(8, ge=1, description="rows per round")
+    streaming: bool = Field(
+        False, description="whether rows are read block by block and never all at once, for data larger than memory"
+    )
+    shuffle_block: int = Field(1000, ge=1, description="streaming: rows of a block, which is shuffled in itself")
 
     _evaluating: bool = PrivateAttr(default=False)
 

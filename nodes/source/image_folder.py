@@ -39,10 +39,15 @@ class ImageFolder(Source, name="folder"):
     name. `prepare` reads every image once and raises `DataError` for a broken one.
     """
 
-    path: DataPath = Field(min_length=1)
-    size: tuple[Pixels, Pixels]
-    num_tasks: int = Field(8, ge=1)
-    holdout: float = Field(0.0, ge=0, lt=1)
+    path: DataPath = Field(
+        min_length=1,
+        description="folder of PNG or JPEG images and their captions; a relative path starts at the graph file",
+    )
+    size: tuple[Pixels, Pixels] = Field(description="height and width in pixels to which images are resized")
+    num_tasks: int = Field(8, ge=1, description="images per round")
+    holdout: float = Field(
+        0.0, ge=0, lt=1, description="share of the images kept for evaluations, chosen by a hash of the file name"
+    )
 
     _evaluating: bool = PrivateAttr(default=False)
 

@@ -23,8 +23,8 @@ class Message(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    role: str
-    content: str
+    role: str = Field(description="author of the message: system, user or assistant")
+    content: str = Field(description="text of the message")
 
 
 class ListedTask(BaseModel):
@@ -32,11 +32,13 @@ class ListedTask(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    question: str = ""
-    messages: list[Message] = []
-    answer: Annotated[str, BeforeValidator(_number_as_text, json_schema_input_type=str | float)] = ""
-    metadata: dict[str, Any] = {}
-    kind: str = ""
+    question: str = Field("", description="the question, a chat of one user message; or give messages")
+    messages: list[Message] = Field([], description="chat whose last message is the question")
+    answer: Annotated[str, BeforeValidator(_number_as_text, json_schema_input_type=str | float)] = Field(
+        "", description="reference answer, which only rewards see; empty: none"
+    )
+    metadata: dict[str, Any] = Field({}, description="further values, which templates and reward functions can read")
+    kind: str = Field("", description="label by which evaluations group tasks; empty: the source's name")
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Self:
@@ -58,10 +60,12 @@ class ListSource(Source, name="list"):
     the list. An evaluation uses `eval_tasks`, with keys `eval-<position>`.
     """
 
-    tasks: list[ListedTask] = Field(min_length=1)
-    eval_tasks: list[ListedTask] = []
-    num_tasks: int | None = Field(None, ge=1)
-    shuffle: bool = False
+    tasks: list[ListedTask] = Field(min_length=1, description="the tasks to train on")
+    eval_tasks: list[ListedTask] = Field([], description="the tasks of evaluations")
+    num_tasks: int | None = Field(
+        None, ge=1, description="tasks per round, in the order of the list, which starts over; null: all"
+    )
+    shuffle: bool = Field(False, description="whether each pass over the list has an order of its own")
 
     _evaluating: bool = PrivateAttr(default=False)
 

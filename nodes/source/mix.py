@@ -24,10 +24,12 @@ class MixMember(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    type: str
-    params: dict[str, Any] = {}
-    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
-    level: int = Field(0, ge=0)
+    type: str = Field(description="type of the source, such as source.hf_dataset")
+    params: dict[str, Any] = Field({}, description="params of the source")
+    weight: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="share of the tasks, relative to the other members'"
+    )
+    level: int = Field(0, ge=0, description="least value of the input `level` at which the member is sampled")
 
     _source: Source = PrivateAttr()
 
@@ -62,8 +64,10 @@ class Mix(Source, name="mix"):
     to their weights.
     """
 
-    num_tasks: int = Field(8, ge=1)
-    members: Annotated[dict[str, MixMember], Portable(_without_folders)] = Field(min_length=1)
+    num_tasks: int = Field(8, ge=1, description="tasks per round, of all members together")
+    members: Annotated[dict[str, MixMember], Portable(_without_folders)] = Field(
+        min_length=1, description="the sources by name"
+    )
 
     _evaluating: bool = PrivateAttr(default=False)
     _replacements: Mapping[str, Source] = PrivateAttr(default_factory=dict)
@@ -99,7 +103,11 @@ class Mix(Source, name="mix"):
                 source.prepare()
 
     def run(self, level: Level | None = None, *, rng: np.random.Generator, round: int) -> Tasks:
-        """Return the tasks of one round, one member after the other."""
+        """Return the tasks of one round, one member after the other.
+
+        Inputs:
+            level: difficulty that unlocks members; without it all are sampled
+        """
         sources = self._sources()
         counts = dict.fromkeys(sources) if self._evaluating else self._counts(level, rng, round)
         frames = []

@@ -27,7 +27,7 @@ MAX_ENTRIES = 2**28
 
 
 class ReasoningGym(Source, name="reasoning_gym"):
-    """Provides `num_tasks` new entries of a reasoning-gym data set per round.
+    """Provides `num_tasks` new entries of a reasoning-gym data set (arXiv 2505.24760) per round.
 
     The data set is `dataset` with the config `params`, or a composite in reasoning-gym's own YAML format, the file
     `config`, whose seeds are ignored. Task i of round r is entry r * num_tasks + i. A data set has `size` entries per
@@ -39,10 +39,16 @@ class ReasoningGym(Source, name="reasoning_gym"):
     evaluation seeds from 2**30 + 2**29 to 2**31, and a seed gives at most 2**28 entries: seed + index never coincide.
     """
 
-    dataset: str | None = Field(None, min_length=1)
-    config: DataPath | None = Field(None, min_length=1)
-    params: dict[str, Any] = {}
-    num_tasks: int = Field(8, ge=1)
+    dataset: str | None = Field(
+        None, min_length=1, description="name of a data set of reasoning-gym, such as basic_arithmetic; or give config"
+    )
+    config: DataPath | None = Field(
+        None,
+        min_length=1,
+        description="YAML file of a composite of data sets, in reasoning-gym's format; or give dataset",
+    )
+    params: dict[str, Any] = Field({}, description="config of the data set, without a seed")
+    num_tasks: int = Field(8, ge=1, description="entries per round")
 
     _evaluating: bool = PrivateAttr(default=False)
 

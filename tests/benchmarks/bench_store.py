@@ -144,7 +144,7 @@ def test_a_long_run(folder: Path) -> None:
                 store.commit(given(next(rounds[store])))
             store.flush()
 
-        calls = {"new": lambda: block(new), "old": lambda: block(old)}
+        calls: dict[str, Callable[[], object]] = {"new": lambda: block(new), "old": lambda: block(old)}
         interleaved(calls, times=1)
         found = interleaved(calls, times=TIMES)
     young = Row("64 rounds and their block, a run at its beginning", [seconds / 64 for seconds in found["new"]])
@@ -157,7 +157,7 @@ def test_a_long_run(folder: Path) -> None:
         np.save(folder / "plain.npy", values)
         calls = {
             "numpy": lambda: np.load(folder / "plain.npy"),
-            "store": lambda group=group, column=column: read(store, group, column),  # type: ignore[misc]
+            "store": partial(read, store, group, column),
         }
         times = interleaved(calls, times=TIMES)
         plain = Row(f"numpy.load of {values.nbytes / 1e6:.1f} MB", times["numpy"])

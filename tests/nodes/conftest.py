@@ -1,15 +1,14 @@
 """Fixtures: rollouts as a generator returns them, for tests of rewards, selects and advantages."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fixture_types import MakeRollouts
 
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Rollouts
 from genrl_graph.nodes.reward.worker.worker_pool import shared_pool
-
-MakeRollouts = Callable[..., Rollouts]
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from genrl_graph.edge_types.task import Task
 from genrl_graph.errors import DataError
@@ -21,8 +21,8 @@ class Columns(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    question: str = "question"
-    answer: str = "answer"
+    question: str = Field("question", description="column of the question, text or chat messages")
+    answer: str = Field("answer", description="column of the reference answer")
 
 
 _DEFAULT = Columns()

@@ -1,5 +1,7 @@
 """Trajectories: ids, the rules for steps from other peers, and the round trip to flat arrays."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from genrl_graph.edge_types.trajectories import VALUED, Trajectories, episode_id
 from genrl_graph.edge_types.violation import ReceiverContext
 from genrl_graph.errors import ColumnError
 
-COLUMNS = {
+COLUMNS: dict[str, Any] = {
     "task_id": ["tasks/0"] * 4,
     "group_id": [episode_id(protocol="p", peer="peer0000", round=2, node="play", task_id="tasks/0", sample=0)] * 4,
     "peer": ["peer0000"] * 4,

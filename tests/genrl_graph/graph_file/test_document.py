@@ -70,7 +70,7 @@ def test_what_was_dumped_comes_back_with_the_line_of_every_key(values: dict[str,
     ],
 )
 def test_scalars_resolve_as_in_omegaconf(scalar: str) -> None:
-    expected = OmegaConf.to_container(OmegaConf.create(f"x: {scalar}\n"))["x"]  # type: ignore[index, call-overload]
+    expected: Any = OmegaConf.to_container(OmegaConf.create(f"x: {scalar}\n"))["x"]  # type: ignore[index, call-overload]
     got = parse(f"x: {scalar}\n").values["x"]
     assert type(got) is type(expected)
     assert got == expected or (math.isnan(got) and math.isnan(expected))

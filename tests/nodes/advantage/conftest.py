@@ -1,15 +1,14 @@
 """Game steps in the form that a generator returns, with made-up rewards and values."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from fixture_types import MakeSteps
 
 from genrl_graph.edge_types.edge_type import SCORED
 from genrl_graph.edge_types.trajectories import Trajectories
-
-MakeSteps = Callable[..., Trajectories]
 
 
 @pytest.fixture(scope="session")

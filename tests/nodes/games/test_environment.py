@@ -53,7 +53,7 @@ def test_an_id_never_names_code_to_import(id: str) -> None:
 
 def test_an_environment_of_ones_own_needs_an_id() -> None:
     with pytest.raises(DataError, match="is no id"):
-        register_aec("my heap", lambda: None)  # type: ignore[arg-type,return-value]
+        register_aec("my heap", lambda: None)
 
 
 @pytest.mark.parametrize("id", ["test/Numbers-v0", "test/MaskedNumbers-v0"])

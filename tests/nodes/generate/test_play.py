@@ -46,7 +46,7 @@ def tasks_of(*environments: dict[str, Any]) -> Tasks:
 def play(
     node: Play, tasks: Tasks, policy: Actor, *, log: Log | None = None, seed: int = 0, **more: Any
 ) -> Trajectories:
-    resources = {"rng": stream(seed), "log": log or Log(), "round": 0, "peer": "peer0000"}
+    resources: dict[str, Any] = {"rng": stream(seed), "log": log or Log(), "round": 0, "peer": "peer0000"}
     return node.run(tasks, policy, **resources | more)
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from genrl_graph.contract.evaluation import Evaluation
-from genrl_graph.contract.node import Place, Source
+from genrl_graph.contract.node import Place
 from genrl_graph.errors import DataError, ParamError
 from genrl_graph.nodes.source.hf_dataset import HfDataset
+from genrl_graph.nodes.source.list import ListSource
 from genrl_graph.seeds import stream
 
 ROWS = [{"question": f"What is {n} + {n}?", "answer": f"We add.\n#### {2 * n}", "level": n} for n in range(7)]
@@ -61,7 +63,9 @@ def json_list(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("make", [csv_file, parquet_file, saved_folder, folder_of_files, json_list])
-def test_all_formats_give_the_same_tasks(make, jsonl: Path, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_all_formats_give_the_same_tasks(
+    make: Callable[[Path], Path], jsonl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     given = HfDataset(path=str(make(tmp_path)), answer_from="gsm8k", num_tasks=3)
     expected = HfDataset(path=str(jsonl), answer_from="gsm8k", num_tasks=3)
@@ -245,7 +249,7 @@ def test_dry_play_needs_no_hub(jsonl: Path) -> None:
     assert local.dry() is local
     source = HfDataset(path="openai/gsm8k", eval_split="test", metadata=["level"], num_tasks=5).placed(Place("tasks"))
     stand_in = source.dry()
-    assert isinstance(stand_in, Source) and stand_in.place == Place("tasks")
+    assert isinstance(stand_in, ListSource) and stand_in.place == Place("tasks")
     tasks = stand_in.run(rng=stream("s"), round=0)
     held_out = stand_in.evaluated(Evaluation(num_tasks=2)).run(rng=stream("e"), round=0)
     assert len(tasks) == 5 and len(held_out) == 2

@@ -100,8 +100,8 @@ def test_a_step_of_all_peers_is_one_commit() -> None:
 
 def test_what_steps_leave_free_goes_back_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     released: list[tuple[int, bool]] = []
-    monkeypatch.setattr(rounds, "release_memory", lambda *, seldom: released.append((len(played.done), seldom)))
     played = Played(toy_game(), peers=2)
+    monkeypatch.setattr(rounds, "release_memory", lambda *, seldom: released.append((len(played.done), seldom)))
     played.play(0)
     assert released == [(done, True) for done in range(2, len(played.done) + 1, 2)]
 
@@ -171,7 +171,7 @@ def test_every_node_round_and_peer_has_randomness_of_its_own() -> None:
     policy, tasks = graph.carry("policy", ToyPolicyCarry(bias=0)), graph.add("tasks", Numbers(num_tasks=1))
     for name in ("a", "b"):
         graph.add(name, Draw(num_generations=1, high=10**9), tasks=tasks, policy=policy)
-    drawn = []
+    drawn: list[tuple[int, ...]] = []
     for seed in (0, 1):
         played = Played(graph, peers=2, seed=seed)
         played.play(0)

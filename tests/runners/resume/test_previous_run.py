@@ -13,12 +13,11 @@ from typing import Self
 import numpy as np
 import pytest
 from crash import Left, contents
-from toys import Add, Centred, Draw, Numbers, Parity, Step, TotalCarry, ToyPolicyCarry, toy_game
+from toys import Add, Centred, Draw, Numbers, Parity, Step, Total, TotalCarry, ToyPolicyCarry, toy_game
 
 from genrl_graph import Coordinate, Graph, R, Reward, Rollouts, RunConfig, Scored, Tasks, score
 from genrl_graph.cli import run_command
 from genrl_graph.contract.evaluation import Evaluation
-from genrl_graph.edge_types.frame import Frame
 from genrl_graph.errors import GraphError, NodeFailed, ParamError, StoreError
 from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import read_document
@@ -51,7 +50,7 @@ def cut_at(commit: int, *, records: int = 0) -> Iterator[None]:
         whole(self, given[:records])
         raise Cut
 
-    RunStore.commit = committing  # type: ignore[method-assign]
+    RunStore.commit = committing  # type: ignore[method-assign,assignment]  # its `records` are called `given`
     try:
         yield
     finally:
@@ -283,8 +282,8 @@ def test_an_update_that_gives_another_result_is_refused(tmp_path: Path, monkeypa
         play(game(), out=tmp_path / "run", quiet=True)
     run = Add.run
 
-    def other(self: Add, total: object, rows: list[Frame]) -> object:
-        return run(self, total, [*rows, *rows])  # type: ignore[arg-type]
+    def other(self: Add, total: Total, rows: list[Rollouts]) -> Total:
+        return run(self, total, [*rows, *rows])
 
     monkeypatch.setattr(Add, "run", other)
     with pytest.raises(
@@ -370,6 +369,7 @@ def test_the_command_line_resumes(
     assert run_command(["run", "game.yaml", "--resume", *imports[:2]]) == ParamError.exit_code
 
 
+@pytest.mark.long
 def test_kills_in_commits_blocks_and_checkpoints_leave_no_trace() -> None:
     command = [sys.executable, str(CRASH), "--kills", "10", "--rounds", "3"]
     found = subprocess.run(

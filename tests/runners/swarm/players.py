@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -134,7 +134,7 @@ class Players:
             assert code == 0, f"{player.name} ended with {code}: {player.text[-4000:]}"
 
 
-def wait_until(what: str, holds, *, limit_s: float) -> None:
+def wait_until(what: str, holds: Callable[[], object], *, limit_s: float) -> None:
     """Wait until `holds` returns true; a timeout fails the test and names `what`."""
     until = time.monotonic() + limit_s
     while not holds():

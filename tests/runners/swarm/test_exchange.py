@@ -109,8 +109,11 @@ def sit(start_host: Callable[..., Host], key: Callable[[str], Identity]) -> Iter
         seat.host.close()
 
 
+Later = Callable[..., "Future[Meeting]"]
+
+
 @pytest.fixture
-def later() -> Iterator[Callable[..., "Future[Meeting]"]]:
+def later() -> Iterator[Later]:
     """Return a function that runs a call in a background thread."""
     with ThreadPoolExecutor(4) as pool:
         yield pool.submit
@@ -125,7 +128,7 @@ def rules_of(meeting: Meeting) -> list[tuple[str, str]]:
     return list(zip(refusals["peer"], refusals["rule"], strict=True)) if refusals else []
 
 
-def test_peers_get_each_others_rows_in_the_order_of_their_names(sit: Sit, later) -> None:
+def test_peers_get_each_others_rows_in_the_order_of_their_names(sit: Sit, later: Later) -> None:
     bob, ann = sit("bob", min_peers=2), sit("ann", min_peers=2)
     for round in range(3):
         found = [each.result(20) for each in [later(bob.meet, round), later(ann.meet, round)]]
@@ -150,7 +153,7 @@ def test_who_does_not_answer_is_late_and_is_not_waited_for_again_until_heard(sit
 
 def announcement(seat: Seat, round: int, **head: Any) -> bytes:
     """Return a signed announcement of a peer; `head` replaces values in its head."""
-    values = {"peer": seat.name, "round": round, "node": "answers", "protocol": SCHEDULE.protocol}
+    values: dict[str, Any] = {"peer": seat.name, "round": round, "node": "answers", "protocol": SCHEDULE.protocol}
     offer = Offer(**(values | {"size": 9, "sha256": "0" * 64} | head))
     return offer.announced(partial(sign_message, seat.identity))
 
@@ -171,7 +174,7 @@ def test_too_few_go_on_where_the_node_says_so(sit: Sit) -> None:
     assert peers_of(ann.meet(0)) == ["ann"]
 
 
-def test_too_few_wait_beyond_the_deadline_for_those_who_come(sit: Sit, later) -> None:
+def test_too_few_wait_beyond_the_deadline_for_those_who_come(sit: Sit, later: Later) -> None:
     ann = sit("ann", min_peers=2)
     opened = later(ann.meet, 0)
     with pytest.raises(TimeoutError):
@@ -181,7 +184,7 @@ def test_too_few_wait_beyond_the_deadline_for_those_who_come(sit: Sit, later) ->
     assert peers_of(opened.result(10)) == ["ann", "bob"]
 
 
-def test_a_signal_ends_the_wait(sit: Sit, later) -> None:
+def test_a_signal_ends_the_wait(sit: Sit, later: Later) -> None:
     ann = sit("ann", min_peers=2)
     opened = later(ann.meet, 0)
     ann.stop.signum = 2
@@ -189,7 +192,7 @@ def test_a_signal_ends_the_wait(sit: Sit, later) -> None:
         opened.result(5)
 
 
-def test_rows_of_an_earlier_round_are_taken_once(sit: Sit, later) -> None:
+def test_rows_of_an_earlier_round_are_taken_once(sit: Sit, later: Later) -> None:
     ann, bob = sit("ann", max_staleness=2), sit("bob", max_staleness=2, min_peers=2)
     ann.open(0)
     bob.open(0)
@@ -212,7 +215,7 @@ def test_an_announcement_that_was_lost_is_asked_for(sit: Sit) -> None:
     assert peers_of(ann.close(0)) == ["ann", "bob"]
 
 
-def test_a_restarted_peer_still_gives_what_it_had_closed(sit: Sit, later) -> None:
+def test_a_restarted_peer_still_gives_what_it_had_closed(sit: Sit, later: Later) -> None:
     ann, bob = sit("ann", min_peers=2), sit("bob", min_peers=2)
     opened = later(ann.meet, 0)
     bob.host.beat(0)

@@ -1,8 +1,10 @@
 import json
 import time
+from typing import Any
 
 import msgpack
 import pytest
+from fixture_types import IdentityOf
 from hivemind.dht.routing import DHTID
 from hivemind.dht.validation import DHTRecord
 from hivemind.utils.serializer import MSGPackSerializer
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from genrl_graph.runners.swarm.roster import Roster, RosterMember
 from genrl_graph.runners.swarm.transport.dht import FlatSerializer, HeartbeatValidator, key_of
 from genrl_graph.runners.swarm.transport.heartbeat import MAX_BEAT, Heartbeat
+from genrl_graph.runners.swarm.transport.identity import Identity
 from genrl_graph.runners.swarm.transport.refusals import MAX_PENDING, Refusals
 from genrl_graph.runners.swarm.transport.signed import sign_message
 
@@ -27,27 +30,29 @@ class Watch:
 
 
 @pytest.fixture
-def watch():
+def watch() -> Watch:
     return Watch()
 
 
 @pytest.fixture
-def roster(key, watch):
+def roster(key: IdentityOf, watch: Watch) -> Roster:
     own = RosterMember("me", key("me").peer_id, 0)
     return Roster(own, swarm="game", protocol="p1", session="s0", refusals=Refusals(), clock=watch)
 
 
-def beat(watch, name="ann", *, age=0.0, ttl=30.0, **changes):
+def beat(watch: Watch, name: str = "ann", *, age: float = 0.0, ttl: float = 30.0, **changes: Any) -> Heartbeat:
     made = watch.now - age
-    fields = {"swarm": "game", "protocol": "p1", "session": "s1", "round": 0} | changes
+    fields: dict[str, Any] = {"swarm": "game", "protocol": "p1", "session": "s1", "round": 0} | changes
     return Heartbeat(name=name, time=made, expires=made + ttl, **fields)
 
 
-def reasons(roster):
+def reasons(roster: Roster) -> list[tuple[str | None, str]]:
     return [(refusal.peer_id, refusal.reason) for refusal in roster._refusals.take()]
 
 
-def test_members_are_the_fresh_peers_of_the_same_graph_by_name_with_oneself(roster, key, watch):
+def test_members_are_the_fresh_peers_of_the_same_graph_by_name_with_oneself(
+    roster: Roster, key: IdentityOf, watch: Watch
+) -> None:
     assert roster.members() == [RosterMember("me", key("me").peer_id, 0)]
 
     assert roster.take(beat(watch, "zoe").sealed(key("zoe")), subkey=key("zoe").peer_id)
@@ -62,7 +67,9 @@ def test_members_are_the_fresh_peers_of_the_same_graph_by_name_with_oneself(rost
     assert reasons(roster) == []
 
 
-def test_a_newer_beat_counts_and_an_older_one_does_not_bring_back_what_was(roster, key, watch):
+def test_a_newer_beat_counts_and_an_older_one_does_not_bring_back_what_was(
+    roster: Roster, key: IdentityOf, watch: Watch
+) -> None:
     old = beat(watch, age=5).sealed(key("ann"))
     roster.take(old)
     roster.take(beat(watch, round=7).sealed(key("ann")))
@@ -76,7 +83,7 @@ def test_a_newer_beat_counts_and_an_older_one_does_not_bring_back_what_was(roste
     assert [member.name for member in roster.members()] == ["me"]
 
 
-def test_the_first_owner_of_a_name_keeps_it_even_when_it_is_away(roster, key, watch):
+def test_the_first_owner_of_a_name_keeps_it_even_when_it_is_away(roster: Roster, key: IdentityOf, watch: Watch) -> None:
     roster.take(beat(watch, "ann", ttl=10).sealed(key("ann")), subkey=key("ann").peer_id)
     watch.now += 20
 
@@ -91,7 +98,7 @@ def test_the_first_owner_of_a_name_keeps_it_even_when_it_is_away(roster, key, wa
     assert [member.name for member in roster.members()] == ["ann", "me"]
 
 
-def test_a_peer_speaks_only_for_itself(roster, key, watch):
+def test_a_peer_speaks_only_for_itself(roster: Roster, key: IdentityOf, watch: Watch) -> None:
     good = beat(watch)
     forged = good.sealed(key("ann"))[:-1] + b" "
     for data, subkey, reason in [
@@ -126,7 +133,7 @@ def test_a_peer_speaks_only_for_itself(roster, key, watch):
         b'{"swarm":"game","protocol":"p1","session":"s1","name":"ann","round":0,"time":1.0,"expires":2.0,"more":1}',
     ],
 )
-def test_a_signed_body_of_the_wrong_shape_is_refused(roster, key, body):
+def test_a_signed_body_of_the_wrong_shape_is_refused(roster: Roster, key: IdentityOf, body: bytes) -> None:
     assert not roster.take(sign_message(key("ann"), body, purpose="beat"), subkey=key("ann").peer_id)
     ((peer_id, reason),) = reasons(roster)
     assert peer_id == key("ann").peer_id and reason.startswith("beat: ")
@@ -137,12 +144,14 @@ def test_a_signed_body_of_the_wrong_shape_is_refused(roster, key, body):
     data=st.one_of(st.binary(max_size=300), st.text(), st.none(), st.integers(), st.lists(st.integers())),
     subkey=st.one_of(st.none(), st.text(), st.binary(), st.integers()),
 )
-def test_no_record_makes_the_roster_raise(roster, data, subkey):
+def test_no_record_makes_the_roster_raise(roster: Roster, data: Any, subkey: Any) -> None:
     assert roster.take(data, subkey=subkey) is False
     assert len(roster.members()) == 1
 
 
-def test_a_second_running_copy_of_the_own_identity_is_noticed_and_an_earlier_run_is_not(roster, key, watch):
+def test_a_second_running_copy_of_the_own_identity_is_noticed_and_an_earlier_run_is_not(
+    roster: Roster, key: IdentityOf, watch: Watch
+) -> None:
     roster.take(beat(watch, "me", age=5).sealed(key("me")), subkey=key("me").peer_id)
     assert reasons(roster) == []
 
@@ -151,7 +160,7 @@ def test_a_second_running_copy_of_the_own_identity_is_noticed_and_an_earlier_run
     assert "has this peer's identity" in reasons(roster)[0][1]
 
 
-def test_addresses_are_left_out_where_they_do_not_fit(roster, key, watch):
+def test_addresses_are_left_out_where_they_do_not_fit(roster: Roster, key: IdentityOf, watch: Watch) -> None:
     long = beat(watch, addresses=["/dns4/" + "a" * 100 + f"/tcp/{port}" for port in range(1000, 1008)])
     sealed = long.sealed(key("ann"))
 
@@ -160,7 +169,7 @@ def test_addresses_are_left_out_where_they_do_not_fit(roster, key, watch):
     assert roster.addresses("unknown") == []
 
 
-def test_refusals_are_counted_and_bounded():
+def test_refusals_are_counted_and_bounded() -> None:
     refusals = Refusals()
     for _ in range(3):
         refusals.add("peer", "beat", "too\nlong " + "x" * 1000)
@@ -173,13 +182,13 @@ def test_refusals_are_counted_and_bounded():
     assert refusals.take() == []
 
 
-def record(identity, sealed, expires, *, swarm="game", subkey=None):
+def record(identity: Identity, sealed: Any, expires: float, *, swarm: str = "game", subkey: Any = None) -> DHTRecord:
     dumps = MSGPackSerializer.dumps
     tag = dumps(identity.peer_id) if subkey is None else subkey
     return DHTRecord(DHTID.generate(key_of(swarm)).to_bytes(), tag, dumps(sealed), expires)
 
 
-def test_the_dht_keeps_only_beats_in_their_place(key, watch):
+def test_the_dht_keeps_only_beats_in_their_place(key: IdentityOf, watch: Watch) -> None:
     ann = beat(watch)
     sealed = ann.sealed(key("ann"))
     keeps = HeartbeatValidator().validate
@@ -193,7 +202,7 @@ def test_the_dht_keeps_only_beats_in_their_place(key, watch):
     assert not keeps(record(key("ann"), json.dumps({"a": 1}), ann.expires))
 
 
-def test_nested_extensions_that_overflow_hivemind_are_refused():
+def test_nested_extensions_that_overflow_hivemind_are_refused() -> None:
     bomb = bytes(1000)
     for _ in range(5000):
         bomb = msgpack.packb(msgpack.ExtType(0x40, bomb))

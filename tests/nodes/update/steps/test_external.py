@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fixture_types import Sample
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,7 +75,9 @@ def assert_moved_alike(start: torch.Tensor, one: TextPolicy, other: TextPolicy) 
     assert float((step - expected).norm() / expected.norm()) < 1e-3
 
 
-def test_old_logprobs_are_the_own_policys_before_the_first_step_and_own_rows_keep_the_samplers(policy, sample) -> None:
+def test_old_logprobs_are_the_own_policys_before_the_first_step_and_own_rows_keep_the_samplers(
+    policy: TextPolicy, sample: Sample
+) -> None:
     own = edited(sample(stranger(), seed=1), policy_version=7)  # of this peer, but the policy was another then
     foreign = sample(stranger(), seed=2, peer="peer0001")
     other, start = policy.fork("policy"), flat(policy)
@@ -93,7 +96,7 @@ def test_old_logprobs_are_the_own_policys_before_the_first_step_and_own_rows_kee
     assert log.facts == {}
 
 
-def test_the_ratio_is_exactly_one_in_the_first_of_several_steps_in_any_precision(sample) -> None:
+def test_the_ratio_is_exactly_one_in_the_first_of_several_steps_in_any_precision(sample: Sample) -> None:
     policy = stranger(compute_dtype="bfloat16", hidden_size=64, layers=2)
     foreign = sample(stranger(), peer="peer0001", questions=1)  # alone they are batches of other shapes
     first, second = Rollouts.concat([sample(policy, seed=1), foreign]), sample(policy, seed=2)
@@ -103,7 +106,7 @@ def test_the_ratio_is_exactly_one_in_the_first_of_several_steps_in_any_precision
     assert {ratios[id] for id in foreign.values("id")} == {1.0}
 
 
-def test_rows_of_another_tokenizer_are_tokenised_again_and_said_to_be(policy, sample) -> None:
+def test_rows_of_another_tokenizer_are_tokenised_again_and_said_to_be(policy: TextPolicy, sample: Sample) -> None:
     rows = sample(stranger(alphabet=DIGITS), peer="peer0001", num_generations=8)
     other, start = policy.fork("policy"), flat(policy)
     log = train(Grpo(learning_rate=1e-2), policy, rows)
@@ -136,13 +139,13 @@ def test_rows_of_another_tokenizer_are_tokenised_again_and_said_to_be(policy, sa
     assert log.facts["retokenised"] == by_text.values("id")[:MAX_JOURNALED_IDS]
 
 
-def test_the_journal_names_so_many_and_no_more(policy, sample) -> None:
+def test_the_journal_names_so_many_and_no_more(policy: TextPolicy, sample: Sample) -> None:
     rows = sample(stranger(alphabet=DIGITS), peer="peer0001", num_generations=24)
     log = train(Grpo(), policy, rows)
     assert log.metrics["retokenised"] > MAX_JOURNALED_IDS == len(log.facts["retokenised"])
 
 
-def test_a_special_token_spelled_out_in_a_strangers_text_stays_text(policy, sample) -> None:
+def test_a_special_token_spelled_out_in_a_strangers_text_stays_text(policy: TextPolicy, sample: Sample) -> None:
     said = edited(
         sample(stranger(), peer="peer0001").take([0]),
         tokenizer_fingerprint="other",
@@ -176,7 +179,7 @@ def test_a_special_token_spelled_out_in_a_strangers_text_stays_text(policy, samp
     ],
 )
 def test_a_row_that_cannot_be_trained_on_is_left_out_counted_and_changes_nothing(
-    sample, reason: str, columns: dict[str, Any]
+    sample: Sample, reason: str, columns: dict[str, Any]
 ) -> None:
     policy = TinyLM(hidden_size=32, layers=1, initializer_range=0.2, chat_template=USERS_ONLY).init("policy", seed=0)
     other, rows = policy.fork("policy"), sample(policy)
@@ -190,7 +193,7 @@ def test_a_row_that_cannot_be_trained_on_is_left_out_counted_and_changes_nothing
 
 
 @pytest.mark.parametrize("node", [Sft(learning_rate=1e-3), Dpo(learning_rate=1e-3)], ids=["sft", "dpo"])
-def test_trainers_of_trl_take_other_peers_rows_as_well(policy, sample, node: Sft | Dpo) -> None:
+def test_trainers_of_trl_take_other_peers_rows_as_well(policy: TextPolicy, sample: Sample, node: Sft | Dpo) -> None:
     rows = sample(stranger(alphabet=DIGITS), peer="peer0001")
     rows = credit(score(rows, {"again": np.zeros(len(rows))}), np.zeros(len(rows)))
     bad = edited(sample(policy, peer="peer0002").take([0]), completion="something else")
