@@ -6,7 +6,7 @@ import pytest
 from genrl_graph.contract import registry
 from genrl_graph.errors import DataError
 from genrl_graph.nodes.games.environment import Environment, register_aec
-from genrl_graph.nodes.games.game import Spaces
+from genrl_graph.nodes.games.game import Floats, Spaces
 
 registry.import_file(Path(__file__).parents[2] / "corridors.py")
 
@@ -88,13 +88,13 @@ def test_agents_that_are_out_of_the_game_are_skipped() -> None:
 def test_each_seat_ends_at_its_own_time() -> None:
     game = Environment(id="heap", kind="pettingzoo", params={"leaver": True, "moves": 5}).open()
     for _ in range(2):  # a game that is played again begins anew
-        turn, ends = game.reset(0), {}
+        turn, ends = game.reset(0), dict[int, tuple[str, bool, Floats | None]]()
         while not turn.over:
             turn = game.step(0)
             ends |= {seat: (end.finish_reason, turn.over, end.observation) for seat, end in turn.ends.items()}
         assert ends[1] == ("terminated", False, None)  # the game went on without it, and it was not observed
         assert {seat: ends[seat][:2] for seat in (0, 2)} == dict.fromkeys((0, 2), ("truncated", True))
-        assert [ends[seat][2].tolist() for seat in (0, 2)] == [[5.0, 0.0], [5.0, 2.0]]
+        assert [np.asarray(ends[seat][2]).tolist() for seat in (0, 2)] == [[5.0, 0.0], [5.0, 2.0]]
 
 
 def test_a_truncated_game_has_a_final_observation_for_each_seat() -> None:
@@ -105,4 +105,8 @@ def test_a_truncated_game_has_a_final_observation_for_each_seat() -> None:
     assert turn.over
     assert {end.finish_reason for end in turn.ends.values()} == {"truncated"}
     assert turn.rewards == (0.5, 0.0, 0.5)
-    assert [turn.ends[seat].observation.tolist() for seat in range(3)] == [[7.0, 0.0], [7.0, 1.0], [7.0, 2.0]]
+    assert [np.asarray(turn.ends[seat].observation).tolist() for seat in range(3)] == [
+        [7.0, 0.0],
+        [7.0, 1.0],
+        [7.0, 2.0],
+    ]

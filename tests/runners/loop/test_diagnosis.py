@@ -35,14 +35,14 @@ def game(
 ) -> Graph:
     graph = Graph("stalls", run=RunConfig(rounds=1))
     policy = graph.carry("policy", TinyLM())
-    tasks = graph.add("tasks", ListSource(tasks=[{"question": "ab"}, {"question": "cd"}]))  # type: ignore[list-item]
+    tasks = graph.add("tasks", ListSource(tasks=[{"question": "ab"}, {"question": "cd"}]))
     node = Answer(template="{{ task.question }}", num_generations=4, max_new_tokens=2, max_prompt_tokens=limit)
     scored = graph.add("score", pays or Pays(), rollouts=graph.add("answer", node, tasks=tasks, policy=policy))
     rows = graph.add("credit", GroupAdvantage(), scored=scored)
     if select is not None:
         rows = graph.add("kept", select, rows=rows)
     reference = graph.carry("reference", TinyLM(initializer_range=0.1)) if "beta" in update else None
-    grpo = Grpo(**{"learning_rate": 1e-2, **update})  # type: ignore[arg-type]
+    grpo = Grpo(**{"learning_rate": 1e-2, **update})
     trained = graph.add("update", grpo, policy=policy, credited=[rows], reference=reference)
     graph.next_round(policy=trained)
     return graph
@@ -54,7 +54,6 @@ def told(text: str, start: str) -> list[str]:
 
 WRONG, RIGHT, ALIKE = (Pays(pattern=(value,)) for value in (0.0, 1.0, 0.5))
 EACH = Pays(pattern=(0.0,), tasks=(0.25, 1.0))
-DECAYED = {"decay": "linear", "decay_steps": 1}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +94,7 @@ def test_groups_without_variance_are_told_where_something_else_moves_the_weights
 
 
 def test_a_rate_that_has_decayed_to_nothing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    play(game(**DECAYED), out=tmp_path / "run", rounds=3)
+    play(game(decay="linear", decay_steps=1), out=tmp_path / "run", rounds=3)
     shown = capsys.readouterr().err
     (line,) = told(shown, "round 2: the weights did not change, because ")
     assert line.endswith("because the learning rate is 0; try a later end of its decay (decay_steps)")

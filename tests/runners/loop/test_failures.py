@@ -43,7 +43,7 @@ class Moody(Reward, name="moody"):
 
 def game(*, questions: tuple[str, ...] = ("a?",), limit: int | None = None, **options: object) -> Graph:
     """Return a game of 4 answers to each question."""
-    graph = Graph("moods", run=RunConfig(rounds=2, **options))  # type: ignore[arg-type]
+    graph = Graph("moods", run=RunConfig(rounds=2, **options))
     policy = graph.carry("policy", TinyLM())
     listed = [{"question": question} for question in questions]
     tasks = graph.add("tasks", ListSource(tasks=listed, eval_tasks=listed))
@@ -150,4 +150,4 @@ def test_only_a_run_that_evaluates_and_nothing_else_is_ended_by_an_evaluation(tm
 
 
 def _half_held_out() -> ListSource:
-    return ListSource(tasks=[{"question": "a"}], eval_tasks=[{"question": "aaaaaa"}])  # type: ignore[list-item]
+    return ListSource(tasks=[{"question": "a"}], eval_tasks=[{"question": "aaaaaa"}])
