@@ -14,7 +14,8 @@
     │   ├── SwarmError     14    the connection to other peers: identity, addresses, daemon, streams
     │   └── RoundsSkipped  15    a run that came to its end, but left rounds out because the swarm was ahead
     └── NodeFailed         20    a node that failed while it ran
-        └── RewardFailed   21    a reward that raised, hung, returned too few values or judged nothing
+        ├── RewardFailed   21    a reward that raised, hung, returned too few values or judged nothing
+        └── TooManyFailed  22    more rows failed, or could not be judged, than the run allows
 
 The number is the exit code of the command line. A message is one line: where, what (with the offending value), what
 to do.
@@ -108,6 +109,12 @@ class RewardFailed(NodeFailed):
     """A reward raised, hung, returned the wrong number of values, or could judge nothing."""
 
     exit_code = 21
+
+
+class TooManyFailed(NodeFailed):
+    """More rows failed, or could not be judged, than `run.max_failed_share` or `run.max_failed_rows` allows."""
+
+    exit_code = 22
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from genrl_graph.runners.loop.peers import Make, declared_value, digests
 from genrl_graph.runners.loop.runner import LocalRunner, Runner
 from genrl_graph.runners.loop.threads import set_threads
 from genrl_graph.runners.loop.trace import ProfileOf
-from genrl_graph.runners.opening import OpenFolder, open_folder, open_run
+from genrl_graph.runners.opening import OpenFolder, open_folder, open_run, replace_run
 from genrl_graph.runners.session import Session
 from genrl_graph.runners.tracking.next_steps import next_steps
 from genrl_graph.runners.tracking.trackers import require_trackers
@@ -83,7 +83,7 @@ def play(
     if resume and out is None:
         raise ParamError("resume: name the run folder (out, or -o on the command line)")
     return play_schedule(
-        compile_graph(graph),
+        compile_graph(replace_run(graph, config)),
         config,
         folder=None if out is None else Path(out),
         console=Console(stderr=True, highlight=False, quiet=quiet),
@@ -132,7 +132,8 @@ def play_schedule(
         after = digests(run.players)
     measured = run.start.first + run.terminal.played > 0
     commands = next_steps(opened.folder, schedule.graph, imports, measured=measured)
-    run.terminal.summary(before=before, after=after, store=opened.folder / "rollouts.zarr", then=commands)
+    store, notes = opened.folder / "rollouts.zarr", session.summary()
+    run.terminal.summary(before=before, after=after, store=store, notes=notes, then=commands)
     run.terminal.unplayed(session.unplayed)
     return Run(opened.folder, run.rounds, before, after, session.unplayed)
 

@@ -4,7 +4,7 @@ Fields are params: they are validated and dumped to YAML, and unknown keys are r
 are inputs, keyword-only parameters are resources, and the return annotation is the output (a NamedTuple for several).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Generic, Literal, Self
@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr
 from genrl_graph.contract.data_path import local_paths
 from genrl_graph.contract.declared import Declared
 from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.origins import Alike, Per, RowOrigin
 from genrl_graph.contract.policy import Carried, Policy
 from genrl_graph.contract.signature import Signature, method_of, read_hints, read_inputs, read_outputs, read_summary
 from genrl_graph.edge_types.edge_type import CREDITED, PEER, SCORED, EdgeType, Mark, Pattern
@@ -107,6 +108,14 @@ class Node(Declared):
         """Return conflicts between params of this node and of its wired parts, one line each, for the graph check.
 
         `parts` maps each input with a single edge to the node or carry behind it, if that part could be read.
+        """
+        return ()
+
+    def check_origins(self, origins: Mapping[str, Sequence[RowOrigin]]) -> Iterable[str]:
+        """Return why this node can never do its work on rows of these generators, one line each, for the graph check.
+
+        `origins` maps each input to the generators whose rows reach it through rewards, selects, advantages and
+        exchanges. A graph that only evaluates is not asked.
         """
         return ()
 
@@ -205,6 +214,13 @@ class Source(Node, kind="source"):
 
 class Generator(Node, kind="generate"):
     """Samples rollouts or trajectories from a policy. Each generator starts a new stage."""
+
+    def alike(self, per: Per) -> Alike | None:
+        """Return the param by which all rows of a prompt (or of a task) are alike; None if they may differ.
+
+        Nodes that compare the rows of a group can never learn from such rows, which is then an error of the check.
+        """
+        return None
 
     @classmethod
     def _check_kind(cls) -> None:

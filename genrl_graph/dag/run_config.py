@@ -43,6 +43,12 @@ class RunConfig(ExactNumbers):
     trackers: tuple[TrackerName, ...] = Field(
         ("tensorboard",), description="where metrics go; metrics.jsonl is always written"
     )
+    max_failed_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of a peer's own rows of a node that may fail in a round, or stay unjudged; 1: no limit",
+    )
     max_failed_rows: int | None = Field(
         None,
         ge=0,

@@ -102,7 +102,10 @@ def _print_head(run: StoredRun, console: Console) -> None:
 
 
 def _node_table(run: StoredRun, metrics: pa.Table) -> Table:
-    """Return a row per node with means over the peers: first and last value of rewards, last value of other metrics."""
+    """Return a row per node with means over the peers: first and last value of rewards, last value of other metrics.
+
+    Versions of peers that differ are listed: their mean is the version of no policy.
+    """
     values = {
         (node, name): over_peers(metrics, f"{node}/{name}")[1]
         for node in run.nodes
@@ -114,11 +117,21 @@ def _node_table(run: StoredRun, metrics: pa.Table) -> Table:
     for column in ("node", "type", *names, "seconds"):
         table.add_column(column, justify="left" if column in ("node", "type") else "right", no_wrap=True)
     for node, part in run.graph.nodes.items():
-        cells = [_cell(name, values.get((node, name), [])) for name in names]
+        cells = [_cell(name, values.get((node, name), [])) for name in names if name != "version"]
+        cells += [_versions(metrics, node)] if "version" in names else []
         seconds = over_peers(metrics, f"time/{node}")[1] if f"time/{node}" in metrics.column_names else []
         cells.append(f"{np.mean(seconds):.3g}" if seconds else "")
         table.add_row(Text(line(node)), Text(line(part.type_name)), *cells)
     return table
+
+
+def _versions(metrics: pa.Table, node: str) -> str:
+    """Return the versions of a policy's peers in the last round that reports them, each once."""
+    if (name := f"{node}/version") not in metrics.column_names:
+        return ""
+    known = metrics.filter(metrics.column(name).is_valid())
+    last = known.filter(pc.equal(known.column("round"), pc.max(known.column("round"))))
+    return ", ".join(f"{version:.0f}" for version in sorted(set(last.column(name).to_pylist())))
 
 
 def _cell(name: str, values: Sequence[float]) -> str:

@@ -22,6 +22,7 @@ class _Facts(TypedDict, total=False):
     types: dict[str, list[Any]]
     own_rows: dict[str, list[_Span]]
     retried: list[Any]
+    first_failure: str
 
 
 _FACTS = TypeAdapter(_Facts)

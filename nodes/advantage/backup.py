@@ -1,6 +1,6 @@
 """`advantage.backup`: credit a row with the rewards of later rows that quote it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Literal
 
@@ -8,10 +8,11 @@ import numpy as np
 from pydantic import Field
 from typing_extensions import TypeVar
 
+from genrl_graph.contract.origins import RowOrigin
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Credited, Rollouts, Scored, credit
 from genrl_graph.nodes.advantage.baseline import BaselineAdvantage, Floats, log_mean
-from genrl_graph.nodes.groups import Scope, group_codes
+from genrl_graph.nodes.groups import Scope, alike_groups, group_codes
 
 Quoted = TypeVar("Quoted", bound=Rollouts, default=Rollouts)
 BackupRule = Literal["mean", "max", "difference"]
@@ -47,6 +48,10 @@ class BackupAdvantage(BaselineAdvantage, name="backup"):
         "own", description="a row that none quotes: own gives it its own reward, leave_out the advantage NaN"
     )
     scope: Scope = "group"
+
+    def check_origins(self, origins: Mapping[str, Sequence[RowOrigin]]) -> Iterable[str]:
+        """Report generators from whose rows nothing is ever learned: their advantages are or cancel to 0."""
+        return [f"can never learn: {why}" for why in alike_groups(origins.get("scored", ()), self.scope)]
 
     def run(self, scored: Scored[Quoted], later: list[Scored[Rollouts]], *, log: Log) -> Credited[Quoted]:
         """Add an `advantage` to the rows; log the table `backup` (id, judged children, backed-up value, value).

@@ -1,9 +1,12 @@
 """`advantage.group`: rewards minus the mean reward of their group."""
 
+from collections.abc import Iterable, Mapping, Sequence
+
+from genrl_graph.contract.origins import RowOrigin
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Credited, R, Scored, credit
 from genrl_graph.nodes.advantage.baseline import BaselineAdvantage, log_mean
-from genrl_graph.nodes.groups import Scope, group_codes
+from genrl_graph.nodes.groups import Scope, alike_groups, group_codes
 
 
 class GroupAdvantage(BaselineAdvantage, name="group"):
@@ -15,6 +18,10 @@ class GroupAdvantage(BaselineAdvantage, name="group"):
     """
 
     scope: Scope = "group"
+
+    def check_origins(self, origins: Mapping[str, Sequence[RowOrigin]]) -> Iterable[str]:
+        """Report generators from whose rows nothing is ever learned: their advantages are or cancel to 0."""
+        return [f"can never learn: {why}" for why in alike_groups(origins.get("scored", ()), self.scope)]
 
     def run(self, scored: Scored[R], *, log: Log) -> Credited[R]:
         """Add an `advantage` to the rows.

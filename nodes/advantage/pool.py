@@ -1,9 +1,12 @@
 """`advantage.pool`: rewards of several stages minus one common mean."""
 
+from collections.abc import Iterable, Mapping, Sequence
+
+from genrl_graph.contract.origins import RowOrigin
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Credited, R, Scored, credit
 from genrl_graph.nodes.advantage.baseline import BaselineAdvantage, log_mean
-from genrl_graph.nodes.groups import PooledScope, pooled_codes
+from genrl_graph.nodes.groups import PooledScope, alike_pools, pooled_codes
 
 
 class PoolAdvantage(BaselineAdvantage, name="pool"):
@@ -15,6 +18,10 @@ class PoolAdvantage(BaselineAdvantage, name="pool"):
     """
 
     scope: PooledScope = "task"
+
+    def check_origins(self, origins: Mapping[str, Sequence[RowOrigin]]) -> Iterable[str]:
+        """Report generators from whose rows nothing is ever learned: their advantages are or cancel to 0."""
+        return [f"can never learn: {why}" for why in alike_pools(origins.get("scored", ()), self.scope)]
 
     def run(self, scored: list[Scored[R]], *, log: Log) -> Credited[R]:
         """Concatenate the inputs in order and add an `advantage`; reward terms that an input lacks are dropped.

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from genrl_graph.contract.evaluation import Evaluation
 from genrl_graph.contract.node import Generator, Wire
+from genrl_graph.contract.origins import Alike, Per
 from genrl_graph.contract.policy import Completion, Sampling, TextPolicy
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Rollouts, Tasks
@@ -102,14 +103,18 @@ class ChatGenerator(Generator):
             raise ValueError(f"each is {self.each!r}, which the template does not quote; name {known}")
         return self
 
+    def alike(self, per: Per) -> Alike | None:
+        """Return the param by which a prompt has one row or equal ones; with `each`, a task has several prompts."""
+        if self.each and per == "task":
+            return None
+        if self.num_generations == 1:
+            return Alike("a single row", "num_generations", 1, "to 2 or more")
+        return Alike("equal rows", "temperature", 0, "above 0") if self.temperature == 0 else None
+
     def evaluated(self, how: Evaluation) -> Self:
         """Return a copy with the number of generations and the temperature of the evaluation, where it sets them."""
         settings = {"num_generations": how.num_generations, "temperature": how.temperature}
         return self.model_copy(update={name: value for name, value in settings.items() if value is not None})
-
-    def dry(self) -> Self:
-        """Return a copy without `max_prompt_tokens`: dry play does not have the tokenizer that would count them."""
-        return self.model_copy(update={"max_prompt_tokens": None})
 
     def complete(
         self,
@@ -182,8 +187,9 @@ class ChatGenerator(Generator):
                 f"{self.place.node}.max_new_tokens: {self.max_new_tokens} leave no room for a prompt in the "
                 f"{policy.context_length} tokens of policy {policy.name!r}"
             )
-        if self.max_prompt_tokens is not None and self.max_prompt_tokens <= room:
-            return PromptLimit(self.max_prompt_tokens, "max_prompt_tokens")
+        most = self.max_prompt_tokens if policy.counts_tokens else None
+        if most is not None and most <= room:
+            return PromptLimit(most, "max_prompt_tokens")
         return PromptLimit(room, f"context {policy.context_length} - max_new_tokens {self.max_new_tokens}")
 
     def _prompt(self, task: AskedTask, quotes: Quotes, policy: TextPolicy, limit: PromptLimit) -> Prompt:

@@ -57,7 +57,11 @@ class CausalLM(PolicyCarry, name="causal_lm"):
         return pretrained_policy(name, self)
 
     def dry(self, name: str, *, seed: int) -> TextPolicy:
-        """Return a stand-in for dry play: a tiny random model whose replies are canned."""
+        """Return a stand-in for dry play: a tiny random model whose replies are canned.
+
+        It has the model's own tokenizer and context length if the model's files are on this machine.
+        """
+        from genrl_graph.nodes.policy.loading.local_tokens import local_tokens
         from genrl_graph.nodes.policy.loading.stub import stub_policy
 
-        return stub_policy(name, seed=seed, chat_template=self.chat_template)
+        return stub_policy(name, seed=seed, chat_template=self.chat_template, local=local_tokens(self))

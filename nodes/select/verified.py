@@ -115,7 +115,8 @@ def _replay(episode: Trajectories, game: Game, seed: int, *, tolerance: float) -
     actions, rewards = episode.numpy("action"), np.zeros(len(episode))
     played = dict.fromkeys(seats, 0)
     state = game.reset(seed)
-    while not state.finish_reason:
+    finish: dict[int, str] = {}
+    while not state.over:
         if state.seat not in seats:
             raise _MissingSeatError
         if played[state.seat] == len(seats[state.seat]):
@@ -127,6 +128,7 @@ def _replay(episode: Trajectories, game: Game, seed: int, *, tolerance: float) -
             return f"seat {state.seat} has other legal moves at step {played[state.seat]}"
         played[state.seat] += 1
         state = game.step(int(actions[at]))
+        finish |= {seat: end.finish_reason for seat, end in state.ends.items()}
         for seat, count in played.items():
             if count:
                 rewards[seats[seat][count - 1]] += state.rewards[seat]
@@ -134,9 +136,6 @@ def _replay(episode: Trajectories, game: Game, seed: int, *, tolerance: float) -
         return f"seat {surplus[0]} moves after the end"
     if not np.allclose(rewards, episode.numpy("reward"), atol=tolerance):
         return f"rewards are {np.round(rewards, 3).tolist()[-4:]} at the end"
-    ends = [int(at[-1]) for at in seats.values()]
-    return (
-        ""
-        if set(episode.take(ends).values("finish_reason")) == {state.finish_reason}
-        else f"the end is {state.finish_reason}"
-    )
+    recorded = episode.values("finish_reason")
+    wrong = [seat for seat, at in seats.items() if recorded[int(at[-1])] != finish[seat]]
+    return f"seat {wrong[0]} is {finish[wrong[0]]} at the end" if wrong else ""

@@ -1,13 +1,16 @@
 """`update.dpo`: train on preference pairs of rollouts of one prompt with TRL's DPOTrainer."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from genrl_graph.contract.origins import RowOrigin
 from genrl_graph.contract.policy import TextPolicy
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Rollouts, Scored
+from genrl_graph.nodes.groups import alike_groups
 from genrl_graph.nodes.update.steps.pairs import PairRule
 from genrl_graph.nodes.update.steps.schedules import LearningRate
 from genrl_graph.nodes.update.trl.trl_update import TrlUpdate
@@ -47,6 +50,10 @@ class Dpo(TrlUpdate, name="dpo"):
         if self.loss_type == "exo_pair" and not self.label_smoothing:
             raise ValueError("loss_type 'exo_pair' needs label_smoothing > 0; its paper recommends 1e-3")
         return self
+
+    def check_origins(self, origins: Mapping[str, Sequence[RowOrigin]]) -> Iterable[str]:
+        """Report generators whose rows never form a pair."""
+        return [f"can never learn: {why}" for why in alike_groups(origins.get("scored", ()), "group")]
 
     def run(
         self,

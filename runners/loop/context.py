@@ -12,6 +12,7 @@ from genrl_graph.records.recall import Recorded
 from genrl_graph.records.write import EVAL_PREFIX
 from genrl_graph.runners.loop.budget import Budget
 from genrl_graph.runners.loop.exchange import Swarm
+from genrl_graph.runners.loop.failures import NONE_FAILED, FailedRows
 from genrl_graph.runners.loop.peers import Peer
 from genrl_graph.runners.loop.trace import SILENT, Trace
 from genrl_graph.store.journal import Record
@@ -21,7 +22,8 @@ from genrl_graph.store.journal import Record
 class StepReport:
     """A committed step of one peer: seconds, metrics, outputs, and the number of tries.
 
-    `recalled`: a previous run committed the step, so `seconds` is not the time that it took.
+    `recalled`: a previous run committed the step, so `seconds` is not the time that it took. `failed` are its own rows
+    that failed or stayed unjudged, `digests` those of the carried values that it returned.
     """
 
     round: int
@@ -33,6 +35,8 @@ class StepReport:
     tries: int = 1
     recalled: bool = False
     evaluating: bool = False
+    failed: FailedRows = NONE_FAILED
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def _ignore(*arguments: object) -> None:

@@ -4,7 +4,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from genrl_graph.records.recall import Recorded, verify
 from genrl_graph.records.write import step_record
 from genrl_graph.runners.loop.context import RunContext
 from genrl_graph.runners.loop.exchange import Meeting, PeerBehind
+from genrl_graph.runners.loop.failures import FIRST_FAILURE, NONE_FAILED, FailedRows, failures_of
 from genrl_graph.runners.loop.node_resources import node_resources
 from genrl_graph.runners.loop.outputs import check_rows, failed_rows, named_outputs
 from genrl_graph.runners.loop.peers import Peer
@@ -29,7 +30,7 @@ from genrl_graph.store.journal import Record
 class StepResult:
     """The result of one step of one peer: the record to commit, None where there is none, metrics, outputs by name.
 
-    `seconds` is the time of a background step, None for other steps.
+    `seconds` is the time of a background step, None for other steps. `digests` are those of carried outputs, by name.
     """
 
     record: Record | None
@@ -38,6 +39,8 @@ class StepResult:
     tries: int = 1
     recalled: bool = False
     seconds: float | None = None
+    failed: FailedRows = NONE_FAILED
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def sizes(self) -> dict[str, object]:
         """Return the numbers of rows and tokens for the trace."""
@@ -134,6 +137,9 @@ def execute_node(
     metrics = step_metrics(node, outputs, log)
     if (failed := failed_rows(node, inputs, outputs, peer=peer.name, excused=log.excused)) > 0:
         metrics["failed_rows"] = float(failed)
+    lost = failures_of(node, outputs, log, peer=peer.name)
+    if lost.count:
+        log.fact(FIRST_FAILURE, lost.reason)
     metrics = dict(sorted(metrics.items()))  # the order in which a recalled record has them
     record = step_record(
         node,
@@ -147,7 +153,8 @@ def execute_node(
         metrics=metrics,
         log=log,
     )
-    return StepResult(record, metrics, outputs, len(errors) + 1)
+    digests = record.facts.get("digests", {})
+    return StepResult(record, metrics, outputs, len(errors) + 1, failed=lost, digests=digests)
 
 
 def _recalled_step(
@@ -164,7 +171,9 @@ def _recalled_step(
         _close(context, step, node, round, peer)
     outputs = recorded.outputs(node, context.schedule.types, inputs, holder=peer.name, prefix=context.prefix)
     context.budget.retries += recorded.retries
-    return StepResult(None, recorded.metrics, outputs, recorded.retries + 1, recalled=True)
+    failed = failures_of(node, outputs, Log(), peer=peer.name)
+    failed = replace(failed, reason=recorded.facts.get(FIRST_FAILURE, failed.reason))
+    return StepResult(None, recorded.metrics, outputs, recorded.retries + 1, recalled=True, failed=failed)
 
 
 def _open(context: RunContext, node: Node, inputs: Mapping[str, Any], round: int, peer: Peer) -> StepResult:

@@ -95,6 +95,8 @@ METRICS = {
     "peer/<peer>/late": "exchanges to which it came too late",
     "budget/failed_rows": "rows of the run that failed or stayed unjudged so far",
     "budget/retries": "retries of steps in the run so far",
+    "stalled/no_variance": "rounds in a row, this one included, in which no group of rewards varied; 0: one did",
+    "stalled/unchanged": "rounds in a row in which an update was due, but no trained policy has other weights",
     "trackers/failures": "failed calls of trackers so far",
     "eval/<node>/<metric>": "a metric of the node in an evaluation, on held-out tasks",
     "eval/stage<k>/<metric>": "results of stage k in an evaluation, with <opponent>/draws and <opponent>/losses",
@@ -105,7 +107,8 @@ METRICS = {
 }
 """The meaning of every metric; nodes of your own add `<node>/<metric>`.
 
-`memory/`, `peer/`, `budget/` and `trackers/` belong to the process and stand in the line of each of its peers.
+`memory/`, `peer/`, `budget/`, `stalled/` and `trackers/` belong to the process and stand in the line of each of its
+peers.
 """
 
 

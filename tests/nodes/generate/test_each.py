@@ -119,7 +119,7 @@ nodes:
   answer:
     type: generate.chat
     inputs: {tasks: tasks, policy: policy, context: {earlier: first}}
-    params: {each: hints, template: "{{ hints }}{{ earlier }}"}
+    params: {each: hints, num_generations: 2, template: "{{ hints }}{{ earlier }}"}
   score: {type: reward.regex, inputs: {rollouts: answer}, params: {pattern: a}}
   credit: {type: advantage.group, inputs: {scored: score}}
   update: {type: update.grpo, inputs: {policy: policy, credited: [credit]}}

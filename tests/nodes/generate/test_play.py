@@ -11,6 +11,7 @@ from genrl_graph.contract.evaluation import Evaluation
 from genrl_graph.edge_types.trajectories import Trajectories
 from genrl_graph.edge_types.violation import ReceiverContext
 from genrl_graph.errors import NodeFailed, ParamError
+from genrl_graph.nodes.advantage.gae import GaeAdvantage
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.generate.play import Play
 from genrl_graph.nodes.policy.actor_critic import ActorCriticCarry
@@ -63,9 +64,9 @@ def test_the_steps_are_those_of_the_environment() -> None:
                 "step": step,
                 "action": row["action"],
                 "reward": turn.rewards[0],
-                "finish_reason": turn.finish_reason,
+                "finish_reason": turn.ends[0].finish_reason if turn.over else "",
             }
-        assert turn.finish_reason
+        assert turn.over
 
 
 def test_logprobs_and_values_are_those_of_the_policy_that_acted() -> None:
@@ -196,6 +197,17 @@ def test_a_truncated_episode_bootstraps_from_the_value_of_its_final_observation(
         turn = game.step(action)
     value = policy.values(turn.observation[None], np.ones((1, 2), np.int8))
     assert rows.numpy("bootstrap")[1] == pytest.approx(value[0])
+
+
+def test_a_seat_that_dies_before_the_game_is_truncated_bootstraps_nothing() -> None:
+    policy: Any = policy_of(HEAP)
+    rows = play(Play(), tasks_of(HEAP | {"params": {"leaver": True, "moves": 5}}), policy)
+    last = rows.take([int(at[-1]) for at in rows.positions("seat").values()])
+    assert last.values("finish_reason") == ["truncated", "terminated", "truncated"]
+    assert last.numpy("bootstrap")[1] == 0
+    credited = GaeAdvantage(gamma=0.9, lam=1.0).run(rows, log=Log()).take([int(rows.positions("seat")[1][-1])])
+    assert credited.numpy("advantage")[0] == pytest.approx(last.numpy("reward")[1] - last.numpy("value")[1])
+    assert (last.numpy("bootstrap")[[0, 2]] != 0).all()
 
 
 def test_an_evaluation_plays_its_own_opponents_at_the_best() -> None:

@@ -92,7 +92,7 @@ def another(columns: dict[str, Any]) -> None:
         (TIC_TAC_TOE, richer, "rewards are"),
         (TIC_TAC_TOE, elsewhere, "seat 0 sees something else at step 0"),
         (TIC_TAC_TOE, freer, "has other legal moves at step 1"),
-        (TIC_TAC_TOE, cut, "the end is terminated"),
+        (TIC_TAC_TOE, cut, "seat 0 is terminated at the end"),
         (CARTPOLE, richer, "rewards are"),
         (CARTPOLE, another, "seat 0 sees something else at step 0"),
     ],
