@@ -167,7 +167,7 @@ def try_mutant(root: Path, rng: random.Random, tally: Tally) -> str | None:
     said = report.read_text() if report.exists() else ""
     what = f"after {', '.join(done)}"
     tally.counts["sound" if said else "refused"] += 1
-    tally.counts.update(done)
+    tally.counts.update(change.split(":")[0].split()[0] for change in done)
     if (after := snapshot(outside)) != before:
         return f"changed outside: {sorted(before.items() ^ after.items())} {what}\n{said}"
     if code in (None, -signal.SIGXCPU):
