@@ -90,11 +90,19 @@ class Seat:
         return self.close(round)
 
 
+Later = Callable[..., "Future[Meeting]"]
 Sit = Callable[..., Seat]
 
 
 @pytest.fixture
-def sit(start_host: Callable[..., Host], key: Callable[[str], Identity]) -> Iterator[Sit]:
+def later() -> Iterator[Later]:
+    """Return a function that runs a call in a background thread."""
+    with ThreadPoolExecutor(4) as pool:
+        yield pool.submit
+
+
+@pytest.fixture
+def sit(start_host: Callable[..., Host], key: Callable[[str], Identity], later: Later) -> Iterator[Sit]:
     """Return a function that starts a peer of this test's own swarm with the given `Exchange` params."""
     seats: list[Seat] = []
 
@@ -118,17 +126,8 @@ def sit(start_host: Callable[..., Host], key: Callable[[str], Identity]) -> Iter
 
     yield start
     for seat in seats:
+        seat.stop.signum = 2  # calls that still wait in the background end
         seat.host.close()
-
-
-Later = Callable[..., "Future[Meeting]"]
-
-
-@pytest.fixture
-def later() -> Iterator[Later]:
-    """Return a function that runs a call in a background thread."""
-    with ThreadPoolExecutor(4) as pool:
-        yield pool.submit
 
 
 def peers_of(meeting: Meeting) -> list[str]:
