@@ -40,20 +40,29 @@ NONE_FAILED = FailedRows()
 
 
 def failures_of(
-    node: Node, outputs: Mapping[str, Any], log: Log, *, peer: str, excused: Collection[str] = ()
+    node: Node,
+    outputs: Mapping[str, Any],
+    reasons: Mapping[str, str],
+    *,
+    peer: str,
+    excused: Collection[str] = (),
 ) -> FailedRows:
     """Count the rows of `peer` that failed at a generator, or that a reward left unjudged; `excused` ids do not count.
 
-    The reason is the row's `error`, or what the reward logged of it in its table `failures`.
+    The reason is the row's `error`, or that of its id in `reasons`.
     """
     frames = [rows for rows in outputs.values() if isinstance(rows, Frame)]
     if isinstance(node, Generator):
         return _sum(_sampled(rows, peer) for rows in frames)
     if isinstance(node, Reward):
-        logged = log.tables.get("failures", {})
-        reasons = dict(zip(logged.get("id", ()), logged.get("reason", ()), strict=True))
         return _sum(_judged(rows, peer, excused, reasons) for rows in frames if SCORED in rows.marks)
     return NONE_FAILED
+
+
+def logged_reasons(log: Log) -> dict[str, str]:
+    """Return why a reward left rows unjudged, by id, from its table `failures`."""
+    logged = log.tables.get("failures", {})
+    return dict(zip(logged.get("id", ()), logged.get("reason", ()), strict=True))
 
 
 def first_failure(node: str, round: int, reason: str) -> str:

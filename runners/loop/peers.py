@@ -20,12 +20,16 @@ Make = Callable[[Carry, str, int], Carried]
 
 @dataclass(slots=True)
 class Peer:
-    """One copy of the game: its own carries and its own task book; `values` holds the outputs of the round."""
+    """One copy of the game: its own carries and its own task book.
+
+    `values` holds the outputs of the round, `reasons` says why rewards of the round left rows unjudged, by row id.
+    """
 
     name: str
     carries: dict[str, Carried]
     tasks: TaskBook
     values: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
 
     @property
     def vocabularies(self) -> dict[str, int]:
