@@ -80,16 +80,20 @@ bench: $(INSTALLED)
 crash: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/crash.py --kills 100
 
-# Run eight real peers for a hundred rounds: some die, join or come late, one is hostile.
+# Run eight real peers for a hundred rounds: some die, join or come late, one is hostile. Then four honest ones and eight
+# attackers of different kinds, against the same game without attackers.
 swarm: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m soak tests/runners/swarm
 	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/swarm/soak.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/swarm/siege.py
 
-# Offer hostile payloads for ten minutes; `make fuzz SECONDS=60` is shorter. Without atheris, mutate at random.
+# Offer hostile payloads for ten minutes, then hostile run folders for as long; `make fuzz SECONDS=60` is shorter. Without
+# atheris, payloads are mutated at random.
 SECONDS ?= 600
 fuzz: $(INSTALLED)
 	-$(BIN)/python -m pip install -qq --constraint $(LOCK) atheris
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz_admission.py --seconds $(SECONDS)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz_folder.py --seconds $(SECONDS)
 
 # Redraw the shipped games and write the schema that editors read.
 pictures: $(INSTALLED)

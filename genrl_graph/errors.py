@@ -11,7 +11,8 @@
     │   ├── ExchangeTimeout 11   too few peers answered in time
     │   ├── StoreError     12    a run folder: taken, broken, of another version
     │   ├── PeerRefused    13    a peer that breaks the protocol
-    │   └── SwarmError     14    the connection to other peers: identity, addresses, daemon, streams
+    │   ├── SwarmError     14    the connection to other peers: identity, addresses, daemon, streams
+    │   └── RoundsSkipped  15    a run that came to its end, but left rounds out because the swarm was ahead
     └── NodeFailed         20    a node that failed while it ran
         ├── RewardFailed   21    a reward that raised, hung, returned too few values or judged nothing
         └── TooManyFailed  22    more rows failed, or could not be judged, than the run allows
@@ -90,6 +91,12 @@ class SwarmError(WorldError):
     """This peer cannot take part in the swarm, or cannot reach another peer."""
 
     exit_code = 14
+
+
+class RoundsSkipped(WorldError):
+    """A peer came to the end of its run, but did not play all rounds, because the swarm was in a later one."""
+
+    exit_code = 15
 
 
 class NodeFailed(GenrlGraphError):

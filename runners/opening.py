@@ -34,6 +34,7 @@ from genrl_graph.runners.tracking.terminal import Terminal, headline
 from genrl_graph.runners.tracking.trackers import make_trackers
 from genrl_graph.runners.tracking.waiting_bar import WaitingBar
 from genrl_graph.store.run_folder import GRAPH, refuse_taken
+from genrl_graph.store.run_path import RunPath
 from genrl_graph.store.run_store import RunStore
 
 
@@ -94,6 +95,8 @@ def open_folder(
     free, tell = partial(free_folder, schedule.graph.name), partial(console.print, markup=False, soft_wrap=True)
     run_folder, swarm = runner.start(schedule, run=folder, free=free, stop=stop, tell=tell)
     home = runner.home(run_folder)
+    if home != run_folder and run_folder.is_dir():
+        (RunPath(run_folder) / home.name).is_folder()  # raises where the folder of a peer is a link to another one
     rounds = 0 if config.mode == "evaluate" else config.rounds
     previous, progress = None, RunProgress()
     if resume and (home / GRAPH).exists():

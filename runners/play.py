@@ -29,13 +29,14 @@ from genrl_graph.runners.tracking.waiting_bar import WaitingBar
 class Run:
     """A run that ended: its folder, the number of rounds, and the digests of all carries at the start and the end.
 
-    `before` and `after` map (peer, carry) to a digest.
+    `before` and `after` map (peer, carry) to a digest. `unplayed` rounds were left out because the swarm was ahead.
     """
 
     folder: Path
     rounds: int
     before: Mapping[tuple[str, str], str]
     after: Mapping[tuple[str, str], str]
+    unplayed: int = 0
 
     @property
     def rollouts(self) -> Path:
@@ -133,7 +134,8 @@ def play_schedule(
     commands = next_steps(opened.folder, schedule.graph, imports, measured=measured)
     store, notes = opened.folder / "rollouts.zarr", session.summary()
     run.terminal.summary(before=before, after=after, store=store, notes=notes, then=commands)
-    return Run(opened.folder, run.rounds, before, after)
+    run.terminal.unplayed(session.unplayed)
+    return Run(opened.folder, run.rounds, before, after, session.unplayed)
 
 
 def run_options(options: RunConfig, arguments: Mapping[str, int | str | None]) -> RunConfig:

@@ -24,7 +24,8 @@ from genrl_graph.runners.resume.checkpoint import checkpoint_folder, save_checkp
 from genrl_graph.runners.resume.previous_run import Start
 from genrl_graph.runners.tracking.metrics import RoundMetrics
 from genrl_graph.runners.tracking.terminal import Terminal
-from genrl_graph.store.durable import sync_file
+from genrl_graph.store.metrics_file import METRICS
+from genrl_graph.store.run_path import RunPath
 from genrl_graph.store.run_store import RunStore
 
 
@@ -63,6 +64,7 @@ class Session:
 
     def __init__(self, run: OpenRun) -> None:
         self._run = run
+        self._skipped = dict(run.start.skipped)
         self._budget = self._new_budget(run.config.max_failed_share, run.config.max_failed_rows)
         self._budget.failed_rows, self._budget.retries = run.start.spent.failed_rows, run.start.spent.retries
         self._context = RunContext(
@@ -78,6 +80,11 @@ class Session:
         )
         self._first_failure = run.start.spent.first_failure
         self._evaluator = None if run.evaluation is None else self._new_evaluator(run.evaluation)
+
+    @property
+    def unplayed(self) -> int:
+        """The number of rounds that were left out because the swarm was in a later one, previous sessions included."""
+        return sum(later - number for number, later in self._skipped.items())
 
     def play(self) -> None:
         """Play all rounds, with the evaluations and checkpoints between them; raises `Interrupted` after a signal."""
@@ -116,6 +123,7 @@ class Session:
             self._run.store.commit([skipped_round(number, player.name, to=later) for player in self._run.players])
             self._drop()
             self._run.terminal.skipped(number, later)
+            self._skipped[number] = later
             return later
         self._end(number, time.perf_counter() - started)
         return number + 1
@@ -123,7 +131,8 @@ class Session:
     def _end(self, number: int, seconds: float) -> None:
         """Write the metrics of a round and show its results; a recalled round has the metrics of its first time."""
         failed, stall, stalled = self._run.diagnosis.end(number)
-        peers = self._run.metrics.end(number, seconds, self._budget.metrics() | stalled)
+        more = {**self._budget.metrics(), **stalled, **self._run.runner.metrics()}
+        peers = self._run.metrics.end(number, seconds, more)
         self._run.terminal.round(number, self._run.start.measured.get(number, peers), seconds, failed=failed)
         if stall:
             self._tell(stall)
@@ -150,7 +159,7 @@ class Session:
 
     def _checkpoint(self, played: int) -> None:
         """Save the carries, once the metrics of their rounds are on disk: a resumed run does not write these again."""
-        sync_file(self._run.store.folder / "metrics.jsonl")
+        (RunPath(self._run.store.folder) / METRICS).sync()
         folder = checkpoint_folder(self._run.store.checkpoints, played)
         save_checkpoint(folder, changing_carries(self._run.schedule, self._run.players), keep=self._run.config.keep)
 

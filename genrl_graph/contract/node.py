@@ -93,6 +93,13 @@ class Node(Declared):
     def prepare(self) -> None:
         """Load external data that may be missing or broken; called once, before a policy is created."""
 
+    def check_data(self) -> Iterable[str]:
+        """Return what is missing of local data, one line each, for the command `check`.
+
+        Must take a moment: look at names and headers only. `prepare` reads the data.
+        """
+        return ()
+
     def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:
         """Return conflicts between params and wired inputs, one line each; part of the check of a graph."""
         return ()
@@ -239,6 +246,12 @@ class Exchange(Node, kind="exchange"):
         0, ge=0, le=64, description="largest age in rounds of rows from a peer that is behind (swarm runner)"
     )
     max_rows: int = Field(4096, ge=1, le=2**20, description="largest number of rows that a peer may offer")
+    max_rows_per_task: int | None = Field(
+        None, ge=1, description="rows, or episodes, of one task that a peer may offer; null: 16, or 4 times the own"
+    )
+    peer_seconds: float = Field(
+        10.0, gt=0, description="seconds for admitting the rows of one peer, building their tasks included"
+    )
     max_row_kb: int = Field(1024, ge=1, le=2**20, description="largest size of a row in KiB; larger rows are refused")
     max_payload_mb: int = Field(
         64, ge=1, le=2048, description="largest size of an offer in MiB; four times as much once unpacked"
@@ -296,10 +309,15 @@ class Reward(Node, kind="reward"):
     """Adds a `reward` column and one column per reward term (see `genrl_graph.score`).
 
     A row that cannot be judged gets NaN and is left out of baselines and training. A reward that leaves more than
-    the share `max_unjudged` of its rows unjudged fails the run; with 1, even a round without any judged row passes.
+    the share `max_unjudged` of this peer's own rows unjudged fails the run; with 1, even a round without any judged row
+    passes. Rows of other peers never fail it. They are judged peer by peer, each within `peer_seconds`, or four times
+    the time that the own rows took if that is longer; the rest of a peer's rows stay unjudged.
     """
 
-    max_unjudged: float = Field(0.99, ge=0, le=1, description="share of the rows that may stay unjudged (NaN)")
+    max_unjudged: float = Field(0.99, ge=0, le=1, description="share of the own rows that may stay unjudged (NaN)")
+    peer_seconds: float = Field(
+        10.0, gt=0, description="seconds for the rows of one other peer in a round; its other rows stay unjudged"
+    )
 
     @property
     def overlaps(self) -> bool:

@@ -45,6 +45,15 @@ def check(graph: Graph, *, unread: Collection[Path] = ()) -> list[Problem]:
     return problems + find_hazards(graph, types, unread=unread)
 
 
+def check_data(graph: Graph) -> list[Problem]:
+    """Return what is missing of the local data that the nodes read, from names and headers alone.
+
+    Not a part of `check`: a graph whose data is elsewhere can still be drawn, compared and looked at.
+    """
+    nodes = ((name, part.declared) for name, part in graph.nodes.items() if isinstance(part.declared, Node))
+    return [Problem(("nodes", name, "params"), line, True) for name, node in nodes for line in node.check_data()]
+
+
 def check_part(
     graph: Graph, section: Section, part: Part, types: Mapping[str, EdgeType], *, unread: Collection[Path] = ()
 ) -> list[Problem]:

@@ -2,16 +2,17 @@
 
 from typing import Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.exact_numbers import ExactNumbers
 
 Mode = Literal["train", "evaluate", "train_and_evaluate"]
 TrackerName = Literal["jsonl", "tensorboard", "wandb", "mlflow"]
 KNOWN_TRACKERS: tuple[str, ...] = get_args(TrackerName)
 
 
-class RunConfig(BaseModel):
+class RunConfig(ExactNumbers):
     """Run options: rounds, seed, peers, evaluation, checkpoints and failure limits; they do not define the game."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

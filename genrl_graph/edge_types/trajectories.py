@@ -60,6 +60,7 @@ class Trajectories(Frame):
         "finish_reason": TEXT,
         "error": TEXT,
     }
+    sample_column = "group_id"
     shown = DisplayMetrics(
         line=("return", "episode_length", "*/wins"),
         evaluation=("*/draws", "*/losses"),

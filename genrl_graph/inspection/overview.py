@@ -36,6 +36,8 @@ def print_run(run: StoredRun, console: Console, *, window: int | None = None, pn
     _print_head(run, console)
     if metrics.num_rows:
         console.print(_node_table(run, metrics))
+    if accounts := peer_accounts(metrics):
+        console.print(_account_table(accounts))
     for name, (rounds, values) in curves.items():
         lines = braille((rounds, smoothed(values, window).tolist()), width=console.width)
         if len(rounds) > 1 and lines:
@@ -57,6 +59,28 @@ def over_peers(metrics: pa.Table, name: str) -> Curve:
     mean = metrics.group_by("round").aggregate([(name, "mean")]).sort_by("round")
     known = mean.filter(mean.column(f"{name}_mean").is_valid())
     return known.column("round").to_pylist(), known.column(f"{name}_mean").to_pylist()
+
+
+def peer_accounts(metrics: pa.Table) -> dict[str, dict[str, float]]:
+    """Return what each other peer cost in all rounds, by peer and unit: the sums of `peer/<peer>/<unit>`."""
+    sums: dict[str, dict[str, float]] = {}
+    for name in metrics.column_names:
+        kind, _, rest = name.partition("/")
+        peer, _, unit = rest.rpartition("/")
+        if kind == "peer" and peer:
+            sums.setdefault(peer, {})[unit] = pc.sum(metrics.column(name)).as_py() or 0.0
+    return sums
+
+
+def _account_table(accounts: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return a table of what each other peer cost, those first that took most time."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title="what other peers cost", title_justify="left")
+    units = list(dict.fromkeys(unit for account in accounts.values() for unit in account))
+    for column in ("peer", *units):
+        table.add_column(column, justify="left" if column == "peer" else "right", no_wrap=True)
+    for peer, account in sorted(accounts.items(), key=lambda entry: (-entry[1].get("seconds", 0.0), entry[0])):
+        table.add_row(Text(line(peer)), *(f"{account.get(unit, 0.0):.4g}" for unit in units))
+    return table
 
 
 def _print_head(run: StoredRun, console: Console) -> None:

@@ -5,6 +5,8 @@ from types import MappingProxyType
 
 import pyarrow as pa
 
+from genrl_graph.errors import StoreError
+
 RENAMED: Mapping[int, Mapping[str, str]] = MappingProxyType(
     {2: {"finish": "finish_reason", "tokenizer": "tokenizer_fingerprint"}, 3: {}}
 )
@@ -34,4 +36,8 @@ class ColumnNames:
 def _renamed(table: pa.Table, names: Mapping[str, str]) -> pa.Table:
     if names.keys().isdisjoint(table.column_names):
         return table
-    return table.rename_columns([names.get(name, name) for name in table.column_names])
+    columns = [names.get(name, name) for name in table.column_names]
+    if len(set(columns)) < len(columns):
+        both = ", ".join(name for name in columns if columns.count(name) > 1)
+        raise StoreError(f"{both}: stands under its former name, too; restore the folder from a copy")
+    return table.rename_columns(columns)

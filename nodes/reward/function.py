@@ -16,9 +16,10 @@ from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ParamError, RewardFailed
 from genrl_graph.nodes.reward.scoring.allowed import require_allowed
 from genrl_graph.nodes.reward.scoring.arguments import arguments, split_calls
+from genrl_graph.nodes.reward.scoring.authors import judge_by_author
 from genrl_graph.nodes.reward.scoring.callables import call_here, importable_name, worker_target
 from genrl_graph.nodes.reward.scoring.returned import numbers_of
-from genrl_graph.nodes.reward.scoring.rows import Term, Texts, Verdict, judgeable, score_rows
+from genrl_graph.nodes.reward.scoring.rows import Term, Texts, Verdict, call_until, judgeable, score_rows
 from genrl_graph.nodes.reward.worker.worker import Failure, WorkerError, WorkerRaised
 from genrl_graph.nodes.reward.worker.worker_main import call_factory, load_target
 from genrl_graph.nodes.reward.worker.worker_pool import Pool, shared_pool
@@ -37,10 +38,11 @@ class FunctionReward(Reward, name="function"):
     ids of the rows.
 
     With `isolated` it runs in `workers` processes of at most `memory_mb` of address space each; a process that takes
-    more than `timeout_s` seconds for a call is killed. In this process there are no limits. A call receives the whole
-    batch or `rows_per_call` rows. If it raises, hangs, dies or does not return a list of that length, these rows are
-    unjudged; a value that is not a finite number leaves its row unjudged. A worker runs one call at a time, async
-    functions included: use more `workers` for parallel calls, or await the rows of one call together.
+    more than `timeout_s` seconds for a call is killed. In this process there are no limits. A call receives all rows
+    of one peer, or `rows_per_call` of them, and never rows of two peers. If it raises, hangs, dies or does not return
+    a list of that length, these rows are unjudged; a value that is not a finite number leaves its row unjudged. A
+    worker runs one call at a time, async functions included: use more `workers` for parallel calls, or await the rows
+    of one call together.
     """
 
     function: str | Callable[..., Any] = Field(
@@ -131,7 +133,7 @@ class FunctionReward(Reward, name="function"):
         except WorkerError as error:
             raise RewardFailed(f"{self._function_name}: {error}") from error
 
-    def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
+    def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log, peer: str = "") -> Scored[Texts]:
         """Add `reward` and `reward_<term>` to the rollouts; the default term is the function's name.
 
         Raises `RewardFailed` if the function cannot be loaded or leaves more rows unjudged than `max_unjudged` allows.
@@ -139,19 +141,20 @@ class FunctionReward(Reward, name="function"):
         Inputs:
             rollouts: rows to judge
         """
-        positions = judgeable(rollouts)
-        verdicts: dict[int, Verdict] = {}
         term = self.term or re.sub(r"\W", "_", self._function_name.rpartition(".")[2]).strip("_")
-        if positions:
+
+        def judge(positions: list[int], until: float) -> dict[int, Verdict]:
             rows = rollouts.take(positions)
             keywords = arguments(rows, tasks, form=self.format, renamed=self.columns, where=self.place.node)
             calls = split_calls(keywords, self.rows_per_call)
             sizes = [len(call["completions"]) for call in calls]
-            returned = zip(self._call(calls), sizes, strict=True)
+            returned = zip(self._call(calls, until), sizes, strict=True)
             values = [value for result, size in returned for value in numbers_of(result, size)]
             terms = [value if isinstance(value, Failure) else {term: value} for value in values]
-            verdicts = dict(zip(positions, terms, strict=True))
-        return score_rows(rollouts, verdicts, weights={term: self.weight}, node=self, log=log)
+            return dict(zip(positions, terms, strict=True))
+
+        verdicts = judge_by_author(rollouts, judgeable(rollouts), judge, peer=peer, seconds=self.peer_seconds, log=log)
+        return score_rows(rollouts, verdicts, weights={term: self.weight}, node=self, log=log, peer=peer)
 
     @property
     def _function_name(self) -> str:
@@ -163,15 +166,15 @@ class FunctionReward(Reward, name="function"):
     def _in_worker(self) -> bool:
         return self.isolated and isinstance(self.function, str)
 
-    def _call(self, calls: list[dict[str, list[Any]]]) -> list[object]:
-        """Return the value of each call, `Failure` for a call that raised or was killed."""
+    def _call(self, calls: list[dict[str, list[Any]]], until: float) -> list[object]:
+        """Return the value of each call, `Failure` for a call that raised, was killed or came after `until`."""
         try:
             if self._in_worker:
-                return self._pool().map_rows(calls)
+                return self._pool().map_rows(calls, until=until)
             function = self._function_here()
         except WorkerError as error:
             raise RewardFailed(f"{self.place.node}: {self._function_name}: {error}") from error
-        return [_call_or_failure(function, keywords) for keywords in calls]
+        return [call_until(until, _call_or_failure, function, keywords) for keywords in calls]
 
     def _pool(self) -> Pool:
         assert isinstance(self.function, str)

@@ -3,19 +3,32 @@
 from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from genrl_graph.contract.evaluation import Evaluation
 from genrl_graph.contract.node import Source
 from genrl_graph.edge_types.rollouts import Tasks
 from genrl_graph.edge_types.task import Task
-from genrl_graph.errors import ParamError
+from genrl_graph.errors import DataError, ParamError
 from genrl_graph.nodes.source.data.epoch import EVAL_KEY_PREFIX, as_rows, row_of, rows_in_order, shuffled_rows
+from genrl_graph.nodes.source.data.values import chat_problem, json_of
 
 
-def _number_as_text(value: object) -> object:
-    """Convert a number to text: YAML reads `answer: 42` as a number."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+def _whole_number_as_text(value: object) -> object:
+    """Convert a whole number to its digits: YAML reads `answer: 42` as a number. A fraction has no single form."""
+    if isinstance(value, float):
+        raise ValueError("a fraction can be written in several ways; put it in quotes, as it shall be compared")
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _as_json(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return dict(json_of(value, "metadata"))
+    except DataError as error:
+        raise ValueError(str(error)) from error
+
+
+Text = Annotated[str, BeforeValidator(_whole_number_as_text, json_schema_input_type=str | int)]
 
 
 class Message(BaseModel):
@@ -24,26 +37,29 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     role: str = Field(description="author of the message: system, user or assistant")
-    content: str = Field(description="text of the message")
+    content: Text = Field(description="text of the message")
 
 
 class ListedTask(BaseModel):
-    """One task: a question or chat messages, its reference answer (a number becomes text), metadata and kind."""
+    """One task: a question or chat messages, its reference answer (a whole number becomes text), metadata and kind."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    question: str = Field("", description="the question, a chat of one user message; or give messages")
+    question: Text = Field("", description="the question, a chat of one user message; or give messages")
     messages: list[Message] = Field([], description="chat whose last message is the question")
-    answer: Annotated[str, BeforeValidator(_number_as_text, json_schema_input_type=str | float)] = Field(
-        "", description="reference answer, which only rewards see; empty: none"
+    answer: Text = Field("", description="reference answer, which only rewards see; empty: none")
+    metadata: Annotated[dict[str, Any], AfterValidator(_as_json)] = Field(
+        {}, description="further values, which templates and reward functions can read"
     )
-    metadata: dict[str, Any] = Field({}, description="further values, which templates and reward functions can read")
-    kind: str = Field("", description="label by which evaluations group tasks; empty: the source's name")
+    kind: Text = Field("", description="label by which evaluations group tasks; empty: the source's name")
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Self:
         if bool(self.question) == bool(self.messages):
             raise ValueError("give a task either a question or messages")
+        problem = chat_problem([message.model_dump() for message in self.messages]) if self.messages else ""
+        if problem:
+            raise ValueError(problem)
         return self
 
     def task(self, task_id: str) -> Task:

@@ -1,15 +1,16 @@
 """`source.mix`: several sources in one, sampled by weight and, for a curriculum, by level."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
 
 from genrl_graph.contract.data_path import Portable, without_folders
 from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.exact_numbers import ExactNumbers
 from genrl_graph.contract.node import Node, Place, Source, Wire
 from genrl_graph.edge_types.rollouts import Tasks
 from genrl_graph.edge_types.task import Task
@@ -19,7 +20,7 @@ from genrl_graph.nodes.update.level import Level
 from genrl_graph.seeds import substream
 
 
-class MixMember(BaseModel):
+class MixMember(ExactNumbers):
     """One source of a mix: its type and params, its weight, and the lowest level at which it is sampled."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -95,6 +96,11 @@ class Mix(Source, name="mix"):
     def data_paths(self) -> list[Path]:
         """Return the local files and folders that the members read."""
         return [path for member in self.members.values() for path in member.source.data_paths()]
+
+    def check_data(self) -> Iterator[str]:
+        """Report what is missing of the members' local data."""
+        for name, member in self.members.items():
+            yield from (f"members.{name}: {problem}" for problem in member.source.check_data())
 
     def prepare(self) -> None:
         """Prepare all members; errors name the member."""

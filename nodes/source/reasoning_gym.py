@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -13,10 +14,10 @@ from genrl_graph.contract.node import Source
 from genrl_graph.edge_types.rollouts import Tasks
 from genrl_graph.edge_types.task import Task
 from genrl_graph.errors import DataError
+from genrl_graph.nodes.source.data.data_set import file_state
 from genrl_graph.nodes.source.data.epoch import as_rows, plain
 from genrl_graph.nodes.source.data.gym_entries import data_set_size, make_entry
 from genrl_graph.nodes.source.data.gym_file import read_composite
-from genrl_graph.nodes.source.data.load_table import file_state
 from genrl_graph.seeds import digest, substream
 
 _KEY = re.compile(r"(?P<label>[a-z0-9_]+(@[0-9a-f]{8})?)-(?P<seed>0|[1-9][0-9]{0,9})-(?P<index>0|[1-9][0-9]{0,9})")
@@ -76,6 +77,14 @@ class ReasoningGym(Source, name="reasoning_gym"):
     def prepare(self) -> None:
         """Make the data set; raises `DataError` if reasoning-gym does not know it or refuses its config."""
         data_set_size(*self._identity[:2])
+
+    def check_data(self) -> Iterator[str]:
+        """Report a config file that is missing or no composite."""
+        if self.config is not None:
+            try:
+                read_composite(self.config, file_state(self.config))
+            except DataError as error:
+                yield str(error)
 
     def run(self, *, rng: np.random.Generator, round: int) -> Tasks:
         """Return the tasks of one round."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from genrl_graph.contract.node import Exchange, Node
+from genrl_graph.contract.resources import OVER_BUDGET
 from genrl_graph.dag.schedule import Schedule, Step
 from genrl_graph.records.recall import Recorded
 from genrl_graph.records.write import EVAL_PREFIX
@@ -56,7 +57,8 @@ class RunContext:
 
     An `evaluating` context plays the schedule of an evaluation (`evaluate.evaluation_schedule`): updates and forks
     return their input, coordinators are left out, random streams and groups of the store are its own, and the round
-    number is the number of rounds trained so far.
+    number is the number of rounds trained so far. In a replay, `replayed` returns the facts that the run recorded of a
+    node and peer in this round, None for a new node.
     """
 
     schedule: Schedule
@@ -69,6 +71,7 @@ class RunContext:
     evaluating: bool = False
     recall: Callable[[int, str, str], Recorded | None] = _recall_nothing
     read_inputs: Callable[[str, int, Peer], dict[str, Any]] | None = None
+    replayed: Callable[[str, str], Mapping[str, Any] | None] | None = None
     trace: Trace = SILENT
 
     @property
@@ -90,6 +93,14 @@ class RunContext:
     def recorded(self, step: Step, round: int, peer: Peer) -> Recorded | None:
         """Return the step as a previous run committed it, None where it did not."""
         return self.recall(round, self.prefix + step.node, peer.name)
+
+    def cut(self, step: Step, peer: Peer) -> Mapping[str, Sequence[str]] | None:
+        """Return the rows, by author, for which a step has no time: recorded ones in a replay; None: it measures."""
+        recorded = None if self.replayed is None else self.replayed(step.node, peer.name)
+        if recorded is not None:
+            rows: Mapping[str, Sequence[str]] = recorded.get(OVER_BUDGET, {})
+            return rows
+        return {} if self.swarm.trusted and self.replayed is None else None
 
     def is_awaited(self, node: Node, round: int) -> bool:
         """Return whether the swarm still waits for this peer's offer, although a previous run closed the exchange."""

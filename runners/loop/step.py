@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from genrl_graph.contract.node import Exchange, Fork, Node, Reward, Update
-from genrl_graph.contract.resources import Log
+from genrl_graph.contract.resources import OVER_BUDGET, Log
 from genrl_graph.dag.schedule import Step
 from genrl_graph.errors import ColumnError, GenrlGraphError, NodeFailed, RewardFailed
 from genrl_graph.records.recall import Recorded, verify
@@ -22,6 +22,7 @@ from genrl_graph.runners.loop.outputs import check_rows, failed_rows, named_outp
 from genrl_graph.runners.loop.peers import Peer
 from genrl_graph.runners.loop.signals import Interrupted
 from genrl_graph.runners.loop.step_metrics import step_metrics
+from genrl_graph.runners.loop.without_offenders import LEFT_OUT, run_without_offenders
 from genrl_graph.store.journal import Record
 
 
@@ -111,21 +112,30 @@ def execute_node(
     """Run a node, or open or close its exchange; check its outputs and make the record of the step."""
     if step.action == "open":
         return _open(context, node, inputs, round, peer)
-    log, offer = Log(), None
-    resources = node_resources(node, context.seed, round, peer.name, peer.tasks, log, evaluating=context.evaluating)
+    log, offer = Log(cut=context.cut(step, peer)), None
+
+    def resources(log: Log) -> dict[str, Any]:
+        return node_resources(node, context.seed, round, peer.name, peer.tasks, log, evaluating=context.evaluating)
+
+    def run(rows: Mapping[str, Any], log: Log) -> Any:
+        return node.run(**rows, **resources(log))  # type: ignore[attr-defined]  # checked at definition
+
     if step.action == "close":
         exchanged = _close(context, step, node, round, peer)
         offer = next((packet.rows for packet in exchanged.packets if packet.peer == peer.name), None)
-        output = node.admit(list(exchanged.packets), **resources)  # type: ignore[attr-defined]  # checked at definition
+        output = node.admit(list(exchanged.packets), **resources(log))  # type: ignore[attr-defined]
         _log_exchange(log, exchanged)
     else:
-        output = node.run(**inputs, **resources)  # type: ignore[attr-defined]
+        output, log = run_without_offenders(node, inputs, run, log, peer=peer.name)
     if errors:
         log.fact("retried", list(errors))
     outputs = named_outputs(node, output, context.schedule.types)
-    check_rows(node, inputs, outputs)
+    offenders = {*log.facts.get(OVER_BUDGET, ()), *log.facts.get(LEFT_OUT, ())}
+    if log.seconds or offenders:
+        context.swarm.judged(round=round, seconds=log.seconds, offenders=offenders)
+    check_rows(node, inputs, outputs, peer=peer.name, excused=log.excused)
     metrics = step_metrics(node, outputs, log)
-    if (failed := failed_rows(node, inputs, outputs)) > 0:
+    if (failed := failed_rows(node, inputs, outputs, peer=peer.name, excused=log.excused)) > 0:
         metrics["failed_rows"] = float(failed)
     reasons = logged_reasons(log)
     lost = failures_of(node, outputs, peer.reasons | reasons, peer=peer.name)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic import ValidationError
 
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.run_config import RunConfig
@@ -16,6 +16,7 @@ from genrl_graph.diff import compare
 from genrl_graph.errors import GraphError, ParamError, StoreError
 from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import read_document
+from genrl_graph.records.facts import read_facts
 from genrl_graph.records.recall import Recall, Recorded
 from genrl_graph.records.write import EVAL_PREFIX
 from genrl_graph.runners.loop.failures import FIRST_FAILURE, first_failure
@@ -23,9 +24,10 @@ from genrl_graph.runners.loop.peers import Peer, changing_carries
 from genrl_graph.runners.loop.runner import BEHIND, RunProgress, exchanges
 from genrl_graph.runners.resume.checkpoint import checkpoint_folder, damage, load_checkpoint, newest_checkpoint
 from genrl_graph.runners.resume.data_digests import changed_data
-from genrl_graph.runners.resume.metric_lines import Line, Peers, metric_lines, played_rounds
+from genrl_graph.runners.resume.metric_lines import Line, Peers, keyed_lines, played_rounds
 from genrl_graph.store.run_folder import GRAPH, write_graph
 from genrl_graph.store.run_store import RunStore
+from genrl_graph.store.strict_json import is_count
 
 MAY_DIFFER = frozenset(
     {
@@ -97,9 +99,9 @@ class PreviousRun:
     """A previous run in the folder, open for writing, before it is resumed from round `first`."""
 
     def __init__(self, store: RunStore) -> None:
-        self.store, self._metrics = store, store.folder / "metrics.jsonl"
-        self._run = RunConfig.model_validate(yaml.safe_load(store.graph_yaml).get("run") or {})
-        self.reported = frozenset(line for line, _ in metric_lines(self._metrics))
+        self.store = store
+        self._run = _run_options(store)
+        self.reported = frozenset(line for line, _ in keyed_lines(store.folder))
         self._damage: dict[int, str | None] = {}  # by round, of the checkpoints that were checked
         self.first = self._newest_undamaged(None)
 
@@ -163,11 +165,18 @@ class PreviousRun:
             trained = {name for name, part in schedule.graph.carries.items() if part.next is not None}
             digests = {key: digest for key, digest in digests.items() if key[1] not in trained}
             for step in self.store.steps(range(rounds - 1, rounds)).to_pylist():
-                recorded = json.loads(step["facts"]).get("digests", {})
+                recorded = read_facts(step["facts"], self.store.folder).get("digests", {})
                 for name, part in schedule.graph.carries.items():
                     if part.next in recorded and _trains(step):
                         digests[step["holder"], name] = recorded[part.next]
         return digests
+
+    def read_through(self, schedule: Schedule, peers: Sequence[str]) -> None:
+        """Read what a resume reads of the steps; raises as `restore` would."""
+        for rounds in range(self.first + 1):
+            self.digests(schedule, peers, rounds=rounds)
+        self._skipped_rounds()
+        self._spent()
 
     def restore(self, schedule: Schedule, players: Sequence[Peer]) -> Start:
         """Load the carries from the chosen checkpoint and verify them against the recorded digests.
@@ -190,13 +199,17 @@ class PreviousRun:
             reported=self.reported,
             skipped=self._skipped_rounds(),
             spent=self._spent(),
-            played=(peers for number, peers in played_rounds(self._metrics) if number < self.first),
-            measured={number: peers for number, peers in played_rounds(self._metrics) if number >= self.first},
+            played=(peers for number, peers in played_rounds(self.store.folder) if number < self.first),
+            measured={number: peers for number, peers in played_rounds(self.store.folder) if number >= self.first},
         )
 
     def _skipped_rounds(self) -> dict[int, int]:
-        steps = (step for step in self._steps_from(self.first) if step["node"] == BEHIND)
-        return {step["round"]: json.loads(step["facts"])["to"] for step in steps}
+        skipped = {}
+        for step in self._steps_from(0):
+            if step["node"] == BEHIND:
+                later, after = read_facts(step["facts"], self.store.folder).get("to"), step["round"] + 1
+                skipped[step["round"]] = max(later, after) if is_count(later) else after  # never back to this round
+        return skipped
 
     def record_resume(self, graph: Graph, versions: Mapping[str, Any]) -> None:
         """Add the options and versions that changed since the run was last started to graph.yaml."""
@@ -266,7 +279,7 @@ class PreviousRun:
         for step in self.store.steps(range(self.first)).to_pylist() if self.first else ():
             if '"failed_rows"' not in step["facts"] and '"retried"' not in step["facts"]:
                 continue
-            recorded = Recorded(json.loads(step["facts"]), {})
+            recorded = Recorded(read_facts(step["facts"], self.store.folder), {})
             if not _trains(step):
                 spent.evaluation_retries += recorded.retries if step["round"] else 0
                 continue
@@ -291,9 +304,21 @@ def _trains(step: Mapping[str, Any]) -> bool:
     return not step["node"].startswith(EVAL_PREFIX)
 
 
+def _run_options(store: RunStore) -> RunConfig:
+    """Return the options of a run; raises `StoreError` where its graph.yaml has others than a run writes."""
+    path = store.folder / GRAPH
+    try:
+        return RunConfig.model_validate(parse_document(store.graph_yaml, file=str(path)).values.get("run") or {})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        at = ".".join(map(str, ("run", *first["loc"])))
+        raise StoreError(f"{path}: {at}: {first['msg']}; restore the file as the run wrote it") from error
+
+
 def _content(graph_yaml: str) -> str:
     """Return a graph file as JSON in the order of the file, without its run options."""
-    return json.dumps({name: value for name, value in yaml.safe_load(graph_yaml).items() if name != "run"})
+    values = parse_document(graph_yaml, file=GRAPH).values
+    return json.dumps({name: value for name, value in values.items() if name != "run"})
 
 
 def _changed(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

@@ -118,6 +118,12 @@ class Terminal:
         self._go_to(later)
         self._console.print(f"round {round + 1}/{self._rounds}  left: the swarm is in round {later + 1}")
 
+    def unplayed(self, rounds: int) -> None:
+        """Print how many rounds were left out, if any."""
+        if rounds:
+            what = f"{rounds} of {counted(self._rounds, 'round')} were not played: the swarm was ahead"
+            self._console.print(f"\n{what}", style="bold", soft_wrap=True)
+
     def _go_to(self, round: int) -> None:
         self._position = round
         if self._console.is_interactive:

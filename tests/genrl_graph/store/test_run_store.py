@@ -363,7 +363,7 @@ def test_graph_and_versions_come_back(tmp_path: Path) -> None:
     store = RunStore.open(tmp_path / "deep" / "run")
     assert store.graph_yaml == text
     assert store.versions == {"torch": "2.8", "layout": {"a": 1}}
-    assert store.checkpoints.is_dir()
+    assert store.checkpoints.is_folder()
 
 
 def test_an_existing_folder_is_refused_and_left_alone(tmp_path: Path, finished: Path) -> None:

@@ -65,3 +65,17 @@ def test_a_pattern_of_one_s_own(make_rollouts: MakeRollouts, tasks: TaskBook, lo
         MathReward(pattern="(")
     with pytest.raises(ParamError, match="timeout_s"):
         MathReward(timeout_s=0)
+
+
+def test_the_answer_mark_of_the_prompt_and_the_type_of_the_answer(make_rollouts, log: Log) -> None:  # type: ignore[no-untyped-def]
+    listed = [{"question": "score?", "answer": "3-1"}, {"question": "size?", "answer": "1e-9"}]
+    tasks = TaskBook({"tasks": ListSource(tasks=listed).placed(Place("tasks"))})
+    prompts = [[{"role": "user", "content": f"End with {mark}"}] for mark in ("####", r"\boxed{}", "a line")]
+    rows = make_rollouts([r"#### 3-1" + "\n" + r"not \boxed{4-2}"] * 3, messages=prompts)
+    assert MathReward().run(rows, tasks=tasks, log=log).values("reward_correct") == [1.0, 0.0, 0.0]
+    formula = MathReward(answer_type="formula").run(rows, tasks=tasks, log=log)
+    assert formula.values("reward_correct") == [1.0, 1.0, 1.0]
+    small = make_rollouts(["#### 2e-9", "#### 0.000000001"], task_id="tasks/1")
+    assert MathReward().run(small, tasks=tasks, log=log).values("reward_correct") == [0.0, 1.0]
+    with pytest.raises(ParamError, match="answer_type"):
+        MathReward(answer_type="word")

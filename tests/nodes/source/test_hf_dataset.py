@@ -127,9 +127,13 @@ def test_other_columns_chat_prompts_boxes_and_mixed_answers(tmp_path: Path) -> N
         ('{"question": "q", "answer": "1"}\n{"question"\n', {}, r"data.jsonl:2: no JSON"),
         ("[1, 2]", {}, "must be a JSON object"),
         ('{"question": "q", "answer": "1"}\n', {"num_tasks": 2}, "num_tasks is 2, but there are 1 rows"),
-        ('{"question": "q", "answer": "1"}\n', {"answer_from": "gsm8k"}, "row 0 has no '####'"),
-        ('{"question": "q", "answer": "1"}\n{"question": "q"}\n', {}, "row 1 holds nothing in column 'answer'"),
-        ('{"question": 3, "answer": "1"}\n', {}, "neither text nor a list of chat messages"),
+        (
+            '{"question": "q", "answer": "1"}\n',
+            {"answer_from": "gsm8k"},
+            "row 0: column 'answer' has no '####'",
+        ),
+        ('{"question": "q", "answer": "1"}\n{"question": "q"}\n', {}, "row 1: no column 'answer'; it has question"),
+        ('{"question": 3.5, "answer": "1"}\n', {}, "row 0: column 'question' holds 3.5: a fraction"),
     ],
 )
 def test_broken_data_is_told_in_one_line(tmp_path: Path, text: str, params: dict[str, object], message: str) -> None:
@@ -147,7 +151,7 @@ def test_broken_files_and_places(tmp_path: Path) -> None:
     for name, message in [
         ("x.parquet", "cannot be read"),
         ("x.bin", "cannot read a .bin"),
-        ("latin.csv", "cannot be read"),
+        ("latin.csv", r"latin.csv:2: not UTF-8 text \(byte 0xe9\)"),
     ]:
         with pytest.raises(DataError, match=message):
             HfDataset(path=str(tmp_path / name)).run(rng=stream("s"), round=0)

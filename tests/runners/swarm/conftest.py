@@ -33,7 +33,9 @@ def start_host(key: IdentityOf) -> Iterator[StartHost]:
     ) -> Host:
         identity = options.pop("identity", None) or key(name)
         network = options.pop("network", None) or NetworkOptions(join=join.addresses if join is not None else ())
-        host = Host.start(identity, PeerIdentity(swarm=swarm, protocol=protocol, name=name), network=network, **options)
+        fixed = options.pop("fixed", False)
+        play = PeerIdentity(swarm=swarm, protocol=protocol, name=name, fixed=fixed)
+        host = Host.start(identity, play, network=network, **options)
         started.append(host)
         return host
 

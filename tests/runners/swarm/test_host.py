@@ -18,7 +18,7 @@ from hivemind.p2p import PeerID
 from genrl_graph.errors import ParamError, SwarmError
 from genrl_graph.runners.swarm.host import Host, PeerIdentity
 from genrl_graph.runners.swarm.transport.dht import MAX_KEYS, key_of
-from genrl_graph.runners.swarm.transport.heartbeat import Heartbeat
+from genrl_graph.runners.swarm.transport.heartbeat import Heartbeat, qualified
 from genrl_graph.runners.swarm.transport.network import NetworkOptions
 
 
@@ -158,16 +158,22 @@ def test_forged_heartbeats_neither_count_nor_displace_true_ones(
 
     first.take_refusals()
     assert third._thread.run(store_clash()) == [True], "a valid record of a peer that takes another's name"
-    assert {member.name: member.peer_id for member in first.look()}["bob"] == second.peer_id
-    (refusal,) = [one for one in first.take_refusals() if one.peer_id == key("thief").peer_id]
-    assert "takes the name 'bob'" in refusal.reason
+    names = {member.peer_id: member.name for member in first.look()}
+    assert names[key("thief").peer_id] == qualified("bob", key("thief").peer_id)
+    assert names[second.peer_id] in ("bob", qualified("bob", second.peer_id))
 
 
-def test_a_taken_name_is_refused_at_the_start(
+def test_a_taken_name_gets_a_part_of_the_key_and_a_run_keeps_its_own(
     first: Host, second: Host, start_host: StartHost, key: IdentityOf
 ) -> None:
-    with pytest.raises(SwarmError, match=r"'bob': the name is taken in swarm 'game' by Qm.*; choose another name"):
-        start_host("bob", first, identity=key("not bob"))
+    told = list[str]()
+    with start_host("bob", first, identity=key("not bob"), tell=told.append) as other:
+        assert other.name == qualified("bob", key("not bob").peer_id)
+        assert told[0].startswith("peer 'bob': the name is that of Qm")
+        assert {member.peer_id: member.name for member in first.look()}[other.peer_id] == other.name
+    with start_host("bob", first, identity=key("not bob"), fixed=True, tell=told.append) as again:
+        assert again.name == "bob" and "claims this name, too" in told[-1]
+        assert {member.peer_id: member.name for member in first.look()}[again.peer_id] == other.name
 
 
 def test_another_graph_under_the_swarms_name_is_refused_at_the_start(

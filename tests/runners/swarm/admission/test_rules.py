@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,53 @@ def rehashed(rows: Rollouts, at: int, *, protocol: str = SCHEDULE.protocol, **va
 
 def rules(admitted: Admitted) -> list[tuple[int, str]]:
     return [(refusal.row, refusal.rule) for refusal in admitted.refusals]
+
+
+class SlowSource:
+    """A source whose tasks take long to build."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.built = seconds, list[str]()
+
+    def resolve(self, task_id: str) -> Task:
+        time.sleep(self.seconds)
+        self.built.append(task_id)
+        return Task(task_id, [], "1")
+
+
+def many(rows: int, tasks: int) -> Rollouts:
+    """Return honestly made rows of many samples and tasks."""
+    (row,) = OFFER.take([0]).rows()
+    changes: list[dict[str, Any]] = [{"task_id": f"tasks/{at % tasks}", "sample": at} for at in range(rows)]
+    return Rollouts.concat([rehashed(Rollouts.from_rows([row]), 0, **change) for change in changes])
+
+
+def test_time_for_building_tasks_ends_and_the_tasks_of_the_own_offer_come_first() -> None:
+    source = SlowSource(0.05)
+    rows = Rollouts.concat([many(40, 40), OFFER.take([0])])
+    admitted = judge(rows, desk(peer_seconds=0.5), tasks=TaskBook({"tasks": source}))
+    assert source.built[0] == OFFER.values("task_id")[0] and 1 < len(source.built) <= 11
+    assert {refusal.rule for refusal in admitted.refusals} == {"seconds"}
+    assert admitted.out_of_time and admitted.misbehaved
+    assert not judge(OFFER, desk(peer_seconds=0.5)).misbehaved
+
+
+@pytest.mark.parametrize(("params", "most"), [({}, 16), ({"max_rows_per_task": 5}, 5)])
+def test_rows_of_a_task_have_a_limit(params: dict[str, int], most: int) -> None:
+    rows = many(60, 2)
+    admitted = judge(rows, desk(**params))
+    assert len(admitted.rows) == 2 * most
+    assert rules(admitted)[0] == (2 * most, "rows_per_task")
+    own = Rollouts.from_rows([row | {"peer": "peer0000"} for row in many(2 * 8, 2).rows()])
+    if not params:
+        assert not judge(rows, like=own).refusals, "30 of a task, and own offers have 8"
+
+
+def test_a_sender_whose_name_others_claim_is_shown_under_another_one() -> None:
+    admitted = judge(changed(OFFER, 0, task_id="elsewhere/3"), shown="peer0001@abcdefgh")
+    assert set(admitted.rows.values("peer")) == {"peer0001@abcdefgh"} == {admitted.refusals[0].peer}
+    assert not set(admitted.rows.values("group_id")) & set(OFFER.values("group_id"))
+    assert admitted.rows.values("id") == OFFER.values("id")[1:]
 
 
 def test_what_an_honest_peer_offers_is_admitted_as_it_is() -> None:
