@@ -12,8 +12,8 @@ from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.edge_type import SCORED
 from genrl_graph.edge_types.frame import Frame
 
-FIRST_FAILURE = "first_failure"
-"""The fact of a step that says why its first own row failed."""
+LOST_ROWS = "lost_rows"
+"""The fact of a step that says how many of its own rows failed, of how many, and why the first did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,15 @@ class FailedRows:
     def __add__(self, other: "FailedRows") -> "FailedRows":
         verb = self.verb if self.count else other.verb
         return FailedRows(self.count + other.count, self.total + other.total, self.reason or other.reason, verb)
+
+    def fact(self) -> dict[str, int | str]:
+        """Return the fact `LOST_ROWS` of the journal."""
+        return {"count": self.count, "total": self.total, "reason": self.reason, "verb": self.verb}
+
+    @classmethod
+    def recorded(cls, facts: Mapping[str, Any]) -> "FailedRows":
+        """Return what the facts of a committed step say."""
+        return cls(**facts[LOST_ROWS]) if LOST_ROWS in facts else cls()
 
     def __str__(self) -> str:
         return f"{self.count} of {self.total} rows {self.verb}"

@@ -22,7 +22,8 @@ Make = Callable[[Carry, str, int], Carried]
 class Peer:
     """One copy of the game: its own carries and its own task book.
 
-    `values` holds the outputs of the round, `reasons` says why rewards of the round left rows unjudged, by row id.
+    `values` holds the outputs of the round. `reasons` says why its rewards left rows unjudged, by row id; `excused` are
+    the ids of those that only rows of other peers kept from being judged.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Peer:
     tasks: TaskBook
     values: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    excused: set[str] = field(default_factory=set)
 
     @property
     def vocabularies(self) -> dict[str, int]:
