@@ -12,8 +12,8 @@ from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.edge_type import SCORED
 from genrl_graph.edge_types.frame import Frame
 
-FIRST_FAILURE = "first_failure"
-"""The fact of a step that says why its first own row failed."""
+LOST_ROWS = "lost_rows"
+"""The fact of a step that says how many of its own rows failed, of how many, and why the first did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,15 @@ class FailedRows:
         verb = self.verb if self.count else other.verb
         return FailedRows(self.count + other.count, self.total + other.total, self.reason or other.reason, verb)
 
+    def fact(self) -> dict[str, int | str]:
+        """Return the fact `LOST_ROWS` of the journal."""
+        return {"count": self.count, "total": self.total, "reason": self.reason, "verb": self.verb}
+
+    @classmethod
+    def recorded(cls, facts: Mapping[str, Any]) -> "FailedRows":
+        """Return what the facts of a committed step say."""
+        return cls(**facts[LOST_ROWS]) if LOST_ROWS in facts else cls()
+
     def __str__(self) -> str:
         return f"{self.count} of {self.total} rows {self.verb}"
 
@@ -40,20 +49,29 @@ NONE_FAILED = FailedRows()
 
 
 def failures_of(
-    node: Node, outputs: Mapping[str, Any], log: Log, *, peer: str, excused: Collection[str] = ()
+    node: Node,
+    outputs: Mapping[str, Any],
+    reasons: Mapping[str, str],
+    *,
+    peer: str,
+    excused: Collection[str] = (),
 ) -> FailedRows:
     """Count the rows of `peer` that failed at a generator, or that a reward left unjudged; `excused` ids do not count.
 
-    The reason is the row's `error`, or what the reward logged of it in its table `failures`.
+    The reason is the row's `error`, or that of its id in `reasons`.
     """
     frames = [rows for rows in outputs.values() if isinstance(rows, Frame)]
     if isinstance(node, Generator):
         return _sum(_sampled(rows, peer) for rows in frames)
     if isinstance(node, Reward):
-        logged = log.tables.get("failures", {})
-        reasons = dict(zip(logged.get("id", ()), logged.get("reason", ()), strict=True))
         return _sum(_judged(rows, peer, excused, reasons) for rows in frames if SCORED in rows.marks)
     return NONE_FAILED
+
+
+def logged_reasons(log: Log) -> dict[str, str]:
+    """Return why a reward left rows unjudged, by id, from its table `failures`."""
+    logged = log.tables.get("failures", {})
+    return dict(zip(logged.get("id", ()), logged.get("reason", ()), strict=True))
 
 
 def first_failure(node: str, round: int, reason: str) -> str:

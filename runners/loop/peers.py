@@ -20,12 +20,18 @@ Make = Callable[[Carry, str, int], Carried]
 
 @dataclass(slots=True)
 class Peer:
-    """One copy of the game: its own carries and its own task book; `values` holds the outputs of the round."""
+    """One copy of the game: its own carries and its own task book.
+
+    `values` holds the outputs of the round. `reasons` says why its rewards left rows unjudged, by row id; `excused` are
+    the ids of those that only rows of other peers kept from being judged.
+    """
 
     name: str
     carries: dict[str, Carried]
     tasks: TaskBook
     values: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    excused: set[str] = field(default_factory=set)
 
     @property
     def vocabularies(self) -> dict[str, int]:

@@ -40,7 +40,7 @@ def run_round(context: RunContext, peers: Sequence[Peer], round: int, *, only_re
     did. A round that ends early, also by `PeerBehind`, keeps the updates that it made.
     """
     for peer in peers:
-        peer.values = dict(peer.carries)
+        peer.values, peer.reasons, peer.excused = dict(peer.carries), {}, set()
     try:
         with Background() as background:
             for step in context.schedule.steps:

@@ -16,7 +16,7 @@ from genrl_graph.records.recall import Recorded, verify
 from genrl_graph.records.write import step_record
 from genrl_graph.runners.loop.context import RunContext
 from genrl_graph.runners.loop.exchange import Meeting, PeerBehind
-from genrl_graph.runners.loop.failures import FIRST_FAILURE, NONE_FAILED, FailedRows, failures_of
+from genrl_graph.runners.loop.failures import LOST_ROWS, NONE_FAILED, FailedRows, failures_of, logged_reasons
 from genrl_graph.runners.loop.node_resources import node_resources
 from genrl_graph.runners.loop.outputs import check_rows, failed_rows, named_outputs
 from genrl_graph.runners.loop.peers import Peer
@@ -137,9 +137,12 @@ def execute_node(
     metrics = step_metrics(node, outputs, log)
     if (failed := failed_rows(node, inputs, outputs, peer=peer.name, excused=log.excused)) > 0:
         metrics["failed_rows"] = float(failed)
-    lost = failures_of(node, outputs, log, peer=peer.name)
+    reasons = logged_reasons(log)
+    peer.excused |= log.excused
+    lost = failures_of(node, outputs, peer.reasons | reasons, peer=peer.name, excused=peer.excused)
+    peer.reasons |= {id: f"{step.node}: {reason}" for id, reason in reasons.items()}
     if lost.count:
-        log.fact(FIRST_FAILURE, lost.reason)
+        log.fact(LOST_ROWS, lost.fact())
     metrics = dict(sorted(metrics.items()))  # the order in which a recalled record has them
     record = step_record(
         node,
@@ -171,8 +174,7 @@ def _recalled_step(
         _close(context, step, node, round, peer)
     outputs = recorded.outputs(node, context.schedule.types, inputs, holder=peer.name, prefix=context.prefix)
     context.budget.retries += recorded.retries
-    failed = failures_of(node, outputs, Log(), peer=peer.name)
-    failed = replace(failed, reason=recorded.facts.get(FIRST_FAILURE, failed.reason))
+    failed = FailedRows.recorded(recorded.facts)
     return StepResult(None, recorded.metrics, outputs, recorded.retries + 1, recalled=True, failed=failed)
 
 

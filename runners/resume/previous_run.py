@@ -19,7 +19,7 @@ from genrl_graph.graph_file.read import read_document
 from genrl_graph.records.facts import read_facts
 from genrl_graph.records.recall import Recall, Recorded
 from genrl_graph.records.write import EVAL_PREFIX
-from genrl_graph.runners.loop.failures import FIRST_FAILURE, first_failure
+from genrl_graph.runners.loop.failures import FailedRows, first_failure
 from genrl_graph.runners.loop.peers import Peer, changing_carries
 from genrl_graph.runners.loop.runner import BEHIND, RunProgress, exchanges
 from genrl_graph.runners.resume.checkpoint import checkpoint_folder, damage, load_checkpoint, newest_checkpoint
@@ -285,8 +285,8 @@ class PreviousRun:
                 continue
             spent.failed_rows += int(recorded.metrics.get("failed_rows", 0))
             spent.retries += recorded.retries
-            if FIRST_FAILURE in recorded.facts and not spent.first_failure:
-                spent.first_failure = first_failure(step["node"], step["round"], recorded.facts[FIRST_FAILURE])
+            if (failed := FailedRows.recorded(recorded.facts)).count and not spent.first_failure:
+                spent.first_failure = first_failure(step["node"], step["round"], failed.reason)
         return spent
 
 

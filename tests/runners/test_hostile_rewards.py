@@ -99,7 +99,7 @@ nodes:
     type: update.grpo
     inputs: {policy: policy, credited: [credit]}
     params: {learning_rate: 1e-3}
-run: {rounds: 4}
+run: {rounds: 4, max_failed_share: 1}
 """
 WEIGHTS = {"hangs": 1.0, "crashes": 10.0, "eats_memory": 100.0, "lies": 1000.0}
 CALL_ROWS = {"lies": 2}

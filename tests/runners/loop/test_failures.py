@@ -110,6 +110,10 @@ def test_of_several_rewards_only_their_sum_is_limited(tmp_path: Path) -> None:
     graph.add("best", Top(k=1), rows=total)
     lines = (play(graph, out=tmp_path / "run", quiet=True).folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["few/failed_rows"] for line in lines] == [3, 3]
+    graph.nodes["total"] = replace(graph.nodes["total"], declared=WeightedSum(others=1))
+    message = r"total \(round 0, peer0000\): 3 of 4 rows could not be judged, the first because: few: not in the mood 0"
+    with pytest.raises(TooManyFailed, match=message):
+        play(graph, out=tmp_path / "unjudged", quiet=True)
 
 
 def test_an_environment_that_raises_in_every_episode_ends_the_run(tmp_path: Path) -> None:
@@ -125,7 +129,7 @@ def test_an_environment_that_raises_in_every_episode_ends_the_run(tmp_path: Path
 
 def test_episodes_count_once_however_long_they_are() -> None:
     frame = Trajectories.empty(marks=[SCORED])
-    assert failures_of(Play(), {"play": frame}, Log(), peer="p") == FailedRows()
+    assert failures_of(Play(), {"play": frame}, {}, peer="p") == FailedRows()
     policy = ActorCriticCarry(environment=Environment(id="test/Corridor-v0")).init("policy", seed=0)
     rows = [
         {"environment": {"id": "test/Corridor-v0", "params": {"breaks": kind}}, "seed": 1} for kind in ("", "raise")
@@ -135,9 +139,9 @@ def test_episodes_count_once_however_long_they_are() -> None:
     )
     steps = Play().run(tasks, policy, rng=np.random.default_rng(0), log=Log(), round=0, peer="p")
     assert len(steps) > 2
-    failed = failures_of(Play(), {"play": steps}, Log(), peer="p")
+    failed = failures_of(Play(), {"play": steps}, {}, peer="p")
     assert (failed.count, failed.total) == (1, 2)
-    assert failures_of(Play(), {"play": steps}, Log(), peer="another") == FailedRows()
+    assert failures_of(Play(), {"play": steps}, {}, peer="another") == FailedRows()
 
 
 def test_only_a_run_that_evaluates_and_nothing_else_is_ended_by_an_evaluation(tmp_path: Path) -> None:
