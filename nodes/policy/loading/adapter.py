@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from weakref import WeakValueDictionary
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 
 from genrl_graph import seeds
@@ -23,7 +23,15 @@ from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.compute.device import pick_device
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy, Training
 from genrl_graph.nodes.policy.compute.weights import load_state, named_tensors, save_state, save_weights, weights_digest
-from genrl_graph.nodes.policy.loading.pretrained import context_of, load_pretrained, locate, tokens_of, training_of
+from genrl_graph.nodes.policy.loading.exported import all_or_nothing
+from genrl_graph.nodes.policy.loading.pretrained import (
+    context_of,
+    load_pretrained,
+    locate,
+    probe,
+    tokens_of,
+    training_of,
+)
 
 if TYPE_CHECKING:
     from genrl_graph.nodes.policy.lora import Lora
@@ -81,7 +89,7 @@ def adapted_policy(name: str, params: "Lora", *, seed: int) -> "LoraPolicy":
     config = _config(params, base)
     model = _inject(config, base.copy_around(base.model), where=f"{params.type_name}.target_modules")
     _draw_adapter(model, seed=seed, name=name)
-    return LoraPolicy(
+    policy = LoraPolicy(
         name,
         model,
         base.tokens(params),
@@ -90,6 +98,8 @@ def adapted_policy(name: str, params: "Lora", *, seed: int) -> "LoraPolicy":
         context=context,
         training=training_of(params, device),
     )
+    probe(policy, where=f"{params.type_name}.model {params.model!r}")
+    return policy
 
 
 class LoraPolicy(CausalPolicy):
@@ -128,10 +138,15 @@ class LoraPolicy(CausalPolicy):
         self.hf_tokenizer.save_pretrained(folder)
 
     def export_adapter(self, folder: Path) -> None:
-        """Write only the adapter and the tokenizer, in a form that peft loads."""
-        save_weights(folder / WEIGHTS, self.weights())
-        self._config.save_pretrained(folder)
-        self.hf_tokenizer.save_pretrained(folder)
+        """Write only the adapter and the tokenizer, and verify that peft computes the same log-probs from them.
+
+        Raises `StoreError`, with nothing left behind, if it does not.
+        """
+        with all_or_nothing(folder):
+            save_weights(folder / WEIGHTS, self.weights())
+            self._config.save_pretrained(folder)
+            self.hf_tokenizer.save_pretrained(folder)
+            self._verify(folder, PeftModel.from_pretrained(self._base.copy_around(self._base.model), folder).eval())
 
     def digest(self) -> str:
         """Return a hex digest of the adapter, its base and its scale."""
@@ -172,8 +187,8 @@ class LoraPolicy(CausalPolicy):
         rounded = {key: torch.nn.Parameter(matrix.detach().bfloat16()) for key, matrix in matrices.items()}
         return self._base.copy_around(self.model, rounded)
 
-    def _merged_weights(self) -> dict[str, torch.Tensor]:
-        """Return the base weights under their own names, with the adapter merged into them."""
+    def _merged(self) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+        """Return the base, and its weights under their own names with the adapter merged into them."""
         adapted = {name: module for name, module in self.model.named_modules() if isinstance(module, LoraLayer)}
         merged = {}
         for name, tensor in named_tensors(self.model).items():
@@ -184,7 +199,7 @@ class LoraPolicy(CausalPolicy):
             if inner in adapted and kind == "weight":
                 tensor = tensor.detach() + cast(Any, adapted[inner]).get_delta_weight(ADAPTER).detach()
             merged[f"{inner}.{kind}"] = tensor
-        return merged
+        return self._base.model, merged
 
 
 def _is_adapter(name: str) -> bool:
