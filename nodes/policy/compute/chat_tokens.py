@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from genrl_graph.errors import DataError, ParamError
 from genrl_graph.seeds import digest
 
-
 _ANSWER = "Zebra"
 """The answer of a chat that is rendered to see how a turn ends."""
 
@@ -29,6 +28,8 @@ class ChatTokens:
         self.where = where
         if chat_template is not None:
             tokenizer.chat_template = chat_template
+        elif isinstance(tokenizer.chat_template, dict):  # several by name; the others are for tools or documents
+            tokenizer.chat_template = tokenizer.chat_template.get("default")
         if not isinstance(tokenizer.chat_template, str):
             raise DataError(f"{where}: its tokenizer has no chat template; set the param chat_template")
         if tokenizer.eos_token_id is None:
@@ -66,11 +67,15 @@ class ChatTokens:
         except (TemplateError, TypeError, ValueError):  # a template that has no assistant, or wants other contents
             return int(self.tokenizer.eos_token_id)
         _, answered, after = str(text).rpartition(_ANSWER)
-        ids = self.tokenizer.encode(after, add_special_tokens=False) if answered else []
-        return next((id for id in ids if id in self.tokenizer.added_tokens_decoder), int(self.tokenizer.eos_token_id))
+        added = {str(token): int(id) for id, token in self.tokenizer.added_tokens_decoder.items()}
+        written = re.search("|".join(map(re.escape, sorted(added, key=len, reverse=True))), after) if answered else None
+        return added[written[0]] if written else int(self.tokenizer.eos_token_id)
 
     def encode(self, text: str, *, ended: bool) -> NDArray[np.int32]:
-        """Return the token ids of a completion's text, then the end of turn if it `ended`; spelled-out ones stay text."""
+        """Return the token ids of a completion's text, then the end of turn if it `ended`.
+
+        Special tokens spelled out in the text stay text.
+        """
         ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         return np.asarray([*ids, self.end_of_turn] if ended else ids, dtype=np.int32)
 
@@ -80,7 +85,10 @@ class ChatTokens:
         return [] if len(known) == vocab_size else [id for id in range(vocab_size) if id not in known]
 
     def texts(self, rows: Sequence[Sequence[int]], *, ends: Collection[int]) -> list[str]:
-        """Decode each row of ids without the end tokens `ends` and padding; other special tokens, as <think>, are text."""
+        """Decode each row of ids without the end tokens `ends` and padding.
+
+        Other special tokens, such as <think>, are text that rewards read.
+        """
         silent = {*ends, self.tokenizer.pad_token_id}
         kept = [[id for id in row if id not in silent] for row in rows]
         backend = getattr(self.tokenizer, "backend_tokenizer", None)

@@ -17,8 +17,8 @@ from genrl_graph.allocator import release_memory
 from genrl_graph.contract.policy import Completion, Sampling, TextPolicy, TokenSequence
 from genrl_graph.errors import NodeFailed, StoreError
 from genrl_graph.nodes.policy.compute.activation_checkpointing import ActivationCheckpointing, kept_bytes
-from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.compute.call_state import remember
+from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.compute.logprobs import has_plain_head, logprobs_by_group, read_of
 from genrl_graph.nodes.policy.compute.onednn_linear import prepacked
 from genrl_graph.nodes.policy.compute.packed_forward import prepare
@@ -26,7 +26,6 @@ from genrl_graph.nodes.policy.compute.packing import packed_batches, packed_toke
 from genrl_graph.nodes.policy.compute.probes import reading_of
 from genrl_graph.nodes.policy.compute.reading import Reading
 from genrl_graph.nodes.policy.compute.sampling import sample_completions
-from genrl_graph.nodes.policy.loading.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.compute.weights import (
     load_state,
     named_tensors,
@@ -35,6 +34,7 @@ from genrl_graph.nodes.policy.compute.weights import (
     save_state,
     weights_digest,
 )
+from genrl_graph.nodes.policy.loading.quiet_libraries import without_progress
 
 MEASURED = ("reading", "_has_plain_head", "_shares", "_saved_token", "_unknown")
 """Cached properties that are measured on a model and hold for its copies, too."""
@@ -62,9 +62,18 @@ class CausalPolicy(TextPolicy):
     """
 
     def __init__(
-        self, name: str, model: torch.nn.Module, tokens: ChatTokens, *, context: int, training: Training
+        self,
+        name: str,
+        model: torch.nn.Module,
+        tokens: ChatTokens,
+        *,
+        context: int,
+        training: Training,
+        reading: Reading | None = None,
     ) -> None:
         self.name, self.version = name, 0
+        if reading is not None:  # known, so that the model needs no probes
+            self.__dict__["reading"] = reading
         self.context_length, self.tokenizer_fingerprint = context, tokens.fingerprint
         self.vocab_size = _vocab_size(model)
         self.model = model.float().eval()
@@ -148,15 +157,19 @@ class CausalPolicy(TextPolicy):
     def _beyond_border(
         self, sampler: torch.nn.Module, rows: Sequence[TokenSequence], temperature: float
     ) -> dict[int, NDArray[np.float32]]:
-        """Return the log-probs of rows that grew past a border, by row: those of the whole row, as training has them."""
+        """Return the log-probs of rows that grew past a border: those of the whole row, as training computes them."""
         key = self.reading.lengths.key
         grown = [
-            at for at, row in enumerate(rows) if key(len(row.prompt_ids)) != key(len(row.prompt_ids) + len(row.completion_ids))
+            at
+            for at, row in enumerate(rows)
+            if key(len(row.prompt_ids)) != key(len(row.prompt_ids) + len(row.completion_ids))
         ]
         if not grown:
             return {}
         with torch.no_grad(), self.computing():
-            values = self._logprobs_of(sampler, [rows[at] for at in grown], np.full(len(grown), temperature, np.float32))
+            values = self._logprobs_of(
+                sampler, [rows[at] for at in grown], np.full(len(grown), temperature, np.float32)
+            )
         return {
             at: value[: len(rows[at].completion_ids)] for at, value in zip(grown, values.cpu().numpy(), strict=True)
         }
@@ -282,7 +295,7 @@ class CausalPolicy(TextPolicy):
         with exported.all_or_nothing(folder):
             model, weights = self._merged()
             with without_progress():
-                # by transformers, which gives weights that it keeps fused, such as those of experts, their names in files
+                # transformers splits weights that it keeps fused in memory, such as those of experts
                 cast(Any, model).save_pretrained(folder, state_dict=weights)
             self.hf_tokenizer.save_pretrained(folder)
             self._verify(folder, exported.load_exported(folder))

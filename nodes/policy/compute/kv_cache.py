@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Sequence
 from functools import cache as memoize
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -67,13 +67,13 @@ def cache_argument(model: torch.nn.Module, cache: DynamicCache | None) -> dict[s
     transformers 5.24 renamed it from `past_key_values`, and `cache_params` of state-space models, to `cache`; some
     models' own code still has the old name.
     """
-    names = _parameters(type(model))
+    names = _parameters(cast(Any, type(model)))
     return {next((name for name in ("cache", "cache_params") if name in names), "past_key_values"): cache}
 
 
 def position_argument(model: torch.nn.Module, positions: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return the keyword argument that passes positions to a model, none if it has no positions."""
-    return {"position_ids": positions} if "position_ids" in _parameters(type(model)) else {}
+    return {"position_ids": positions} if "position_ids" in _parameters(cast(Any, type(model))) else {}
 
 
 @memoize

@@ -7,7 +7,7 @@ than, as long as and longer than each border, alone and beside others.
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import numpy as np
@@ -42,7 +42,9 @@ def reading_of(model: torch.nn.Module) -> Reading:
     config = {name: value for name, value in cast(Any, model).config.to_dict().items() if not name.startswith("_")}
     key = f"{type(model).__qualname__} {next(model.parameters()).device.type} {json.dumps(config, default=repr)}"
     if key not in _verdicts:
-        _verdicts[key] = _probe(model)
+        # the caller may be sampling without gradients, or in bfloat16
+        with torch.enable_grad(), torch.autocast(next(model.parameters()).device.type, enabled=False):
+            _verdicts[key] = _probe(model)
     verdict = _verdicts[key]
     if isinstance(verdict, str):
         raise DataError(f"{type(model).__name__} cannot be played: {verdict}")
@@ -132,16 +134,16 @@ class _Probes:
         rows = self._training_rows()
         for pads in (True, False):
             reading = replace(reading, pads=pads)
-            if self._holds(lambda: self._trains(rows, reading, plain_head=plain_head, shared=False)):
+            if self._holds(partial(self._trains, rows, reading, plain_head=plain_head, shared=False)):
                 break
         else:
             return "rows give other log-probs in a batch than alone"
         packs = plain_head and prepare(self.model)
-        packs = packs and self._holds(lambda: self._trains(rows, reading, plain_head=plain_head, shared=True))
+        packs = packs and self._holds(partial(self._trains, rows, reading, plain_head=plain_head, shared=True))
         ways = ((True, True, True), (False, True, True), (False, False, True), (False, False, False))
         for shares, pads_prompts, caches in ways if packs else ways[1:]:
             reading = replace(reading, packs=packs, shares_prompts=shares, pads_prompts=pads_prompts, caches=caches)
-            if self._holds(lambda: self._samples(reading)):
+            if self._holds(partial(self._samples, reading)):
                 return reading
         return "it samples other log-probs than it computes"
 
@@ -212,7 +214,9 @@ class _Probes:
             values = logprobs_by_group(
                 self.model, rows, ones, reading=self._small(reading), plain_head=plain_head, shared=shared
             )
-        return all(_near(value[: len(row.completion_ids)], self._own(row)) for value, row in zip(values, rows, strict=True))
+        return all(
+            _near(value[: len(row.completion_ids)], self._own(row)) for value, row in zip(values, rows, strict=True)
+        )
 
     def _own(self, row: TokenSequence) -> torch.Tensor:
         """Return the log-probs of a row's completion in a plain call of the row alone."""
@@ -263,9 +267,9 @@ class _Probes:
         checkpointing = ActivationCheckpointing(self.model, 0.0)
         if not checkpointing.possible:
             return False
-        kept = gradients()
 
         def same() -> bool:
+            kept = gradients()
             with checkpointing.recomputing():
                 again = gradients()
             return len(kept) == len(again) and all(map(_same_gradient, kept, again))

@@ -32,8 +32,8 @@ class Reading:
     `packs`: prefixes that training rows share are computed once. `shares_prompts`: those of sampled rows are, too.
     `pads`: training rows of other lengths are padded into one call. `pads_prompts`: prompts of other lengths are, too.
     `caches`: sampling feeds one token at a time to a cache. `recomputes`: activations can be recomputed in the backward
-    pass. `limit` is the length up to which no token sees later ones. `volatile` names the classes of modules whose state
-    a call changes; it is set back before each call.
+    pass. `limit` is the longest row for which all this holds, None without a limit. `volatile` names the classes of
+    modules whose state a call changes; it is set back before each call.
     """
 
     packs: bool = True
@@ -82,7 +82,11 @@ class Reading:
         }
         notes = [note for note, exact in slower.items() if not exact]
         if self.limit is not None:
-            notes.append(f"has a context of {self.limit} tokens: beyond it, tokens see later ones")
+            notes.append(f"has a context of {self.limit} tokens: longer rows get other log-probs in each call")
         if self.lengths.border is not None:
             notes.append(f"reads rows again that grow past {self.lengths.border} tokens")
         return notes
+
+
+EXACT = Reading()
+"""Every way of calling the model is exact, as for a Llama with full attention."""

@@ -25,15 +25,13 @@ from genrl_graph.nodes.policy.compute.kv_cache import (
 )
 from genrl_graph.nodes.policy.compute.packed_forward import packed_hidden_states
 from genrl_graph.nodes.policy.compute.packing import Packed
-from genrl_graph.nodes.policy.compute.reading import Reading
+from genrl_graph.nodes.policy.compute.reading import EXACT, Reading
 from genrl_graph.nodes.policy.compute.rereading import Rereading
 from genrl_graph.nodes.policy.compute.shared_prompts import SharedPrompts
 
 _BLOCK = 1 << 23  # most logits (elements) that are turned into probabilities at once
 PACKED = 0.9  # prompts are packed if that leaves less than this share of the tokens of padded rows
 _NUCLEUS = 1024  # most probable tokens to search for the nucleus before sorting all tokens
-EXACT = Reading()
-"""Every way of calling the model is exact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +301,7 @@ def choose(
         return _choose(logits, uniforms, sampling, unknown)
     parts = [
         _choose(rows, None if uniforms is None else uniforms[start : start + block], sampling, unknown)
-        for start, rows in zip(range(0, len(logits), block), logits.split(block), strict=True)
+        for start, rows in zip(range(0, len(logits), block), torch.split(logits, block), strict=True)
     ]
     return torch.cat([token for token, _ in parts]), torch.cat([logprob for _, logprob in parts])
 

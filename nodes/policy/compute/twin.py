@@ -15,7 +15,7 @@ _BORDERS = re.compile(r"window|chunk|local_att|max_pos|original_max|n_positions|
 _EXPERTS = re.compile(r"num_.*experts$|n_routed_experts$|num_local_experts$|moe_num_experts$")
 _TOKEN = re.compile(r"_token(_id|_ids)?$|_token_index$")
 FIRST, LIMIT, SPACING = 16, 64, 8
-"""The smallest border of a twin, the smallest limit of its context, and the distance from one to the next, in tokens."""
+"""The smallest border of a twin, the smallest limit of its context, and the steps from one to the next, in tokens."""
 _LIMITS = re.compile(r"max_pos|n_positions|max_seq")
 
 
@@ -145,10 +145,7 @@ def _first_of_each_kind(model: Any) -> int:
 
 def _kind(layer: torch.nn.Module) -> tuple[object, ...]:
     """Return what tells the kinds of layers apart: the classes of their modules and their simple settings."""
-    return tuple(
-        (name, type(module).__qualname__, _settings(module))
-        for name, module in layer.named_modules()
-    )
+    return tuple((name, type(module).__qualname__, _settings(module)) for name, module in layer.named_modules())
 
 
 def _settings(module: torch.nn.Module) -> tuple[tuple[str, object], ...]:
@@ -156,5 +153,7 @@ def _settings(module: torch.nn.Module) -> tuple[tuple[str, object], ...]:
     return tuple(
         (name, value)
         for name, value in sorted(vars(module).items())
-        if isinstance(value, simple) and not name.startswith("_") and not re.search("layer_?(idx|id|number)|training", name)
+        if isinstance(value, simple)
+        and not name.startswith("_")
+        and not re.search("layer_?(idx|id|number)|training", name)
     )

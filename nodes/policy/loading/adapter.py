@@ -189,17 +189,24 @@ class LoraPolicy(CausalPolicy):
 
     def _merged(self) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
         """Return the base, and its weights under their own names with the adapter merged into them."""
-        adapted = {name: module for name, module in self.model.named_modules() if isinstance(module, LoraLayer)}
+        deltas = {
+            f"{_of_base(name)}.{getattr(module, 'parameter_name', 'weight')}": cast(Any, module).get_delta_weight(
+                ADAPTER
+            )
+            for name, module in self.model.named_modules()
+            if isinstance(module, LoraLayer)
+        }
         merged = {}
         for name, tensor in named_tensors(self.model).items():
-            module, _, kind = name.rpartition(".")
-            inner = module.removesuffix(".base_layer")
-            if _is_adapter(name):
-                continue
-            if inner in adapted and kind == "weight":
-                tensor = tensor.detach() + cast(Any, adapted[inner]).get_delta_weight(ADAPTER).detach()
-            merged[f"{inner}.{kind}"] = tensor
+            own = _of_base(name)
+            if not _is_adapter(name):
+                merged[own] = tensor.detach() + deltas[own].detach() if own in deltas else tensor
         return self._base.model, merged
+
+
+def _of_base(name: str) -> str:
+    """Return the name in the base of a module or weight; peft wraps a module of several adapted weights repeatedly."""
+    return name.replace(".base_layer", "")
 
 
 def _is_adapter(name: str) -> bool:
@@ -214,10 +221,17 @@ def _config(params: "Lora", base: SharedBase) -> Any:
         lora_alpha=params.alpha,
         lora_dropout=0.0,
         target_modules=targets if isinstance(targets, str) else list(targets),
+        exclude_modules=_not_plain(base.model) if isinstance(targets, str) else None,
         base_model_name_or_path=base.source,
         revision=params.revision,
         inference_mode=False,
     )
+
+
+def _not_plain(model: torch.nn.Module) -> list[str] | None:
+    """Return the linear modules that compute more than a product, such as routers of experts: LoRA cannot wrap them."""
+    linear = ((name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    return [name for name, module in linear if type(module).forward is not torch.nn.Linear.forward] or None
 
 
 def _inject(config: Any, model: torch.nn.Module, *, where: str) -> torch.nn.Module:
@@ -229,6 +243,10 @@ def _inject(config: Any, model: torch.nn.Module, *, where: str) -> torch.nn.Modu
             inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     except (ValueError, KeyError) as error:
         raise ParamError(f"{where}: {str(error).splitlines()[0]}") from error
+    wrapped = {name for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    for name in _not_plain(model) or ():
+        if name.removesuffix(".base_layer") in wrapped:
+            raise ParamError(f"{where}: {_of_base(name)!r} is no plain linear module; name others")
     for name, parameter in model.named_parameters():
         module = name.partition(".lora_")[0]
         if parameter.requires_grad and ((".lora_A." not in name and ".lora_B." not in name) or parameter.ndim != 2):

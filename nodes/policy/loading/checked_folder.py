@@ -38,7 +38,9 @@ def check_folder(folder: Path, *, where: str) -> StoredWeights:
     """Return the sizes of the weights in a folder; raises `DataError` if it is no model that can be trained from."""
     if (folder / ADAPTER).is_file():
         base = _json(folder / ADAPTER, where).get("base_model_name_or_path")
-        raise DataError(f"{where}: holds an adapter of {base!r}, not a model; merge it into its base and name the result")
+        raise DataError(
+            f"{where}: holds an adapter of {base!r}, not a model; merge it into its base and name the result"
+        )
     if not (folder / CONFIG).is_file():
         raise DataError(f"{where}: has no {CONFIG}, so it is no model folder of transformers")
     config = _json(folder / CONFIG, where)
@@ -98,7 +100,9 @@ def _stored(files: list[Path], where: str) -> StoredWeights:
                         size *= dimension
                     tensors, elements, largest = tensors + 1, elements + size, max(largest, *shape, 0)
         except (OSError, SafetensorError) as error:
-            raise DataError(f"{where}: cannot read {file.name}: {str(error).strip() or type(error).__name__}") from error
+            raise DataError(
+                f"{where}: cannot read {file.name}: {str(error).strip() or type(error).__name__}"
+            ) from error
     return StoredWeights(tensors, elements, largest)
 
 
@@ -124,5 +128,8 @@ def _check_claim(name: str, value: int, stored: StoredWeights, where: str) -> No
     else:
         most, why = max(1 << 20, stored.elements), f"its safetensors hold {stored.elements} numbers"
     if value > most and not re.search("theta|seed", name):
-        raise DataError(f"{where}: {CONFIG} says {name}: {value}, but {why}, {most}" if most == MOST_POSITIONS
-                        else f"{where}: {CONFIG} says {name}: {value}, but {why}")
+        raise DataError(
+            f"{where}: {CONFIG} says {name}: {value}, but {why}, {most}"
+            if most == MOST_POSITIONS
+            else f"{where}: {CONFIG} says {name}: {value}, but {why}"
+        )

@@ -45,7 +45,9 @@ def load_exported(folder: Path) -> Any:
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if names := report.get(kind):
             first = sorted(map(str, names))[0]
-            raise StoreError(f"{folder}: cannot export the policy: {kind.replace('_', ' ')} {first}; nothing was written")
+            raise StoreError(
+                f"{folder}: cannot export the policy: {kind.replace('_', ' ')} {first}; nothing was written"
+            )
     return model.eval()
 
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from genrl_graph.nodes.policy.causal_lm import CausalLM
 
 _HUB_TIMEOUT_S = 10.0
-_MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
-_OTHER_FILES = ("*/*", "consolidated*")  # weights in other formats, and the same weights once more
+_MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+_OTHER_FILES = ["*/*", "consolidated*"]  # weights in other formats, and the same weights once more
 
 # Live policies by their params: while one still has its pretrained weights, further peers copy it instead of loading.
 _handles: "WeakValueDictionary[str, CausalPolicy]" = WeakValueDictionary()
@@ -139,8 +139,10 @@ def locate(params: "CausalLM") -> Path:
     _ask_hub(source, params.revision, where=f"{where}: no such folder")
     try:
         with without_progress(), long_work(f"downloading {source}"):
-            wanted = {"allow_patterns": list(_MODEL_FILES), "ignore_patterns": list(_OTHER_FILES)}
-            return Path(snapshot_download(source, revision=params.revision, **wanted))
+            folder = snapshot_download(
+                source, revision=params.revision, allow_patterns=_MODEL_FILES, ignore_patterns=_OTHER_FILES
+            )
+            return Path(folder)
     except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
         raise DataError(f"{where}: cannot download it from the model hub: {line_of(error)}") from error
 

@@ -11,6 +11,7 @@ from genrl_graph.contract.policy import Completion, Sampling
 from genrl_graph.nodes.generate import critique, revise
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy, Training
+from genrl_graph.nodes.policy.compute.reading import EXACT
 from genrl_graph.nodes.policy.compute.weights import draw_weights
 
 REPLIES = (
@@ -78,7 +79,7 @@ def stub_policy(name: str, *, seed: int, chat_template: str | None = None) -> St
     model: torch.nn.Module = LlamaForCausalLM(config)
     draw_weights(model, seed=seed, name=name, spread=0.02)
     tokens = ChatTokens(_tokenizer(), chat_template=chat_template or CHAT, where="dry play")
-    return StubPolicy(name, model, tokens, context=CONTEXT, training=Training())
+    return StubPolicy(name, model, tokens, context=CONTEXT, training=Training(), reading=EXACT)
 
 
 def _tokenizer() -> Any:
