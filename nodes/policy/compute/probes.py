@@ -24,7 +24,7 @@ from genrl_graph.nodes.policy.compute.reading import LengthRule, Reading
 from genrl_graph.nodes.policy.compute.sampling import sample_completions
 from genrl_graph.nodes.policy.compute.twin import Twin, twins
 
-TOLERANCE = 2e-4
+TOLERANCE = 5e-5
 """Largest difference of log-probs that counts as rounding, in nats."""
 NEW = 10
 """Tokens to sample per row of a probe."""

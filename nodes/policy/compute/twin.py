@@ -35,9 +35,9 @@ def twins(model: torch.nn.Module) -> Iterator[Twin]:
         config = copy.deepcopy(original.config)
         config._attn_implementation = "sdpa" if getattr(original, "_supports_sdpa", False) else "eager"
         borders = _map_borders(config)
-        for part in _parts(config):
-            _shrink(part, layers=layers if few_layers else None, experts=experts, borders=borders)
         try:
+            for part in _parts(config):
+                _shrink(part, layers=layers if few_layers else None, experts=experts, borders=borders)
             yield Twin(_draw(type(original), config, like=original), {small: large for large, small in borders.items()})
         except Exception:  # a configuration refuses in as many ways as there are architectures
             continue
