@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from genrl_graph.allocator import release_memory
 from genrl_graph.contract.policy import Completion, Sampling, TextPolicy, TokenSequence
 from genrl_graph.errors import NodeFailed, StoreError
+from genrl_graph.nodes.policy.compute import exported
 from genrl_graph.nodes.policy.compute.activation_checkpointing import ActivationCheckpointing, kept_bytes
 from genrl_graph.nodes.policy.compute.call_state import remember
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
@@ -24,6 +25,7 @@ from genrl_graph.nodes.policy.compute.onednn_linear import prepacked
 from genrl_graph.nodes.policy.compute.packed_forward import prepare
 from genrl_graph.nodes.policy.compute.packing import packed_batches, packed_tokens
 from genrl_graph.nodes.policy.compute.probes import reading_of
+from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.compute.reading import Reading
 from genrl_graph.nodes.policy.compute.sampling import sample_completions
 from genrl_graph.nodes.policy.compute.weights import (
@@ -34,7 +36,6 @@ from genrl_graph.nodes.policy.compute.weights import (
     save_state,
     weights_digest,
 )
-from genrl_graph.nodes.policy.loading.quiet_libraries import without_progress
 
 MEASURED = ("reading", "_has_plain_head", "_shares", "_saved_token", "_unknown")
 """Cached properties that are measured on a model and hold for its copies, too."""
@@ -290,8 +291,6 @@ class CausalPolicy(TextPolicy):
 
         Raises `StoreError`, with nothing left behind, if it does not.
         """
-        from genrl_graph.nodes.policy.loading import exported
-
         with exported.all_or_nothing(folder):
             model, weights = self._merged()
             with without_progress():
@@ -302,7 +301,6 @@ class CausalPolicy(TextPolicy):
 
     def _verify(self, folder: Path, model: Any) -> None:
         """Raise `StoreError` if a model that was exported to `folder` computes other log-probs than this policy."""
-        from genrl_graph.nodes.policy.loading import exported
 
         def live(rows: list[TokenSequence]) -> torch.Tensor:
             return self._logprobs_of(self.model, rows, np.ones(len(rows), np.float32))

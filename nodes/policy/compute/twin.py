@@ -50,7 +50,7 @@ def _draw(kind: type, config: Any, *, like: torch.nn.Module) -> PreTrainedModel:
         torch.manual_seed(0)
         twin = cast(PreTrainedModel, kind._from_config(config, dtype=torch.float32))  # type: ignore[attr-defined]
         for name, parameter in twin.named_parameters():
-            if parameter.ndim == 1 and name.endswith("bias"):
+            if name.endswith("bias") and not bool(parameter.any()):
                 torch.nn.init.normal_(parameter, std=0.1)  # zeros would hide what a bias does to padding
     return twin.to(device).eval().requires_grad_(True)
 

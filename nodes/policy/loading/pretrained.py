@@ -18,11 +18,11 @@ from genrl_graph.nodes.policy.compute.activation_checkpointing import GB
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.compute.device import gains_from_bfloat16, line_of, pick_device
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy, Training
+from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.loading.checked_folder import check_folder
 from genrl_graph.nodes.policy.loading.checked_model import check_loaded, check_size
 from genrl_graph.nodes.policy.loading.gguf_model import gguf_folder
 from genrl_graph.nodes.policy.loading.package_model import package_folder
-from genrl_graph.nodes.policy.loading.quiet_libraries import without_progress
 
 if TYPE_CHECKING:
     from genrl_graph.nodes.policy.causal_lm import CausalLM

@@ -14,7 +14,7 @@ from genrl_graph.contract.policy import TokenSequence
 from genrl_graph.errors import StoreError
 from genrl_graph.nodes.policy.compute.device import line_of
 from genrl_graph.nodes.policy.compute.logprobs import whole_of
-from genrl_graph.nodes.policy.loading.quiet_libraries import without_progress
+from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
 
 TOLERANCE = 1e-3
 """Largest difference of log-probs between a policy and its export, in nats; merging an adapter rounds its weights."""
