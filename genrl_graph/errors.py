@@ -11,9 +11,11 @@
     │   ├── ExchangeTimeout 11   too few peers answered in time
     │   ├── StoreError     12    a run folder: taken, broken, of another version
     │   ├── PeerRefused    13    a peer that breaks the protocol
-    │   └── SwarmError     14    the connection to other peers: identity, addresses, daemon, streams
+    │   ├── SwarmError     14    the connection to other peers: identity, addresses, daemon, streams
+    │   └── RoundsSkipped  15    a run that came to its end, but left rounds out because the swarm was ahead
     └── NodeFailed         20    a node that failed while it ran
-        └── RewardFailed   21    a reward that raised, hung, returned too few values or judged nothing
+        ├── RewardFailed   21    a reward that raised, hung, returned too few values or judged nothing
+        └── TooManyFailed  22    more rows failed, or could not be judged, than the run allows
 
 The number is the exit code of the command line. A message is one line: where, what (with the offending value), what
 to do.
@@ -91,6 +93,12 @@ class SwarmError(WorldError):
     exit_code = 14
 
 
+class RoundsSkipped(WorldError):
+    """A peer came to the end of its run, but did not play all rounds, because the swarm was in a later one."""
+
+    exit_code = 15
+
+
 class NodeFailed(GenrlGraphError):
     """A node raised while it ran; the message names the node, the round and the peer."""
 
@@ -101,6 +109,12 @@ class RewardFailed(NodeFailed):
     """A reward raised, hung, returned the wrong number of values, or could judge nothing."""
 
     exit_code = 21
+
+
+class TooManyFailed(NodeFailed):
+    """More rows failed, or could not be judged, than `run.max_failed_share` or `run.max_failed_rows` allows."""
+
+    exit_code = 22
 
 
 @contextmanager

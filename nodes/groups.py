@@ -1,16 +1,29 @@
 """Scopes that group rows, for baselines and selections."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from genrl_graph.contract.origins import RowOrigin
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.errors import ColumnError
 
-Scope = Literal["group", "task", "node", "peer", "batch"]
-PooledScope = Literal["task", "task_and_peer", "peer", "batch"]
+Scope = Annotated[
+    Literal["group", "task", "node", "peer", "batch"],
+    Field(
+        description="rows with one baseline: of a prompt (group), of a task over all peers, of the node, "
+        "of the node and peer, or all (batch)"
+    ),
+]
+PooledScope = Annotated[
+    Literal["task", "task_and_peer", "peer", "batch"],
+    Field(
+        description="rows with one baseline: of a task over all peers, of a task and peer, of a peer, or all (batch)"
+    ),
+]
 
 # A peer writes the `group_id` of its own rows; with node and peer added it cannot put rows into another peer's group.
 COLUMNS: Mapping[Scope, tuple[str, ...]] = {
@@ -42,6 +55,27 @@ def pooled_codes(rows: Frame, scope: PooledScope) -> NDArray[np.int64]:
     Raises `ColumnError` if a column of the scope is missing.
     """
     return _codes(rows, POOLED[scope], scope)
+
+
+def alike_groups(origins: Sequence[RowOrigin], scope: Scope) -> list[str]:
+    """Return, for each generator whose rows of a group are all alike, why they are and which param to set.
+
+    The groups of scope `task` behind an exchange hold rows of other peers too, which differ.
+    """
+    if scope == "group":
+        reasons = [origin.alike("prompt") for origin in origins if origin.own]
+    else:
+        reasons = [origin.alike("task") for origin in origins if scope == "task" and not origin.from_peers]
+    return [reason for reason in dict.fromkeys(reasons) if reason]
+
+
+def alike_pools(origins: Sequence[RowOrigin], scope: PooledScope) -> list[str]:
+    """Return why all rows of a pool are alike, and which param to set; rows of a second generator differ."""
+    if len({origin.name for origin in origins}) != 1 or scope not in ("task", "task_and_peer"):
+        return []
+    apart = scope == "task_and_peer" or not any(origin.from_peers for origin in origins)
+    reason = origins[0].alike("task") if apart and origins[0].own else ""
+    return [reason] if reason else []
 
 
 def _codes(rows: Frame, columns: Sequence[str], scope: str) -> NDArray[np.int64]:

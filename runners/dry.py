@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from genrl_graph.contract.node import Carry, Exchange, Fork, Generator, Update
-from genrl_graph.contract.policy import Carried
+from genrl_graph.contract.policy import Carried, TextPolicy
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.schedule import Schedule, compile_graph
 from genrl_graph.edge_types.rollouts import Rollouts
@@ -32,6 +32,7 @@ class Sample:
     messages: list[dict[str, str]]
     completion: str
     tokens: int
+    counted: bool  # with the tokenizer of the model, not with that of its stand-in
 
 
 @dataclass(slots=True)
@@ -40,6 +41,12 @@ class DryReport:
 
     steps: list[StepReport] = field(default_factory=list)
     samples: dict[str, Sample] = field(default_factory=dict)
+    stand_ins: dict[str, Carried] = field(default_factory=dict)
+
+    def make(self, carry: Carry, name: str, seed: int) -> Carried:
+        """Make the stand-in of a carry."""
+        self.stand_ins[name] = value = carry.dry(name, seed=seed)
+        return value
 
     def take(self, done: StepReport, schedule: Schedule) -> None:
         """Add a step; store the first prompt of a generator."""
@@ -50,10 +57,11 @@ class DryReport:
             if not isinstance(schedule.nodes[name], Generator) or name in self.samples:
                 continue
             if isinstance(rows, Rollouts) and len(rows):
-                (row,) = rows.take([0]).rows("messages", "completion", "error", "prompt_ids")
-                self.samples[name] = Sample(
-                    name, row["messages"], row["completion"] or row["error"], len(row["prompt_ids"])
-                )
+                (row,) = rows.take([0]).rows("messages", "completion", "error", "prompt_ids", "policy")
+                policies = [value for value in self.stand_ins.values() if isinstance(value, TextPolicy)]
+                counted = all(policy.counts_tokens for policy in policies if policy.name == row["policy"])
+                text = row["completion"] or row["error"]
+                self.samples[name] = Sample(name, row["messages"], text, len(row["prompt_ids"]), counted)
 
 
 def dry_play(
@@ -90,7 +98,7 @@ def dry_play(
             folder=folder,
             console=Console(quiet=True),
             imports=imports or {},
-            make=_stand_in,
+            make=seen.make,
             see=lambda done: seen.take(done, schedule),
         )
     _report(console, schedule, seen, replaced=_replaced(declared, schedule), seconds=time.monotonic() - started)
@@ -106,10 +114,6 @@ def dry_schedule(schedule: Schedule) -> Schedule:
     return replace(schedule, nodes=nodes)
 
 
-def _stand_in(carry: Carry, name: str, seed: int) -> Carried:
-    return carry.dry(name, seed=seed)
-
-
 def _replaced(schedule: Schedule, dry: Schedule) -> list[str]:
     """Return the carries and nodes that were replaced by stand-ins, each with its type name."""
     carries = [name for name, part in schedule.graph.carries.items() if type(part.carry).dry is not Carry.dry]
@@ -119,7 +123,8 @@ def _replaced(schedule: Schedule, dry: Schedule) -> list[str]:
 
 def _report(console: Console, schedule: Schedule, seen: DryReport, *, replaced: list[str], seconds: float) -> None:
     for sample in seen.samples.values():
-        console.rule(f"{sample.node}: first prompt, {sample.tokens} tokens of the stand-in", align="left", style="dim")
+        whose = "" if sample.counted else " of the stand-in"
+        console.rule(f"{sample.node}: first prompt, {sample.tokens} tokens{whose}", align="left", style="dim")
         for message in sample.messages:
             console.print(f"[{message['role']}]", _shown(message["content"]), markup=False, soft_wrap=True)
         console.print("[completion]", _shown(sample.completion) or "(nothing)", markup=False, soft_wrap=True)

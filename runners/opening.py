@@ -17,6 +17,7 @@ from genrl_graph.dag.schedule import Schedule
 from genrl_graph.long_work import shown_by
 from genrl_graph.messages import counted
 from genrl_graph.runners.loop.context import StepReport
+from genrl_graph.runners.loop.diagnosis import Diagnosis
 from genrl_graph.runners.loop.evaluate import evaluation_schedule
 from genrl_graph.runners.loop.exchange import Swarm
 from genrl_graph.runners.loop.peers import Make, Peer, digests, make_peers, prepare
@@ -33,6 +34,7 @@ from genrl_graph.runners.tracking.terminal import Terminal, headline
 from genrl_graph.runners.tracking.trackers import make_trackers
 from genrl_graph.runners.tracking.waiting_bar import WaitingBar
 from genrl_graph.store.run_folder import GRAPH, refuse_taken
+from genrl_graph.store.run_path import RunPath
 from genrl_graph.store.run_store import RunStore
 
 
@@ -93,6 +95,8 @@ def open_folder(
     free, tell = partial(free_folder, schedule.graph.name), partial(console.print, markup=False, soft_wrap=True)
     run_folder, swarm = runner.start(schedule, run=folder, free=free, stop=stop, tell=tell)
     home = runner.home(run_folder)
+    if home != run_folder and run_folder.is_dir():
+        (RunPath(run_folder) / home.name).is_folder()  # raises where the folder of a peer is a link to another one
     rounds = 0 if config.mode == "evaluate" else config.rounds
     previous, progress = None, RunProgress()
     if resume and (home / GRAPH).exists():
@@ -135,11 +139,19 @@ def open_run(
     players = _make_players(opened, make)
     before, start, names = digests(players), Start(), opened.runner.names
     opened.versions["computing"] = computing(players[0])
+    weights = before
     if opened.previous is None:
         store = stack.enter_context(_new_store(opened, before))
     else:
         store, start = opened.previous.store, _restore(opened, opened.previous, players)
         before |= opened.previous.digests(opened.schedule, names, rounds=0)
+        weights = opened.previous.digests(opened.schedule, names, rounds=start.first)
+    metrics = _metrics(opened, start, stack)
+    diagnosis = Diagnosis(opened.schedule, weights=weights, passes=opened.config.eval_threshold)
+    terminal = _terminal(opened, start, stack)
+    for peers in start.played:
+        terminal.restore(peers)
+        diagnosis.restore(peers)
     run = OpenRun(
         schedule=opened.schedule,
         evaluation=opened.evaluation,
@@ -148,13 +160,14 @@ def open_run(
         swarm=opened.swarm,
         config=opened.config,
         store=store,
-        metrics=_metrics(opened, start, stack),
-        terminal=_terminal(opened, start, stack),
+        metrics=metrics,
+        terminal=terminal,
         console=opened.console,
         stop=opened.stop,
         see=see,
         start=start,
         trace=_trace(opened, start, profile, stack),
+        diagnosis=diagnosis,
     )
     return run, before
 

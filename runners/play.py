@@ -18,7 +18,7 @@ from genrl_graph.runners.loop.peers import Make, declared_value, digests
 from genrl_graph.runners.loop.runner import LocalRunner, Runner
 from genrl_graph.runners.loop.threads import set_threads
 from genrl_graph.runners.loop.trace import ProfileOf
-from genrl_graph.runners.opening import OpenFolder, open_folder, open_run
+from genrl_graph.runners.opening import OpenFolder, open_folder, open_run, replace_run
 from genrl_graph.runners.session import Session
 from genrl_graph.runners.tracking.next_steps import next_steps
 from genrl_graph.runners.tracking.trackers import require_trackers
@@ -29,13 +29,14 @@ from genrl_graph.runners.tracking.waiting_bar import WaitingBar
 class Run:
     """A run that ended: its folder, the number of rounds, and the digests of all carries at the start and the end.
 
-    `before` and `after` map (peer, carry) to a digest.
+    `before` and `after` map (peer, carry) to a digest. `unplayed` rounds were left out because the swarm was ahead.
     """
 
     folder: Path
     rounds: int
     before: Mapping[tuple[str, str], str]
     after: Mapping[tuple[str, str], str]
+    unplayed: int = 0
 
     @property
     def rollouts(self) -> Path:
@@ -82,7 +83,7 @@ def play(
     if resume and out is None:
         raise ParamError("resume: name the run folder (out, or -o on the command line)")
     return play_schedule(
-        compile_graph(graph),
+        compile_graph(replace_run(graph, config)),
         config,
         folder=None if out is None else Path(out),
         console=Console(stderr=True, highlight=False, quiet=quiet),
@@ -126,12 +127,15 @@ def play_schedule(
         if opened.complete:
             return _complete_run(opened)
         run, before = open_run(opened, make, see, profile, stack)
-        Session(run).play()
+        session = Session(run)
+        session.play()
         after = digests(run.players)
     measured = run.start.first + run.terminal.played > 0
     commands = next_steps(opened.folder, schedule.graph, imports, measured=measured)
-    run.terminal.summary(before=before, after=after, store=opened.folder / "rollouts.zarr", then=commands)
-    return Run(opened.folder, run.rounds, before, after)
+    store, notes = opened.folder / "rollouts.zarr", session.summary()
+    run.terminal.summary(before=before, after=after, store=store, notes=notes, then=commands)
+    run.terminal.unplayed(session.unplayed)
+    return Run(opened.folder, run.rounds, before, after, session.unplayed)
 
 
 def run_options(options: RunConfig, arguments: Mapping[str, int | str | None]) -> RunConfig:

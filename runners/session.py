@@ -11,8 +11,10 @@ from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.dag.schedule import Schedule
 from genrl_graph.runners.loop.budget import Budget
 from genrl_graph.runners.loop.context import RunContext, StepReport
+from genrl_graph.runners.loop.diagnosis import Diagnosis
 from genrl_graph.runners.loop.evaluate import Evaluator, evaluation_line, evaluation_table
 from genrl_graph.runners.loop.exchange import PeerBehind, Swarm
+from genrl_graph.runners.loop.failures import first_failure
 from genrl_graph.runners.loop.peers import Peer, changing_carries
 from genrl_graph.runners.loop.round import needs_others, run_round
 from genrl_graph.runners.loop.runner import Runner, skipped_round
@@ -22,7 +24,8 @@ from genrl_graph.runners.resume.checkpoint import checkpoint_folder, save_checkp
 from genrl_graph.runners.resume.previous_run import Start
 from genrl_graph.runners.tracking.metrics import RoundMetrics
 from genrl_graph.runners.tracking.terminal import Terminal
-from genrl_graph.store.durable import sync_file
+from genrl_graph.store.metrics_file import METRICS
+from genrl_graph.store.run_path import RunPath
 from genrl_graph.store.run_store import RunStore
 
 
@@ -48,6 +51,7 @@ class OpenRun:
     see: Callable[[StepReport], None]
     start: Start
     trace: Trace
+    diagnosis: Diagnosis
 
     @property
     def rounds(self) -> int:
@@ -60,8 +64,9 @@ class Session:
 
     def __init__(self, run: OpenRun) -> None:
         self._run = run
-        self._budget = self._new_budget(run.config.max_failed_rows)
-        self._budget.failed_rows, self._budget.retries = run.start.failed_rows, run.start.retries
+        self._skipped = dict(run.start.skipped)
+        self._budget = self._new_budget(run.config.max_failed_share, run.config.max_failed_rows)
+        self._budget.failed_rows, self._budget.retries = run.start.spent.failed_rows, run.start.spent.retries
         self._context = RunContext(
             schedule=run.schedule,
             swarm=run.swarm,
@@ -73,7 +78,13 @@ class Session:
             recall=run.start.recall,
             trace=run.trace,
         )
+        self._first_failure = run.start.spent.first_failure
         self._evaluator = None if run.evaluation is None else self._new_evaluator(run.evaluation)
+
+    @property
+    def unplayed(self) -> int:
+        """The number of rounds that were left out because the swarm was in a later one, previous sessions included."""
+        return sum(later - number for number, later in self._skipped.items())
 
     def play(self) -> None:
         """Play all rounds, with the evaluations and checkpoints between them; raises `Interrupted` after a signal."""
@@ -99,7 +110,7 @@ class Session:
         """
         if number in self._run.start.skipped:
             run_round(self._context, self._run.players, number, only_recorded=True)
-            self._run.metrics.drop()
+            self._drop()
             return self._run.start.skipped[number]
         started = time.perf_counter()
         try:
@@ -110,12 +121,33 @@ class Session:
         except PeerBehind as behind:
             later = min(behind.round, self._run.rounds)
             self._run.store.commit([skipped_round(number, player.name, to=later) for player in self._run.players])
-            self._run.metrics.drop()
+            self._drop()
             self._run.terminal.skipped(number, later)
+            self._skipped[number] = later
             return later
-        seconds = time.perf_counter() - started
-        self._run.terminal.round(number, self._run.metrics.end(number, seconds, self._budget.metrics()), seconds)
+        self._end(number, time.perf_counter() - started)
         return number + 1
+
+    def _end(self, number: int, seconds: float) -> None:
+        """Write the metrics of a round and show its results; a recalled round has the metrics of its first time."""
+        failed, stall, stalled = self._run.diagnosis.end(number)
+        more = {**self._budget.metrics(), **stalled, **self._run.runner.metrics()}
+        peers = self._run.metrics.end(number, seconds, more)
+        self._run.terminal.round(number, self._run.start.measured.get(number, peers), seconds, failed=failed)
+        if stall:
+            self._tell(stall)
+
+    def _drop(self) -> None:
+        self._run.metrics.drop()
+        self._run.diagnosis.drop()
+
+    def summary(self) -> list[str]:
+        """Return what the end of a run says of all its rounds: failed rows, and rounds in which nothing was learned."""
+        lines = []
+        if self._budget.failed_rows:
+            first = f", the first because: {self._first_failure}" if self._first_failure else ""
+            lines.append(f"rows that failed or could not be judged: {self._budget.failed_rows}{first}")
+        return [line for line in (*lines, self._run.diagnosis.summary()) if line]
 
     def _begin(self, number: int) -> None:
         """Announce the round; when the others are in a later one, restore what a previous run committed of this one."""
@@ -127,7 +159,7 @@ class Session:
 
     def _checkpoint(self, played: int) -> None:
         """Save the carries, once the metrics of their rounds are on disk: a resumed run does not write these again."""
-        sync_file(self._run.store.folder / "metrics.jsonl")
+        (RunPath(self._run.store.folder) / METRICS).sync()
         folder = checkpoint_folder(self._run.store.checkpoints, played)
         save_checkpoint(folder, changing_carries(self._run.schedule, self._run.players), keep=self._run.config.keep)
 
@@ -142,11 +174,14 @@ class Session:
             self._run.metrics.evaluation(played, metrics)
             if not all(("eval", played, peer) in self._run.start.reported for peer in metrics):
                 line = evaluation_line(played, metrics, self._evaluator.history[0][1])
-                self._run.console.print(line, soft_wrap=True, markup=False)
+                self._tell(line)
 
     def _watch(self, done: StepReport) -> None:
         self._run.see(done)
         self._run.metrics.take(done)
+        self._run.diagnosis.take(done)
+        if done.failed.count and not self._first_failure:
+            self._first_failure = first_failure(done.step.node, done.round, done.failed.reason)
         if done.step is not self._run.schedule.steps[-1]:  # after the last step the round can end
             self._run.stop.check()
 
@@ -154,20 +189,27 @@ class Session:
         self._run.see(done)
         self._run.stop.check()
 
-    def _new_budget(self, max_failed_rows: int | None) -> Budget:
+    def _new_budget(self, max_failed_share: float, max_failed_rows: int | None) -> Budget:
         return Budget(
+            max_failed_share=max_failed_share,
             max_failed_rows=max_failed_rows,
             max_retries=self._run.config.max_retries,
             wait_s=self._run.config.retry_wait_s,
-            tell=lambda line: self._run.console.print(line, markup=False, soft_wrap=True),
+            tell=self._tell,
         )
 
+    def _tell(self, line: str) -> None:
+        self._run.console.print(line, markup=False, soft_wrap=True)
+
     def _new_evaluator(self, evaluation: Schedule) -> Evaluator:
+        only = self._run.config.mode == "evaluate"  # else rows that fail in an evaluation do not end the training
+        budget = self._new_budget(self._run.config.max_failed_share if only else 1.0, None)
+        budget.retries = self._run.start.spent.evaluation_retries
         context = replace(
             self._context,
             schedule=evaluation,
             begin=partial(self._run.terminal.step, evaluating=True),
             watch=self._watch_evaluation,
-            budget=self._new_budget(None),  # rows that fail in an evaluation do not end the training
+            budget=budget,
         )
         return Evaluator(context, self._run.players, self._run.config)

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -88,6 +88,10 @@ class TorchRunner:
     def begin(self, round: int) -> None:
         """Do nothing: exchanges keep the ranks in step."""
 
+    def metrics(self) -> Mapping[str, float]:
+        """Return nothing: the ranks are one job."""
+        return {}
+
     def close(self, *, failed: bool) -> None:
         """Leave the job; wait for the other ranks, which may need this one, unless the run `failed`."""
         if self._ranks is not None:
@@ -113,6 +117,8 @@ class TorchSwarm:
     exchanges of the run when it was interrupted.
     """
 
+    trusted = True
+
     def __init__(self, ranks: "Ranks", order: Sequence[str], *, tell: Tell) -> None:
         self.order, self.shared = list(order), 0
         self._ranks, self._tell = ranks, tell
@@ -122,6 +128,9 @@ class TorchSwarm:
     def wanted(self, node: Exchange, *, round: int) -> bool:
         """Return whether another rank was interrupted before it closed this exchange."""
         return self._place(node, round) >= self.shared
+
+    def judged(self, *, round: int, seconds: Mapping[str, float], offenders: Collection[str]) -> None:
+        """Do nothing: the ranks are one job."""
 
     def open(self, node: Exchange, *, round: int, peer: str, offer: Frame) -> None:
         """Start to gather the sizes of all payloads; returns at once."""

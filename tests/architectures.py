@@ -1,5 +1,8 @@
 """Small random models of several architectures as policies, and rows that have much in common."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,7 +24,7 @@ from genrl_graph.nodes.policy.compute.handle import CausalPolicy, Training
 from genrl_graph.nodes.policy.tiny_lm import CONTENTS, PRINTABLE, SPECIAL, character_tokenizer
 
 VOCABULARY = len(PRINTABLE) + len(SPECIAL)
-SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SIZES: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SIZES |= {"num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 256, "initializer_range": 0.2}
 SIZES |= {"eos_token_id": 1, "pad_token_id": 0, "bos_token_id": None}
 
@@ -44,7 +47,13 @@ def windowed() -> PreTrainedModel:
     return MistralForCausalLM(MistralConfig(**SIZES, sliding_window=24))
 
 
-def policy_of(make=llama, *, share: bool, **training: float) -> CausalPolicy:
+def causal(policy: object) -> CausalPolicy:
+    """Return the policy that `init` of a model made, as the type whose inside tests look at."""
+    assert isinstance(policy, CausalPolicy)
+    return policy
+
+
+def policy_of(make: Callable[[], PreTrainedModel] = llama, *, share: bool, **training: Any) -> CausalPolicy:
     torch.manual_seed(0)
     tokens = ChatTokens(character_tokenizer(PRINTABLE), chat_template=CONTENTS, where="test")
     return CausalPolicy("p", make(), tokens, context=256, training=Training(share_prefixes=share, **training))

@@ -74,6 +74,23 @@ class Numbers(gymnasium.Env[Any, Any]):
         return self._number, float(action == self._number), True, False, {}
 
 
+class MaskedNumbers(Numbers):
+    """The same, with the mask beside the observation, as in PettingZoo."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        mask = spaces.MultiBinary(4)
+        self.observation_space = spaces.Dict({"observation": self.observation_space, "action_mask": mask})
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Seen:
+        number, info = super().reset(seed=seed)
+        return {"observation": number, **info}, {}
+
+    def step(self, action: Any) -> Step:
+        number, *result = super().step(action)
+        return {"observation": number, "action_mask": np.zeros(4, np.int8)}, *result  # type: ignore[return-value]
+
+
 class Steering(gymnasium.Env[Any, Any]):
     """Takes a number from -1 to 1, which no policy here gives."""
 
@@ -99,6 +116,8 @@ class Heap(AECEnv[Any, Any, Any]):
         return spaces.Discrete(2)
 
     def observe(self, agent: Any) -> Any:
+        if agent not in self.agents:
+            raise KeyError(f"{agent} is dead")
         return np.asarray([self._left, self.possible_agents.index(agent)], np.float32)
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
@@ -107,7 +126,7 @@ class Heap(AECEnv[Any, Any, Any]):
         self._cumulative_rewards = dict(self.rewards)
         self.terminations = dict.fromkeys(self.agents, False)
         self.truncations = dict.fromkeys(self.agents, False)
-        self.infos = {agent: {} for agent in self.agents}
+        self.infos: dict[Any, dict[str, Any]] = {agent: {} for agent in self.agents}
         self.agent_selection = "a"
 
     def step(self, action: Any) -> None:
@@ -136,5 +155,6 @@ class Heap(AECEnv[Any, Any, Any]):
 
 gymnasium.register("test/Corridor-v0", Corridor)
 gymnasium.register("test/Numbers-v0", Numbers)
+gymnasium.register("test/MaskedNumbers-v0", MaskedNumbers)
 gymnasium.register("test/Steering-v0", Steering)
 register_aec("heap", Heap)

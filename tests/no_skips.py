@@ -54,8 +54,9 @@ class Skips:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         result = yield
         reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-        for line in self._lines() if reporter is not None else ():  # below pytest's own last line
-            reporter.write_line(line, red=self.refused)
+        if reporter is not None:
+            for line in self._lines():  # below pytest's own last line
+                reporter.write_line(line, red=self.refused)
         return result
 
     def _lines(self) -> list[str]:

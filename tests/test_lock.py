@@ -26,14 +26,14 @@ def requirements() -> Iterator[Requirement]:
         yield from map(Requirement, lines)
 
 
-def test_lines_are_sorted_names_with_public_versions():
+def test_lines_are_sorted_names_with_public_versions() -> None:
     assert sorted(set(PINS)) == PINS
     plain = [f"{canonicalize_name(name)}=={Version(version).public}" for name, version in LOCKED.items()]
     assert plain == PINS
     assert not [name for name in LOCKED if FROM_TORCH.match(name)]
 
 
-def test_locked_versions_lie_within_the_ranges_of_pyproject():
+def test_locked_versions_lie_within_the_ranges_of_pyproject() -> None:
     outside = [
         f"{requirement} (lock: {LOCKED.get(canonicalize_name(requirement.name), 'not in it')})"
         for requirement in requirements()
@@ -42,7 +42,7 @@ def test_locked_versions_lie_within_the_ranges_of_pyproject():
     assert not outside, f"run `make lock`: {outside}"
 
 
-def test_the_environment_is_the_locked_one():
+def test_the_environment_is_the_locked_one() -> None:
     """`make latest` and `make oldest` deselect this test: their environments differ on purpose."""
     installed = {canonicalize_name(each.name): Version(each.version).public for each in distributions()}
     differing = {

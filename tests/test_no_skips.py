@@ -36,7 +36,7 @@ def run_pytest(folder: Path, *arguments: str, no_skips: str, allowed: tuple[str,
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "GENRL_GRAPH_NO_SKIPS": no_skips, **ALONE}
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "xdist", *arguments, "."],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False,
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     *_, counts, below = re.split(r"^(.*1 passed.*)\n", ran.stdout, flags=re.MULTILINE)
     assert "1 xfailed" in counts, ran.stdout + ran.stderr

@@ -137,7 +137,7 @@ def test_a_game_keeps_its_steps() -> None:
     assert isinstance(steps, Trajectories)
     assert steps.numpy("observation").shape[1:] == (3, 3, 2)
     assert steps.values("id") == run.frame("play").values("id")
-    assert set(steps.values("finish")) == {"", "terminated"}
+    assert set(steps.values("finish_reason")) == {"", "terminated"}
 
 
 @pytest.mark.parametrize("name", ["finished", "interrupted"])
@@ -181,6 +181,8 @@ def test_a_run_goes_on(name: str, old: Path, lines: Lines) -> None:
     assert stored_digests(run)[: len(before)] == before
     assert sorted(set(run.metrics().column("round").to_pylist())) == [0, 1, 2]
     assert verify_run(folder).problems == []
+    columns = [run.table(GENERATOR[name], number).column_names for number in run.rounds]
+    assert "finish_reason" in columns[0] and columns[0] == columns[1] == columns[2]  # called `finish` in this folder
     code, out, err = lines("resume", folder)
     assert (code, out) == (0, [])
     assert err == [f"{folder}: complete after 3 rounds; raise run.rounds to go on"]
@@ -260,8 +262,8 @@ OTHER_FORMATS = {
     "newer layout": (
         "finished",
         "rollouts.zarr/zarr.json",
-        (b'"layout": 2', b'"layout": 3'),
-        "layout 3 is newer than 2; upgrade genrl-graph",
+        (b'"layout": 2', b'"layout": 4'),
+        "layout 4 is newer than 3; upgrade genrl-graph",
     ),
     "older layout": (
         "finished",

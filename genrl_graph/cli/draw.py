@@ -16,6 +16,7 @@ from genrl_graph.drawing.picture import Picture, picture
 from genrl_graph.drawing.text import text
 from genrl_graph.errors import ParamError
 from genrl_graph.store.run_folder import GRAPH, read_graph
+from genrl_graph.store.run_store import refuse_unsafe
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -70,6 +71,8 @@ def _draw(args: argparse.Namespace) -> int:
     run_imports(args)
     format = format_of(args.out, args.format)
     args.graph, args.overrides = graph_to_draw(args.graph, args.overrides, run=args.run, round=args.round)
+    if args.run is not None:
+        refuse_unsafe(args.run)
     drawn = picture_of(valid_graph(args).graph, params=args.params, run=args.run, round=args.round)
     if args.out is not None:
         write(args.out, render(drawn, format))

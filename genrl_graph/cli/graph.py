@@ -68,7 +68,7 @@ def _check(args: argparse.Namespace) -> int:
     from genrl_graph.messages import counted
 
     run_imports(args)
-    loaded = read_graph_argument(args)
+    loaded = read_graph_argument(args).with_data()
     for line in loaded.lines(caret=True):
         print(line)
     graph = loaded.graph

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from genrl_graph.cli.arguments import add_graph_arguments, add_import_argument, run_imports, valid_graph
 from genrl_graph.cli.runner_options import add_runner_arguments, runner_of
-from genrl_graph.errors import ParamError
+from genrl_graph.errors import ParamError, RoundsSkipped
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -140,7 +140,14 @@ def _play(
 
     graph = valid_graph(args).graph
     options = {"quiet": args.quiet, "imports": imports, "resume": resume, "runner": runner, "profile": args.profile}
-    return _exit_code(partial(play, graph, out=out, **options))
+
+    def whole() -> None:
+        run = play(graph, out=out, **options)
+        if run.unplayed:
+            what = f"{run.unplayed} of {run.rounds} rounds were not played, because the swarm was ahead"
+            raise RoundsSkipped(f"{run.folder}: {what}; the others are complete")
+
+    return _exit_code(whole)
 
 
 def _exit_code(play: Callable[[], object]) -> int:

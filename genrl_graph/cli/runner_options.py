@@ -29,7 +29,7 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
         "--peer-name", metavar="NAME", help="name of this swarm peer in seeds and rows (default: the host)"
     )
     group.add_argument("--swarm", metavar="NAME", help="name that separates swarms of one graph (default: the graph's)")
-    add_network_arguments(parser)
+    add_network_arguments(parser, identity="<run folder>/<peer name>.key")
 
 
 def runner_of(args: argparse.Namespace) -> "Runner | None":

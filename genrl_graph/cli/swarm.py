@@ -23,18 +23,18 @@ def add_swarm_commands(commands: "_SubParsersAction[argparse.ArgumentParser]") -
     swarm = commands.add_parser("swarm", help="run a rendezvous peer, through which others find each other")
     actions = swarm.add_subparsers(required=True, metavar="ACTION")
     bootstrap = actions.add_parser("bootstrap", help="run a rendezvous peer, which plays nothing, until it is stopped")
-    add_network_arguments(bootstrap)
+    add_network_arguments(bootstrap, identity=str(IDENTITY))
     bootstrap.set_defaults(command=_bootstrap)
 
 
-def add_network_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `NetworkOptions`, and `--identity`."""
+def add_network_arguments(parser: argparse.ArgumentParser, *, identity: str) -> None:
+    """Add the options of `NetworkOptions`, and `--identity` with the key file that is its default."""
     group = parser.add_argument_group("network")
     group.add_argument(
         "--identity",
         type=Path,
         metavar="FILE",
-        help=f"key file, made if missing; it is who the peer is (default: {IDENTITY})",
+        help=f"key file, made if missing; it is who the peer is (default: {identity})",
     )
     _add_addresses(group, "--listen", "listen here (default: /ip4/127.0.0.1/tcp/0; /ip4/0.0.0.0/tcp/PORT for others)")
     _add_addresses(group, "--join", "join the swarm of this peer, /p2p/<id> included; none: be the first")

@@ -67,8 +67,10 @@ def describe_type(name: str) -> str:
         raise GraphError(f"no type named {name!r}{did_you_mean(name, known)}; `genrl-graph nodes` lists them")
     lines = [name, "", *(inspect.getdoc(cls) or "").splitlines(), ""]
     if issubclass(cls, Node):
-        lines += _table("inputs", [(s.name, str(s), "") for s in cls.signature.inputs])
-        lines += _table("output", [(field, str(p), "") for field, p in cls.signature.outputs.items()])
+        lines += _table("inputs", [(s.name, str(s), s.meaning) for s in cls.signature.inputs])
+        lines += _table(
+            "output", [(field, str(p), cls.signature.returns) for field, p in cls.signature.outputs.items()]
+        )
         lines += _table("resources", [(resource, "", "") for resource in cls.signature.resources])
     elif issubclass(cls, Carry):
         edge: EdgeType = cls.edge

@@ -13,6 +13,8 @@ def _from_graph_file(value: str, info: ValidationInfo) -> str:
     """Return the absolute path of a local file or folder, or the value itself if it may be a name on a hub."""
     if not value:
         raise ValueError("is empty; name a file, a folder or a data set or model on a hub")
+    if "://" in value:
+        raise ValueError("is a URL, which is not followed; download what it leads to and name the file or folder")
     path = Path(value).expanduser()
     if path.is_absolute():
         return str(path)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from genrl_graph.contract import registry
+from genrl_graph.contract.exact_numbers import ExactNumbers
 from genrl_graph.errors import NodeError, ParamError
 from genrl_graph.messages import closest, did_you_mean, short
 
@@ -32,7 +33,7 @@ def named_carries(declared: "Declared") -> Iterator[tuple[str, str]]:
             yield name, value
 
 
-class Declared(BaseModel):
+class Declared(ExactNumbers):
     """Base of nodes and carries, which a graph names by type.
 
     Attributes:
@@ -144,16 +145,23 @@ def param_problems(cls: type[Declared], error: ValidationError, params: Mapping[
             text = "missing; this param has no default"
             missing.add(path)
         else:
-            text = _plain_message(item["msg"]) + (f", got {short(item['input'])}" if path else "")
+            text = problem_text(item)
         at_key = unknown or item["type"] == "invalid_key"
         problems.setdefault(path, ParamProblem(cls.type_name or cls.__name__, path, text, unknown, at_key))
     return [problem for path, problem in problems.items() if path not in missing & misspelt]
 
 
-def _plain_message(message: str) -> str:
-    """Return a message of pydantic without its prefix, starting in lower case."""
-    message = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    return message[:1].lower() + message[1:]
+def problem_text(item: Mapping[str, Any]) -> str:
+    """Return what is wrong with a value that pydantic refuses, in lower case and with the value.
+
+    The message of a rule between values has no location, and names the values already.
+    """
+    message: str = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = message[:1].lower() + message[1:]
+    if not item["loc"]:
+        return message
+    wants_text = item["type"] in ("string_type", "literal_error") and isinstance(item["input"], bool | int | float)
+    return f"{message}, got {short(item['input'])}" + ("; put it in quotes to keep it text" if wants_text else "")
 
 
 def _written_path(loc: ParamPath, params: Any) -> ParamPath:

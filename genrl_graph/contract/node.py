@@ -4,7 +4,7 @@ Fields are params: they are validated and dumped to YAML, and unknown keys are r
 are inputs, keyword-only parameters are resources, and the return annotation is the output (a NamedTuple for several).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Generic, Literal, Self
@@ -14,8 +14,9 @@ from pydantic import Field, PrivateAttr
 from genrl_graph.contract.data_path import local_paths
 from genrl_graph.contract.declared import Declared
 from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.origins import Alike, Per, RowOrigin
 from genrl_graph.contract.policy import Carried, Policy
-from genrl_graph.contract.signature import Signature, method_of, read_hints, read_inputs, read_outputs
+from genrl_graph.contract.signature import Signature, method_of, read_hints, read_inputs, read_outputs, read_summary
 from genrl_graph.edge_types.edge_type import CREDITED, PEER, SCORED, EdgeType, Mark, Pattern
 from genrl_graph.edge_types.rollouts import R
 from genrl_graph.edge_types.task import Task
@@ -36,7 +37,10 @@ class Place:
 
 
 class Carry(Declared, kind="carry"):
-    """Declares a value that each round passes to the next; the return annotation of `init` is its edge type."""
+    """Declares a value that each round passes to the next.
+
+    The return annotation of `init` is its edge type.
+    """
 
     edge: ClassVar[EdgeType]
 
@@ -59,7 +63,10 @@ class Carry(Declared, kind="carry"):
 
 
 class PolicyCarry(Carry, kind="policy"):
-    """Declares a policy; set `small` if it is created in a moment, and estimates then time rounds with it."""
+    """Declares a policy that each round passes to the next: trained by an update, or frozen.
+
+    Set `small` if it is created in a moment: estimates then time rounds with it.
+    """
 
     small: ClassVar[bool] = False
 
@@ -86,6 +93,13 @@ class Node(Declared):
     def prepare(self) -> None:
         """Load external data that may be missing or broken; called once, before a policy is created."""
 
+    def check_data(self) -> Iterable[str]:
+        """Return what is missing of local data, one line each, for the command `check`.
+
+        Must take a moment: look at names and headers only. `prepare` reads the data.
+        """
+        return ()
+
     def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:
         """Return conflicts between params and wired inputs, one line each; part of the check of a graph."""
         return ()
@@ -94,6 +108,14 @@ class Node(Declared):
         """Return conflicts between params of this node and of its wired parts, one line each, for the graph check.
 
         `parts` maps each input with a single edge to the node or carry behind it, if that part could be read.
+        """
+        return ()
+
+    def check_origins(self, origins: Mapping[str, Sequence[RowOrigin]]) -> Iterable[str]:
+        """Return why this node can never do its work on rows of these generators, one line each, for the graph check.
+
+        `origins` maps each input to the generators whose rows reach it through rewards, selects, advantages and
+        exchanges. A graph that only evaluates is not asked.
         """
         return ()
 
@@ -118,7 +140,7 @@ class Node(Declared):
     def _read_contract(cls) -> None:
         run = method_of(cls, "run", cls.type_name, missing="has no `run` method")
         inputs, resources = read_inputs(cls.type_name, run)
-        cls.signature = Signature(inputs, read_outputs(cls.type_name, run), resources)
+        cls.signature = Signature(inputs, read_outputs(cls.type_name, run), resources, read_summary(run))
         cls._require(not any(map(_from_peers, cls._outputs())), "only an exchange returns Peer[...]")
         cls._check_kind()
 
@@ -162,7 +184,7 @@ class Source(Node, kind="source"):
     seed is (run seed, node) if `shared`, and (run seed, node, peer) otherwise. Task ids are `<source node>/<key>`.
     """
 
-    shared: bool = True
+    shared: bool = Field(True, description="true: all peers get the same tasks; false: each peer draws its own")
 
     def resolve(self, task_id: str) -> Task:
         """Return the task of an id; raises `DataError` for an id that this source cannot have made."""
@@ -193,6 +215,13 @@ class Source(Node, kind="source"):
 class Generator(Node, kind="generate"):
     """Samples rollouts or trajectories from a policy. Each generator starts a new stage."""
 
+    def alike(self, per: Per) -> Alike | None:
+        """Return the param by which all rows of a prompt (or of a task) are alike; None if they may differ.
+
+        Nodes that compare the rows of a group can never learn from such rows, which is then an error of the check.
+        """
+        return None
+
     @classmethod
     def _check_kind(cls) -> None:
         cls._require_rows()
@@ -206,14 +235,23 @@ class Exchange(Node, kind="exchange"):
     it if `include_self` is false.
     """
 
-    include_self: bool = True
-    min_peers: int = Field(ge=1)
-    timeout_s: float = Field(60.0, gt=0)
-    on_short: Literal["wait", "continue", "fail"] = "wait"
+    include_self: bool = Field(True, description="whether this peer's own rows are among the output")
+    min_peers: int = Field(ge=1, description="peers that the exchange needs, this one included")
+    timeout_s: float = Field(60.0, gt=0, description="seconds to wait for the offers of the others")
+    on_short: Literal["wait", "continue", "fail"] = Field(
+        "wait",
+        description="with too few peers: wait for more, continue with those that came, or fail the run (exit code 11)",
+    )
     max_staleness: int = Field(
         0, ge=0, le=64, description="largest age in rounds of rows from a peer that is behind (swarm runner)"
     )
     max_rows: int = Field(4096, ge=1, le=2**20, description="largest number of rows that a peer may offer")
+    max_rows_per_task: int | None = Field(
+        None, ge=1, description="rows, or episodes, of one task that a peer may offer; null: 16, or 4 times the own"
+    )
+    peer_seconds: float = Field(
+        10.0, gt=0, description="seconds for admitting the rows of one peer, building their tasks included"
+    )
     max_row_kb: int = Field(1024, ge=1, le=2**20, description="largest size of a row in KiB; larger rows are refused")
     max_payload_mb: int = Field(
         64, ge=1, le=2048, description="largest size of an offer in MiB; four times as much once unpacked"
@@ -246,7 +284,7 @@ class Exchange(Node, kind="exchange"):
             raise NodeError(f"{where}.offer: takes the resource {name!r}; only `admit` has resources")
         for socket in admit_inputs:
             raise NodeError(f"{where}.admit.{socket.name}: `admit` takes only packets; make it an input of `offer`")
-        cls.signature = Signature(inputs, read_outputs(where, admit), resources)
+        cls.signature = Signature(inputs, read_outputs(where, admit), resources, read_summary(admit))
         cls._require_rows(PEER)
 
 
@@ -271,10 +309,15 @@ class Reward(Node, kind="reward"):
     """Adds a `reward` column and one column per reward term (see `genrl_graph.score`).
 
     A row that cannot be judged gets NaN and is left out of baselines and training. A reward that leaves more than
-    the share `max_unjudged` of its rows unjudged fails the run; with 1, even a round without any judged row passes.
+    the share `max_unjudged` of this peer's own rows unjudged fails the run; with 1, even a round without any judged row
+    passes. Rows of other peers never fail it. They are judged peer by peer, each within `peer_seconds`, or four times
+    the time that the own rows took if that is longer; the rest of a peer's rows stay unjudged.
     """
 
-    max_unjudged: float = Field(0.99, ge=0, le=1, description="share of the rows that may stay unjudged (NaN)")
+    max_unjudged: float = Field(0.99, ge=0, le=1, description="share of the own rows that may stay unjudged (NaN)")
+    peer_seconds: float = Field(
+        10.0, gt=0, description="seconds for the rows of one other peer in a round; its other rows stay unjudged"
+    )
 
     @property
     def overlaps(self) -> bool:

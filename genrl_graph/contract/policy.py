@@ -69,7 +69,7 @@ class Completion:
     ids: "NDArray[np.int32]"
     logprobs: "NDArray[np.float32]"
     text: str
-    finish: str
+    finish_reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,7 @@ class TextPolicy(Policy):
     tokenizer_fingerprint: str  # fingerprint of vocabulary and chat template; equal fingerprints mean equal token ids
     context_length: int  # largest length of prompt plus completion in tokens
     vocab_size: int  # number of token ids; valid ids are 0 to vocabulary - 1
+    counts_tokens: bool = True  # False for a stand-in with another tokenizer than its model: prompts have no limit
 
     @abstractmethod
     def render(self, messages: Sequence[dict[str, str]]) -> "NDArray[np.int32]":

@@ -5,14 +5,25 @@ from typing import Any
 
 RESOURCES = ("rng", "tasks", "log", "round", "peer")
 
+OVER_BUDGET = "over_budget"
+"""The fact that names, by author, the ids of the rows for which a step had no time."""
+
 
 class Log:
-    """Collects the reports of a node: metrics (for curves), facts (for the journal) and rows (for the store)."""
+    """Collects the reports of a node: metrics (for curves), facts (for the journal) and rows (for the store).
 
-    def __init__(self) -> None:
+    `cut` are the ids of rows, by author, for which there is no time; None: the node measures the time of each author.
+    `seconds` is the time that it spent on the rows of each other peer; it is reported, but not journaled. `excused` are
+    the ids of own rows that only rows of other peers kept from being judged.
+    """
+
+    def __init__(self, *, cut: Mapping[str, Sequence[str]] | None = None) -> None:
         self.metrics: dict[str, float] = {}
         self.facts: dict[str, Any] = {}
         self.tables: dict[str, dict[str, Sequence[Any]]] = {}
+        self.cut = cut
+        self.seconds: dict[str, float] = {}
+        self.excused: set[str] = set()
 
     def metric(self, name: str, value: float) -> None:
         """Report one number per round for the curves of this node; a later call replaces the number."""

@@ -1,8 +1,9 @@
 """Read the sockets of a node class from the annotations of its methods."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_type_hints
 
 from genrl_graph.contract.policy import Carried
@@ -11,15 +12,20 @@ from genrl_graph.edge_types.edge_type import Pattern, Socket, read_pattern, read
 from genrl_graph.errors import NodeError
 
 Method = Callable[..., Any]
+_INPUT = re.compile(r" {4}(\w+): (.+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The sockets of a node class, read from its `run` (or from `offer` and `admit` of an exchange)."""
+    """The sockets of a node class, read from its `run` (or from `offer` and `admit` of an exchange).
+
+    What an input is for stands in the section `Inputs:` of the docstring; `returns` is its first paragraph.
+    """
 
     inputs: tuple[Socket, ...]
     outputs: Mapping[str, Pattern]  # "" for a single output, else the fields of the NamedTuple
     resources: tuple[str, ...]
+    returns: str = ""
 
     @property
     def replaced(self) -> Mapping[str, str]:
@@ -67,7 +73,7 @@ def read_inputs(where: str, method: Method, *, after: int = 1) -> tuple[tuple[So
 
     Raises `NodeError` for parameters that break the contract, such as `*args` or unknown resources.
     """
-    hints = read_hints(where, method)
+    hints, meanings = read_hints(where, method), read_meanings(method)
     sockets, resources = [], []
     for parameter in list(inspect.signature(method).parameters.values())[after:]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -83,8 +89,27 @@ def read_inputs(where: str, method: Method, *, after: int = 1) -> tuple[tuple[So
         if parameter.name not in hints:
             raise NodeError(f"{where}.{parameter.name}: an input needs a type annotation")
         optional = parameter.default is not parameter.empty
-        sockets.append(read_socket(parameter.name, hints[parameter.name], optional=optional, where=where))
+        socket = read_socket(parameter.name, hints[parameter.name], optional=optional, where=where)
+        sockets.append(replace(socket, meaning=meanings.get(parameter.name, "")))
     return tuple(sockets), tuple(resources)
+
+
+def read_meanings(method: Method) -> dict[str, str]:
+    """Return the lines `name: meaning` in the section `Inputs:` of a method's docstring; a line may be continued."""
+    meanings, name = dict[str, str](), ""
+    for line in (inspect.getdoc(method) or "").partition("\nInputs:\n")[2].splitlines():
+        if line[:1].strip():
+            break  # another section
+        if entry := _INPUT.fullmatch(line):
+            name, meanings[entry[1]] = entry[1], entry[2]
+        elif name and line:
+            meanings[name] += f" {line.strip()}"
+    return meanings
+
+
+def read_summary(method: Method) -> str:
+    """Return the first paragraph of a method's docstring on one line."""
+    return " ".join((inspect.getdoc(method) or "").partition("\n\n")[0].split())
 
 
 def read_outputs(where: str, method: Method) -> dict[str, Pattern]:

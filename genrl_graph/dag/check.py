@@ -8,6 +8,7 @@ from genrl_graph.contract.node import Carry, Exchange, Node, Reward
 from genrl_graph.dag.graph import Graph, Part, Section
 from genrl_graph.dag.hazards import find_hazards
 from genrl_graph.dag.infer import infer
+from genrl_graph.dag.origins import input_origins, row_origins
 from genrl_graph.dag.problems import Path, Problem, edge_path, read_parts
 from genrl_graph.edge_types.edge_type import EdgeType, Socket
 from genrl_graph.errors import UserError
@@ -40,7 +41,17 @@ def check(graph: Graph, *, unread: Collection[Path] = ()) -> list[Problem]:
     problems += _cycles(graph)
     problems += _unused(graph, types)
     problems += _not_evaluable(graph)
+    problems += _never_learning(graph)
     return problems + find_hazards(graph, types, unread=unread)
+
+
+def check_data(graph: Graph) -> list[Problem]:
+    """Return what is missing of the local data that the nodes read, from names and headers alone.
+
+    Not a part of `check`: a graph whose data is elsewhere can still be drawn, compared and looked at.
+    """
+    nodes = ((name, part.declared) for name, part in graph.nodes.items() if isinstance(part.declared, Node))
+    return [Problem(("nodes", name, "params"), line, True) for name, node in nodes for line in node.check_data()]
 
 
 def check_part(
@@ -92,6 +103,17 @@ def _not_evaluable(graph: Graph) -> Iterator[Problem]:
                 part.node.evaluated(graph.run.evaluation)
             except UserError as error:
                 yield Problem(("nodes", name), f"{error} (run.mode is {graph.run.mode})", at_key=True)
+
+
+def _never_learning(graph: Graph) -> Iterator[Problem]:
+    """Report nodes that can never do their work on the rows of the generators upstream, such as groups of one row."""
+    if graph.run.mode == "evaluate":
+        return
+    origins = row_origins(graph)
+    for name, part in graph.nodes.items():
+        if isinstance(part.declared, Node):
+            for text in part.declared.check_origins(input_origins(part, origins)):
+                yield Problem(("nodes", name), text, at_key=True)
 
 
 def unknown_output(graph: Graph, ref: str) -> str:

@@ -2,16 +2,17 @@
 
 from typing import Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.exact_numbers import ExactNumbers
 
 Mode = Literal["train", "evaluate", "train_and_evaluate"]
 TrackerName = Literal["jsonl", "tensorboard", "wandb", "mlflow"]
 KNOWN_TRACKERS: tuple[str, ...] = get_args(TrackerName)
 
 
-class RunConfig(BaseModel):
+class RunConfig(ExactNumbers):
     """Run options: rounds, seed, peers, evaluation, checkpoints and failure limits; they do not define the game."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +42,12 @@ class RunConfig(BaseModel):
     )
     trackers: tuple[TrackerName, ...] = Field(
         ("tensorboard",), description="where metrics go; metrics.jsonl is always written"
+    )
+    max_failed_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of a peer's own rows of a node that may fail in a round, or stay unjudged; 1: no limit",
     )
     max_failed_rows: int | None = Field(
         None,

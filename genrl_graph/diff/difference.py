@@ -13,6 +13,7 @@ from genrl_graph.diff.parts import PartChange, PartMove, find_renames, moved_par
 from genrl_graph.diff.schedules import ScheduleChange, schedule_changes
 from genrl_graph.graph_file.read import Loaded, read
 from genrl_graph.store import run_folder
+from genrl_graph.store.run_store import refuse_unsafe
 
 _NOT_COMPARED = "the schedules and fingerprints are not compared, for that needs two graphs that pass the check"
 
@@ -111,6 +112,7 @@ def _read(path: Path) -> Loaded:
     if not path.is_dir():
         return read(path)
     run_folder.read_graph(path)  # raises `StoreError`, which names what the folder lacks
+    refuse_unsafe(path)
     return read(path / run_folder.GRAPH)
 
 

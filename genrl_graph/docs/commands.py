@@ -39,7 +39,7 @@ def _section(name: str, parser: argparse.ArgumentParser, help: str) -> str:
         if actions := [action for action in group._group_actions if not isinstance(action, argparse._HelpAction)]:
             title = group.title or ""
             if title not in ("positional arguments", "options"):
-                parts.append(f"**{_sentence(title)}**")
+                parts.append(f"**{title[:1].upper()}{title[1:]}**")
             head = "Argument" if title == "positional arguments" else "Option"
             parts.append(table((head, "Meaning"), _rows(actions)))
     return "\n\n".join(parts)

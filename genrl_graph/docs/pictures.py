@@ -53,7 +53,7 @@ def with_pictures(markdown: str) -> str:
 def figure(graph: Graph) -> str:
     """Return the picture of a game as HTML that a page may hold."""
     svg = draw(compile_graph(graph), "svg").decode()
-    return f'<figure class="game" data-search-exclude>\n{svg}</figure>\n'
+    return f'<figure class="game" data-search-exclude tabindex="0">\n{svg}</figure>\n'
 
 
 def _files(markdown: str) -> Iterator[tuple[str, str]]:

@@ -82,11 +82,7 @@ def _type_section(cls: type[Declared], games: Sequence[str]) -> str:
     if imported := _import_line(cls):
         parts.append(f"In Python: {imported}")
     if issubclass(cls, Node):
-        inputs = [(f"`{socket.name}`", _socket(socket)) for socket in cls.signature.inputs]
-        parts.append(table(("Input", "Type"), inputs))
-        outputs = {field: _edge(pattern.bound, str(pattern)) for field, pattern in cls.signature.outputs.items()}
-        rows = [(f"`{field}`", edge) for field, edge in outputs.items() if field]
-        parts.append(table(("Output", "Type"), rows) or "".join(f"**Output** {edge}" for edge in outputs.values()))
+        parts += [_inputs_table(cls), *_outputs(cls)]
     elif issubclass(cls, Carry):
         parts.append(f"**Carries** {_edge(cls.edge, str(cls.edge))}")
     parts += [_params_table("Param", cls), *_long_defaults(cls)]
@@ -94,6 +90,21 @@ def _type_section(cls: type[Declared], games: Sequence[str]) -> str:
         links = ", ".join(f"[{name}](../games/{name}.md)" for name in games)
         parts.append(f"**Used in** {links}")
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _inputs_table(cls: type[Node]) -> str:
+    rows = [(f"`{socket.name}`", _socket(socket), in_cell(socket.meaning)) for socket in cls.signature.inputs]
+    return table(("Input", "Type", "Meaning"), rows)
+
+
+def _outputs(cls: type[Node]) -> Iterator[str]:
+    """Yield the output and what `run` says of it; several outputs as a table and a paragraph."""
+    outputs = {field: _edge(pattern.bound, str(pattern)) for field, pattern in cls.signature.outputs.items()}
+    if "" in outputs:
+        yield f"**Output** {outputs['']}: {linked_papers(cls.signature.returns)}".removesuffix(": ")
+    else:
+        yield table(("Output", "Type"), [(f"`{field}`", edge) for field, edge in outputs.items()])
+        yield linked_papers(cls.signature.returns)
 
 
 def _socket(socket: Socket) -> str:
@@ -124,8 +135,13 @@ def _params_table(what: str, cls: type[BaseModel]) -> str:
 
 def _param_row(path: str, param: Param) -> tuple[str, str, str, str]:
     bounds = f"<br>{', '.join(param.constraints)}" if param.constraints else ""
-    default = "*required*" if param.required else code(_short(param.default))
-    return f"`{path}`", f"{_type_cell(param.annotation)}{bounds}", default, in_cell(param.description)
+    return f"`{path}`", f"{_type_cell(param.annotation)}{bounds}", _default_cell(param), in_cell(param.description)
+
+
+def _default_cell(param: Param) -> str:
+    if param.required:
+        return "*required*"
+    return code(_yaml(param.default)) if _is_short(param.default) else "*see below*"
 
 
 def _type_cell(annotation: Any) -> str:
@@ -162,9 +178,8 @@ def _models_in(annotation: Any, step: str = "") -> Iterator[tuple[str, type[Base
         yield from _models_in(inner[1], f"{step}.<name>")
 
 
-def _short(default: Any) -> str:
-    text = _yaml(default)
-    return text if len(text) <= SHORT_DEFAULT else "see below"
+def _is_short(default: Any) -> bool:
+    return len(_yaml(default)) <= SHORT_DEFAULT
 
 
 def _yaml(value: Any) -> str:
@@ -175,6 +190,7 @@ def _yaml(value: Any) -> str:
 
 def _long_defaults(cls: type[BaseModel]) -> Iterator[str]:
     for param in params_of(cls):
-        if not param.required and _short(param.default) != _yaml(param.default):
+        if not (param.required or _is_short(param.default)):
             text = param.default if isinstance(param.default, str) else _yaml(param.default)
-            yield f"Default of `{param.name}`:\n\n{code_block(text, 'jinja' if '{{' in text else 'text')}"
+            language = "jinja" if "{{" in text else "text"
+            yield f"Default of `{param.name}`:\n\n{code_block(text, f'{{ .{language} .prose }}')}"

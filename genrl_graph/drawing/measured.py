@@ -1,16 +1,14 @@
 """Read the metrics of each node from the metrics.jsonl of a run."""
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from genrl_graph.errors import StoreError
 from genrl_graph.messages import counted
-from genrl_graph.store.durable import failed
-
-METRICS = "metrics.jsonl"
+from genrl_graph.store.metrics_file import METRICS, metric_lines
+from genrl_graph.store.run_path import RunPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,9 @@ def measured(folder: Path, names: Iterable[str], *, round: int | None = None) ->
 
     Raises `StoreError` for a folder without metrics, and for a round that was not played.
     """
-    lines = [line for line in _lines(folder / METRICS) if "time/round" in line]
+    if not (RunPath(folder) / METRICS).exists():
+        raise StoreError(f"{folder / METRICS}: no such file; --run wants the folder of a run that has ended a round")
+    lines = [line for line in metric_lines(folder) if "time/round" in line]
     if not lines:
         raise StoreError(f"{folder / METRICS}: no round has ended yet; play one first")
     if round is not None:
@@ -93,26 +93,6 @@ def _numbers(lines: list[dict[str, Any]], name: str) -> Numbers:
 
 def _with_share(numbers: Numbers, total: float) -> Numbers:
     return numbers if numbers.seconds is None else replace(numbers, time_share=numbers.seconds / total)
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the complete lines of a metrics file, as dicts."""
-    try:
-        text = path.read_text()
-    except FileNotFoundError as error:
-        raise StoreError(f"{path}: no such file; --run wants the folder of a run that has ended a round") from error
-    except OSError as error:
-        raise failed(path, "read", error) from error
-    for number, line in enumerate(text.splitlines(keepends=True), start=1):
-        if not line.endswith("\n"):
-            return
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise StoreError(f"{path}:{number}: no JSON: {error.msg}; remove the line") from error
-        if not (isinstance(values, dict) and {"round", "peer"} <= values.keys()):
-            raise StoreError(f"{path}:{number}: wants an object with a round and a peer; remove the line")
-        yield values
 
 
 def _share(value: float) -> str:

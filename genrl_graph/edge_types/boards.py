@@ -23,8 +23,8 @@ In two-player games the first plane holds one's own pieces.
 def trajectory_transcript(steps: "Trajectories", rows: NDArray[np.int64]) -> Transcript:
     """Return the transcript of one trajectory; `steps` are sorted, and `rows` are their positions in the frame."""
     actions = steps.values("action")
-    (last,) = steps.take([len(steps) - 1]).rows("seat", "finish")
-    finish = last["finish"] or "no end"
+    (last,) = steps.take([len(steps) - 1]).rows("seat", "finish_reason")
+    finish = last["finish_reason"] or "no end"
     facts = f"seat {last['seat']}, {len(steps)} {'step' if len(steps) == 1 else 'steps'}, {finish}"
     observations = steps.numpy("observation")
     text = _boards(steps, observations) if is_board(observations) else _lines(steps, observations)

@@ -114,12 +114,13 @@ Many = Literal["one", "list", "dict"]
 
 @dataclass(frozen=True, slots=True)
 class Socket:
-    """A named input of a node: its type, how many edges it takes, and whether it may stay unwired."""
+    """A named input of a node: its type, how many edges it takes, whether it may stay unwired, and what it is for."""
 
     name: str
     pattern: Pattern
     many: Many = "one"
     optional: bool = False
+    meaning: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         shape = {"one": "{}", "list": "list[{}]", "dict": "dict[str, {}]"}[self.many]

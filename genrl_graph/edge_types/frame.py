@@ -24,6 +24,7 @@ class Frame(EdgeValue):
         columns: Declared columns and their types, in order.
         version: Version of the type in packets and stores.
         task_column: Column of task ids that a receiver of rows looks up in its own sources, if the type has it.
+        sample_column: Column that tells the samples of a task apart where one has several rows; None: each is a sample.
         shown: Metrics that are shown first for generators of this type.
 
     No value is null. Raises `ColumnError` if a column is missing, unknown, null or of another type.
@@ -32,6 +33,7 @@ class Frame(EdgeValue):
     columns: ClassVar[Mapping[str, Column]] = {}
     version: ClassVar[int] = 1
     task_column: ClassVar[str] = "task_id"
+    sample_column: ClassVar[str | None] = None
     shown: ClassVar[DisplayMetrics] = DisplayMetrics()
     __slots__ = ("marks", "table")
 

@@ -31,8 +31,8 @@ def rollout_flaws(rows: Frame, known: ReceiverContext) -> Iterator[Violation]:
         yield Violation("tokens", name, _out_of_vocabulary(rows, name, known.vocabularies))
     for name in ("sample", "policy_version", "temperature"):
         yield Violation("negative", name, rows.numpy(name) < 0)
-    finishes = pc.is_in(rows.table.column("finish"), pa.array(FINISHES))
-    yield Violation("finish", "finish", ~finishes.to_numpy())
+    finishes = pc.is_in(rows.table.column("finish_reason"), pa.array(FINISHES))
+    yield Violation("finish_reason", "finish_reason", ~finishes.to_numpy())
     yield Violation("parents", "parent_ids", _lengths(rows, "parent_ids") > MOST_PARENTS)
     yield from _forged_ids(rows, known.protocol)
 
@@ -60,7 +60,7 @@ def _forged_ids(rows: Frame, protocol: str) -> Iterator[Violation]:
 def _out_of_vocabulary(rows: Frame, name: str, vocabularies: Mapping[str, int]) -> Mask:
     """Return the rows with a token id below 0 or beyond the vocabulary of their tokenizer."""
     sizes = np.asarray([*vocabularies.values(), MOST_TOKENS], np.int64)
-    known = pc.index_in(rows.table.column("tokenizer"), pa.array(vocabularies, pa.string()))
+    known = pc.index_in(rows.table.column("tokenizer_fingerprint"), pa.array(vocabularies, pa.string()))
     bounds = np.repeat(sizes[known.fill_null(len(vocabularies)).to_numpy()], _lengths(rows, name))
     return _any_element(rows, name, lambda flat: (flat < 0) | (flat >= bounds))
 

@@ -39,7 +39,7 @@ class Rollouts(Frame):
     """Completions of a policy, with the tokens, log-probs and ids that training and lineage need.
 
     `completion_mask` is 1 for tokens that the policy sampled. `logprobs` are the sampler's, from the distribution at
-    `temperature` before top-p. `finish` is stop, length or failed; `error` is the reason of a failure.
+    `temperature` before top-p. `finish_reason` is stop, length or failed; `error` is the reason of a failure.
     """
 
     columns = {
@@ -54,7 +54,7 @@ class Rollouts(Frame):
         "sample": pa.int32(),
         "policy": TEXT,
         "policy_version": pa.int64(),
-        "tokenizer": TEXT,
+        "tokenizer_fingerprint": TEXT,
         "temperature": pa.float32(),
         "messages": CHAT,
         "prompt_ids": IDS,
@@ -62,7 +62,7 @@ class Rollouts(Frame):
         "completion_mask": pa.list_(pa.int8()),
         "logprobs": FLOATS,
         "completion": TEXT,
-        "finish": TEXT,
+        "finish_reason": TEXT,
         "error": TEXT,
     }
     __slots__ = ()
@@ -73,9 +73,11 @@ class Rollouts(Frame):
 
     def transcripts(self) -> Iterator[Transcript]:
         """Render each row: the messages of its prompt, then the completion."""
-        for position, row in enumerate(self.rows("messages", "completion", "completion_ids", "finish", "temperature")):
+        for position, row in enumerate(
+            self.rows("messages", "completion", "completion_ids", "finish_reason", "temperature")
+        ):
             chat = tuple((f"[{message['role']}]", message["content"]) for message in row["messages"])
-            facts = f"{len(row['completion_ids'])} tokens, {row['finish']}, temperature {row['temperature']:g}"
+            facts = f"{len(row['completion_ids'])} tokens, {row['finish_reason']}, temperature {row['temperature']:g}"
             parts = (*chat, ("[completion]", row["completion"]))
             yield Transcript(np.asarray([position]), facts, row["completion"], parts)
 
@@ -85,7 +87,7 @@ class Rollouts(Frame):
 
     def finished(self) -> Self:
         """Return the rollouts that did not fail."""
-        return self.where([finish != "failed" for finish in self.values("finish")])
+        return self.where([finish != "failed" for finish in self.values("finish_reason")])
 
 
 R = TypeVar("R", bound=Frame, default=Rollouts)

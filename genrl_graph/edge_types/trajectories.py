@@ -33,8 +33,8 @@ class Trajectories(Frame):
 
     `group_id` is the id of the episode, shared by its seats. `seat` and `step` count from 0, and `id` is
     `<trajectory id>-<step>`. `mask` is 1 for legal actions; `logprob` and `value` come from the policy that acted.
-    `finish` is set only in the last step of a seat: terminated, truncated or failed. `bootstrap` is the value of the
-    observation after a truncated step, else 0. `error` is the reason of a failure; a failed episode has one row.
+    `finish_reason` is set only in the last step of a seat: terminated, truncated or failed. `bootstrap` is the value of
+    the observation after a truncated step, else 0. `error` is the reason of a failure; a failed episode has one row.
     The reward of a step includes everything that the seat earned before its next step.
     """
 
@@ -57,9 +57,10 @@ class Trajectories(Frame):
         "logprob": pa.float32(),
         "value": pa.float32(),
         "bootstrap": pa.float32(),
-        "finish": TEXT,
+        "finish_reason": TEXT,
         "error": TEXT,
     }
+    sample_column = "group_id"
     shown = DisplayMetrics(
         line=("return", "episode_length", "*/wins"),
         evaluation=("*/draws", "*/losses"),
@@ -86,8 +87,8 @@ class Trajectories(Frame):
         return self.where(~self.finish_is("failed"))
 
     def finish_is(self, finish: str) -> "NDArray[np.bool_]":
-        """Return a mask of the rows with this `finish`, shape (rows,)."""
-        mask: NDArray[np.bool_] = pc.equal(self._column("finish"), finish).to_numpy(zero_copy_only=False)
+        """Return a mask of the rows with this `finish_reason`, shape (rows,)."""
+        mask: NDArray[np.bool_] = pc.equal(self._column("finish_reason"), finish).to_numpy(zero_copy_only=False)
         return mask
 
     def seat_codes(self) -> "NDArray[np.int64]":
@@ -124,14 +125,14 @@ class Trajectories(Frame):
         for flaw in self._row_flaws(known):
             bad |= flaw.rows
             yield flaw
-        yield Violation("whole", "finish", (np.bincount(codes, weights=bad) > 0)[codes])
+        yield Violation("whole", "finish_reason", (np.bincount(codes, weights=bad) > 0)[codes])
 
     def _row_flaws(self, known: ReceiverContext) -> Iterator[Violation]:
         masks, actions, failed = self.numpy("mask"), self.numpy("action"), self.finish_is("failed")
         inside = (actions >= 0) & (actions < masks.shape[1])
         legal = np.zeros(len(self), dtype=bool)
         legal[inside] = masks[np.flatnonzero(inside), actions[inside]] == 1
-        yield Violation("finish", "finish", ~np.isin(self.numpy("finish").astype(str), FINISHES))
+        yield Violation("finish_reason", "finish_reason", ~np.isin(self.numpy("finish_reason").astype(str), FINISHES))
         yield Violation("mask", "action", ((masks != 0) & (masks != 1)).any(axis=1))
         yield Violation("legal", "action", ~(legal | failed))
         yield Violation("logprob", "logprob", self.numpy("logprob") > LARGEST_LOGPROB)
@@ -142,7 +143,7 @@ class Trajectories(Frame):
         yield Violation("bootstrap", "bootstrap", np.abs(self.numpy("bootstrap")) > largest)
         if SCORED in self.marks:
             yield Violation("reward", "reward", ~((np.abs(self.numpy("reward")) <= LARGEST_VALUE) | failed))
-        yield Violation("whole", "finish", self._incomplete())
+        yield Violation("whole", "finish_reason", self._incomplete())
         yield Violation("hash", "id", differing(self.values("id"), self.content_ids(protocol=known.protocol)))
         places = self.rows("peer", "round", "node", "task_id", "sample")
         episodes = [episode_id(protocol=known.protocol, **place) for place in places]

@@ -67,27 +67,35 @@ class Document:
 def parse_document(text: str, *, file: str, empty_ok: bool = False) -> Document:
     """Parse the values and positions of one YAML text; nothing is composed, interpolated or executed.
 
-    Scalars resolve as in OmegaConf. Aliases give independent copies. Raises `GraphError`
+    Scalars resolve as in OmegaConf, except that numbers are decimal: 0x1F, 007 and 12:30 are text. Aliases give
+    independent copies. Raises `GraphError`
     (`file:line:column: fault; advice`) for text that is not YAML, is not a mapping, is empty (unless `empty_ok`),
     repeats a key, has a key that is neither text nor a whole number, or has a tag beyond plain YAML.
     """
     return _Reader(text, file).document(empty_ok=empty_ok)
 
 
+_WHOLE = r"(?:0|[1-9][0-9]*(?:_[0-9]+)*)"
+_INT = re.compile(rf"[-+]?{_WHOLE}$")
+_FLOAT = re.compile(
+    rf"(?:[-+]?{_WHOLE}(?:\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+)"
+    r"|\.[0-9]+(?:_[0-9]+)*(?:[eE][-+][0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+)
+
+
 def _make_loader() -> Any:
-    """Return PyYAML's safe loader (the C one if available), which resolves scalars as OmegaConf does."""
+    """Return PyYAML's safe loader (the C one if available) with decimal numbers only.
+
+    YAML 1.1 also reads numbers by base and by colon: 12:30 as 750, 0123 as 83. Here these are text, as in YAML 1.2.
+    """
     loader: Any = type("GraphLoader", (getattr(yaml, "CSafeLoader", yaml.SafeLoader),), {})
-    plain = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
+    replaced = [f"tag:yaml.org,2002:{name}" for name in ("timestamp", "value", "int", "float")]
     loader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag not in plain]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in replaced]
         for first, resolvers in loader.yaml_implicit_resolvers.items()
     }
-    digits = r"[0-9]+(?:_[0-9]+)*"
-    number = re.compile(
-        rf"(?:[-+]?{digits}(?:\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+|(?::[0-5]?[0-9])+\.[0-9_]*)"
-        rf"|\.{digits}(?:[eE][-+][0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
-    )
-    loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789."))
+    loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
+    loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
     return loader
 
 

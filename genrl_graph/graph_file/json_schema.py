@@ -156,11 +156,15 @@ def _define(name: str, cls: type[Declared], definitions: dict[str, _Schema]) -> 
     if issubclass(cls, Node):
         sockets = cls.signature.inputs
         needs = {"inputs": [socket.name for socket in sockets if not socket.optional], **needs}
-        wires = {socket.name: {"description": str(socket), **_wire(socket)} for socket in sockets}
+        wires = {socket.name: {"description": _described(socket), **_wire(socket)} for socket in sockets}
         inputs = {"type": ["object", "null"], "properties": wires, "additionalProperties": False}
         below = {"inputs": inputs, **below}
     definitions[name] = {"properties": {"type": {"description": inspect.getdoc(cls) or ""}, **below}}
     return needs
+
+
+def _described(socket: Socket) -> str:
+    return f"{socket}: {socket.meaning}" if socket.meaning else str(socket)
 
 
 def _wire(socket: Socket) -> _Schema:

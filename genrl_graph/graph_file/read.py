@@ -2,16 +2,16 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
 
 from pydantic import ValidationError
 
 from genrl_graph.contract import registry
-from genrl_graph.contract.declared import Declared, param_problems
+from genrl_graph.contract.declared import Declared, param_problems, problem_text
 from genrl_graph.contract.node import Wire
-from genrl_graph.dag.check import check
+from genrl_graph.dag.check import check, check_data
 from genrl_graph.dag.graph import Graph, Part
 from genrl_graph.dag.problems import Path, Problem
 from genrl_graph.dag.run_config import RunConfig
@@ -33,6 +33,10 @@ class Loaded:
     problems: tuple[Problem, ...]
     document: Document
     deprecated: tuple[Problem, ...] = ()
+
+    def with_data(self) -> "Loaded":
+        """Return this with what is missing of the local data that the graph names, added to its problems."""
+        return replace(self, problems=(*self.problems, *check_data(self.graph)))
 
     def notes(self) -> list[str]:
         """Return one line per deprecated input name, with the new name."""
@@ -145,10 +149,7 @@ class _Reader:
                     hint = did_you_mean(str(path[-1]), known) or f"; it has {', '.join(known)}"
                     self._problem(path, f"unknown option {path[-1]!r}{hint}", at_key=True)
                 else:
-                    message = item["msg"].removeprefix("Value error, ")
-                    # The message of a rule between options has the values already.
-                    got = f", got {short(item['input'])}" if item["loc"] else ""
-                    self._problem(path, f"{message[:1].lower()}{message[1:]}{got}")
+                    self._problem(path, problem_text(item))
             return RunConfig()
 
     def _part(self, path: Path, entry: Any, keys: set[str]) -> Part:

@@ -41,6 +41,10 @@ class LineageIndex:
                 index._rounds.setdefault(kind.story(id), (number, group))
         return index
 
+    def ids(self) -> list[str]:
+        """List the ids of all rollouts and episodes."""
+        return list(self._rounds)
+
     def resolve(self, start: str) -> str:
         """Return the one id that begins with `start`, or the episode of the step `start`.
 

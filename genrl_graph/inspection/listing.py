@@ -15,7 +15,9 @@ from rich.text import Text
 from genrl_graph.errors import GenrlGraphError, StoreError
 from genrl_graph.inspection.text import line, number
 from genrl_graph.records.stored_run import StoredRun, open_run, run_folders, writer_of
-from genrl_graph.store.run_folder import GRAPH, JOURNAL
+from genrl_graph.store.metrics_file import METRICS
+from genrl_graph.store.run_folder import GRAPH, JOURNAL, inner_folders, sub_folders
+from genrl_graph.store.run_path import RunPath
 
 _STAGE = re.compile(r"stage\d+/")
 
@@ -47,8 +49,8 @@ class RunStatus:
 
 def print_runs(folder: Path, console: Console) -> None:
     """Print one line per run; raises `StoreError` where the folder holds none."""
-    inner = sorted((path for path in folder.iterdir() if path.is_dir()), key=_last_change) if folder.is_dir() else []
-    runs = [path for path in inner if (path / GRAPH).exists() or any(path.glob(f"*/{GRAPH}"))]
+    inner = sorted(sub_folders(folder), key=_last_change)
+    runs = [path for path in inner if (path / GRAPH).exists() or inner_folders(path)]
     if not runs:
         raise StoreError(f"{folder}: holds no run; `genrl-graph run GRAPH -o {folder}/NAME` makes one")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
@@ -64,7 +66,7 @@ def print_runs(folder: Path, console: Console) -> None:
 
 def _cells(path: Path) -> list[str]:
     if not run_folders(path):
-        return [f"{path.name}/", "", "", f"{len(list(path.glob(f'*/{GRAPH}')))} runs", "", ""]
+        return [f"{path.name}/", "", "", f"{len(inner_folders(path))} runs", "", ""]
     run = open_run(path)
     status = RunStatus.of(run)
     rewards = " ".join(number(value) for value in last_outcomes(run.metrics()).values())
@@ -102,8 +104,13 @@ def ago(seconds: float) -> str:
 
 
 def _written(folder: Path) -> float:
-    paths = [folder / GRAPH, folder / "metrics.jsonl", *(folder / JOURNAL).glob("*.wal")]
-    return max(path.stat().st_mtime for path in paths if path.exists())
+    root = RunPath(folder)
+    paths = [root / GRAPH, root / METRICS, *_segments(root / JOURNAL)]
+    return max(path.status().st_mtime for path in paths if path.exists())
+
+
+def _segments(journal: RunPath) -> list[RunPath]:
+    return list(journal.walk()) if journal.is_folder() else []
 
 
 def _last_change(folder: Path) -> float:

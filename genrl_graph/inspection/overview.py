@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -35,6 +36,8 @@ def print_run(run: StoredRun, console: Console, *, window: int | None = None, pn
     _print_head(run, console)
     if metrics.num_rows:
         console.print(_node_table(run, metrics))
+    if accounts := peer_accounts(metrics):
+        console.print(_account_table(accounts))
     for name, (rounds, values) in curves.items():
         lines = braille((rounds, smoothed(values, window).tolist()), width=console.width)
         if len(rounds) > 1 and lines:
@@ -58,6 +61,28 @@ def over_peers(metrics: pa.Table, name: str) -> Curve:
     return known.column("round").to_pylist(), known.column(f"{name}_mean").to_pylist()
 
 
+def peer_accounts(metrics: pa.Table) -> dict[str, dict[str, float]]:
+    """Return what each other peer cost in all rounds, by peer and unit: the sums of `peer/<peer>/<unit>`."""
+    sums: dict[str, dict[str, float]] = {}
+    for name in metrics.column_names:
+        kind, _, rest = name.partition("/")
+        peer, _, unit = rest.rpartition("/")
+        if kind == "peer" and peer:
+            sums.setdefault(peer, {})[unit] = pc.sum(metrics.column(name)).as_py() or 0.0
+    return sums
+
+
+def _account_table(accounts: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return a table of what each other peer cost, those first that took most time."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title="what other peers cost", title_justify="left")
+    units = list(dict.fromkeys(unit for account in accounts.values() for unit in account))
+    for column in ("peer", *units):
+        table.add_column(column, justify="left" if column == "peer" else "right", no_wrap=True)
+    for peer, account in sorted(accounts.items(), key=lambda entry: (-entry[1].get("seconds", 0.0), entry[0])):
+        table.add_row(Text(line(peer)), *(f"{account.get(unit, 0.0):.4g}" for unit in units))
+    return table
+
+
 def _print_head(run: StoredRun, console: Console) -> None:
     status, config = RunStatus.of(run), run.graph.run
     where = f"{status.state}, {status.played} of {status.asked} rounds played, last change {ago(status.age_s)}"
@@ -77,7 +102,10 @@ def _print_head(run: StoredRun, console: Console) -> None:
 
 
 def _node_table(run: StoredRun, metrics: pa.Table) -> Table:
-    """Return a row per node with means over the peers: first and last value of rewards, last value of other metrics."""
+    """Return a row per node with means over the peers: first and last value of rewards, last value of other metrics.
+
+    Versions of peers that differ are listed: their mean is the version of no policy.
+    """
     values = {
         (node, name): over_peers(metrics, f"{node}/{name}")[1]
         for node in run.nodes
@@ -89,11 +117,21 @@ def _node_table(run: StoredRun, metrics: pa.Table) -> Table:
     for column in ("node", "type", *names, "seconds"):
         table.add_column(column, justify="left" if column in ("node", "type") else "right", no_wrap=True)
     for node, part in run.graph.nodes.items():
-        cells = [_cell(name, values.get((node, name), [])) for name in names]
+        cells = [_cell(name, values.get((node, name), [])) for name in names if name != "version"]
+        cells += [_versions(metrics, node)] if "version" in names else []
         seconds = over_peers(metrics, f"time/{node}")[1] if f"time/{node}" in metrics.column_names else []
         cells.append(f"{np.mean(seconds):.3g}" if seconds else "")
         table.add_row(Text(line(node)), Text(line(part.type_name)), *cells)
     return table
+
+
+def _versions(metrics: pa.Table, node: str) -> str:
+    """Return the versions of a policy's peers in the last round that reports them, each once."""
+    if (name := f"{node}/version") not in metrics.column_names:
+        return ""
+    known = metrics.filter(metrics.column(name).is_valid())
+    last = known.filter(pc.equal(known.column("round"), pc.max(known.column("round"))))
+    return ", ".join(f"{version:.0f}" for version in sorted(set(last.column(name).to_pylist())))
 
 
 def _cell(name: str, values: Sequence[float]) -> str:

@@ -49,7 +49,7 @@ class JudgedRollout:
     @property
     def failed(self) -> bool:
         """True where sampling failed, or a node could not judge the rollout."""
-        return any(row["finish"] == "failed" for row in self.rollout.rows) or bool(self.verdict.reasons)
+        return any(row["finish_reason"] == "failed" for row in self.rollout.rows) or bool(self.verdict.reasons)
 
 
 def print_rollouts(run: StoredRun, query: RolloutFilter, console: Console, *, full: bool = False) -> None:

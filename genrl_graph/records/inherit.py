@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from genrl_graph.edge_types.edge_type import EdgeType
 from genrl_graph.edge_types.frame import Frame
+from genrl_graph.errors import StoreError
 
 STORE_COLUMNS = ("round", "holder")
 """Columns that the store adds to rows that have no columns of these names."""
@@ -112,6 +113,7 @@ def with_inherited(
 
 def merge_own_rows(external: pa.Table, offer: pa.Table, own: OwnSpans) -> pa.Table:
     """Rebuild the output of an exchange from the rows of others and the own offer, with the columns that both have."""
+    _check_spans(own, offer.num_rows, external.num_rows)
     mine = offer.take(pa.array([row for _, at, count in own for row in range(at, at + count)], pa.int64()))
     names = [name for name in external.column_names if name in mine.column_names]
     if not external.num_rows:
@@ -120,6 +122,17 @@ def merge_own_rows(external: pa.Table, offer: pa.Table, own: OwnSpans) -> pa.Tab
     places[[row for at, _, count in own for row in range(at, at + count)]] = np.arange(mine.num_rows)
     places[places < 0] = mine.num_rows + np.arange(external.num_rows)
     return pa.concat_tables([mine.select(names), external.select(names)]).take(pa.array(places))
+
+
+def _check_spans(own: OwnSpans, offered: int, external: int) -> None:
+    """Raise `StoreError` for positions of own rows that are not in the offer, or leave gaps in the output."""
+    total = external + sum(count for _, _, count in own)
+    end = 0
+    for position, at, count in own:
+        if position < end or position + count > total or at + count > offered:
+            spans = f"rows {at} to {at + count} of an offer of {offered} are rows {position} to {position + count}"
+            raise StoreError(f"own rows of an exchange: {spans} of {total}; restore the folder from a copy")
+        end = position + count
 
 
 def column_filter(kind: EdgeType) -> Callable[[str], bool]:

@@ -4,7 +4,6 @@
 this module follows the edges of the graph to find them. Both look up columns with `records.inherit`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from genrl_graph.contract.node import Node
 from genrl_graph.dag.graph import Edge, Graph, Part
 from genrl_graph.edge_types.edge_type import EdgeType
 from genrl_graph.edge_types.frame import Frame
+from genrl_graph.records.facts import read_facts
 from genrl_graph.records.inherit import (
     IN_FULL,
     STORE_COLUMNS,
@@ -28,6 +28,7 @@ from genrl_graph.records.inherit import (
 )
 from genrl_graph.records.write import EVAL_PREFIX, stored_in_full
 from genrl_graph.store.run_store import RunStore
+from genrl_graph.store.view import rows_of_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class Snapshot:
         for round, name, node, rows, facts in zip(*columns, strict=True):
             peer_round = numbers.setdefault((round, name), len(numbers))
             self._facts[node, peer_round] = facts
-            for group, count in json.loads(rows).items():
+            for group, count in rows_of_step(rows, store.folder).items():
                 self._counts.setdefault(group, []).append((peer_round, count))
         self.peer_rounds = list(numbers)
         self._wanted = np.asarray([holder in (None, name) for _, name in self.peer_rounds], dtype=bool)
@@ -148,7 +149,7 @@ class Snapshot:
             edge.ref: rows.by_peer_round() for edge in part.edges() if (rows := self._input(edge, prefix)) is not None
         }
         for number in np.flatnonzero(self._wanted).tolist():
-            facts = json.loads(self._facts.get((prefix + part.name, number), "{}"))
+            facts = read_facts(self._facts.get((prefix + part.name, number), "{}"), self._store.folder)
             if own := facts.get("own_rows", {}).get(ref):
                 offer = self._offer(part, {name: rows[number] for name, rows in inputs.items() if number in rows})
                 tables[number] = merge_own_rows(tables.get(number, external.table.slice(0, 0)), offer, own)

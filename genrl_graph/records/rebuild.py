@@ -37,6 +37,8 @@ def inherited_columns(ids: pa.ChunkedArray, inputs: Mapping[str, Any]) -> Inheri
 
 def rebuild(kind: EdgeType, stored: pa.Table, inputs: Mapping[str, Any]) -> Frame:
     """Rebuild an output of which `stored` has ids and some columns; the other columns come from the inputs."""
+    if "id" not in stored.column_names:
+        raise StoreError(f"rows of type {kind} were stored without ids; restore the folder from a copy")
     inherited = inherited_columns(stored.column("id"), inputs)
     return _frame(kind, pa.table(with_inherited(stored, inherited, column_filter(kind))))
 
@@ -112,7 +114,7 @@ def type_json(kind: EdgeType) -> list[Any]:
 
 def type_from_json(stored: Sequence[Any], wanted: EdgeType, inputs: Mapping[str, Any]) -> EdgeType:
     """Return the type that `type_json` described, a subclass of `wanted`; raises `StoreError` where there is none."""
-    name, marks = stored
+    name, marks = stored if len(stored) == 2 and isinstance(stored[1], list) else (stored, [])
     known = dict(MARKS)
     for kind in (wanted, *(frame.edge_type for value in inputs.values() for frame in frames_of(value))):
         known |= {mark.name: mark for mark in kind.marks}

@@ -1,6 +1,5 @@
 """Recall the committed steps of a resumed run from its store, instead of running them again."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +10,13 @@ from genrl_graph.contract.node import Exchange, Node
 from genrl_graph.edge_types.edge_type import EdgeType
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.errors import StoreError
+from genrl_graph.records.facts import read_facts
 from genrl_graph.records.inherit import IN_FULL
 from genrl_graph.records.rebuild import exchange_rows, full_rows, rebuild, type_from_json
 from genrl_graph.records.write import stored_in_full, stores_others_only
 from genrl_graph.store.journal import Record
 from genrl_graph.store.run_store import RunStore
+from genrl_graph.store.view import rows_of_step
 
 ADVICE = (
     "the same seed and inputs gave another result: did the run have other threads (OMP_NUM_THREADS, "
@@ -56,6 +57,8 @@ class Recorded:
             kind = type_from_json(types[ref], kind, inputs)
         if f"{group}/{IN_FULL}" in self.tables:
             return full_rows(kind, self.tables[f"{group}/{IN_FULL}"])
+        if group not in self.tables:
+            raise StoreError(f"{group}: its record ({holder}) holds no rows of it; restore the folder from a copy")
         if (own := self.facts.get("own_rows", {}).get(ref)) and stores_others_only(node, kind):
             assert isinstance(node, Exchange)
             offer = node.offer(**inputs)  # type: ignore[attr-defined]  # the contract was read at definition
@@ -90,11 +93,11 @@ def _steps_of(store: RunStore, round: int) -> dict[tuple[str, str], Recorded]:
     steps: dict[tuple[str, str], Recorded] = {}
     for step in store.steps(only).to_pylist():
         tables = {}
-        for group, rows in json.loads(step["rows"]).items():
+        for group, rows in rows_of_step(step["rows"], store.folder).items():
             table, start = groups.get(group) or (store.table(group, only), 0)
             tables[group] = table.slice(start, rows)
             groups[group] = (table, start + rows)
-        steps[step["node"], step["holder"]] = Recorded(json.loads(step["facts"]), tables)
+        steps[step["node"], step["holder"]] = Recorded(read_facts(step["facts"], store.folder), tables)
     return steps
 
 

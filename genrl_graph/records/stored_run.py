@@ -1,7 +1,7 @@
 """Read a run, finished or being written: typed rows of any node, metrics, facts and failures."""
 
 import fcntl
-import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +19,14 @@ from genrl_graph.errors import ParamError, StoreError
 from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import read_document, refuse_newer
 from genrl_graph.messages import did_you_mean
+from genrl_graph.records.facts import read_facts
 from genrl_graph.records.join import Snapshot, as_frame, columns_of
 from genrl_graph.records.write import EVAL_PREFIX
 from genrl_graph.store.metrics_file import read_metrics
-from genrl_graph.store.run_folder import GRAPH, LOCK, ROLLOUTS
+from genrl_graph.store.run_folder import GRAPH, LOCK, ROLLOUTS, inner_folders, sub_folders
+from genrl_graph.store.run_path import RunPath
 from genrl_graph.store.run_store import RunStore
+from genrl_graph.store.view import rows_of_step
 
 Rounds = range | int | None
 """A range of rounds, one round, or None for all."""
@@ -52,7 +55,7 @@ def run_folders(folder: Path) -> list[Path]:
     """
     if (folder / GRAPH).exists():
         return [folder]
-    inner = sorted(path.parent for path in folder.glob(f"*/{GRAPH}"))
+    inner = inner_folders(folder)
     any_peer = False
     for path in inner:
         try:
@@ -68,7 +71,7 @@ def run_folders(folder: Path) -> list[Path]:
 def writer_of(folder: Path) -> int | None:
     """Return the id of the process that writes a run folder, or None."""
     try:
-        with (folder / LOCK).open("rb") as file:
+        with os.fdopen((RunPath(folder) / LOCK).open(os.O_RDONLY), "rb") as file:
             holder = file.read(32).strip()
             if not holder.isdigit():
                 return None
@@ -121,6 +124,13 @@ class StoredRun:
     def nodes(self) -> list[str]:
         """The names of the nodes."""
         return list(self.graph.nodes)
+
+    def row_outputs(self) -> list[str]:
+        """List the outputs of nodes that are rows and of which some are stored, `node` or `node.field`."""
+        known = {name for name, kind in self._types.items() if issubclass(kind.base, Frame)}
+        stored = set(self.groups)
+        nodes = [name for name in self._types if name.partition(".")[0] in self.graph.nodes]
+        return [name for name in nodes if name in known and name.replace(".", "/") in stored]
 
     @property
     def groups(self) -> list[str]:
@@ -189,7 +199,7 @@ class StoredRun:
         counts: dict[int, int] = {}
         steps = self.steps(rounds)
         for number, text in zip(steps.column("round").to_pylist(), steps.column("rows").to_pylist(), strict=True):
-            if group in (rows_by_group := json.loads(text)):
+            if group in (rows_by_group := rows_of_step(text, self.folder)):
                 counts[number] = counts.get(number, 0) + rows_by_group[group]
         start, total = None, 0
         for number in sorted(counts):
@@ -214,7 +224,10 @@ class StoredRun:
         self._check_node(node)
         steps = self.steps(round)
         steps = steps.filter(pc.equal(steps.column("node"), node))
-        return {row["holder"]: json.loads(row["facts"]) for row in steps.select(["holder", "facts"]).to_pylist()}
+        return {
+            row["holder"]: read_facts(row["facts"], self.folder)
+            for row in steps.select(["holder", "facts"]).to_pylist()
+        }
 
     def failures(self, node: str, rounds: Rounds = None) -> pa.Table:
         """Return the rows that failed at a node, or that it could not judge: id, reason, round, holder."""
@@ -224,8 +237,8 @@ class StoredRun:
             failures.append(self.table(f"{node}/failures", rounds).select(_NO_ROWS.column_names))
         if node in groups:
             rows = self.table(node, rounds)
-            if {"id", "finish", "error"} <= set(rows.column_names) and rows.num_rows:
-                failed = rows.filter(pc.equal(rows.column("finish"), "failed"))
+            if {"id", "finish_reason", "error"} <= set(rows.column_names) and rows.num_rows:
+                failed = rows.filter(pc.equal(rows.column("finish_reason"), "failed"))
                 columns = failed.select(["id", "error", "round", "holder"])
                 failures.append(columns.rename_columns(_NO_ROWS.column_names))
         return pa.concat_tables([table.cast(_NO_ROWS.schema) for table in failures])
@@ -293,8 +306,9 @@ _NO_ROWS = pa.table(
 
 def _run_names(folder: Path) -> list[str]:
     """List the sub-folders that hold a graph.yaml, themselves or one level below."""
-    paths = [*folder.glob(f"*/{GRAPH}"), *folder.glob(f"*/*/{GRAPH}")]
-    return sorted({path.relative_to(folder).parts[0] for path in paths})
+    folders = inner_folders(folder)
+    outer = [path for path in sub_folders(folder) if path not in folders and inner_folders(path)]
+    return sorted(path.name for path in (*folders, *outer))
 
 
 def _range(rounds: Rounds) -> range | None:
@@ -310,8 +324,8 @@ def _columns(store: RunStore, group: str, names: Sequence[str]) -> pa.Table:
     from genrl_graph.store.arrays import RolloutArrays
 
     steps = store.steps().select(["round", "rows"]).to_pylist()
-    counts = [json.loads(step["rows"]).get(group, 0) for step in steps]
-    arrays = RolloutArrays(store.folder / ROLLOUTS)
+    counts = [rows_of_step(step["rows"], store.folder).get(group, 0) for step in steps]
+    arrays = RolloutArrays(RunPath(store.folder) / ROLLOUTS)
     published = min(arrays.counts.get(group, 0), sum(counts))
     parts = [arrays.read(group, 0, published, columns=tuple(names))] if published else []
     if pending := sum(counts) - published:  # in the journal, or moved to the arrays since

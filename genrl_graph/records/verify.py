@@ -4,7 +4,6 @@ Each chunk has a checksum, each journal record and checkpoint file a hash. Metad
 another. Every record in the arrays is rebuilt from its rows and compared with the hash with which it was committed.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,22 +12,27 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import yaml
 
+from genrl_graph.arrow.flat import empty
 from genrl_graph.arrow.schema import leaves, schema_json
-from genrl_graph.errors import StoreError
+from genrl_graph.errors import GraphError, StoreError
+from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import refuse_newer
+from genrl_graph.records.facts import check_facts, read_facts
 from genrl_graph.store import run_folder
-from genrl_graph.store.arrays import METADATA, SCHEMA, RolloutArrays, group_file, root_file
+from genrl_graph.store.arrays import MAX_METADATA_BYTES, SCHEMA, RolloutArrays, group_file, root_file
 from genrl_graph.store.canonical import conform
 from genrl_graph.store.chunks import ChunkedArray
-from genrl_graph.store.durable import failed
-from genrl_graph.store.journal import Record, digest_of, entries, torn_tail
+from genrl_graph.store.group_names import METADATA, STEPS, check_group, group_path
+from genrl_graph.store.journal import Record, check_origin, digest_of, torn_tail
 from genrl_graph.store.manifest import damaged_files
-from genrl_graph.store.view import STEPS, STEPS_SCHEMA, archived_records
+from genrl_graph.store.metrics_file import metric_lines
+from genrl_graph.store.renamed import ColumnNames
+from genrl_graph.store.run_path import RunPath, refused_by_name
+from genrl_graph.store.strict_json import RESTORE, parse_object
+from genrl_graph.store.view import archived_records, check_origin_columns, pending_entries, rows_of_step
 
 ROWS_A_READ = 16_384
-RESTORE = "restore it from a copy"
 
 Step = dict[str, Any]
 
@@ -74,15 +78,21 @@ def verify_run(folder: Path) -> Report:
     """
     text, versions = run_folder.read_graph(folder)
     lock = run_folder.WriterLock(folder, shared=True)
-    report = Report()
+    report, root, pyarrow = Report(), RunPath(folder), str(versions.get("pyarrow", pa.__version__))
     try:
-        arrays = RolloutArrays(folder / run_folder.ROLLOUTS)
+        arrays = RolloutArrays(root / run_folder.ROLLOUTS)
+        with report.noting():
+            run_folder.refuse_links(folder)
         with report.noting():
             _check_graph(folder / run_folder.GRAPH, text)
-        _check_checkpoints(folder / run_folder.CHECKPOINTS, report)
         with report.noting():
-            _check_journal(folder / run_folder.JOURNAL, archived_records(arrays.counts), report)
-        _ArraysVerifier(arrays, report, versions.get("pyarrow", pa.__version__)).run()
+            _check_checkpoints(root / run_folder.CHECKPOINTS, report)
+        with report.noting():
+            _check_journal(root / run_folder.JOURNAL, arrays, report, pyarrow)
+        with report.noting():
+            for _ in metric_lines(folder):
+                pass
+        _ArraysVerifier(arrays, report, pyarrow).run()
     finally:
         lock.release()
     return report
@@ -90,24 +100,34 @@ def verify_run(folder: Path) -> Report:
 
 def _check_graph(path: Path, text: str) -> None:
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise StoreError(f"{path}: is not YAML: {' '.join(str(error).split())}; {RESTORE}") from error
-    if isinstance(values, dict):
-        refuse_newer(values, path)
+        refuse_newer(parse_document(text, file=str(path)).values, path)
+    except GraphError as error:
+        raise StoreError(f"{path}: is not YAML that a run writes: {error}; {RESTORE}") from error
 
 
-def _check_checkpoints(checkpoints: Path, report: Report) -> None:
-    report.leftovers += len(run_folder.partial_checkpoints(checkpoints))
-    for folder in sorted(path for path in checkpoints.glob("*") if path.name.isdecimal()):
+def _check_checkpoints(checkpoints: RunPath, report: Report) -> None:
+    if not checkpoints.exists():
+        return
+    partial = run_folder.partial_checkpoints(checkpoints)
+    report.leftovers += len(partial)
+    checkpoints.require_plain()
+    for rounds in run_folder.checkpoint_rounds(checkpoints):
         report.checkpoints += 1
+        folder = checkpoints / run_folder.checkpoint_name(rounds)
         with report.noting():
             report.problems += [f"{path}: {problem}; {RESTORE}" for path, problem in damaged_files(folder)]
 
 
-def _check_journal(folder: Path, start: int, report: Report) -> None:
-    for _ in entries(folder, since=start):
+def _check_journal(folder: RunPath, arrays: RolloutArrays, report: Report, pyarrow: str) -> None:
+    if not folder.exists():
+        return
+    folder.require_plain()
+    start = archived_records(arrays.counts)
+    for entry in pending_entries(folder, arrays):
         report.pending += 1
+        check_facts(dict(entry.record.facts), f"{folder}: record {entry.position}")
+        if digest_of(entry.record) != entry.digest:  # the arrays would give the hash of what a run writes
+            raise StoreError(f"{folder}: {_differs(entry.position, entry.record, entry.digest, pyarrow)}; {RESTORE}")
     torn = torn_tail(folder, since=start)
     if torn is not None:
         path, end, size = torn
@@ -120,7 +140,7 @@ class _ArraysVerifier:
 
     def __init__(self, arrays: RolloutArrays, report: Report, pyarrow: str) -> None:
         self.arrays, self.report, self.pyarrow = arrays, report, pyarrow
-        self.known = {arrays.folder / METADATA}
+        self.known: set[RunPath] = {arrays.folder / METADATA}
         self.sound: set[str] = set()
 
     def run(self) -> None:
@@ -130,7 +150,9 @@ class _ArraysVerifier:
         report.groups = len(counts.keys() - {STEPS})
         report.rows = sum(rows for group, rows in counts.items() if group != STEPS)
         with report.noting():
-            _check_bytes(arrays.folder / METADATA, root_file(counts))
+            _check_bytes(arrays.folder / METADATA, root_file(counts, arrays.layout))
+        with report.noting():
+            arrays.check_names()
         for group in counts:
             before = len(report.problems)
             with report.noting():
@@ -145,11 +167,14 @@ class _ArraysVerifier:
     def _check_group(self, group: str) -> None:
         """Check the metadata and chunks of a group, and that its offsets fit the arrays that they point into."""
         arrays = self.arrays
-        schema = STEPS_SCHEMA if group == STEPS else arrays.schema(group)
-        _check_bytes(
-            arrays.folder / group / METADATA, group_file({"schema_version": SCHEMA, "columns": schema_json(schema)})
-        )
-        self.known.add(arrays.folder / group / METADATA)
+        schema = arrays.schema(group)
+        metadata = group_path(arrays.folder, group) / METADATA
+        if group != STEPS:
+            check_group(group)
+            check_origin_columns(schema, f"{metadata}: {group}")
+            ColumnNames(arrays.layout).present(empty(schema))
+        _check_bytes(metadata, group_file({"schema_version": SCHEMA, "columns": schema_json(schema)}))
+        self.known.add(metadata)
         levels = {"": arrays.counts[group]}
         for leaf in leaves(schema):
             if leaf.level not in levels:
@@ -175,11 +200,15 @@ class _ArraysVerifier:
 
     def _check_strays(self) -> None:
         """Report files that belong to no array; with records in the journal, such files may be unpublished rows."""
-        leftovers = set(self.arrays.leftovers())
+        try:
+            leftovers = set(self.arrays.leftovers())
+        except StoreError as error:
+            self.report.problems.append(str(error))
+            return
         self.report.leftovers += len(leftovers)
         if self.report.pending or self.sound != self.arrays.counts.keys():
             return
-        for path in sorted(path for path in self.arrays.folder.rglob("*") if path.is_file()):
+        for path in self.arrays.folder.walk():
             if path not in self.known and path not in leftovers:
                 self.report.problems.append(f"{path}: belongs to no array; remove it")
 
@@ -188,7 +217,10 @@ class _ArraysVerifier:
         ends = dict.fromkeys(self.arrays.counts, 0)
         steps: list[Step] = []
         for step in self.arrays.read(STEPS, 0, self.arrays.counts[STEPS]).to_pylist():
-            steps.append(step | {"rows": json.loads(step["rows"])})
+            where = f"{self.arrays.folder / STEPS}: record {ends[STEPS] + len(steps)}"
+            check_origin(step["round"], step["node"], step["holder"], where)
+            facts = read_facts(step["facts"], where)
+            steps.append(step | {"rows": rows_of_step(step["rows"], where), "facts": facts})
             if sum(sum(step["rows"].values()) for step in steps) >= ROWS_A_READ:
                 self._check_steps(steps, ends)
                 steps = []
@@ -211,10 +243,11 @@ class _ArraysVerifier:
                 continue  # an empty table in a group without rows was hashed with types that the arrays do not have
             parts = {group: tables[group].slice(a - begins[group], b - a) for group, (a, b) in spans.items()}
             rows = {name: conform(part, part.schema, fixed=True, where=name) for name, part in parts.items()}
-            record = Record(step["round"], step["node"], step["holder"], json.loads(step["facts"]), rows)
+            record = Record(step["round"], step["node"], step["holder"], step["facts"], rows)
             self.report.rebuilt += 1
             if digest_of(record) != step["digest"]:
-                self.report.problems.append(self._differs(number, step))
+                differs = _differs(number, record, step["digest"], self.pyarrow)
+                self.report.problems.append(f"{self.arrays.folder}: {differs}; {RESTORE}")
 
     def _spans(self, step: Step, ends: dict[str, int]) -> dict[str, tuple[int, int]]:
         """Return the rows of a record by group, as (start, stop), and move `ends` on."""
@@ -226,29 +259,27 @@ class _ArraysVerifier:
             ends[group] += rows
         return spans
 
-    def _differs(self, number: int, step: Step) -> str:
-        where = f"record {number} (round {step['round']}, {step['node']}, {step['holder']})"
-        other = f" by pyarrow {self.pyarrow}, this is {pa.__version__}" if self.pyarrow != pa.__version__ else ""
-        problem = f"{where}: its rows do not give the hash {step['digest']} with which it was committed{other}"
-        return f"{self.arrays.folder}: {problem}; {RESTORE}"
+
+def _differs(number: int, record: Record, digest: str, pyarrow: str) -> str:
+    """Describe a record whose rows do not give its hash, and the version of pyarrow that wrote it if it is another."""
+    where = f"record {number} (round {record.round}, {record.node}, {record.holder})"
+    other = f" by pyarrow {pyarrow}, this is {pa.__version__}" if pyarrow != pa.__version__ else ""
+    return f"{where}: its rows do not give the hash {digest} with which it was committed{other}"
 
 
 def _check_metadata(array: ChunkedArray, length: int) -> None:
     """Check the metadata of an array of `length` elements, or more where a crash hit before a block was published."""
-    try:
-        shape = json.loads(array.metadata.read_bytes())["shape"][0]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise StoreError(f"{array.metadata}: cannot be read ({error}); {RESTORE}") from error
-    if not isinstance(shape, int) or shape < length:
-        raise StoreError(f"{array.metadata}: {shape} of {length} elements; {RESTORE}")
-    _check_bytes(array.metadata, array.describe(shape))
+    with refused_by_name(array.metadata, "read"):
+        shape = parse_object(array.metadata.read(MAX_METADATA_BYTES), array.metadata).get("shape")
+    first = shape[0] if isinstance(shape, list) and shape else None
+    if not isinstance(first, int) or first < length:
+        raise StoreError(f"{array.metadata}: {str(first)[:40]} of {length} elements; {RESTORE}")
+    _check_bytes(array.metadata, array.describe(first))
 
 
-def _check_bytes(path: Path, expected: bytes) -> None:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise failed(path, "read", error) from error
+def _check_bytes(path: RunPath, expected: bytes) -> None:
+    with refused_by_name(path, "read"):
+        data = path.read(MAX_METADATA_BYTES)
     if data != expected:
         raise StoreError(f"{path}: is not what a run writes; {RESTORE}")
 

@@ -7,10 +7,10 @@ length, so the tree never fragments: a column of n elements is one metadata file
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,28 @@ import pyarrow as pa
 
 from genrl_graph.arrow.flat import Flat, empty, join, split
 from genrl_graph.arrow.schema import Leaf, leaves, schema_from_json, schema_json
-from genrl_graph.errors import StoreError
+from genrl_graph.errors import StoreError, named
 from genrl_graph.store.chunks import ChunkedArray
-from genrl_graph.store.durable import PARTIAL, failed, sync_folder, write_file
+from genrl_graph.store.group_names import (
+    METADATA,
+    STEPS,
+    STEPS_SCHEMA,
+    check_columns,
+    check_distinct,
+    group_path,
+    leaf_path,
+)
+from genrl_graph.store.renamed import RENAMED
+from genrl_graph.store.run_path import PARTIAL, RunPath, refused_by_name
+from genrl_graph.store.strict_json import RESTORE, is_count, parse_object
 
-LAYOUT = 2
+LAYOUT = 3
 SCHEMA = 1  # the version of the columns of a group
 ROWS_A_READ = 65_536
+BYTES_A_READ = 2**28  # of tensors, whose rows may be large
+MAX_METADATA_BYTES = 16 * 2**20
 WRITERS = 8  # threads that wait for the disk; each holds one chunk twice, raw and compressed
 ATTRIBUTE = "genrl_graph"
-METADATA = "zarr.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,53 +55,71 @@ class ArrayWrite:
 class RolloutArrays:
     """The arrays of one run. Appended rows count only after `publish`.
 
-    Raises `StoreError` where the folder is not the store of a run, or has another layout version.
+    A run keeps the layout it began with; see `renamed` for what they differ in. Raises `StoreError` where the folder is
+    not the store of a run, or has a layout version that this program does not read.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._new_names: set[Path] = set()  # folders with files written since the last `publish`
+    def __init__(self, folder: Path | RunPath) -> None:
+        self.folder = RunPath.of(folder)
+        self._new_names: set[RunPath] = set()  # folders with files written since the last `publish`
         self._levels: dict[str, dict[str, int]] = {}  # published elements by group and level
         self._next: dict[str, dict[str, int]] = {}  # the same after the next `publish`
+        self.layout = LAYOUT
         self.counts = self.published()
 
     @classmethod
-    def create(cls, folder: Path) -> "RolloutArrays":
+    def create(cls, folder: Path | RunPath) -> "RolloutArrays":
         """Create an empty tree in a new or empty folder."""
-        folder.mkdir(exist_ok=True)
-        write_file(folder / METADATA, root_file({}))
-        sync_folder(folder)
+        folder = RunPath.of(folder)
+        folder.make_folder()
+        (folder / METADATA).write(root_file({}))
+        folder.sync()
         return cls(folder)
 
     def published(self) -> dict[str, int]:
         """Read the published row counts from the disk, by group, in the order in which the groups appeared."""
-        root = self._attributes("")
+        root = self._attributes(self.folder)
         layout = root.get("layout")
-        if not isinstance(layout, int) or not isinstance(root.get("rows"), dict):
+        if not isinstance(layout, int) or not isinstance(root.get("rows"), dict) or isinstance(layout, bool):
             raise StoreError(f"{self.folder}: no layout version in {METADATA}; this is not the store of a run")
         if layout > LAYOUT:
             raise StoreError(f"{self.folder}: layout {layout} is newer than {LAYOUT}; upgrade genrl-graph")
-        if layout < LAYOUT:
+        if layout not in RENAMED:
             raise StoreError(
-                f"{self.folder}: layout {layout} is older than {LAYOUT}; open it with the version of genrl-graph "
+                f"{self.folder}: layout {layout} is older than {min(RENAMED)}; open it with the version of genrl-graph "
                 "that wrote it"
             )
-        return {str(group): int(rows) for group, rows in root["rows"].items()}
+        self.layout = layout
+        for group, rows in root["rows"].items():
+            group_path(self.folder, group)  # raises for a name that no group can have
+            if not is_count(rows):
+                raise StoreError(f"{self.folder / METADATA}: {str(rows)[:40]!r} rows of {group!r}; {RESTORE}")
+        return dict(root["rows"])
 
     def schema(self, group: str) -> pa.Schema:
         """Read the columns of a published group; raises `StoreError` where they are damaged or of a newer version."""
-        path, attributes = self.folder / group / METADATA, self._attributes(group)
+        folder = group_path(self.folder, group)
+        path, attributes = folder / METADATA, self._attributes(folder)
         version = attributes.get("schema_version")
         if isinstance(version, int) and version > SCHEMA:
             raise StoreError(f"{path}: schema version {version} is newer than {SCHEMA}; upgrade genrl-graph")
-        try:
-            return schema_from_json(attributes["columns"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise StoreError(f"{path}: describes no columns; restore it from a copy") from error
+        columns = attributes.get("columns")
+        if not isinstance(columns, dict):
+            raise StoreError(f"{path}: describes no columns; restore it from a copy")
+        with named(str(path)):
+            schema = schema_from_json(columns)
+            check_columns(schema, group)
+        if group == STEPS and schema != STEPS_SCHEMA:
+            raise StoreError(f"{path}: the columns of {STEPS!r} are not those that a run writes; {RESTORE}")
+        return schema
 
     def array(self, group: str, leaf: Leaf) -> ChunkedArray:
         """Return one array of a group."""
-        return ChunkedArray(self.folder / group / leaf.path, leaf)
+        return ChunkedArray(leaf_path(group_path(self.folder, group), leaf.path), leaf)
+
+    def check_names(self) -> None:
+        """Raise `StoreError` where the published groups and columns are not paths of their own."""
+        check_distinct({group: self.schema(group).names for group in self.counts})
 
     def levels(self, group: str) -> dict[str, int]:
         """Return the published number of elements of each level of a group (see `Leaf.level`), from its offsets."""
@@ -114,15 +144,15 @@ class RolloutArrays:
         """Sync the appended rows to the disk, then publish the new row counts in one rename."""
         counts = self.counts | {group: levels[""] for group, levels in self._next.items()}
         self._sync()
-        write_file(self.folder / METADATA, root_file(counts))
-        sync_folder(self.folder)
+        (self.folder / METADATA).write(root_file(counts, self.layout))
+        self.folder.sync()
         self.counts = counts
         self._levels |= self._next
         self._next = {}
 
-    def leftovers(self) -> Iterator[Path]:
+    def leftovers(self) -> Iterator[RunPath]:
         """Yield the half-written files that a crash left; nothing reads them."""
-        yield from sorted(self.folder.rglob(f"*{PARTIAL}"))
+        yield from (path for path in self.folder.walk() if path.name.endswith(PARTIAL))
 
     def read(self, group: str, start: int, stop: int, *, columns: Sequence[str] | None = None) -> pa.Table:
         """Read the published rows from start to stop, with all columns or only those named.
@@ -137,7 +167,8 @@ class RolloutArrays:
         def read(path: str, first: int, last: int) -> Flat:
             return arrays[path].read(first, last)
 
-        blocks = [join(schema, read, at, min(at + ROWS_A_READ, stop)) for at in range(start, stop, ROWS_A_READ)]
+        step = rows_a_read(schema)
+        blocks = [join(schema, read, at, min(at + step, stop)) for at in range(start, stop, step)]
         return pa.concat_tables(blocks) if blocks else empty(schema)
 
     def _writes_of(self, group: str, table: pa.Table) -> Iterator[ArrayWrite]:
@@ -164,12 +195,12 @@ class RolloutArrays:
         for path, data in write.array.files(write.values, write.at):
             self._write(path, data)
 
-    def _write(self, path: Path, data: bytes) -> None:
+    def _write(self, path: RunPath, data: bytes) -> None:
         folder = path.parent
         if folder not in self._new_names:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.make_folder()
             self._new_names.add(folder)
-        write_file(path, data)
+        path.write(data)
 
     def _sync(self) -> None:
         """Sync the folders of all files written since the last call, so that their names are durable."""
@@ -179,21 +210,19 @@ class RolloutArrays:
                 folders.add(path)
                 path = path.parent
         with ThreadPoolExecutor(WRITERS) as pool:
-            for future in [pool.submit(sync_folder, folder) for folder in folders if folder.is_dir()]:
+            for future in [pool.submit(folder.sync) for folder in folders if folder.is_folder()]:
                 future.result()
         self._new_names.clear()
 
     def _declare_columns(self, group: str, schema: pa.Schema) -> None:
         """Write the column types of a group without rows; remove arrays that a crash or an empty table left there."""
+        folder = group_path(self.folder, group)
         for name in schema.names:
-            if (self.folder / group / name).exists():
-                shutil.rmtree(self.folder / group / name)
-                self._new_names = {
-                    path for path in self._new_names if not path.is_relative_to(self.folder / group / name)
-                }
-        self._write(
-            self.folder / group / METADATA, group_file({"schema_version": SCHEMA, "columns": schema_json(schema)})
-        )
+            if (array := folder / name).is_folder():
+                array.remove_folder()
+                within = len(array.names)
+                self._new_names = {path for path in self._new_names if path.names[:within] != array.names}
+        self._write(folder / METADATA, group_file({"schema_version": SCHEMA, "columns": schema_json(schema)}))
 
     def _element_counts(self, group: str, schema: pa.Schema) -> dict[str, int]:
         if self.counts.get(group, 0) == 0:
@@ -202,15 +231,21 @@ class RolloutArrays:
             self._levels[group] = self.levels(group)
         return self._levels[group]
 
-    def _attributes(self, group: str) -> dict[str, Any]:
-        path = self.folder / group / METADATA
-        try:
-            attributes = json.loads(path.read_bytes())["attributes"][ATTRIBUTE]
-        except OSError as error:
-            raise failed(path, "read", error) from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{path}: is not what a run writes ({error!r}); restore it from a copy") from error
-        return dict(attributes)
+    def _attributes(self, folder: RunPath) -> dict[str, Any]:
+        path = folder / METADATA
+        with refused_by_name(path, "read"):
+            metadata = parse_object(path.read(MAX_METADATA_BYTES), path)
+        attributes = metadata.get("attributes")
+        ours = attributes.get(ATTRIBUTE) if isinstance(attributes, dict) else None
+        if not isinstance(ours, dict):
+            raise StoreError(f"{path}: is not what a run writes; restore it from a copy")
+        return ours
+
+
+def rows_a_read(schema: pa.Schema) -> int:
+    """Return how many rows to read at a time: fewer where a row has a large tensor."""
+    widths = [prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves(schema) if leaf.shape]
+    return max(1, min(ROWS_A_READ, BYTES_A_READ // max([1, *widths])))
 
 
 def group_file(attributes: Mapping[str, Any]) -> bytes:
@@ -219,6 +254,6 @@ def group_file(attributes: Mapping[str, Any]) -> bytes:
     return json.dumps(node, indent=2).encode()
 
 
-def root_file(counts: Mapping[str, int]) -> bytes:
+def root_file(counts: Mapping[str, int], layout: int = LAYOUT) -> bytes:
     """Return the zarr metadata file of the root: layout version and published row counts."""
-    return group_file({"layout": LAYOUT, "rows": counts})
+    return group_file({"layout": layout, "rows": counts})

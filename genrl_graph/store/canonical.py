@@ -9,6 +9,7 @@ import pyarrow as pa
 from genrl_graph.arrow.flat import empty
 from genrl_graph.arrow.schema import leaves, schema_from_json, schema_json
 from genrl_graph.errors import StoreError
+from genrl_graph.store.group_names import check_columns
 
 
 def conform(table: pa.Table, known: pa.Schema | None, *, fixed: bool, where: str) -> pa.Table:
@@ -40,6 +41,7 @@ def _storable_schema(table: pa.Table, where: str) -> pa.Schema:
     for name in names:
         if names.count(name) > 1:
             raise StoreError(f"{where}.{name}: {names.count(name)} columns have this name; rename one of them")
+    check_columns(table.schema, where)
     try:
         schema = schema_from_json(schema_json(table.schema))
     except StoreError as error:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -23,14 +22,18 @@ from genrl_graph.arrow.flat import Flat
 from genrl_graph.arrow.schema import Leaf
 from genrl_graph.errors import StoreError
 from genrl_graph.store.durable import failed
+from genrl_graph.store.run_path import RunPath
 
 LEVEL = 1  # of zstd: on token ids twice as fast as level 3, and 2 % larger
 STRINGS_A_CHUNK = 4_096
 ROWS_A_CHUNK = 16_384
 VALUE_BYTES_A_CHUNK = 2 * 2**20
 CHECKSUM = struct.Struct("<I")
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 LENGTH = b"<length>"
 LITTLE_ENDIAN = {"configuration": {"endian": "little"}}
+MAX_TEXT_BYTES = 2**30  # of the texts of one chunk
+MAX_CHUNK_BYTES = MAX_TEXT_BYTES + 2**20
 READERS = 4  # threads that decompress
 BYTES_FOR_THREADS = 8 * 2**20  # a smaller read is faster in one thread
 
@@ -39,7 +42,7 @@ BYTES_FOR_THREADS = 8 * 2**20  # a smaller read is faster in one thread
 class ChunkedArray:
     """The array of one leaf, in a folder of its own; element i is in chunk i // `size`."""
 
-    folder: Path
+    folder: RunPath
     leaf: Leaf
 
     @property
@@ -53,13 +56,16 @@ class ChunkedArray:
         return max(1, VALUE_BYTES_A_CHUNK // (width * np.dtype(self.leaf.dtype).itemsize))
 
     @property
-    def metadata(self) -> Path:
+    def metadata(self) -> RunPath:
         """The path of the metadata file."""
         return self.folder / "zarr.json"
 
-    def chunk(self, number: int) -> Path:
+    def chunk(self, number: int) -> RunPath:
         """Return the path of a chunk."""
-        return self.folder.joinpath("c", str(number), *("0" for _ in self.leaf.shape))
+        path = self.folder / "c" / str(number)
+        for _ in self.leaf.shape:
+            path /= "0"
+        return path
 
     def chunks(self, length: int) -> range:
         """Return the numbers of the chunks of an array with `length` elements."""
@@ -69,7 +75,7 @@ class ChunkedArray:
         """Return the metadata file of the array with `length` elements."""
         return _array_metadata(self.leaf, self.size).replace(LENGTH, b"%d" % length, 1)
 
-    def files(self, values: Flat, at: int) -> Iterator[tuple[Path, bytes]]:
+    def files(self, values: Flat, at: int) -> Iterator[tuple[RunPath, bytes]]:
         """Yield the files (path, bytes) that change when the array is cut at element `at` and `values` are appended.
 
         Raises `StoreError` where the chunk that is partly filled is missing or damaged.
@@ -90,6 +96,7 @@ class ChunkedArray:
         if len(numbers) == 1:
             begin = numbers[0] * self.size
             return self.load(numbers[0])[start - begin : stop - begin]
+        self._require(numbers)
         values = np.empty((stop - start, *self.leaf.shape), self._dtype)
 
         def copy_chunk(number: int) -> None:
@@ -110,11 +117,11 @@ class ChunkedArray:
         """Read a whole chunk, padding after the end of the array included; raises `StoreError` as `read` does."""
         path = self.chunk(number)
         try:
-            return self.decode(path.read_bytes())
+            return self.decode(path.read(MAX_CHUNK_BYTES))
         except FileNotFoundError as error:
-            raise StoreError(f"{path}: chunk is missing; restore it from a copy") from error
+            raise self._missing(number) from error
         except OSError as error:
-            raise failed(path, "read", error) from error
+            raise failed(path.path, "read", error) from error
         except (ValueError, RuntimeError) as error:
             raise StoreError(f"{path}: chunk is damaged ({error}); restore it from a copy") from error
 
@@ -122,7 +129,11 @@ class ChunkedArray:
         """Return the bytes of a chunk that begins with `values`, padded with zeros or empty strings."""
         padded = np.full((self.size, *self.leaf.shape), "" if self._is_text else 0, self._dtype)
         padded[: len(values)] = values
-        packed = bytes(Zstd(level=LEVEL).encode(VLenUTF8().encode(padded) if self._is_text else padded))
+        raw = VLenUTF8().encode(padded) if self._is_text else padded
+        if self._is_text and len(raw) > MAX_TEXT_BYTES:
+            what = f"{self.size} texts of {len(raw)} bytes, of {MAX_TEXT_BYTES} at most"
+            raise StoreError(f"{self.folder}: {what}; store shorter texts")
+        packed = bytes(Zstd(level=LEVEL).encode(raw))
         return packed + CHECKSUM.pack(google_crc32c.value(packed))
 
     def decode(self, data: bytes) -> Flat:
@@ -130,11 +141,39 @@ class ChunkedArray:
         packed = data[: -CHECKSUM.size]
         if len(data) < CHECKSUM.size or CHECKSUM.unpack(data[-CHECKSUM.size :])[0] != google_crc32c.value(packed):
             raise ValueError("its checksum differs")
-        raw = Zstd().decode(packed)
+        size = content_size(packed)
         if self._is_text:
-            text: Flat = VLenUTF8().decode(raw)
-            return text.reshape(self.size)
+            return self._decode_text(packed, size)
+        if size != self._width * self.size:
+            raise ValueError(f"it holds {size} bytes, not {self._width * self.size}")
+        raw = Zstd().decode(packed)
+        if self.leaf.dtype == "bool" and np.frombuffer(raw, np.uint8).max(initial=0) > 1:
+            raise ValueError("it holds a boolean that is neither 0 nor 1")
         return np.frombuffer(raw, self._dtype).reshape(self.size, *self.leaf.shape)
+
+    def _decode_text(self, packed: bytes, size: int) -> Flat:
+        if size > MAX_TEXT_BYTES:
+            raise ValueError(f"it holds {size} bytes of text, of {MAX_TEXT_BYTES} at most")
+        raw = bytes(Zstd().decode(packed))
+        count = int.from_bytes(raw[:4], "little")
+        if count != self.size:
+            raise ValueError(f"it holds {count} texts, not {self.size}")
+        text: Flat = VLenUTF8().decode(raw)
+        return text.reshape(self.size)
+
+    def _require(self, numbers: range) -> None:
+        """Raise `StoreError` where a chunk is missing, before memory is taken for all of them."""
+        for number in numbers:
+            if not self.chunk(number).is_file():
+                raise self._missing(number)
+
+    def _missing(self, number: int) -> StoreError:
+        return StoreError(f"{self.chunk(number)}: chunk is missing; restore it from a copy")
+
+    @property
+    def _width(self) -> int:
+        """The bytes of one element that is no text."""
+        return int(np.prod(self.leaf.shape, dtype=np.int64)) * self._dtype.itemsize
 
     @property
     def _is_text(self) -> bool:
@@ -143,6 +182,17 @@ class ChunkedArray:
     @property
     def _dtype(self) -> "np.dtype[Any]":
         return np.dtype(object if self._is_text else self.leaf.dtype)
+
+
+def content_size(packed: bytes) -> int:
+    """Return the size that a zstd frame says it has unpacked (RFC 8878, 3.1.1.1); `ValueError` where it does not."""
+    head = packed[4] if len(packed) > 4 else 0
+    single, flag = bool(head & 0x20), head >> 6
+    width = (int(single), 2, 4, 8)[flag]
+    at = 5 + (not single) + (0, 1, 2, 4)[head & 3]
+    if packed[:4] != ZSTD_MAGIC or not width or len(packed) < at + width:
+        raise ValueError("it is no zstd frame of a known size")
+    return int.from_bytes(packed[at : at + width], "little") + (256 if width == 2 else 0)
 
 
 @lru_cache(maxsize=4096)

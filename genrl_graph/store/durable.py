@@ -1,4 +1,4 @@
-"""Durable file operations: when a call returns, contents and names survive a crash."""
+"""Durable file operations that need no run folder, and the error of one that the file system refused."""
 
 import os
 from collections.abc import Sequence
@@ -6,18 +6,19 @@ from pathlib import Path
 
 from genrl_graph.errors import StoreError
 
-PARTIAL = ".partial"
 PARTS_A_CALL = 512
 
 
 def sync_folder(folder: Path) -> None:
     """Sync a folder, so that the names in it survive a crash."""
-    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def sync_file(path: Path) -> None:
-    """Sync a file, so that its contents survive a crash."""
-    _sync(path, os.O_RDONLY)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        error.filename = str(folder)
+        raise
+    finally:
+        os.close(handle)
 
 
 def make_folder(folder: Path) -> None:
@@ -26,27 +27,6 @@ def make_folder(folder: Path) -> None:
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, sync and rename it: readers see the old contents or the new ones.
-
-    The name itself is durable after `sync_folder`. Where the disk refuses, the temporary file is removed and the
-    `OSError` names the file.
-    """
-    partial = path.with_name(path.name + PARTIAL)
-    try:
-        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        try:
-            write_all(handle, data)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        os.replace(partial, path)  # noqa: PTH105  # one layer of calls that a test can make fail
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def write_all(handle: int, data: bytes) -> None:
@@ -67,14 +47,3 @@ def failed(path: Path, doing: str, error: OSError) -> StoreError:
     """Return the one-line `StoreError` for an operation that the file system refused, with the path it refused."""
     where = error.filename if isinstance(error.filename, str) else path
     return StoreError(f"{where}: cannot {doing}: {error.strerror or error}; free space or mend the folder")
-
-
-def _sync(path: Path, flags: int) -> None:
-    handle = os.open(path, flags | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        error.filename = str(path)
-        raise
-    finally:
-        os.close(handle)

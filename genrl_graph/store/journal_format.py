@@ -80,6 +80,12 @@ def read_frames(path: Path, data: memoryview, *, last: bool) -> Iterator[RecordS
 
 def _record_at(data: memoryview, offset: int) -> RecordSpan | None:
     """Return the record at an offset, None where no whole and intact record begins there."""
+    frame = _span_at(data, offset)
+    return frame if frame is not None and _is_intact(data, frame) else None
+
+
+def _span_at(data: memoryview, offset: int) -> RecordSpan | None:
+    """Return the span that an intact head at an offset claims, None where there is none or the data ends before it."""
     header = offset + HEAD_BYTES
     if len(data) < header:
         return None
@@ -89,8 +95,11 @@ def _record_at(data: memoryview, offset: int) -> RecordSpan | None:
     body = header + header_bytes
     hash_at = body + body_bytes
     end = hash_at + HASH_BYTES
-    whole = end <= len(data) and content_hash([data[header:hash_at]]) == data[hash_at:end]
-    return RecordSpan(offset, header, body, hash_at, end, index, count) if whole else None
+    return RecordSpan(offset, header, body, hash_at, end, index, count) if end <= len(data) else None
+
+
+def _is_intact(data: memoryview, frame: RecordSpan) -> bool:
+    return content_hash([data[frame.header : frame.hash]]) == data[frame.hash : frame.end]
 
 
 def _refuse_newer(data: memoryview, offset: int, path: Path) -> None:
@@ -101,13 +110,18 @@ def _refuse_newer(data: memoryview, offset: int, path: Path) -> None:
 
 
 def _has_commit_after(data: memoryview, offset: int) -> bool:
-    """Return whether a commit begins after an offset: then the bytes at the offset are damaged, not torn."""
+    """Return whether a commit begins after an offset: then the bytes at the offset are damaged, not torn.
+
+    A crash leaves few heads without their record; a file made of them would be hashed for each, and is damaged.
+    """
     raw = data.obj
     assert isinstance(raw, bytes)
-    at = raw.find(MAGIC, offset + 1)
+    at, budget = raw.find(MAGIC, offset + 1), 4 * len(data)
     while at >= 0:
-        frame = _record_at(data, at)
+        frame = _span_at(data, at)
         if frame is not None and frame.index == 0:
-            return True
+            budget -= frame.end - frame.begin
+            if budget < 0 or _is_intact(data, frame):
+                return True
         at = raw.find(MAGIC, at + 1)
     return False

@@ -1,15 +1,23 @@
-"""Read metrics.jsonl as a table."""
+"""Read metrics.jsonl: its lines, each checked, or a table of them."""
 
-import json
+import itertools
+import math
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from genrl_graph.errors import StoreError
 from genrl_graph.store.durable import failed
+from genrl_graph.store.run_path import RunPath
+from genrl_graph.store.strict_json import is_count, parse_json
 
 METRICS = "metrics.jsonl"
+MAX_LINE_BYTES = 16 * 2**20
+BLOCK = 65_536
 _LEADING = ("round", "peer")
 
 
@@ -17,11 +25,11 @@ def read_metrics(folders: Sequence[Path], *, evaluations: bool = False) -> pa.Ta
     """Return the metrics of all rounds, or of all evaluations: `round`, `peer` and one float64 column per metric.
 
     Rows are sorted by round and peer. A metric that a line does not report is null, and so is a value that is not
-    finite. Where a round occurs twice, as after a resume, the later line counts. An unfinished last line is skipped.
+    finite. Where a round occurs twice, as after a resume, the later line counts. Raises `StoreError` for a bad line.
     """
     rows: dict[tuple[int, str], dict[str, Any]] = {}
     for folder in folders:
-        for line in _lines(folder / METRICS):
+        for line in metric_lines(folder):
             numbers = {name: value for name, value in line.items() if name not in _LEADING}
             if all(name.startswith("eval/") for name in numbers) == evaluations:
                 rows[line["round"], line["peer"]] = numbers
@@ -36,17 +44,61 @@ def read_metrics(folders: Sequence[Path], *, evaluations: bool = False) -> pa.Ta
     return pa.table(columns)
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def metric_lines(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of metrics.jsonl: `round`, `peer` and finite numbers, or None, by metric.
+
+    There are none where the file is missing. A last line without its end was not written whole, and is left out.
+    Raises `StoreError` for any other line that a run does not write.
+    """
+    path = RunPath(folder) / METRICS
     try:
-        data = path.read_bytes()
+        handle = path.open(os.O_RDONLY)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise failed(path, "read", error) from error
-    for line in data.split(b"\n")[:-1]:
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue  # a crash tore the line, and the resumed run wrote after it
-        if isinstance(values, dict) and "round" in values and "peer" in values:
-            yield values
+        raise failed(path.path, "read", error) from error
+    with os.fdopen(handle, "rb") as file:
+        for number in itertools.count(1):
+            line = file.readline(MAX_LINE_BYTES)
+            if len(line) < MAX_LINE_BYTES and not line.endswith(b"\n"):
+                return
+            yield _checked(line, f"{path}:{number}")
+
+
+def end_of_whole_lines(file: BinaryIO) -> int:
+    """Return where the last whole line of metrics.jsonl ends; a crash or a full disk tears only the last one."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        begin = max(0, end - BLOCK)
+        file.seek(begin)
+        newline = file.read(end - begin).rfind(b"\n")
+        if newline >= 0:
+            return begin + newline + 1
+        end = begin
+    return 0
+
+
+def _checked(line: bytes, where: str) -> dict[str, Any]:
+    values = parse_json(line, where) if line.endswith(b"\n") else None
+    if (
+        not isinstance(values, dict)
+        or not is_count(values.get("round"))
+        or not all(map(_is_text, [*values, values.get("peer")]))
+    ):
+        raise StoreError(f"{where}: wants an object with a round and a peer; remove the line")
+    numbers = {name: _number(value, name, where) for name, value in values.items() if name not in _LEADING}
+    return {name: values[name] for name in _LEADING} | numbers
+
+
+def _is_text(value: object) -> bool:
+    """Return whether a value is text that Arrow can name a column with: JSON may have halves of surrogate pairs."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _number(value: object, name: str, where: str) -> float | None:
+    """Return the value of a metric, None for null and for one that is not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or (isinstance(value, int | float) and abs(value) <= sys.float_info.max):
+        return value
+    raise StoreError(f"{where}: {name[:80]!r} is {str(value)[:40]!r}, not a number; remove the line")

@@ -3,13 +3,15 @@
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from genrl_graph.errors import StoreError
-from genrl_graph.store.durable import failed, sync_folder, write_file
+from genrl_graph.store.durable import failed
+from genrl_graph.store.run_path import PARTIAL, RunPath, refused_by_name
+from genrl_graph.store.strict_json import parse_json
+from genrl_graph.store.versions import checked_versions
 
 GRAPH = "graph.yaml"
 JOURNAL = "journal"
@@ -19,6 +21,7 @@ LOCK = "writer.lock"
 DRAFT = ".draft"  # a checkpoint being written or removed
 REPLACED = ".replaced"  # a checkpoint whose name another one is about to take
 VERSIONS = "# versions: "
+MAX_GRAPH_BYTES = 16 * 2**20
 CREATED_NAMES = frozenset({JOURNAL, ROLLOUTS, f"{ROLLOUTS}/zarr.json", CHECKPOINTS, LOCK, GRAPH})
 
 
@@ -30,13 +33,9 @@ class WriterLock:
     """
 
     def __init__(self, folder: Path, *, shared: bool = False) -> None:
-        path, self._shared = folder / LOCK, shared
-        access = os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT
-        try:
-            # no link: the folder may come from a stranger, and the file that it leads to would be emptied
-            self._handle = os.open(path, access | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        except OSError as error:
-            raise failed(path, "lock", error) from error
+        path, self._shared = RunPath(folder) / LOCK, shared
+        with refused_by_name(path, "lock"):
+            self._handle = path.open(os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(self._handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             if not shared:
@@ -49,7 +48,7 @@ class WriterLock:
             raise StoreError(f"{folder}: {doing} this run; wait for it or stop it") from error
         except OSError as error:
             os.close(self._handle)
-            raise failed(path, "lock", error) from error
+            raise failed(path.path, "lock", error) from error
 
     def release(self) -> None:
         """Release the lock, for the next writer."""
@@ -69,55 +68,94 @@ def refuse_taken(folder: Path) -> None:
     if (folder / GRAPH).exists():
         raise StoreError(f"{folder}: holds a run already; name another folder with -o, or remove it")
     for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix().removesuffix(".partial")
+        name = path.relative_to(folder).as_posix().removesuffix(PARTIAL)
         if name not in CREATED_NAMES:
             raise StoreError(f"{folder}: holds {name!r} but no {GRAPH}; name another folder")
 
 
-def partial_checkpoints(checkpoints: Path) -> list[Path]:
+def partial_checkpoints(checkpoints: RunPath) -> list[RunPath]:
     """List the folders that crashes left of checkpoints that were being written, replaced or removed."""
-    return sorted(path for path in checkpoints.glob(".*") if path.suffix in (DRAFT, REPLACED))
+    names = [name for name in checkpoints.listing() if name.startswith(".") and name.endswith((DRAFT, REPLACED))]
+    return [checkpoints / name for name in names]
 
 
-def tidy_checkpoints(checkpoints: Path) -> int:
+def tidy_checkpoints(checkpoints: RunPath) -> int:
     """Put back a checkpoint that was about to be replaced, remove other partial ones; returns how many there were."""
     partial = partial_checkpoints(checkpoints)
     for path in partial:
-        name = checkpoints / path.stem.removeprefix(".")
-        if path.suffix == REPLACED and not name.exists():
+        name = path.name.removeprefix(".").removesuffix(REPLACED)
+        if path.name.endswith(REPLACED) and not (checkpoints / name).exists():
             path.rename(name)
         else:
-            shutil.rmtree(path)
+            path.remove_folder()
     if partial:
-        sync_folder(checkpoints)
+        checkpoints.sync()
     return len(partial)
+
+
+def checkpoint_rounds(checkpoints: RunPath) -> list[int]:
+    """List after how many rounds there is a checkpoint, sorted; none where there is no folder of checkpoints."""
+    if not checkpoints.is_folder():
+        return []
+    names = [name for name in checkpoints.listing() if name.isdecimal() and name.isascii() and len(name) <= 18]
+    return sorted(int(name) for name in names if name == checkpoint_name(int(name)))
+
+
+def checkpoint_name(rounds: int) -> str:
+    """Return the name of the folder of the checkpoint after `rounds` rounds."""
+    return f"{rounds:06d}"
+
+
+def inner_folders(folder: Path) -> list[Path]:
+    """List the sub-folders that hold a graph.yaml, sorted; they are the runs of a folder, or the peers of a run."""
+    return [path for path in sub_folders(folder) if (path / GRAPH).exists()]
+
+
+def sub_folders(folder: Path) -> list[Path]:
+    """List the sub-folders, sorted; a link to a folder is none, since what it leads to belongs elsewhere."""
+    if not folder.is_dir():
+        return []
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    except OSError as error:
+        raise failed(folder, "read", error) from error
+    return [folder / name for name in names]
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise `StoreError` where a run folder holds a link or special file at its top, through which others are reached.
+
+    Trackers and traces write files there that are no part of the store.
+    """
+    root = RunPath(folder)
+    with refused_by_name(root, "read"):
+        for name in root.listing():
+            (root / name).is_file()
 
 
 def write_graph(folder: Path, graph_yaml: str, versions: Mapping[str, Any]) -> None:
     """Write graph.yaml, which makes the folder a run: a comment line with the versions, then the graph."""
     head = f"# The graph of this run, and the versions of what ran it.\n{VERSIONS}{json.dumps(dict(versions))}\n"
-    write_file(folder / GRAPH, (head + graph_yaml).encode())
-    sync_folder(folder)
+    root = RunPath(folder)
+    (root / GRAPH).write((head + graph_yaml).encode())
+    root.sync()
 
 
 def read_graph(folder: Path) -> tuple[str, dict[str, Any]]:
     """Read the graph and the versions that `write_graph` wrote; raises `StoreError` where there is no run."""
-    path = folder / GRAPH
+    path = RunPath(folder) / GRAPH
     try:
-        text = path.read_bytes().decode()
+        text = path.read(MAX_GRAPH_BYTES).decode()
     except UnicodeDecodeError as error:
         raise StoreError(f"{path}: is not UTF-8 text ({error}); restore the file as the run wrote it") from error
     except FileNotFoundError as error:
         state = "its creation was interrupted; start it again" if folder.is_dir() else "there is no such folder"
         raise StoreError(f"{folder}: no run here, {GRAPH} is missing: {state}") from error
     except OSError as error:
-        raise failed(path, "read", error) from error
+        raise failed(path.path, "read", error) from error
     _, _, rest = text.partition("\n")
     line, _, graph = rest.partition("\n")
     if not line.startswith(VERSIONS):
         raise StoreError(f"{path}: line 2 does not start with {VERSIONS!r}; restore the file as the run wrote it")
-    try:
-        versions: dict[str, Any] = json.loads(line.removeprefix(VERSIONS))
-    except ValueError as error:
-        raise StoreError(f"{path}: line 2 is not JSON ({error}); restore the file as the run wrote it") from error
-    return graph, versions
+    return graph, checked_versions(parse_json(line.removeprefix(VERSIONS), f"{path}: line 2"), f"{path}: line 2")

@@ -17,13 +17,33 @@ import pyarrow as pa
 from genrl_graph.errors import StoreError
 from genrl_graph.store import run_folder
 from genrl_graph.store.canonical import conform
-from genrl_graph.store.durable import PARTIAL, failed, make_folder, sync_folder
-from genrl_graph.store.journal import Journal, JournalEntry, Record, entries
+from genrl_graph.store.durable import failed, make_folder, sync_folder
+from genrl_graph.store.group_names import STEPS, check_distinct, check_group
+from genrl_graph.store.journal import Journal, JournalEntry, Record, check_origin
+from genrl_graph.store.renamed import ColumnNames
 from genrl_graph.store.run_folder import WriterLock
-from genrl_graph.store.view import STEPS, StoreReader, StoreView, archived_records, steps_table, view_on_disk
+from genrl_graph.store.run_path import PARTIAL, RunPath
+from genrl_graph.store.view import (
+    StoreReader,
+    StoreView,
+    archived_records,
+    check_origin_columns,
+    pending_entries,
+    steps_table,
+    view_on_disk,
+)
 
 BLOCK_BYTES = 16 * 2**20
 BLOCK_ROUNDS = 64
+
+
+def refuse_unsafe(folder: Path) -> None:
+    """Raise `StoreError` where a run folder has a link, or a record names a file, that no run makes.
+
+    Opening a `RunStore` does the same; this is for commands that read other files of the folder only.
+    """
+    if (RunPath(folder) / run_folder.ROLLOUTS).exists():
+        RunStore.open(folder).groups()
 
 
 class RunStore:
@@ -37,11 +57,16 @@ class RunStore:
         from genrl_graph.store.arrays import RolloutArrays
 
         self.folder = folder
+        self._root = RunPath(folder)
         self.graph_yaml, self.versions = run_folder.read_graph(folder)
         self._lock = lock
         self._block_bytes, self._block_rounds = block_bytes, block_rounds
-        self._arrays = RolloutArrays(folder / run_folder.ROLLOUTS)
+        run_folder.refuse_links(folder)
+        self._arrays = RolloutArrays(self._root / run_folder.ROLLOUTS)
+        self._arrays.check_names()
         self._reader = StoreReader(self._arrays)
+        self._names = ColumnNames(self._arrays.layout)
+        self._latest: StoreView | None = None  # as last read by a reader
         self._journal: Journal | None = None
         self._first_round: int | None = None  # of the records in the journal
         self._pending: list[JournalEntry] | None = None  # records in the journal, if read since the last commit
@@ -75,8 +100,8 @@ class RunStore:
                 undo.callback(lock.release)
                 run_folder.refuse_taken(folder)
                 for name in (run_folder.JOURNAL, run_folder.CHECKPOINTS):
-                    (folder / name).mkdir(exist_ok=True)
-                RolloutArrays.create(folder / run_folder.ROLLOUTS)
+                    (RunPath(folder) / name).make_folder()
+                RolloutArrays.create(RunPath(folder) / run_folder.ROLLOUTS)
                 run_folder.write_graph(folder, graph_yaml, versions)
             except OSError as error:
                 raise failed(folder, "make the run folder", error) from error
@@ -109,9 +134,9 @@ class RunStore:
         return store
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> RunPath:
         """The folder of the checkpoints."""
-        return self.folder / run_folder.CHECKPOINTS
+        return self._root / run_folder.CHECKPOINTS
 
     def commit(self, records: Sequence[Record]) -> list[str]:
         """Commit records, durable when this returns, and return their content hashes (hex).
@@ -122,7 +147,7 @@ class RunStore:
         """
         journal = self._open_journal()
         groups = dict(self._groups)
-        digests = journal.append_many([_stored_form(record, groups) for record in records])
+        digests = journal.append_many([self._stored_form(record, groups) for record in records])
         self._groups, self._pending = groups, None
         if records:
             self._first_round = records[0].round if self._first_round is None else self._first_round
@@ -146,7 +171,7 @@ class RunStore:
             self._first_round = self._pending = None
             journal.drop_before(journal.roll())
         except OSError as error:
-            raise failed(self._arrays.folder, "write a block", error) from error
+            raise failed(self._arrays.folder.path, "write a block", error) from error
         return len(pending)
 
     def close(self) -> None:
@@ -179,7 +204,8 @@ class RunStore:
         `rounds` selects by the round of the record; rows from an earlier round keep that number in their own column
         `round`. `columns` reads only those. Raises `StoreError` for a group or a column that the run does not have.
         """
-        return self._reader.table(self._view(), group, rounds, columns=columns)
+        stored = None if columns is None else self._names.stored_names(columns)
+        return self._names.present(self._reader.table(self._view(), group, rounds, columns=stored))
 
     def steps(self, rounds: range | None = None) -> pa.Table:
         """Return one row for each committed record, in order: round, node, holder, rows, facts, digest.
@@ -191,7 +217,8 @@ class RunStore:
     def _view(self) -> StoreView:
         if self._journal is not None:
             return StoreView(self._arrays.counts, self._pending_entries(self._journal))
-        return view_on_disk(self._arrays, self.folder / run_folder.JOURNAL)
+        self._latest = view_on_disk(self._arrays, self._root / run_folder.JOURNAL, self._latest)
+        return self._latest
 
     def _open_journal(self) -> Journal:
         if self._journal is None:
@@ -203,9 +230,9 @@ class RunStore:
 
         Re-read from disk: keeping all of them in memory from commit to flush would fragment the heap.
         """
-        start = archived_records(self._arrays.counts)
         if self._pending is None:
-            self._pending = list(entries(journal.folder, since=start)) if journal.end > start else []
+            any_pending = journal.end > archived_records(self._arrays.counts)
+            self._pending = pending_entries(journal.folder, self._arrays) if any_pending else []
         return self._pending
 
     def _recover(self) -> None:
@@ -213,11 +240,11 @@ class RunStore:
 
         Rows in the arrays beyond the published ones are also in the journal: the next block overwrites them.
         """
-        folder = self.folder / run_folder.JOURNAL
+        folder = self._root / run_folder.JOURNAL
         start = archived_records(self._arrays.counts)
         try:
             for needed in (folder, self.checkpoints):
-                needed.mkdir(exist_ok=True)  # git and object stores do not copy empty folders
+                needed.make_folder()  # git and object stores do not copy empty folders
             self.removed = self._tidy()
             journal = Journal(folder, start=start)
             pending = self._pending_entries(journal)
@@ -233,25 +260,27 @@ class RunStore:
         self._first_round = pending[0].record.round if pending else None
         self._journal = journal
 
+    def _stored_form(self, record: Record, groups: dict[str, tuple[pa.Schema, int]]) -> Record:
+        """Return the record with its tables in the form of the store; `groups` (schema, rows) is updated with them."""
+        check_origin(record.round, record.node, record.holder, record.node)
+        tables: dict[str, pa.Table] = {}
+        for name, table in record.tables.items():
+            table = self._names.stored(_with_origin(table, record))
+            known, rows = groups.get(name, (None, 0))
+            if known is None:
+                _check_names(name, table.column_names, groups)
+            tables[name] = conform(table, known, fixed=rows > 0, where=name)
+            check_origin_columns(tables[name].schema, name)
+            _add_to_schema(name, tables[name], groups)
+        return Record(record.round, record.node, record.holder, record.facts, tables)
+
     def _tidy(self) -> int:
         """Remove files and checkpoints that a crash left half written, and return how many."""
-        leftovers = [*self._arrays.leftovers(), *self.folder.glob(f"*{PARTIAL}")]
+        partial = [self._root / name for name in self._root.listing() if name.endswith(PARTIAL)]
+        leftovers = [*self._arrays.leftovers(), *partial]
         for path in leftovers:
             path.unlink()
         return len(leftovers) + run_folder.tidy_checkpoints(self.checkpoints)
-
-
-def _stored_form(record: Record, groups: dict[str, tuple[pa.Schema, int]]) -> Record:
-    """Return the record with its tables in the form of the store; `groups` (schema, rows) is updated with them."""
-    tables: dict[str, pa.Table] = {}
-    for name, table in record.tables.items():
-        table = _with_origin(table, record)
-        known, rows = groups.get(name, (None, 0))
-        if known is None:
-            _check_names(name, table.column_names, groups)
-        tables[name] = conform(table, known, fixed=rows > 0, where=name)
-        _add_to_schema(name, tables[name], groups)
-    return Record(record.round, record.node, record.holder, record.facts, tables)
 
 
 def _add_to_schema(name: str, table: pa.Table, groups: dict[str, tuple[pa.Schema, int]]) -> None:
@@ -270,23 +299,8 @@ def _with_origin(table: pa.Table, record: Record) -> pa.Table:
 
 def _check_names(group: str, columns: Sequence[str], groups: Mapping[str, tuple[pa.Schema, int]]) -> None:
     """Refuse names that zarr cannot use, and a group and a column that would share a path."""
-    for part in (*group.split("/"), *columns):
-        if (
-            not part
-            or "/" in part
-            or "\0" in part
-            or not part.strip(".")
-            or part.startswith("__")
-            or part == "zarr.json"
-        ):
-            raise StoreError(f"{group}: {part!r} cannot name a group or a column; rename it")
-    if group.split("/")[0] == STEPS:
-        raise StoreError(f"{group}: the name {STEPS!r} is taken by the record of all steps; rename the node")
-    for other, (schema, _) in groups.items():
-        for outer, names, inner in ((other, schema.names, group), (group, columns, other)):
-            for name in names:
-                if f"{inner}/".startswith(f"{outer}/{name}/"):
-                    raise StoreError(f"{inner}: group {outer!r} has a column {name!r}; rename one of them")
+    check_group(group)
+    check_distinct({other: schema.names for other, (schema, _) in groups.items()} | {group: columns})
 
 
 def _blocks(pending: Sequence[JournalEntry]) -> dict[str, pa.Table]:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -11,24 +10,32 @@ import pyarrow as pa
 from genrl_graph.arrow.flat import empty
 from genrl_graph.errors import StoreError
 from genrl_graph.store.durable import failed
-from genrl_graph.store.journal import JournalEntry, entries
+from genrl_graph.store.group_names import STEPS, STEPS_SCHEMA, check_distinct
+from genrl_graph.store.journal import JournalEntry, entries, segment_path, segments
+from genrl_graph.store.renamed import ColumnNames
+from genrl_graph.store.run_path import RunPath
+from genrl_graph.store.strict_json import RESTORE, is_count, parse_object
 
 if TYPE_CHECKING:
     from genrl_graph.store.arrays import RolloutArrays
 
-STEPS = "steps"
-STEPS_SCHEMA = pa.schema(
-    [("round", pa.int32()), *((name, pa.string()) for name in ("node", "holder", "rows", "facts", "digest"))]
-)
 READ_TRIES = 100
+
+
+JournalFiles = tuple[tuple[int, int, int], ...]
+"""By segment of the journal: its first record, its size, and the time of its last change."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreView:
-    """The committed state at one moment: published row counts, and later journal records in order of commit."""
+    """The committed state at one moment: published row counts, and later journal records in order of commit.
+
+    `files` is the state of the journal just before it was read.
+    """
 
     counts: dict[str, int]
     pending: Sequence[JournalEntry]
+    files: JournalFiles = ()
 
 
 def archived_records(counts: dict[str, int]) -> int:
@@ -36,25 +43,79 @@ def archived_records(counts: dict[str, int]) -> int:
     return counts.get(STEPS, 0)
 
 
-def view_on_disk(arrays: "RolloutArrays", journal: Path) -> StoreView:
-    """Read a consistent view from the disk while another process may write.
+def view_on_disk(arrays: "RolloutArrays", journal: RunPath, latest: StoreView | None = None) -> StoreView:
+    """Read a consistent view from the disk while another process may write; `latest` if nothing has changed since.
 
     A writer publishes new counts before it drops journal segments. So counts that are equal before and after the
     journal was read belong to what was read. Raises `StoreError` where the run is damaged.
     """
     for _ in range(READ_TRIES):
-        counts = arrays.published()
+        counts = arrays.counts = arrays.published()
         try:
-            pending = list(entries(journal, since=archived_records(counts)))
+            files = journal_files(journal)
+            if latest is not None and (latest.counts, latest.files) == (counts, files):
+                return latest
+            pending = pending_entries(journal, arrays)
         except FileNotFoundError:
             continue
         except StoreError:
             if arrays.published() == counts:
                 raise
             continue
+        except OSError as error:
+            raise failed(journal.path, "read", error) from error
         if arrays.published() == counts:
-            return StoreView(counts, pending)
+            return StoreView(counts, pending, files)
     raise StoreError(f"{journal}: is written faster than it can be read; read again when the run is slower")
+
+
+def journal_files(journal: RunPath) -> JournalFiles:
+    """Return the state of the files of a journal; a commit changes it."""
+    states = ((first, segment_path(journal, first).status()) for first in segments(journal))
+    return tuple((first, status.st_size, status.st_mtime_ns) for first, status in states)
+
+
+def pending_entries(journal: RunPath, arrays: "RolloutArrays") -> list[JournalEntry]:
+    """Return the records of a journal that the arrays do not hold yet, each of which can be appended to them.
+
+    Raises `StoreError` where names clash, or where the rows of a group have other columns than earlier ones.
+    """
+    pending = list(entries(journal, since=archived_records(arrays.counts)))
+    if not pending:
+        return pending
+    published = {group: arrays.schema(group) for group in arrays.counts}
+    schemas = {group: schema for group, schema in published.items() if arrays.counts[group]}
+    latest: dict[str, pa.Schema] = {}
+    names = ColumnNames(arrays.layout)
+    for entry in pending:
+        for group, table in entry.record.tables.items():
+            where = f"{journal}: record {entry.position}: {group}"
+            check_origin_columns(table.schema, where)
+            names.present(table)  # raises where a column stands under its former and its present name
+            known = schemas.get(group, table.schema)
+            if table.schema != known:
+                raise StoreError(f"{where}: has other columns than earlier rows of the group; {RESTORE}")
+            latest[group] = table.schema
+            if table.num_rows:
+                schemas[group] = table.schema
+    check_distinct({group: schema.names for group, schema in (published | latest).items()})
+    return pending
+
+
+def check_origin_columns(schema: pa.Schema, where: str) -> None:
+    """Raise `StoreError` where a table has no whole numbers as `round`, or no text as `holder`."""
+    for name, fits in (("round", pa.types.is_integer), ("holder", pa.types.is_string)):
+        if name not in schema.names or not fits(schema.field(name).type):
+            kind = schema.field(name).type if name in schema.names else "missing"
+            raise StoreError(f"{where}.{name}: is {kind}; `round` is a whole number and `holder` is text in all rows")
+
+
+def rows_of_step(text: str, where: object) -> dict[str, int]:
+    """Return the number of rows that a record added to each group, from the JSON in `steps`."""
+    rows = parse_object(text, where)
+    if not all(is_count(count) for count in rows.values()):
+        raise StoreError(f"{where}: {text[:80]!r} are no numbers of rows; {RESTORE}")
+    return rows
 
 
 def steps_table(records: Sequence[JournalEntry]) -> pa.Table:
@@ -135,7 +196,7 @@ class StoreReader:
             spans = [(0, rows)] if rounds is None else self._spans_of(view, group, rounds)
             return [self.arrays.read(group, *span, columns=columns) for span in spans if span[1] > span[0]]
         except OSError as error:
-            raise failed(self.arrays.folder / group, "read", error) from error
+            raise failed(self.arrays.folder.path / group, "read", error) from error
 
     def _spans_of(self, view: StoreView, group: str, rounds: range) -> list[tuple[int, int]]:
         """Return the published rows of some rounds as (start, stop), in order of commit, neighbours merged."""
@@ -157,7 +218,7 @@ class StoreReader:
             return
         steps = self.arrays.read(STEPS, self._indexed, upto, columns=("round", "rows"))
         for number, text in zip(steps["round"].to_pylist(), steps["rows"].to_pylist(), strict=True):
-            for group, rows in (json.loads(text) | {STEPS: 1}).items():
+            for group, rows in (rows_of_step(text, self.arrays.folder / STEPS) | {STEPS: 1}).items():
                 start = self._ends.get(group, 0)
                 self._ends[group] = start + rows
                 self._spans.setdefault(group, {}).setdefault(number, []).append((start, start + rows))

@@ -1,6 +1,6 @@
 """`advantage.backup`: credit a row with the rewards of later rows that quote it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Literal
 
@@ -8,10 +8,11 @@ import numpy as np
 from pydantic import Field
 from typing_extensions import TypeVar
 
+from genrl_graph.contract.origins import RowOrigin
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Credited, Rollouts, Scored, credit
 from genrl_graph.nodes.advantage.baseline import BaselineAdvantage, Floats, log_mean
-from genrl_graph.nodes.groups import Scope, group_codes
+from genrl_graph.nodes.groups import Scope, alike_groups, group_codes
 
 Quoted = TypeVar("Quoted", bound=Rollouts, default=Rollouts)
 BackupRule = Literal["mean", "max", "difference"]
@@ -28,18 +29,37 @@ class BackupAdvantage(BaselineAdvantage, name="backup"):
 
     The value of a row is `own` * reward + `backed_up` * backed-up value; with `own` 0 a row with children needs no
     reward. A row without a backed-up value gets the value `own` * reward (`childless: own`) or the advantage NaN
-    (`leave_out`). `scope`, `scale` and `leave_one_out` are those of `advantage.group`.
+    (`leave_out`). The mean is that of `advantage.group`.
     """
 
-    how: BackupRule = "mean"
-    own: float = Field(1.0, allow_inf_nan=False)
-    backed_up: float = Field(1.0, allow_inf_nan=False)
-    discount: float = Field(1.0, ge=0, le=1)
-    childless: Literal["own", "leave_out"] = "own"
+    how: BackupRule = Field(
+        "mean",
+        description="value that the rows which quote a row give it: their mean, their max, or their mean "
+        "minus that of other rows",
+    )
+    own: float = Field(1.0, allow_inf_nan=False, description="weight of the row's own reward in its value")
+    backed_up: float = Field(
+        1.0, allow_inf_nan=False, description="weight of the backed-up value of the rows that quote it"
+    )
+    discount: float = Field(
+        1.0, ge=0, le=1, description="factor on a later reward for each stage between the two rows; 1: none"
+    )
+    childless: Literal["own", "leave_out"] = Field(
+        "own", description="a row that none quotes: own gives it its own reward, leave_out the advantage NaN"
+    )
     scope: Scope = "group"
 
+    def check_origins(self, origins: Mapping[str, Sequence[RowOrigin]]) -> Iterable[str]:
+        """Report generators from whose rows nothing is ever learned: their advantages are or cancel to 0."""
+        return [f"can never learn: {why}" for why in alike_groups(origins.get("scored", ()), self.scope)]
+
     def run(self, scored: Scored[Quoted], later: list[Scored[Rollouts]], *, log: Log) -> Credited[Quoted]:
-        """Add an `advantage` to the rows; log the table `backup` (id, judged children, backed-up value, value)."""
+        """Add an `advantage` to the rows; log the table `backup` (id, judged children, backed-up value, value).
+
+        Inputs:
+            scored: rows that get the advantage
+            later: rows of later stages that quote them in `parent_ids`, each input with its rewards
+        """
         rewards = np.where(np.isfinite(scored.numpy("reward")), scored.numpy("reward"), np.nan)
         children, backed_up = self._backed_up(scored, later)
         values = self._values(rewards, backed_up)

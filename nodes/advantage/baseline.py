@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from genrl_graph.contract.node import Advantage
 from genrl_graph.contract.resources import Log
@@ -16,14 +17,19 @@ STD_EPSILON = 1e-4  # as in TRL
 class BaselineAdvantage(Advantage):
     """Value minus the mean value of the group, divided by a standard deviation.
 
-    `scale` selects the divisor: the sample deviation plus 1e-4 of the group (GRPO, arXiv 2402.03300) or of all rows
-    (batch, arXiv 2508.08221), or none (Dr. GRPO, arXiv 2503.20783). `leave_one_out` uses the mean of the group's other
-    rows as the baseline (RLOO, arXiv 2402.14740). NaN and infinite values are excluded from every mean and get NaN;
-    a zero-variance group, or a group of one row, gets exactly 0.
+    The standard deviation is that of a sample, plus 1e-4. NaN and infinite values are excluded from every mean and get
+    NaN; a zero-variance group, or a group of one row, gets exactly 0.
     """
 
-    scale: Literal["group", "batch", "none"] = "group"
-    leave_one_out: bool = False
+    scale: Literal["group", "batch", "none"] = Field(
+        "group",
+        description="divide by the standard deviation of the group (arXiv 2402.03300), of all rows "
+        "(batch, arXiv 2508.08221), or not at all (Dr. GRPO, arXiv 2503.20783)",
+    )
+    leave_one_out: bool = Field(
+        False,
+        description="subtract the mean of the group's other rows instead of the group's mean (RLOO, arXiv 2402.14740)",
+    )
 
     def group_advantages(self, groups: NDArray[np.int64], values: Floats, *, log: Log) -> Floats:
         """Return the advantages of `values` [rows], grouped by `groups` [rows]; log the number of groups that vary."""

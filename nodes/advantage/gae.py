@@ -22,7 +22,11 @@ class GaeAdvantage(Advantage, name="gae"):
     lam: float = Field(0.95, ge=0, le=1, description="0 trusts the critic, 1 the rewards")
 
     def run(self, scored: Scored[Trajectories], *, log: Log) -> Valued[Trajectories]:
-        """Add an `advantage` and a `target` to the rows."""
+        """Add an `advantage` and a `target` to the rows.
+
+        Inputs:
+            scored: steps with their rewards and the critic's values, in whole trajectories
+        """
         whole, values = WholeTrajectories.of(scored), scored.numpy("value").astype(np.float64)
         ends = whole.rows[np.arange(len(whole.rows)), whole.lengths - 1]
         advantages = generalized_advantages(

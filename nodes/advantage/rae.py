@@ -20,7 +20,12 @@ class RoleAdvantage(Advantage, name="rae"):
     """
 
     def run(self, scored: Scored[R], baselines: Baselines, *, log: Log) -> Credited[R]:
-        """Add an `advantage` to the rows; NaN where the outcome could not be judged."""
+        """Add an `advantage` to the rows; NaN where the outcome could not be judged.
+
+        Inputs:
+            scored: rows with rewards; the outcome of a trajectory is the sum of its rewards
+            baselines: running mean outcome of each role
+        """
         ending = endings(scored)
         means = np.asarray([baselines.of(role) for role in ending.roles], dtype=np.float64)
         log_mean(log, "reward", ending.outcomes)

@@ -21,10 +21,16 @@ class ReturnToGo(Advantage, name="return_to_go"):
     """
 
     gamma: float = Field(0.99, ge=0, le=1, description="discount of a step")
-    baseline: Literal["batch", "step", "none"] = "batch"
+    baseline: Literal["batch", "step", "none"] = Field(
+        "batch", description="mean return that is subtracted: over all rows, over rows of the same step index, or none"
+    )
 
     def run(self, scored: Scored[Trajectories], *, log: Log) -> Credited[Trajectories]:
-        """Add an `advantage` to the rows."""
+        """Add an `advantage` to the rows.
+
+        Inputs:
+            scored: steps with their rewards, in whole trajectories
+        """
         whole = WholeTrajectories.of(scored)
         rewards = whole.pad(scored.numpy("reward"))
         no_values, no_bootstrap = np.zeros_like(rewards), np.zeros(len(rewards))

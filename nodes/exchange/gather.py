@@ -10,7 +10,7 @@ from genrl_graph.edge_types.rollouts import Peer, R
 
 
 class Gather(Exchange, name="gather"):
-    """Share rows with all peers and take theirs, sorted by peer name.
+    """Share rows with all peers and take theirs, sorted by peer name (rollout sharing: SAPO, arXiv 2509.08721).
 
     A row whose author is not the peer that sent it is refused. With `max_peers` a seeded draw selects the other peers.
     """
@@ -18,7 +18,11 @@ class Gather(Exchange, name="gather"):
     max_peers: int | None = Field(None, ge=1, description="how many other peers' rows to take at most (seeded draw)")
 
     def offer(self, rows: R) -> R:
-        """Offer all rows unchanged."""
+        """Offer all rows unchanged.
+
+        Inputs:
+            rows: rows of this peer, which all others receive
+        """
         return rows
 
     def admit(self, packets: list[Packet[R]], *, rng: np.random.Generator, peer: str, log: Log) -> Peer[R]:

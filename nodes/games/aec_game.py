@@ -1,6 +1,5 @@
 """A PettingZoo AEC environment as a game of several seats."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,14 @@ from genrl_graph.nodes.games.game import (
     GameError,
     Mask,
     ObservationEncoder,
+    SeatEnd,
     Spaces,
     Turn,
     discrete_actions,
+    observed_space,
     read_mask,
     read_reward,
+    split_observation,
 )
 
 
@@ -32,27 +34,22 @@ class AecGame:
         for agent in agents[1:]:
             if (env.observation_space(agent), env.action_space(agent)) != (observation_space, action_space):
                 raise DataError(f"{where}: {agents[0]} and {agent} have different spaces; one policy plays all seats")
-        parts = getattr(observation_space, "spaces", None)  # only a Dict space has parts
-        inner = parts.get("observation", observation_space) if isinstance(parts, Mapping) else observation_space
-        self._encoder = ObservationEncoder(inner, where=where)
+        self._encoder = ObservationEncoder(observed_space(observation_space), where=where)
         actions = discrete_actions(action_space, where=where)
         self.spaces = Spaces(self._encoder.shape, actions, len(agents))
         self._all_legal: Mask = np.ones(actions, np.int8)
+        self._ended: set[str] = set()
 
     def reset(self, seed: int) -> Turn:
         """Start an episode."""
         self._env.reset(seed=seed)
-        return self._turn(self._rewards())
+        self._ended = set()
+        return self._turn(self._rewards(), self._new_ends())
 
     def step(self, action: int) -> Turn:
         """Play the action of the agent to move; agents that are out of the game are skipped."""
         self._env.step(action)
-        return self._turn(self._rewards())
-
-    def final_observation(self, seat: int) -> Floats:
-        """Return what an agent observes after the last action."""
-        raw = self._env.observe(self._agents[seat])
-        return self._encoder.encode(raw["observation"] if isinstance(raw, Mapping) else raw)
+        return self._turn(self._rewards(), self._new_ends())
 
     def close(self) -> None:
         """Close the environment."""
@@ -62,32 +59,39 @@ class AecGame:
         rewards = self._env.rewards
         return tuple(read_reward(rewards.get(agent, 0.0)) for agent in self._agents)
 
-    def _turn(self, rewards: tuple[float, ...]) -> Turn:
+    def _turn(self, rewards: tuple[float, ...], ends: dict[int, SeatEnd]) -> Turn:
+        """Return the next turn; agents that are out are stepped until one in the game is selected."""
         env = self._env
         for _ in self._agents:
+            if len(self._ended) == len(self._agents):
+                return Turn(0, np.zeros(0, np.float32), self._all_legal, rewards, ends, over=True)
             agent = env.agent_selection
-            if not self._is_out(agent):
-                break
-            if all(self._is_out(other) for other in env.agents):
-                return self._last_turn(agent, rewards)
+            if agent not in self._ended:
+                observation, mask = self._observe(agent)
+                return Turn(self._seats[agent], observation, mask, rewards, ends)
             env.step(None)
-        else:
-            raise GameError("every agent is out of the game, but it does not end")
-        observation, mask = self._observe(agent)
-        return Turn(self._seats[agent], observation, self._all_legal if mask is None else mask, rewards)
+            ends |= self._new_ends()
+        raise GameError("every agent is out of the game, but it does not end")
 
-    def _last_turn(self, agent: str, rewards: tuple[float, ...]) -> Turn:
+    def _new_ends(self) -> dict[int, SeatEnd]:
+        """Return the ends of the seats that ended since the last call; agents that are gone are not observed."""
         env = self._env
-        finish = "truncated" if any(env.truncations[other] for other in env.agents) else "terminated"
-        return Turn(self._seats[agent], np.zeros(0, np.float32), self._all_legal, rewards, finish)
+        ends = {}
+        for agent in self._agents:
+            if agent in self._ended or (agent in env.agents and not self._is_out(agent)):
+                continue
+            self._ended.add(agent)
+            is_truncated = env.truncations.get(agent) and not env.terminations.get(agent) and agent in env.agents
+            end = SeatEnd("truncated", self._observe(agent)[0]) if is_truncated else SeatEnd("terminated")
+            ends[self._seats[agent]] = end
+        return ends
 
     def _is_out(self, agent: str) -> bool:
         return bool(self._env.terminations[agent] or self._env.truncations[agent])
 
-    def _observe(self, agent: str) -> tuple[Floats, Mask | None]:
-        raw = self._env.observe(agent)
-        mask = self._env.infos[agent].get("action_mask")
-        if isinstance(raw, Mapping):
-            raw, mask = raw["observation"], raw.get("action_mask", mask)
-        observation = self._encoder.encode(raw)
-        return observation, None if mask is None else read_mask(mask, self.spaces.actions)
+    def _observe(self, agent: str) -> tuple[Floats, Mask]:
+        """Return the observation of an agent and its legal actions, all where it is out of the game."""
+        observation, mask = split_observation(self._env.observe(agent), self._env.infos[agent])
+        if mask is None or agent in self._ended:
+            return self._encoder.encode(observation), self._all_legal
+        return self._encoder.encode(observation), read_mask(mask, self.spaces.actions)

@@ -7,8 +7,9 @@ from importlib.util import find_spec
 from json import dumps, loads
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
+from genrl_graph.contract.exact_numbers import ExactNumbers
 from genrl_graph.errors import DataError
 from genrl_graph.nodes.games.game import Game, Spaces
 
@@ -25,7 +26,7 @@ MISSING = "is not installed; pip install 'genrl-graph[games]'"
 _registered: dict[str, "Callable[..., AECEnv[Any, Any, Any]]"] = {}
 
 
-class Environment(BaseModel):
+class Environment(ExactNumbers):
     """An environment by id, from Gymnasium's registry, PettingZoo's families or `register_aec`.
 
     `params` are its keyword arguments. An id is looked up and never imported, so a graph file runs no code. To use an
@@ -34,9 +35,11 @@ class Environment(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str = Field(min_length=1)
-    kind: Kind = "gymnasium"
-    params: dict[str, Any] = {}
+    id: str = Field(min_length=1, description="name of the environment, such as CartPole-v1 or tictactoe_v3")
+    kind: Kind = Field(
+        "gymnasium", description="library that knows the id; pettingzoo also serves those of `register_aec`"
+    )
+    params: dict[str, Any] = Field({}, description="keyword arguments of the environment's constructor")
 
     @field_validator("id")
     @classmethod

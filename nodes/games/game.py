@@ -1,8 +1,9 @@
 """The interface through which generators play a game, and checks of what an environment returns."""
 
 import math
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,19 +30,28 @@ class Spaces:
         return f"observations {list(self.observation)}, {self.actions} actions"
 
 
+@dataclass(frozen=True, slots=True)
+class SeatEnd:
+    """The end of a seat: "terminated", or "truncated" with what it observes after its last action."""
+
+    finish_reason: Literal["terminated", "truncated"]
+    observation: Floats | None = None
+
+
 @dataclass(slots=True)
 class Turn:
     """The seat to move, its observation and its legal actions.
 
-    `rewards` holds what each seat earned since the previous turn. After the last action, `finish` is "terminated" or
-    "truncated", and no seat is to move.
+    `rewards` holds what each seat earned since the previous turn, `ends` the seats that ended since. Each seat ends
+    once, at its own time. When the game is `over`, all seats have ended and none is to move.
     """
 
     seat: int
     observation: Floats
     mask: Mask
     rewards: tuple[float, ...]
-    finish: str = ""
+    ends: Mapping[int, SeatEnd] = field(default_factory=dict)
+    over: bool = False
 
 
 class Game(Protocol):
@@ -54,9 +64,6 @@ class Game(Protocol):
 
     def step(self, action: int) -> Turn:
         """Play the action of the seat to move."""
-
-    def final_observation(self, seat: int) -> Floats:
-        """Return what a seat observes after the game was truncated."""
 
     def close(self) -> None:
         """Release the environment's resources."""
@@ -103,6 +110,18 @@ class ObservationEncoder:
         if not inside.all():
             raise GameError(f"observation holds {float(observation[~inside][0])}, outside its space")
         return observation
+
+
+def observed_space(space: Any) -> Any:
+    """Return the space that a policy observes: the part `observation` of a Dict space, or the space itself."""
+    parts = getattr(space, "spaces", None)  # only a Dict space has parts by name
+    return parts.get("observation", space) if isinstance(parts, Mapping) else space
+
+
+def split_observation(raw: Any, info: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return what a policy observes, and the action mask of the observation or of `info`; None: all are legal."""
+    mask = info.get("action_mask")
+    return (raw["observation"], raw.get("action_mask", mask)) if isinstance(raw, Mapping) else (raw, mask)
 
 
 def read_mask(raw: Any, actions: int) -> Mask:

@@ -1,6 +1,7 @@
 """`generate.answer`: each peer answers the question of every task."""
 
 import numpy as np
+from pydantic import Field
 
 from genrl_graph.contract.policy import TextPolicy
 from genrl_graph.contract.resources import Log
@@ -16,10 +17,15 @@ Think step by step. Then end with a line that holds only #### and the final answ
 class Answer(ChatGenerator, name="answer"):
     """Answers each task's question."""
 
-    template: str = TEMPLATE
+    template: str = Field(TEMPLATE, description="Jinja template of the user message; reads `task`")
 
     def run(
         self, tasks: Tasks, policy: TextPolicy, *, rng: np.random.Generator, log: Log, round: int, peer: str
     ) -> Rollouts:
-        """Sample answers, in task order."""
+        """Sample answers, in task order.
+
+        Inputs:
+            tasks: questions to answer
+            policy: policy that samples
+        """
         return self.complete(tasks, policy, {}, rng=rng, log=log, round=round, peer=peer)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from genrl_graph.contract.evaluation import Evaluation
 from genrl_graph.contract.node import Generator, Wire
+from genrl_graph.contract.origins import Alike, Per
 from genrl_graph.contract.policy import Completion, Sampling, TextPolicy
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Rollouts, Tasks
@@ -32,8 +33,8 @@ class Example(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    user: str
-    assistant: str
+    user: str = Field(description="the user's message")
+    assistant: str = Field(description="the reply that the policy is to imitate")
 
 
 class ChatGenerator(Generator):
@@ -54,18 +55,40 @@ class ChatGenerator(Generator):
     text give equal prompts and share a group, and so a baseline.
     """
 
-    system: str = ""
-    template: str = "{{ task.question }}"
-    examples: tuple[Example, ...] = ()
-    num_generations: int = Field(default=1, ge=1)
-    max_new_tokens: int = Field(default=256, ge=1)
-    temperature: float = Field(default=1.0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    max_prompt_tokens: int | None = Field(default=None, ge=1)
+    system: str = Field("", description="system message, put before one that the task has; empty: none")
+    template: str = Field(
+        "{{ task.question }}",
+        description="Jinja template of the user message; reads `task` and the inputs under `context` by name",
+    )
+    examples: tuple[Example, ...] = Field((), description="few-shot examples, put before the messages of the task")
+    num_generations: int = Field(default=1, ge=1, description="completions to sample per prompt, which form a group")
+    max_new_tokens: int = Field(
+        default=256,
+        ge=1,
+        description="most tokens of a completion; at that length it is truncated (finish reason length)",
+    )
+    temperature: float = Field(default=1.0, ge=0, description="sampling temperature; 0 is greedy")
+    top_p: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="nucleus sampling (arXiv 1904.09751): the likeliest tokens of this total probability; 1 keeps all",
+    )
+    max_prompt_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="most tokens of a prompt; null: the policy's context length minus max_new_tokens",
+    )
     too_long: TooLong = "refuse"
-    quote: int | None = Field(default=None, ge=1)
-    each: str = ""
-    max_batch_tokens: int = Field(default=16384, ge=1)
+    quote: int | None = Field(
+        default=None,
+        ge=1,
+        description="most rows of one peer that a prompt quotes from an input, drawn at random; null: all",
+    )
+    each: str = Field("", description="input to branch on: one prompt per row of it; empty: one prompt per task")
+    max_batch_tokens: int = Field(
+        default=16384, ge=1, description="most tokens of a sampling batch, rows times the longest; bounds its memory"
+    )
 
     needs: ClassVar[tuple[str, ...]] = ()  # inputs that a prompt must quote; without a row of each, the prompt fails
 
@@ -80,14 +103,18 @@ class ChatGenerator(Generator):
             raise ValueError(f"each is {self.each!r}, which the template does not quote; name {known}")
         return self
 
+    def alike(self, per: Per) -> Alike | None:
+        """Return the param by which a prompt has one row or equal ones; with `each`, a task has several prompts."""
+        if self.each and per == "task":
+            return None
+        if self.num_generations == 1:
+            return Alike("a single row", "num_generations", 1, "to 2 or more")
+        return Alike("equal rows", "temperature", 0, "above 0") if self.temperature == 0 else None
+
     def evaluated(self, how: Evaluation) -> Self:
         """Return a copy with the number of generations and the temperature of the evaluation, where it sets them."""
         settings = {"num_generations": how.num_generations, "temperature": how.temperature}
         return self.model_copy(update={name: value for name, value in settings.items() if value is not None})
-
-    def dry(self) -> Self:
-        """Return a copy without `max_prompt_tokens`: dry play does not have the tokenizer that would count them."""
-        return self.model_copy(update={"max_prompt_tokens": None})
 
     def complete(
         self,
@@ -160,8 +187,9 @@ class ChatGenerator(Generator):
                 f"{self.place.node}.max_new_tokens: {self.max_new_tokens} leave no room for a prompt in the "
                 f"{policy.context_length} tokens of policy {policy.name!r}"
             )
-        if self.max_prompt_tokens is not None and self.max_prompt_tokens <= room:
-            return PromptLimit(self.max_prompt_tokens, "max_prompt_tokens")
+        most = self.max_prompt_tokens if policy.counts_tokens else None
+        if most is not None and most <= room:
+            return PromptLimit(most, "max_prompt_tokens")
         return PromptLimit(room, f"context {policy.context_length} - max_new_tokens {self.max_new_tokens}")
 
     def _prompt(self, task: AskedTask, quotes: Quotes, policy: TextPolicy, limit: PromptLimit) -> Prompt:
@@ -225,7 +253,13 @@ class Chat(ChatGenerator, name="chat"):
         round: int,
         peer: str,
     ) -> Rollouts:
-        """Sample completions, in task order; raises `ParamError` if the template uses a name not in `context`."""
+        """Sample completions, in task order; raises `ParamError` if the template uses a name not in `context`.
+
+        Inputs:
+            tasks: chats to complete
+            policy: policy that samples
+            context: upstream rows that the template may quote, by the name it quotes them under
+        """
         upstream = context or {}
         for problem in self._unknown_names(upstream):
             raise ParamError(problem)

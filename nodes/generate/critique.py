@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from genrl_graph.contract.policy import TextPolicy
 from genrl_graph.contract.resources import Log
@@ -28,7 +29,9 @@ class Critique(ChatGenerator, name="critique"):
     Student #k is the rollout `parent_ids[k - 1]`. A task without answers gives failed rows.
     """
 
-    template: str = TEMPLATE
+    template: str = Field(
+        TEMPLATE, description="Jinja template of the user message; reads `task` and the rows of `answers`"
+    )
     too_long: TooLong = "drop_quoted"
 
     needs: ClassVar[tuple[str, ...]] = ("answers",)
@@ -44,5 +47,11 @@ class Critique(ChatGenerator, name="critique"):
         round: int,
         peer: str,
     ) -> Rollouts:
-        """Sample critiques, in task order."""
+        """Sample critiques, in task order.
+
+        Inputs:
+            tasks: questions that were answered
+            answers: answers to choose from, which the prompt numbers per task
+            policy: policy that samples
+        """
         return self.complete(tasks, policy, {"answers": answers}, rng=rng, log=log, round=round, peer=peer)

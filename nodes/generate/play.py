@@ -96,6 +96,12 @@ class Play(Generator, name="play"):
         """Play all episodes; return the steps of the policy's seats in task order, and log results by opponent.
 
         Raises `NodeFailed` if a task names no environment, or a policy does not fit its environment.
+
+        Inputs:
+            tasks: episodes to play, each an environment and a seed
+            policy: policy that plays, and whose steps are returned
+            opponent: policy of the other seats in episodes drawn for `policy`
+            snapshots: pool from which the opponent is drawn in episodes drawn for `snapshots`
         """
         planned = [(task, sample) for task in tasks.rows("id", "metadata") for sample in range(self.num_generations)]
         seating = SeatingPlan(policy, opponent, snapshots, self.opponents, rng=rng, greedy=self._greedy)

@@ -1,6 +1,7 @@
 """`generate.revise`: each peer reads answers and critiques, then answers again."""
 
 import numpy as np
+from pydantic import Field
 
 from genrl_graph.contract.policy import TextPolicy
 from genrl_graph.contract.resources import Log
@@ -29,7 +30,10 @@ class Revise(ChatGenerator, name="revise"):
     `parent_ids` lists the quoted answers by number, then the quoted critiques by number.
     """
 
-    template: str = TEMPLATE
+    template: str = Field(
+        TEMPLATE,
+        description="Jinja template of the user message; reads `task` and the rows of `answers` and `critiques`",
+    )
     too_long: TooLong = "drop_quoted"
 
     def run(
@@ -44,6 +48,13 @@ class Revise(ChatGenerator, name="revise"):
         round: int,
         peer: str,
     ) -> Rollouts:
-        """Sample revised answers, in task order."""
+        """Sample revised answers, in task order.
+
+        Inputs:
+            tasks: questions to answer again
+            answers: earlier answers, which the prompt numbers per task
+            critiques: critiques of these answers
+            policy: policy that samples
+        """
         upstream = {"answers": answers, "critiques": critiques}
         return self.complete(tasks, policy, upstream, rng=rng, log=log, round=round, peer=peer)

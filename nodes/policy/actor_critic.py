@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from genrl_graph.nodes.policy.compute.acting import ActorCritic, NetworkCarry
 
 
@@ -12,8 +14,8 @@ class ActorCriticCarry(NetworkCarry, name="actor_critic"):
     share the convolutions. Give the sizes by `environment`, or by `observation` and `actions`.
     """
 
-    activation: Literal["tanh", "relu"] = "tanh"
-    shared: bool = False
+    activation: Literal["tanh", "relu"] = Field("tanh", description="activation function of the hidden layers")
+    shared: bool = Field(False, description="whether actor and critic share all but their last layers")
 
     def init(self, name: str, *, seed: int) -> ActorCritic:
         """Return the policy of the first round; raises `DataError` if the environment cannot be opened."""

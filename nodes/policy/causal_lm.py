@@ -21,14 +21,27 @@ class CausalLM(PolicyCarry, name="causal_lm"):
     (Jinja) replaces the tokenizer's. Loading from a folder, a package or the hub's local cache needs no network.
     """
 
-    model: DataPath = Field(min_length=1)
-    revision: str | None = None
-    device: str = "auto"
-    compute_dtype: ComputeDtype = "auto"
-    max_context: int | None = Field(default=None, ge=2)
-    chat_template: str | None = None
-    weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    model: DataPath = Field(
+        min_length=1, description="hub name, folder, GGUF file, or package:<module> of an installed package"
+    )
+    revision: str | None = Field(None, description="branch, tag or commit of the hub repository; null: its main branch")
+    device: str = Field(
+        "auto",
+        description="torch device that computes, such as cpu or cuda:0; auto: this process's GPU, or else the CPU",
+    )
+    compute_dtype: ComputeDtype = Field(
+        "auto", description="precision of forward and backward passes; auto: bfloat16 where the device has it natively"
+    )
+    max_context: int | None = Field(
+        default=None, ge=2, description="most tokens of prompt and completion together; null: what the model allows"
+    )
+    chat_template: str | None = Field(
+        None, description="Jinja chat template in place of the tokenizer's; null: the tokenizer's"
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay, on matrices only")
+    betas: tuple[Beta, Beta] = Field(
+        (0.9, 0.999), description="AdamW's decay rates of the running averages of the gradient and of its square"
+    )
     gradient_checkpointing: Literal["auto"] | bool = Field(
         default="auto", description="recompute activations in the backward pass; auto: of as few layers as needed"
     )
@@ -44,7 +57,11 @@ class CausalLM(PolicyCarry, name="causal_lm"):
         return pretrained_policy(name, self)
 
     def dry(self, name: str, *, seed: int) -> TextPolicy:
-        """Return a stand-in for dry play: a tiny random model whose replies are canned."""
+        """Return a stand-in for dry play: a tiny random model whose replies are canned.
+
+        It has the model's own tokenizer and context length if the model's files are on this machine.
+        """
+        from genrl_graph.nodes.policy.loading.local_tokens import local_tokens
         from genrl_graph.nodes.policy.loading.stub import stub_policy
 
-        return stub_policy(name, seed=seed, chat_template=self.chat_template)
+        return stub_policy(name, seed=seed, chat_template=self.chat_template, local=local_tokens(self))

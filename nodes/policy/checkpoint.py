@@ -12,17 +12,17 @@ from genrl_graph.contract.policy import TextPolicy
 class Checkpoint(PolicyCarry, name="checkpoint"):
     """A policy of any type from a run's checkpoint, with its weights and version.
 
-    `run` is the run folder, `policy` the name of the carry in that run, `round` the number of rounds it was trained for
-    (default: the last checkpoint), and `peer` the peer whose copy to load (default: the first). `optimizer` also loads
-    the optimiser state. `device` overrides the device of the run.
+    It starts a run from what an earlier one has learnt, or serves as a frozen opponent, judge or reference.
     """
 
-    run: DataPath = Field(min_length=1)
-    round: int | None = Field(default=None, ge=0)
-    peer: str | None = None
-    policy: str = "policy"
-    optimizer: bool = False
-    device: str | None = None
+    run: DataPath = Field(min_length=1, description="run folder, such as runs/tiny")
+    round: int | None = Field(
+        default=None, ge=0, description="load the checkpoint after this many rounds; null: the last one"
+    )
+    peer: str | None = Field(None, description="peer whose copy is loaded; null: the first by name")
+    policy: str = Field("policy", description="name of the carry in that run")
+    optimizer: bool = Field(False, description="whether to load the optimiser's state too, to continue its training")
+    device: str | None = Field(None, description="torch device in place of that run's; null: the same")
 
     def init(self, name: str, *, seed: int) -> TextPolicy:
         """Load the saved policy; the seed is not used. Raises `StoreError` if the run lacks it."""

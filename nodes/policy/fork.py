@@ -12,5 +12,9 @@ class ForkPolicy(Fork, name="fork"):
     """Copies a policy: one copy can be updated while other nodes still read the other."""
 
     def run(self, policy: P) -> P:
-        """Return the copy, named after this node."""
+        """Return the copy, named after this node.
+
+        Inputs:
+            policy: policy that is copied
+        """
         return policy.fork(self.place.node)

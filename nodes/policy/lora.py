@@ -17,7 +17,12 @@ class Lora(CausalLM, name="lora"):
 
     r: int = Field(default=8, ge=1, description="rank of the adapter")
     alpha: float = Field(default=16.0, gt=0, description="scale: the product of A and B is multiplied by alpha / r")
-    target_modules: str | tuple[str, ...] = Field(default="all-linear", min_length=1)
+    target_modules: str | tuple[str, ...] = Field(
+        default="all-linear",
+        min_length=1,
+        description="modules that get an adapter: all-linear (all but the output layer), or names such as "
+        "[q_proj, v_proj]",
+    )
 
     def init(self, name: str, *, seed: int) -> TextPolicy:
         """Return a new adapter; loads the base at first use. Raises `ParamError` if a target is not a linear module."""

@@ -16,24 +16,41 @@ SPECIAL = ("<pad>", "<eos>", "<unk>")
 
 
 class TinyLM(PolicyCarry, name="tiny_lm"):
-    """A Llama with one token per character and random weights, drawn from (run seed, carry name).
+    """A Llama (arXiv 2302.13971) with one token per character and random weights from (run seed, carry name).
 
     The chat template concatenates the contents, so a prompt of one message is just its text. Characters outside
     `alphabet` become <unk>. `like` names a carry whose initial weights it shares, as for a frozen reference policy.
     """
 
-    alphabet: str = Field(default=PRINTABLE, min_length=1)
-    hidden_size: int = Field(default=64, ge=2)
-    layers: int = Field(default=2, ge=1)
-    heads: int = Field(default=4, ge=1)
-    max_context: int = Field(default=1024, ge=2)
-    initializer_range: float = Field(default=0.02, gt=0)
-    chat_template: str = CONTENTS
-    device: str = "auto"
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    like: CarryName | None = None
+    alphabet: str = Field(
+        default=PRINTABLE, min_length=1, description="characters with a token of their own; all others become <unk>"
+    )
+    hidden_size: int = Field(
+        default=64,
+        ge=2,
+        description="width of the residual stream, a multiple of 2 x heads; the MLP is four times as wide",
+    )
+    layers: int = Field(default=2, ge=1, description="number of transformer layers")
+    heads: int = Field(default=4, ge=1, description="attention heads of a layer")
+    max_context: int = Field(default=1024, ge=2, description="most tokens of prompt and completion together")
+    initializer_range: float = Field(default=0.02, gt=0, description="standard deviation of the initial weights")
+    chat_template: str = Field(
+        CONTENTS, description="Jinja chat template; by default it only joins the contents of the messages"
+    )
+    device: str = Field(
+        "auto",
+        description="torch device that computes, such as cpu or cuda:0; auto: this process's GPU, or else the CPU",
+    )
+    compute_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="precision of forward and backward passes; the weights are float32"
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay, on matrices only")
+    betas: tuple[Beta, Beta] = Field(
+        (0.9, 0.999), description="AdamW's decay rates of the running averages of the gradient and of its square"
+    )
+    like: CarryName | None = Field(
+        None, description="carry whose initial weights it gets, such as the policy of a frozen reference; null: its own"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,12 +1,12 @@
 """`reward.choice`: reward a critique for choosing the student whose answer is correct."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import isnan
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 from pydantic import Field, field_validator
 
 from genrl_graph.contract.node import Reward
@@ -14,6 +14,7 @@ from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import PeerRollouts, Rollouts, Scored
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.nodes.reward.math import judge_maths
+from genrl_graph.nodes.reward.scoring.authors import judge_by_author
 from genrl_graph.nodes.reward.scoring.rows import (
     Regex,
     Texts,
@@ -64,18 +65,25 @@ class ChoiceReward(Reward, name="choice"):
 
     Student #k is the row of `answers` with id `parent_ids[k - 1]`. This node judges its answer against the task of the
     reader's own source, by math-verify or by exact match. "none" earns no `exists`, and is correct if no quoted answer
-    is. `choice_pattern` reads the chosen number if the prompt asks for another form than "Choice: Student #k" (first
-    group; 0 is none). `answer_pattern` finds the answer in a completion (default: `answers.extract_answer`). Patterns
-    and math-verify run in worker processes with a limit of `timeout_s` seconds per row.
+    is. Patterns and math-verify run in worker processes with a limit of `timeout_s` seconds per row.
     """
 
-    format: float = 0.5
-    exists: float = 0.5
-    correct: float = 1.0
-    judge: Literal["math", "exact"] = "math"
-    choice_pattern: Regex | None = None
-    answer_pattern: Regex | None = None
-    timeout_s: float = Field(10.0, gt=0)
+    format: float = Field(0.5, description="reward of a well-formed choice")
+    exists: float = Field(0.5, description="reward of choosing a student that was quoted")
+    correct: float = Field(1.0, description="reward of choosing a correct answer, or none where all are wrong")
+    judge: Literal["math", "exact"] = Field(
+        "math", description="how answers are compared with the task's: by math-verify, or as equal text (exact)"
+    )
+    choice_pattern: Regex | None = Field(
+        None,
+        description="regular expression whose first group is the chosen number, 0 for none; null: Choice: Student #k",
+    )
+    answer_pattern: Regex | None = Field(
+        None,
+        description="regular expression of the answer in a completion: its first group, or the whole "
+        "match; null: built in",
+    )
+    timeout_s: float = Field(10.0, gt=0, description="seconds to judge a row; after that it stays unjudged (NaN)")
 
     @field_validator("choice_pattern")
     @classmethod
@@ -84,48 +92,67 @@ class ChoiceReward(Reward, name="choice"):
             raise ValueError(f"{pattern!r} has no group; put (...) around the number")
         return pattern
 
-    def run(self, rollouts: Texts, answers: PeerRollouts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
-        """Add `reward`, `reward_format`, `reward_exists` and `reward_correct` to the critiques."""
-        parents = rollouts.values("parent_ids")
-        choices = self._choices(rollouts)
-        needed = {id for at, choice in choices.items() for id in _answers_to_judge(choice, parents[at])}
-        correctness = self._correctness(answers, needed, tasks)
-        verdicts = {at: _verdict(choice, parents[at], correctness) for at, choice in choices.items()}
-        weights = {"format": self.format, "exists": self.exists, "correct": self.correct}
-        return score_rows(rollouts, verdicts, weights=weights, node=self, log=log)
+    def run(
+        self, rollouts: Texts, answers: PeerRollouts, *, tasks: TaskBook, log: Log, peer: str = ""
+    ) -> Scored[Texts]:
+        """Add `reward`, `reward_format`, `reward_exists` and `reward_correct` to the critiques.
 
-    def _choices(self, rollouts: Rollouts) -> dict[int, Choice | Failure | None]:
-        completions, positions = rollouts.values("completion"), judgeable(rollouts)
+        Inputs:
+            rollouts: critiques, each with the ids of the answers that it quotes
+            answers: the answers that they quote
+        """
+        parents = rollouts.values("parent_ids")
+        by_author = partial(judge_by_author, peer=peer, seconds=self.peer_seconds, log=log)
+        choices = by_author(rollouts, judgeable(rollouts), partial(self._choices, rollouts))
+        needed = {id for at, choice in choices.items() for id in _answers_to_judge(choice, parents[at])}
+        ids = answers.values("id")
+        judge = partial(self._exact if self.judge == "exact" else self._by_math, answers, tasks)
+        judged = by_author(answers, [at for at, id in enumerate(ids) if id in needed], judge)
+        correctness = {ids[at]: verdict for at, verdict in judged.items()}
+        verdicts = {at: _verdict(choice, parents[at], correctness) for at, choice in choices.items()}
+        foreign = {id for id, author in zip(ids, answers.values("peer"), strict=True) if author != peer} if peer else ()
+        excused = [
+            at
+            for at, choice in choices.items()
+            if isinstance(verdicts[at], Failure) and _quotes_unjudged(choice, parents[at], correctness, foreign)
+        ]
+        weights = {"format": self.format, "exists": self.exists, "correct": self.correct}
+        return score_rows(rollouts, verdicts, weights=weights, node=self, log=log, peer=peer, excused=excused)
+
+    def _choices(self, rollouts: Rollouts, positions: list[int], until: float) -> dict[int, Choice | Failure | None]:
+        """Read the choices of the critiques at these positions until a monotonic time."""
+        completions = rollouts.values("completion")
         if self.choice_pattern is None:  # the built-in pattern needs no time limit
             return {at: read_choice(completions[at]) for at in positions}
         calls = {at: {"critique": completions[at], "pattern": self.choice_pattern} for at in positions}
         target = f"{__name__}:read_numbers"
-        numbers = call_together(target, calls, timeout_s=self.timeout_s, node=self.place.node)
+        numbers = call_together(target, calls, timeout_s=self.timeout_s, node=self.place.node, until=until)
         return {at: Choice(value) if isinstance(value, int) else _no_choice(value) for at, value in numbers.items()}
 
-    def _correctness(self, answers: PeerRollouts, needed: set[str], tasks: TaskBook) -> dict[str, float | Failure]:
-        """Return, by id of the needed answers, 1 (correct), 0 (wrong), or why it could not be judged."""
-        rows = answers.where(np.array([id in needed for id in answers.values("id")], dtype=bool))
-        ids, positions = rows.values("id"), list(range(len(rows)))
-        if self.judge == "exact":
-            return self._exact(rows, tasks)
+    def _by_math(
+        self, answers: Rollouts, tasks: TaskBook, positions: list[int], until: float
+    ) -> dict[int, float | Failure]:
+        """Return, by position of an answer, 1 (correct), 0 (wrong), or why it could not be judged."""
         verdicts = judge_maths(
-            rows,
+            answers,
             positions,
             tasks=tasks,
             pattern=self.answer_pattern,
             timeout_s=self.timeout_s,
             node=self.place.node,
+            until=until,
         )
-        return {
-            ids[at]: verdict if isinstance(verdict, Failure) else verdict["correct"] for at, verdict in verdicts.items()
-        }
+        return {at: verdict if isinstance(verdict, Failure) else verdict["correct"] for at, verdict in verdicts.items()}
 
-    def _exact(self, answers: PeerRollouts, tasks: TaskBook) -> dict[str, float | Failure]:
+    def _exact(
+        self, answers: Rollouts, tasks: TaskBook, positions: list[int], until: float
+    ) -> dict[int, float | Failure]:
+        """Return the same by exact match."""
         rows = answers.rows("id", "task_id", "completion")
-        completions = {at: row["completion"] for at, row in enumerate(rows)}
-        extracted = extract_answers(completions, self.answer_pattern, timeout_s=self.timeout_s, node=self.place.node)
-        return {row["id"]: _exact_match(extracted[at], row, tasks) for at, row in enumerate(rows)}
+        completions = {at: rows[at]["completion"] for at in positions}
+        limits: dict[str, Any] = {"timeout_s": self.timeout_s, "node": self.place.node, "until": until}
+        extracted = extract_answers(completions, self.answer_pattern, **limits)
+        return {at: _exact_match(extracted[at], rows[at], tasks) for at in positions}
 
 
 def _exact_match(answer: str | Failure | None, row: Mapping[str, str], tasks: TaskBook) -> float | Failure:
@@ -163,6 +190,17 @@ def _verdict(choice: Choice | Failure | None, parents: list[str], correctness: d
     if unknown is not None and 1.0 not in judged:
         return unknown
     return {"format": 1.0, "exists": 0.0, "correct": float(1.0 not in judged)}
+
+
+def _quotes_unjudged(
+    choice: Choice | Failure | None,
+    parents: list[str],
+    correctness: dict[str, float | Failure],
+    foreign: Collection[str],
+) -> bool:
+    """Return whether a choice depends on an answer of another peer that could not be judged."""
+    answers = [id for id in _answers_to_judge(choice, parents) if id in foreign]
+    return any(isinstance(_judged(id, correctness), Failure) for id in answers)
 
 
 def _judged(id: str, correctness: dict[str, float | Failure]) -> float | Failure:

@@ -16,9 +16,10 @@ from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ParamError, RewardFailed
 from genrl_graph.nodes.reward.scoring.allowed import require_allowed
 from genrl_graph.nodes.reward.scoring.arguments import arguments, split_calls
+from genrl_graph.nodes.reward.scoring.authors import judge_by_author
 from genrl_graph.nodes.reward.scoring.callables import call_here, importable_name, worker_target
 from genrl_graph.nodes.reward.scoring.returned import numbers_of
-from genrl_graph.nodes.reward.scoring.rows import Term, Texts, Verdict, judgeable, score_rows
+from genrl_graph.nodes.reward.scoring.rows import Term, Texts, Verdict, call_until, judgeable, score_rows
 from genrl_graph.nodes.reward.worker.worker import Failure, WorkerError, WorkerRaised
 from genrl_graph.nodes.reward.worker.worker_main import call_factory, load_target
 from genrl_graph.nodes.reward.worker.worker_pool import Pool, shared_pool
@@ -29,31 +30,48 @@ _NAME = re.compile(r"(?!.*\.py:)[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 class FunctionReward(Reward, name="function"):
     """The value of `function(prompts, completions, **columns)`: one number per completion, None for "cannot judge".
 
-    `function` is `module:name`, or in Python the function itself; it may be async. A function without an importable
-    name (a lambda, a notebook cell) runs in this process and cannot be dumped. With `factory`, `function` names a
-    factory instead: each process calls it once with these arguments and uses the function that it returns. `format:
-    chat` passes messages, as TRL does for chat data, so TRL's own rewards run unchanged; `text` passes strings, the
-    messages of a prompt joined by blank lines. Columns are `answer`, the keys of the tasks' metadata, and the ids and
-    token ids of `arguments.PASSED`; `columns` adds further names for them, such as `{solution: answer}`.
+    It is called as TRL calls a reward (<https://huggingface.co/docs/trl/grpo_trainer>), and may be async. A function
+    without an importable name (a lambda, a notebook cell) runs in this process and cannot be dumped. With `factory`,
+    each process calls the factory once and uses the function that it returns. `format: chat` passes messages, as TRL
+    does for chat data, so TRL's own rewards run unchanged; `text` passes strings, the messages of a prompt joined by
+    blank lines. Columns are `answer`, the keys of the tasks' metadata, and ids, stage, round, finish reason and token
+    ids of the rows.
 
     With `isolated` it runs in `workers` processes of at most `memory_mb` of address space each; a process that takes
-    more than `timeout_s` seconds for a call is killed. In this process there are no limits. A call receives the whole
-    batch or `rows_per_call` rows. If it raises, hangs, dies or does not return a list of that length, these rows are
-    unjudged; a value that is not a finite number leaves its row unjudged. A worker runs one call at a time, async
-    functions included: use more `workers` for parallel calls, or await the rows of one call together.
+    more than `timeout_s` seconds for a call is killed. In this process there are no limits. A call receives all rows
+    of one peer, or `rows_per_call` of them, and never rows of two peers. If it raises, hangs, dies or does not return
+    a list of that length, these rows are unjudged; a value that is not a finite number leaves its row unjudged. A
+    worker runs one call at a time, async functions included: use more `workers` for parallel calls, or await the rows
+    of one call together.
     """
 
-    function: str | Callable[..., Any]
-    factory: dict[str, Any] | None = None
-    weight: float = 1.0
-    term: Term | None = None
-    format: Literal["chat", "text"] = "chat"
-    columns: dict[str, str] = {}
-    isolated: bool = True
-    rows_per_call: int | None = Field(None, ge=1)
-    workers: int = Field(1, ge=1, le=64)
-    memory_mb: int | None = Field(None, ge=64)
-    timeout_s: float | None = Field(60.0, gt=0)
+    function: str | Callable[..., Any] = Field(
+        description="module:name of a function with TRL's signature, or of its factory; in Python the function itself"
+    )
+    factory: dict[str, Any] | None = Field(
+        None, description="keyword arguments of the factory that `function` then names; null: it is the function"
+    )
+    weight: float = Field(1.0, description="weight of the term in the reward")
+    term: Term | None = Field(
+        None, description="name of the term, whose column is reward_<term>; null: the function's name"
+    )
+    format: Literal["chat", "text"] = Field(
+        "chat", description="how prompts and completions are passed: as chat messages or as text"
+    )
+    columns: dict[str, str] = Field(
+        {}, description="further argument names and the columns that they pass, such as {solution: answer}"
+    )
+    isolated: bool = Field(
+        True, description="whether it runs in worker processes, with limits; false: in this process, without any"
+    )
+    rows_per_call: int | None = Field(None, ge=1, description="rows that one call receives; null: the whole batch")
+    workers: int = Field(1, ge=1, le=64, description="worker processes that calls are spread over; needs rows_per_call")
+    memory_mb: int | None = Field(None, ge=64, description="most address space of a worker in MiB; null: no limit")
+    timeout_s: float | None = Field(
+        60.0,
+        gt=0,
+        description="seconds for a call, then the worker is killed and the rows stay unjudged (NaN); null: no limit",
+    )
     _loaded: Callable[..., Any] | None = PrivateAttr(default=None)
 
     @field_validator("function", mode="before", json_schema_input_type=str)
@@ -115,24 +133,28 @@ class FunctionReward(Reward, name="function"):
         except WorkerError as error:
             raise RewardFailed(f"{self._function_name}: {error}") from error
 
-    def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
+    def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log, peer: str = "") -> Scored[Texts]:
         """Add `reward` and `reward_<term>` to the rollouts; the default term is the function's name.
 
         Raises `RewardFailed` if the function cannot be loaded or leaves more rows unjudged than `max_unjudged` allows.
+
+        Inputs:
+            rollouts: rows to judge
         """
-        positions = judgeable(rollouts)
-        verdicts: dict[int, Verdict] = {}
         term = self.term or re.sub(r"\W", "_", self._function_name.rpartition(".")[2]).strip("_")
-        if positions:
+
+        def judge(positions: list[int], until: float) -> dict[int, Verdict]:
             rows = rollouts.take(positions)
             keywords = arguments(rows, tasks, form=self.format, renamed=self.columns, where=self.place.node)
             calls = split_calls(keywords, self.rows_per_call)
             sizes = [len(call["completions"]) for call in calls]
-            returned = zip(self._call(calls), sizes, strict=True)
+            returned = zip(self._call(calls, until), sizes, strict=True)
             values = [value for result, size in returned for value in numbers_of(result, size)]
             terms = [value if isinstance(value, Failure) else {term: value} for value in values]
-            verdicts = dict(zip(positions, terms, strict=True))
-        return score_rows(rollouts, verdicts, weights={term: self.weight}, node=self, log=log)
+            return dict(zip(positions, terms, strict=True))
+
+        verdicts = judge_by_author(rollouts, judgeable(rollouts), judge, peer=peer, seconds=self.peer_seconds, log=log)
+        return score_rows(rollouts, verdicts, weights={term: self.weight}, node=self, log=log, peer=peer)
 
     @property
     def _function_name(self) -> str:
@@ -144,15 +166,15 @@ class FunctionReward(Reward, name="function"):
     def _in_worker(self) -> bool:
         return self.isolated and isinstance(self.function, str)
 
-    def _call(self, calls: list[dict[str, list[Any]]]) -> list[object]:
-        """Return the value of each call, `Failure` for a call that raised or was killed."""
+    def _call(self, calls: list[dict[str, list[Any]]], until: float) -> list[object]:
+        """Return the value of each call, `Failure` for a call that raised, was killed or came after `until`."""
         try:
             if self._in_worker:
-                return self._pool().map_rows(calls)
+                return self._pool().map_rows(calls, until=until)
             function = self._function_here()
         except WorkerError as error:
             raise RewardFailed(f"{self.place.node}: {self._function_name}: {error}") from error
-        return [_call_or_failure(function, keywords) for keywords in calls]
+        return [call_until(until, _call_or_failure, function, keywords) for keywords in calls]
 
     def _pool(self) -> Pool:
         assert isinstance(self.function, str)

@@ -3,8 +3,11 @@
 import json
 import math
 import re
+import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -30,11 +33,13 @@ from genrl_graph.nodes.reward.llm_judge.judge_replies import (
     replies_in,
 )
 from genrl_graph.nodes.reward.scoring.answers import extract_answer
+from genrl_graph.nodes.reward.scoring.authors import judge_by_author
 from genrl_graph.nodes.reward.scoring.rows import Regex, Term, Texts, Verdict, judgeable, score_rows
-from genrl_graph.nodes.reward.worker.worker import Failure
+from genrl_graph.nodes.reward.worker.worker import Failure, OutOfTime
 from genrl_graph.seeds import digest
 
 MAX_STORED_CHARACTERS = 2000
+QUESTIONS_AT_ONCE = 32  # to a wired policy, about rows of another peer
 _SET_BY_NODE = ("messages", "model", "n", "stream")
 
 Answers = Mapping[Question, Sequence[Reply | Failure]]
@@ -42,7 +47,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Judge(Reward, name="judge"):
-    """Score that a language model gives a completion, mapped from `scale` to 0..1.
+    """Score that a language model gives a completion (arXiv 2306.05685), mapped from `scale` to 0..1.
 
     The judge is either a policy of the graph, wired as `judge` (such as a frozen carry), or a `model` behind an
     `endpoint`, the base URL of an OpenAI-compatible API. Its prompt is `system` and `template` (sandboxed Jinja). The
@@ -51,31 +56,51 @@ class Judge(Reward, name="judge"):
     of `pattern` in the judge's reply. A missing score, one outside the scale and a failed call give NaN, never 0. With
     `samples` above 1 the mean of the readable scores counts. Equal questions are asked once.
 
-    For an endpoint: `api_key_env` names the environment variable of the API key (JUDGE_...). `request` adds keys to
-    the request body; null removes one, such as `{max_tokens: null, max_completion_tokens: 512}`. A try ends after
-    `timeout_s` seconds; up to `retries` more follow, after `retry_wait_s` seconds, doubled each time. `cache` stores
-    replies in a sqlite file for later runs (without it they stay in memory for later rounds).
+    A `request` of `{max_tokens: null, max_completion_tokens: 512}` suits an endpoint that wants the newer name. A
+    request that fails for a while is tried again; the reply of an endpoint is kept for later rounds, in `cache` for
+    later runs too.
     """
 
-    endpoint: BaseUrl | None = None
-    model: str | None = Field(None, min_length=1)
-    system: str = ""
-    template: str = TEMPLATE
-    pattern: Regex = PATTERN
-    scale: tuple[Finite, Finite] = (1.0, 10.0)
-    weight: float = 1.0
-    term: Term = "judge"
-    max_new_tokens: int = Field(512, ge=1)
-    temperature: float = Field(0.0, ge=0)
-    samples: int = Field(1, ge=1)
-    max_batch_tokens: int = Field(16384, ge=1)
-    api_key_env: str | None = None
-    request: dict[str, JsonValue] = {}
-    timeout_s: float = Field(60.0, gt=0)
-    retries: int = Field(3, ge=0)
-    retry_wait_s: float = Field(1.0, ge=0)
-    concurrency: int = Field(8, ge=1)
-    cache: CachePath | None = None
+    endpoint: BaseUrl | None = Field(
+        None,
+        description="base URL of an OpenAI-compatible API, such as https://host/v1; null: the policy wired as `judge`",
+    )
+    model: str | None = Field(None, min_length=1, description="name under which the endpoint serves the judge")
+    system: str = Field("", description="system message of the judge; empty: none")
+    template: str = Field(
+        TEMPLATE, description="Jinja template of the question; reads task, answer, completion, mark, low and high"
+    )
+    pattern: Regex = Field(
+        PATTERN, description="regular expression whose one group is the score; its last match in the reply counts"
+    )
+    scale: tuple[Finite, Finite] = Field(
+        (1.0, 10.0), description="worst and best score that the judge may give, mapped to 0 and 1"
+    )
+    weight: float = Field(1.0, description="weight of the term in the reward")
+    term: Term = Field("judge", description="name of the term, whose column is reward_<term>")
+    max_new_tokens: int = Field(512, ge=1, description="most tokens of the judge's reply")
+    temperature: float = Field(0.0, ge=0, description="sampling temperature of the judge; 0 is greedy")
+    samples: int = Field(
+        1, ge=1, description="replies per question, whose readable scores are averaged; above 1 it needs a temperature"
+    )
+    max_batch_tokens: int = Field(
+        16384, ge=1, description="wired judge: most tokens of a sampling batch, rows times the longest"
+    )
+    api_key_env: str | None = Field(None, description="environment variable of the API key, JUDGE_...; null: no key")
+    request: dict[str, JsonValue] = Field({}, description="further keys of the request body; null removes one")
+    timeout_s: float = Field(60.0, gt=0, description="seconds for a try of a request")
+    retries: int = Field(
+        3,
+        ge=0,
+        description="further tries of a request that fails for a while (timeout, connection, status 408, "
+        "409, 429, 5xx)",
+    )
+    retry_wait_s: float = Field(1.0, ge=0, description="seconds before a further try, doubled each time; at most 60")
+    concurrency: int = Field(8, ge=1, description="requests that run at the same time")
+    cache: CachePath | None = Field(
+        None,
+        description="sqlite file that keeps replies for later runs; null: they are kept in memory for later rounds",
+    )
 
     _memory: MemoryReplies | None = PrivateAttr(default=None)
     _is_dry: bool = PrivateAttr(default=False)
@@ -149,24 +174,60 @@ class Judge(Reward, name="judge"):
         return copy
 
     def run(
-        self, rollouts: Texts, judge: TextPolicy | None = None, *, rng: np.random.Generator, tasks: TaskBook, log: Log
+        self,
+        rollouts: Texts,
+        judge: TextPolicy | None = None,
+        *,
+        rng: np.random.Generator,
+        tasks: TaskBook,
+        log: Log,
+        peer: str = "",
     ) -> Scored[Texts]:
-        """Add `reward` and `reward_<term>` to the rollouts; log the judge's replies in the table `verdicts`."""
+        """Add `reward` and `reward_<term>` to the rollouts; log the judge's replies in the table `verdicts`.
+
+        Inputs:
+            rollouts: rows to judge
+            judge: policy that judges; without it `endpoint` does
+        """
         for problem in self._judge_problems(wired=judge is not None):
             raise ParamError(f"{self.place.node}: {problem}")
-        question_of = self._questions(rollouts, tasks)
-        questions = list(dict.fromkeys(question_of.values()))
-        num_replies = len(question_of) * self.samples
-        if self._is_dry:
-            answers: Answers = {question: [_dry_reply(question, self.scale)] for question in questions}
-        elif judge is None:
-            answers = self._ask_endpoint(questions, num_replies, log)
-        else:
-            answers = self._ask_policy(judge, questions, num_replies, rng, log)
-        scores = self._scores(answers)
+        counts = Counter[str]()
+        question_of: dict[int, Question] = {}
+        answers: dict[Question, Sequence[Reply | Failure]] = {}
+        scores: dict[Question, list[float | Failure]] = {}
+
+        def judge_rows(positions: list[int], until: float) -> dict[int, Verdict]:
+            asked = self._questions(rollouts, positions, tasks)
+            fresh = [question for question in dict.fromkeys(asked.values()) if not _is_answered(question, answers)]
+            replies = self._ask(judge, fresh, until, rng, counts)
+            scores.update(self._scores(replies))
+            answers.update(replies)
+            question_of.update(asked)
+            return {at: self._verdict(scores[question]) for at, question in asked.items()}
+
+        by_author = partial(judge_by_author, peer=peer, seconds=self.peer_seconds, log=log)
+        verdicts = by_author(rollouts, judgeable(rollouts), judge_rows)
+        for name in () if self._is_dry else ("requests", "retries", "cache_hits")[:: 1 if judge is None else 2]:
+            hits = len(question_of) * self.samples - counts["missing"]
+            log.metric(name, hits if name == "cache_hits" else counts[name])
         _record(rollouts, question_of, answers, scores, log)
-        verdicts = {at: self._verdict(scores[question]) for at, question in question_of.items()}
-        return score_rows(rollouts, verdicts, weights={self.term: self.weight}, node=self, log=log)
+        return score_rows(rollouts, verdicts, weights={self.term: self.weight}, node=self, log=log, peer=peer)
+
+    def _ask(
+        self,
+        judge: TextPolicy | None,
+        questions: Sequence[Question],
+        until: float,
+        rng: np.random.Generator,
+        counts: Counter[str],
+    ) -> Answers:
+        """Return the replies to the questions, `OutOfTime` for those that come after the monotonic time `until`."""
+        if self._is_dry:
+            return {question: [_dry_reply(question, self.scale)] for question in questions}
+        if judge is None:
+            return self._ask_endpoint(questions, until, counts)
+        counts["missing"] += len(questions) * self.samples
+        return self._ask_policy(judge, questions, until, rng, counts)
 
     def _judge_problems(self, *, wired: bool) -> list[str]:
         if wired and self.endpoint is not None:
@@ -175,7 +236,7 @@ class Judge(Reward, name="judge"):
             return ["has no judge; wire a policy as input `judge`, or set the params endpoint and model"]
         return []
 
-    def _questions(self, rollouts: Rollouts, tasks: TaskBook) -> dict[int, Question]:
+    def _questions(self, rollouts: Rollouts, positions: Iterable[int], tasks: TaskBook) -> dict[int, Question]:
         ids, completions = rollouts.values("task_id"), rollouts.values("completion")
         return {
             at: ask(
@@ -186,26 +247,41 @@ class Judge(Reward, name="judge"):
                 scale=self.scale,
                 where=self.place.node,
             )
-            for at in judgeable(rollouts)
+            for at in positions
         }
 
     def _ask_policy(
-        self, judge: TextPolicy, questions: Sequence[Question], num_replies: int, rng: np.random.Generator, log: Log
+        self,
+        judge: TextPolicy,
+        questions: Sequence[Question],
+        until: float,
+        rng: np.random.Generator,
+        counts: Counter[str],
     ) -> Answers:
-        """Ask the wired policy; replies are not cached across rounds, so a resumed run gives the same ones."""
-        log.metric("requests", len(questions) * self.samples)
-        log.metric("cache_hits", num_replies - len(questions) * self.samples)
-        return ask_policy(
-            judge,
-            questions,
-            samples=self.samples,
-            sampling=Sampling(self.max_new_tokens, self.temperature),
-            rng=rng,
-            max_batch_tokens=self.max_batch_tokens,
-            node=self.place.node,
-        )
+        """Ask the wired policy; replies are not cached across rounds, so a resumed run gives the same ones.
 
-    def _ask_endpoint(self, questions: Sequence[Question], num_replies: int, log: Log) -> Answers:
+        With a time limit it is asked in pieces: nothing can end a piece.
+        """
+        size = len(questions) if math.isinf(until) else QUESTIONS_AT_ONCE
+        answers: dict[Question, Sequence[Reply | Failure]] = {}
+        for start in range(0, len(questions), max(size, 1)):
+            piece = questions[start : start + size]
+            if time.monotonic() >= until:
+                answers |= {question: [OutOfTime()] for question in piece}
+                continue
+            counts["requests"] += len(piece) * self.samples
+            answers |= ask_policy(
+                judge,
+                piece,
+                samples=self.samples,
+                sampling=Sampling(self.max_new_tokens, self.temperature),
+                rng=rng,
+                max_batch_tokens=self.max_batch_tokens,
+                node=self.place.node,
+            )
+        return answers
+
+    def _ask_endpoint(self, questions: Sequence[Question], until: float, counts: Counter[str]) -> Answers:
         """Ask the endpoint for the replies that the cache lacks."""
         bodies = {question: self._body(question) for question in questions}
         keys = {question: [self._key(body, at) for at in range(self.samples)] for question, body in bodies.items()}
@@ -214,10 +290,8 @@ class Judge(Reward, name="judge"):
             requests = {key: bodies[question] for question in questions for key in keys[question]}
             cached = {key: reply for key in requests if (reply := replies.get(key)) is not None}
             missing = {key: body for key, body in requests.items() if key not in cached}
-            answers = cached | endpoint.ask(missing, keep=replies.put)
-        log.metric("requests", endpoint.requests)
-        log.metric("retries", endpoint.retries)
-        log.metric("cache_hits", num_replies - len(missing))
+            answers = cached | endpoint.ask(missing, keep=replies.put, until=until)
+        counts.update(requests=endpoint.requests, retries=endpoint.retries, missing=len(missing))
         return {question: [answers[key] for key in keys[question]] for question in questions}
 
     def _body(self, question: Question) -> dict[str, JsonValue]:
@@ -264,6 +338,11 @@ class Judge(Reward, name="judge"):
         numbers = [score for score in scores if not isinstance(score, Failure)]
         failures = [score for score in scores if isinstance(score, Failure)]
         return {self.term: float(np.mean(numbers))} if numbers else failures[0]
+
+
+def _is_answered(question: Question, answers: Answers) -> bool:
+    """Return whether a question was asked; one that lacked time is asked again for another author."""
+    return question in answers and not any(isinstance(answer, OutOfTime) for answer in answers[question])
 
 
 def _record(

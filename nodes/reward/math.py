@@ -1,5 +1,6 @@
 """`reward.math`: reward a well-formed and a correct answer to a maths task."""
 
+import math
 from collections.abc import Mapping
 
 from pydantic import Field
@@ -8,6 +9,9 @@ from genrl_graph.contract.node import Reward
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Rollouts, Scored
 from genrl_graph.edge_types.task import TaskBook
+from genrl_graph.nodes.reward.scoring.answer_types import AnswerType
+from genrl_graph.nodes.reward.scoring.answers import marks_asked_for
+from genrl_graph.nodes.reward.scoring.authors import judge_by_author
 from genrl_graph.nodes.reward.scoring.rows import Regex, Texts, Verdict, call_each, judgeable, number, score_rows
 from genrl_graph.nodes.reward.worker.worker import Failure
 
@@ -15,10 +19,21 @@ TARGET = "genrl_graph.nodes.reward.scoring.math_judge:math_score"
 
 
 def judge_maths(
-    rollouts: Rollouts, positions: list[int], *, tasks: TaskBook, pattern: str | None, timeout_s: float, node: str
+    rollouts: Rollouts,
+    positions: list[int],
+    *,
+    tasks: TaskBook,
+    pattern: str | None,
+    timeout_s: float,
+    node: str,
+    answer_type: AnswerType = "auto",
+    until: float = math.inf,
 ) -> dict[int, Verdict]:
-    """Return, by row position, the terms `format` and `correct`, judged by math-verify in a worker process."""
-    ids, completions = rollouts.values("task_id"), rollouts.values("completion")
+    """Return, by row position, the terms `format` and `correct`, judged in a worker process.
+
+    Rows that are not judged at the monotonic time `until` get `OutOfTime`.
+    """
+    ids, completions, marks = rollouts.values("task_id"), rollouts.values("completion"), _marks(rollouts)
     # a third: math-verify applies its limit to two parses and a comparison, and must stop before the worker is killed
     limit_s = max(1, int(timeout_s / 3))
     calls: dict[int, Mapping[str, object]] = {}
@@ -27,30 +42,76 @@ def judge_maths(
         answer = tasks[ids[at]].answer
         verdicts[at] = Failure(f"task {ids[at]!r} has no reference answer")
         if answer:
-            calls[at] = {"completion": completions[at], "answer": answer, "pattern": pattern, "limit_s": limit_s}
-    for at, value in call_each(TARGET, calls, timeout_s=timeout_s, node=node).items():
+            calls[at] = {
+                "completion": completions[at],
+                "answer": answer,
+                "pattern": pattern,
+                "answer_type": answer_type,
+                "marks": marks[at],
+                "limit_s": limit_s,
+            }
+    for at, value in call_each(TARGET, calls, timeout_s=timeout_s, node=node, until=until).items():
         assert isinstance(value, Failure | dict)
         verdicts[at] = value if isinstance(value, Failure) else {term: number(v) for term, v in value.items()}
     return verdicts
 
 
-class MathReward(Reward, name="math"):
-    """Rewards `format` if the completion has an answer, and `correct` if math-verify finds it equal to the task's.
+def _marks(rollouts: Rollouts) -> list[list[str]]:
+    """Return the answer marks that each row's prompt asks for."""
+    if "messages" not in rollouts.table.column_names:
+        return [marks_asked_for("")] * len(rollouts)
+    prompts = ("\n".join(message["content"] for message in chat) for chat in rollouts.values("messages"))
+    return [marks_asked_for(prompt) for prompt in prompts]
 
-    `answers.extract_answer` finds the answer, with `pattern` if set. A row that cannot be judged within `timeout_s`
-    seconds, or whose task has no reference answer, gets NaN.
+
+class MathReward(Reward, name="math"):
+    """Rewards `format` if the completion has an answer, and `correct` if that is the task's.
+
+    The answer is the last that the completion marks as the prompt asks for (`answers.extract_answer`), or the match of
+    `pattern`. `answer_type` says how it is compared; `auto` decides by the reference (`answer_types.type_of`):
+
+    - `number`: exactly, with or without a unit, a percent sign or separators of thousands; 1/3 is 0.333333;
+    - `formula`: by math-verify; tuples, intervals, lists and sets part by part;
+    - `choice`: the letter, as A, (A) or A.;
+    - `date`: the day, however it is written; `code` (addresses, versions, scores, times) and `text`: sign by sign.
+
+    A row that cannot be judged within `timeout_s` seconds, or whose task has no reference answer, gets NaN. Powers and
+    factorials beyond any task are not computed: such an answer is wrong.
     """
 
-    format: float = 0.5
-    correct: float = 1.0
-    pattern: Regex | None = None
-    timeout_s: float = Field(10.0, gt=0)
+    format: float = Field(0.5, description="reward of a completion in which an answer is found")
+    correct: float = Field(1.0, description="reward of an answer that is the task's")
+    pattern: Regex | None = Field(
+        None,
+        description="regular expression of the answer: its first group, or the whole match; null: "
+        "the last <answer>, \\boxed or ####",
+    )
+    answer_type: AnswerType = Field(
+        "auto",
+        description="how the answer is compared: as a number, formula, choice, date, code (sign by sign) or text; "
+        "auto: by the reference",
+    )
+    timeout_s: float = Field(10.0, gt=0, description="seconds to judge a row; after that it stays unjudged (NaN)")
 
-    def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log) -> Scored[Texts]:
-        """Add `reward`, `reward_format` and `reward_correct` to the rollouts."""
-        node = self.place.node
-        verdicts = judge_maths(
-            rollouts, judgeable(rollouts), tasks=tasks, pattern=self.pattern, timeout_s=self.timeout_s, node=node
-        )
+    def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log, peer: str = "") -> Scored[Texts]:
+        """Add `reward`, `reward_format` and `reward_correct` to the rollouts.
+
+        Inputs:
+            rollouts: rows to judge
+        """
+
+        def judge(positions: list[int], until: float) -> Mapping[int, Verdict]:
+            return judge_maths(
+                rollouts,
+                positions,
+                tasks=tasks,
+                pattern=self.pattern,
+                timeout_s=self.timeout_s,
+                node=self.place.node,
+                answer_type=self.answer_type,
+                until=until,
+            )
+
+        verdicts = judge_by_author(rollouts, judgeable(rollouts), judge, peer=peer, seconds=self.peer_seconds, log=log)
         weights = {"format": self.format, "correct": self.correct}
-        return score_rows(rollouts, verdicts, weights=weights, node=self, log=log)
+        return score_rows(rollouts, verdicts, weights=weights, node=self, log=log, peer=peer)

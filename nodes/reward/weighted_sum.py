@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 
 from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.exact_numbers import ExactNumbers
 from genrl_graph.contract.node import Reward
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.edge_type import SCORED
@@ -15,6 +16,7 @@ from genrl_graph.edge_types.frame import Frame
 from genrl_graph.edge_types.rollouts import R, Scored
 from genrl_graph.errors import ColumnError, RewardFailed
 from genrl_graph.messages import did_you_mean
+from genrl_graph.nodes.reward.scoring.authors import positions_by_author
 from genrl_graph.nodes.reward.scoring.rows import Term
 
 Floats = NDArray[np.float64]
@@ -22,7 +24,7 @@ Clip = tuple[FiniteFloat | None, FiniteFloat | None]
 PREFIX = "reward_"
 
 
-class TermWeight(BaseModel):
+class TermWeight(ExactNumbers):
     """Weight of a term: `weight` times its value, clipped to `clip` (low, high).
 
     The weight is 0 before `start_round`, then rises linearly from 0 to `weight` over `warmup_rounds` rounds (0: the
@@ -31,10 +33,15 @@ class TermWeight(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    weight: FiniteFloat = 1.0
-    clip: Clip | None = None
-    warmup_rounds: int = Field(0, ge=0)
-    start_round: int = Field(0, ge=0)
+    weight: FiniteFloat = Field(1.0, description="factor on the term; 0 only logs it")
+    clip: Clip | None = Field(
+        None,
+        description="least and largest value of the term before it is weighted, null for no limit; null: not clipped",
+    )
+    warmup_rounds: int = Field(
+        0, ge=0, description="rounds over which the weight rises linearly from 0; 0: full weight at once"
+    )
+    start_round: int = Field(0, ge=0, description="first round in which the term may count; its weight is 0 before")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -67,9 +74,14 @@ class WeightedSum(Reward, name="weighted_sum"):
 
     terms: dict[
         Term, Annotated[TermWeight, BeforeValidator(_number_as_weight, json_schema_input_type=float | TermWeight)]
-    ] = {}
-    others: FiniteFloat | None = None
-    on_nan: Literal["leave_out", "skip_term"] = "leave_out"
+    ] = Field({}, description="weight of each term by name, a number or a mapping")
+    others: FiniteFloat | None = Field(
+        None, description="weight of the terms that `terms` does not name; null: such a term is an error"
+    )
+    on_nan: Literal["leave_out", "skip_term"] = Field(
+        "leave_out",
+        description="a row with a term that could not be judged: leave it out (NaN), or skip only that term",
+    )
 
     @model_validator(mode="after")
     def _counts(self) -> Self:
@@ -84,11 +96,14 @@ class WeightedSum(Reward, name="weighted_sum"):
             update={"terms": {name: term.model_copy(update=full) for name, term in self.terms.items()}}
         )
 
-    def run(self, scored: list[Scored[R]], *, round: int, log: Log) -> Scored[R]:
+    def run(self, scored: list[Scored[R]], *, round: int, log: Log, peer: str = "") -> Scored[R]:
         """Add the terms of all inputs to the rows of the first, with their sum as `reward`.
 
         Raises `ColumnError` if the inputs hold different rows, if two of them share a term, or if a listed term is in
-        none; `RewardFailed` if more than `max_unjudged` of the rows with a judged term are left out.
+        none; `RewardFailed` if more than `max_unjudged` of the own rows with a judged term are left out.
+
+        Inputs:
+            scored: rewards of the same rows, or the last reward of a chain
         """
         columns = _join_terms(scored)
         weights = self._weights([name.removeprefix(PREFIX) for name in columns])
@@ -102,7 +117,10 @@ class WeightedSum(Reward, name="weighted_sum"):
             total[is_judged] += weight.at(round) * _clipped(term, values[term][is_judged], weight.clip, log)
         for term, weight in weights.items():
             log.metric(f"weight_{term}", weight.at(round))
-        self._limit_unjudged(dict(zip(counted, judged, strict=True)), any_judged, summed, log)
+        log.metric("left_out", float((any_judged & ~summed).sum() / max(any_judged.sum(), 1)))
+        own = np.zeros(len(scored[0]), dtype=bool)
+        own[positions_by_author(scored[0], range(len(own)), peer).get(peer, [])] = True
+        self._limit_unjudged(dict(zip(counted, judged & own, strict=True)), any_judged & own, summed)
         return scored[0].marked(SCORED, columns | {"reward": np.where(summed, total, np.nan)})
 
     def _weights(self, terms: list[str]) -> dict[str, TermWeight]:
@@ -123,11 +141,9 @@ class WeightedSum(Reward, name="weighted_sum"):
         judged: Mapping[str, NDArray[np.bool_]],
         any_judged: NDArray[np.bool_],
         summed: NDArray[np.bool_],
-        log: Log,
     ) -> None:
         """Raise `RewardFailed` if more than `max_unjudged` of the rows with a judged term are left out."""
         left_out, total = int((any_judged & ~summed).sum()), int(any_judged.sum())
-        log.metric("left_out", left_out / total if total else 0.0)
         if left_out > self.max_unjudged * total:
             worst = min(judged, key=lambda term: int(judged[term].sum()))
             problem = f"{left_out} of {total} rows have a term that could not be judged, most often {worst!r}"

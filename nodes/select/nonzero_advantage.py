@@ -3,6 +3,7 @@
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from genrl_graph.contract.node import Select
 from genrl_graph.contract.resources import Log
@@ -11,12 +12,21 @@ from genrl_graph.nodes.groups import group_codes
 
 
 class NonzeroAdvantage(Select, name="nonzero_advantage"):
-    """Keeps rows with a finite advantage if their group (`by: row`: the row itself) has a non-zero advantage."""
+    """Keeps rows of groups with a non-zero advantage, as DAPO's dynamic sampling does (arXiv 2503.14476).
 
-    by: Literal["group", "row"] = "group"
+    With `by: row` it keeps only rows that have one themselves. Rows without a finite advantage are dropped.
+    """
+
+    by: Literal["group", "row"] = Field(
+        "group", description="what needs a non-zero advantage for a row to be kept: its group, or the row itself"
+    )
 
     def run(self, rows: Credited[R], *, log: Log) -> Credited[R]:
-        """Return the selected rows in order."""
+        """Return the selected rows in order.
+
+        Inputs:
+            rows: rows with advantages
+        """
         advantage = rows.numpy("advantage")
         finite = np.isfinite(advantage)
         has_signal = finite & (advantage != 0.0)

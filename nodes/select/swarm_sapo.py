@@ -29,7 +29,11 @@ class SwarmSapo(Select, name="swarm_sapo"):
         return self
 
     def run(self, rows: Credited[R], *, rng: np.random.Generator, peer: str, log: Log) -> Credited[R]:
-        """Return the selected rows in order; raises `ColumnError` for rows without groups or peers."""
+        """Return the selected rows in order; raises `ColumnError` for rows without groups or peers.
+
+        Inputs:
+            rows: rows of this peer and of others, with the advantages that this peer computed
+        """
         codes = group_codes(rows, "group")
         groups, first = np.unique(codes, return_index=True)
         advantage = rows.numpy("advantage")

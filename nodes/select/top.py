@@ -18,13 +18,22 @@ class Top(Select, name="top"):
     `at_least`, for rejection sampling. The order of the rows does not change.
     """
 
-    k: int = Field(ge=1)
-    column: str = "reward"
-    at_least: float | None = None
-    per: Literal["group", "task", "peer"] = "group"
+    k: int = Field(ge=1, description="rows to keep, those of the highest value")
+    column: str = Field("reward", description="numeric column whose value decides")
+    at_least: float | None = Field(
+        None, description="least value of a row that is kept (rejection sampling); null: no limit"
+    )
+    per: Literal["group", "task", "peer"] = Field(
+        "group",
+        description="rows among which k are kept: a prompt's group, a task at a node over all peers, or a peer's node",
+    )
 
     def run(self, rows: Scored[R]) -> Scored[R]:
-        """Return the selected rows; raises `ColumnError` if `column` is missing or not numeric."""
+        """Return the selected rows; raises `ColumnError` if `column` is missing or not numeric.
+
+        Inputs:
+            rows: rows to choose from
+        """
         names = rows.table.column_names
         if self.column not in names:
             raise ColumnError(f"{self.place.node}: no column {self.column!r}; there are {', '.join(names)}")

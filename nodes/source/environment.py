@@ -23,10 +23,11 @@ SEEDS = 2**31  # seeds from TRAINING_SEEDS on are for evaluation
 class EnvironmentSource(Source, name="environment"):
     """Provides `num_episodes` new episodes of one environment per round; a task's key is the seed of its episode.
 
-    A run starts at a random seed below 2**30 and counts up modulo 2**30; evaluations use seeds from 2**30 to 2**31.
+    Environments are those of Gymnasium (arXiv 2407.17032) and PettingZoo (arXiv 2009.14471). A run starts at a random
+    seed below 2**30 and counts up modulo 2**30; evaluations use seeds from 2**30 to 2**31.
     """
 
-    environment: Environment
+    environment: Environment = Field(description="the environment that is played")
     num_episodes: int = Field(16, ge=1, le=2**20, description="episodes per round")
 
     _evaluating: bool = PrivateAttr(default=False)

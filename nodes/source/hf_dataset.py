@@ -1,6 +1,6 @@
 """`source.hf_dataset`: tasks from a data set on disk or on the Hugging Face hub."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -13,8 +13,9 @@ from genrl_graph.contract.node import Node, Source
 from genrl_graph.edge_types.rollouts import Tasks
 from genrl_graph.edge_types.task import Task
 from genrl_graph.errors import DataError, ParamError
+from genrl_graph.nodes.source.data.data_files import SUFFIXES
+from genrl_graph.nodes.source.data.data_set import data_state, is_local, local_data_set
 from genrl_graph.nodes.source.data.epoch import EVAL_KEY_PREFIX, as_rows, row_of
-from genrl_graph.nodes.source.data.load_table import SUFFIXES, file_state, is_local
 from genrl_graph.nodes.source.data.records import PRESETS, AnswerFrom, Columns, Preset, RowReader
 from genrl_graph.nodes.source.data.streamed import open_stream
 from genrl_graph.nodes.source.data.tabled import open_table
@@ -35,7 +36,7 @@ class DatasetRows(Protocol):
         ...
 
     def check(self, num_tasks: int) -> None:
-        """Raise `DataError` if there are too few training rows for a round."""
+        """Raise `DataError` for a bad row, or if there are fewer than `num_tasks` training rows."""
         ...
 
     def training(self, rng: np.random.Generator, *, round: int, num_tasks: int) -> list[int]:
@@ -52,26 +53,52 @@ class HfDataset(Source, name="hf_dataset"):
 
     `path` is a JSONL, CSV or Parquet file, a folder, or a name on the hub; `name` is the subset. The answer is the
     answer column, or the text after its last `####` (gsm8k) or in its last box (boxed). Params left out default to
-    those of the hub name (`PRESETS`). `metadata` names further columns to keep, `kind_column` the column by which
-    tables group tasks. The key of a task is its row number.
+    those of the hub name, if it is openai/gsm8k, open-r1/DAPO-Math-17k-Processed or
+    open-r1/Big-Math-RL-Verified-Processed. A column may be a path into nested ones (`reward_model.ground_truth`). The
+    key of a task is its row number.
+
+    Question and answer are the text of the file: text, whole numbers, or a chat that ends with the user. Any other
+    value is refused with its row. All rows are read and checked before a policy is made, except those of a stream from
+    the hub.
 
     An evaluation uses rows of `eval_split` (keys `eval-<row>`), or the share `holdout` of the rows, which training
-    never samples (`holdout.held_out`). With `streaming` the data set is never loaded whole: blocks of `shuffle_block`
+    never samples. With `streaming` the data set is never loaded whole: blocks of `shuffle_block`
     rows are read in the order of the stream, and each is shuffled.
     """
 
-    path: DataPath = Field(min_length=1)
-    name: str | None = None
-    split: str = "train"
-    eval_split: str | None = None
-    holdout: float = Field(0.0, ge=0, lt=1)
-    columns: Columns | None = None
-    answer_from: AnswerFrom | None = None
-    metadata: list[str] = []
-    kind_column: str | None = None
-    num_tasks: int = Field(8, ge=1)
-    streaming: bool = False
-    shuffle_block: int = Field(1000, ge=1)
+    path: DataPath = Field(
+        min_length=1,
+        description="JSONL, CSV or Parquet file, a folder, or a name on the hub; a relative path starts at "
+        "the graph file",
+    )
+    name: str | None = Field(None, description="subset (config) of the data set; null: the default of the hub name")
+    split: str = Field("train", description="split to train on")
+    eval_split: str | None = Field(
+        None, description="split for evaluations; null: the share holdout of the rows, if any"
+    )
+    holdout: float = Field(
+        0.0, ge=0, lt=1, description="share of the rows kept for evaluations, chosen by a hash of the row number"
+    )
+    columns: Columns | None = Field(
+        None, description="columns of question and answer; null: the defaults of the hub name"
+    )
+    answer_from: AnswerFrom | None = Field(
+        None,
+        description="how the answer is read: the whole column, after its last #### (gsm8k), or in its last "
+        "\\boxed; null: by hub name",
+    )
+    cut_last_assistant: bool = Field(
+        False, description="whether a chat that ends with the assistant is used without that turn, or refused"
+    )
+    metadata: list[str] = Field(
+        [], description="further columns that tasks keep, which templates and reward functions can read"
+    )
+    kind_column: str | None = Field(None, description="column by which evaluations group tasks, such as the subject")
+    num_tasks: int = Field(8, ge=1, description="rows per round")
+    streaming: bool = Field(
+        False, description="whether rows are read block by block and never all at once, for data larger than memory"
+    )
+    shuffle_block: int = Field(1000, ge=1, description="streaming: rows of a block, which is shuffled in itself")
 
     _evaluating: bool = PrivateAttr(default=False)
 
@@ -86,11 +113,26 @@ class HfDataset(Source, name="hf_dataset"):
         return self
 
     def prepare(self) -> None:
-        """Read the data set; raises `DataError` if it is missing, unreadable, too small or lacks a column."""
+        """Read and check every row; raises `DataError` for a bad one, or for data that is missing or too small."""
         if not self._evaluating:
             self._rows("").check(self.num_tasks)
         if self._holds_out:
+            self._rows(self._eval_prefix).check(0)
             self._held_out(stream("prepare"), num_tasks=1)
+
+    def check_data(self) -> Iterator[str]:
+        """Report a missing file or column of local data, from names and headers alone."""
+        if not is_local(self.path):
+            return
+        for split in (self.split, self.eval_split):
+            if split is None:
+                continue
+            try:
+                names = local_data_set(self.path, name=self.preset.name, split=split).header()
+                if names is not None:
+                    self._reader.require_columns(names)
+            except DataError as error:
+                yield str(error)
 
     def run(self, *, rng: np.random.Generator, round: int) -> Tasks:
         """Return the tasks of one round."""
@@ -146,12 +188,19 @@ class HfDataset(Source, name="hf_dataset"):
     @property
     def _reader(self) -> RowReader:
         preset = self.preset
-        return RowReader(self.path, preset.columns, preset.answer_from, tuple(self.metadata), self.kind_column)
+        return RowReader(
+            self.path,
+            preset.columns,
+            preset.answer_from,
+            tuple(self.metadata),
+            self.kind_column,
+            self.cut_last_assistant,
+        )
 
     def _rows(self, prefix: str) -> DatasetRows:
         """Return the rows whose keys begin with `prefix`; all rows of `eval_split` count as held out."""
         split, holdout = (self.split, self.holdout) if not prefix else (self.eval_split or "", 1.0)
-        name, state = self.preset.name, file_state(self.path)
+        name, state = self.preset.name, data_state(self.path)
         if self.streaming:
             return open_stream(self._reader, name, split, holdout, self.shuffle_block, state)
         return open_table(self._reader, name, split, holdout, state)
@@ -165,7 +214,7 @@ class HfDataset(Source, name="hf_dataset"):
         return [self._task(rows, row, prefix) for row in drawn]
 
     def _task(self, rows: DatasetRows, row: int, prefix: str = "") -> Task:
-        return self._reader.task(self.task_id(f"{prefix}{row}"), row, rows.record(row))
+        return self._reader.task(self.task_id(f"{prefix}{row}"), f"{self.path}: row {row}", rows.record(row))
 
 
 def invented_sums(count: int, *, start: int = 0, metadata: Sequence[str] = ()) -> list[ListedTask]:

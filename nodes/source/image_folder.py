@@ -1,7 +1,8 @@
 """`source.folder`: captioned images from a folder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Self
 
 import numpy as np
@@ -15,10 +16,10 @@ from genrl_graph.contract.node import Source
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.edge_types.task import Task
 from genrl_graph.errors import DataError, ParamError
+from genrl_graph.nodes.source.data.data_set import file_state
 from genrl_graph.nodes.source.data.epoch import json_text, require_enough_rows, shuffled_rows
 from genrl_graph.nodes.source.data.holdout import held_out_names
 from genrl_graph.nodes.source.data.images import list_captions, read_image
-from genrl_graph.nodes.source.data.load_table import file_state
 
 Pixels = Annotated[int, Field(ge=1, le=8192)]
 
@@ -39,10 +40,15 @@ class ImageFolder(Source, name="folder"):
     name. `prepare` reads every image once and raises `DataError` for a broken one.
     """
 
-    path: DataPath = Field(min_length=1)
-    size: tuple[Pixels, Pixels]
-    num_tasks: int = Field(8, ge=1)
-    holdout: float = Field(0.0, ge=0, lt=1)
+    path: DataPath = Field(
+        min_length=1,
+        description="folder of PNG or JPEG images and their captions; a relative path starts at the graph file",
+    )
+    size: tuple[Pixels, Pixels] = Field(description="height and width in pixels to which images are resized")
+    num_tasks: int = Field(8, ge=1, description="images per round")
+    holdout: float = Field(
+        0.0, ge=0, lt=1, description="share of the images kept for evaluations, chosen by a hash of the file name"
+    )
 
     _evaluating: bool = PrivateAttr(default=False)
 
@@ -55,6 +61,11 @@ class ImageFolder(Source, name="folder"):
             raise DataError(f"{self.path}: holdout {self.holdout} of {len(captions)} images is none; raise it")
         for file in captions:
             read_image(self.path, file, self.size)
+
+    def check_data(self) -> Iterator[str]:
+        """Report a missing folder."""
+        if not Path(self.path).is_dir():
+            yield f"{self.path}: no such folder; a relative path starts at the graph file"
 
     def run(self, *, rng: np.random.Generator, round: int) -> CaptionedImages:
         """Return the images of one round."""

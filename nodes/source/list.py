@@ -3,19 +3,32 @@
 from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from genrl_graph.contract.evaluation import Evaluation
 from genrl_graph.contract.node import Source
 from genrl_graph.edge_types.rollouts import Tasks
 from genrl_graph.edge_types.task import Task
-from genrl_graph.errors import ParamError
+from genrl_graph.errors import DataError, ParamError
 from genrl_graph.nodes.source.data.epoch import EVAL_KEY_PREFIX, as_rows, row_of, rows_in_order, shuffled_rows
+from genrl_graph.nodes.source.data.values import chat_problem, json_of
 
 
-def _number_as_text(value: object) -> object:
-    """Convert a number to text: YAML reads `answer: 42` as a number."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+def _whole_number_as_text(value: object) -> object:
+    """Convert a whole number to its digits: YAML reads `answer: 42` as a number. A fraction has no single form."""
+    if isinstance(value, float):
+        raise ValueError("a fraction can be written in several ways; put it in quotes, as it shall be compared")
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _as_json(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return dict(json_of(value, "metadata"))
+    except DataError as error:
+        raise ValueError(str(error)) from error
+
+
+Text = Annotated[str, BeforeValidator(_whole_number_as_text, json_schema_input_type=str | int)]
 
 
 class Message(BaseModel):
@@ -23,25 +36,30 @@ class Message(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    role: str
-    content: str
+    role: str = Field(description="author of the message: system, user or assistant")
+    content: Text = Field(description="text of the message")
 
 
 class ListedTask(BaseModel):
-    """One task: a question or chat messages, its reference answer (a number becomes text), metadata and kind."""
+    """One task: a question or chat messages, its reference answer (a whole number becomes text), metadata and kind."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    question: str = ""
-    messages: list[Message] = []
-    answer: Annotated[str, BeforeValidator(_number_as_text, json_schema_input_type=str | float)] = ""
-    metadata: dict[str, Any] = {}
-    kind: str = ""
+    question: Text = Field("", description="the question, a chat of one user message; or give messages")
+    messages: list[Message] = Field([], description="chat whose last message is the question")
+    answer: Text = Field("", description="reference answer, which only rewards see; empty: none")
+    metadata: Annotated[dict[str, Any], AfterValidator(_as_json)] = Field(
+        {}, description="further values, which templates and reward functions can read"
+    )
+    kind: Text = Field("", description="label by which evaluations group tasks; empty: the source's name")
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Self:
         if bool(self.question) == bool(self.messages):
             raise ValueError("give a task either a question or messages")
+        problem = chat_problem([message.model_dump() for message in self.messages]) if self.messages else ""
+        if problem:
+            raise ValueError(problem)
         return self
 
     def task(self, task_id: str) -> Task:
@@ -58,10 +76,12 @@ class ListSource(Source, name="list"):
     the list. An evaluation uses `eval_tasks`, with keys `eval-<position>`.
     """
 
-    tasks: list[ListedTask] = Field(min_length=1)
-    eval_tasks: list[ListedTask] = []
-    num_tasks: int | None = Field(None, ge=1)
-    shuffle: bool = False
+    tasks: list[ListedTask] = Field(min_length=1, description="the tasks to train on")
+    eval_tasks: list[ListedTask] = Field([], description="the tasks of evaluations")
+    num_tasks: int | None = Field(
+        None, ge=1, description="tasks per round, in the order of the list, which starts over; null: all"
+    )
+    shuffle: bool = Field(False, description="whether each pass over the list has an order of its own")
 
     _evaluating: bool = PrivateAttr(default=False)
 

@@ -1,15 +1,16 @@
 """`source.mix`: several sources in one, sampled by weight and, for a curriculum, by level."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
 
 from genrl_graph.contract.data_path import Portable, without_folders
 from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.exact_numbers import ExactNumbers
 from genrl_graph.contract.node import Node, Place, Source, Wire
 from genrl_graph.edge_types.rollouts import Tasks
 from genrl_graph.edge_types.task import Task
@@ -19,15 +20,17 @@ from genrl_graph.nodes.update.level import Level
 from genrl_graph.seeds import substream
 
 
-class MixMember(BaseModel):
+class MixMember(ExactNumbers):
     """One source of a mix: its type and params, its weight, and the lowest level at which it is sampled."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    type: str
-    params: dict[str, Any] = {}
-    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
-    level: int = Field(0, ge=0)
+    type: str = Field(description="type of the source, such as source.hf_dataset")
+    params: dict[str, Any] = Field({}, description="params of the source")
+    weight: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="share of the tasks, relative to the other members'"
+    )
+    level: int = Field(0, ge=0, description="least value of the input `level` at which the member is sampled")
 
     _source: Source = PrivateAttr()
 
@@ -62,8 +65,10 @@ class Mix(Source, name="mix"):
     to their weights.
     """
 
-    num_tasks: int = Field(8, ge=1)
-    members: Annotated[dict[str, MixMember], Portable(_without_folders)] = Field(min_length=1)
+    num_tasks: int = Field(8, ge=1, description="tasks per round, of all members together")
+    members: Annotated[dict[str, MixMember], Portable(_without_folders)] = Field(
+        min_length=1, description="the sources by name"
+    )
 
     _evaluating: bool = PrivateAttr(default=False)
     _replacements: Mapping[str, Source] = PrivateAttr(default_factory=dict)
@@ -92,6 +97,11 @@ class Mix(Source, name="mix"):
         """Return the local files and folders that the members read."""
         return [path for member in self.members.values() for path in member.source.data_paths()]
 
+    def check_data(self) -> Iterator[str]:
+        """Report what is missing of the members' local data."""
+        for name, member in self.members.items():
+            yield from (f"members.{name}: {problem}" for problem in member.source.check_data())
+
     def prepare(self) -> None:
         """Prepare all members; errors name the member."""
         for name, source in self._sources().items():
@@ -99,7 +109,11 @@ class Mix(Source, name="mix"):
                 source.prepare()
 
     def run(self, level: Level | None = None, *, rng: np.random.Generator, round: int) -> Tasks:
-        """Return the tasks of one round, one member after the other."""
+        """Return the tasks of one round, one member after the other.
+
+        Inputs:
+            level: difficulty that unlocks members; without it all are sampled
+        """
         sources = self._sources()
         counts = dict.fromkeys(sources) if self._evaluating else self._counts(level, rng, round)
         frames = []

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -13,10 +14,10 @@ from genrl_graph.contract.node import Source
 from genrl_graph.edge_types.rollouts import Tasks
 from genrl_graph.edge_types.task import Task
 from genrl_graph.errors import DataError
+from genrl_graph.nodes.source.data.data_set import file_state
 from genrl_graph.nodes.source.data.epoch import as_rows, plain
 from genrl_graph.nodes.source.data.gym_entries import data_set_size, make_entry
 from genrl_graph.nodes.source.data.gym_file import read_composite
-from genrl_graph.nodes.source.data.load_table import file_state
 from genrl_graph.seeds import digest, substream
 
 _KEY = re.compile(r"(?P<label>[a-z0-9_]+(@[0-9a-f]{8})?)-(?P<seed>0|[1-9][0-9]{0,9})-(?P<index>0|[1-9][0-9]{0,9})")
@@ -27,7 +28,7 @@ MAX_ENTRIES = 2**28
 
 
 class ReasoningGym(Source, name="reasoning_gym"):
-    """Provides `num_tasks` new entries of a reasoning-gym data set per round.
+    """Provides `num_tasks` new entries of a reasoning-gym data set (arXiv 2505.24760) per round.
 
     The data set is `dataset` with the config `params`, or a composite in reasoning-gym's own YAML format, the file
     `config`, whose seeds are ignored. Task i of round r is entry r * num_tasks + i. A data set has `size` entries per
@@ -39,10 +40,16 @@ class ReasoningGym(Source, name="reasoning_gym"):
     evaluation seeds from 2**30 + 2**29 to 2**31, and a seed gives at most 2**28 entries: seed + index never coincide.
     """
 
-    dataset: str | None = Field(None, min_length=1)
-    config: DataPath | None = Field(None, min_length=1)
-    params: dict[str, Any] = {}
-    num_tasks: int = Field(8, ge=1)
+    dataset: str | None = Field(
+        None, min_length=1, description="name of a data set of reasoning-gym, such as basic_arithmetic; or give config"
+    )
+    config: DataPath | None = Field(
+        None,
+        min_length=1,
+        description="YAML file of a composite of data sets, in reasoning-gym's format; or give dataset",
+    )
+    params: dict[str, Any] = Field({}, description="config of the data set, without a seed")
+    num_tasks: int = Field(8, ge=1, description="entries per round")
 
     _evaluating: bool = PrivateAttr(default=False)
 
@@ -70,6 +77,14 @@ class ReasoningGym(Source, name="reasoning_gym"):
     def prepare(self) -> None:
         """Make the data set; raises `DataError` if reasoning-gym does not know it or refuses its config."""
         data_set_size(*self._identity[:2])
+
+    def check_data(self) -> Iterator[str]:
+        """Report a config file that is missing or no composite."""
+        if self.config is not None:
+            try:
+                read_composite(self.config, file_state(self.config))
+            except DataError as error:
+                yield str(error)
 
     def run(self, *, rng: np.random.Generator, round: int) -> Tasks:
         """Return the tasks of one round."""

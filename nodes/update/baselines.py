@@ -47,7 +47,7 @@ class Baselines(Carried):
 
 
 class BaselinesCarry(Carry, name="baselines"):
-    """Running means per role, all 0 in the first round."""
+    """Running mean outcome of each role, 0 at first, for role-conditioned advantages (arXiv 2506.24119)."""
 
     def init(self, name: str, *, seed: int) -> Baselines:
         """Return the empty baselines of the first round."""
@@ -55,16 +55,21 @@ class BaselinesCarry(Carry, name="baselines"):
 
 
 class TrackBaselines(Update, name="baselines"):
-    """Moves the baseline of each role towards the outcomes of its trajectories: b = decay b + (1 - decay) R.
+    """Moves the baseline of each role towards its outcomes, b = decay b + (1 - decay) R (arXiv 2506.24119).
 
-    Outcomes are applied in row order, as in role-conditioned advantage estimation (arXiv 2506.24119). A role is the
-    seat in a game, or the node for rows that are not game steps. Trajectories that could not be judged are skipped.
+    R is the outcome of a trajectory; outcomes are applied in row order. A role is the seat in a game, or the node for
+    rows that are not game steps. Trajectories that could not be judged are skipped.
     """
 
     decay: float = Field(0.95, ge=0, lt=1, description="weight of the old baseline when an outcome is added")
 
     def run(self, baselines: Baselines, scored: list[Scored[Frame]], *, log: Log) -> Baselines:
-        """Return the baselines of the next round."""
+        """Return the baselines of the next round.
+
+        Inputs:
+            baselines: baselines of earlier rounds
+            scored: rows whose outcomes are added
+        """
         means = dict(baselines.means)
         for rows in scored:
             ending = endings(rows)

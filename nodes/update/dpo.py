@@ -1,14 +1,18 @@
 """`update.dpo`: train on preference pairs of rollouts of one prompt with TRL's DPOTrainer."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from genrl_graph.contract.origins import RowOrigin
 from genrl_graph.contract.policy import TextPolicy
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Rollouts, Scored
+from genrl_graph.nodes.groups import alike_groups
 from genrl_graph.nodes.update.steps.pairs import PairRule
+from genrl_graph.nodes.update.steps.schedules import LearningRate
 from genrl_graph.nodes.update.trl.trl_update import TrlUpdate
 
 PreferenceLoss = Literal[
@@ -26,7 +30,7 @@ class Dpo(TrlUpdate, name="dpo"):
     rows that do not fit this policy, and groups without a pair.
     """
 
-    learning_rate: float = Field(1e-6, gt=0)
+    learning_rate: LearningRate = 1e-6
     batch_size: int = Field(16, ge=1, description="pairs per optimiser step, reshuffled in each epoch")
     pairs: PairRule = Field("best_worst", description="one pair per group, or every pair of different rewards")
     min_margin: float = Field(0.0, ge=0, description="least reward difference of a pair")
@@ -47,6 +51,10 @@ class Dpo(TrlUpdate, name="dpo"):
             raise ValueError("loss_type 'exo_pair' needs label_smoothing > 0; its paper recommends 1e-3")
         return self
 
+    def check_origins(self, origins: Mapping[str, Sequence[RowOrigin]]) -> Iterable[str]:
+        """Report generators whose rows never form a pair."""
+        return [f"can never learn: {why}" for why in alike_groups(origins.get("scored", ()), "group")]
+
     def run(
         self,
         policy: TextPolicy,
@@ -58,7 +66,13 @@ class Dpo(TrlUpdate, name="dpo"):
         peer: str,
         round: int = 0,
     ) -> TextPolicy:
-        """Return the policy after `epochs` passes; log the pairs trained on (ids, digest of the prompt ids)."""
+        """Return the policy after `epochs` passes; log the pairs trained on (ids, digest of the prompt ids).
+
+        Inputs:
+            policy: policy that is trained; the output is its next version
+            scored: rows with rewards, from which the pairs of a group are formed
+            reference: frozen policy of the KL; without it `policy` as it was before this update
+        """
         if not self.is_due(round):
             return policy
         from genrl_graph.nodes.update.trl.trl_dpo import train_dpo

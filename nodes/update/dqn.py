@@ -7,6 +7,7 @@ from genrl_graph.contract.resources import Log
 from genrl_graph.nodes.policy.compute.acting import QNetwork
 from genrl_graph.nodes.update.replay_buffer import ReplayBuffer
 from genrl_graph.nodes.update.steps.actor_update import ActorUpdate
+from genrl_graph.nodes.update.steps.schedules import LearningRate, MaxGradNorm
 
 
 class Dqn(ActorUpdate, name="dqn"):
@@ -17,10 +18,12 @@ class Dqn(ActorUpdate, name="dqn"):
     per transition added in it, and none while the buffer holds fewer than `start_size` transitions.
     """
 
-    learning_rate: float = Field(1e-3, gt=0)
-    max_grad_norm: float = Field(10.0, gt=0)
+    learning_rate: LearningRate = 1e-3
+    max_grad_norm: MaxGradNorm = 10.0
     gamma: float = Field(0.99, ge=0, le=1, description="discount of a step")
-    double: bool = True
+    double: bool = Field(
+        True, description="double DQN: the network chooses the next action and the target network evaluates it"
+    )
     batch_size: int = Field(64, ge=1, description="transitions per optimiser step")
     steps_per_row: float = Field(0.5, gt=0, description="optimiser steps per new transition")
     start_size: int = Field(1000, ge=1, description="transitions in the buffer before the first step")
@@ -29,7 +32,12 @@ class Dqn(ActorUpdate, name="dqn"):
     def run(
         self, policy: QNetwork, replay: ReplayBuffer, *, rng: np.random.Generator, log: Log, round: int
     ) -> QNetwork:
-        """Return the policy after its optimiser steps."""
+        """Return the policy after its optimiser steps.
+
+        Inputs:
+            policy: policy that is trained; the output is its next version
+            replay: buffer that transitions are sampled from
+        """
         if self.is_due(round) and len(replay) >= self.start_size:
             from genrl_graph.nodes.update.steps.dqn_training import train_dqn
 

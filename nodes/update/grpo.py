@@ -14,11 +14,22 @@ from genrl_graph.edge_types.rollouts import Credited, Rollouts
 from genrl_graph.errors import ParamError
 from genrl_graph.nodes.update.steps.cadence import PacedUpdate
 from genrl_graph.nodes.update.steps.loss_config import Importance, LossConfig, LossType
-from genrl_graph.nodes.update.steps.schedules import Decay, rate_factor
+from genrl_graph.nodes.update.steps.schedules import (
+    Decay,
+    DecaySteps,
+    LearningRate,
+    MaxGradNorm,
+    WarmupSteps,
+    rate_factor,
+)
 
 
 class Grpo(PacedUpdate, name="grpo"):
     """Train a policy on credited rollouts with a loss of the GRPO family (arXiv 2402.03300 and later).
+
+    Losses: grpo (arXiv 2402.03300), bnpo (TRL's token mean over a batch), dapo (arXiv 2503.14476), dr_grpo
+    (arXiv 2503.20783), luspo (arXiv 2602.05261), cispo (arXiv 2506.13585), sapo (arXiv 2511.20347) and vespo
+    (arXiv 2602.10693); with `importance: sequence` grpo is GSPO (arXiv 2507.18071).
 
     The importance ratio is 1 for rollouts that the current version sampled. For the policy's own older rollouts the
     old log-probs are the sampler's; for other peers' rollouts they are this policy's, from before the first step of
@@ -30,27 +41,48 @@ class Grpo(PacedUpdate, name="grpo"):
     renamed_inputs = {"scored": "credited"}
 
     loss_type: LossType = Field(
-        "dapo", description="the loss; table of all losses in `genrl_graph.nodes.update.steps.losses`"
+        "dapo", description="the loss, named as in TRL; the clipped ones are grpo, bnpo, dapo, dr_grpo and luspo"
     )
     importance: Importance | None = Field(
-        None, description="importance ratio per token or per sequence (GSPO); default: token, for luspo sequence"
+        None, description="importance ratio per token or per sequence (GSPO); null: token, for luspo sequence"
     )
-    epsilon_low: float = 0.2
-    epsilon_high: float = 0.28
-    delta: float | None = Field(None, description="upper bound of the ratio for negative advantages")
+    epsilon_low: float = Field(
+        0.2, description="clip range below 1 of the ratio, 0 to 1, for negative advantages; serves the clipped losses"
+    )
+    epsilon_high: float = Field(
+        0.28, description="clip range above 1 of the ratio, from 0, for positive advantages; serves the clipped losses"
+    )
+    delta: float | None = Field(
+        None,
+        description="upper bound of the ratio for negative advantages, above 1 + epsilon_high (arXiv 2505.07291)",
+    )
     beta: float = Field(0.0, ge=0, description="weight of the KL to the policy wired as `reference`")
-    unbiased_kl: bool = True
-    cispo_max_ratio: float = 5.0
-    sapo_temperature_pos: float = 1.0
-    sapo_temperature_neg: float = 1.05
-    vespo_k_pos: float = 2.0
-    vespo_lambda_pos: float = 3.0
-    vespo_k_neg: float = 3.0
-    vespo_lambda_neg: float = 2.0
-    learning_rate: float = Field(1e-6, gt=0)
+    unbiased_kl: bool = Field(
+        True,
+        description="multiply the KL by the importance ratio, which makes its gradient unbiased (arXiv 2512.02556)",
+    )
+    cispo_max_ratio: float = Field(
+        5.0, description="cispo: largest ratio by which a token is weighted, above 0; a ratio, not a distance from 1"
+    )
+    sapo_temperature_pos: float = Field(
+        1.0, description="sapo: temperature of the soft gate for positive advantages, above 0; higher damps more"
+    )
+    sapo_temperature_neg: float = Field(
+        1.05, description="sapo: temperature of the soft gate for the other advantages, above 0; higher damps more"
+    )
+    vespo_k_pos: float = Field(
+        2.0, description="vespo: power k, from 0, of the weight `w^k exp(lambda (1 - w))`, for advantages of at least 0"
+    )
+    vespo_lambda_pos: float = Field(
+        3.0,
+        description="vespo: lambda of that weight, above 0, for advantages of at least 0; w is the sequence's ratio",
+    )
+    vespo_k_neg: float = Field(3.0, description="vespo: power k of the weight, from 0, for negative advantages")
+    vespo_lambda_neg: float = Field(2.0, description="vespo: lambda of the weight, above 0, for negative advantages")
+    learning_rate: LearningRate = 1e-6
     decay: Decay = "constant"
-    warmup_steps: int = Field(0, ge=0)
-    decay_steps: int = Field(0, ge=0, description="optimiser steps after the warm-up until the rate is 0")
+    warmup_steps: WarmupSteps = 0
+    decay_steps: DecaySteps = 0
     epochs: int = Field(1, ge=1, description="passes over the rows of a round")
     steps: Literal["joint", "per_input"] = Field(
         "joint", description="train on all inputs together, or on each input in order"
@@ -58,7 +90,7 @@ class Grpo(PacedUpdate, name="grpo"):
     minibatches: int = Field(1, ge=1, description="optimiser steps per epoch and input; groups are never split")
     max_batch_tokens: int = Field(8192, ge=1, description="tokens of a micro-batch, padding included")
     max_completion_tokens: int = Field(256, ge=1, description="token budget that dr_grpo divides by")
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: MaxGradNorm = 1.0
 
     @model_validator(mode="after")
     def _check(self) -> "Grpo":
@@ -88,7 +120,13 @@ class Grpo(PacedUpdate, name="grpo"):
         peer: str,
         round: int = 0,
     ) -> TextPolicy:
-        """Return the policy after `epochs` passes; log the rows trained on (id, ratio, digest of the prompt ids)."""
+        """Return the policy after `epochs` passes; log the rows trained on (id, ratio, digest of the prompt ids).
+
+        Inputs:
+            policy: policy that is trained; the output is its next version
+            credited: rollouts with advantages, the policy's own or those of other peers
+            reference: frozen policy of the KL, needed if `beta` is above 0
+        """
         if not self.is_due(round):
             return policy
         from genrl_graph.nodes.update.steps.training import Trainer

@@ -50,8 +50,8 @@ class Level(Carried):
 class LevelCarry(Carry, name="level"):
     """A difficulty level that starts at `start` and never exceeds `highest`."""
 
-    start: int = Field(0, ge=0)
-    highest: int | None = Field(None, ge=0)
+    start: int = Field(0, ge=0, description="level of the first round")
+    highest: int | None = Field(None, ge=0, description="largest level; null: unbounded")
 
     @model_validator(mode="after")
     def _starts_within(self) -> Self:
@@ -71,9 +71,11 @@ class RaiseLevel(Update, name="level"):
     Without judged rows the level stays the same. Every peer has its own level.
     """
 
-    raise_at: float
-    lower_at: float | None = None
-    term: str | None = None
+    raise_at: float = Field(description="mean reward of a round from which the level rises by 1")
+    lower_at: float | None = Field(
+        None, description="mean reward below which the level falls by 1, never below 0; null: it never falls"
+    )
+    term: str | None = Field(None, description="reward term whose mean counts, such as correct; null: the reward")
 
     @model_validator(mode="after")
     def _apart(self) -> Self:
@@ -82,7 +84,12 @@ class RaiseLevel(Update, name="level"):
         return self
 
     def run(self, level: Level, scored: list[Scored[Frame]], *, log: Log) -> Level:
-        """Return the level of the next round."""
+        """Return the level of the next round.
+
+        Inputs:
+            level: level of this round
+            scored: rows whose mean reward decides
+        """
         column = "reward" if self.term is None else f"reward_{self.term}"
         values = np.concatenate([np.empty(0), *(rows.numpy(column) for rows in scored)])
         judged = values[np.isfinite(values)]

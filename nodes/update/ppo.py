@@ -39,7 +39,12 @@ class Ppo(ActorUpdate, name="ppo"):
         round: int,
         peer: str,
     ) -> ActorCritic:
-        """Return the policy after the epochs; log the rows trained on (id, ratio)."""
+        """Return the policy after the epochs; log the rows trained on (id, ratio).
+
+        Inputs:
+            policy: policy that is trained; the output is its next version
+            credited: steps with advantages, and with a `target` to train the critic
+        """
         if self.is_due(round):
             from genrl_graph.nodes.update.steps.actor_training import train_ppo
 

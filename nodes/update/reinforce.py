@@ -34,7 +34,12 @@ class Reinforce(ActorUpdate, name="reinforce"):
         round: int,
         peer: str,
     ) -> ActorCritic:
-        """Return the policy after its optimiser steps; log the rows trained on (id)."""
+        """Return the policy after its optimiser steps; log the rows trained on (id).
+
+        Inputs:
+            policy: policy that is trained; the output is its next version
+            credited: steps with advantages
+        """
         if self.is_due(round):
             from genrl_graph.nodes.update.steps.actor_training import train_reinforce
 

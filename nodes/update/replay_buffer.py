@@ -140,7 +140,7 @@ class ReplayBuffer(Carried):
 class ReplayCarry(Carry, name="replay"):
     """A replay buffer of at most `capacity` transitions (doi:10.1007/BF00992699), empty at first."""
 
-    capacity: int = Field(50_000, ge=1)
+    capacity: int = Field(50_000, ge=1, description="most transitions in the buffer; new ones replace the oldest")
 
     def init(self, name: str, *, seed: int) -> ReplayBuffer:
         """Return the empty buffer of the first round."""
@@ -154,7 +154,12 @@ class Remember(Update, name="replay"):
     """
 
     def run(self, replay: ReplayBuffer, scored: list[Scored[Trajectories]], *, log: Log) -> ReplayBuffer:
-        """Return the buffer with the new transitions."""
+        """Return the buffer with the new transitions.
+
+        Inputs:
+            replay: buffer that grows; the output is its next version
+            scored: whole episodes with rewards
+        """
         rows = Trajectories.concat(scored)
         replay.add(Transitions.of(rows))
         log.metric("remembered", len(replay))

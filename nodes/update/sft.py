@@ -33,7 +33,12 @@ class Sft(TrlUpdate, name="sft"):
         peer: str,
         round: int = 0,
     ) -> TextPolicy:
-        """Return the policy after `epochs` passes; log the rows trained on (id, digest of the prompt ids)."""
+        """Return the policy after `epochs` passes; log the rows trained on (id, digest of the prompt ids).
+
+        Inputs:
+            policy: policy that is trained; the output is its next version
+            rows: selected rollouts to imitate
+        """
         if not self.is_due(round):
             return policy
         from genrl_graph.nodes.update.trl.trl_sft import train_sft

@@ -48,7 +48,7 @@ class Snapshots(Carried):
 
 
 class SnapshotsCarry(Carry, name="snapshots"):
-    """A pool of earlier versions of a policy, empty in the first round."""
+    """A pool of earlier versions of a policy to play against (arXiv 1710.03748), empty in the first round."""
 
     def init(self, name: str, *, seed: int) -> Snapshots:
         """Return the empty pool of the first round."""
@@ -62,7 +62,12 @@ class TakeSnapshot(Update, name="snapshot"):
     size: int = Field(8, ge=1, description="most copies in the pool")
 
     def run(self, snapshots: Snapshots, policy: Actor, *, round: int, log: Log) -> Snapshots:
-        """Return the pool of the next round."""
+        """Return the pool of the next round.
+
+        Inputs:
+            snapshots: pool of earlier versions
+            policy: policy that is copied into it
+        """
         members = snapshots.members
         if due(round, self.every):
             members = (*members, policy.frozen(f"{policy.name}@{policy.version}"))[-self.size :]

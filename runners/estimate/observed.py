@@ -1,6 +1,5 @@
 """Costs of a stored run from its metrics.jsonl: seconds, completion lengths, peak memory."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import read_document
 from genrl_graph.nodes.policy.compute.activation_checkpointing import GB
 from genrl_graph.runners.estimate.forecast import MeasuredRun
+from genrl_graph.store.metrics_file import METRICS, metric_lines
 from genrl_graph.store.run_folder import GRAPH, read_graph
 
 Lines = Sequence[Mapping[str, float]]
@@ -44,14 +44,9 @@ def read_observed(folder: Path) -> Observed:
 
 
 def _lines(folder: Path) -> Lines:
-    file = folder / "metrics.jsonl"
-    try:
-        lines = [json.loads(line) for line in file.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{file}: cannot be read: {error}") from error
-    rounds = [line for line in lines if "time/round" in line]  # not those of evaluations
+    rounds = [line for line in metric_lines(folder) if "time/round" in line]  # not those of evaluations
     if not rounds:
-        raise StoreError(f"{file}: holds no round; name a run that has played one")
+        raise StoreError(f"{folder / METRICS}: holds no round; name a run that has played one")
     return rounds
 
 

@@ -181,7 +181,7 @@ def _trained_on(node: Update, policy: CountingPolicy, rows: Rollouts) -> list[Ro
     """Return the rows of each optimiser step of one epoch: those with a gradient, or that a KL term needs."""
     lengths = np.asarray([len(ids) for ids in rows.ragged("completion_ids")])
     usable = (lengths > 0) & np.asarray(
-        [name == policy.tokenizer_fingerprint for name in rows.values("tokenizer")], dtype=bool
+        [name == policy.tokenizer_fingerprint for name in rows.values("tokenizer_fingerprint")], dtype=bool
     )
     if "advantage" in rows.table.column_names:
         advantage = rows.numpy("advantage")

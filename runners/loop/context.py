@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from genrl_graph.contract.node import Exchange, Node
+from genrl_graph.contract.resources import OVER_BUDGET
 from genrl_graph.dag.schedule import Schedule, Step
 from genrl_graph.records.recall import Recorded
 from genrl_graph.records.write import EVAL_PREFIX
 from genrl_graph.runners.loop.budget import Budget
 from genrl_graph.runners.loop.exchange import Swarm
+from genrl_graph.runners.loop.failures import NONE_FAILED, FailedRows
 from genrl_graph.runners.loop.peers import Peer
 from genrl_graph.runners.loop.trace import SILENT, Trace
 from genrl_graph.store.journal import Record
@@ -20,7 +22,8 @@ from genrl_graph.store.journal import Record
 class StepReport:
     """A committed step of one peer: seconds, metrics, outputs, and the number of tries.
 
-    `recalled`: a previous run committed the step, so `seconds` is not the time that it took.
+    `recalled`: a previous run committed the step, so `seconds` is not the time that it took. `failed` are its own rows
+    that failed or stayed unjudged, `digests` those of the carried values that it returned.
     """
 
     round: int
@@ -32,6 +35,8 @@ class StepReport:
     tries: int = 1
     recalled: bool = False
     evaluating: bool = False
+    failed: FailedRows = NONE_FAILED
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def _ignore(*arguments: object) -> None:
@@ -52,7 +57,8 @@ class RunContext:
 
     An `evaluating` context plays the schedule of an evaluation (`evaluate.evaluation_schedule`): updates and forks
     return their input, coordinators are left out, random streams and groups of the store are its own, and the round
-    number is the number of rounds trained so far.
+    number is the number of rounds trained so far. In a replay, `replayed` returns the facts that the run recorded of a
+    node and peer in this round, None for a new node.
     """
 
     schedule: Schedule
@@ -65,6 +71,7 @@ class RunContext:
     evaluating: bool = False
     recall: Callable[[int, str, str], Recorded | None] = _recall_nothing
     read_inputs: Callable[[str, int, Peer], dict[str, Any]] | None = None
+    replayed: Callable[[str, str], Mapping[str, Any] | None] | None = None
     trace: Trace = SILENT
 
     @property
@@ -86,6 +93,14 @@ class RunContext:
     def recorded(self, step: Step, round: int, peer: Peer) -> Recorded | None:
         """Return the step as a previous run committed it, None where it did not."""
         return self.recall(round, self.prefix + step.node, peer.name)
+
+    def cut(self, step: Step, peer: Peer) -> Mapping[str, Sequence[str]] | None:
+        """Return the rows, by author, for which a step has no time: recorded ones in a replay; None: it measures."""
+        recorded = None if self.replayed is None else self.replayed(step.node, peer.name)
+        if recorded is not None:
+            rows: Mapping[str, Sequence[str]] = recorded.get(OVER_BUDGET, {})
+            return rows
+        return {} if self.swarm.trusted and self.replayed is None else None
 
     def is_awaited(self, node: Node, round: int) -> bool:
         """Return whether the swarm still waits for this peer's offer, although a previous run closed the exchange."""

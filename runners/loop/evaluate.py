@@ -59,7 +59,7 @@ class Tally:
         The term `correct` stands for the reward where there is one.
         """
         column = "reward_correct" if "reward_correct" in rows.table.column_names else "reward"
-        columns = zip(rows.values("task_id"), rows.values("finish"), rows.numpy(column), strict=True)
+        columns = zip(rows.values("task_id"), rows.values("finish_reason"), rows.numpy(column), strict=True)
         for task, finish, value in columns:
             if finish == "failed" or np.isfinite(value):
                 self.passed.setdefault(task, []).append(bool(finish != "failed" and value >= threshold))

@@ -1,6 +1,6 @@
 """The swarm as the loop sees it: open and close exchanges. Here: peers of one process, and a peer alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -33,7 +33,12 @@ class Meeting:
 
 
 class Swarm(Protocol):
-    """The peers that play the same game; they exchange rows in exchange nodes only."""
+    """The peers that play the same game; they exchange rows in exchange nodes only.
+
+    `trusted`: one user runs all of them, so the time that their rows take is not limited.
+    """
+
+    trusted: bool
 
     def open(self, node: Exchange, *, round: int, peer: str, offer: Frame) -> None:
         """Announce the offer of `peer`; raises `PeerBehind` where the others are in a later round."""
@@ -51,9 +56,17 @@ class Swarm(Protocol):
     def wanted(self, node: Exchange, *, round: int) -> bool:
         """Return whether others still wait for this peer's offer, although a previous run closed the exchange."""
 
+    def judged(self, *, round: int, seconds: Mapping[str, float], offenders: Collection[str]) -> None:
+        """Take note of the time that a step spent on rows of other peers.
+
+        `offenders` are those whose time ended, or whose rows made the node raise.
+        """
+
 
 class LocalSwarm:
     """The peers of one process, in lockstep: all have opened an exchange before the first closes it."""
+
+    trusted = True
 
     def __init__(self, peers: Sequence[str]) -> None:
         self._peers = sorted(peers)
@@ -75,9 +88,14 @@ class LocalSwarm:
         """Return False: all peers are interrupted together."""
         return False
 
+    def judged(self, *, round: int, seconds: Mapping[str, float], offenders: Collection[str]) -> None:
+        """Do nothing: the peers are one process."""
+
 
 class LoopbackSwarm:
     """A swarm of one: each peer gets back its own offer."""
+
+    trusted = True
 
     def __init__(self) -> None:
         self._offers: dict[tuple[str, str], Packet[Frame]] = {}
@@ -95,6 +113,9 @@ class LoopbackSwarm:
     def wanted(self, node: Exchange, *, round: int) -> bool:
         """Return False: nobody else waits."""
         return False
+
+    def judged(self, *, round: int, seconds: Mapping[str, float], offenders: Collection[str]) -> None:
+        """Do nothing: there are no others."""
 
 
 def require_peers(node: Exchange, present: int, *, round: int) -> None:

@@ -1,6 +1,6 @@
 """Checks on the outputs of a step: the declared types, no duplicate tasks, enough judged rows."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,11 +31,14 @@ def named_outputs(node: Node, output: Any, types: Mapping[str, EdgeType]) -> dic
     return outputs
 
 
-def check_rows(node: Node, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-    """Refuse duplicate tasks of a source, and a reward that left too many rows unjudged.
+def check_rows(
+    node: Node, inputs: Mapping[str, Any], outputs: Mapping[str, Any], *, peer: str, excused: Collection[str] = ()
+) -> None:
+    """Refuse duplicate tasks of a source, and a reward that left too many rows of `peer` unjudged.
 
-    The rollouts of duplicate tasks would share ids; with few judged rows the policy would train on chance. Raises
-    `NodeFailed` for a source, `RewardFailed` above the `max_unjudged` of a reward.
+    The rollouts of duplicate tasks would share ids; with few judged rows the policy would train on chance. Rows with
+    the ids `excused` do not count. Raises `NodeFailed` for a source, `RewardFailed` above the `max_unjudged` of a
+    reward.
     """
     for rows in outputs.values():
         if isinstance(node, Source) and "id" in rows.table.column_names:
@@ -44,37 +47,52 @@ def check_rows(node: Node, inputs: Mapping[str, Any], outputs: Mapping[str, Any]
                 twice = next(id for id in ids if ids.count(id) > 1)
                 raise NodeFailed(f"gave task {twice!r} twice in a round; give every task one id")
         if isinstance(node, Reward):
-            judgeable, unjudged = _unjudged_here(rows, inputs)
+            judgeable, unjudged = _unjudged_here(rows, inputs, peer, excused)
             if unjudged > node.max_unjudged * judgeable:
                 limit = f"max_unjudged is {node.max_unjudged:g}"
                 raise RewardFailed(f"judged {judgeable - unjudged} of {judgeable} rows, the others are NaN; {limit}")
 
 
-def failed_rows(node: Node, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> int:
-    """Count the rows that failed in this step: failed completions of a generator, rows that a reward left unjudged."""
+def failed_rows(
+    node: Node, inputs: Mapping[str, Any], outputs: Mapping[str, Any], *, peer: str, excused: Collection[str] = ()
+) -> int:
+    """Count the rows of `peer` that failed in this step: completions of a generator, rows that a reward left unjudged.
+
+    Rows with the ids `excused` do not count.
+    """
     count = 0
     for rows in outputs.values():
         if isinstance(node, Generator) and isinstance(rows, Frame):
             count += int(_failed(rows).sum())
         elif isinstance(node, Reward):
-            count += _unjudged_here(rows, inputs)[1]
+            count += _unjudged_here(rows, inputs, peer, excused)[1]
     return count
 
 
-def _unjudged_here(rows: Frame, inputs: Mapping[str, Any]) -> tuple[int, int]:
-    """Return how many rows this reward could judge, and how many of these it left unjudged.
+def _unjudged_here(rows: Frame, inputs: Mapping[str, Any], peer: str, excused: Collection[str]) -> tuple[int, int]:
+    """Return how many own rows this reward could judge, and how many of these it left unjudged.
 
     Rows that failed, or that an earlier reward of the chain left unjudged, do not count.
     """
-    judgeable = ~_failed(rows) & ~_unjudged_before(rows, inputs)
+    judgeable = ~_failed(rows) & ~_unjudged_before(rows, inputs) & _is_own(rows, peer, excused)
     unjudged = judgeable & ~np.isfinite(rows.numpy("reward"))
     return int(judgeable.sum()), int(unjudged.sum())
 
 
+def _is_own(rows: Frame, peer: str, excused: Collection[str]) -> NDArray[np.bool_]:
+    """Return a mask of the rows that `peer` made, without those that are excused."""
+    own = np.ones(len(rows), dtype=bool)
+    if "peer" in rows.table.column_names:
+        own &= np.asarray([name == peer for name in rows.values("peer")], dtype=bool)
+    if excused and "id" in rows.table.column_names:
+        own &= np.asarray([id not in excused for id in rows.values("id")], dtype=bool)
+    return own
+
+
 def _failed(rows: Frame) -> NDArray[np.bool_]:
-    if "finish" not in rows.table.column_names:
+    if "finish_reason" not in rows.table.column_names:
         return np.zeros(len(rows), dtype=bool)
-    return np.asarray([finish == "failed" for finish in rows.values("finish")], dtype=bool)
+    return np.asarray([finish == "failed" for finish in rows.values("finish_reason")], dtype=bool)
 
 
 def _unjudged_before(rows: Frame, inputs: Mapping[str, Any]) -> NDArray[np.bool_]:

@@ -19,12 +19,13 @@ from contextlib import ExitStack
 from functools import partial
 
 from genrl_graph.allocator import release_memory
-from genrl_graph.contract.node import Coordinate
+from genrl_graph.contract.node import Coordinate, Generator
 from genrl_graph.contract.policy import Policy
 from genrl_graph.dag.schedule import Step
 from genrl_graph.runners.loop.background import BackgroundSteps
 from genrl_graph.runners.loop.context import RunContext, StepReport
 from genrl_graph.runners.loop.peers import Peer
+from genrl_graph.runners.loop.stage_metrics import totals
 from genrl_graph.runners.loop.step import StepResult, attempt_step, run_in_background
 from genrl_graph.store.journal import Record
 
@@ -78,9 +79,17 @@ def run_step(context: RunContext, step: Step, round: int, peers: Sequence[Peer],
             context.commit(records)
     for report in reports:
         failed = int(report.metrics.get("failed_rows", 0))
-        context.budget.spend_rows(failed, where=context.where(step, round, report.peer))
+        where = context.where(step, round, report.peer)
+        context.budget.spend_rows(failed, where=where)
+        if report.failed.count and _is_limited(context, step):
+            context.budget.limit_share(report.failed, where=where)
         context.watch(report)
     release_memory(seldom=True)
+
+
+def _is_limited(context: RunContext, step: Step) -> bool:
+    """Return whether failed rows of this step are limited: a reward that another one reads may judge a part of them."""
+    return isinstance(context.schedule.nodes[step.node], Generator) or step.node in totals(context.schedule)
 
 
 def needs_others(context: RunContext, peers: Sequence[Peer], round: int) -> bool:
@@ -118,6 +127,8 @@ def _report(context: RunContext, step: Step, round: int, peer: Peer, result: Ste
         tries=result.tries,
         recalled=result.recalled,
         evaluating=context.evaluating,
+        failed=result.failed,
+        digests=result.digests,
     )
 
 

@@ -1,6 +1,6 @@
 """Runners: which peers play in this process, which folder they write, and the swarm that they exchange rows in."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -57,6 +57,9 @@ class Runner(Protocol):
     def begin(self, round: int) -> None:
         """Announce a round to the others; raises `PeerBehind` where they are in a later one."""
 
+    def metrics(self) -> Mapping[str, float]:
+        """Return metrics of the connection to the others since the last call."""
+
     def close(self, *, failed: bool) -> None:
         """Disconnect; waits for processes that still need this one, unless the run `failed`."""
 
@@ -90,6 +93,10 @@ class LocalRunner:
 
     def begin(self, round: int) -> None:
         """Do nothing: there are no other processes."""
+
+    def metrics(self) -> Mapping[str, float]:
+        """Return nothing: there are no other processes."""
+        return {}
 
     def close(self, *, failed: bool) -> None:
         """Do nothing: there are no other processes."""

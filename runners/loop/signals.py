@@ -1,4 +1,4 @@
-"""Signals: SIGINT and SIGTERM end a run after the running step is committed; a second one ends it at once."""
+"""Signals: SIGINT and SIGTERM end a run after the running step, or within seconds; a second one ends it at once."""
 
 import os
 import signal
@@ -7,6 +7,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+GRACE_S = 4.0
+"""Seconds from the first signal until the process is ended, wherever it is."""
 
 
 class Interrupted(Exception):
@@ -18,10 +21,15 @@ class Interrupted(Exception):
 
 
 class Stop:
-    """Remembers the first signal; `check` raises `Interrupted` from then on."""
+    """Remembers the first signal; `check` raises `Interrupted` from then on.
+
+    A step that is still running after `GRACE_S` seconds is lost: code of a node, or of a library, may never return,
+    and a run that loses a step resumes as after a crash.
+    """
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self._deadline: threading.Timer | None = None
 
     @property
     def wanted(self) -> bool:
@@ -38,9 +46,25 @@ class Stop:
         if self.signum is None:
             self.signum = signum
             print("genrl-graph: stopping after this step; once more ends at once", file=sys.stderr, flush=True)
+            self._deadline = threading.Timer(GRACE_S, self._end)
+            self._deadline.daemon = True
+            self._deadline.start()
             return
         signal.signal(signum, signal.SIG_DFL)
         os.kill(os.getpid(), signum)
+
+    def close(self) -> None:
+        """Let the process live: the run has ended."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def _end(self) -> None:
+        """End the process without waiting for the main thread, which may hold the lock of `sys.stderr`."""
+        assert self.signum is not None
+        name = signal.Signals(self.signum).name
+        text = f"genrl-graph: ended by {name} within a step, which is lost; what was committed is kept\n"
+        os.write(2, text.encode())
+        os._exit(128 + self.signum)
 
 
 @contextmanager
@@ -54,6 +78,7 @@ def stop_on_signals() -> Iterator[Stop]:
     try:
         yield stop
     finally:
+        stop.close()
         for signum, handler in before.items():
             signal.signal(signum, handler)
 

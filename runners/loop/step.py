@@ -4,23 +4,25 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from genrl_graph.contract.node import Exchange, Fork, Node, Reward, Update
-from genrl_graph.contract.resources import Log
+from genrl_graph.contract.resources import OVER_BUDGET, Log
 from genrl_graph.dag.schedule import Step
 from genrl_graph.errors import ColumnError, GenrlGraphError, NodeFailed, RewardFailed
 from genrl_graph.records.recall import Recorded, verify
 from genrl_graph.records.write import step_record
 from genrl_graph.runners.loop.context import RunContext
 from genrl_graph.runners.loop.exchange import Meeting, PeerBehind
+from genrl_graph.runners.loop.failures import FIRST_FAILURE, NONE_FAILED, FailedRows, failures_of
 from genrl_graph.runners.loop.node_resources import node_resources
 from genrl_graph.runners.loop.outputs import check_rows, failed_rows, named_outputs
 from genrl_graph.runners.loop.peers import Peer
 from genrl_graph.runners.loop.signals import Interrupted
 from genrl_graph.runners.loop.step_metrics import step_metrics
+from genrl_graph.runners.loop.without_offenders import LEFT_OUT, run_without_offenders
 from genrl_graph.store.journal import Record
 
 
@@ -28,7 +30,7 @@ from genrl_graph.store.journal import Record
 class StepResult:
     """The result of one step of one peer: the record to commit, None where there is none, metrics, outputs by name.
 
-    `seconds` is the time of a background step, None for other steps.
+    `seconds` is the time of a background step, None for other steps. `digests` are those of carried outputs, by name.
     """
 
     record: Record | None
@@ -37,6 +39,8 @@ class StepResult:
     tries: int = 1
     recalled: bool = False
     seconds: float | None = None
+    failed: FailedRows = NONE_FAILED
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def sizes(self) -> dict[str, object]:
         """Return the numbers of rows and tokens for the trace."""
@@ -108,22 +112,34 @@ def execute_node(
     """Run a node, or open or close its exchange; check its outputs and make the record of the step."""
     if step.action == "open":
         return _open(context, node, inputs, round, peer)
-    log, offer = Log(), None
-    resources = node_resources(node, context.seed, round, peer.name, peer.tasks, log, evaluating=context.evaluating)
+    log, offer = Log(cut=context.cut(step, peer)), None
+
+    def resources(log: Log) -> dict[str, Any]:
+        return node_resources(node, context.seed, round, peer.name, peer.tasks, log, evaluating=context.evaluating)
+
+    def run(rows: Mapping[str, Any], log: Log) -> Any:
+        return node.run(**rows, **resources(log))  # type: ignore[attr-defined]  # checked at definition
+
     if step.action == "close":
         exchanged = _close(context, step, node, round, peer)
         offer = next((packet.rows for packet in exchanged.packets if packet.peer == peer.name), None)
-        output = node.admit(list(exchanged.packets), **resources)  # type: ignore[attr-defined]  # checked at definition
+        output = node.admit(list(exchanged.packets), **resources(log))  # type: ignore[attr-defined]
         _log_exchange(log, exchanged)
     else:
-        output = node.run(**inputs, **resources)  # type: ignore[attr-defined]
+        output, log = run_without_offenders(node, inputs, run, log, peer=peer.name)
     if errors:
         log.fact("retried", list(errors))
     outputs = named_outputs(node, output, context.schedule.types)
-    check_rows(node, inputs, outputs)
+    offenders = {*log.facts.get(OVER_BUDGET, ()), *log.facts.get(LEFT_OUT, ())}
+    if log.seconds or offenders:
+        context.swarm.judged(round=round, seconds=log.seconds, offenders=offenders)
+    check_rows(node, inputs, outputs, peer=peer.name, excused=log.excused)
     metrics = step_metrics(node, outputs, log)
-    if (failed := failed_rows(node, inputs, outputs)) > 0:
+    if (failed := failed_rows(node, inputs, outputs, peer=peer.name, excused=log.excused)) > 0:
         metrics["failed_rows"] = float(failed)
+    lost = failures_of(node, outputs, log, peer=peer.name)
+    if lost.count:
+        log.fact(FIRST_FAILURE, lost.reason)
     metrics = dict(sorted(metrics.items()))  # the order in which a recalled record has them
     record = step_record(
         node,
@@ -137,7 +153,8 @@ def execute_node(
         metrics=metrics,
         log=log,
     )
-    return StepResult(record, metrics, outputs, len(errors) + 1)
+    digests = record.facts.get("digests", {})
+    return StepResult(record, metrics, outputs, len(errors) + 1, failed=lost, digests=digests)
 
 
 def _recalled_step(
@@ -154,7 +171,9 @@ def _recalled_step(
         _close(context, step, node, round, peer)
     outputs = recorded.outputs(node, context.schedule.types, inputs, holder=peer.name, prefix=context.prefix)
     context.budget.retries += recorded.retries
-    return StepResult(None, recorded.metrics, outputs, recorded.retries + 1, recalled=True)
+    failed = failures_of(node, outputs, Log(), peer=peer.name)
+    failed = replace(failed, reason=recorded.facts.get(FIRST_FAILURE, failed.reason))
+    return StepResult(None, recorded.metrics, outputs, recorded.retries + 1, recalled=True, failed=failed)
 
 
 def _open(context: RunContext, node: Node, inputs: Mapping[str, Any], round: int, peer: Peer) -> StepResult:

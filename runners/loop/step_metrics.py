@@ -56,5 +56,5 @@ def _lengths(rows: Rollouts) -> dict[str, float]:
     metrics = {"tokens": float(sum(lengths))}
     if lengths:
         metrics["completion_length"] = sum(lengths) / len(lengths)
-        metrics["truncated"] = finished.values("finish").count("length") / len(lengths)
+        metrics["truncated"] = finished.values("finish_reason").count("length") / len(lengths)
     return metrics

@@ -191,6 +191,7 @@ class _Rounds:
             begin=terminal.step,
             watch=self._watch,
             read_inputs=self._inputs,
+            replayed=self._recorded,
         )
         self.deltas = ColumnDeltas()
         self.read: dict[str, int] = {}
@@ -221,6 +222,11 @@ class _Rounds:
         refs = {edge.ref for edge in part.edges()}
         inputs = part.bind({ref: peer.values[ref] if ref in peer.values else stored[ref] for ref in refs})
         return off_policy(inputs) if isinstance(part.declared, Update) else inputs
+
+    def _recorded(self, node: str, holder: str) -> Mapping[str, Any] | None:
+        """Return the facts that the run recorded of a node in this round, None for a new node."""
+        was = self._verdicts[node].was
+        return None if was is None else self._holder_rounds[holder].recorded(was).facts
 
     def _keep(self, records: Sequence[Record]) -> None:
         self._records |= {(record.node, record.holder): record for record in records}

@@ -17,6 +17,7 @@ from genrl_graph.errors import GraphError, ParamError
 from genrl_graph.records.recall import Recall, Recorded
 from genrl_graph.records.stored_run import StoredRun
 from genrl_graph.store.journal import Record
+from genrl_graph.store.run_path import RunPath
 from genrl_graph.store.run_store import RunStore
 
 
@@ -68,7 +69,7 @@ class StoredRounds:
 
         return HolderRound(round, holder, self._graph, self._types, step)
 
-    def checkpoints(self, holder: str) -> Path:
+    def checkpoints(self, holder: str) -> RunPath:
         """Return the folder with the checkpoints of a peer."""
         return next(store for (_, name), store in self._folders.items() if name == holder).checkpoints
 

@@ -52,10 +52,11 @@ def start_carries(players: Sequence[Peer], stored: StoredRounds, schedule: Sched
     notes: dict[str, None] = {}
     for peer, carries in changing_carries(schedule, players).items():
         checkpoints = stored.checkpoints(peer)
-        rounds = newest_checkpoint(checkpoints, at_most=first) if checkpoints.is_dir() else 0
+        rounds = newest_checkpoint(checkpoints, at_most=first)
         folder = checkpoint_folder(checkpoints, rounds)
-        saved = {name: value for name, value in carries.items() if rounds and (folder / peer / name).is_dir()}
-        load_checkpoint(folder, {peer: saved})
+        saved = {name: value for name, value in carries.items() if rounds and (folder / peer / name).is_folder()}
+        if saved:
+            load_checkpoint(folder, {peer: saved})
         for name in carries:
             origin = f"the checkpoint after {counted(rounds, 'round')}" if name in saved else "its initial value"
             late = f", for there is no checkpoint at round {first}" if (rounds if name in saved else 0) < first else ""

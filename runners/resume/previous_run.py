@@ -2,12 +2,12 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic import ValidationError
 
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.run_config import RunConfig
@@ -16,17 +16,30 @@ from genrl_graph.diff import compare
 from genrl_graph.errors import GraphError, ParamError, StoreError
 from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import read_document
+from genrl_graph.records.facts import read_facts
 from genrl_graph.records.recall import Recall, Recorded
 from genrl_graph.records.write import EVAL_PREFIX
+from genrl_graph.runners.loop.failures import FIRST_FAILURE, first_failure
 from genrl_graph.runners.loop.peers import Peer, changing_carries
 from genrl_graph.runners.loop.runner import BEHIND, RunProgress, exchanges
 from genrl_graph.runners.resume.checkpoint import checkpoint_folder, damage, load_checkpoint, newest_checkpoint
 from genrl_graph.runners.resume.data_digests import changed_data
+from genrl_graph.runners.resume.metric_lines import Line, Peers, keyed_lines, played_rounds
 from genrl_graph.store.run_folder import GRAPH, write_graph
 from genrl_graph.store.run_store import RunStore
+from genrl_graph.store.strict_json import is_count
 
 MAY_DIFFER = frozenset(
-    {"rounds", "checkpoint_every", "trackers", "keep", "max_failed_rows", "max_retries", "retry_wait_s"}
+    {
+        "rounds",
+        "checkpoint_every",
+        "trackers",
+        "keep",
+        "max_failed_share",
+        "max_failed_rows",
+        "max_retries",
+        "retry_wait_s",
+    }
 )
 """Run options that may change on resume: they do not affect what the rounds compute."""
 
@@ -52,8 +65,15 @@ OPTIONAL = frozenset({"python", "commit"})
 
 OTHER_START = "starts as {}, but as {} when the run began; was its model or its file changed?"
 
-Line = tuple[str, int, str]
-"""The key of a line of metrics.jsonl: "round" or "eval", the round, the peer."""
+
+@dataclass(slots=True)
+class Spent:
+    """Failed rows and retries before a checkpoint, those of evaluations apart, and why the first row failed."""
+
+    failed_rows: int = 0
+    retries: int = 0
+    evaluation_retries: int = 0
+    first_failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +82,17 @@ class Start:
 
     `recall` returns what the previous run committed of a round, node and peer; `reported` are the lines that
     metrics.jsonl already has; `skipped` maps each round that was left for a later one, because the swarm was there, to
-    that one; `failed_rows` and `retries` count what was spent of the budget before round `first`.
+    that one. `spent` is what the rounds before `first` spent of the limits. `played` yields the metrics of these rounds
+    by peer; `measured` are those of the rounds from `first` on that are recalled, by round.
     """
 
     first: int = 0
     recall: Callable[[int, str, str], Recorded | None] = lambda round, node, peer: None
     reported: frozenset[Line] = frozenset()
     skipped: Mapping[int, int] = field(default_factory=dict)
-    failed_rows: int = 0
-    retries: int = 0
+    spent: Spent = field(default_factory=Spent)
+    played: Iterable[Peers] = ()
+    measured: Mapping[int, Peers] = field(default_factory=dict)
 
 
 class PreviousRun:
@@ -78,8 +100,8 @@ class PreviousRun:
 
     def __init__(self, store: RunStore) -> None:
         self.store = store
-        self._run = RunConfig.model_validate(yaml.safe_load(store.graph_yaml).get("run") or {})
-        self.reported = frozenset(_lines(store.folder / "metrics.jsonl"))
+        self._run = _run_options(store)
+        self.reported = frozenset(line for line, _ in keyed_lines(store.folder))
         self._damage: dict[int, str | None] = {}  # by round, of the checkpoints that were checked
         self.first = self._newest_undamaged(None)
 
@@ -143,11 +165,18 @@ class PreviousRun:
             trained = {name for name, part in schedule.graph.carries.items() if part.next is not None}
             digests = {key: digest for key, digest in digests.items() if key[1] not in trained}
             for step in self.store.steps(range(rounds - 1, rounds)).to_pylist():
-                recorded = json.loads(step["facts"]).get("digests", {})
+                recorded = read_facts(step["facts"], self.store.folder).get("digests", {})
                 for name, part in schedule.graph.carries.items():
                     if part.next in recorded and _trains(step):
                         digests[step["holder"], name] = recorded[part.next]
         return digests
+
+    def read_through(self, schedule: Schedule, peers: Sequence[str]) -> None:
+        """Read what a resume reads of the steps; raises as `restore` would."""
+        for rounds in range(self.first + 1):
+            self.digests(schedule, peers, rounds=rounds)
+        self._skipped_rounds()
+        self._spent()
 
     def restore(self, schedule: Schedule, players: Sequence[Peer]) -> Start:
         """Load the carries from the chosen checkpoint and verify them against the recorded digests.
@@ -164,19 +193,23 @@ class PreviousRun:
             damaged = f"is {{}} in {folder}, but was {{}} then; remove that folder to go on from an earlier one"
             self._verify(players, list(schedule.graph.carries), known, damaged)
         last = max([self.first - 1, *(step["round"] for step in self._steps_from(self.first))])
-        failed_rows, retries = self._budget_spent()
         return Start(
             first=self.first,
             recall=Recall(self.store, last=last),
             reported=self.reported,
             skipped=self._skipped_rounds(),
-            failed_rows=failed_rows,
-            retries=retries,
+            spent=self._spent(),
+            played=(peers for number, peers in played_rounds(self.store.folder) if number < self.first),
+            measured={number: peers for number, peers in played_rounds(self.store.folder) if number >= self.first},
         )
 
     def _skipped_rounds(self) -> dict[int, int]:
-        steps = (step for step in self._steps_from(self.first) if step["node"] == BEHIND)
-        return {step["round"]: json.loads(step["facts"])["to"] for step in steps}
+        skipped = {}
+        for step in self._steps_from(0):
+            if step["node"] == BEHIND:
+                later, after = read_facts(step["facts"], self.store.folder).get("to"), step["round"] + 1
+                skipped[step["round"]] = max(later, after) if is_count(later) else after  # never back to this round
+        return skipped
 
     def record_resume(self, graph: Graph, versions: Mapping[str, Any]) -> None:
         """Add the options and versions that changed since the run was last started to graph.yaml."""
@@ -237,19 +270,24 @@ class PreviousRun:
         steps: list[dict[str, Any]] = self.store.steps(range(round, sys.maxsize)).to_pylist()
         return steps
 
-    def _budget_spent(self) -> tuple[int, int]:
-        """Return the failed rows and retries of the rounds before the checkpoint.
+    def _spent(self) -> Spent:
+        """Return what the rounds before the checkpoint spent of the limits.
 
-        The baseline evaluation is left out: a resumed run recalls it, which counts it again.
+        Failed rows of evaluations have no limit. The evaluation before round 0 is left out: a resumed run recalls it.
         """
-        failed_rows = retries = 0
+        spent = Spent()
         for step in self.store.steps(range(self.first)).to_pylist() if self.first else ():
-            if '"failed_rows"' in step["facts"] or '"retried"' in step["facts"]:
-                recorded = Recorded(json.loads(step["facts"]), {})
-                if _trains(step) or step["round"]:
-                    failed_rows += int(recorded.metrics.get("failed_rows", 0))
-                    retries += recorded.retries
-        return failed_rows, retries
+            if '"failed_rows"' not in step["facts"] and '"retried"' not in step["facts"]:
+                continue
+            recorded = Recorded(read_facts(step["facts"], self.store.folder), {})
+            if not _trains(step):
+                spent.evaluation_retries += recorded.retries if step["round"] else 0
+                continue
+            spent.failed_rows += int(recorded.metrics.get("failed_rows", 0))
+            spent.retries += recorded.retries
+            if FIRST_FAILURE in recorded.facts and not spent.first_failure:
+                spent.first_failure = first_failure(step["node"], step["round"], recorded.facts[FIRST_FAILURE])
+        return spent
 
 
 def refuse_other_imports(folder: Path, versions: Mapping[str, Any], imports: Mapping[str, str]) -> None:
@@ -266,18 +304,21 @@ def _trains(step: Mapping[str, Any]) -> bool:
     return not step["node"].startswith(EVAL_PREFIX)
 
 
-def _lines(path: Path) -> Iterator[Line]:
-    """Yield the keys of the lines of metrics.jsonl; a last line without its end was not written whole."""
-    text = path.read_text() if path.exists() else ""
-    for line in text.splitlines(keepends=True):
-        if line.endswith("\n"):
-            values = json.loads(line)
-            yield "eval" if f"{EVAL_PREFIX}time" in values else "round", values["round"], values["peer"]
+def _run_options(store: RunStore) -> RunConfig:
+    """Return the options of a run; raises `StoreError` where its graph.yaml has others than a run writes."""
+    path = store.folder / GRAPH
+    try:
+        return RunConfig.model_validate(parse_document(store.graph_yaml, file=str(path)).values.get("run") or {})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        at = ".".join(map(str, ("run", *first["loc"])))
+        raise StoreError(f"{path}: {at}: {first['msg']}; restore the file as the run wrote it") from error
 
 
 def _content(graph_yaml: str) -> str:
     """Return a graph file as JSON in the order of the file, without its run options."""
-    return json.dumps({name: value for name, value in yaml.safe_load(graph_yaml).items() if name != "run"})
+    values = parse_document(graph_yaml, file=GRAPH).values
+    return json.dumps({name: value for name, value in values.items() if name != "run"})
 
 
 def _changed(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

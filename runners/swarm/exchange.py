@@ -1,27 +1,27 @@
 """Exchanges in a swarm: each freezes its roster when it opens, and fetches rows until its deadline."""
 
 import hashlib
-import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from genrl_graph.contract.node import Exchange, Packet
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.edge_types.task import TaskBook
-from genrl_graph.errors import ExchangeTimeout, PeerRefused
+from genrl_graph.errors import ExchangeTimeout
 from genrl_graph.runners.loop.exchange import Meeting, PeerBehind
 from genrl_graph.runners.loop.signals import Stop
 from genrl_graph.runners.swarm.admission.rules import Admission, of_one_shape
-from genrl_graph.runners.swarm.admission.verdict import PAYLOAD, Admitted, RowRefusal, refusal_columns, refused_payload
-from genrl_graph.runners.swarm.backoff import Backoff
+from genrl_graph.runners.swarm.admission.verdict import PAYLOAD, Admitted, refusal_columns
+from genrl_graph.runners.swarm.claims import Proof
+from genrl_graph.runners.swarm.conduct import Conduct
 from genrl_graph.runners.swarm.host import Host
 from genrl_graph.runners.swarm.offers import MAX_INLINE, Inbox, Offer
 from genrl_graph.runners.swarm.open_exchange import OpenExchange, Taken
 from genrl_graph.runners.swarm.roster import RosterMember
-from genrl_graph.runners.swarm.transport.streams import CUT_SHORT
 from genrl_graph.wire.packet import encode
 
 PAUSE_S = 0.05
+PROOF_S, JOINING_S = 1.0, 5.0  # for which a peer waits, before a round, for rows that prove that the swarm is ahead
 TELL_S = 5.0
 
 
@@ -29,7 +29,10 @@ class PeerSwarm:
     """The exchanges of one peer. Peers are reported by name; each name maps to one key.
 
     `admissions` check the rows received, by exchange, in the order in which a round closes the exchanges.
+    Without a `proof` nothing that others claim moves this peer to a later round.
     """
+
+    trusted = False
 
     def __init__(
         self,
@@ -43,16 +46,16 @@ class PeerSwarm:
         sign: Callable[[bytes], bytes],
         stop: Stop,
         tell: Callable[[str], None],
+        proof: Proof | None = None,
     ) -> None:
         self._host, self._inbox, self._name, self._protocol = host, inbox, name, protocol
         self._admissions, self._staleness, self._order = admissions, staleness, list(admissions)
         self._sign, self._stop, self._tell = sign, stop, tell
-        self._backoff = Backoff()
+        self.conduct = Conduct(host, inbox, proof)
         self._opened: dict[str, OpenExchange] = {}
         self._served: list[Offer] = []
         self._taken: set[Taken] = set()
         self._met: set[str] = set()
-        self._silent: dict[str, float] = {}  # peers that were late, and since when
         self._closed = 0
         inbox.watch = self._watch
 
@@ -68,13 +71,15 @@ class PeerSwarm:
         """Return whether other peers may still wait for an exchange that this peer closed before it was interrupted."""
         return self._is_closed(node, round) and round == (self._closed - 1) // len(self._order)
 
+    def judged(self, *, round: int, seconds: Mapping[str, float], offenders: Collection[str]) -> None:
+        """Take note of the time that a step spent on rows of other peers; the offenders among them back off."""
+        self.conduct.judged(round=round, seconds=seconds, offenders=offenders)
+
     def begin(self, round: int) -> None:
         """Announce the round and forget old offers; raises `PeerBehind` if most of the others are in a later round."""
         self._host.beat(round)
         self._inbox.begin(round)
         self._give_up()
-        here = {member.peer_id for member in self._others()}
-        self._silent = {peer_id: since for peer_id, since in self._silent.items() if peer_id in here}
         oldest = round - 1 - self._staleness
         for offer in [offer for offer in self._served if offer.round < oldest]:
             self._host.forget(offer.key)
@@ -82,7 +87,12 @@ class PeerSwarm:
             self._served.remove(offer)
         self._taken -= {(peer_id, key) for peer_id, key in self._taken if int(key.partition("/")[0]) < oldest}
         if self._admissions:
+            until = time.monotonic() + (PROOF_S if self._met else JOINING_S)
             self._require_not_behind(round)
+            while self.conduct.claims.asking and time.monotonic() < until:
+                self._stop.check()
+                time.sleep(PAUSE_S)
+                self._require_not_behind(round)
 
     def end(self, rounds: int) -> None:
         """Announce that this peer has finished all rounds."""
@@ -108,7 +118,16 @@ class PeerSwarm:
         for member in members:
             self._host.push(member.peer_id, announcement, timeout_s=node.timeout_s)
         with self._inbox.changed:
-            exchange = OpenExchange(self._host, self._inbox, node, offer, round=round, since=since, taken=self._taken)
+            exchange = OpenExchange(
+                self._host,
+                self._inbox,
+                node,
+                offer,
+                round=round,
+                since=since,
+                taken=self._taken,
+                is_awaited=self.conduct.is_awaited,
+            )
             exchange.ask(members)
             self._opened[node.place.node] = exchange
         self._met = {member.peer_id for member in members}
@@ -126,6 +145,7 @@ class PeerSwarm:
             with self._inbox.changed:
                 over = exchange.look(rounds)
             exchange.verify()
+            self.conduct.claims.step()
             if over and not self._is_short(exchange, node):
                 break
             self._stop.check()
@@ -133,9 +153,6 @@ class PeerSwarm:
         with self._inbox.changed:
             del self._opened[node.place.node]
             exchange.end()
-        for asked in exchange.asked:
-            if asked.missing in ("late", "slow"):
-                self._silent[asked.member.peer_id] = time.monotonic()
         if exchange.came < node.min_peers and node.on_short == "fail":
             missing = ", ".join(f"{each.member.name} ({each.missing})" for each in exchange.asked if each.missing)
             came = f"wants {node.min_peers} peers within {node.timeout_s:g} s, but {exchange.came} came"
@@ -156,6 +173,7 @@ class PeerSwarm:
 
     def _is_short(self, exchange: OpenExchange, node: Exchange) -> bool:
         """Return whether to keep waiting for more peers; if so, ask those that are here now, also returned ones."""
+        self.conduct.claims.patience = False
         if exchange.came >= node.min_peers or node.on_short != "wait":
             return False
         self._require_not_behind(exchange.round)
@@ -169,30 +187,33 @@ class PeerSwarm:
         """Admit the received rows; returns them by peer name, sorted, each with the round of its offer."""
         announced: dict[str, int] = {}
         admitted: dict[str, Admitted] = {}
-        for asked in sorted(exchange.asked, key=lambda asked: asked.member):
+        # those first that have served most: who copies their rows comes after them
+        for asked in sorted(
+            exchange.asked, key=lambda asked: (-self.conduct.claims.weight(asked.member), asked.member)
+        ):
             if asked.data is not None and asked.offer is not None:
                 name, announced[asked.member.name] = asked.member.name, asked.offer.round
+                started = time.monotonic()
                 admitted[name] = self._admissions[node.place.node].receive(
                     asked.data,
                     like=exchange.rows,
-                    sender=name,
+                    sender=asked.member.claimed,
                     announced=asked.offer.round,
                     round=exchange.round,
                     tasks=tasks,
                     vocabularies=vocabularies,
+                    shown=name,
                 )
+                self.conduct.accounts.add(name, bytes=len(asked.data), seconds=time.monotonic() - started)
         return {name: (announced[name], packet) for name, packet in of_one_shape(admitted).items()}
 
     def _result(self, exchange: OpenExchange, received: Mapping[str, tuple[int, Admitted]]) -> Meeting:
-        """Build the result of an exchange: its packets, refusals and missing members; updates the back-off."""
+        """Build the result of an exchange: its packets, refusals and missing members; judges the members."""
         round, own = exchange.round, exchange.rows
         refusals = [refusal for _, packet in received.values() for refusal in packet.refusals]
-        refusals += self._refused(own, round)
-        for name, (_, packet) in received.items():
-            self._backoff.note(name, round=round, misbehaved=packet.misbehaved)
+        refusals += self.conduct.refused(own, round)
         for asked in exchange.asked:
-            if asked.missing == "slow":
-                self._backoff.note(asked.member.name, round=round, misbehaved=True)
+            self.conduct.judge(asked, received.get(asked.member.name), round=round)
         packets = [Packet(name, announced, admitted.rows) for name, (announced, admitted) in received.items()]
         missing = {asked.member.name: asked.missing for asked in exchange.asked if asked.missing}
         stale = {packet.peer: packet.round for packet in packets if packet.round != round}
@@ -207,32 +228,20 @@ class PeerSwarm:
             refusal_columns(refusals),
         )
 
-    def _refused(self, like: Frame, round: int) -> Iterator[RowRefusal]:
-        """Yield refusals of announcements and messages that never became rows; offenders enter the back-off."""
-        for refused in self._inbox.refusals():
-            name = self._known_as(refused.peer_id)
-            if refused.offence:
-                self._backoff.note(name, round=round, misbehaved=True)
-            yield from refused_payload(name, like, PeerRefused(refused.reason)).refusals
-        for message in self._host.take_refusals():
-            if message.peer_id is not None and message.reason != CUT_SHORT:  # a peer that died did nothing wrong
-                reason = message.reason if message.count == 1 else f"{message.reason} ({message.count} times)"
-                yield from refused_payload(self._known_as(message.peer_id), like, PeerRefused(reason)).refusals
-
     def _wait_for_members(self, node: Exchange, round: int, since: float) -> list[RosterMember]:
         """Wait until enough members are here, and return those to freeze the roster to.
 
-        Late members are left out until they are heard again, and offenders for their back-off, if the others are
-        enough. After the timeout, offenders are let in too.
+        Offenders, late ones among them, are left out for their back-off if the others are enough. After the timeout,
+        they are let in too.
         """
         has_told = False
         while True:
             seen, waited = self._inbox.count, time.monotonic() - since
             here = self._in_reach(node, round)
-            heard = [member for member in here if not self._backoff.is_out(member.name, round=round)]
-            awake = [member for member in heard if not self._is_silent(member)]
+            heard = [member for member in here if not self.conduct.backoff.is_out(member.peer_id, round=round)]
             is_over = waited >= node.timeout_s
-            for members in (awake, heard, here)[: 3 if is_over else 2]:
+            self.conduct.claims.patience &= not is_over
+            for members in (heard, here)[: 2 if is_over else 1]:
                 if len(members) + 1 >= node.min_peers:
                     return members
             if not has_told and waited >= TELL_S:
@@ -256,14 +265,6 @@ class PeerSwarm:
         earliest = round - 1 - node.max_staleness
         return [member for member in self._others() if earliest <= self._round_of(member) <= round]
 
-    def _is_silent(self, member: RosterMember) -> bool:
-        """Return whether a member was late and has not been heard since."""
-        since = self._silent.get(member.peer_id)
-        if since is not None and self._inbox.heard_at(member.peer_id) > since:
-            del self._silent[member.peer_id]
-            return False
-        return since is not None
-
     def _watch(self, peer_id: str, offer: Offer) -> None:
         """Fetch newly announced rows while this peer computes; called on the host's thread, under the inbox's lock."""
         exchange = self._opened.get(offer.node)
@@ -276,12 +277,9 @@ class PeerSwarm:
     def _round_of(self, member: RosterMember) -> int:
         return max(member.round, self._inbox.round_of(member.peer_id))
 
-    def _known_as(self, peer_id: str) -> str:
-        return next((member.name for member in self._others() if member.peer_id == peer_id), peer_id)
-
     def _require_not_behind(self, round: int) -> None:
-        """Raise `PeerBehind` if the others' median round is later; a median, so one peer cannot drag the swarm."""
-        others = [member for member in self._others() if not self._backoff.is_out(member.name, round=round)]
-        rounds = [self._round_of(member) for member in others]
-        if rounds and (there := int(statistics.median_low(rounds))) > round:
+        """Raise `PeerBehind` if the others are in a later round, as far as their rows prove it."""
+        others = [member for member in self._others() if not self.conduct.backoff.is_out(member.peer_id, round=round)]
+        there = self.conduct.claims.later_round({member: self._round_of(member) for member in others}, round=round)
+        if there is not None:
             raise PeerBehind(there)

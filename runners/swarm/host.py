@@ -52,8 +52,8 @@ class Host:
         user. A heartbeat is valid for `ttl_s` seconds and renewed every third of that.
 
         Raises:
-            SwarmError: a taken port, an identity in use, none of the joined peers answers, the name is another
-                peer's, or only other graphs are played under the swarm's name. Nothing is left running.
+            SwarmError: a taken port, an identity in use, none of the joined peers answers, or only other graphs are
+                played under the swarm's name. Nothing is left running.
         """
         if not 0 < ttl_s <= MAX_TTL_S:
             raise ValueError(f"ttl_s={ttl_s}: wants more than 0 and at most {MAX_TTL_S:g} seconds")
@@ -89,6 +89,11 @@ class Host:
         return self._presence.identity.peer_id
 
     @property
+    def name(self) -> str:
+        """Return this peer's name; where another key has the one that was asked for, it ends with `@` and its key."""
+        return self._presence.roster.own.name
+
+    @property
     def addresses(self) -> tuple[str, ...]:
         """Return the addresses that others pass to `--join`."""
         return self._presence.addresses
@@ -106,6 +111,14 @@ class Host:
     def roster(self) -> list[RosterMember]:
         """Return the peers with a fresh heartbeat of this swarm and protocol, sorted by name, this one included."""
         return self._presence.roster.members()
+
+    def establish(self, peer_id: str) -> None:
+        """Note that a peer has served rows in time: a flood of new peers cannot take its place or its name."""
+        self._presence.roster.establish(peer_id)
+
+    def name_of(self, peer_id: str) -> str:
+        """Return the name under which a peer is shown, its id if it is not known."""
+        return self._presence.roster.name_of(peer_id) or peer_id
 
     def look(self) -> list[RosterMember]:
         """Read the DHT and return the updated roster: takes about 10 ms, or seconds if peers have just died."""

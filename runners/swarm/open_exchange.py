@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from genrl_graph.runners.swarm.roster import RosterMember
 FIRST_PULL_S, LONGEST_PULL_S = 0.25, 4.0
 PULL_TIMEOUT_S = 10.0
 AGAIN_S = 0.5
+GRACE = 0.1  # share of the exchange's time for members that are not awaited
 
 Taken = tuple[str, str]
 """Rows that an exchange has taken: peer id and payload key."""
@@ -27,10 +28,11 @@ class MemberOffer:
     """A member of a frozen roster, with its offer and its rows.
 
     `missing` is the reason why there are no rows: late, slow (announced, but did not serve), gone, ahead (in a later
-    round) or refused. It is empty while they may still come.
+    round) or refused. It is empty while they may still come. Nobody waits for a member that is not `awaited`.
     """
 
     member: RosterMember
+    awaited: bool = True
     offer: Offer | None = None
     data: bytes | bytearray | None = None
     missing: str = ""
@@ -57,9 +59,19 @@ class OpenExchange:
     """
 
     def __init__(
-        self, host: Host, inbox: Inbox, node: Exchange, rows: Frame, *, round: int, since: float, taken: set[Taken]
+        self,
+        host: Host,
+        inbox: Inbox,
+        node: Exchange,
+        rows: Frame,
+        *,
+        round: int,
+        since: float,
+        taken: set[Taken],
+        is_awaited: Callable[[str], bool] = lambda peer_id: True,
     ) -> None:
         self.rows, self.round, self.since = rows, round, since
+        self._is_awaited, self._complete_at = is_awaited, math.inf
         self.asked: list[MemberOffer] = []
         self._host, self._inbox, self._node, self._taken = host, inbox, node, taken
 
@@ -80,7 +92,7 @@ class OpenExchange:
         for member in members:
             before = known.get(member.peer_id)
             if before is None or before.missing == "gone":
-                asked = MemberOffer(member, again_at=now + FIRST_PULL_S)
+                asked = MemberOffer(member, self._is_awaited(member.peer_id), again_at=now + FIRST_PULL_S)
                 self.asked = [each for each in self.asked if each is not before] + [asked]
                 self._take_offer(asked, now)
 
@@ -93,7 +105,8 @@ class OpenExchange:
     def look(self, rounds: Mapping[str, int]) -> bool:
         """Collect finished transfers and start the next ones; `rounds` maps the peers on the roster to their rounds.
 
-        Returns whether every member is settled or past its deadline.
+        Returns whether every member is settled or past its deadline. Once all are that are awaited, and enough rows are
+        here, the others have a tenth of the exchange's time.
         """
         now = time.monotonic()
         for asked in self.asked:
@@ -101,7 +114,11 @@ class OpenExchange:
                 self._look(asked, rounds, now)
             if not asked.settled and now >= self.deadline and asked.until == math.inf:
                 self._take_stale(asked, now)
-        return all(asked.settled or now >= max(self.deadline, asked.until) for asked in self.asked)
+        waiting = [asked for asked in self.asked if not asked.settled and now < max(self.deadline, asked.until)]
+        if any(asked.awaited for asked in waiting) or self.came < self._node.min_peers:
+            return not waiting
+        self._complete_at = min(self._complete_at, now)
+        return not waiting or now >= self._complete_at + GRACE * self._node.timeout_s
 
     def verify(self) -> None:
         """Check the received rows against their announced hash; slow, so call it without the lock."""
@@ -170,7 +187,7 @@ class OpenExchange:
     def _fetch(self, asked: MemberOffer, now: float) -> None:
         offer, most = asked.offer, self._node.limits.max_payload_bytes
         assert offer is not None
-        if offer.peer != asked.member.name:
+        if offer.peer != asked.member.claimed:
             self._refuse(asked, f"peer: announces rows of {offer.peer[:80]!r}")
         elif offer.size > most:
             self._refuse(asked, f"size: announces {offer.size} bytes, max_payload_mb allows {most}")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from genrl_graph.errors import ParamError, PeerRefused, SwarmError
 from genrl_graph.runners.swarm.roster import Roster, RosterMember
-from genrl_graph.runners.swarm.transport.dht import read_beats, store_beat
-from genrl_graph.runners.swarm.transport.heartbeat import Heartbeat
+from genrl_graph.runners.swarm.transport.dht import HeartbeatValidator, read_beats, store_beat
+from genrl_graph.runners.swarm.transport.heartbeat import PEER_NAME, Heartbeat
 from genrl_graph.runners.swarm.transport.identity import Identity
 from genrl_graph.runners.swarm.transport.limits import TransportLimits
 from genrl_graph.runners.swarm.transport.network import NetworkOptions
@@ -35,10 +35,13 @@ class PeerIdentity:
     """Fingerprint of the graph, which all peers must share."""
     name: str
     """The peer's name, from which its seeds derive."""
+    fixed: bool = False
+    """Whether rows were made under this name already; else a name that another peer has is given a part of the key."""
 
     def __post_init__(self) -> None:
         for field, value in (("swarm", self.swarm), ("protocol", self.protocol), ("name", self.name)):
-            if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", value):
+            pattern = PEER_NAME if field == "name" else r"[A-Za-z0-9_.-]{1,64}"
+            if not re.fullmatch(pattern, value):
                 raise ParamError(f"{field}={value!r}: wants 1 to 64 letters, digits, `.`, `_` or `-`")
 
 
@@ -72,6 +75,7 @@ class Presence:
             refusals=self.refusals,
         )
         self.addresses: tuple[str, ...] = ()
+        self._fixed_name = play.fixed
         self._network = network
         self._ttl_s = ttl_s
         self._on_push = on_push
@@ -87,13 +91,14 @@ class Presence:
         """Join the swarm, read its roster and announce this peer to it.
 
         Raises:
-            SwarmError: none of the peers to join answers, the name is taken, or the swarm plays another graph only.
+            SwarmError: none of the peers to join answers, or the swarm plays another graph only.
         """
-        self.point = await MeetingPoint.open(self.identity, self._network, tell=self._tell)
+        self.point = await self._meeting_point()
         try:
             await self._listen()
             await self.look()
-            self._require_place()
+            self._require_same_graph()
+            self._settle_name()
             await self._announce(directly=True)
         except BaseException:
             await self.point.close()
@@ -120,6 +125,10 @@ class Presence:
         finally:
             await self.point.close()
 
+    async def _meeting_point(self) -> MeetingPoint:
+        own = HeartbeatValidator(self.roster.swarm, is_kept=self.roster.is_established)
+        return await MeetingPoint.open(self.identity, self._network, validator=own, tell=self._tell)
+
     async def _listen(self) -> None:
         self.addresses = await self.point.addresses()
         self.streams = Streams(
@@ -134,14 +143,21 @@ class Presence:
         await self.streams.open()
         self.point.daemon.on_end(self._renewal.set)
 
-    def _require_place(self) -> None:
-        """Raise `SwarmError` if the name is taken, or if the swarm plays only other graphs."""
+    def _settle_name(self) -> None:
+        """Where another key claims the name, take one that only this key can claim, unless the run has this one."""
+        roster, name = self.roster, self.roster.own.name
+        if not roster.rivals:
+            return
+        rival = min(roster.rivals)
+        if self._fixed_name or "@" in name:
+            self._tell(f"peer {name!r}: {rival} claims this name, too; peers that meet both show each with its key")
+            return
+        roster.qualify_own_name()
+        self._tell(f"peer {name!r}: the name is that of {rival} in swarm {roster.swarm!r}; this is {roster.own.name!r}")
+
+    def _require_same_graph(self) -> None:
+        """Raise `SwarmError` if the swarm plays only other graphs."""
         roster = self.roster
-        if roster.rival is not None:
-            raise SwarmError(
-                f"peer {roster.own.name!r}: the name is taken in swarm {roster.swarm!r} by {roster.rival}"
-                f"; choose another name or, if that was this peer, use its identity file or wait {self._ttl_s:.0f} s"
-            )
         strangers = roster.strangers()
         if not strangers:
             return
@@ -204,7 +220,7 @@ class Presence:
         if not self.running:
             self._tell(f"the libp2p daemon has ended ({self.point.daemon.last_words()}); starting it again")
             await self.point.close()
-            self.point = await MeetingPoint.open(self.identity, self._network, tell=self._tell)
+            self.point = await self._meeting_point()
             await self._listen()
             await self.point.rejoin(self.roster.places())
         self.addresses = await self.point.addresses()

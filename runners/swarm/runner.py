@@ -11,18 +11,22 @@ from genrl_graph.runners.loop.exchange import Swarm
 from genrl_graph.runners.loop.runner import RunProgress, Tell, exchanges
 from genrl_graph.runners.loop.signals import Stop
 from genrl_graph.runners.swarm.admission.rules import Admission, makers
+from genrl_graph.runners.swarm.claims import proof_of
 from genrl_graph.runners.swarm.exchange import PAUSE_S, PeerSwarm
 from genrl_graph.runners.swarm.host import Host, PeerIdentity
 from genrl_graph.runners.swarm.offers import MAX_ANNOUNCEMENT, Inbox
+from genrl_graph.runners.swarm.transport.heartbeat import qualified
 from genrl_graph.runners.swarm.transport.identity import Identity
 from genrl_graph.runners.swarm.transport.limits import TransportLimits
 from genrl_graph.runners.swarm.transport.network import NetworkOptions
 from genrl_graph.runners.swarm.transport.signed import sign_message
+from genrl_graph.store.run_folder import GRAPH
 
 
 class SwarmRunner:
     """One peer of a swarm; its `name` goes into seeds and rows, and `identity` is its key file.
 
+    Where another key has the name, `@` and 8 characters of the own key are added; a resumed run keeps its name.
     `swarm` distinguishes swarms that play the same graph; it defaults to the name of the graph. The run is stored in
     `<run folder>/<name>`, and the key in `<run folder>/<name>.key` by default.
     """
@@ -49,6 +53,18 @@ class SwarmRunner:
         """Return the folder of this peer: `<run folder>/<peer name>`."""
         return run / self.names[0]
 
+    def metrics(self) -> dict[str, float]:
+        """Return what each other peer cost since the last call: bytes, rows, seconds, refusals, lateness."""
+        return self._swarm.conduct.accounts.take() if self._swarm is not None else {}
+
+    def _name_in(self, run: Path, identity: Identity) -> tuple[str, bool]:
+        """Return the name that the run in a folder has, else that which was asked for, and whether there is a run."""
+        own = self.names[0]
+        for name in (qualified(own, identity.peer_id), own):
+            if (run / name / GRAPH).exists():
+                return name, True
+        return own, False
+
     def start(
         self, schedule: Schedule, *, run: Path | None, free: Callable[[], Path], stop: Stop, tell: Tell
     ) -> tuple[Path, Swarm]:
@@ -57,10 +73,11 @@ class SwarmRunner:
         path = self._identity or run / f"{self.names[0]}.key"
         path.parent.mkdir(parents=True, exist_ok=True)
         identity = Identity.load(path)
+        name, is_resumed = self._name_in(run, identity)
         nodes = exchanges(schedule)
         inbox = Inbox(schedule.protocol, {name: node.max_staleness for name, node in nodes.items()})
         play = PeerIdentity(
-            swarm=self._swarm_name or schedule.graph.name, protocol=schedule.protocol, name=self.names[0]
+            swarm=self._swarm_name or schedule.graph.name, protocol=schedule.protocol, name=name, fixed=is_resumed
         )
         host = Host.start(
             identity,
@@ -70,6 +87,7 @@ class SwarmRunner:
             on_push=inbox.take,
             tell=tell,
         )
+        self.names = (host.name,)
         self._host, self._linger_s = host, max((node.timeout_s for node in nodes.values()), default=0.0)
         self._swarm = PeerSwarm(
             host,
@@ -84,6 +102,7 @@ class SwarmRunner:
             sign=partial(sign_message, identity),
             stop=stop,
             tell=tell,
+            proof=proof_of(schedule),
         )
         for address in host.addresses:
             tell(f"{self.names[0]}: others come with --join {address}")

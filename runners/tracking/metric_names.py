@@ -88,8 +88,15 @@ METRICS = {
     "memory/rss_gb": "resident memory of this process, in 10^9 bytes",
     "memory/peak_gb": "peak memory of this process, in 10^9 bytes",
     "memory/device_gb": "peak memory of torch on a CUDA device, in 10^9 bytes; only where one is used",
+    "peer/<peer>/bytes": "bytes of rows received from another peer in this round (swarm runner)",
+    "peer/<peer>/rows": "rows of it that were admitted",
+    "peer/<peer>/seconds": "seconds spent on its rows: admitting them, building their tasks, judging them",
+    "peer/<peer>/refused": "its rows, payloads and messages that were refused",
+    "peer/<peer>/late": "exchanges to which it came too late",
     "budget/failed_rows": "rows of the run that failed or stayed unjudged so far",
     "budget/retries": "retries of steps in the run so far",
+    "stalled/no_variance": "rounds in a row, this one included, in which no group of rewards varied; 0: one did",
+    "stalled/unchanged": "rounds in a row in which an update was due, but no trained policy has other weights",
     "trackers/failures": "failed calls of trackers so far",
     "eval/<node>/<metric>": "a metric of the node in an evaluation, on held-out tasks",
     "eval/stage<k>/<metric>": "results of stage k in an evaluation, with <opponent>/draws and <opponent>/losses",
@@ -100,7 +107,8 @@ METRICS = {
 }
 """The meaning of every metric; nodes of your own add `<node>/<metric>`.
 
-`memory/`, `budget/` and `trackers/` belong to the process and stand in the line of each of its peers.
+`memory/`, `peer/`, `budget/`, `stalled/` and `trackers/` belong to the process and stand in the line of each of its
+peers.
 """
 
 

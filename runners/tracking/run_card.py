@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from genrl_graph.store.durable import write_file
+from genrl_graph.store.run_path import RunPath
+
+KEY_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class RunCard:
 
     def key(self) -> str:
         """Return an id stored in the run folder, by which a resumed run finds its runs in the trackers."""
-        path = self.folder / "tracker_key"
+        path = RunPath(self.folder) / "tracker_key"
         if not path.exists():
-            write_file(path, secrets.token_hex(4).encode())
-        return path.read_text()
+            path.write(secrets.token_hex(4).encode())
+        return path.read(KEY_BYTES).decode()

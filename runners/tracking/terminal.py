@@ -51,6 +51,7 @@ class Terminal:
         self._totals = [StageTotal(stage) for stage in range(schedule.stages)]
         self._position = played  # rounds that were played or skipped
         self.played = 0
+        self._any_round = False
         self._started = time.monotonic()
         self._last_line = self._started - LINE_EVERY_S
         self._time_left = _TimeLeft(table_column=Column(no_wrap=True, min_width=12))
@@ -82,25 +83,34 @@ class Terminal:
         doing = f"[dim]{'evaluation: ' if evaluating else ''}{step} {peer}[/dim]"
         self._bar.update(self._task, completed=self._position + within, doing=doing)
 
-    def round(self, round: int, peers: Peers, seconds: float) -> None:
-        """Print the results of a round and estimate the time left; lines within a second of another are dropped."""
+    def restore(self, peers: Peers) -> list[StageLine]:
+        """Add a round to the totals, from its metrics by peer."""
         lines = self._stages.lines(peers)
         for total, line in zip(self._totals, lines, strict=True):
             total.add(line)
+        self._any_round = True
+        return lines
+
+    def round(self, round: int, peers: Peers, seconds: float, *, failed: str = "") -> None:
+        """Print the results of a round and estimate the time left.
+
+        Lines within a second of another are dropped, except those with rows that `failed`.
+        """
+        lines = self.restore(peers)
         self.played += 1
         now, remaining = time.monotonic(), self._rounds - round - 1
         eta = (now - self._started) / self.played * remaining
         self._time_left.ends = now + eta
         self._go_to(round + 1)
-        if now - self._last_line < LINE_EVERY_S and remaining:
+        if now - self._last_line < LINE_EVERY_S and remaining and not failed:
             return
         self._last_line = now
         if self._console.is_interactive:
-            text = f"{brief(lines)}  {seconds:.1f} s"
+            text = f"{'; '.join(filter(None, [brief(lines), failed]))}  {seconds:.1f} s"
         else:
             parts = [str(line) for line in lines if line.measured]
             speed = [f"{speed} {unit}/s" for unit, speed in speeds(lines).items()]
-            text = f"{'; '.join([*parts, *speed])}  {seconds:.1f} s, {eta:.0f} s left"
+            text = f"{'; '.join(filter(None, [*parts, failed, *speed]))}  {seconds:.1f} s, {eta:.0f} s left"
         self._console.print(f"round {round + 1}/{self._rounds}  {text}", soft_wrap=True, markup=False)
 
     def skipped(self, round: int, later: int) -> None:
@@ -108,19 +118,32 @@ class Terminal:
         self._go_to(later)
         self._console.print(f"round {round + 1}/{self._rounds}  left: the swarm is in round {later + 1}")
 
+    def unplayed(self, rounds: int) -> None:
+        """Print how many rounds were left out, if any."""
+        if rounds:
+            what = f"{rounds} of {counted(self._rounds, 'round')} were not played: the swarm was ahead"
+            self._console.print(f"\n{what}", style="bold", soft_wrap=True)
+
     def _go_to(self, round: int) -> None:
         self._position = round
         if self._console.is_interactive:
             self._bar.update(self._task, completed=round)
 
-    def summary(self, *, before: Digests, after: Digests, store: Path, then: Mapping[str, str]) -> None:
-        """Print the totals per stage, the weights per peer, the store, and the commands of `then` by purpose."""
-        self._console.print("", _stage_table(self._totals if self.played else []), "", sep="\n")
+    def summary(
+        self, *, before: Digests, after: Digests, store: Path, notes: Sequence[str] = (), then: Mapping[str, str]
+    ) -> None:
+        """Print the totals per stage, the weights per peer, the store, `notes`, and the commands of `then` by purpose.
+
+        The totals cover the whole run, rounds that a previous run played included.
+        """
+        self._console.print("", _stage_table(self._totals if self._any_round else []), "", sep="\n")
         for (peer, carry), digest in before.items():
             now = after.get((peer, carry), digest)
             change = f"{digest[:16]} -> {now[:16]}" + ("" if digest != now else " (unchanged)")
             self._console.print(f"{peer} {carry}: weights {change}", soft_wrap=True, markup=False)
         self._console.print(f"rollouts: {store}", soft_wrap=True, markup=False)
+        for note in notes:
+            self._console.print(note, soft_wrap=True, markup=False)
         self._console.print("\nwhat to look at next:")
         for what, command in then.items():
             self._console.print(Text.assemble((f"{what:<8}  ", "dim"), command), soft_wrap=True)

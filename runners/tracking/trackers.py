@@ -13,6 +13,7 @@ peers:
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -27,6 +28,8 @@ from genrl_graph.runners.tracking.mlflow_tracker import MlflowTracker
 from genrl_graph.runners.tracking.run_card import RunCard
 from genrl_graph.runners.tracking.wandb_tracker import WandbTracker
 from genrl_graph.store.durable import failed
+from genrl_graph.store.metrics_file import METRICS, end_of_whole_lines
+from genrl_graph.store.run_path import RunPath
 
 EXTRA = ("wandb", "mlflow")
 """Trackers that need an optional package of the same name."""
@@ -51,9 +54,9 @@ class JsonLines:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._file = path.open("ab", buffering=0)
-            if torn := len(path.read_bytes().rpartition(b"\n")[2]):  # a line cut short by a full disk or a crash
-                self._file.truncate(path.stat().st_size - torn)
+            handle = (RunPath(path.parent) / path.name).open(os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            self._file = os.fdopen(handle, "r+b", buffering=0)
+            self._file.truncate(end_of_whole_lines(self._file))  # a line cut short by a full disk or a crash
         except OSError as error:
             raise failed(path, "open", error) from error
 
@@ -99,8 +102,10 @@ class TensorBoard:
         # on a full disk the thread of tensorboardX's SummaryWriter dies silently, and then `add_scalar` hangs
         from tensorboardX.event_file_writer import EventsWriter
 
+        events = RunPath(self._folder.parent) / self._folder.name
+        (events / peer).make_folder()
+        events.require_plain()
         folder = self._folder / peer
-        folder.mkdir(parents=True, exist_ok=True)
         number = len(list(folder.iterdir()))  # a file of the same second would be overwritten
         return EventsWriter(str(folder / "events"), f".{number}")
 
@@ -129,7 +134,7 @@ def make_trackers(
     limit_s = LIMIT_S + len(card.peers)
     chosen = [name for name in dict.fromkeys(names) if name != "jsonl"]
     return [
-        JsonLines(folder / "metrics.jsonl"),
+        JsonLines(folder / METRICS),
         *(GuardedTracker(name, makers[name], tell=tell, limit_s=limit_s) for name in chosen),
     ]
 

@@ -29,13 +29,15 @@ def long_game(nodes: int) -> Graph:
     g = Graph("long_game")
     policy = g.carry("policy", TinyLM())
     tasks = g.add("tasks", ReasoningGym(dataset="chain_sum"))
-    said = g.add("say_0", Answer(), tasks=tasks, policy=policy)
+    said = g.add("say_0", Answer(num_generations=2), tasks=tasks, policy=policy)
     stages, rest = divmod(nodes - 1, 4)  # four nodes a stage, less the last gather; the source and the update
     credits = []
     for stage in range(stages):
         if stage:
             heard = g.add(f"hear_{stage - 1}", Gather(min_peers=1), rows=said)
-            said = g.add(f"say_{stage}", Critique(quote=1), tasks=tasks, answers=heard, policy=policy)
+            said = g.add(
+                f"say_{stage}", Critique(quote=1, num_generations=2), tasks=tasks, answers=heard, policy=policy
+            )
         scored = g.add(f"score_{stage}", MathReward(), rollouts=said)
         credited = g.add(f"credit_{stage}", GroupAdvantage(), scored=scored)
         if stage < rest:

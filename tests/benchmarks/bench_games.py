@@ -44,12 +44,12 @@ def test_steps_and_updates() -> None:
     played: dict[str, list[float]] = {"ours": [], "hand": []}
     trained: dict[str, list[float]] = {"ours": [], "hand": []}
     for number in range(TIMES):
-        rows, seconds = _timed(lambda number=number: ours(WARM_UP + number))
+        rows, seconds = _timed(ours, WARM_UP + number)
         played["ours"].append(seconds / len(rows))
-        batch, seconds = _timed(lambda number=number: hand.play(1000 * number))
+        batch, seconds = _timed(hand.play, 1000 * number)
         played["hand"].append(seconds / len(batch["actions"]))
-        trained["ours"].append(_timed(lambda rows=rows, number=number: train(rows, number))[1] / len(rows))
-        trained["hand"].append(_timed(lambda batch=batch: hand.train(batch))[1] / len(batch["actions"]))
+        trained["ours"].append(_timed(train, rows, number)[1] / len(rows))
+        trained["hand"].append(_timed(hand.train, batch)[1] / len(batch["actions"]))
     by_hand = Row("a step by hand", played["hand"]), Row("training on a step by hand", trained["hand"])
     report(
         "games",
@@ -63,10 +63,10 @@ def test_steps_and_updates() -> None:
     )
 
 
-def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
+def _timed(call: Callable[..., Any], *arguments: object) -> tuple[Any, float]:
     """What a call gives, and the processor's seconds that it took: all of it is one thread."""
     started = time.process_time()
-    found = call()
+    found = call(*arguments)
     return found, time.process_time() - started
 
 

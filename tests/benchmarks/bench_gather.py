@@ -5,10 +5,8 @@ run between the same daemons: every peer sends every other one a request and tak
 """
 
 import json
-import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +14,7 @@ from pathlib import Path
 from statistics import quantiles
 
 import pytest
-from measure import Row, figures, interleaved, report
+from measure import Row, figures, interleaved, report, started
 
 HERE = Path(__file__).parent
 WARM = 3  # rounds before any is timed: memory that is used for the first time is slow
@@ -71,13 +69,6 @@ def swarm(count: int, folder: Path) -> Iterator[Peers]:
         yield peers
     finally:
         peers.close()
-
-
-def started(script: str, *arguments: str, **env: str) -> "subprocess.Popen[str]":
-    """A process with one thread."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE), **env}
-    command = [sys.executable, str(HERE / script), *arguments]
-    return subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def gloo(count: int) -> Mapping[str, list[float]]:

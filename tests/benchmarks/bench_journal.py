@@ -32,7 +32,7 @@ def rollouts() -> Rollouts:
             "sample": at % 4,
             "policy": "policy",
             "policy_version": 0,
-            "tokenizer": "t" * 32,
+            "tokenizer_fingerprint": "t" * 32,
             "temperature": 1.0,
             "messages": [{"role": "user", "content": "four " * PROMPT}],
             "prompt_ids": prompts[at // 4],
@@ -40,7 +40,7 @@ def rollouts() -> Rollouts:
             "completion_mask": np.ones(COMPLETION, np.int8),
             "logprobs": rng.standard_normal(COMPLETION).astype(np.float32),
             "completion": "four " * COMPLETION,
-            "finish": "length",
+            "finish_reason": "length",
             "error": "",
         }
         for at in range(ROWS)

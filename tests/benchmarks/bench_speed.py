@@ -19,8 +19,7 @@ from statistics import median
 
 import pytest
 import torch
-from bench_gather import started
-from measure import figures, keep, quartiles
+from measure import figures, keep, quartiles, started
 from rich.console import Console
 from rich.table import Table
 from speed_game import Job
@@ -119,7 +118,7 @@ def test_peak_memory_follows_the_budget(folder: Path) -> None:
         with contender("ours", asked, folder / "prompts.json") as one:
             peaks[what] = one.round()["peak_gb"]
     base = peaks["G = 2"]
-    rows = {f"{what}: peak in GB": (peak, None) for what, peak in peaks.items()}
+    rows: dict[str, tuple[float, float | None]] = {f"{what}: peak in GB": (peak, None) for what, peak in peaks.items()}
     rows |= {f"{what}: to that of G = 2": (peaks[what] / base, 1.1) for what in ("G = 8", "G = 32")}
     figures("speed_memory", f"Peak memory of a round of 32 completions, trained {BUDGET} tokens at once", rows)
 

@@ -40,7 +40,7 @@ def rollouts(round: int, *, tokens: int = TOKENS) -> pa.Table:
             "sample": at % 4,
             "policy": "policy",
             "policy_version": round,
-            "tokenizer": "t" * 32,
+            "tokenizer_fingerprint": "t" * 32,
             "temperature": 1.0,
             "messages": [{"role": "user", "content": f"What is {at} + {round}?"}],
             "prompt_ids": ids[at // 4, :SHORT],
@@ -48,7 +48,7 @@ def rollouts(round: int, *, tokens: int = TOKENS) -> pa.Table:
             "completion_mask": np.ones(tokens, np.int8),
             "logprobs": rng.standard_normal(tokens).astype(np.float32),
             "completion": " ".join(map(str, ids[at])),
-            "finish": "length",
+            "finish_reason": "length",
             "error": "",
         }
         for at in range(ROWS)
@@ -144,7 +144,7 @@ def test_a_long_run(folder: Path) -> None:
                 store.commit(given(next(rounds[store])))
             store.flush()
 
-        calls = {"new": lambda: block(new), "old": lambda: block(old)}
+        calls: dict[str, Callable[[], object]] = {"new": lambda: block(new), "old": lambda: block(old)}
         interleaved(calls, times=1)
         found = interleaved(calls, times=TIMES)
     young = Row("64 rounds and their block, a run at its beginning", [seconds / 64 for seconds in found["new"]])
@@ -157,7 +157,7 @@ def test_a_long_run(folder: Path) -> None:
         np.save(folder / "plain.npy", values)
         calls = {
             "numpy": lambda: np.load(folder / "plain.npy"),
-            "store": lambda group=group, column=column: read(store, group, column),  # type: ignore[misc]
+            "store": partial(read, store, group, column),
         }
         times = interleaved(calls, times=TIMES)
         plain = Row(f"numpy.load of {values.nbytes / 1e6:.1f} MB", times["numpy"])

@@ -7,9 +7,10 @@ other peer and an answer of so many bytes over a bare stream. Each is answered w
 import asyncio
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from gather_rows import EXCHANGE, SCHEDULE, rows_of_size
 from hivemind.p2p import PeerID
@@ -107,11 +108,12 @@ class GatherPeer:
 def main() -> None:
     name, folder, *join = sys.argv[1:]
     peer = GatherPeer(name, Path(folder), join)
+    calls: dict[str, Callable[[Any], None]] = {"peers": peer.peers, "gather": peer.gather, "streams": peer.streams}
     with peer.host:
         print(json.dumps([peer.host.peer_id, peer.host.addresses]), flush=True)
         for line in sys.stdin:
             what, value = json.loads(line)
-            {"peers": peer.peers, "gather": peer.gather, "streams": peer.streams}[what](value)
+            calls[what](value)
             print("done", flush=True)
 
 

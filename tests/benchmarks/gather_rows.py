@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from genrl_graph import Frame, Graph, R, Select, Source, Task, Tensor
 from genrl_graph.arrow.cast import Column
-from genrl_graph.dag.schedule import compile_graph
+from genrl_graph.dag.schedule import Schedule, compile_graph
 from genrl_graph.nodes.exchange.gather import Gather
 
 ROW_KB = 256
@@ -39,15 +39,17 @@ class Read(Select, name="bench_read"):
         return rows
 
 
-def _schedule():
+def _schedule() -> tuple[Schedule, Gather]:
     graph = Graph("bench_gather")
     gathered = graph.add("gathered", Gather(min_peers=2, timeout_s=300.0), rows=graph.add("blobs", Blob()))
     graph.add("read", Read(), rows=gathered)
-    return compile_graph(graph)
+    schedule = compile_graph(graph)
+    exchange = schedule.nodes["gathered"]
+    assert isinstance(exchange, Gather)
+    return schedule, exchange
 
 
-SCHEDULE = _schedule()
-EXCHANGE = SCHEDULE.nodes["gathered"]
+SCHEDULE, EXCHANGE = _schedule()
 
 
 def rows_of_size(kilobytes: int, *, seed: int) -> Blobs:

@@ -17,7 +17,8 @@ def main() -> None:
     torch.set_num_threads(1)
     ranks = Ranks(rank, size, backend="gloo", stop=Stop())
     swarm = TorchSwarm(ranks, ["gathered"], tell=print)
-    found, number = {}, 0
+    found: dict[str, list[float]] = {}
+    number = 0
     for kilobytes, times in wanted.items():
         rows, found[kilobytes] = rows_of_size(int(kilobytes), seed=rank), []
         for _ in range(times + 1):

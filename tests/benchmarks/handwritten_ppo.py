@@ -82,7 +82,7 @@ class Handwritten:
                 surrogate = torch.min(ratio * scaled, ratio.clamp(0.8, 1.2) * scaled).mean()
                 loss = -surrogate + 0.25 * ((values - targets[part]) ** 2).mean() - 0.0 * chances.entropy().mean()
                 self.optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 nn.utils.clip_grad_norm_(self.agent.parameters(), 0.5)
                 self.optimizer.step()
 

@@ -7,6 +7,8 @@ import gc
 import json
 import os
 import platform
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +19,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-RESULTS = Path(__file__).resolve().parents[2] / "runs" / "bench.json"
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE.parents[1] / "runs" / "bench.json"
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
@@ -116,6 +119,13 @@ def figures(name: str, title: str, values: Mapping[str, tuple[float, float | Non
         for what, (value, most) in values.items()
     ]
     keep(name, {"title": title, "rows": rows})
+
+
+def started(script: str, *arguments: str, **env: str) -> "subprocess.Popen[str]":
+    """A process with one thread."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE), **env}
+    command = [sys.executable, str(HERE / script), *arguments]
+    return subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def quartiles(values: Sequence[float]) -> str:

@@ -15,7 +15,7 @@ from trl import GRPOConfig, GRPOTrainer
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 
 
-class OnDemand(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+class OnDemand(TrainerCallback):
     """A step begins when a line comes, and ends with its figures: `tell(seconds in all, seconds of sampling)`."""
 
     def __init__(self, generate: Clock, tell: Callable[[float, float], None], ready: Callable[[], None]) -> None:

@@ -166,10 +166,10 @@ def hold(rows: Frame, like: Frame) -> None:
         assert len(row["completion_ids"]) == len(row["completion_mask"]) == len(row["logprobs"])
         assert np.isfinite([row["temperature"], *row["logprobs"]]).all()
         assert all(0 <= token < 200 for name in ("prompt_ids", "completion_ids") for token in row[name])
-        assert TASKS[row["task_id"]].answer and row["finish"] in ("stop", "length", "failed")
+        assert TASKS[row["task_id"]].answer and row["finish_reason"] in ("stop", "length", "failed")
         named = {name: row[name] for name in ("peer", "round", "node", "task_id", "parent_ids", "sample")}
-        tokens = {name: np.asarray(row[name], np.int32) for name in ("prompt_ids", "completion_ids")}
-        assert row["id"] == rollout_id(protocol=SCHEDULE.protocol, **named, **tokens)
+        named |= {name: np.asarray(row[name], np.int32) for name in ("prompt_ids", "completion_ids")}
+        assert row["id"] == rollout_id(protocol=SCHEDULE.protocol, **named)
     for row in rows.rows() if isinstance(rows, Tasks) else ():
         assert TASKS[row["id"]].answer == row["answer"]
 

@@ -91,7 +91,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
         ("a.csv", b"question,answer\n", {}, "the data set has no rows"),
         ("a.jsonl", b'{"question": "1+1=", "answer"\n', {}, r"1: no JSON: Expecting ':' delimiter"),
         ("a.jsonl", b"[1, 2]", {}, "a row must be a JSON object, not '1'"),
-        ("a.jsonl", b"\xff\xfe\n", {}, "cannot be read: 'utf-8' codec can't decode byte 0xff in position 0"),
+        ("a.jsonl", b"\xff\xfe\n", {}, r"a.jsonl:1: not UTF-8 text \(byte 0xff\); save it as UTF-8"),
         ("a.parquet", b"PAR1 and no more", {}, "cannot be read: "),
         ("a.txt", b"1+1=", {}, r"cannot read a \.txt file; give one of \.jsonl, \.json, \.csv, \.parquet"),
         (
@@ -110,7 +110,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
             "a.jsonl",
             b'{"question": "1+1=", "answer": "2"}\n{"question": "1+2="}\n',
             {},
-            "row 1 holds nothing in column 'answer'; mend it or leave the row out",
+            "a.jsonl:2: row 1: no column 'answer'; it has question",
         ),
         ("a.jsonl", b'{"question": "1+1=", "answer": "2"}\n', {}, "num_tasks is 32, but there are 1 rows; lower num_"),
     ],

@@ -182,7 +182,7 @@ def test_token_ids_are_those_of_the_stored_text(played: Played) -> None:
     policy = played.policy("peer0000")
     for node in GENERATORS:
         rows = played.rollouts(node)
-        assert set(rows.values("tokenizer")) == {policy.tokenizer_fingerprint}
+        assert set(rows.values("tokenizer_fingerprint")) == {policy.tokenizer_fingerprint}
         for ids, text in zip(rows.ragged("completion_ids"), rows.values("completion"), strict=True):
             assert policy.decode(ids.tolist()) == text
         for ids, messages in zip(rows.ragged("prompt_ids"), rows.values("messages"), strict=True):

@@ -1,15 +1,14 @@
 """Fixtures: rollouts as a generator returns them, for tests of rewards, selects and advantages."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fixture_types import MakeRollouts
 
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Rollouts
 from genrl_graph.nodes.reward.worker.worker_pool import shared_pool
-
-MakeRollouts = Callable[..., Rollouts]
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +38,7 @@ def _row(at: int, completion: str) -> dict[str, Any]:
         "sample": at,
         "policy": "policy",
         "policy_version": 0,
-        "tokenizer": "t",
+        "tokenizer_fingerprint": "t",
         "temperature": 1.0,
         "messages": [{"role": "user", "content": "What is it?"}],
         "prompt_ids": [1, 2],
@@ -47,7 +46,7 @@ def _row(at: int, completion: str) -> dict[str, Any]:
         "completion_mask": [1, 1],
         "logprobs": [-0.5, -0.25],
         "completion": completion,
-        "finish": "stop",
+        "finish_reason": "stop",
         "error": "",
     }
 

@@ -1,6 +1,6 @@
-"""Let tests of runners import the modules beside them: `crash`, `ranks`, `screens`."""
+"""Let tests of runners import the modules beside them (`crash`, `ranks`, `screens`) and the fuzzer of run folders."""
 
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parent))
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "fuzz")]

@@ -66,6 +66,7 @@ def wait(processes: Sequence[subprocess.Popen[str]], limit_s: float = LIMIT_S) -
     texts: list[str] = [""] * len(processes)
 
     def read(at: int, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
         with process.stdout as stream:
             texts[at] = stream.read()
 

@@ -6,10 +6,14 @@ import time
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 import genrl_graph.graphs
 from genrl_graph import Graph, load
-from genrl_graph.errors import RewardFailed
+from genrl_graph.errors import ParamError, RewardFailed, TooManyFailed
 from genrl_graph.nodes.library import Answer, CausalLM, FunctionReward, GroupAdvantage, Grpo, ListSource, RegexReward
 from genrl_graph.runners.dry import dry_play
 from genrl_graph.store.run_store import RunStore
@@ -30,11 +34,18 @@ def test_every_shipped_graph_is_played_dry(capsys: pytest.CaptureFixture[str]) -
             print(shown.out.splitlines()[-1])
 
 
-def model_game(template: str = "{{ task.question }}", pattern: str = "is") -> Graph:
+def model_game(
+    template: str = "{{ task.question }}",
+    pattern: str = "is",
+    *,
+    model: str = "nobody/has-this-model",
+    max_prompt_tokens: int | None = None,
+) -> Graph:
     graph = Graph("dry")
-    policy = graph.carry("policy", CausalLM(model="nobody/has-this-model"))
+    policy = graph.carry("policy", CausalLM(model=model))
     tasks = graph.add("tasks", ListSource(tasks=[{"question": "How many?", "answer": "7"}]))
-    answer = graph.add("answer", Answer(template=template, num_generations=8), tasks=tasks, policy=policy)
+    node = Answer(template=template, num_generations=8, max_prompt_tokens=max_prompt_tokens)
+    answer = graph.add("answer", node, tasks=tasks, policy=policy)
     score = graph.add("score", RegexReward(pattern=pattern), rollouts=answer)
     credit = graph.add("credit", GroupAdvantage(), scored=score)
     graph.next_round(policy=graph.add("update", Grpo(), policy=policy, credited=[credit]))
@@ -78,3 +89,37 @@ def test_the_command_plays_as_many_peers_as_the_exchanges_need(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     assert "dry play of tiny_multistage: ok (1 round" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def folder_of_a_model(folder: Path, *, context: int) -> Path:
+    """Write the configuration and a tokenizer with one token per character, as of a model; no weights are needed."""
+    characters = [chr(code) for code in range(32, 127)]
+    vocabulary = {token: at for at, token in enumerate(["<end>", "\n", *characters])}
+    backend = Tokenizer(WordLevel(vocabulary, unk_token=" "))
+    backend.pre_tokenizer = Split("", "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", pad_token="<end>")
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    tokenizer.save_pretrained(folder)
+    LlamaConfig(vocab_size=len(vocabulary), max_position_embeddings=context).save_pretrained(folder)
+    return folder
+
+
+def test_prompts_are_counted_with_the_tokenizer_of_a_model_that_is_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, question = str(folder_of_a_model(tmp_path / "model", context=300)), "How many?"
+    graph = model_game(model=model, max_prompt_tokens=len(question))
+    dry_play(graph)
+    assert f"first prompt, {len(question)} tokens \u2500" in capsys.readouterr().err
+    reason = (
+        rf"answer \(round 0, peer0000\): 8 of 8 rows failed, .*: the prompt has {len(question)} tokens, but at most 8"
+    )
+    with pytest.raises(TooManyFailed, match=reason):
+        dry_play(model_game(model=model, max_prompt_tokens=len(question) - 1), quiet=True)
+    with pytest.raises(ParamError, match=r"max_new_tokens: 256 leave no room for a prompt in the 200 tokens"):
+        dry_play(model_game(model=str(folder_of_a_model(tmp_path / "short", context=200))), quiet=True)
+
+
+def test_a_stand_in_s_own_tokenizer_limits_no_prompt(capsys: pytest.CaptureFixture[str]) -> None:
+    dry_play(model_game(max_prompt_tokens=1))
+    assert "tokens of the stand-in" in capsys.readouterr().err

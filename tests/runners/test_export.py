@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from architectures import causal
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -64,7 +65,7 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 def test_plain_transformers_gives_the_same_logits(runs: dict[str, Run], kind: str, tmp_path: Path) -> None:
     run = runs[kind]
     out = export_policy(run.folder, "policy", tmp_path / "out")
-    policy = Checkpoint(run=str(run.folder), device="cpu").init("policy", seed=0)
+    policy = causal(Checkpoint(run=str(run.folder), device="cpu").init("policy", seed=0))
     assert policy.digest() == run.after["peer0000", "policy"] != run.before["peer0000", "policy"]
     torch.testing.assert_close(
         logits(AutoModelForCausalLM.from_pretrained(out)), logits(policy.model), rtol=1e-4, atol=1e-5
@@ -78,7 +79,7 @@ def test_plain_transformers_gives_the_same_logits(runs: dict[str, Run], kind: st
 def test_an_adapter_alone_is_one_of_peft(runs: dict[str, Run], tmp_path: Path) -> None:
     run = runs["lora"]
     out = export_policy(run.folder, "policy", tmp_path / "out", adapter_only=True)
-    policy = Checkpoint(run=str(run.folder), device="cpu").init("policy", seed=0)
+    policy = causal(Checkpoint(run=str(run.folder), device="cpu").init("policy", seed=0))
     base = AutoModelForCausalLM.from_pretrained(
         json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"]
     )

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zarr
@@ -140,7 +141,8 @@ def test_every_step_is_recorded_with_what_it_did(store: RunStore) -> None:
 
 
 def test_the_curve_of_a_reward_is_one_array(run: Run, store: RunStore) -> None:
-    rewards = zarr.open(str(run.rollouts))["score_answer/reward"][:]
+    root: Any = zarr.open(str(run.rollouts))
+    rewards = root["score_answer/reward"][:]
     assert rewards.tolist() == store.table("score_answer").column("reward").to_pylist()
     even, short = (store.table("score_answer").column(name).to_pylist() for name in ("reward_even", "reward_short"))
     assert rewards.tolist() == [a + b for a, b in zip(even, short, strict=True)]

@@ -14,6 +14,8 @@ from genrl_graph.runners.play import play
 from genrl_graph.runners.torchrun import TorchRunner
 from genrl_graph.store.run_folder import read_graph
 
+pytestmark = pytest.mark.xdist_group("torchrun")  # one process makes what its tests share
+
 TINY = ROOT / "graphs/tiny_multistage.yaml"
 ROUNDS = 4
 PEERS = ("peer0000", "peer0001")
@@ -51,6 +53,7 @@ def test_ranks_play_what_the_peers_of_one_process_play(local: Path, tmp_path: Pa
     assert (tmp_path / "run/peer0001/metrics.jsonl").read_text().count('"peer": "peer0001"') == ROUNDS
 
 
+@pytest.mark.long
 def test_a_rank_that_dies_ends_the_job_and_all_go_on_to_the_same_bits(local: Path, tmp_path: Path) -> None:
     peer, commit = 1, 22
     (tmp_path / "cut.py").write_text(CUT)
@@ -65,6 +68,7 @@ def test_a_rank_that_dies_ends_the_job_and_all_go_on_to_the_same_bits(local: Pat
     same_as_local(local, tmp_path / "run")
 
 
+@pytest.mark.long
 def test_torchrun_starts_a_job_again_that_lost_a_rank(local: Path, tmp_path: Path) -> None:
     """Its restart is `run --resume`: the second try finds the folders of the first."""
     once = CUT.replace(
@@ -109,6 +113,7 @@ def test_unequal_ranks_end_every_round(tmp_path: Path) -> None:
     assert rows["answers"]["peer"].to_pylist().count("peer0001") == 3 * 16 * 8
 
 
+@pytest.mark.long
 def test_ranks_share_the_boards_that_they_played(tmp_path: Path) -> None:
     """Trajectories of two ranks, tensors and all, come through the exchange as between two peers of one process."""
     file = ROOT / "graphs/games/tic_tac_toe_swarm.yaml"
@@ -170,6 +175,7 @@ def offline_maths(tmp_path: Path) -> list[str]:
     ]
 
 
+@pytest.mark.long
 def test_two_agents_play_the_maths_recipe(offline_maths: list[str], tmp_path: Path) -> None:
     port = free_port()
     recipe = str(ROOT / "graphs/multistage_math/dapo.yaml")

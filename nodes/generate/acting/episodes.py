@@ -7,13 +7,13 @@ import numpy as np
 
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.games.environment_pool import GamePool
-from genrl_graph.nodes.games.game import Floats, Game, GameError, Mask, Turn
+from genrl_graph.nodes.games.game import Floats, Game, GameError, Mask, SeatEnd, Turn
 from genrl_graph.nodes.generate.acting.seating import Player, Seats
 
 
 @dataclass(slots=True)
 class SeatTrajectory:
-    """Observations, actions and rewards of one seat, step by step; `final_observation` only if truncated."""
+    """Observations, actions and rewards of one seat, step by step, and how it ended."""
 
     observations: list[Floats] = field(default_factory=list)
     masks: list[Mask] = field(default_factory=list)
@@ -21,7 +21,7 @@ class SeatTrajectory:
     logprobs: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
-    final_observation: Floats | None = None
+    end: SeatEnd | None = None
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class Episode:
     traces: dict[int, SeatTrajectory] = field(default_factory=dict)
     returns: list[float] = field(default_factory=list)  # by seat
     moves: int = 0
-    finish: str = ""
+    over: bool = False
     error: str = ""
 
 
@@ -45,6 +45,8 @@ class _RunningEpisode:
 
     def __init__(self, episode: Episode, game: Game, *, max_steps: int) -> None:
         self.episode, self.game, self.turn = episode, game, game.reset(episode.seed)
+        if self.turn.over:
+            raise GameError("the game is over before the first move")
         self._max_steps = max_steps
         episode.traces = {seat: SeatTrajectory() for seat in episode.seats.own}
         episode.returns = [0.0] * len(episode.seats.players)
@@ -70,10 +72,10 @@ class _RunningEpisode:
             trace.values.append(value)
             trace.rewards.append(0.0)
         self._add_rewards(turn)
-        if turn.finish:
-            episode.finish = turn.finish
-            for seat, own in episode.traces.items() if turn.finish == "truncated" else ():
-                own.final_observation = self.game.final_observation(seat)
+        episode.over = turn.over
+        for seat, end in turn.ends.items():
+            if seat in episode.traces:
+                episode.traces[seat].end = end
 
     def _add_rewards(self, turn: Turn) -> None:
         """Add each seat's reward to the last action of that seat, even if other seats moved since."""
@@ -123,14 +125,14 @@ def _move(running: _RunningEpisode, pool: GamePool, action: int, logprob: float,
     except Exception as error:  # environments are third-party code and raise anything
         _fail(episode, error)
         return False
-    if episode.finish:
+    if episode.over:
         pool.give_back(episode.environment, running.game)
-    return not episode.finish
+    return not episode.over
 
 
 def _fail(episode: Episode, error: Exception) -> None:
     reason = str(error) if isinstance(error, GameError) else f"{type(error).__name__}: {error}"
-    episode.finish, episode.error = "failed", f"move {episode.moves}: {' '.join(reason.split())}"
+    episode.over, episode.error = True, f"move {episode.moves}: {' '.join(reason.split())}"
 
 
 def _by_player(running: Sequence[_RunningEpisode]) -> list[tuple[Player, list[_RunningEpisode]]]:

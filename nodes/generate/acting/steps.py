@@ -23,6 +23,11 @@ class _Trajectory(NamedTuple):
     seat: int
     steps: SeatTrajectory
 
+    @property
+    def finish_reason(self) -> str:
+        """How the seat ended: "terminated", "truncated" or "failed"."""
+        return self.steps.end.finish_reason if self.steps.end is not None else "failed"
+
 
 def step_rows(
     place: Place, policy: Actor, episodes: Sequence[Episode], *, round: int, peer: str
@@ -35,8 +40,8 @@ def step_rows(
     repeat = pa.array(np.repeat(np.arange(len(trajectories)), lengths))
     last = np.cumsum(lengths) - 1
     finish, bootstrap = np.zeros(len(repeat), np.int64), np.zeros(len(repeat), np.float32)
-    reasons = ["", *dict.fromkeys(trajectory.episode.finish for trajectory in trajectories)]
-    finish[last] = [reasons.index(trajectory.episode.finish) for trajectory in trajectories]
+    reasons = ["", *dict.fromkeys(trajectory.finish_reason for trajectory in trajectories)]
+    finish[last] = [reasons.index(trajectory.finish_reason) for trajectory in trajectories]
     bootstrap[last] = _bootstrap_values(policy, trajectories)
     by_trajectory = _trajectory_columns(place, trajectories, round, peer)
     columns = {
@@ -55,7 +60,7 @@ def step_rows(
         "logprob": _concatenated(trajectories, "logprobs", np.float32),
         "value": _concatenated(trajectories, "values", np.float32),
         "bootstrap": bootstrap,
-        "finish": pa.array(reasons).take(pa.array(finish)),
+        "finish_reason": pa.array(reasons).take(pa.array(finish)),
         "reward": _concatenated(trajectories, "rewards", np.float64),
     }
     return Trajectories.from_columns(columns, marks=[SCORED])
@@ -137,7 +142,8 @@ def _ids(place: Place, trajectories: Sequence[_Trajectory], *, round: int, peer:
 def _bootstrap_values(policy: Actor, trajectories: Sequence[_Trajectory]) -> NDArray[np.float32]:
     """Return the policy's value of the final observation of each truncated trajectory, 0 for the others."""
     bootstrap = np.zeros(len(trajectories), np.float32)
-    finals = [trajectory.steps.final_observation for trajectory in trajectories]
+    ends = [trajectory.steps.end for trajectory in trajectories]
+    finals = [None if end is None else end.observation for end in ends]
     truncated = [index for index, final in enumerate(finals) if final is not None]
     if truncated:
         observations = np.stack([final for final in finals if final is not None])

@@ -2,16 +2,23 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from genrl_graph.contract.policy import TextPolicy
 from genrl_graph.edge_types.rollouts import Rollouts
 from genrl_graph.nodes.generate.prompting.prompts import Quoted
 
-TooLong = Literal["refuse", "drop_quoted", "cut_left"]
+TooLong = Annotated[
+    Literal["refuse", "drop_quoted", "cut_left"],
+    Field(
+        description="a prompt that does not fit: fail its rows (refuse), leave out the last quoted rows, "
+        "or drop its first tokens"
+    ),
+]
 Quotes = dict[str, list[Quoted]]
 Chat = list[dict[str, str]]
 
@@ -67,7 +74,7 @@ _Row = tuple[str, str, str]  # id, peer, completion
 
 def _by_task(rollouts: Rollouts) -> dict[str, list[_Row]]:
     tasks: dict[str, list[_Row]] = {}
-    columns = [rollouts.values(name) for name in ("task_id", "finish", "id", "peer", "completion")]
+    columns = [rollouts.values(name) for name in ("task_id", "finish_reason", "id", "peer", "completion")]
     for task_id, finish, id, peer, completion in zip(*columns, strict=True):
         if finish != "failed":
             tasks.setdefault(task_id, []).append((id, peer, completion))

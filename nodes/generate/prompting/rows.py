@@ -66,7 +66,7 @@ def rollout_rows(
             "sample": np.asarray(samples, np.int32),
             "policy": [policy.name] * count,
             "policy_version": np.full(count, policy.version, np.int64),
-            "tokenizer": [policy.tokenizer_fingerprint] * count,
+            "tokenizer_fingerprint": [policy.tokenizer_fingerprint] * count,
             "temperature": np.full(count, temperature, np.float32),
         }
     )
@@ -99,7 +99,7 @@ def _completion_columns(rows: Sequence[Completion]) -> dict[str, Any]:
         "completion_mask": pa.ListArray.from_arrays(pa.array(ends), np.ones(ends[-1], np.int8)),
         "logprobs": [row.logprobs for row in rows],
         "completion": [row.text for row in rows],
-        "finish": [row.finish for row in rows],
+        "finish_reason": [row.finish_reason for row in rows],
     }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partialmethod
 
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 

@@ -1,6 +1,5 @@
 """Find a policy in a run's checkpoints and load it."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +9,19 @@ from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import read_document
 from genrl_graph.messages import did_you_mean
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
-from genrl_graph.store.run_folder import CHECKPOINTS, GRAPH, read_graph
+from genrl_graph.store.loading import loading_carry
+from genrl_graph.store.manifest import damaged_files
+from genrl_graph.store.metrics_file import metric_lines
+from genrl_graph.store.run_folder import (
+    CHECKPOINTS,
+    GRAPH,
+    checkpoint_name,
+    checkpoint_rounds,
+    inner_folders,
+    read_graph,
+)
+from genrl_graph.store.run_path import RunPath
+from genrl_graph.store.run_store import refuse_unsafe
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +55,16 @@ class SavedPolicy:
             raise DataError(
                 f"{self.run}: carry.{self.name} is a {type(policy).__name__}, not a language model of torch"
             )
-        if self.folder is not None and optimizer:
-            policy.load(self.folder)
-        elif self.folder is not None:
-            policy.load_weights(self.folder)
+        if self.folder is not None:
+            with loading_carry(f"carry.{self.name}", self.folder):
+                policy.load(self.folder) if optimizer else policy.load_weights(self.folder)
         policy.name = name
         return policy
 
     def final_rewards(self) -> dict[str, float]:
         """Return the mean reward of each reward node in the policy's last round, from metrics.jsonl if present."""
-        file = self.run / "metrics.jsonl"
         rewards: dict[str, float] = {}
-        for line in file.read_text().splitlines() if file.is_file() else []:
-            metrics = json.loads(line)
+        for metrics in metric_lines(self.run):
             if metrics["peer"] == self.peer and metrics["round"] == self.round - 1:
                 means = {name: metrics.get(f"{name}/reward") for name in self.rewards}
                 rewards |= {name: value for name, value in means.items() if value is not None}
@@ -70,6 +78,7 @@ def saved_policy(run: Path, policy: str, *, round: int | None = None, peer: str 
     type of the carry is not registered here.
     """
     run = _folder(run, peer)
+    refuse_unsafe(run)
     text, versions = read_graph(run)
     graph = read_document(parse_document(text, file=str(run / GRAPH)), folder=run).graph
     policies = [name for name, part in graph.carries.items() if part.type_name.startswith("policy.")]
@@ -86,31 +95,35 @@ def saved_policy(run: Path, policy: str, *, round: int | None = None, peer: str 
     if part.next is None:
         return initial
     folder = _checkpoint(run, round)
-    peers = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    peers = [name for name in folder.listing() if (folder / name).is_folder()]
     chosen = peers[0] if peer is None and peers else peer or ""
     if chosen not in peers:
         raise _missing(run, "peer", chosen, peers)
-    return replace(initial, round=int(folder.name), peer=chosen, folder=folder / chosen / policy)
+    return replace(initial, round=int(folder.name), peer=chosen, folder=(folder / chosen / policy).path)
 
 
 def _folder(run: Path, peer: str | None) -> Path:
     """Return the run folder itself, or the sub-folder of a peer if each peer ran in its own process."""
     if (run / GRAPH).exists() or not run.is_dir():
         return run
-    of_peers = sorted(path.parent for path in run.glob(f"*/{GRAPH}"))
+    of_peers = inner_folders(run)
     if peer is not None and of_peers and run / peer not in of_peers:
         raise _missing(run, "peer", peer, [path.name for path in of_peers])
     return (of_peers[0] if peer is None else run / peer) if of_peers else run
 
 
-def _checkpoint(run: Path, round: int | None) -> Path:
-    folder = run / CHECKPOINTS
-    rounds = sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal()) if folder.is_dir() else []
+def _checkpoint(run: Path, round: int | None) -> RunPath:
+    """Return the folder of a checkpoint whose files are those that were written; raises `StoreError` for any other."""
+    checkpoints = RunPath(run) / CHECKPOINTS
+    rounds = checkpoint_rounds(checkpoints)
     if not rounds:
         raise StoreError(f"{run}: has no checkpoint yet; let it run to the end, or set run.checkpoint_every")
     if round is not None and round not in rounds:
         raise StoreError(f"{run}: no checkpoint after round {round}; there are {', '.join(map(str, rounds))}")
-    return folder / f"{rounds[-1] if round is None else round:06d}"
+    folder = checkpoints / checkpoint_name(rounds[-1] if round is None else round)
+    for path, damage in damaged_files(folder):
+        raise StoreError(f"{path} {damage}; restore it from a copy, or name another round")
+    return folder
 
 
 def _missing(run: Path, kind: str, name: str, known: list[str]) -> StoreError:

@@ -1,7 +1,7 @@
 """The stand-in for a language model in dry play: a few thousand random weights, and canned replies."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -51,35 +51,56 @@ class StubPolicy(CausalPolicy):
         drawn = rng.integers(len(REPLIES), size=(len(prompts), num_generations))
         return [[self._reply(REPLIES[at], sampling.max_new_tokens) for at in row] for row in drawn]
 
+    def _twin(self, name: str) -> Self:
+        other = super()._twin(name)
+        other.counts_tokens = self.counts_tokens
+        return other
+
     def _reply(self, text: str, max_new_tokens: int) -> Completion:
         tokenizer: Any = self.hf_tokenizer
         whole = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
         ids = np.asarray(whole[:max_new_tokens], np.int32)
-        logprobs = np.full(len(ids), -np.log(VOCABULARY), np.float32)  # random weights are nearly uniform
+        logprobs = np.full(len(ids), -np.log(self.vocab_size), np.float32)  # random weights are nearly uniform
         finish = "stop" if len(whole) <= max_new_tokens else "length"
         return Completion(ids, logprobs, self.decode(ids.tolist()), finish)
 
 
-def stub_policy(name: str, *, seed: int, chat_template: str | None = None) -> StubPolicy:
-    """Return a stand-in for a language model; needs no files and takes a fraction of a second."""
+def stub_policy(
+    name: str, *, seed: int, chat_template: str | None = None, local: tuple[ChatTokens, int] | None = None
+) -> StubPolicy:
+    """Return a stand-in for a language model, which takes a fraction of a second.
+
+    `local` are the tokens and the context length of the model; without them the stand-in has a tokenizer of its own,
+    and prompts are not limited.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    tokens, context = local or (
+        ChatTokens(_tokenizer(), chat_template=chat_template or CHAT, where="dry play"),
+        CONTEXT,
+    )
     config = LlamaConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=max(tokens.tokenizer.get_vocab().values()) + 1,
         hidden_size=8,
         intermediate_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=CONTEXT,
-        eos_token_id=0,
+        max_position_embeddings=context,
+        eos_token_id=tokens.tokenizer.eos_token_id,
         bos_token_id=None,
         tie_word_embeddings=True,
     )
     model: torch.nn.Module = LlamaForCausalLM(config)
     draw_weights(model, seed=seed, name=name, spread=0.02)
+<<<<<<< HEAD
     tokens = ChatTokens(_tokenizer(), chat_template=chat_template or CHAT, where="dry play")
     return StubPolicy(name, model, tokens, context=CONTEXT, training=Training(), reading=EXACT)
+=======
+    policy = StubPolicy(name, model, tokens, context=context, training=Training())
+    policy.counts_tokens = local is not None
+    return policy
+>>>>>>> main
 
 
 def _tokenizer() -> Any:

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import math
 import os
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -16,7 +18,7 @@ from pydantic import AfterValidator
 from genrl_graph.errors import ParamError
 from genrl_graph.nodes.reward.llm_judge.judge_replies import Reply
 from genrl_graph.nodes.reward.scoring.callables import call_here
-from genrl_graph.nodes.reward.worker.worker import Failure
+from genrl_graph.nodes.reward.worker.worker import Failure, OutOfTime
 
 if TYPE_CHECKING:
     import httpx2
@@ -54,6 +56,15 @@ def read_key(variable: str | None) -> str | None:
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 
 
+async def _by(until: float, reply: Awaitable[Reply | Failure]) -> Reply | Failure:
+    """Await a reply, at most until a monotonic time."""
+    try:
+        async with asyncio.timeout(None if math.isinf(until) else until - time.monotonic()):
+            return await reply
+    except TimeoutError:
+        return OutOfTime()
+
+
 @dataclass(frozen=True, slots=True)
 class _FailedTry:
     """A try without a reply; `wait_s` is the Retry-After of the server, if it sent one."""
@@ -82,18 +93,23 @@ class Endpoint:
     retries: int = 0
 
     def ask(
-        self, bodies: Mapping[str, Mapping[str, Any]], *, keep: Callable[[str, Reply], None]
+        self,
+        bodies: Mapping[str, Mapping[str, Any]],
+        *,
+        keep: Callable[[str, Reply], None],
+        until: float = math.inf,
     ) -> dict[str, Reply | Failure]:
         """Return the reply to each request body, by key; calls `keep` with every reply as soon as it arrives.
 
-        At most `concurrency` requests run at a time, started in order. Also works inside a running event loop.
+        At most `concurrency` requests run at a time, started in order. Also works inside a running event loop. At the
+        monotonic time `until` the remaining requests are cancelled and get `OutOfTime`.
         """
         if not bodies:
             return {}
-        return cast(dict[str, Reply | Failure], call_here(self._ask, {"bodies": bodies, "keep": keep}))
+        return cast(dict[str, Reply | Failure], call_here(self._ask, {"bodies": bodies, "keep": keep, "until": until}))
 
     async def _ask(
-        self, bodies: Mapping[str, Mapping[str, Any]], keep: Callable[[str, Reply], None]
+        self, bodies: Mapping[str, Mapping[str, Any]], keep: Callable[[str, Reply], None], until: float
     ) -> dict[str, Reply | Failure]:
         import httpx2
 
@@ -108,7 +124,7 @@ class Endpoint:
             return reply
 
         async with httpx2.AsyncClient(headers=self._headers(), limits=limits, timeout=None) as client:
-            replies = await asyncio.gather(*(one(key, body) for key, body in bodies.items()))
+            replies = await asyncio.gather(*(_by(until, one(key, body)) for key, body in bodies.items()))
         return dict(zip(bodies, replies, strict=True))
 
     def _headers(self) -> dict[str, str]:

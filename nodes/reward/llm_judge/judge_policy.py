@@ -45,5 +45,5 @@ def ask_policy(
         max_batch_tokens=max_batch_tokens,
     )
     for question, completions in zip(fitting, generated, strict=True):
-        answers[question] = [Reply(completion.text, completion.finish == "length") for completion in completions]
+        answers[question] = [Reply(completion.text, completion.finish_reason == "length") for completion in completions]
     return answers

@@ -19,7 +19,7 @@ PASSED = (
     "round",
     "sample",
     "policy_version",
-    "finish",
+    "finish_reason",
     "prompt_ids",
     "completion_ids",
 )

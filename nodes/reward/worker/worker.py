@@ -5,6 +5,7 @@ a plain subprocess, which is killed with its process group after a timeout and r
 """
 
 import contextlib
+import math
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,6 +35,10 @@ class WorkerTimeout(WorkerError):
     def __init__(self, what: str, limit_s: float) -> None:
         super().__init__(f"{what} within {limit_s:g} s")
         self.limit_s = limit_s
+
+
+class WorkerOutOfTime(WorkerError):
+    """The time of the whole batch ended before this call did."""
 
 
 class WorkerDied(WorkerError):
@@ -68,6 +74,13 @@ class Failure:
     """The one-line reason why a row could not be judged."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfTime(Failure):
+    """A row that was not judged because the time for the rows of its author had ended."""
+
+    reason: str = "the time for the rows of this peer has ended (peer_seconds)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +137,14 @@ class Worker:
             raise outcome
         return outcome.value
 
-    def map_rows(self, rows: Sequence[Mapping[str, object]]) -> list[object]:
+    def map_rows(self, rows: Sequence[Mapping[str, object]], *, until: float = math.inf) -> list[object]:
         """Call the function with each row as keywords; return the values in order, `Failure` for a call without one.
 
-        A row that hangs, crashes or raises affects no other row. Raises `WorkerError` only if the process cannot start.
+        A row that hangs, crashes or raises affects no other row. At the monotonic time `until` the running call is
+        killed, and the remaining rows get `OutOfTime`. Raises `WorkerError` only if the process cannot start.
         """
-        outcomes = self._outcomes([_encode_call((), row) for row in rows])
-        return [Failure(str(o)) if isinstance(o, WorkerError) else o.value for o in outcomes]
+        outcomes = self._outcomes([_encode_call((), row) for row in rows], until=until)
+        return [_failure(o) if isinstance(o, WorkerError) else o.value for o in outcomes]
 
     def start(self) -> None:
         """Start the process unless it is running; raises WorkerError if it cannot load its function."""
@@ -150,7 +164,9 @@ class Worker:
                 self._child.end(grace_s=END_GRACE_S)
                 self._child = None
 
-    def _outcomes(self, frames: Sequence[bytes | WorkerError]) -> list[_Value | WorkerError]:
+    def _outcomes(
+        self, frames: Sequence[bytes | WorkerError], *, until: float = math.inf
+    ) -> list[_Value | WorkerError]:
         outcomes: dict[int, _Value | WorkerError] = {}
         todo: deque[tuple[int, bytes]] = deque()
         for index, frame in enumerate(frames):
@@ -159,8 +175,10 @@ class Worker:
             else:
                 outcomes[index] = frame
         with self._lock:
-            while todo:
-                self._serve(self._running(), todo, outcomes, limit_s=self.timeout_s, on_timeout="no answer")
+            while todo and time.monotonic() < until:
+                serve = partial(self._serve, limit_s=self.timeout_s, on_timeout="no answer", until=until)
+                serve(self._running(), todo, outcomes)
+        outcomes |= {index: WorkerOutOfTime("out of time") for index, _ in todo}
         return [outcomes[index] for index in range(len(frames))]
 
     def _running(self) -> WorkerProcess:
@@ -195,11 +213,13 @@ class Worker:
         *,
         limit_s: float,
         on_timeout: str,
+        until: float = math.inf,
     ) -> None:
         """Move calls from `todo` to `outcomes`, in order, until none is left or the child has to be replaced.
 
         Each call may take `limit_s` seconds from the previous answer; writing the first one to the pipe does not count.
-        `on_timeout` begins the text of a `WorkerTimeout`.
+        `on_timeout` begins the text of a `WorkerTimeout`. At the time `until` the child is killed, and its calls stay
+        in `todo`.
         """
         sent = 0
         deadline = time.monotonic() + limit_s
@@ -211,7 +231,7 @@ class Worker:
                     sent += 1
                 timed_out = time.monotonic() >= deadline  # before `pump`: an answer already in the pipe still counts
                 is_writing_first = len(child.outbox) == sent
-                if child.pump(deadline - time.monotonic()) and is_writing_first:
+                if child.pump(min(deadline, until) - time.monotonic()) and is_writing_first:
                     deadline, timed_out = time.monotonic() + limit_s, False
                 while sent and (reply := child.reply()) is not None:
                     outcomes[todo.popleft()[0]] = outcome = _outcome(reply)
@@ -222,10 +242,16 @@ class Worker:
                 if todo and child.hung_up:
                     outcomes[todo.popleft()[0]] = WorkerDied(*child.death())
                     return
+                if todo and time.monotonic() >= until:
+                    return
                 if todo and timed_out:
                     outcomes[todo.popleft()[0]] = WorkerTimeout(on_timeout, limit_s)
                     return
             unfinished.pop_all()
+
+
+def _failure(error: WorkerError) -> Failure:
+    return OutOfTime() if isinstance(error, WorkerOutOfTime) else Failure(str(error))
 
 
 def _outcome(reply: dict[str, Any]) -> _Value | WorkerError:

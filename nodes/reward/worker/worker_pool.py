@@ -1,6 +1,8 @@
 """Pools of worker processes, one per function: shared by all nodes, reused across rounds, ended with this process."""
 
 import json
+import math
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -29,13 +31,18 @@ class Pool:
         """Start one worker; raises WorkerError if it cannot load its function."""
         self.workers[0].start()
 
-    def map_rows(self, rows: Sequence[Mapping[str, object]]) -> list[object]:
+    def map_rows(self, rows: Sequence[Mapping[str, object]], *, until: float = math.inf) -> list[object]:
         """Call the function with each row as keywords; return the values in order, `Failure` for a call without one.
 
+        Rows that are not done at the monotonic time `until` get `OutOfTime`; the start of the pool does not count.
         Raises WorkerError only if a process cannot start.
         """
+        if until < math.inf:
+            began = time.monotonic()
+            self.start()
+            until += time.monotonic() - began
         if len(self.workers) == 1 or len(rows) == 1:
-            return self.workers[0].map_rows(rows)
+            return self.workers[0].map_rows(rows, until=until)
         todo = deque(enumerate(rows))
         values: list[object] = [None] * len(rows)
 
@@ -45,7 +52,7 @@ class Pool:
                     at, row = todo.popleft()
                 except IndexError:  # another thread took the last one
                     return
-                (values[at],) = worker.map_rows([row])
+                (values[at],) = worker.map_rows([row], until=until)
 
         with ThreadPoolExecutor(len(self.workers)) as threads:
             serving = [threads.submit(serve, worker) for worker in self.workers[: len(rows)]]

@@ -59,8 +59,11 @@ def _read_text_files(folder: Path) -> dict[str, str]:
     for file in folder.iterdir():
         if file.suffix.lower() in SUFFIXES:
             text = file.with_suffix(".txt")
+            for entry in (file, text):
+                if not entry.resolve().is_relative_to(folder.resolve()):
+                    raise DataError(f"{entry}: a link that leads out of the folder; copy what it leads to into it")
             try:
-                captions[file.name] = text.read_text(encoding="utf-8").strip()
+                captions[file.name] = text.read_text(encoding="utf-8-sig").strip()
             except (OSError, UnicodeDecodeError) as error:
                 raise DataError(f"{file}: no caption in {text.name}: {_first_line(error)}") from error
     return captions
@@ -68,7 +71,7 @@ def _read_text_files(folder: Path) -> dict[str, str]:
 
 def _read_list(folder: Path, list_file: Path) -> dict[str, str]:
     captions: dict[str, str] = {}
-    for number, line in enumerate(list_file.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(list_file.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if line.strip():
             file, caption = _entry(line, f"{list_file}:{number}")
             if not (folder / file).resolve().is_relative_to(folder.resolve()) or not (folder / file).is_file():

@@ -1,28 +1,29 @@
 """Convert the rows of a data set to tasks: columns of the question and answer, and how to read the answer."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from genrl_graph.edge_types.task import Task
 from genrl_graph.errors import DataError
-from genrl_graph.messages import did_you_mean
+from genrl_graph.messages import short
 from genrl_graph.nodes.reward.scoring.answers import extract_answer
-from genrl_graph.nodes.source.data.epoch import plain
+from genrl_graph.nodes.source.data.data_set import DataSet
+from genrl_graph.nodes.source.data.values import chat_of, json_of, text_of, top_columns, unknown_column, value_at
 
 AnswerFrom = Literal["column", "gsm8k", "boxed"]
 ANSWER_MARKS: Mapping[AnswerFrom, str] = {"gsm8k": "####", "boxed": "\\boxed"}
 
 
 class Columns(BaseModel):
-    """Names of the columns with the question (text or chat messages) and the answer."""
+    """Columns with the question (text or chat messages) and the answer; `a.b` is field b of column a."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    question: str = "question"
-    answer: str = "answer"
+    question: str = Field("question", description="column of the question, text or chat messages")
+    answer: str = Field("answer", description="column of the reference answer; a.b is field b of column a")
 
 
 _DEFAULT = Columns()
@@ -54,65 +55,85 @@ class RowReader:
     answer_from: AnswerFrom
     metadata: tuple[str, ...] = ()
     kind: str | None = None
+    cut_last_assistant: bool = False
+
+    @property
+    def optional(self) -> list[str]:
+        """Columns that single rows of a JSONL file may lack, each once."""
+        return list(dict.fromkeys([*self.metadata, *(() if self.kind is None else (self.kind,))]))
 
     @property
     def read_columns(self) -> list[str]:
-        """Names of the columns to read, each once."""
-        kind = () if self.kind is None else (self.kind,)
-        return list(dict.fromkeys([self.columns.question, self.columns.answer, *self.metadata, *kind]))
+        """Names and paths of the columns to read, each once."""
+        return list(dict.fromkeys([self.columns.question, self.columns.answer, *self.optional]))
 
-    @property
-    def required(self) -> tuple[tuple[str, str | None], ...]:
-        """Columns that no row may leave empty, each with a mark that its text must contain (None: any text)."""
-        return (self.columns.question, None), (self.columns.answer, ANSWER_MARKS.get(self.answer_from))
-
-    def require_columns(self, names: Iterable[str]) -> None:
-        """Raise `DataError` if `names` lacks a column to read."""
-        names = list(names)
+    def require_columns(self, names: list[str]) -> None:
+        """Raise `DataError` if a header lacks a column to read."""
         for column in self.read_columns:
-            if column not in names:
-                hint = did_you_mean(column, names)
-                raise DataError(f"{self.path}: no column {column!r}{hint}; it has {', '.join(names)}")
+            if not top_columns(names, column):
+                raise unknown_column(self.path, column, dict.fromkeys(names))
 
-    def select(self, row: int, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the columns to read of a row; raises `DataError` if one is missing or a required one is empty."""
-        self.require_columns(values)
-        for column, mark in self.required:
-            value = values[column]
-            if value is None or (isinstance(value, str) and (mark or "") not in value) or value == "":
-                raise self.bad_value(row, column, mark)
-        return {column: values[column] for column in self.read_columns}
+    def select(self, where: str, row: int, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the columns to read of a row as JSON values; columns that are only optional may be missing.
 
-    def bad_value(self, row: int, column: str, mark: str | None) -> DataError:
-        """Return the error for a row whose required column is empty or lacks `mark`."""
-        problem = f"has no {mark!r}" if mark else "holds nothing"
-        return DataError(f"{self.path}: row {row} {problem} in column {column!r}; mend it or leave the row out")
+        Raises `DataError` with file, line, row, column and value if the row is not a valid task.
+        """
+        where = f"{where}: row {row}"
+        record: dict[str, Any] = {}
+        for column in self.read_columns:
+            try:
+                value = value_at(values, column)
+            except LookupError as error:
+                if column not in (self.columns.question, self.columns.answer):
+                    continue
+                raise unknown_column(where, column, values) from error
+            record[column] = value
+        self.task("", where, record)
+        return {column: json_of(value, where) for column, value in record.items()}
 
-    def task(self, task_id: str, row: int, record: Mapping[str, Any]) -> Task:
-        """Convert a row to a task; raises `DataError` if its question or answer cannot be read."""
-        where = f"{self.path}: row {row}"
-        messages = _messages(record[self.columns.question], f"{where}, column {self.columns.question!r}")
-        answer = _answer(record[self.columns.answer], self.answer_from)
-        if not answer:
-            raise DataError(f"{where}: no answer in column {self.columns.answer!r} ({self.answer_from})")
-        metadata = plain({name: record[name] for name in self.metadata})
-        kind = "" if self.kind is None or record[self.kind] is None else str(record[self.kind])
-        return Task(task_id, messages, answer, metadata, raw=record, kind=kind)
+    def task(self, task_id: str, where: str, record: Mapping[str, Any]) -> Task:
+        """Convert the record of a row to a task; raises `DataError` if it cannot be read."""
+        question, answer = self.columns.question, self.columns.answer
+        messages = chat_of(
+            record[question],
+            f"{where}: column {question!r}",
+            question,
+            cut_last_assistant=self.cut_last_assistant,
+        )
+        metadata = {name: json_of(record.get(name), f"{where}: column {name!r}") for name in self.metadata}
+        kind = "" if self.kind is None else record.get(self.kind)
+        kind = "" if kind is None else text_of(kind, f"{where}: column {self.kind!r}")
+        return Task(task_id, messages, self._answer(record[answer], where), metadata, raw=record, kind=kind)
+
+    def _answer(self, value: object, where: str) -> str:
+        column, mark = self.columns.answer, ANSWER_MARKS.get(self.answer_from)
+        where = f"{where}: column {column!r}"
+        text = text_of(value, where, column).strip()
+        answer = text
+        if self.answer_from == "gsm8k":
+            answer = text.rpartition("####")[2].strip() if "####" in text else ""
+        elif self.answer_from == "boxed":
+            at = text.rfind("\\boxed")
+            answer = extract_answer(text[at:], None) or "" if at >= 0 else ""
+        if answer:
+            return answer
+        if not text:
+            raise DataError(f"{where} holds nothing; mend it or leave the row out")
+        has = f"has no {mark!r}" if mark and mark not in text else f"has nothing after its last {mark!r}"
+        raise DataError(f"{where} {has} in {short(text)}; mend it, or set answer_from")
 
 
-def _messages(value: Any, where: str) -> list[dict[str, str]]:
-    if isinstance(value, str):
-        return [{"role": "user", "content": value}]
-    if isinstance(value, list) and value and all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in value):
-        return [{"role": str(m["role"]), "content": str(m["content"])} for m in value]
-    raise DataError(f"{where}: {str(value)[:80]!r} is neither text nor a list of chat messages")
-
-
-def _answer(value: Any, answer_from: AnswerFrom) -> str:
-    text = str(value).strip()
-    if answer_from == "gsm8k":
-        return text.rpartition("####")[2].strip()
-    if answer_from == "boxed":
-        at = text.rfind("\\boxed")
-        return extract_answer(text[at:], None) or "" if at >= 0 else ""
-    return text
+def valid_rows(reader: RowReader, data: DataSet) -> Iterator[dict[str, Any]]:
+    """Yield the record of every row; raise `DataError` for the first bad row, or for a column that no row has."""
+    seen: set[str] = set()
+    first: Mapping[str, Any] = {}
+    for row, (where, values) in enumerate(data.rows(0, reader.read_columns)):
+        record = reader.select(where, row, values)
+        first = first or values
+        seen.update(record)
+        yield record
+    if not seen:
+        raise DataError(f"{reader.path}: the data set has no rows")
+    for column in reader.optional:
+        if column not in seen:
+            raise unknown_column(reader.path, column, first)

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genrl_graph.errors import DataError
+from genrl_graph.nodes.source.data.checked import checked_rows, remember
+from genrl_graph.nodes.source.data.data_set import DataSet, DataState, data_state, is_local
 from genrl_graph.nodes.source.data.epoch import require_enough_rows
 from genrl_graph.nodes.source.data.holdout import held_out
-from genrl_graph.nodes.source.data.load_table import data_errors, load_stream
-from genrl_graph.nodes.source.data.records import RowReader
+from genrl_graph.nodes.source.data.open_data_set import open_data_set
+from genrl_graph.nodes.source.data.read_rows import Row
+from genrl_graph.nodes.source.data.records import RowReader, valid_rows
 from genrl_graph.seeds import substream
 
 if TYPE_CHECKING:
@@ -34,26 +37,40 @@ class Stream:
         self.size: int | None = None
         self.block, self.path = block, reader.path
         self._reader, self._name, self._split = reader, name, split
-        self._rows: Any = None
+        self._data: DataSet | None = None
+        self._is_checked = False
         self._blocks: OrderedDict[int, list[dict[str, Any]]] = OrderedDict()
-        self._iterator: Iterator[Mapping[str, Any]] | None = None
+        self._iterator: Iterator[Row] | None = None
         self._next = 0  # the next block of `_iterator`
+
+    def check(self) -> None:
+        """Read every row of a local stream once, or the first block of one on the hub; raise `DataError` for a bad row.
+
+        The rows of the hub are checked block by block as a run comes to them: a stream may be larger than any disk.
+        """
+        if not is_local(self.path):
+            self.rows(0)
+        elif not self._is_checked:
+            state, key = data_state(self.path), (self._reader, self._name, self._split)
+            self.size = checked_rows(state, key)
+            if self.size is None:
+                self.size = sum(1 for _ in valid_rows(self._reader, self._open_data()))
+                remember(state, key, self.size)
+            self._is_checked = True
 
     def rows(self, number: int) -> list[dict[str, Any]]:
         """Return the rows of a block, empty beyond the end; raises `DataError` for a row that is not a valid task."""
         if self.size is not None and number * self.block >= self.size:
             return []
         if number not in self._blocks:
-            with data_errors(f"{self.path}: rows from {number * self.block}"):
-                values_of_rows = self._read(number)
-            rows = enumerate(values_of_rows, start=number * self.block)
-            self._blocks[number] = [self._reader.select(row, values) for row, values in rows]
+            rows = enumerate(self._read(number), start=number * self.block)
+            self._blocks[number] = [self._reader.select(where, row, values) for row, (where, values) in rows]
             while len(self._blocks) > CACHED_BLOCKS:
                 self._blocks.popitem(last=False)
         self._blocks.move_to_end(number)
         return self._blocks[number]
 
-    def _read(self, number: int) -> list[Mapping[str, Any]]:
+    def _read(self, number: int) -> list[Row]:
         if number < self._next:
             return list(islice(self._open(number), self.block))
         iterator = self._iterator if number == self._next else None
@@ -66,10 +83,13 @@ class Stream:
             self.size = number * self.block + len(rows) if rows else self._count()
         return rows
 
-    def _open(self, number: int) -> Iterator[Mapping[str, Any]]:
-        if self._rows is None:
-            self._rows = load_stream(self._reader.path, name=self._name, split=self._split)
-        return iter(self._rows.skip(number * self.block))
+    def _open(self, number: int) -> Iterator[Row]:
+        return self._open_data().rows(number * self.block, self._reader.read_columns)
+
+    def _open_data(self) -> DataSet:
+        if self._data is None:
+            self._data = open_data_set(self.path, name=self._name, split=self._split, streaming=True)
+        return self._data
 
     def _count(self) -> int:
         return sum(1 for _ in self._open(0))
@@ -132,8 +152,8 @@ class StreamedRows:
         return rows[place]
 
     def check(self, num_tasks: int) -> None:
-        """Read the first block; raises `DataError` if a column or value is missing, or the stream ends too early."""
-        self._stream.rows(0)
+        """Check the rows (`Stream.check`); raises `DataError` for a bad row, or if there are too few."""
+        self._stream.check()
         if self.size is not None:
             require_enough_rows(num_tasks=num_tasks, size=self._blocks.count(self.size))
 
@@ -170,9 +190,9 @@ class StreamedRows:
 
 @lru_cache(maxsize=8)  # shared by all peers of a process and by copies of a source
 def open_stream(
-    reader: RowReader, name: str | None, split: str, holdout: float, block: int, _: tuple[int, int] | None
+    reader: RowReader, name: str | None, split: str, holdout: float, block: int, _: DataState
 ) -> StreamedRows:
-    """Open a stream; the last argument keys the cache by the file's state."""
+    """Open a stream; the last argument keys the cache by the state of the files."""
     return StreamedRows(Stream(reader, name, split, block=block), holdout=holdout)
 
 

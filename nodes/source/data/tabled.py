@@ -1,31 +1,36 @@
-"""Data sets that are loaded whole, as Arrow tables."""
+"""Data sets that are loaded whole."""
 
+import json
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from genrl_graph.nodes.source.data.data_set import DataState
 from genrl_graph.nodes.source.data.epoch import require_enough_rows, shuffled_rows
 from genrl_graph.nodes.source.data.holdout import held_out
-from genrl_graph.nodes.source.data.load_table import load_table
-from genrl_graph.nodes.source.data.records import RowReader
+from genrl_graph.nodes.source.data.open_data_set import open_data_set
+from genrl_graph.nodes.source.data.records import RowReader, valid_rows
+
+_CHUNK = 16_384
 
 
 class TabledRows:
     """All rows of a data set; the share `holdout` of them is held out from training."""
 
-    def __init__(self, table: pa.Table, *, holdout: float) -> None:
-        self.size: int | None = table.num_rows
-        self._table = table
-        is_held_out = held_out(np.arange(table.num_rows, dtype=np.int64), holdout)
+    def __init__(self, records: pa.ChunkedArray, *, holdout: float) -> None:
+        self.size: int | None = len(records)
+        self._records = records  # as JSON: a tenth of the memory of Python objects, and any nesting
+        is_held_out = held_out(np.arange(len(records), dtype=np.int64), holdout)
         self._training, self._held_out = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
 
-    def record(self, row: int) -> dict[str, Any]:
+    def record(self, row: int) -> Mapping[str, Any]:
         """Return the columns of one row."""
-        (record,) = self._table.slice(row, 1).to_pylist()
-        return dict(record)
+        record: dict[str, Any] = json.loads(self._records[row].as_py())
+        return record
 
     def check(self, num_tasks: int) -> None:
         """Raise `DataError` if there are fewer than `num_tasks` training rows."""
@@ -44,27 +49,17 @@ class TabledRows:
 
 
 @lru_cache(maxsize=8)  # shared by all peers of a process and by copies of a source
-def open_table(
-    reader: RowReader, name: str | None, split: str, holdout: float, _: tuple[int, int] | None
-) -> TabledRows:
-    """Load and check a data set; raises `DataError` naming the first bad row.
+def open_table(reader: RowReader, name: str | None, split: str, holdout: float, _: DataState) -> TabledRows:
+    """Load all rows and check each; raises `DataError` naming the first bad one.
 
-    The last argument keys the cache by the file's state.
+    The last argument keys the cache by the state of the files.
     """
-    table = load_table(reader.path, name=name, split=split)
-    reader.require_columns(table.column_names)
-    for column, mark in reader.required:
-        _check_values(reader, table, column, mark)
-    return TabledRows(table.select(reader.read_columns), holdout=holdout)
+    data = open_data_set(reader.path, name=name, split=split, streaming=False)
+    chunks = [pa.array(map(json.dumps, some), pa.string()) for some in _batched(valid_rows(reader, data), _CHUNK)]
+    return TabledRows(pa.chunked_array(chunks), holdout=holdout)
 
 
-def _check_values(reader: RowReader, table: pa.Table, name: str, mark: str | None) -> None:
-    """Raise `DataError` for the first row without a question or answer, so it fails before the first round."""
-    column = table.column(name)
-    bad, missing_mark = pc.is_null(column), None
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        valid = pc.match_substring(column, mark) if mark else pc.greater(pc.utf8_length(column), 0)
-        bad, missing_mark = pc.invert(pc.fill_null(valid, False)), mark
-    row = pc.index(bad, pa.scalar(True)).as_py()
-    if row >= 0:
-        raise reader.bad_value(row, name, missing_mark)
+def _batched(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    """Yield lists of `size` rows; the last one may be shorter."""
+    while some := list(islice(rows, size)):
+        yield some

@@ -59,7 +59,7 @@ class ExternalRows:
                 self._left_out[reason] += 1
                 usable[at] = False
                 continue
-            self._retokenised[row["id"]] = row["tokenizer"] != self._policy.tokenizer_fingerprint
+            self._retokenised[row["id"]] = row["tokenizer_fingerprint"] != self._policy.tokenizer_fingerprint
             if self._retokenised[row["id"]]:
                 new_tokens[at] = tokens
         return _with_tokens(rows, new_tokens, self._policy.tokenizer_fingerprint).where(usable)
@@ -81,13 +81,13 @@ class ExternalRows:
 
     def _tokens(self, row: Mapping[str, Any]) -> Tokens:
         """Return the token ids of a row, retokenised if needed; an empty prompt if its messages cannot be rendered."""
-        if row["tokenizer"] == self._policy.tokenizer_fingerprint:
+        if row["tokenizer_fingerprint"] == self._policy.tokenizer_fingerprint:
             prompt, completion = (np.asarray(row[name], np.int32) for name in ("prompt_ids", "completion_ids"))
             return Tokens(prompt, completion, np.asarray(row["completion_mask"], np.int8))
         prompt = np.empty(0, np.int32)
         with suppress(ParamError):  # the chat template may refuse the roles that another peer wrote
             prompt = self._policy.render(row["messages"]) if row["messages"] else prompt
-        completion = self._policy.encode(row["completion"], ended=row["finish"] == "stop")
+        completion = self._policy.encode(row["completion"], ended=row["finish_reason"] == "stop")
         return Tokens(prompt, completion, np.ones(len(completion), np.int8))
 
     def _reason_unusable(self, tokens: Tokens, row: Mapping[str, Any]) -> str:
@@ -109,14 +109,14 @@ class ExternalRows:
 
 _COLUMNS = (
     "id",
-    "tokenizer",
+    "tokenizer_fingerprint",
     "temperature",
     "messages",
     "prompt_ids",
     "completion_ids",
     "completion_mask",
     "completion",
-    "finish",
+    "finish_reason",
 )
 
 
@@ -127,12 +127,12 @@ def _with_tokens(rows: Rollouts, new_tokens: Mapping[int, Tokens], tokenizer: st
     changed: dict[str, list[Any]] = {
         name: rows.ragged(name) for name in ("prompt_ids", "completion_ids", "completion_mask", "logprobs")
     }
-    changed["tokenizer"] = rows.values("tokenizer")
+    changed["tokenizer_fingerprint"] = rows.values("tokenizer_fingerprint")
     for at, tokens in new_tokens.items():
         changed["prompt_ids"][at] = tokens.prompt_ids
         changed["completion_ids"][at] = tokens.completion_ids
         changed["completion_mask"][at] = tokens.completion_mask
         changed["logprobs"][at] = np.full(len(tokens.completion_ids), np.nan, np.float32)
-        changed["tokenizer"][at] = tokenizer
+        changed["tokenizer_fingerprint"][at] = tokenizer
     unchanged = {name: rows.table.column(name) for name in rows.table.column_names if name not in changed}
     return Rollouts.from_columns({**unchanged, **changed}, marks=rows.marks)

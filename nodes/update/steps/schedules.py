@@ -1,13 +1,22 @@
 """Learning-rate schedules: a factor on the peak rate as a function of the optimiser steps taken so far."""
 
 import math
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from genrl_graph.nodes.update.steps.cadence import PacedUpdate
 
-Decay = Literal["constant", "linear", "cosine"]
+LearningRate = Annotated[float, Field(gt=0, description="peak learning rate, which the warm-up ends at")]
+Decay = Annotated[
+    Literal["constant", "linear", "cosine"],
+    Field(description="learning rate after the warm-up: constant, or falling to 0 over decay_steps"),
+]
+WarmupSteps = Annotated[
+    int, Field(ge=0, description="optimiser steps over which the learning rate rises linearly from 0; 0: none")
+]
+DecaySteps = Annotated[int, Field(ge=0, description="optimiser steps after the warm-up until the rate is 0")]
+MaxGradNorm = Annotated[float, Field(gt=0, description="gradients with a larger norm are scaled down to this norm")]
 
 
 def rate_factor(step: int, *, decay: Decay, warmup_steps: int, decay_steps: int) -> float:
@@ -23,10 +32,10 @@ def rate_factor(step: int, *, decay: Decay, warmup_steps: int, decay_steps: int)
 class ScheduledUpdate(PacedUpdate):
     """An update whose optimiser steps follow a learning-rate schedule."""
 
-    learning_rate: float = Field(1e-5, gt=0)
+    learning_rate: LearningRate = 1e-5
     decay: Decay = "constant"
-    warmup_steps: int = Field(0, ge=0)
-    decay_steps: int = Field(0, ge=0, description="optimiser steps after the warm-up until the rate is 0")
+    warmup_steps: WarmupSteps = 0
+    decay_steps: DecaySteps = 0
 
     @model_validator(mode="after")
     def _check_decay(self) -> Self:

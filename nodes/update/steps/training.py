@@ -101,7 +101,7 @@ class Trainer:
         """Return the usable rows: with tokens of this policy's tokenizer and a finite advantage; count the others."""
         lengths = np.asarray([len(ids) for ids in rows.ragged("completion_ids")], dtype=np.int64)
         readable = np.asarray(
-            [name == self._policy.tokenizer_fingerprint for name in rows.values("tokenizer")], dtype=bool
+            [name == self._policy.tokenizer_fingerprint for name in rows.values("tokenizer_fingerprint")], dtype=bool
         )
         external = self._external.mask(rows)
         usable = np.isfinite(rows.numpy("advantage")) & ((lengths > 0) & readable | external)

@@ -127,9 +127,11 @@ def usable_rows(rows: Rollouts, policy: TextPolicy, external: ExternalRows, log:
     the policy's tokenizer; other peers' rows are retokenised and filtered by `external`.
     """
     is_external = external.mask(rows)
-    readable = np.asarray([name == policy.tokenizer_fingerprint for name in rows.values("tokenizer")], dtype=bool)
+    readable = np.asarray(
+        [name == policy.tokenizer_fingerprint for name in rows.values("tokenizer_fingerprint")], dtype=bool
+    )
     sampled = np.asarray([mask.any() for mask in rows.ragged("completion_mask")], dtype=bool)
-    finished = np.asarray([finish != "failed" for finish in rows.values("finish")], dtype=bool)
+    finished = np.asarray([finish != "failed" for finish in rows.values("finish_reason")], dtype=bool)
     usable = (readable & sampled | is_external) & finished
     if "reward" in rows.table.column_names:
         usable &= np.isfinite(rows.numpy("reward"))

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from genrl_graph.nodes.update.steps.schedules import ScheduledUpdate
+from genrl_graph.nodes.update.steps.schedules import MaxGradNorm, ScheduledUpdate
 
 
 class TrlUpdate(ScheduledUpdate):
@@ -11,4 +11,4 @@ class TrlUpdate(ScheduledUpdate):
     epochs: int = Field(1, ge=1, description="passes over the rows of a round")
     batch_size: int = Field(16, ge=1, description="rows per optimiser step, reshuffled in each epoch")
     max_batch_tokens: int = Field(8192, ge=1, description="tokens of a micro-batch, padding included")
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: MaxGradNorm = 1.0

@@ -10,13 +10,17 @@ These rules apply to every edge type that has the column they check:
     name                  ids are not too long
     repeated, replayed    an authored id is new, in its packet and in the remembered rounds
     tasks                 a packet names at most 1024 tasks, or twice those of the own offer: some are slow to build
+    rows_per_task         a task has at most `max_rows_per_task` rows, or episodes
+    seconds               the tasks can be built within `peer_seconds`
     task                  the own source can build the task
 
 The rules of the edge type follow (`Frame.flaws`); for rollouts, above all, ids must hash to their content.
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -38,6 +42,7 @@ from genrl_graph.wire.packet import decode
 MOST_TASK_ID = 1024
 LEAST_TASKS = 1024  # a packet may always name this many; more only up to twice those of the own offer
 LEAST_REMEMBERED = 8  # rounds
+LEAST_ROWS_PER_TASK, OWN_TIMES = 16, 4  # more rows of a task only up to four times those of the own offers
 
 
 class Admission:
@@ -50,6 +55,8 @@ class Admission:
     def __init__(self, node: Exchange, makers: Mapping[str, int], *, max_staleness: int = 0) -> None:
         self._limits, self._protocol = node.limits, node.place.protocol
         self._makers, self._max_staleness = dict(makers), max_staleness
+        self._seconds, self._max_rows_per_task = node.peer_seconds, node.max_rows_per_task
+        self._own_rows_per_task = 0
         self._seen: dict[int, dict[str, str]] = {}  # round -> id -> sender
 
     def receive(
@@ -62,12 +69,16 @@ class Admission:
         round: int,
         tasks: TaskBook,
         vocabularies: Mapping[str, int] | None = None,
+        shown: str = "",
     ) -> Admitted:
-        """Decode a payload and return its admitted rows; no payload makes it raise. `like` is the own offer."""
+        """Decode a payload and return its admitted rows; no payload makes it raise. `like` is the own offer.
+
+        `sender` is the name that the rows carry; where others have that name, they are shown as rows of `shown`.
+        """
         try:
             rows = decode(data, like=like, limits=self._limits)
         except PeerRefused as error:
-            return refused_payload(sender, like, error)
+            return refused_payload(shown or sender, like, error)
         return self.admit(
             rows,
             like=like,
@@ -76,6 +87,7 @@ class Admission:
             round=round,
             tasks=tasks,
             vocabularies=vocabularies,
+            shown=shown,
         )
 
     def admit(
@@ -88,28 +100,31 @@ class Admission:
         round: int,
         tasks: TaskBook,
         vocabularies: Mapping[str, int] | None = None,
+        shown: str = "",
     ) -> Admitted:
         """Return the admitted rows of decoded ones, with exactly the columns of `like`.
 
         `vocabularies` maps tokenizer fingerprints to vocabulary sizes, where they are known.
         """
+        until = time.monotonic() + self._seconds
         try:
             self._refuse_old(announced, round)
             rows = _with_columns_of(like, rows)
         except PeerRefused as error:
-            return refused_payload(sender, like, error)
-        verdict = AdmissionVerdict(rows, sender)
+            return refused_payload(shown or sender, like, error)
+        verdict = AdmissionVerdict(rows, shown or sender)
         self._judge_sizes(verdict)
         _judge_numbers(verdict)
-        self._judge_origin(verdict, announced)
+        self._judge_origin(verdict, sender, announced)
         _judge_names(verdict)
         self._judge_ids(verdict, round)
-        known = ReceiverContext(self._protocol, _judge_tasks(verdict, tasks, like), vocabularies or {})
+        self._judge_rows_per_task(verdict, like)
+        known = ReceiverContext(self._protocol, _judge_tasks(verdict, tasks, like, until), vocabularies or {})
         verdict.refuse_flaws(known)
-        admitted = verdict.result()
+        admitted = replace(verdict.result(), out_of_time=time.monotonic() >= until)
         if _is_authored(rows):
-            self._seen.setdefault(round, {}).update(dict.fromkeys(admitted.rows.values("id"), sender))
-        return admitted
+            self._seen.setdefault(round, {}).update(dict.fromkeys(admitted.rows.values("id"), verdict.sender))
+        return replace(admitted, rows=_renamed(admitted.rows, verdict.sender))
 
     def _refuse_old(self, announced: int, round: int) -> None:
         oldest = round - self._max_staleness
@@ -125,10 +140,10 @@ class Admission:
         ):
             verdict.refuse(rule, sizes > most, sizes)
 
-    def _judge_origin(self, verdict: AdmissionVerdict, announced: int) -> None:
+    def _judge_origin(self, verdict: AdmissionVerdict, sender: str, announced: int) -> None:
         columns = verdict.rows.table.column_names
         if "peer" in columns:
-            verdict.refuse("peer", _differs(verdict.rows, "peer", verdict.sender), "peer")
+            verdict.refuse("peer", _differs(verdict.rows, "peer", sender), "peer")
         if "round" in columns:
             verdict.refuse("round", _differs(verdict.rows, "round", announced), "round")
         if "node" in columns:
@@ -145,6 +160,26 @@ class Admission:
             verdict.refuse("repeated", verdict.mask(at for at, id in ids.items() if first[id] != at), "id")
             replayed = (at for at, id in ids.items() if self._is_replayed(id, verdict.sender, round))
             verdict.refuse("replayed", verdict.mask(replayed), "id")
+
+    def _judge_rows_per_task(self, verdict: AdmissionVerdict, like: Frame) -> None:
+        """Refuse the rows of a task beyond its limit; rows of one episode count as one."""
+        name = verdict.rows.task_column
+        if not _is_authored(verdict.rows) or name not in verdict.rows.table.column_names:
+            return
+        own = Counter(task for task, _ in set(_samples(like)))
+        self._own_rows_per_task = max([self._own_rows_per_task, *own.values()])
+        most = self._max_rows_per_task or max(LEAST_ROWS_PER_TASK, OWN_TIMES * self._own_rows_per_task)
+        tasks, kept = verdict.values(name), dict[str, set[object]]()
+        column = verdict.rows.sample_column
+        samples = {at: at for at in tasks} if column is None else verdict.values(column)
+        surplus: dict[int, str] = {}
+        for at, task in tasks.items():
+            known = kept.setdefault(task, set())
+            if samples[at] not in known and len(known) >= most:
+                surplus[at] = f"{short(task)}: more than {most}"
+            else:
+                known.add(samples[at])
+        verdict.refuse("rows_per_task", verdict.mask(surplus), surplus)
 
     def _is_replayed(self, id: str, sender: str, round: int) -> bool:
         """Return whether an id was admitted before, other than from the same packet of this round."""
@@ -199,8 +234,31 @@ def _longer(most: int, texts: pa.Array) -> Counts:
     return longer
 
 
-def _judge_tasks(verdict: AdmissionVerdict, tasks: TaskBook, like: Frame) -> dict[str, Task]:
-    """Build each task of the rows that are good so far once, and refuse the rows whose task cannot be built."""
+def _renamed(rows: Frame, name: str) -> Frame:
+    """Return the rows under another name of their author, with groups that are its own."""
+    table = rows.table
+    if "peer" not in table.column_names or not len(rows) or table.column("peer")[0].as_py() == name:
+        return rows
+    columns = {"peer": pa.array([name] * len(rows), pa.string())}
+    if "group_id" in table.column_names:
+        columns["group_id"] = pa.array([f"{id}@{name}" for id in rows.values("group_id")], pa.string())
+    for column, values in columns.items():
+        table = table.set_column(table.column_names.index(column), column, values)
+    return type(rows)(table, marks=rows.marks)
+
+
+def _samples(rows: Frame) -> list[tuple[str, object]]:
+    """Return the task and the sample of each row: its episode where rows are steps of episodes, else its position."""
+    if rows.sample_column is None:
+        return list(zip(rows.values(rows.task_column), range(len(rows)), strict=True))
+    return list(zip(rows.values(rows.task_column), rows.values(rows.sample_column), strict=True))
+
+
+def _judge_tasks(verdict: AdmissionVerdict, tasks: TaskBook, like: Frame, until: float) -> dict[str, Task]:
+    """Build each task of the rows that are good so far once, and refuse the rows whose task cannot be built.
+
+    Tasks of the own offer come first. From the monotonic time `until` on no further task is built.
+    """
     name = verdict.rows.task_column
     if name not in verdict.rows.table.column_names:
         return {}
@@ -210,13 +268,19 @@ def _judge_tasks(verdict: AdmissionVerdict, tasks: TaskBook, like: Frame) -> dic
     ids = verdict.values(name)
     built: dict[str, Task] = {}
     reasons: dict[str, str] = {}
-    for id in dict.fromkeys(ids.values()):
+    own = set(like.values(name))
+    late: set[str] = set()
+    for id in sorted(dict.fromkeys(ids.values()), key=lambda id: id not in own):
+        if time.monotonic() >= until:
+            late.add(id)
+            continue
         try:
             built[id] = tasks[id]
         except DataError as error:
             reasons[id] = short(str(error))
         except Exception as error:  # a source may fail in any way on an id that it never issued
             reasons[id] = short(f"{type(error).__name__}: {error}")
+    verdict.refuse("seconds", verdict.mask(at for at, id in ids.items() if id in late), name)
     shown = {at: f"{short(id)}: {reasons[id]}" for at, id in ids.items() if id in reasons}
     verdict.refuse("task", verdict.mask(shown), shown)
     return built

@@ -39,10 +39,13 @@ class Admitted:
     refusals: tuple[RowRefusal, ...] = ()
     offered: int = 0
     refused: int = 0
+    out_of_time: bool = False
 
     @property
     def misbehaved(self) -> bool:
-        """Return whether the payload, or more than half of its rows, was refused."""
+        """Return whether the payload, or more than half of its rows, was refused, or its time ended."""
+        if self.out_of_time:
+            return True
         return any(refusal.row == PAYLOAD for refusal in self.refusals) or 2 * self.refused > self.offered
 
 

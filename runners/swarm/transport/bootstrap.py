@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from genrl_graph.errors import SwarmError
+from genrl_graph.runners.swarm.transport.dht import HeartbeatValidator
 from genrl_graph.runners.swarm.transport.identity import Identity
 from genrl_graph.runners.swarm.transport.network import NetworkOptions
 from genrl_graph.runners.swarm.transport.point import MeetingPoint
@@ -26,7 +27,7 @@ async def _serve(identity: Identity, network: NetworkOptions, tell: Callable[[st
     stop = asyncio.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    point = await MeetingPoint.open(identity, network, tell=tell)
+    point = await MeetingPoint.open(identity, network, validator=HeartbeatValidator(), tell=tell)
     try:
         point.daemon.on_end(stop.set)
         for address in await point.addresses():

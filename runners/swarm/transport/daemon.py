@@ -2,9 +2,7 @@
 
 import asyncio
 import os
-import secrets
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Callable
 from importlib.resources import as_file, files
@@ -16,6 +14,7 @@ from hivemind.utils.multiaddr import Multiaddr
 from genrl_graph.errors import SwarmError
 from genrl_graph.runners.swarm.transport.identity import Identity
 from genrl_graph.runners.swarm.transport.network import NetworkOptions
+from genrl_graph.runners.swarm.transport.sockets import new_socket, remove_dead_sockets
 
 MAX_DHT_MESSAGE = 1 << 20  # bytes; the daemon drops longer calls of the DHT unread
 STOP_S = 2.0
@@ -49,7 +48,8 @@ class Daemon:
             SwarmError: a port is taken, or the daemon did not start in time; the message quotes its last output.
         """
         network.require_free_ports()
-        socket = Path(tempfile.gettempdir()) / f"genrl-graph-{secrets.token_urlsafe(8)}.sock"
+        remove_dead_sockets()
+        socket = new_socket()
         with as_file(files("hivemind.hivemind_cli") / "p2pd") as binary:
             command = [sys.executable, "-I", "-S", "-c", LAUNCH, str(os.getpid()), str(binary)]
             child = await asyncio.create_subprocess_exec(

@@ -4,23 +4,27 @@ Each node checks a record before storing it: a forged record cannot replace a tr
 """
 
 import asyncio
+import random
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import msgpack
 from hivemind.dht import DHTNode
 from hivemind.dht.routing import DHTID
-from hivemind.dht.storage import DictionaryDHTValue
+from hivemind.dht.storage import DHTLocalStorage, DictionaryDHTValue
 from hivemind.dht.validation import DHTRecord, RecordValidatorBase
 from hivemind.p2p import P2P, PeerID
 from hivemind.utils.auth import AuthorizerBase
 from hivemind.utils.serializer import MSGPackSerializer
 
 from genrl_graph.errors import PeerRefused
-from genrl_graph.runners.swarm.transport.heartbeat import MAX_BEAT, MAX_SKEW_S, MAX_TTL_S, open_beat
+from genrl_graph.runners.swarm.transport.heartbeat import MAX_BEAT, MAX_SKEW_S, MAX_TTL_S, Heartbeat, open_beat
 
-MAX_RECORDS = 2048  # 4 MB at most
+MAX_OWN = 448  # heartbeats of the own swarm: a call returns all in one message, of which the daemon takes 1 MiB
+MAX_OTHERS = 256  # heartbeats of all other swarms together
+MAX_AT_RENDEZVOUS = 2048  # the same where no swarm is the own one: 4 MB at most
+MAX_PER_AUTHOR = 4  # swarms in which one key has a heartbeat here
 MAX_KEYS = 32  # of one call; hivemind's own searches need only a few
 DICTIONARY = 0x50  # hivemind's msgpack extension for a value with subkeys
 CALL_TIMEOUT_S = 3.0
@@ -32,10 +36,18 @@ def key_of(swarm: str) -> str:
 
 
 class HeartbeatValidator(RecordValidatorBase):  # type: ignore[misc]
-    """A validator that accepts only signed heartbeats with the key, the subkey and the expiry that they name."""
+    """A validator that accepts only signed heartbeats with the key, the subkey and the expiry that they name.
 
-    def __init__(self) -> None:
-        self._kept: dict[tuple[bytes, bytes], float] = {}
+    Heartbeats of the own `swarm` and those of all others have places of their own, and an author a few of the latter,
+    so invented swarms displace nobody. Where all places are taken, a random heartbeat makes room, but none of a peer
+    that `is_kept`: a flood of keys cannot keep a new peer out. `storage` is that of the DHT node.
+    """
+
+    def __init__(self, swarm: str | None = None, *, is_kept: Callable[[str], bool] = lambda peer_id: False) -> None:
+        self.storage: DHTLocalStorage | None = None
+        self._swarm, self._is_kept = swarm, is_kept
+        self._own: dict[_Place, float] = {}
+        self._others: dict[_Place, float] = {}
 
     def validate(self, record: DHTRecord) -> bool:
         """Return whether a record is a valid heartbeat and there is room for it."""
@@ -48,16 +60,40 @@ class HeartbeatValidator(RecordValidatorBase):  # type: ignore[misc]
             return False
         if record.subkey != MSGPackSerializer.dumps(peer_id) or record.expiration_time != beat.expires:
             return False
-        return record.key == DHTID.generate(key_of(beat.swarm)).to_bytes() and self._room(record, now)
+        at = _Place(DHTID.generate(key_of(beat.swarm)), peer_id)
+        return record.key == at.key.to_bytes() and self._find_place(at, beat, now)
 
-    def _room(self, record: DHTRecord, now: float) -> bool:
-        at = (record.key, record.subkey)
-        if at not in self._kept and len(self._kept) >= MAX_RECORDS:
-            self._kept = {known: expires for known, expires in self._kept.items() if expires > now}
-            if len(self._kept) >= MAX_RECORDS:
+    def _find_place(self, at: "_Place", beat: Heartbeat, now: float) -> bool:
+        """Keep a place for a heartbeat, if need be that of another one; returns whether there is one."""
+        is_own = beat.swarm == self._swarm
+        places = self._own if is_own else self._others
+        most = MAX_OWN if is_own else MAX_OTHERS if self._swarm is not None else MAX_AT_RENDEZVOUS
+        if at not in places:
+            for gone in [place for place, expires in places.items() if expires <= now]:
+                del places[gone]
+            if not is_own and sum(place.peer_id == at.peer_id for place in places) >= MAX_PER_AUTHOR:
                 return False
-        self._kept[at] = max(record.expiration_time, self._kept.get(at, 0.0))
+            if len(places) >= most:
+                movable = [place for place in places if not (is_own and self._is_kept(place.peer_id))]
+                if not movable:
+                    return False
+                self._drop(places, random.choice(movable))
+        places[at] = max(beat.expires, places.get(at, 0.0))
         return True
+
+    def _drop(self, places: "dict[_Place, float]", at: "_Place") -> None:
+        """Forget a heartbeat, in the storage of the node as well."""
+        del places[at]
+        kept = None if self.storage is None else self.storage.get(at.key)
+        if kept is not None and isinstance(kept.value, DictionaryDHTValue):
+            del kept.value[at.peer_id]
+
+
+class _Place(NamedTuple):
+    """The place of a heartbeat: the key of its swarm and the peer id of its author."""
+
+    key: DHTID
+    peer_id: str
 
 
 class RequestSizeLimit(AuthorizerBase):  # type: ignore[misc]
@@ -104,12 +140,12 @@ def _no_extension(code: int, data: bytes) -> object:
     raise ValueError(f"msgpack extension {code:#x} inside another one")
 
 
-async def open_dht(p2p: P2P, *, client_mode: bool) -> DHTNode:
-    """Create a DHT node that knows no other node yet."""
+async def open_dht(p2p: P2P, validator: HeartbeatValidator, *, client_mode: bool) -> DHTNode:
+    """Create a DHT node that knows no other node yet and stores what the validator accepts."""
     node = await DHTNode.create(
         p2p=p2p,
         client_mode=client_mode,
-        record_validator=HeartbeatValidator(),
+        record_validator=validator,
         authorizer=RequestSizeLimit(),
         cache_locally=False,
         cache_nearest=0,
@@ -119,6 +155,7 @@ async def open_dht(p2p: P2P, *, client_mode: bool) -> DHTNode:
         blacklist_time=2.0,
     )
     node.protocol.serializer = FlatSerializer
+    validator.storage = node.protocol.storage
     return node
 
 

@@ -14,6 +14,8 @@ MAX_TTL_S = 300.0
 MAX_SKEW_S = 5.0
 PURPOSE = "beat"
 NAME = r"^[A-Za-z0-9_.-]+$"
+PEER_NAME = r"^[A-Za-z0-9_.-]{1,64}(@[A-Za-z0-9]{8})?$"
+KEY_CHARACTERS = 8
 
 Address = Annotated[str, Field(max_length=120)]
 
@@ -25,7 +27,7 @@ class Heartbeat(BaseModel):
 
     swarm: str = Field(min_length=1, max_length=64, pattern=NAME)
     protocol: str = Field(min_length=1, max_length=64, pattern=NAME)
-    name: str = Field(min_length=1, max_length=64, pattern=NAME)
+    name: str = Field(min_length=1, max_length=64 + 1 + KEY_CHARACTERS, pattern=PEER_NAME)
     session: str = Field(max_length=16, pattern=NAME)
     """Random id of this start: two starts of one identity differ."""
     round: int = Field(ge=0, lt=1 << 53)
@@ -41,6 +43,11 @@ class Heartbeat(BaseModel):
         while len(body := beat.model_dump_json().encode()) > MAX_BODY:
             beat = beat.model_copy(update={"addresses": beat.addresses[:-1]})
         return sign_message(identity, body, purpose=PURPOSE)
+
+
+def qualified(name: str, peer_id: str) -> str:
+    """Return a name that only the holder of a key can claim: the name, `@` and the last characters of its peer id."""
+    return f"{name.partition('@')[0]}@{peer_id[-KEY_CHARACTERS:]}"
 
 
 def open_beat(data: object, *, now: float) -> tuple[str, Heartbeat]:
@@ -59,6 +66,8 @@ def open_beat(data: object, *, now: float) -> tuple[str, Heartbeat]:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"
         raise PeerRefused(f"beat: {where[:80]}: {first['msg'][:200]}") from error
+    if "@" in beat.name and beat.name != qualified(beat.name, peer_id):
+        raise PeerRefused(f"beat: name: {beat.name!r} ends with another key than its author's, {peer_id}")
     if beat.time > now + MAX_SKEW_S:
         raise PeerRefused(f"beat: was made {beat.time - now:.0f} s from now; set the clock of one of the two machines")
     if beat.expires > beat.time + MAX_TTL_S:

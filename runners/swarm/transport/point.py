@@ -12,7 +12,7 @@ from hivemind.utils.multiaddr import Multiaddr
 
 from genrl_graph.errors import SwarmError
 from genrl_graph.runners.swarm.transport.daemon import Daemon
-from genrl_graph.runners.swarm.transport.dht import greet, open_dht
+from genrl_graph.runners.swarm.transport.dht import HeartbeatValidator, greet, open_dht
 from genrl_graph.runners.swarm.transport.identity import Identity
 from genrl_graph.runners.swarm.transport.network import NetworkOptions, dialable
 
@@ -30,8 +30,10 @@ class MeetingPoint:
         self.joined: list[PeerID] = []
 
     @classmethod
-    async def open(cls, identity: Identity, network: NetworkOptions, *, tell: Tell) -> "MeetingPoint":
-        """Start a daemon and join the swarm through the peers in `network.join`.
+    async def open(
+        cls, identity: Identity, network: NetworkOptions, *, validator: HeartbeatValidator, tell: Tell
+    ) -> "MeetingPoint":
+        """Start a daemon and join the swarm through the peers in `network.join`; `validator` guards its DHT node.
 
         Raises:
             SwarmError: none of them can be reached in time, or the daemon does not start.
@@ -44,7 +46,7 @@ class MeetingPoint:
         try:
             if str(daemon.p2p.peer_id) != identity.peer_id:
                 raise SwarmError(f"identity {identity.path}: libp2p reads it as {daemon.p2p.peer_id}")
-            point = cls(network, daemon, await open_dht(daemon.p2p, client_mode=network.client_mode))
+            point = cls(network, daemon, await open_dht(daemon.p2p, validator, client_mode=network.client_mode))
             await point._join(tell)
         except BaseException:
             await daemon.stop()

@@ -174,6 +174,17 @@ def test_the_version_and_the_help_name_the_program(capsys: pytest.CaptureFixture
         assert f"usage: genrl-graph {name}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("command", "default"), [("run", "<run folder>/<peer name>.key"), ("swarm bootstrap", "identity.key")]
+)
+def test_the_help_names_the_key_file_that_the_command_uses(
+    command: str, default: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run_command([*command.split(), "--help"])
+    assert f"it is who the peer is (default: {default})" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     read_end, write_end = os.pipe()
     process = subprocess.Popen([sys.executable, "-m", "genrl_graph", "nodes"], stdout=write_end, stderr=subprocess.PIPE)

@@ -1,7 +1,9 @@
 """The `nodes` command: listing and describing types."""
 
 import pytest
+from pydantic import Field
 
+from genrl_graph import R, Select
 from genrl_graph.cli.types import describe_type, list_types
 from genrl_graph.contract import registry
 from genrl_graph.errors import GraphError
@@ -43,13 +45,42 @@ def test_a_carry_and_params_without_default_are_described() -> None:
     assert "carries:\n  ToyPolicy\n" in text
     assert "  bias  int | None = None\n" in text
     text = describe_type("exchange.gather")
-    assert "min_peers       int required\n" in text
+    assert "min_peers       int required  # peers that the exchange needs, this one included\n" in text
     assert "# how many other peers' rows to take at most (seeded draw)" in text
 
 
 def test_every_type_of_the_library_can_be_described() -> None:
     for name in registry.types():
         assert describe_type(name).startswith(f"{name}\n")
+
+
+class Documented(Select, name="documented"):
+    """Keeps all rows."""
+
+    top: int = Field(3, description="rows to keep")
+
+    def run(self, rows: R, more: list[R]) -> R:
+        """Return the rows of the first input.
+
+        Inputs:
+            rows: rows that are kept: all
+            more: rows that are dropped,
+                whatever they hold
+
+        Raises:
+            Error: never.
+        """
+        return rows
+
+
+def test_own_types_say_what_inputs_output_and_params_mean() -> None:
+    assert describe_type("select.documented") == (
+        "select.documented\n\nKeeps all rows.\n\n"
+        "inputs:\n  rows  Frame  # rows that are kept: all\n"
+        "  more  list[Frame]  # rows that are dropped, whatever they hold\n\n"
+        "output:\n  Frame  # Return the rows of the first input.\n\n"
+        "params:\n  top  int = 3  # rows to keep\n"
+    )
 
 
 def test_an_unknown_type_is_told_with_the_close_one() -> None:

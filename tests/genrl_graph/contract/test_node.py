@@ -366,7 +366,7 @@ def breaks_exchange_inputs() -> None:
 
 def breaks_carry_init() -> None:
     class Bad(Carry, name="bad"):
-        def init(self, name: str, *, seed: int) -> Rollouts:
+        def init(self, name: str, *, seed: int) -> Rollouts:  # type: ignore[override]  # what is refused
             return Rollouts.empty()
 
 
@@ -377,7 +377,7 @@ def breaks_carry_base() -> None:
 
 def breaks_param_name() -> None:
     class Bad(Select, name="bad"):
-        place: str = "here"
+        place: str = "here"  # type: ignore[assignment]  # what is refused
 
         def run(self, rows: Rollouts) -> Rollouts:
             return rows
@@ -498,7 +498,7 @@ def test_a_wrong_param_is_told_by_name_with_its_value(params: dict[str, Any], me
 
 def test_all_wrong_params_are_told_at_once() -> None:
     with pytest.raises(ParamError) as caught:
-        Many(size=0, mode="no", sise=1)
+        Many(size=0, mode="no", sise=1)  # type: ignore[call-arg]  # what is refused
     assert str(caught.value).count("select.test_many") == 3
 
 

@@ -1,5 +1,7 @@
 """The builder: handles make edges, and a wrong call raises on its own line."""
 
+from typing import Any
+
 import pytest
 from toys import (
     TOY_GAME,
@@ -95,6 +97,10 @@ def test_an_optional_input_may_be_none() -> None:
 def test_what_does_not_fit_fails_on_its_line_and_leaves_no_trace() -> None:
     g, policy, tasks, answer = start()
     scored = g.add("score", Parity(), rollouts=answer)
+    no_handle: Any = "answer"  # what type checkers refuse as well
+    number: Any = 3
+    carry: Any = TotalCarry()
+    node: Any = Parity()
     wrong = [
         (
             lambda: g.add("x", Centred(), scored=answer),
@@ -113,8 +119,8 @@ def test_what_does_not_fit_fails_on_its_line_and_leaves_no_trace() -> None:
             lambda: g.add("x", Step(), policy=policy, credited={"a": scored}),
             "nodes.x.credited: takes a list of outputs; write [first, second], without names",
         ),
-        (lambda: g.add("x", Parity(), rollouts="answer"), "pass the handle that `add` or `carry` returned"),
-        (lambda: g.add("x", Parity(), rollouts=3), "nodes.x.rollouts: pass the handle"),
+        (lambda: g.add("x", Parity(), rollouts=no_handle), "pass the handle that `add` or `carry` returned"),
+        (lambda: g.add("x", Parity(), rollouts=number), "nodes.x.rollouts: pass the handle"),
         (
             lambda: g.add("score", Parity(), rollouts=answer),
             "nodes.score: graph 'start' already has a part of this name",
@@ -126,15 +132,15 @@ def test_what_does_not_fit_fails_on_its_line_and_leaves_no_trace() -> None:
         (lambda: g.add("_x", Parity(), rollouts=answer), "'_x' is no name"),
         (lambda: g.add("steps", Parity(), rollouts=answer), "'steps' is taken by the store or the metrics; rename it"),
         (
-            lambda: g.add("x", TotalCarry()),
+            lambda: g.add("x", carry),
             "nodes.x.type: 'carry.toy_total' belongs under `carry:`, not under `nodes:`",
         ),
-        (lambda: g.carry("x", Parity()), "carry.x.type: 'reward.toy_parity' belongs under `nodes:`"),
+        (lambda: g.carry("x", node), "carry.x.type: 'reward.toy_parity' belongs under `nodes:`"),
         (lambda: g.add("x", Parity(), rollouts=start()[3]), "the handle of 'answer' belongs to graph 'start'"),
         (lambda: g.output("anwser"), "graph 'start': no node or carry named 'anwser' (did you mean 'answer'?)"),
         (lambda: g.next_round(polcy=policy), "next_round: no carry named 'polcy' (did you mean 'policy'?)"),
         (lambda: g.next_round(policy=answer), "carry.policy.next: wants ToyPolicy, but 'answer' gives Rollouts"),
-        (lambda: g.next_round(policy="answer"), "next_round.policy: pass the handle"),
+        (lambda: g.next_round(policy=no_handle), "next_round.policy: pass the handle"),
     ]
     before = g.dump()
     for write, message in wrong:

@@ -447,7 +447,7 @@ def test_as_few_parts_as_possible_have_moved(old: list[int], new: list[int]) -> 
     moves = moved(*names)
     unmoved = [[name for name in order if name not in moves and int(name) < 7] for order in names]
     assert unmoved[0] == unmoved[1]
-    rising = {()}
+    rising: set[tuple[int, ...]] = {()}
     for at in (old.index(n) for n in new if n < 7):
         rising |= {(*row, at) for row in rising if not row or row[-1] < at}
     assert len(unmoved[0]) == max(map(len, rising))

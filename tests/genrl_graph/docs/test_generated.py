@@ -1,5 +1,7 @@
 """The parts of the reference that are generated: what they say of a type, a command, an error, a metric."""
 
+import re
+
 import pytest
 
 from genrl_graph.docs.commands import command_index, commands_reference
@@ -32,8 +34,12 @@ def test_a_type_is_told_with_its_sockets_params_and_games() -> None:
     page = kind_page("update", {"update.grpo": ["tiny"]})
     section = page.partition("## update.grpo ")[2].partition("\n## ")[0]
     table = rows(section)
-    assert table["`policy`"] == ["[`TextPolicy`](../python.md#genrl_graph.TextPolicy)"]
-    assert table["`reference`"] == ["[`TextPolicy`](../python.md#genrl_graph.TextPolicy), optional"]
+    assert table["`policy`"][0] == "[`TextPolicy`](../python.md#genrl_graph.TextPolicy)"
+    assert table["`reference`"] == [
+        "[`TextPolicy`](../python.md#genrl_graph.TextPolicy), optional",
+        "frozen policy of the KL, needed if `beta` is above 0",
+    ]
+    assert "**Output** [`TextPolicy`](../python.md#genrl_graph.TextPolicy): Return the policy after" in section
     assert table["`every`"][:2] == ["`int`<br>≥ 1", "`1`"]
     assert table["`importance`"][:2] == ["`token`, `sequence` or `null`", "`null`"]
     assert "[arXiv 2402.03300](https://arxiv.org/abs/2402.03300)" in section
@@ -44,10 +50,35 @@ def test_a_type_is_told_with_its_sockets_params_and_games() -> None:
 def test_nested_params_have_paths_and_long_defaults_stand_below() -> None:
     page = kind_page("source", {})
     assert rows(page)["`tasks[].question`"][0] == "`str`"
-    assert rows(kind_page("exchange", {}))["`min_peers`"] == ["`int`<br>≥ 1", "*required*", ""]
+    needed = "peers that the exchange needs, this one included"
+    assert rows(kind_page("exchange", {}))["`min_peers`"] == ["`int`<br>≥ 1", "*required*", needed]
     assert "`members.<name>.weight`" in rows(page)
-    assert rows(kind_page("generate", {}))["`template`"][1] == "`see below`"
-    assert "Default of `template`:\n\n```jinja\n" in kind_page("generate", {})
+    assert rows(kind_page("generate", {}))["`template`"][1] == "*see below*"
+    assert "Default of `template`:\n\n```{ .jinja .prose }\n" in kind_page("generate", {})
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_every_param_and_input_of_a_shipped_type_has_a_meaning(kind: str) -> None:
+    for section in kind_page(kind, {}).split("\n## ")[1:]:
+        name = section.partition(" ")[0]
+        assert section.splitlines()[2].strip(), f"{name}: no docstring"
+        for first, cells in rows(section).items():
+            assert cells[-1], f"{name}: {first} has no meaning"
+        assert not re.search(r"^\*\*Output\*\* [^:]*$", section, re.MULTILINE), f"{name}: its output has no meaning"
+
+
+def test_every_run_option_has_a_meaning() -> None:
+    assert len(rows(run_options())) > 15
+    assert all(cells[-1] for cells in rows(run_options()).values())
+
+
+def test_every_argument_and_option_has_a_meaning() -> None:
+    sections = commands_reference().split("\n## ")
+    assert len(sections) > 15
+    for section in sections:
+        assert section.splitlines()[2].strip(), section
+        for option, cells in rows(section).items():
+            assert cells[-1], f"{section.partition(' ')[0]}: {option} has no help"
 
 
 def test_toys_of_the_tests_are_not_shipped_and_every_kind_has_its_page() -> None:

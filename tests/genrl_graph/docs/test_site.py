@@ -26,7 +26,7 @@ pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
 
 def build(config: Path, site: Path) -> "subprocess.CompletedProcess[str]":
     """Build the documentation strictly, in a process that knows no types but the shipped ones."""
-    command = ["-m", "mkdocs", "--quiet", "build", "--strict", "--config-file", config, "--site-dir", site]
+    command = ["-m", "mkdocs", "--quiet", "build", "--strict", "--config-file", str(config), "--site-dir", str(site)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     return subprocess.run(
         [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=240, check=False
@@ -80,7 +80,7 @@ def test_every_type_has_its_section_and_every_game_its_picture(site: Path) -> No
         assert f'<h2 id="{name}">' in html
     for name in shipped_graphs():
         html = (site / "reference" / "games" / f"{name}.html").read_text()
-        assert '<figure class="game" data-search-exclude>' in html
+        assert '<figure class="game" data-search-exclude tabindex="0">' in html
         assert 'class="box k-source"' in html
 
 

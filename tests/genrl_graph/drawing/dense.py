@@ -9,7 +9,7 @@ carry:
   policy: {type: policy.tiny_lm, params: {alphabet: abc}, next: update}
 nodes:
   tasks: {type: source.list, params: {tasks: [{question: a, answer: b}]}}
-  first: {type: generate.answer, inputs: {tasks: tasks, policy: policy}}
+  first: {type: generate.answer, inputs: {tasks: tasks, policy: policy}, params: {num_generations: 2}}
   met: {type: exchange.gather, inputs: {rows: first}, params: {min_peers: 1}}
 """
 
@@ -33,7 +33,8 @@ def dense_yaml(nodes: int, *, seed: int = 0) -> str:
 
     block = 0
     while 3 + len(lines) + 8 < nodes:
-        critique = add(f"say{block}", "generate.critique", tasks="tasks", answers=draw.choice(met), policy="policy")
+        say, heard = f"say{block}", draw.choice(met)
+        critique = add(say, "generate.critique", "num_generations: 2", tasks="tasks", answers=heard, policy="policy")
         met.append(add(f"met{block}", "exchange.gather", "min_peers: 1", rows=critique))
         for at in range(draw.randint(1, 4)):
             add_reward(f"judge{block}_{at}", critique if at else f"met{block}")

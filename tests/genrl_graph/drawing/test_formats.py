@@ -14,20 +14,19 @@ from xml.etree import ElementTree
 
 import pytest
 from dense import dense_yaml
+from hostile_game import HOSTILE, hostile_game
 from toys import toy_game
 
-from genrl_graph import Graph, load
+from genrl_graph import load
 from genrl_graph.contract.node import KINDS
 from genrl_graph.dag.schedule import Schedule, compile_graph
 from genrl_graph.drawing.kinds import INK, MUTED, OTHER_STYLE, PAPER, STYLES, WEIGHTS
 from genrl_graph.drawing.render import FORMATS, draw
 from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import read_document
-from genrl_graph.nodes.library import Answer, ListSource, TinyLM
 
 SHIPPED = sorted((Path(__file__).parents[3] / "graphs").rglob("*.yaml"))
 SVG = "{http://www.w3.org/2000/svg}"
-HOSTILE = "</script><script>alert(1)</script><b>\"'&\\N{{ 1 }}\n--> ]]> \x00\x1b\u2028 é 漢 #quot; | ~"
 
 
 class Tags(HTMLParser):
@@ -78,7 +77,8 @@ def assert_well_formed(schedule: Schedule, format: str, contents: bytes) -> None
         assert page.open == []
         assert page.seen["script"] == 2
         assert page.links == ["data:,"]
-        urls = set(re.findall(rb"https?://[^\"' <]*", contents))
+        head, _, rest = contents.partition(b'<script id="data" type="application/json">')
+        urls = set(re.findall(rb"https?://[^\"' <]*", head + rest[rest.index(b"</script>") :]))  # data loads nothing
         assert urls <= {b"http://www.w3.org/2000/svg"}
     elif format == "png":
         image = pytest.importorskip("PIL.Image").open(io.BytesIO(contents))
@@ -123,14 +123,6 @@ def test_the_bytes_do_not_depend_on_the_process() -> None:
         command = [sys.executable, "-c", code, str(SHIPPED[0])]
         outputs.add(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
     assert len(outputs) == 1
-
-
-def hostile_game() -> Graph:
-    g = Graph("hostile")
-    policy = g.carry("policy", TinyLM(alphabet="abc"))
-    tasks = g.add("tasks", ListSource(tasks=[{"question": HOSTILE, "answer": "b"}]))
-    g.add("end", Answer(template=HOSTILE, system="]]>"), tasks=tasks, policy=policy)
-    return g
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from dense import dense_yaml
+from hostile_game import HOSTILE, hostile_game
 
 from genrl_graph import load
 from genrl_graph.dag.schedule import Schedule, compile_graph
@@ -18,14 +19,14 @@ from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import read_document
 
 if TYPE_CHECKING:
-    from selenium.webdriver.remote.webdriver import WebDriver
+    from selenium.webdriver.chromium.webdriver import ChromiumDriver
     from selenium.webdriver.remote.webelement import WebElement
 
 QUICKSTART = Path(__file__).parents[3] / "graphs" / "quickstart.yaml"
 
 
 @pytest.fixture(scope="module")
-def browser() -> "Iterator[WebDriver]":
+def browser() -> "Iterator[ChromiumDriver]":
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
@@ -43,40 +44,40 @@ def browser() -> "Iterator[WebDriver]":
     opened.quit()
 
 
-def show(browser: "WebDriver", folder: Path, schedule: Schedule, run: RunNumbers | None = None) -> None:
+def show(browser: "ChromiumDriver", folder: Path, schedule: Schedule, run: RunNumbers | None = None) -> None:
     page = folder / "game.html"
     page.write_bytes(draw(schedule, "html", run=run))
     browser.get_log("performance")
     browser.get(page.as_uri())
 
 
-def box(browser: "WebDriver", name: str) -> "WebElement":
+def box(browser: "ChromiumDriver", name: str) -> "WebElement":
     return browser.find_element("css selector", f'#picture .box[data-name="{name}"] .name')
 
 
-def panel(browser: "WebDriver") -> str:
+def panel(browser: "ChromiumDriver") -> str:
     text: str = browser.find_element("id", "panel").text
     return text
 
 
-def view(browser: "WebDriver") -> list[float]:
+def view(browser: "ChromiumDriver") -> list[float]:
     shown: str = browser.execute_script("return document.getElementById('picture').getAttribute('viewBox')")
     return [float(number) for number in shown.split()]
 
 
-def requested(browser: "WebDriver") -> list[str]:
+def requested(browser: "ChromiumDriver") -> list[str]:
     messages = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
     return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
 
 
-def test_the_page_asks_for_nothing_and_complains_of_nothing(browser: "WebDriver", tmp_path: Path) -> None:
+def test_the_page_asks_for_nothing_and_complains_of_nothing(browser: "ChromiumDriver", tmp_path: Path) -> None:
     show(browser, tmp_path, compile_graph(load(QUICKSTART)))
     box(browser, "critique").click()
     assert browser.get_log("browser") == []
     assert [url for url in requested(browser) if not url.startswith("data:")] == [(tmp_path / "game.html").as_uri()]
 
 
-def test_a_click_on_a_node_tells_about_it_and_links_lead_on(browser: "WebDriver", tmp_path: Path) -> None:
+def test_a_click_on_a_node_tells_about_it_and_links_lead_on(browser: "ChromiumDriver", tmp_path: Path) -> None:
     numbers = RunNumbers("runs/x: round 3, 2 peers", {"critique": Numbers(tokens=512.0, rows=16.0, reward=0.25)})
     show(browser, tmp_path, compile_graph(load(QUICKSTART)), numbers)
     assert not browser.find_element("id", "panel").is_displayed()
@@ -93,7 +94,9 @@ def test_a_click_on_a_node_tells_about_it_and_links_lead_on(browser: "WebDriver"
     assert not browser.find_element("id", "panel").is_displayed()
 
 
-def test_wheel_buttons_keys_and_drag_move_the_view_and_fit_brings_it_back(browser: "WebDriver", tmp_path: Path) -> None:
+def test_wheel_buttons_keys_and_drag_move_the_view_and_fit_brings_it_back(
+    browser: "ChromiumDriver", tmp_path: Path
+) -> None:
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 
@@ -115,7 +118,7 @@ def test_wheel_buttons_keys_and_drag_move_the_view_and_fit_brings_it_back(browse
     assert view(browser) == whole
 
 
-def test_the_search_finds_names_and_types(browser: "WebDriver", tmp_path: Path) -> None:
+def test_the_search_finds_names_and_types(browser: "ChromiumDriver", tmp_path: Path) -> None:
     show(browser, tmp_path, compile_graph(load(QUICKSTART)))
     search = browser.find_element("id", "search")
     search.send_keys("exchange")
@@ -126,7 +129,7 @@ def test_the_search_finds_names_and_types(browser: "WebDriver", tmp_path: Path) 
     assert "\ncritiques\n" in panel(browser)
 
 
-def test_two_hundred_nodes_can_be_used_at_once(browser: "WebDriver", tmp_path: Path) -> None:
+def test_two_hundred_nodes_can_be_used_at_once(browser: "ChromiumDriver", tmp_path: Path) -> None:
     document = parse_document(dense_yaml(200), file="dense.yaml")
     schedule = compile_graph(read_document(document).graph)
     start = time.perf_counter()
@@ -139,9 +142,7 @@ def test_two_hundred_nodes_can_be_used_at_once(browser: "WebDriver", tmp_path: P
     assert ready < 2000
 
 
-def test_text_of_a_game_is_no_markup_in_the_page(browser: "WebDriver", tmp_path: Path) -> None:
-    from test_formats import HOSTILE, hostile_game
-
+def test_text_of_a_game_is_no_markup_in_the_page(browser: "ChromiumDriver", tmp_path: Path) -> None:
     show(browser, tmp_path, compile_graph(hostile_game()))
     box(browser, "end").click()
     assert HOSTILE.partition("\n")[0] in panel(browser)
@@ -149,12 +150,12 @@ def test_text_of_a_game_is_no_markup_in_the_page(browser: "WebDriver", tmp_path:
     assert browser.execute_script("return document.scripts.length") == 2
 
 
-def test_the_page_follows_the_dark_mode(browser: "WebDriver", tmp_path: Path) -> None:
+def test_the_page_follows_the_dark_mode(browser: "ChromiumDriver", tmp_path: Path) -> None:
     show(browser, tmp_path, compile_graph(load(QUICKSTART)))
     colours = {}
     for mode in ("light", "dark"):
         feature = {"name": "prefers-color-scheme", "value": mode}
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})  # type: ignore[attr-defined]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
         script = "return [getComputedStyle(document.body).backgroundColor, getComputedStyle(arguments[0]).fill]"
         colours[mode] = browser.execute_script(script, box(browser, "answer"))
     assert colours == {

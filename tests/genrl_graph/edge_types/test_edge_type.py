@@ -1,7 +1,7 @@
 """Edge types: which inputs accept which outputs, how marks join, and how annotations are read."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,13 @@ from genrl_graph.errors import NodeError
 
 P = TypeVar("P", bound=Policy)
 Loose = TypeVar("Loose")
+
+
+def generic(scored: Scored[R], sequence: Sequence[Scored[R]], several: list[Scored[R]]) -> None:
+    """Show annotations with a type variable: type checkers allow one in signatures only."""
+
+
+GENERIC = get_type_hints(generic, include_extras=True)
 LOUD = Mark("Loud", {"loudness": pa.float64()})
 
 
@@ -72,7 +79,7 @@ def test_the_join_of_two_types_is_what_both_are() -> None:
 
 
 def test_a_generic_output_is_what_its_input_was_and_more() -> None:
-    output = read_pattern(Scored[R], where="x")
+    output = read_pattern(GENERIC["scored"], where="x")
     assert output.filled({R: edge(Peer[Moves])}) == edge(Peer[Scored[Moves]])
     assert output.filled({}) == edge(Scored[Rollouts])
 
@@ -82,7 +89,7 @@ def test_a_generic_output_is_what_its_input_was_and_more() -> None:
     [
         (Rollouts, "one"),
         (list[Rollouts], "list"),
-        (Sequence[Scored[R]], "list"),
+        (GENERIC["sequence"], "list"),
         (dict[str, Rollouts], "dict"),
         (Mapping[str, Rollouts], "dict"),
         (Rollouts | None, "one"),
@@ -94,7 +101,7 @@ def test_a_socket_takes_one_or_several(annotation: Any, many: str) -> None:
 
 
 def test_a_socket_is_written_with_its_shape() -> None:
-    assert str(read_socket("rows", list[Scored[R]], optional=True, where="x")) == "list[Scored[Frame]] (optional)"
+    assert str(read_socket("rows", GENERIC["several"], optional=True, where="x")) == "list[Scored[Frame]] (optional)"
     assert str(read_socket("rows", dict[str, Rollouts], optional=False, where="x")) == "dict[str, Rollouts]"
 
 

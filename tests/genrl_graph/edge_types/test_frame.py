@@ -130,7 +130,8 @@ def test_positions_group_rows_in_order_of_first_appearance(names: list[str]) -> 
 
 
 def test_no_rows_are_rows_too() -> None:
-    for kind in (Tasks, Rollouts, Moves, Board):
+    kinds: tuple[type[Frame], ...] = (Tasks, Rollouts, Moves, Board)
+    for kind in kinds:
         empty = kind.empty()
         assert len(empty) == 0
         assert kind.concat([]) == empty == kind.concat([empty, empty])
@@ -263,7 +264,8 @@ def test_scores_in_a_chain_add_up_and_keep_their_terms() -> None:
 
 
 def test_what_could_not_be_judged_is_nan_and_never_zero() -> None:
-    judged = score(moves(1, 2, 3), {"a": [1.0, None, 3.0], "b": [1.0, 1.0, np.nan]}, weights={"b": 0.0})
+    terms: dict[str, Any] = {"a": [1.0, None, 3.0], "b": [1.0, 1.0, np.nan]}
+    judged = score(moves(1, 2, 3), terms, weights={"b": 0.0})
     assert np.isnan(judged.numpy("reward")).tolist() == [False, True, True]
     assert judged.numpy("reward_a")[2] == 3.0
 
@@ -310,12 +312,12 @@ def test_a_mark_column_needs_one_value_a_row() -> None:
 
 
 def test_rollouts_are_found_by_task_and_by_how_they_ended() -> None:
-    blank = {name: "" for name, kind in Rollouts.columns.items() if kind == pa.string()}
+    blank: dict[str, Any] = {name: "" for name, kind in Rollouts.columns.items() if kind == pa.string()}
     blank |= dict.fromkeys(("stage", "round", "sample", "policy_version", "temperature"), 0)
     lists = ("parent_ids", "messages", "prompt_ids", "completion_ids", "completion_mask", "logprobs")
     blank |= {name: [] for name in lists}
-    rows = [blank | {"id": "1", "task_id": "a", "finish": "stop"}, blank | {"id": "2", "task_id": "b"}]
-    rows += [blank | {"id": "3", "task_id": "a", "finish": "failed"}]
+    rows = [blank | {"id": "1", "task_id": "a", "finish_reason": "stop"}, blank | {"id": "2", "task_id": "b"}]
+    rows += [blank | {"id": "3", "task_id": "a", "finish_reason": "failed"}]
     rollouts = Rollouts.from_rows(rows).marked(PEER)
     assert rollouts.of("a").values("id") == ["1", "3"]
     assert rollouts.finished().values("id") == ["1", "2"]

@@ -1,5 +1,7 @@
 """Trajectories: ids, the rules for steps from other peers, and the round trip to flat arrays."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from genrl_graph.edge_types.trajectories import VALUED, Trajectories, episode_id
 from genrl_graph.edge_types.violation import ReceiverContext
 from genrl_graph.errors import ColumnError
 
-COLUMNS = {
+COLUMNS: dict[str, Any] = {
     "task_id": ["tasks/0"] * 4,
     "group_id": [episode_id(protocol="p", peer="peer0000", round=2, node="play", task_id="tasks/0", sample=0)] * 4,
     "peer": ["peer0000"] * 4,
@@ -27,7 +29,7 @@ COLUMNS = {
     "logprob": [-0.5] * 4,
     "value": [0.0] * 4,
     "bootstrap": [0.0] * 4,
-    "finish": ["", "", "terminated", "terminated"],
+    "finish_reason": ["", "", "terminated", "terminated"],
     "error": [""] * 4,
 }
 
@@ -60,7 +62,7 @@ def test_ids_are_those_of_the_content_in_any_order() -> None:
         ({"action": [2, 1, 1, 0]}, "legal"),
         ({"action": [9, 1, 1, 0]}, "legal"),
         ({"action": [-1, 1, 1, 0]}, "legal"),
-        ({"finish": ["over", "", "terminated", "terminated"]}, "finish"),
+        ({"finish_reason": ["over", "", "terminated", "terminated"]}, "finish_reason"),
         ({"logprob": [0.5, 0, 0, 0]}, "logprob"),
         ({"seat": [-1, 1, 0, 1]}, "seat"),
         ({"seat": [64, 1, 0, 1]}, "seat"),
@@ -83,8 +85,8 @@ def test_what_is_wrong_with_a_row_of_others(changed: dict[str, object], rule: st
     ("changed", "refused"),
     [
         ({}, []),
-        ({"finish": ["terminated", "", "terminated", "terminated"]}, [0, 2]),  # it ends and goes on
-        ({"finish": ["", "", "", "truncated"]}, [0, 2]),  # it never ends
+        ({"finish_reason": ["terminated", "", "terminated", "terminated"]}, [0, 2]),  # it ends and goes on
+        ({"finish_reason": ["", "", "", "truncated"]}, [0, 2]),  # it never ends
         ({"step": [0, 0, 2, 1]}, [0, 2]),  # a step is missing
         ({"step": [0, 0, 0, 1]}, [0, 2]),  # one comes twice
         ({"step": [0, 1, 1, 2]}, [1, 3]),  # it begins in the middle
@@ -120,7 +122,7 @@ def test_it_is_stored_as_flat_arrays_with_its_shapes() -> None:
 
 
 def test_failed_steps_are_left_out_by_name() -> None:
-    rows = steps(finish=["failed", "", "", "truncated"])
+    rows = steps(finish_reason=["failed", "", "", "truncated"])
     assert rows.finish_is("truncated").tolist() == [False, False, False, True]
     assert rows.finished().values("seat") == [1, 0, 1]
 

@@ -185,10 +185,29 @@ def test_types_are_completed_with_what_they_are_and_params_with_their_defaults()
     assert "policy.toy" not in about and "policy.toy_fork" in about
     assert "policy.toy" in schema["$defs"]["carry"]["properties"]["type"]["enum"]
     gather = schema["$defs"]["exchange.gather"]["properties"]
-    assert gather["inputs"]["properties"] == {"rows": {"description": "Frame", "$ref": "#/$defs/output"}}
+    rows = "Frame: rows of this peer, which all others receive"
+    assert gather["inputs"]["properties"] == {"rows": {"description": rows, "$ref": "#/$defs/output"}}
     assert gather["params"]["properties"]["timeout_s"]["default"] == 60.0
     assert gather["params"]["properties"]["max_peers"]["description"].startswith("how many other peers' rows")
     assert gather["type"]["description"].startswith("Share rows with all peers")
+
+
+def test_editors_show_the_meaning_of_every_param_input_and_run_option_that_is_shipped() -> None:
+    schema = json.loads((ROOT / "graphs/graph.schema.json").read_text())
+    shown = {"run": schema["properties"]["run"]}
+    for name, definition in schema["$defs"].items():
+        for part in ("params", "inputs"):
+            shown[f"{name}.{part}"] = definition.get("properties", {}).get(part, {})
+        if re.fullmatch(r"\w+\.\w+\.\w+", name):  # nested params, such as source.list.Message
+            shown[name] = definition
+    described = {
+        f"{where}.{name}": field.get("description", "")
+        for where, part in shown.items()
+        for name, field in part.get("properties", {}).items()
+    }
+    assert len(described) > 300
+    assert [name for name, text in described.items() if not text] == []
+    assert described["source.list.Message.role"] == "author of the message: system, user or assistant"
 
 
 def test_params_that_a_schema_cannot_say_are_left_to_the_check() -> None:
@@ -248,7 +267,7 @@ def test_graphs_of_valid_parts_are_accepted(data: st.DataObject) -> None:
     for part_name in data.draw(st.lists(name, min_size=1, max_size=4, unique=True)):
         part = data.draw(st.sampled_from(PARTS))
         assert part.cls is not None
-        shapes = {"one": ref, "list": ref | st.lists(ref, min_size=1).map(tuple)}
+        shapes: dict[str, st.SearchStrategy[Any]] = {"one": ref, "list": ref | st.lists(ref, min_size=1).map(tuple)}
         shapes["dict"] = st.dictionaries(name, ref, min_size=1)
         sockets = part.cls.signature.inputs if issubclass(part.cls, Node) else ()
         wired = [socket for socket in sockets if not socket.optional or data.draw(st.booleans())]

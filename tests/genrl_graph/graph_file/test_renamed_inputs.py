@@ -52,7 +52,7 @@ def test_the_builder_takes_the_old_name_and_warns() -> None:
         answer = g.add("answer", Answer(num_generations=2, max_new_tokens=1), tasks=tasks, policy=policy)
         score = g.add("score", RegexReward(pattern="b"), rollouts=answer)
         credit = g.add("credit", GroupAdvantage(), scored=score)
-        g.next_round(policy=g.add("update", Grpo(), policy=policy, **{name: [credit]}))  # type: ignore[arg-type]
+        g.next_round(policy=g.add("update", Grpo(), policy=policy, **{name: [credit]}))
         return g
 
     with pytest.warns(FutureWarning, match=r"nodes.update.scored: 'scored' is called 'credited' now"):

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from toys import Centred, Draw, Moves, Numbers, Parity, Same, Step, ToyPolicy, ToyPolicyCarry, toy_game
 
-from genrl_graph import Graph, Log, Rollouts, RunConfig, Source, Task, Tasks, open_run
+from genrl_graph import Credited, Graph, Log, Rollouts, RunConfig, Source, Task, Tasks, Update, open_run
 from genrl_graph.cli import run_command
 from genrl_graph.inspection.plot import braille, smoothed
 from genrl_graph.inspection.text import escaped, line
@@ -31,7 +31,7 @@ class Hostile(Draw, name="look_hostile"):
             row["completion"] = HOSTILE.replace("\ud800", "") + "y" * 5000
             row["messages"] = [{"role": "user", "content": f"say {HOSTILE}".replace("\ud800", "")}]
             if at == len(rows) - 1:
-                row |= {"finish": "failed", "error": "no room\nleft"}
+                row |= {"finish_reason": "failed", "error": "no room\nleft"}
         return Rollouts.from_rows(rows)
 
 
@@ -106,6 +106,26 @@ def test_one_run_is_shown_with_curves_and_a_picture(
     assert "match_final" in out and "stage1/reward  rounds 0 to 5, mean of 2 rounds" in out
     assert sum("┤" in text for text in out.splitlines()) == 10
     assert png.read_bytes().startswith(b"\x89PNG")
+
+
+class Uneven(Update, name="look_uneven"):
+    """Takes one step, and a second one at one of the peers."""
+
+    def run(self, policy: ToyPolicy, credited: list[Credited[Rollouts]], *, peer: str) -> ToyPolicy:
+        policy.version += 2 if peer == "peer0001" else 1
+        return policy
+
+
+def test_versions_of_peers_are_listed_and_never_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    g = Graph("uneven", run=RunConfig(rounds=3, peers=2))
+    policy = g.carry("policy", ToyPolicyCarry(bias=0))
+    answer = g.add("answer", Draw(), tasks=g.add("tasks", Numbers()), policy=policy)
+    credit = g.add("credit", Centred(), scored=g.add("score", Parity(), rollouts=answer))
+    g.next_round(policy=g.add("update", Uneven(), policy=policy, credited=[credit]))
+    play(g, out=tmp_path / "run", quiet=True)
+    run_command(["runs", str(tmp_path / "run")])
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if line.lstrip().startswith("update"))
+    assert "3, 6" in row and "4.5" not in row
 
 
 def test_a_curve_rises_where_its_values_do() -> None:

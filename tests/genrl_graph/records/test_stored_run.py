@@ -47,16 +47,18 @@ from genrl_graph import (
 )
 from genrl_graph.contract.evaluation import Evaluation
 from genrl_graph.dag.schedule import compile_graph
+from genrl_graph.edge_types.edge_type import PEER
 from genrl_graph.errors import ParamError, StoreError
 from genrl_graph.nodes.advantage.pool import PoolAdvantage
 from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.nodes.reward.weighted_sum import WeightedSum
-from genrl_graph.records.stored_run import writer_of
+from genrl_graph.records.stored_run import StoredRun, writer_of
 from genrl_graph.runners.loop.context import RunContext, StepReport
 from genrl_graph.runners.loop.exchange import LocalSwarm
 from genrl_graph.runners.loop.peers import make_peers, peer_names
 from genrl_graph.runners.loop.round import run_round
 from genrl_graph.runners.play import play
+from genrl_graph.store.journal import Record
 from genrl_graph.store.run_store import RunStore
 
 TINY = Path(genrl_graph.__file__).parent / "graphs" / "tiny_multistage.yaml"
@@ -106,7 +108,7 @@ class Shout(Exchange, name="reading_shout"):
         kind = type(packets[0].rows)
         frames = [packet.rows for packet in packets if packet.peer != peer]
         nothing = packets[0].rows.take([])
-        return kind.concat([nothing, *frames]).marked(genrl_graph.edge_types.edge_type.PEER)
+        return kind.concat([nothing, *frames]).marked(PEER)
 
 
 class Late(Exchange, name="reading_late"):
@@ -119,7 +121,7 @@ class Late(Exchange, name="reading_late"):
         rows = type(packets[0].rows).concat([packet.rows for packet in packets])
         at = rows.table.column_names.index("round")
         earlier = rows.table.set_column(at, "round", pa.array([round - 1] * len(rows), pa.int32()))
-        return type(rows)(earlier, marks=rows.marks).marked(genrl_graph.edge_types.edge_type.PEER)
+        return type(rows)(earlier, marks=rows.marks).marked(PEER)
 
 
 class Reversed(Select, name="reading_turned"):
@@ -140,7 +142,7 @@ def branched() -> Graph:
     g.add("named", Named(), rows={"b": halves.high, "a": halves.low})
     g.add("weighed", Centred(), scored=g.add("checked", Matches(), rollouts=g.add("renamed", Renamed(), rows=answer)))
     both = [g.add("even", Parity(), rollouts=answer), g.add("match", Matches(), rollouts=answer)]
-    total = g.add("total", WeightedSum(terms={"even": {"weight": 2.0}}, others=1.0), scored=both)  # type: ignore[arg-type]
+    total = g.add("total", WeightedSum(terms={"even": {"weight": 2.0}}, others=1.0), scored=both)
     judged = g.add("judged", Gather(min_peers=1), rows=total)
     g.add("old", Same(), rows=g.add("late", Late(min_peers=1), rows=answer))
     g.add("turned", Reversed(), rows=[answer, halves.low])
@@ -221,7 +223,7 @@ class Picky(Reward, name="reading_picky"):
 
 
 def held_game(**options: object) -> Graph:
-    g = Graph("held", run=RunConfig(**({"rounds": 3, "peers": 2, "eval_temperature": None} | options)))  # type: ignore[arg-type]
+    g = Graph("held", run=RunConfig(**({"rounds": 3, "peers": 2, "eval_temperature": None} | options)))
     policy, tasks = g.carry("policy", ToyPolicyCarry(bias=1)), g.add("tasks", Held(num_tasks=2))
     answer = g.add("answer", Draw(), tasks=tasks, policy=policy)
     answers = g.add("answers", Gather(min_peers=2), rows=answer)
@@ -295,7 +297,7 @@ def test_blocks_are_the_whole_in_parts(held: Path) -> None:
     ],
 )
 def test_wrong_names_are_told_in_one_line(
-    held: Path, ask: Callable[[genrl_graph.records.stored_run.StoredRun], object], error: type[Exception], message: str
+    held: Path, ask: Callable[[StoredRun], object], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message) as caught:
         ask(open_run(held))
@@ -325,9 +327,9 @@ def test_peers_that_were_processes_are_one_run(tmp_path: Path) -> None:
     stores = {name: RunStore.create(folder / name, graph.record(), {}) for name in names}
     done: list[StepReport] = []
 
-    def commit(records: list[object]) -> None:
+    def commit(records: list[Record]) -> None:
         for record in records:
-            stores[record.holder].commit([record])  # type: ignore[attr-defined]
+            stores[record.holder].commit([record])
 
     players, swarm = make_peers(schedule, names, seed=0), LocalSwarm(names)
     context = RunContext(schedule=schedule, swarm=swarm, seed=0, commit=commit, watch=done.append)  # type: ignore[arg-type]
@@ -369,7 +371,7 @@ def test_a_reader_beside_the_writer_never_sees_a_torn_row(toys_file: Path, tmp_p
             run = open_run(folder)
             before = run.rounds
             rows = run.frame("credit_final")
-            counts = np.unique(rows.numpy("round"), return_counts=True)[1]  # type: ignore[arg-type]
+            counts = np.unique(rows.numpy("round"), return_counts=True)[1]
             assert set(counts[: len(before)].tolist()) <= {12}  # 2 peers x the best half of 3 tasks x 4
             assert len(counts) >= len(before) and np.isfinite(rows.numpy("reward")).all()
             seen.append(len(before))

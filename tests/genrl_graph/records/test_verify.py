@@ -18,6 +18,7 @@ from genrl_graph.store.arrays import root_file
 from genrl_graph.store.chunks import ChunkedArray
 from genrl_graph.store.journal import Record
 from genrl_graph.store.manifest import write_manifest
+from genrl_graph.store.run_path import RunPath
 from genrl_graph.store.run_store import RunStore
 
 ROUNDS = 6
@@ -44,7 +45,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if number == 3:
                 store.flush()
         for rounds in (2, 4):
-            peer = store.checkpoints / f"{rounds:06d}" / "peer0000"
+            peer = folder / "checkpoints" / f"{rounds:06d}" / "peer0000"
             peer.mkdir(parents=True)
             (peer / "weights").write_bytes(bytes(range(200)))
             write_manifest(peer.parent)
@@ -126,21 +127,23 @@ def test_counts_that_do_not_fit_the_records_are_found(run: Path) -> None:
 
 
 def test_rows_changed_with_valid_checksums_do_not_give_the_hash_of_their_record(run: Path) -> None:
-    array = ChunkedArray(run / "rollouts.zarr/score/reward", Leaf("reward", "", "float64"))
+    array = ChunkedArray(RunPath.of(run / "rollouts.zarr/score/reward"), Leaf("reward", "", "float64"))
     rewards = array.read(0, 16).copy()
     rewards[9] += 1e-9
     for path, data in array.files(rewards, 0):
-        path.write_bytes(data)
+        path.write(data)
     (problem,) = problems(run)
     assert "record 5 (round 2, score, peer0000): its rows do not give the hash" in problem
 
 
 def test_offsets_that_fall_are_found(run: Path) -> None:
-    array = ChunkedArray(run / "rollouts.zarr/answer/messages/offsets", Leaf("m", "", "int64", into="values"))
+    array = ChunkedArray(
+        RunPath.of(run / "rollouts.zarr/answer/messages/offsets"), Leaf("m", "", "int64", into="values")
+    )
     offsets = array.read(0, 17).copy()
     offsets[5] = 99
     for path, data in array.files(offsets, 0):
-        path.write_bytes(data)
+        path.write(data)
     assert any(f"{array.folder}: offset 6 is" in problem for problem in problems(run))
 
 
@@ -190,7 +193,7 @@ def test_a_newer_journal_a_writer_and_a_graph_that_is_no_yaml(run: Path, capsys:
     (run / "graph.yaml").write_text(text + "nodes: [\n")
     assert run_command(["store", "verify", str(run)]) == StoreError.exit_code
     said = capsys.readouterr().out.splitlines()
-    assert "graph.yaml: is not YAML" in said[0] and "journal version 99 is newer" in said[1]
+    assert "graph.yaml: is not YAML that a run writes" in said[0] and "journal version 99 is newer" in said[1]
     assert said[-1].startswith(f"{run}: damaged: ")
     (run / "graph.yaml").write_text(text)
     shutil.rmtree(run / "journal")

@@ -15,6 +15,7 @@ from genrl_graph.arrow.flat import Flat
 from genrl_graph.arrow.schema import Leaf
 from genrl_graph.errors import StoreError
 from genrl_graph.store.chunks import LEVEL, ChunkedArray
+from genrl_graph.store.run_path import RunPath
 
 NUMBERS = ["bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))]
 DTYPES = [*NUMBERS, "float16", "float32", "float64", "string"]
@@ -35,8 +36,9 @@ def values(leaf: Leaf, count: int) -> Flat:
 
 def write(array: ChunkedArray, elements: Flat, at: int) -> None:
     for path, data in array.files(elements, at):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        if path.parent.names:
+            path.parent.make_folder()
+        path.write(data)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -45,7 +47,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("leaf", LEAVES, ids=str)
 def test_the_files_are_those_that_zarr_writes(leaf: Leaf, tmp_path: Path) -> None:
-    array = ChunkedArray(tmp_path / "ours", leaf)
+    array = ChunkedArray(RunPath(tmp_path) / "ours", leaf)
     elements = values(leaf, 2 * min(array.size, 5_000) + 7)
     write(array, elements, 0)
     theirs: Any = zarr.create_array(
@@ -68,7 +70,7 @@ def test_what_is_appended_piece_by_piece_is_what_is_written_at_once(
 ) -> None:
     elements = values(leaf, sum(lengths))
     with TemporaryDirectory() as name:
-        pieces, whole = (ChunkedArray(Path(name) / which, leaf) for which in ("pieces", "whole"))
+        pieces, whole = (ChunkedArray(RunPath(Path(name)) / which, leaf) for which in ("pieces", "whole"))
         write(whole, elements, 0)
         at = 0
         for length in lengths:
@@ -79,21 +81,21 @@ def test_what_is_appended_piece_by_piece_is_what_is_written_at_once(
         start = data.draw(st.integers(0, len(elements)))
         stop = data.draw(st.integers(start, len(elements)))
         np.testing.assert_array_equal(pieces.read(start, stop), elements[start:stop])
-        kept = files(whole.folder)
-        assert {path: found for path, found in files(pieces.folder).items() if path in kept} == kept
+        kept = files(whole.folder.path)
+        assert {path: found for path, found in files(pieces.folder.path).items() if path in kept} == kept
 
 
 def test_reading_names_the_chunk_that_is_missing_or_damaged(tmp_path: Path) -> None:
-    array = ChunkedArray(tmp_path, Leaf("x", "", "int32"))
+    array = ChunkedArray(RunPath(tmp_path), Leaf("x", "", "int32"))
     write(array, values(array.leaf, 2 * array.size), 0)
-    damaged = bytearray(array.chunk(1).read_bytes())
+    damaged = bytearray(array.chunk(1).path.read_bytes())
     for at in (0, len(damaged) // 2, len(damaged) - 1):
         damaged[at] ^= 1
-        array.chunk(1).write_bytes(damaged)
+        array.chunk(1).path.write_bytes(damaged)
         with pytest.raises(StoreError, match=r"c/1: chunk is damaged \(its checksum differs\)"):
             array.read(0, 2 * array.size)
         damaged[at] ^= 1
-    array.chunk(1).write_bytes(b"")
+    array.chunk(1).path.write_bytes(b"")
     with pytest.raises(StoreError, match="c/1: chunk is damaged"):
         array.read(array.size, array.size + 1)
     array.chunk(1).unlink()

@@ -194,7 +194,7 @@ def test_a_power_loss_at_any_moment_keeps_every_commit(
     for number, at in enumerate(picked):
         share = (0.0, 1.0, 0.5)[number % 3]  # of the unsynced changes that survive
         folder = tmp_path / f"crash-{number}"
-        known[at].write(root, folder, lambda share=share: bool(rng.random() < share))  # type: ignore[misc]
+        known[at].write(root, folder, lambda share=share: bool(rng.random() < share))
         finish(folder / "run", known[at].progress, whole, f"moment {at} of {len(known)}, share {share}")
         shutil.rmtree(folder)
 

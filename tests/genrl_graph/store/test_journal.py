@@ -32,11 +32,12 @@ TABLES = ROWS.map(
         names=["n", "text", "ids"],
     )
 )
+NAMES = st.text("aé𝄞 _.-0", min_size=1, max_size=5).filter(lambda name: name.strip("."))
 RECORDS = st.builds(
     Record,
     round=st.integers(0, 2**31 - 1),
-    node=st.text(max_size=5),
-    holder=st.text(max_size=5),
+    node=NAMES,
+    holder=NAMES,
     facts=st.dictionaries(st.text(max_size=3), JSON, max_size=3),
     tables=st.dictionaries(st.sampled_from(["answer", "eval/answer", "update/trained"]), TABLES, max_size=2),
 )

@@ -238,8 +238,8 @@ def hostile() -> dict[str, tuple[str, bytes, Frame]]:
     boards, board_body = plain(moves())
     board = {"tensor": "float32", "shape": [2, 3]}
     scored = score(chats(), {"right": np.zeros(4)})
-    flags = type("Flags", (Frame,), {"columns": {"flag": pa.bool_()}, "__slots__": ()})
-    nothing = type("Nothing", (Frame,), {"columns": {"none": pa.list_(pa.null())}, "__slots__": ()})
+    flags: type[Frame] = type("Flags", (Frame,), {"columns": {"flag": pa.bool_()}, "__slots__": ()})
+    nothing: type[Frame] = type("Nothing", (Frame,), {"columns": {"none": pa.list_(pa.null())}, "__slots__": ()})
     deep = b'{"type":' + b"[" * 30_000
     hidden = b'["' + b"]" * 9000 + b'",' + b"[" * 9000
     surrogate = struct.pack("<4i", 3, 0, 0, 1) + b"\xed\xa0\x80" + body[19:]

@@ -1,15 +1,14 @@
 """Game steps in the form that a generator returns, with made-up rewards and values."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from fixture_types import MakeSteps
 
 from genrl_graph.edge_types.edge_type import SCORED
 from genrl_graph.edge_types.trajectories import Trajectories
-
-MakeSteps = Callable[..., Trajectories]
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +22,7 @@ def steps_of(
     *,
     values: Sequence[Sequence[float]] | None = None,
     bootstrap: Sequence[float] | None = None,
-    finish: Sequence[str] | None = None,
+    finish_reason: Sequence[str] | None = None,
     seats: Sequence[int] | None = None,
     source: str = "tasks",
 ) -> Trajectories:
@@ -51,7 +50,7 @@ def steps_of(
                     "logprob": -0.5,
                     "value": values[at][step] if values else 0.0,
                     "bootstrap": bootstrap[at] if bootstrap and last else 0.0,
-                    "finish": (finish[at] if finish else "terminated") if last else "",
+                    "finish_reason": (finish_reason[at] if finish_reason else "terminated") if last else "",
                     "error": "",
                     "reward": reward,
                 }

@@ -4,11 +4,14 @@ Stage 0: answers a, b, c of one prompt. Stage 1: critique k quotes a and b; m qu
 Stage 2: final x quotes a and k; y quotes b and m; z quotes a, b and m; w, of another task, quotes nothing.
 """
 
+from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
+from statistics import fmean
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+from fixture_types import MakeRollouts, ReadGame
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +22,7 @@ from genrl_graph.edge_types.edge_type import PEER
 from genrl_graph.nodes.advantage.backup import BackupAdvantage
 from genrl_graph.nodes.advantage.group import GroupAdvantage
 
+Family = tuple[Rollouts, Rollouts, Rollouts]
 NAN = float("nan")
 ANSWERS = {"a": 1.0, "b": 0.0, "c": 0.5}
 CRITIQUES = {"k": (1.0, "ab"), "m": (0.0, "b"), "n": (NAN, "c")}
@@ -26,7 +30,7 @@ FINALS = {"x": (1.0, "ak"), "y": (0.0, "bm"), "z": (0.5, "abm"), "w": (9.0, "")}
 
 
 @pytest.fixture(scope="module")
-def family(make_rollouts):  # type: ignore[no-untyped-def]
+def family(make_rollouts: MakeRollouts) -> Family:
     """Return scored answers, critiques and finals."""
 
     def stage(number: int, node: str, rewards: dict[str, float], parents: dict[str, str]) -> Rollouts:
@@ -65,7 +69,7 @@ def backed_up(scored: Rollouts, later: list[Rollouts], **params: Any) -> dict[st
         ("difference", [Fraction(3, 4), Fraction(-3, 4), NAN]),
     ],
 )
-def test_finals_back_up_the_answers_that_they_quoted(family, how: str, expected: list[Fraction]) -> None:  # type: ignore[no-untyped-def]
+def test_finals_back_up_the_answers_that_they_quoted(family: Family, how: str, expected: list[Fraction]) -> None:
     answers, _, finals = family
     actual = backed_up(answers, [finals], how=how)
     assert actual["children"] == [2, 2, 0]
@@ -77,7 +81,7 @@ def test_finals_back_up_the_answers_that_they_quoted(family, how: str, expected:
     np.testing.assert_allclose(actual["advantage"], [float(value - mean) for value in values], atol=1e-15)
 
 
-def test_stages_are_backed_up_one_by_one_and_then_averaged(family) -> None:  # type: ignore[no-untyped-def]
+def test_stages_are_backed_up_one_by_one_and_then_averaged(family: Family) -> None:
     answers, critiques, finals = family
     actual = backed_up(answers, [critiques, finals])
     # a: critiques 1, finals 3/4; b: critiques 1/2, finals 1/4; c: its one critique was not judged
@@ -96,7 +100,7 @@ def test_stages_are_backed_up_one_by_one_and_then_averaged(family) -> None:  # t
     np.testing.assert_array_equal(differences, [float((Fraction(1) + Fraction(3, 4)) / 2), float(Fraction(-3, 4)), NAN])
 
 
-def test_discount_counts_the_stages_between(family) -> None:  # type: ignore[no-untyped-def]
+def test_discount_counts_the_stages_between(family: Family) -> None:
     answers, critiques, finals = family
     actual = backed_up(answers, [critiques, finals], discount=0.5)
     # critiques are one stage later, finals two: a is (1/2 * 1 + 1/4 * 3/4) / 2
@@ -105,13 +109,15 @@ def test_discount_counts_the_stages_between(family) -> None:  # type: ignore[no-
 
 
 @pytest.mark.parametrize("stage", [-(2**31), 0, 1])
-def test_no_reader_is_worth_more_for_the_stage_that_its_peer_wrote(family, make_rollouts, stage: int) -> None:  # type: ignore[no-untyped-def]
+def test_no_reader_is_worth_more_for_the_stage_that_its_peer_wrote(
+    family: Family, make_rollouts: MakeRollouts, stage: int
+) -> None:
     answers = family[0]
     forged = score(make_rollouts(["x"], id=["x"], stage=stage, parent_ids=[["a"]], task_id="t/0"), {"t": [1.0]})
     assert backed_up(answers, [forged], discount=0.5)["backed_up"][0] == 0.5
 
 
-def test_weights_of_own_and_backed_up(family) -> None:  # type: ignore[no-untyped-def]
+def test_weights_of_own_and_backed_up(family: Family) -> None:
     answers, critiques, finals = family
     assert backed_up(answers, [finals], own=2.0, backed_up=-4.0)["value"] == [-1.0, -1.0, 1.0]
     # a row that is paid by others alone needs no reward; n is childless and has none either
@@ -123,21 +129,21 @@ def test_weights_of_own_and_backed_up(family) -> None:  # type: ignore[no-untype
     assert np.isnan(backed_up(unjudged, [finals])["value"]).all()
 
 
-def test_childless_rows_may_be_left_out(family) -> None:  # type: ignore[no-untyped-def]
+def test_childless_rows_may_be_left_out(family: Family) -> None:
     answers, _, finals = family
     actual = backed_up(answers, [finals], childless="leave_out")
     np.testing.assert_array_equal(actual["value"], [1.75, 0.25, NAN])
     np.testing.assert_array_equal(actual["advantage"], [0.75, -0.75, NAN])
 
 
-def test_a_reader_of_another_task_is_no_child(family, make_rollouts) -> None:  # type: ignore[no-untyped-def]
+def test_a_reader_of_another_task_is_no_child(family: Family, make_rollouts: MakeRollouts) -> None:
     answers = family[0]
     stranger = score(make_rollouts(["x"], id=["x"], parent_ids=[["a"]], stage=1, task_id="t/1"), {"t": [5.0]})
     for how in ("mean", "max", "difference"):
         assert np.isnan(backed_up(answers, [stranger], how=how)["backed_up"]).all()
 
 
-def test_no_rows(family, log: Log) -> None:  # type: ignore[no-untyped-def]
+def test_no_rows(family: Family, log: Log) -> None:
     answers, critiques, finals = family
     none = answers.take([])
     assert len(BackupAdvantage().run(none, [finals], log=log)) == 0
@@ -151,12 +157,15 @@ SHARED = {"stage": 0, "task_id": ["t/0", "t/0", "t/1", "t/1"], "group_id": ["g0"
 finals = st.lists(st.tuples(rewards, st.sets(st.sampled_from(["id0", "id1", "id2", "id3"])), st.booleans()), max_size=9)
 hows = st.sampled_from(["mean", "max", "difference"])
 
+DrawnFinal = tuple[float, set[str], bool]  # its reward, the ids that it quotes, whether it is of the second task
+Drawn = Callable[[list[float], list[DrawnFinal]], tuple[Rollouts, Rollouts, list[list[str]]]]
+
 
 @pytest.fixture(scope="module")
-def drawn(make_rollouts):  # type: ignore[no-untyped-def]
+def drawn(make_rollouts: MakeRollouts) -> Drawn:
     """Build four answers to two tasks, and later rows that quote answers to their own task."""
 
-    def of(own, drawn_finals):  # type: ignore[no-untyped-def]
+    def of(own: list[float], drawn_finals: list[DrawnFinal]) -> tuple[Rollouts, Rollouts, list[list[str]]]:
         tasks = [f"t/{int(second)}" for _, _, second in drawn_finals]
         parents = [
             sorted(quoted & ({"id2", "id3"} if task == "t/1" else {"id0", "id1"}))
@@ -173,7 +182,9 @@ def drawn(make_rollouts):  # type: ignore[no-untyped-def]
 
 
 @given(own=st.lists(rewards, min_size=4, max_size=4), drawn_finals=finals, how=hows)
-def test_against_a_plain_reading_of_the_definition(drawn, own, drawn_finals, how) -> None:  # type: ignore[no-untyped-def]
+def test_against_a_plain_reading_of_the_definition(
+    drawn: Drawn, own: list[float], drawn_finals: list[DrawnFinal], how: Literal["mean", "max", "difference"]
+) -> None:
     answers, later, parents = drawn(own, drawn_finals)
     expected = []
     for id, task in zip(answers.values("id"), answers.values("task_id"), strict=True):
@@ -187,8 +198,8 @@ def test_against_a_plain_reading_of_the_definition(drawn, own, drawn_finals, how
         if not children or (how == "difference" and not others):
             expected.append(NAN)
         else:
-            value = max(children) if how == "max" else np.mean(children)
-            expected.append(value - np.mean(others) if how == "difference" else value)
+            value = max(children) if how == "max" else fmean(children)
+            expected.append(value - fmean(others) if how == "difference" else value)
     np.testing.assert_allclose(backed_up(answers, [later], how=how)["backed_up"], expected, atol=1e-12)
 
 
@@ -199,7 +210,14 @@ def test_against_a_plain_reading_of_the_definition(drawn, own, drawn_finals, how
     order=st.permutations(range(4)),
     seed=st.integers(0, 9),
 )
-def test_the_order_of_rows_changes_no_bit(drawn, own, drawn_finals, how, order, seed) -> None:  # type: ignore[no-untyped-def]
+def test_the_order_of_rows_changes_no_bit(
+    drawn: Drawn,
+    own: list[float],
+    drawn_finals: list[DrawnFinal],
+    how: Literal["mean", "max", "difference"],
+    order: list[int],
+    seed: int,
+) -> None:
     answers, later, _ = drawn(own, drawn_finals)
     shuffled = later.take(np.random.default_rng(seed).permutation(len(later)))
     straight = backed_up(answers, [later], how=how)
@@ -215,7 +233,14 @@ def test_the_order_of_rows_changes_no_bit(drawn, own, drawn_finals, how, order, 
     scale=st.sampled_from(["group", "batch", "none"]),
     leave_one_out=st.booleans(),
 )
-def test_without_what_is_backed_up_it_is_advantage_group(drawn, own, drawn_finals, how, scale, leave_one_out) -> None:  # type: ignore[no-untyped-def]
+def test_without_what_is_backed_up_it_is_advantage_group(
+    drawn: Drawn,
+    own: list[float],
+    drawn_finals: list[DrawnFinal],
+    how: Literal["mean", "max", "difference"],
+    scale: Literal["group", "batch", "none"],
+    leave_one_out: bool,
+) -> None:
     answers, later, _ = drawn(own, drawn_finals)
     params = {"scale": scale, "leave_one_out": leave_one_out, "scope": "task"}
     logs = Log(), Log()
@@ -225,7 +250,7 @@ def test_without_what_is_backed_up_it_is_advantage_group(drawn, own, drawn_final
     assert logs[1].metrics.items() <= logs[0].metrics.items()
 
 
-def test_equal_evidence_in_unequal_numbers_is_no_variance(make_rollouts) -> None:  # type: ignore[no-untyped-def]
+def test_equal_evidence_in_unequal_numbers_is_no_variance(make_rollouts: MakeRollouts) -> None:
     parents = [["id0"]] * 3 + [["id1"]]
     finals = make_rollouts(["y"] * 4, id=list("wxyz"), stage=1, parent_ids=parents)
     answers = score(make_rollouts(["x"] * 2), {"t": [0.0, 0.0]})
@@ -234,7 +259,7 @@ def test_equal_evidence_in_unequal_numbers_is_no_variance(make_rollouts) -> None
     assert actual["metrics"]["groups_with_variance"] == 0
 
 
-def test_marks_stay_and_params_are_bounded(family) -> None:  # type: ignore[no-untyped-def]
+def test_marks_stay_and_params_are_bounded(family: Family) -> None:
     answers, _, finals = family
     assert PEER in BackupAdvantage().run(answers.marked(PEER), [finals], log=Log()).marks
     for wrong in ({"discount": 1.5}, {"own": float("inf")}, {"how": "sum"}, {"childless": "zero"}):
@@ -242,7 +267,7 @@ def test_marks_stay_and_params_are_bounded(family) -> None:  # type: ignore[no-u
             BackupAdvantage(**wrong)
 
 
-def test_the_check_wants_scored_rows_with_a_lineage(read) -> None:  # type: ignore[no-untyped-def]
+def test_the_check_wants_scored_rows_with_a_lineage(read: ReadGame) -> None:
     loaded = read("""
 graph: g
 version: 1

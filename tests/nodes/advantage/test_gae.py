@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from fixture_types import MakeSteps
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -53,10 +54,10 @@ def shuffled(count: int) -> NDArray[np.int64]:
     return np.random.default_rng(0).permutation(count)
 
 
-def test_rows_in_any_order_get_what_is_theirs(make_steps) -> None:  # type: ignore[no-untyped-def]
+def test_rows_in_any_order_get_what_is_theirs(make_steps: MakeSteps) -> None:
     rewards, values = [[1.0, 2.0, 3.0], [4.0], [5.0, 6.0]], [[0.1, 0.2, 0.3], [0.4], [0.5, 0.6]]
     rows = make_steps(
-        rewards, values=values, bootstrap=[9.0, 0.0, 0.0], finish=["truncated", "terminated", "terminated"]
+        rewards, values=values, bootstrap=[9.0, 0.0, 0.0], finish_reason=["truncated", "terminated", "terminated"]
     )
     order = shuffled(len(rows))
     log = Log()
@@ -72,8 +73,10 @@ def test_rows_in_any_order_get_what_is_theirs(make_steps) -> None:  # type: igno
     assert log.metrics["left_out"] == 0
 
 
-def test_what_failed_or_is_not_whole_gets_nan(make_steps) -> None:  # type: ignore[no-untyped-def]
-    rows = make_steps([[1.0, 2.0], [3.0, 4.0], [5.0], [6.0, 7.0]], finish=["terminated", "terminated", "failed", ""])
+def test_what_failed_or_is_not_whole_gets_nan(make_steps: MakeSteps) -> None:
+    rows = make_steps(
+        [[1.0, 2.0], [3.0, 4.0], [5.0], [6.0, 7.0]], finish_reason=["terminated", "terminated", "failed", ""]
+    )
     log = Log()
     credited = GaeAdvantage().run(rows.take([0, 1, 3, 4, 5, 6]), log=log)
     assert np.isfinite(credited.numpy("advantage")).tolist() == [True, True, False, False, False, False]
@@ -83,7 +86,7 @@ def test_what_failed_or_is_not_whole_gets_nan(make_steps) -> None:  # type: igno
     assert len(GaeAdvantage().run(rows.take([]), log=log)) == 0
 
 
-def test_seats_and_peers_of_one_episode_do_not_mix(make_steps) -> None:  # type: ignore[no-untyped-def]
+def test_seats_and_peers_of_one_episode_do_not_mix(make_steps: MakeSteps) -> None:
     rows = make_steps([[1.0, 2.0], [10.0, 20.0]], seats=[0, 1])
     one_episode = type(rows)(
         rows.table.set_column(rows.table.column_names.index("group_id"), "group_id", [["g"] * 4]), marks=rows.marks
@@ -93,10 +96,12 @@ def test_seats_and_peers_of_one_episode_do_not_mix(make_steps) -> None:  # type:
     assert len(WholeTrajectories.of(one_episode).rows) == 2
 
 
-def test_returns_to_go_are_discounted_sums_less_a_baseline(make_steps) -> None:  # type: ignore[no-untyped-def]
+def test_returns_to_go_are_discounted_sums_less_a_baseline(make_steps: MakeSteps) -> None:
     rewards = [[1.0, 2.0, 4.0], [8.0, 16.0]]
     plain = [[1 + 1 + 1, 2 + 2, 4], [8 + 8, 16]]
-    rows = make_steps(rewards, values=[[9.0] * 3, [9.0] * 2], bootstrap=[0.0, 5.0], finish=["terminated", "truncated"])
+    rows = make_steps(
+        rewards, values=[[9.0] * 3, [9.0] * 2], bootstrap=[0.0, 5.0], finish_reason=["terminated", "truncated"]
+    )
 
     def credited(baseline: str) -> list[float]:
         node = ReturnToGo(gamma=0.5, baseline=baseline)

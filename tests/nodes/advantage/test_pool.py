@@ -1,7 +1,10 @@
 """`advantage.pool`: one baseline over several inputs."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
+from fixture_types import MakeRollouts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +20,7 @@ LAST = {"node": "final", "stage": 2, "peer": ["p", "q"], "task_id": "t/0"}
 
 
 @pytest.fixture
-def stages(make_rollouts):  # type: ignore[no-untyped-def]
+def stages(make_rollouts: MakeRollouts) -> list[Rollouts]:
     """Return first answers of two peers to two tasks, and last answers of both to the first task."""
     first = score(make_rollouts(["x"] * 4, **FIRST), {"t": [0.0, 4.0, 1.0, 2.0], "style": [0.0] * 4})
     last = score(make_rollouts(["y"] * 2, id=["f0", "f1"], **LAST), {"t": [3.0, np.nan]})
@@ -33,14 +36,16 @@ def stages(make_rollouts):  # type: ignore[no-untyped-def]
         ("batch", [-2, 2, -1, 0, 1]),
     ],
 )
-def test_one_baseline_over_what_is_wired(stages, scope: str, expected: list[float], log: Log) -> None:  # type: ignore[no-untyped-def]
+def test_one_baseline_over_what_is_wired(stages: list[Rollouts], scope: str, expected: list[float], log: Log) -> None:
     rows = PoolAdvantage(scope=scope, scale="none").run(stages, log=log)
     assert rows.values("id") == ["id0", "id1", "id2", "id3", "f0", "f1"]
     np.testing.assert_allclose(rows.numpy("advantage"), [*expected, np.nan], atol=1e-12)
     assert log.metrics["reward"] == 2.0
 
 
-def test_terms_that_only_some_rows_have_are_dropped_and_marks_that_only_some_have_too(stages, log: Log) -> None:  # type: ignore[no-untyped-def]
+def test_terms_that_only_some_rows_have_are_dropped_and_marks_that_only_some_have_too(
+    stages: list[Rollouts], log: Log
+) -> None:
     rows = PoolAdvantage().run([stages[0].marked(PEER), stages[1]], log=log)
     assert "reward_t" in rows.table.column_names
     assert "reward_style" not in rows.table.column_names
@@ -55,7 +60,7 @@ class Graded(Rollouts):
     __slots__ = ()
 
 
-def test_rows_of_a_narrower_type_pool_as_what_they_have_in_common(stages, log: Log) -> None:  # type: ignore[no-untyped-def]
+def test_rows_of_a_narrower_type_pool_as_what_they_have_in_common(stages: list[Rollouts], log: Log) -> None:
     table = stages[1].table.append_column("grade", stages[1].table.column("sample"))
     narrower = Graded(table, marks=stages[1].marks)
     for several in ([narrower, stages[0]], [stages[0], narrower]):
@@ -67,8 +72,12 @@ rewards = st.lists(st.sampled_from([0.0, 0.1, 0.5, 1.0, float("nan")]), min_size
 
 
 @given(rewards, st.sampled_from(["group", "batch", "none"]), st.booleans(), st.integers(0, 8))
-def test_one_input_of_one_node_is_advantage_group_however_it_is_cut(  # type: ignore[no-untyped-def]
-    make_rollouts, rewards, scale, leave_one_out, cut
+def test_one_input_of_one_node_is_advantage_group_however_it_is_cut(
+    make_rollouts: MakeRollouts,
+    rewards: list[float],
+    scale: Literal["group", "batch", "none"],
+    leave_one_out: bool,
+    cut: int,
 ) -> None:
     rows = score(make_rollouts(["x"] * len(rewards)), {"t": rewards})
     expected = GroupAdvantage(scope="task", scale=scale, leave_one_out=leave_one_out).run(rows, log=Log())

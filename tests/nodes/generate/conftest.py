@@ -1,17 +1,21 @@
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
+from architectures import causal
+from fixture_types import Resources, Written
 
 from genrl_graph import Log, Rollouts, Tasks, TextPolicy
 from genrl_graph.edge_types.edge_type import PEER
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 
 
 @pytest.fixture(scope="session")
-def policy() -> TextPolicy:
-    return TinyLM(hidden_size=16, heads=2, layers=1).init("policy", seed=0)
+def policy() -> CausalPolicy:
+    return causal(TinyLM(hidden_size=16, heads=2, layers=1).init("policy", seed=0))
 
 
 @pytest.fixture
@@ -29,17 +33,17 @@ def tasks() -> Tasks:
 
 
 @pytest.fixture
-def resources() -> Callable[..., dict[str, object]]:
+def resources() -> Resources:
     """Return a factory of the resources that a runner supplies, new ones at each call."""
 
-    def make(seed: int = 0, peer: str = "peer0000") -> dict[str, object]:
+    def make(seed: int = 0, peer: str = "peer0000") -> dict[str, Any]:
         return {"rng": np.random.default_rng(seed), "log": Log(), "round": 3, "peer": peer}
 
     return make
 
 
 @pytest.fixture
-def written(policy: TextPolicy) -> Callable[..., Rollouts]:
+def written(policy: TextPolicy) -> Written:
     """Return a factory of rollouts from (task id, peer, completion); completion None makes a failed row."""
 
     def make(texts: Sequence[tuple[str, str, str | None]]) -> Rollouts:
@@ -56,7 +60,7 @@ def written(policy: TextPolicy) -> Callable[..., Rollouts]:
                 "sample": at,
                 "policy": "policy",
                 "policy_version": 0,
-                "tokenizer": policy.tokenizer_fingerprint,
+                "tokenizer_fingerprint": policy.tokenizer_fingerprint,
                 "temperature": 1.0,
                 "messages": [{"role": "user", "content": "?"}],
                 "prompt_ids": [5],
@@ -64,7 +68,7 @@ def written(policy: TextPolicy) -> Callable[..., Rollouts]:
                 "completion_mask": [],
                 "logprobs": [],
                 "completion": text or "",
-                "finish": "failed" if text is None else "stop",
+                "finish_reason": "failed" if text is None else "stop",
                 "error": "too long" if text is None else "",
             }
             for at, (task, peer, text) in enumerate(texts)

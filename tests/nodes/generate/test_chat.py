@@ -1,18 +1,22 @@
 import numpy as np
 import pytest
 import torch
+from fixture_types import Resources, Written
 
 from genrl_graph import ParamError, Rollouts, Tasks
 from genrl_graph.contract.evaluation import Evaluation
 from genrl_graph.contract.node import Place
 from genrl_graph.nodes.generate.chat import Chat
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 
 
-def texts(rows):
+def texts(rows: Rollouts) -> list[str]:
     return [row[-1]["content"] for row in rows.values("messages")]
 
 
-def test_rows_are_in_the_order_of_the_tasks_and_hold_what_was_sampled(tasks, policy, resources):
+def test_rows_are_in_the_order_of_the_tasks_and_hold_what_was_sampled(
+    tasks: Tasks, policy: CausalPolicy, resources: Resources
+) -> None:
     node = Chat(num_generations=3, max_new_tokens=5, temperature=0.7).placed(Place("ask", 2, "protocol"))
     rows = node.run(tasks, policy, **resources())
     assert rows.values("task_id") == ["tasks/0"] * 3 + ["tasks/1"] * 3
@@ -23,7 +27,7 @@ def test_rows_are_in_the_order_of_the_tasks_and_hold_what_was_sampled(tasks, pol
     assert set(rows.values("peer")) == {"peer0000"}
     assert set(rows.values("policy")) == {"policy"}
     assert set(rows.values("policy_version")) == {0}
-    assert set(rows.values("tokenizer")) == {policy.tokenizer_fingerprint}
+    assert set(rows.values("tokenizer_fingerprint")) == {policy.tokenizer_fingerprint}
     assert set(rows.values("temperature")) == {np.float32(0.7)}
     assert len(set(rows.values("id"))) == 6
     assert len(set(rows.values("group_id"))) == 2
@@ -39,11 +43,12 @@ def test_rows_are_in_the_order_of_the_tasks_and_hold_what_was_sampled(tasks, pol
         assert row["error"] == ""
 
 
-def test_ids_differ_between_peers_rounds_nodes_and_protocols_and_repeat_otherwise(tasks, policy, resources):
-    def ids(peer="peer0000", place=("ask", 0, "p"), round=3):
-        return (
-            Chat(max_new_tokens=4).placed(Place(*place)).run(tasks, policy, **{**resources(peer=peer), "round": round})
-        )
+def test_ids_differ_between_peers_rounds_nodes_and_protocols_and_repeat_otherwise(
+    tasks: Tasks, policy: CausalPolicy, resources: Resources
+) -> None:
+    def ids(peer: str = "peer0000", place: tuple[str, int, str] = ("ask", 0, "p"), round: int = 3) -> Rollouts:
+        node = Chat(max_new_tokens=4).placed(Place(*place))
+        return node.run(tasks, policy, **{**resources(peer=peer), "round": round})
 
     first = ids()
     assert ids() == first
@@ -54,7 +59,7 @@ def test_ids_differ_between_peers_rounds_nodes_and_protocols_and_repeat_otherwis
         assert not set(other.values("group_id")) & set(first.values("group_id"))
 
 
-def test_all_completions_come_from_one_call(tasks, policy, resources):
+def test_all_completions_come_from_one_call(tasks: Tasks, policy: CausalPolicy, resources: Resources) -> None:
     calls = []
     hook = policy.model.register_forward_pre_hook(
         lambda module, args, kwargs: calls.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
@@ -66,7 +71,9 @@ def test_all_completions_come_from_one_call(tasks, policy, resources):
     assert calls == [(2, len("What is 3 times 5?"))]
 
 
-def test_the_chat_is_system_examples_earlier_messages_and_the_template(policy, resources):
+def test_the_chat_is_system_examples_earlier_messages_and_the_template(
+    policy: CausalPolicy, resources: Resources
+) -> None:
     task = Tasks.from_rows(
         [
             {
@@ -99,7 +106,9 @@ def test_the_chat_is_system_examples_earlier_messages_and_the_template(policy, r
     ]
 
 
-def test_named_upstream_rollouts_are_quoted_by_number_without_failed_ones(tasks, policy, resources, written):
+def test_named_upstream_rollouts_are_quoted_by_number_without_failed_ones(
+    tasks: Tasks, policy: CausalPolicy, resources: Resources, written: Written
+) -> None:
     answers = written(
         [("tasks/0", "a", "four"), ("tasks/1", "a", "ten"), ("tasks/0", "b", None), ("tasks/0", "c", "five")]
     )
@@ -112,7 +121,9 @@ def test_named_upstream_rollouts_are_quoted_by_number_without_failed_ones(tasks,
     assert rows.values("parent_ids") == [["tasks/0-a-0", "tasks/0-c-3"], ["tasks/1-a-1"]]
 
 
-def test_quote_draws_rows_of_each_peer_and_keeps_their_order(tasks, policy, resources, written):
+def test_quote_draws_rows_of_each_peer_and_keeps_their_order(
+    tasks: Tasks, policy: CausalPolicy, resources: Resources, written: Written
+) -> None:
     answers = written([("tasks/0", peer, f"{peer}{at}") for at in range(6) for peer in "ab"])
     node = Chat(template="{{ answers | map(attribute='completion') | join(' ') }}!", quote=2, max_new_tokens=1)
     drawn = [
@@ -125,10 +136,12 @@ def test_quote_draws_rows_of_each_peer_and_keeps_their_order(tasks, policy, reso
     assert len({tuple(quoted) for quoted in drawn}) > 5
 
 
-def test_a_prompt_that_does_not_fit_is_a_failed_row_with_the_numbers(tasks, policy, resources):
+def test_a_prompt_that_does_not_fit_is_a_failed_row_with_the_numbers(
+    tasks: Tasks, policy: CausalPolicy, resources: Resources
+) -> None:
     supplied = resources()
     rows = Chat(max_prompt_tokens=10, num_generations=2, max_new_tokens=3).run(tasks, policy, **supplied)
-    assert [finish == "failed" for finish in rows.values("finish")] == [False, False, True, True]
+    assert [finish == "failed" for finish in rows.values("finish_reason")] == [False, False, True, True]
     assert rows.values("error")[2] == "the prompt has 18 tokens, but at most 10 fit: max_prompt_tokens"
     assert rows.values("completion_ids")[2] == rows.values("logprobs")[2] == rows.values("completion_mask")[2] == []
     assert len(set(rows.values("id"))) == 4
@@ -137,23 +150,25 @@ def test_a_prompt_that_does_not_fit_is_a_failed_row_with_the_numbers(tasks, poli
     assert "fit: context 1024 - max_new_tokens 1014" in whole.values("error")[1]
 
 
-def test_all_prompts_may_be_refused(tasks, policy, resources):
+def test_all_prompts_may_be_refused(tasks: Tasks, policy: CausalPolicy, resources: Resources) -> None:
     supplied = resources()
     rows = Chat(max_prompt_tokens=1).run(tasks, policy, **supplied)
-    assert set(rows.values("finish")) == {"failed"}
+    assert set(rows.values("finish_reason")) == {"failed"}
     assert supplied["log"].metrics["failed"] == 1.0 and "entropy" not in supplied["log"].metrics
 
 
-def test_cut_left_keeps_the_last_tokens(tasks, policy, resources):
+def test_cut_left_keeps_the_last_tokens(tasks: Tasks, policy: CausalPolicy, resources: Resources) -> None:
     supplied = resources()
     rows = Chat(max_prompt_tokens=6, too_long="cut_left", max_new_tokens=2).run(tasks, policy, **supplied)
     assert supplied["log"].metrics["prompts_cut"] == sum(cut > 0 for cut in supplied["log"].facts["tokens_cut"]) > 0
     assert policy.decode(rows.values("prompt_ids")[1]) == "mes 5?"
     assert texts(rows)[1] == "What is 3 times 5?"
-    assert "failed" not in rows.values("finish")
+    assert "failed" not in rows.values("finish_reason")
 
 
-def test_drop_quoted_leaves_out_the_last_and_keeps_numbers(tasks, policy, resources, written):
+def test_drop_quoted_leaves_out_the_last_and_keeps_numbers(
+    tasks: Tasks, policy: CausalPolicy, resources: Resources, written: Written
+) -> None:
     answers = written([("tasks/0", peer, peer * 20) for peer in "abcd"])
     supplied = resources()
     node = Chat(
@@ -168,7 +183,7 @@ def test_drop_quoted_leaves_out_the_last_and_keeps_numbers(tasks, policy, resour
     assert supplied["log"].metrics["quotes_dropped"] == 2
 
 
-def test_metrics(tasks, policy, resources):
+def test_metrics(tasks: Tasks, policy: CausalPolicy, resources: Resources) -> None:
     given = resources()
     rows = Chat(num_generations=4, max_new_tokens=6).run(tasks, policy, **given)
     assert given["log"].metrics == {
@@ -180,7 +195,7 @@ def test_metrics(tasks, policy, resources):
     }
 
 
-def test_entropy_is_that_of_the_distribution_sampled_from(policy, resources):
+def test_entropy_is_that_of_the_distribution_sampled_from(policy: CausalPolicy, resources: Resources) -> None:
     """Compare the estimate with the exact entropy of the first token, at two temperatures."""
     task = Tasks.from_rows(
         [{"id": "tasks/0", "messages": [{"role": "user", "content": "2+2="}], "answer": "", "metadata": "{}"}]
@@ -195,7 +210,9 @@ def test_entropy_is_that_of_the_distribution_sampled_from(policy, resources):
         assert supplied["log"].metrics["entropy"] == pytest.approx(float(exact), abs=0.15)
 
 
-def test_an_evaluation_may_ask_for_samples_and_temperature(tasks, policy, resources):
+def test_an_evaluation_may_ask_for_samples_and_temperature(
+    tasks: Tasks, policy: CausalPolicy, resources: Resources
+) -> None:
     node = Chat(num_generations=3, temperature=0.7, max_new_tokens=2).placed(Place("ask", 2, "protocol"))
     assert node.evaluated(Evaluation()) == node
     greedy = node.evaluated(Evaluation(num_tasks=9, num_generations=2, temperature=0.0))
@@ -205,7 +222,7 @@ def test_an_evaluation_may_ask_for_samples_and_temperature(tasks, policy, resour
     assert rows.values("completion")[0] == rows.values("completion")[1]
 
 
-def test_no_tasks_give_no_rows(policy, resources):
+def test_no_tasks_give_no_rows(policy: CausalPolicy, resources: Resources) -> None:
     assert Chat().run(Tasks.empty(), policy, **resources()) == Rollouts.empty()
 
 
@@ -216,23 +233,27 @@ def test_no_tasks_give_no_rows(policy, resources):
         ("{{ task.answer }}", "reads task.answer; a task shows id, question, metadata, messages"),
     ],
 )
-def test_a_template_that_cannot_work_is_refused_at_once(template, message):
+def test_a_template_that_cannot_work_is_refused_at_once(template: str, message: str) -> None:
     with pytest.raises(ParamError, match=message):
         Chat(template=template)
 
 
-def test_a_template_that_reads_what_is_not_there_is_refused_before_generation(tasks, policy, resources, written):
+def test_a_template_that_reads_what_is_not_there_is_refused_before_generation(
+    tasks: Tasks, policy: CausalPolicy, resources: Resources, written: Written
+) -> None:
     with pytest.raises(ParamError, match="reads 'answrs', but is given task, answers"):
         Chat(template="{{ answrs }}").run(tasks, policy, {"answers": written([])}, **resources())
     with pytest.raises(ParamError, match=r"task 'tasks/0': UndefinedError: .*no attribute 'depth'"):
         Chat(template="{{ task.metadata.depth }}").run(tasks, policy, **resources())
 
 
-def test_a_template_cannot_reach_python(tasks, policy, resources):
+def test_a_template_cannot_reach_python(tasks: Tasks, policy: CausalPolicy, resources: Resources) -> None:
     with pytest.raises(ParamError, match="SecurityError"):
         Chat(template="{{ task.question.__class__.__mro__ }}").run(tasks, policy, **resources())
 
 
-def test_completions_that_leave_no_room_for_a_prompt_are_refused(tasks, policy, resources):
+def test_completions_that_leave_no_room_for_a_prompt_are_refused(
+    tasks: Tasks, policy: CausalPolicy, resources: Resources
+) -> None:
     with pytest.raises(ParamError, match=r"max_new_tokens: 1024 leave no room .* 1024 tokens of policy 'policy'"):
         Chat(max_new_tokens=1024).run(tasks, policy, **resources())

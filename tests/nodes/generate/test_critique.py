@@ -1,10 +1,11 @@
 import pytest
+from fixture_types import Resources, Written
 
-from genrl_graph import ParamError
+from genrl_graph import ParamError, Tasks, TextPolicy
 from genrl_graph.nodes.generate.critique import Critique
 
 
-def test_student_k_is_the_kth_parent(tasks, policy, resources, written):
+def test_student_k_is_the_kth_parent(tasks: Tasks, policy: TextPolicy, resources: Resources, written: Written) -> None:
     answers = written(
         [
             ("tasks/0", "a", "It is 4.\n#### 4"),
@@ -25,20 +26,24 @@ def test_student_k_is_the_kth_parent(tasks, policy, resources, written):
     assert "Student #1:\n15\n" in rows.values("messages")[2][-1]["content"]
 
 
-def test_a_task_without_answers_fails_its_rows(tasks, policy, resources, written):
+def test_a_task_without_answers_fails_its_rows(
+    tasks: Tasks, policy: TextPolicy, resources: Resources, written: Written
+) -> None:
     answers = written([("tasks/1", "a", "15"), ("tasks/0", "a", None)])
     rows = Critique(max_new_tokens=3).run(tasks, answers, policy, **resources())
-    assert rows.values("finish")[0] == "failed"
+    assert rows.values("finish_reason")[0] == "failed"
     assert rows.values("error") == ["no answers of this task to quote", ""]
 
 
-def test_answers_that_do_not_fit_are_left_out_from_the_end(tasks, policy, resources, written):
+def test_answers_that_do_not_fit_are_left_out_from_the_end(
+    tasks: Tasks, policy: TextPolicy, resources: Resources, written: Written
+) -> None:
     answers = written([("tasks/0", peer, "word " * 60) for peer in "abcde"])
     rows = Critique(max_new_tokens=3).run(tasks, answers, policy, **resources())
     assert rows.values("parent_ids")[0] == ["tasks/0-a-0", "tasks/0-b-1"]
     assert len(rows.values("prompt_ids")[0]) <= policy.context_length - 3
 
 
-def test_the_template_may_read_only_task_and_answers():
+def test_the_template_may_read_only_task_and_answers() -> None:
     with pytest.raises(ParamError, match="reads 'critiques'; it may read task, answers"):
         Critique(template="{{ critiques }}")

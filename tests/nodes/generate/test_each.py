@@ -1,8 +1,11 @@
 """Branching with `each`: one prompt per row of an upstream input."""
 
-import pytest
+from collections.abc import Callable
 
-from genrl_graph import ParamError
+import pytest
+from fixture_types import ReadGame, Resources, Written
+
+from genrl_graph import ParamError, Rollouts, Tasks, TextPolicy
 from genrl_graph.dag.check import check
 from genrl_graph.nodes.generate.chat import Chat
 from genrl_graph.nodes.generate.critique import Critique
@@ -14,23 +17,25 @@ TEMPLATE = (
 )
 
 
-def prompts(rows):
+def prompts(rows: Rollouts) -> list[str]:
     return [messages[-1]["content"] for messages in rows.values("messages")]
 
 
 @pytest.fixture
-def answers(written):
+def answers(written: Written) -> Rollouts:
     return written([("tasks/0", "a", "four"), ("tasks/0", "b", "five"), ("tasks/1", "a", "ten")])
 
 
 @pytest.fixture
-def critiques(written):
+def critiques(written: Written) -> Rollouts:
     """Three valid critiques and a failed one for the first task, one for the second."""
     first = [("tasks/0", "a", "good"), ("tasks/0", "b", None), ("tasks/0", "b", "bad"), ("tasks/0", "c", "bad")]
     return written([*first, ("tasks/1", "c", "so-so")])
 
 
-def test_every_row_has_a_prompt_of_its_own_and_keeps_its_number(tasks, policy, resources, answers, critiques):
+def test_every_row_has_a_prompt_of_its_own_and_keeps_its_number(
+    tasks: Tasks, policy: TextPolicy, resources: Resources, answers: Rollouts, critiques: Rollouts
+) -> None:
     node = Revise(template=TEMPLATE, each="critiques", num_generations=2, max_new_tokens=2)
     rows = node.run(tasks, answers, critiques, policy, **resources())
     texts = ["1=good;four,five,", "2=bad;four,five,", "3=bad;four,five,", "1=so-so;ten,"]
@@ -43,8 +48,8 @@ def test_every_row_has_a_prompt_of_its_own_and_keeps_its_number(tasks, policy, r
 
 
 def test_samples_count_the_rows_of_a_task_and_ids_differ_where_texts_do_not(
-    tasks, policy, resources, answers, critiques
-):
+    tasks: Tasks, policy: TextPolicy, resources: Resources, answers: Rollouts, critiques: Rollouts
+) -> None:
     template = "{% for c in critiques %}{{ c.completion }}{% endfor %}"
     node = Revise(template=template, each="critiques", num_generations=2, max_new_tokens=1, temperature=0.0)
     rows = node.run(tasks, answers, critiques, policy, **resources())
@@ -57,7 +62,9 @@ def test_samples_count_the_rows_of_a_task_and_ids_differ_where_texts_do_not(
     assert node.run(tasks, answers, critiques, policy, **resources()) == rows
 
 
-def test_quote_limits_the_rows_of_each_peer_before_they_branch(tasks, policy, resources, written):
+def test_quote_limits_the_rows_of_each_peer_before_they_branch(
+    tasks: Tasks, policy: TextPolicy, resources: Resources, written: Written
+) -> None:
     hints = written([("tasks/0", peer, f"{peer}{at}") for at in range(4) for peer in "ab"])
     node = Chat(template="{% for h in hints %}{{ h.completion }}{% endfor %}!", each="hints", quote=2, max_new_tokens=1)
     rows = node.run(tasks.take([0]), policy, {"hints": hints}, **resources())
@@ -65,15 +72,19 @@ def test_quote_limits_the_rows_of_each_peer_before_they_branch(tasks, policy, re
     assert len(set(prompts(rows))) == 4
 
 
-def test_a_task_without_a_row_to_branch_on_fails_and_says_so(tasks, policy, resources, answers, critiques):
+def test_a_task_without_a_row_to_branch_on_fails_and_says_so(
+    tasks: Tasks, policy: TextPolicy, resources: Resources, answers: Rollouts, critiques: Rollouts
+) -> None:
     node = Revise(template=TEMPLATE, each="critiques", num_generations=2, max_new_tokens=2)
     only_second = critiques.where([task == "tasks/1" for task in critiques.values("task_id")])
     rows = node.run(tasks, answers, only_second, policy, **resources())
-    assert rows.values("finish")[:2] == ["failed", "failed"]
+    assert rows.values("finish_reason")[:2] == ["failed", "failed"]
     assert rows.values("error") == ["no critiques of this task to quote"] * 2 + ["", ""]
 
 
-def test_the_row_that_a_prompt_is_about_is_never_dropped(tasks, policy, resources, answers, critiques):
+def test_the_row_that_a_prompt_is_about_is_never_dropped(
+    tasks: Tasks, policy: TextPolicy, resources: Resources, answers: Rollouts, critiques: Rollouts
+) -> None:
     node = Revise(template=TEMPLATE, each="critiques", max_new_tokens=2, max_prompt_tokens=12)
     supplied = resources()
     rows = node.run(tasks.take([0]), answers, critiques, policy, **supplied)
@@ -92,12 +103,12 @@ def test_the_row_that_a_prompt_is_about_is_never_dropped(tasks, policy, resource
         (lambda: Chat(each="answers"), "each is 'answers', which .* name an input that the template quotes; it quotes"),
     ],
 )
-def test_each_names_an_input_that_the_template_quotes(make, message):
+def test_each_names_an_input_that_the_template_quotes(make: Callable[[], Chat], message: str) -> None:
     with pytest.raises(ParamError, match=message):
         make()
 
 
-def test_what_each_names_is_wired_or_the_check_says_so(read):
+def test_what_each_names_is_wired_or_the_check_says_so(read: ReadGame) -> None:
     loaded = read("""
 graph: g
 version: 1
@@ -108,7 +119,7 @@ nodes:
   answer:
     type: generate.chat
     inputs: {tasks: tasks, policy: policy, context: {earlier: first}}
-    params: {each: hints, template: "{{ hints }}{{ earlier }}"}
+    params: {each: hints, num_generations: 2, template: "{{ hints }}{{ earlier }}"}
   score: {type: reward.regex, inputs: {rollouts: answer}, params: {pattern: a}}
   credit: {type: advantage.group, inputs: {scored: score}}
   update: {type: update.grpo, inputs: {policy: policy, credited: [credit]}}

@@ -11,6 +11,7 @@ from genrl_graph.contract.evaluation import Evaluation
 from genrl_graph.edge_types.trajectories import Trajectories
 from genrl_graph.edge_types.violation import ReceiverContext
 from genrl_graph.errors import NodeFailed, ParamError
+from genrl_graph.nodes.advantage.gae import GaeAdvantage
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.generate.play import Play
 from genrl_graph.nodes.policy.actor_critic import ActorCriticCarry
@@ -45,7 +46,7 @@ def tasks_of(*environments: dict[str, Any]) -> Tasks:
 def play(
     node: Play, tasks: Tasks, policy: Actor, *, log: Log | None = None, seed: int = 0, **more: Any
 ) -> Trajectories:
-    resources = {"rng": stream(seed), "log": log or Log(), "round": 0, "peer": "peer0000"}
+    resources: dict[str, Any] = {"rng": stream(seed), "log": log or Log(), "round": 0, "peer": "peer0000"}
     return node.run(tasks, policy, **resources | more)
 
 
@@ -56,11 +57,16 @@ def test_the_steps_are_those_of_the_environment() -> None:
         episode = rows.take(at)
         game = Environment.model_validate(CORRIDOR).open()
         turn = game.reset(int(task_id.partition("/")[2]))
-        for step, row in enumerate(episode.rows("step", "action", "reward", "finish")):
+        for step, row in enumerate(episode.rows("step", "action", "reward", "finish_reason")):
             assert np.array_equal(episode.numpy("observation")[step], turn.observation)
             turn = game.step(row["action"])
-            assert row == {"step": step, "action": row["action"], "reward": turn.rewards[0], "finish": turn.finish}
-        assert turn.finish
+            assert row == {
+                "step": step,
+                "action": row["action"],
+                "reward": turn.rewards[0],
+                "finish_reason": turn.ends[0].finish_reason if turn.over else "",
+            }
+        assert turn.over
 
 
 def test_logprobs_and_values_are_those_of_the_policy_that_acted() -> None:
@@ -174,7 +180,7 @@ def test_an_episode_that_breaks_is_one_failed_row_with_its_reason(breaks: str, m
 def test_a_round_in_which_everything_breaks_is_rows_all_the_same() -> None:
     broken = CORRIDOR | {"params": {"breaks": "raise"}}
     rows = play(Play(), tasks_of(broken, broken), policy_of(CORRIDOR))
-    assert rows.values("finish") == ["failed"] * 2
+    assert rows.values("finish_reason") == ["failed"] * 2
     assert rows.numpy("observation").shape == (2, 6)
     assert len(play(Play(), tasks_of(), policy_of(CORRIDOR))) == 0
 
@@ -191,6 +197,17 @@ def test_a_truncated_episode_bootstraps_from_the_value_of_its_final_observation(
         turn = game.step(action)
     value = policy.values(turn.observation[None], np.ones((1, 2), np.int8))
     assert rows.numpy("bootstrap")[1] == pytest.approx(value[0])
+
+
+def test_a_seat_that_dies_before_the_game_is_truncated_bootstraps_nothing() -> None:
+    policy: Any = policy_of(HEAP)
+    rows = play(Play(), tasks_of(HEAP | {"params": {"leaver": True, "moves": 5}}), policy)
+    last = rows.take([int(at[-1]) for at in rows.positions("seat").values()])
+    assert last.values("finish_reason") == ["truncated", "terminated", "truncated"]
+    assert last.numpy("bootstrap")[1] == 0
+    credited = GaeAdvantage(gamma=0.9, lam=1.0).run(rows, log=Log()).take([int(rows.positions("seat")[1][-1])])
+    assert credited.numpy("advantage")[0] == pytest.approx(last.numpy("reward")[1] - last.numpy("value")[1])
+    assert (last.numpy("bootstrap")[[0, 2]] != 0).all()
 
 
 def test_an_evaluation_plays_its_own_opponents_at_the_best() -> None:

@@ -3,16 +3,20 @@ import json
 import subprocess
 import sys
 import weakref
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from architectures import causal
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from genrl_graph.contract.policy import Sampling, TokenSequence
 from genrl_graph.errors import ParamError, StoreError
 from genrl_graph.nodes.policy.causal_lm import CausalLM
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.loading import adapter
 from genrl_graph.nodes.policy.lora import Lora
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
@@ -26,44 +30,45 @@ IDS = torch.tensor([[10, 11, 12, 13, 40]])
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save a small model in transformers' format; return its folder."""
     path = tmp_path_factory.mktemp("base")
-    TinyLM(hidden_size=16, heads=2, initializer_range=0.3).init("base", seed=0).export(path)
+    causal(TinyLM(hidden_size=16, heads=2, initializer_range=0.3).init("base", seed=0)).export(path)
     return path
 
 
-def lora(folder, name="policy", seed=0, **params):
-    return Lora(model=str(folder), device="cpu", **{"compute_dtype": "float32", "r": 4} | params).init(name, seed=seed)
+def lora(folder: Path, name: str = "policy", seed: int = 0, **params: Any) -> CausalPolicy:
+    options: dict[str, Any] = {"compute_dtype": "float32", "r": 4, **params}
+    return causal(Lora(model=str(folder), device="cpu", **options).init(name, seed=seed))
 
 
-def loss(policy):
+def loss(policy: CausalPolicy) -> torch.Tensor:
     return -policy.logprobs(SEQUENCES, temperatures=ONES).sum()
 
 
-def train(policy, steps=1):
+def train(policy: CausalPolicy, steps: int = 1) -> None:
     for _ in range(steps):
         policy.backward(loss(policy))
         policy.step(learning_rate=1e-2, max_grad_norm=1.0)
 
 
-def logits(model):
+def logits(model: torch.nn.Module) -> torch.Tensor:
     with torch.no_grad():
         return model(input_ids=IDS).logits
 
 
-def storages(*policies):
+def storages(*policies: CausalPolicy) -> int:
     """Return the bytes of all distinct parameters and buffers."""
     tensors = [t for p in policies for t in (*p.model.parameters(), *p.model.buffers())]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
-def test_an_untrained_adapter_is_the_base(folder):
-    base = CausalLM(model=str(folder), device="cpu", compute_dtype="float32").init("base", seed=0)
+def test_an_untrained_adapter_is_the_base(folder: Path) -> None:
+    base = causal(CausalLM(model=str(folder), device="cpu", compute_dtype="float32").init("base", seed=0))
     assert torch.equal(logits(lora(folder).model), logits(base.model))
 
 
-def test_a_fresh_adapter_is_a_function_of_seed_and_name(folder):
+def test_a_fresh_adapter_is_a_function_of_seed_and_name(folder: Path) -> None:
     state = torch.get_rng_state()
     first = lora(folder)
     assert torch.equal(torch.get_rng_state(), state)
@@ -74,7 +79,7 @@ def test_a_fresh_adapter_is_a_function_of_seed_and_name(folder):
     assert 0.9 / 8 < float(drawn.abs().max()) <= 1 / 8  # 64 inputs
 
 
-def test_policies_share_the_base_and_nothing_else(folder):
+def test_policies_share_the_base_and_nothing_else(folder: Path) -> None:
     first, second, third = (lora(folder, name) for name in ("first", "second", "third"))
     own = sum(t.nbytes for t in second.weights().values())
     assert storages(first, second, third) == storages(first) + 2 * own
@@ -86,8 +91,8 @@ def test_policies_share_the_base_and_nothing_else(folder):
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True, "auto"])
-def test_interleaved_backward_passes_meet_their_own_adapters(folder, gradient_checkpointing):
-    def make(name):
+def test_interleaved_backward_passes_meet_their_own_adapters(folder: Path, gradient_checkpointing: bool | str) -> None:
+    def make(name: str) -> CausalPolicy:
         policy = lora(folder, name, gradient_checkpointing=gradient_checkpointing, activation_gb=1e-4)
         train(policy, 2)
         return policy
@@ -107,12 +112,12 @@ def test_interleaved_backward_passes_meet_their_own_adapters(folder, gradient_ch
             torch.testing.assert_close(mine.grad, other, rtol=0, atol=0)
 
 
-def sampling(tokens):
+def sampling(tokens: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     return {"num_generations": 2, "sampling": Sampling(tokens), "rng": rng, "max_batch_tokens": 4096}
 
 
-def test_only_the_adapter_is_trained(folder):
+def test_only_the_adapter_is_trained(folder: Path) -> None:
     policy = lora(folder)
     base = {name: p.clone() for name, p in policy.model.named_parameters() if not p.requires_grad}
     before = loss(policy).item()
@@ -126,7 +131,7 @@ def test_only_the_adapter_is_trained(folder):
     assert all(p.grad is None for p in policy.model.parameters())
 
 
-def test_what_is_sampled_is_judged_alike(folder):
+def test_what_is_sampled_is_judged_alike(folder: Path) -> None:
     for dtype, tolerance in (("float32", 1e-4), ("bfloat16", 0.2)):
         policy = lora(folder, compute_dtype=dtype)
         train(policy, 3)
@@ -140,7 +145,7 @@ def test_what_is_sampled_is_judged_alike(folder):
         assert policy.model.get_parameter("model.layers.0.mlp.up_proj.base_layer.weight").dtype == torch.float32
 
 
-def test_the_first_call_shares_prefixes_as_any_other(folder):
+def test_the_first_call_shares_prefixes_as_any_other(folder: Path) -> None:
     policy = lora(folder, compute_dtype="bfloat16")
     start = (np.arange(60) * 7 % 80 + 10).astype(np.int32)
     prompts = [np.concatenate([start, np.full(size, 7 + size, np.int32)]) for size in (1, 20, 40)]
@@ -151,7 +156,7 @@ def test_the_first_call_shares_prefixes_as_any_other(folder):
             np.testing.assert_array_equal(row.logprobs, other.logprobs)
 
 
-def test_what_is_saved_is_an_adapter_of_peft(folder, tmp_path):
+def test_what_is_saved_is_an_adapter_of_peft(folder: Path, tmp_path: Path) -> None:
     policy = lora(folder)
     train(policy, 3)
     policy.save(tmp_path)
@@ -162,7 +167,7 @@ def test_what_is_saved_is_an_adapter_of_peft(folder, tmp_path):
     torch.testing.assert_close(logits(reference), logits(policy.model))
 
 
-def test_a_saved_adapter_trains_on_bit_exactly(folder, tmp_path):
+def test_a_saved_adapter_trains_on_bit_exactly(folder: Path, tmp_path: Path) -> None:
     policy, copy = lora(folder), lora(folder, "copy", seed=9)
     train(policy, 3)
     policy.save(tmp_path)
@@ -176,11 +181,11 @@ def test_a_saved_adapter_trains_on_bit_exactly(folder, tmp_path):
     assert policy.digest() == copy.digest() == fork.digest()
 
 
-def test_an_adapter_of_another_base_rank_or_scale_is_refused(folder, tmp_path):
+def test_an_adapter_of_another_base_rank_or_scale_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "saved").mkdir()
     (tmp_path / "other").mkdir()
     lora(folder).save(tmp_path / "saved")
-    TinyLM(hidden_size=16, heads=2).init("base", seed=1).export(tmp_path / "other")
+    causal(TinyLM(hidden_size=16, heads=2).init("base", seed=1)).export(tmp_path / "other")
     for other in (lora(tmp_path / "other"), lora(folder, alpha=4.0)):
         with pytest.raises(StoreError, match=r"an adapter of base \w+, this policy has \w+; was it another base"):
             other.load(tmp_path / "saved")
@@ -188,14 +193,14 @@ def test_an_adapter_of_another_base_rank_or_scale_is_refused(folder, tmp_path):
         lora(folder, r=8).load(tmp_path / "saved")
 
 
-def test_an_export_is_the_merged_model(folder, tmp_path):
+def test_an_export_is_the_merged_model(folder: Path, tmp_path: Path) -> None:
     policy = lora(folder)
     train(policy, 3)
     policy.export(tmp_path)
     torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), logits(policy.model))
 
 
-def test_weights_go_with_their_policies(folder, monkeypatch):
+def test_weights_go_with_their_policies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapter, "_bases", weakref.WeakValueDictionary())
     first, second = lora(folder, "first"), lora(folder, "second")
     mine = weakref.ref(next(iter(first.trained().values())))
@@ -210,7 +215,7 @@ def test_weights_go_with_their_policies(folder, monkeypatch):
     assert base() is None
 
 
-def test_targets_are_modules_of_the_base(folder):
+def test_targets_are_modules_of_the_base(folder: Path) -> None:
     policy = lora(folder, target_modules=["q_proj", "v_proj"])
     assert {name.split(".")[-3] for name in policy.weights()} == {"q_proj", "v_proj"}
     with pytest.raises(ParamError, match=r"policy.lora.target_modules: .*q_prj.* not found"):
@@ -261,7 +266,8 @@ for policy in policies:
 """
 
 
-def test_three_policies_on_one_smollm2_need_little_more_memory_than_one(tmp_path):
+@pytest.mark.long
+def test_three_policies_on_one_smollm2_need_little_more_memory_than_one(tmp_path: Path) -> None:
     """Compare memory of one and three policies, and the logits of each export with its policy's."""
     done = subprocess.run(
         [sys.executable, "-c", THREE_ON_ONE_BASE, tmp_path], capture_output=True, text=True, check=True

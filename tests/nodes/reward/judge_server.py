@@ -23,9 +23,9 @@ class Step:
 HANG, DROP = Step(act="hang"), Step(act="drop")
 
 
-def says(text: object, finish: str = "stop") -> Step:
+def says(text: object, finish_reason: str = "stop") -> Step:
     """Return a well-formed chat completion."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
     return Step(body=json.dumps({"object": "chat.completion", "choices": [choice]}).encode())
 
 

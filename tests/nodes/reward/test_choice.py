@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from fixture_types import MakeRollouts
 
+from genrl_graph import Log, Rollouts
 from genrl_graph.contract.node import Place
 from genrl_graph.edge_types.edge_type import PEER
 from genrl_graph.edge_types.task import TaskBook
@@ -18,7 +20,7 @@ def tasks() -> TaskBook:
 
 
 @pytest.fixture
-def answers(make_rollouts):  # type: ignore[no-untyped-def]
+def answers(make_rollouts: MakeRollouts) -> Rollouts:
     completions = ["#### 41", r"\boxed{\frac{84}{2}}", "#### 7", "#### 42"]
     return make_rollouts(completions, id=["a", "b", "c", "d"], peer=list("pqrs")).marked(PEER)
 
@@ -42,7 +44,9 @@ def test_well_formed_choices(critique: str, number: int | None) -> None:
     assert (None if choice is None else choice.number) == number
 
 
-def test_the_student_is_judged_here_by_the_order_of_parent_ids(make_rollouts, answers, tasks, log) -> None:  # type: ignore[no-untyped-def]
+def test_the_student_is_judged_here_by_the_order_of_parent_ids(
+    make_rollouts: MakeRollouts, answers: Rollouts, tasks: TaskBook, log: Log
+) -> None:
     critiques = [
         "Choice: Student #1",
         "Choice: Student #2",
@@ -51,7 +55,7 @@ def test_the_student_is_judged_here_by_the_order_of_parent_ids(make_rollouts, an
         "Choice: none",
         "Hm",
     ]
-    rows = make_rollouts(critiques, parent_ids=[["c", "b", "a"]] * 6, finish=["stop"] * 5 + ["length"])
+    rows = make_rollouts(critiques, parent_ids=[["c", "b", "a"]] * 6, finish_reason=["stop"] * 5 + ["length"])
     scored = ChoiceReward().run(rows, answers, tasks=tasks, log=log)
     assert scored.values("reward_format") == [1, 1, 1, 1, 1, 0]
     assert scored.values("reward_exists") == [1, 1, 1, 0, 0, 0]
@@ -59,19 +63,21 @@ def test_the_student_is_judged_here_by_the_order_of_parent_ids(make_rollouts, an
     assert scored.values("reward") == [1.0, 2.0, 1.0, 0.5, 0.5, 0.0]
 
 
-def test_none_is_right_if_nobody_was(make_rollouts, answers, tasks, log) -> None:  # type: ignore[no-untyped-def]
+def test_none_is_right_if_nobody_was(make_rollouts: MakeRollouts, answers: Rollouts, tasks: TaskBook, log: Log) -> None:
     rows = make_rollouts(["Choice: none"] * 3, parent_ids=[["a", "c"], ["a", "b"], []])
     scored = ChoiceReward().run(rows, answers, tasks=tasks, log=log)
     assert scored.values("reward_correct") == [1.0, 0.0, 1.0]
 
 
-def test_exactly(make_rollouts, answers, tasks, log) -> None:  # type: ignore[no-untyped-def]
+def test_exactly(make_rollouts: MakeRollouts, answers: Rollouts, tasks: TaskBook, log: Log) -> None:
     rows = make_rollouts(["Choice: Student #1", "Choice: Student #2"], parent_ids=[["b", "d"]] * 2)
     scored = ChoiceReward(judge="exact").run(rows, answers, tasks=tasks, log=log)
     assert scored.values("reward_correct") == [0.0, 1.0]
 
 
-def test_an_answer_that_is_not_there_cannot_be_judged(make_rollouts, answers, tasks, log) -> None:  # type: ignore[no-untyped-def]
+def test_an_answer_that_is_not_there_cannot_be_judged(
+    make_rollouts: MakeRollouts, answers: Rollouts, tasks: TaskBook, log: Log
+) -> None:
     rows = make_rollouts(["Choice: Student #1", "Choice: Student #2", "Choice: none"], parent_ids=[["x", "b"]] * 3)
     scored = ChoiceReward().run(rows, answers, tasks=tasks, log=log)
     assert np.array_equal(scored.numpy("reward"), [np.nan, 2.0, 0.5], equal_nan=True)
@@ -81,7 +87,9 @@ def test_an_answer_that_is_not_there_cannot_be_judged(make_rollouts, answers, ta
         ChoiceReward().run(rows.take([0]), answers, tasks=tasks, log=log)
 
 
-def test_patterns_without_end_cost_one_row_each(make_rollouts, answers, tasks, log) -> None:  # type: ignore[no-untyped-def]
+def test_patterns_without_end_cost_one_row_each(
+    make_rollouts: MakeRollouts, answers: Rollouts, tasks: TaskBook, log: Log
+) -> None:
     rows = make_rollouts(["1" * 40 + "x", "1", "2", "no"], parent_ids=[["b", "d"]] * 4)
     node = ChoiceReward(judge="exact", choice_pattern=r"^((?:1+)+|2)$", timeout_s=0.5)
     scored = node.run(rows, answers, tasks=tasks, log=log)

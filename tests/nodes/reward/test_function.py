@@ -4,12 +4,16 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
+from fixture_types import MakeRollouts
 
+from genrl_graph import Scored
 from genrl_graph.contract.node import Place
 from genrl_graph.contract.registry import import_file
 from genrl_graph.contract.resources import Log
@@ -114,11 +118,20 @@ def tasks() -> TaskBook:
     return TaskBook({"tasks": ListSource(tasks=listed).placed(Place("tasks"))})
 
 
+Paid = Callable[..., Scored]
+
+
 @pytest.fixture
-def paid(make_rollouts, tasks: TaskBook, log: Log, judges: ModuleType):  # type: ignore[no-untyped-def]
-    def of(function, completions=("a", "bb"), finish="stop", metadata=None, **params):  # type: ignore[no-untyped-def]
+def paid(make_rollouts: MakeRollouts, tasks: TaskBook, log: Log, judges: ModuleType) -> Paid:
+    def of(
+        function: Any,
+        completions: Sequence[str] = ("a", "bb"),
+        finish_reason: str | list[str] = "stop",
+        metadata: dict[str, Any] | None = None,
+        **params: Any,
+    ) -> Scored:
         ids = ["tasks/0", "tasks/1", *["tasks/0"] * len(completions)][: len(completions)]
-        rows = make_rollouts(list(completions), task_id=ids, finish=finish)
+        rows = make_rollouts(list(completions), task_id=ids, finish_reason=finish_reason)
         name = f"judges_for_test:{function}" if isinstance(function, str) else function
         listed = [{"question": "?", "metadata": metadata}] * 2
         book = TaskBook({"tasks": ListSource(tasks=listed).placed(Place("tasks"))}) if metadata else tasks
@@ -129,20 +142,20 @@ def paid(make_rollouts, tasks: TaskBook, log: Log, judges: ModuleType):  # type:
 
 @pytest.mark.parametrize("isolated", [True, False])
 @pytest.mark.parametrize("name", ["length", "slow_length"])
-def test_pays_what_the_function_returns(paid, name: str, isolated: bool) -> None:  # type: ignore[no-untyped-def]
-    scored = paid(name, ("a", "bb", "cc"), finish=["stop", "length", "failed"], weight=0.5, isolated=isolated)
+def test_pays_what_the_function_returns(paid: Paid, name: str, isolated: bool) -> None:
+    scored = paid(name, ("a", "bb", "cc"), finish_reason=["stop", "length", "failed"], weight=0.5, isolated=isolated)
     assert np.array_equal(scored.numpy("reward"), [0.5, 1.0, np.nan], equal_nan=True)
     assert scored.values(f"reward_{name}")[:2] == [1.0, 2.0]
 
 
-def test_isolated_is_another_process_and_the_same_one_each_round(paid) -> None:  # type: ignore[no-untyped-def]
+def test_isolated_is_another_process_and_the_same_one_each_round(paid: Paid) -> None:
     first, second = (paid("process", term="p").values("reward_p")[0] for _ in range(2))
     assert first == second != os.getpid()
     assert paid("process", term="p", isolated=False).values("reward_p")[0] == os.getpid()
 
 
 @pytest.mark.parametrize("isolated", [True, False])
-def test_columns(paid, isolated: bool) -> None:  # type: ignore[no-untyped-def]
+def test_columns(paid: Paid, isolated: bool) -> None:
     scored = paid("everything", format="text", columns={"solution": "answer"}, isolated=isolated)
     assert scored.values("reward") == [2.0, 2.0]
     with pytest.raises(RewardFailed, match=r"columns\.solution: no column 'answers' to pass .did you mean 'answer'"):
@@ -152,7 +165,7 @@ def test_columns(paid, isolated: bool) -> None:  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("isolated", [True, False])
-def test_none_is_not_judged(paid, log: Log, isolated: bool) -> None:  # type: ignore[no-untyped-def]
+def test_none_is_not_judged(paid: Paid, log: Log, isolated: bool) -> None:
     scored = paid("some", ("a", "b", "c"), isolated=isolated)
     assert np.array_equal(scored.numpy("reward"), [np.nan, np.nan, 1.0], equal_nan=True)
     assert log.tables["failures"] == {"id": ["id0", "id1"], "reason": ["returned None", "returned NaN"]}
@@ -175,13 +188,13 @@ def test_none_is_not_judged(paid, log: Log, isolated: bool) -> None:  # type: ig
         ("NOT_A_FUNCTION", "not a function"),
     ],
 )
-def test_a_wrong_function_is_named(paid, name: str, message: str, isolated: bool) -> None:  # type: ignore[no-untyped-def]
+def test_a_wrong_function_is_named(paid: Paid, name: str, message: str, isolated: bool) -> None:
     with pytest.raises(RewardFailed, match=message) as raised:
         paid(name, isolated=isolated)
     assert "\n" not in str(raised.value)
 
 
-def test_one_that_hangs_or_dies_ends_in_time(paid) -> None:  # type: ignore[no-untyped-def]
+def test_one_that_hangs_or_dies_ends_in_time(paid: Paid) -> None:
     started = time.monotonic()
     with pytest.raises(RewardFailed, match=r"the first: no answer within 0\.5 s"):
         paid("hangs", timeout_s=0.5)
@@ -191,7 +204,7 @@ def test_one_that_hangs_or_dies_ends_in_time(paid) -> None:  # type: ignore[no-u
 
 
 @pytest.mark.parametrize("isolated", [True, False])
-def test_a_value_that_is_no_number_costs_its_row(paid, log: Log, isolated: bool) -> None:  # type: ignore[no-untyped-def]
+def test_a_value_that_is_no_number_costs_its_row(paid: Paid, log: Log, isolated: bool) -> None:
     scored = paid("liar", tuple("abcdefghi"), isolated=isolated)
     assert np.array_equal(scored.numpy("reward"), [np.nan] * 7 + [1.0, 2.0], equal_nan=True)
     reasons = log.tables["failures"]["reason"]
@@ -207,7 +220,7 @@ def test_a_value_that_is_no_number_costs_its_row(paid, log: Log, isolated: bool)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_call_that_goes_wrong_costs_its_rows(paid, log: Log, workers: int) -> None:  # type: ignore[no-untyped-def]
+def test_a_call_that_goes_wrong_costs_its_rows(paid: Paid, log: Log, workers: int) -> None:
     completions = ("a", "b", "hang", "c", "die", "d", "raise", "e", "f")
     scored = paid("by_content", completions, rows_per_call=2, workers=workers, timeout_s=0.5)
     assert list(np.isfinite(scored.numpy("reward"))) == [True, True, *[False] * 6, True]
@@ -217,19 +230,19 @@ def test_a_call_that_goes_wrong_costs_its_rows(paid, log: Log, workers: int) -> 
     assert reasons[2].startswith("KeyError: 'no such thing' (judges_for_test.py:")
 
 
-def test_in_this_process_a_call_that_raises_costs_its_rows(paid, log: Log) -> None:  # type: ignore[no-untyped-def]
+def test_in_this_process_a_call_that_raises_costs_its_rows(paid: Paid, log: Log) -> None:
     scored = paid("by_content", ("a", "raise", "b"), rows_per_call=1, isolated=False)
     assert list(np.isfinite(scored.numpy("reward"))) == [True, False, True]
     assert log.tables["failures"]["reason"][0].startswith("KeyError: 'no such thing' (judges_for_test.py:")
 
 
-def test_workers_run_at_the_same_time(paid, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_workers_run_at_the_same_time(paid: Paid, tmp_path: Path) -> None:
     folder = {"columns": {"folder": "folder"}, "rows_per_call": 1, "timeout_s": 20.0}
     scored = paid("meets", ("x", "y"), metadata={"folder": str(tmp_path)}, workers=2, **folder)
     assert scored.values("reward") == [1.0, 1.0], "each waits until the other has begun"
 
 
-def test_one_that_takes_too_much_memory_costs_its_call_and_not_the_next(paid, log: Log) -> None:  # type: ignore[no-untyped-def]
+def test_one_that_takes_too_much_memory_costs_its_call_and_not_the_next(paid: Paid, log: Log) -> None:
     scored = paid("grows", ("a", "grow", "b", "grow", "c"), rows_per_call=1, memory_mb=1024)
     assert np.array_equal(scored.numpy("reward"), [1.0, np.nan, 1.0, np.nan, 1.0], equal_nan=True)
     (reason,) = set(log.tables["failures"]["reason"])
@@ -237,7 +250,7 @@ def test_one_that_takes_too_much_memory_costs_its_call_and_not_the_next(paid, lo
 
 
 @pytest.mark.parametrize("isolated", [True, False])
-def test_a_factory_makes_the_function_once(paid, isolated: bool) -> None:  # type: ignore[no-untyped-def]
+def test_a_factory_makes_the_function_once(paid: Paid, isolated: bool) -> None:
     node = {"factory": {"exponent": 3}, "rows_per_call": 1, "isolated": isolated, "term": "power"}
     assert paid("make_power", **node).values("reward_power") == [9.0, 9.0]
     assert paid("make_power", **node | {"factory": {"exponent": 0, "base": 5.0}}).values("reward")[0] in (2.0, 3.0)
@@ -256,7 +269,7 @@ def test_one_that_cannot_be_loaded_is_told_before_the_first_round(
     judges: ModuleType, params: dict[str, object], message: str, isolated: bool
 ) -> None:
     with pytest.raises(RewardFailed, match=message):
-        FunctionReward(**params, isolated=isolated).prepare()  # type: ignore[arg-type]
+        FunctionReward(**params, isolated=isolated).prepare()
 
 
 @pytest.mark.parametrize(
@@ -271,21 +284,21 @@ def test_one_that_cannot_be_loaded_is_told_before_the_first_round(
 )
 def test_params_that_do_nothing_are_refused(params: dict[str, object], message: str) -> None:
     with pytest.raises(ParamError, match=message):
-        FunctionReward(**{"function": "trl.rewards:think_format_reward"} | params)  # type: ignore[arg-type]
+        FunctionReward(**{"function": "trl.rewards:think_format_reward"} | params)
 
 
-def test_nothing_is_called_without_rows(paid) -> None:  # type: ignore[no-untyped-def]
-    assert np.isnan(paid("raises", finish="failed").numpy("reward")).all()
+def test_nothing_is_called_without_rows(paid: Paid) -> None:
+    assert np.isnan(paid("raises", finish_reason="failed").numpy("reward")).all()
 
 
-def test_a_lambda_runs_here_and_has_no_yaml(paid) -> None:  # type: ignore[no-untyped-def]
+def test_a_lambda_runs_here_and_has_no_yaml(paid: Paid) -> None:
     node = FunctionReward(function=lambda completions, **columns: np.ones(len(completions)))
     with pytest.raises(ParamError, match=r"reward\.function\.function: .*<lambda> has no importable name"):
         node.plain_params()
     assert paid(node.function).values("reward") == [1.0, 1.0]
 
 
-def test_an_async_closure_runs_under_a_running_loop(paid) -> None:  # type: ignore[no-untyped-def]
+def test_an_async_closure_runs_under_a_running_loop(paid: Paid) -> None:
     async def ones(completions: list[object], **columns: object) -> list[float]:
         return [1.0] * len(completions)
 
@@ -308,7 +321,9 @@ def test_names_are_checked_first(name: str) -> None:
         FunctionReward(function=name)
 
 
-def test_a_script_that_changed_is_read_again(make_rollouts, tasks: TaskBook, log: Log, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_script_that_changed_is_read_again(
+    make_rollouts: MakeRollouts, tasks: TaskBook, log: Log, tmp_path: Path
+) -> None:
     path = tmp_path / "changing_judge.py"
     for paid in (1.0, 2.0):
         path.write_text(f"def f(completions, **columns): return [{paid}] * len(completions)\n")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixture_types import MakeRollouts
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -159,9 +160,11 @@ def tasks() -> TaskBook:
     return TaskBook({"tasks": source.placed(Place("tasks"))})
 
 
-def test_a_policy_is_asked_each_question_once(make_rollouts, tasks: TaskBook, log: Log, scripted) -> None:  # type: ignore[no-untyped-def]
+def test_a_policy_is_asked_each_question_once(
+    make_rollouts: MakeRollouts, tasks: TaskBook, log: Log, scripted: Callable[..., ScriptedJudge]
+) -> None:
     judge = scripted(lambda prompt: "Score: 9" if "--\nParis\n--" in prompt else "Score: none")
-    rows = make_rollouts(["Paris", "Lyon", "Paris", "Score: 10", "x"], finish=["stop"] * 4 + ["failed"])
+    rows = make_rollouts(["Paris", "Lyon", "Paris", "Score: 10", "x"], finish_reason=["stop"] * 4 + ["failed"])
     scored = Judge().run(rows, judge, rng=np.random.default_rng(0), tasks=tasks, log=log)
     np.testing.assert_allclose(scored.numpy("reward_judge"), [8 / 9, np.nan, 8 / 9, np.nan, np.nan])
     assert len(judge.asked) == 3
@@ -175,16 +178,29 @@ def test_a_policy_is_asked_each_question_once(make_rollouts, tasks: TaskBook, lo
     assert len(judge.asked) == 6  # its weights may have changed
 
 
-def test_no_completion_ends_the_turn_of_a_policy(make_rollouts, tasks: TaskBook, log: Log, scripted) -> None:  # type: ignore[no-untyped-def]
+def test_no_completion_ends_the_turn_of_a_policy(
+    make_rollouts: MakeRollouts,
+    tasks: TaskBook,
+    log: Log,
+    scripted: Callable[..., ScriptedJudge],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     judge = scripted(lambda prompt: "Score: 1")
     rendered: list[NDArray[np.int32]] = []
     render = judge.render
-    judge.render = lambda messages: rendered.append(render(messages)) or rendered[-1]
+
+    def kept(messages: Sequence[dict[str, str]]) -> NDArray[np.int32]:
+        rendered.append(render(messages))
+        return rendered[-1]
+
+    monkeypatch.setattr(judge, "render", kept)
     Judge().run(make_rollouts(["<eos>Score: 10<eos>"]), judge, rng=np.random.default_rng(0), tasks=tasks, log=log)
     assert 1 not in rendered[0]  # the id of <eos>
 
 
-def test_a_prompt_that_does_not_fit_is_not_judged(make_rollouts, tasks: TaskBook, log: Log, scripted) -> None:  # type: ignore[no-untyped-def]
+def test_a_prompt_that_does_not_fit_is_not_judged(
+    make_rollouts: MakeRollouts, tasks: TaskBook, log: Log, scripted: Callable[..., ScriptedJudge]
+) -> None:
     judge = scripted(lambda prompt: "Score: 10", max_context=100)
     node = Judge(template="{{ completion }}", max_new_tokens=90)
     rows = make_rollouts(["short", "x" * 11])
@@ -195,8 +211,12 @@ def test_a_prompt_that_does_not_fit_is_not_judged(make_rollouts, tasks: TaskBook
         Judge().run(rows, judge, rng=np.random.default_rng(0), tasks=tasks, log=log)
 
 
-def test_another_pattern_that_hardly_ends_costs_its_row(  # type: ignore[no-untyped-def]
-    make_rollouts, tasks: TaskBook, log: Log, scripted, monkeypatch: pytest.MonkeyPatch
+def test_another_pattern_that_hardly_ends_costs_its_row(
+    make_rollouts: MakeRollouts,
+    tasks: TaskBook,
+    log: Log,
+    scripted: Callable[..., ScriptedJudge],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(judge_replies, "PATTERN_S", 1.0)
     judge = scripted(lambda prompt: "aa[[7]]" if prompt == "Paris" else "a" * 60)
@@ -207,7 +227,9 @@ def test_another_pattern_that_hardly_ends_costs_its_row(  # type: ignore[no-unty
     assert "within 1 s" in log.tables["failures"]["reason"][0]
 
 
-def test_there_is_one_judge(make_rollouts, tasks: TaskBook, log: Log, scripted) -> None:  # type: ignore[no-untyped-def]
+def test_there_is_one_judge(
+    make_rollouts: MakeRollouts, tasks: TaskBook, log: Log, scripted: Callable[..., ScriptedJudge]
+) -> None:
     rows, rng = make_rollouts(["x"]), np.random.default_rng(0)
     with pytest.raises(ParamError, match=r"reward.judge: has no judge; wire a policy as input `judge`"):
         Judge().run(rows, rng=rng, tasks=tasks, log=log)
@@ -224,7 +246,7 @@ def test_there_is_one_judge(make_rollouts, tasks: TaskBook, log: Log, scripted) 
         HERE | {"api_key_env": "JUDGE_NO_SUCH_KEY"},
     ],
 )
-def test_dry_play_asks_nobody(make_rollouts, tasks: TaskBook, params: dict[str, Any]) -> None:  # type: ignore[no-untyped-def]
+def test_dry_play_asks_nobody(make_rollouts: MakeRollouts, tasks: TaskBook, params: dict[str, Any]) -> None:
     node = Judge(**params)
     dry = node.dry()
     dry.prepare()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from fixture_types import MakeRollouts
 
 from genrl_graph.contract.node import Place
 from genrl_graph.contract.resources import Log
@@ -22,9 +23,9 @@ def tasks() -> TaskBook:
     return TaskBook({"tasks": ListSource(tasks=listed).placed(Place("tasks"))})
 
 
-def test_terms_weights_and_failed_rows(make_rollouts, tasks: TaskBook, log: Log) -> None:  # type: ignore[no-untyped-def]
+def test_terms_weights_and_failed_rows(make_rollouts: MakeRollouts, tasks: TaskBook, log: Log) -> None:
     completions = [r"So \boxed{0.5}", r"So \boxed{\frac{2}{4}}", r"\boxed{3}", "no idea", r"\boxed{0.5}"]
-    rows = make_rollouts(completions, finish=["stop", "stop", "length", "stop", "failed"]).marked(PEER)
+    rows = make_rollouts(completions, finish_reason=["stop", "stop", "length", "stop", "failed"]).marked(PEER)
     scored = MathReward(format=0.25, correct=2.0).run(rows, tasks=tasks, log=log)
     assert scored.values("reward")[:4] == [2.25, 2.25, 0.25, 0.0]
     assert np.isnan(scored.numpy("reward")[4])
@@ -34,7 +35,7 @@ def test_terms_weights_and_failed_rows(make_rollouts, tasks: TaskBook, log: Log)
     assert log.tables == {}
 
 
-def test_rewards_in_a_row_keep_the_marks_and_add_up(make_rollouts, tasks: TaskBook, log: Log) -> None:  # type: ignore[no-untyped-def]
+def test_rewards_in_a_row_keep_the_marks_and_add_up(make_rollouts: MakeRollouts, tasks: TaskBook, log: Log) -> None:
     from genrl_graph.nodes.reward.regex import RegexReward
 
     rows = make_rollouts([r"\boxed{1/2}"])
@@ -42,7 +43,7 @@ def test_rewards_in_a_row_keep_the_marks_and_add_up(make_rollouts, tasks: TaskBo
     assert both.values("reward") == [2.5]
 
 
-def test_a_task_without_an_answer_costs_only_its_rows(make_rollouts, tasks: TaskBook, log: Log) -> None:  # type: ignore[no-untyped-def]
+def test_a_task_without_an_answer_costs_only_its_rows(make_rollouts: MakeRollouts, tasks: TaskBook, log: Log) -> None:
     rows = make_rollouts(["#### 42", "#### rose"], task_id=["tasks/2", "tasks/1"])
     scored = MathReward().run(rows, tasks=tasks, log=log)
     assert np.array_equal(scored.numpy("reward"), [1.5, np.nan], equal_nan=True)
@@ -51,12 +52,12 @@ def test_a_task_without_an_answer_costs_only_its_rows(make_rollouts, tasks: Task
         MathReward().run(rows.take([1]), tasks=tasks, log=log)
 
 
-def test_the_answer_comes_from_the_reader_s_own_source(make_rollouts, tasks: TaskBook, log: Log) -> None:  # type: ignore[no-untyped-def]
+def test_the_answer_comes_from_the_reader_s_own_source(make_rollouts: MakeRollouts, tasks: TaskBook, log: Log) -> None:
     with pytest.raises(DataError, match="no source named 'theirs'"):
         MathReward().run(make_rollouts(["#### 5"], task_id="theirs/0"), tasks=tasks, log=log)
 
 
-def test_a_pattern_of_one_s_own(make_rollouts, tasks: TaskBook, log: Log) -> None:  # type: ignore[no-untyped-def]
+def test_a_pattern_of_one_s_own(make_rollouts: MakeRollouts, tasks: TaskBook, log: Log) -> None:
     rows = make_rollouts(["Result = 42; not 41", "#### 42"], task_id="tasks/2")
     scored = MathReward(pattern=r"Result = (\d+)").run(rows, tasks=tasks, log=log)
     assert scored.values("reward_format") == [1.0, 0.0]
@@ -64,3 +65,17 @@ def test_a_pattern_of_one_s_own(make_rollouts, tasks: TaskBook, log: Log) -> Non
         MathReward(pattern="(")
     with pytest.raises(ParamError, match="timeout_s"):
         MathReward(timeout_s=0)
+
+
+def test_the_answer_mark_of_the_prompt_and_the_type_of_the_answer(make_rollouts, log: Log) -> None:  # type: ignore[no-untyped-def]
+    listed = [{"question": "score?", "answer": "3-1"}, {"question": "size?", "answer": "1e-9"}]
+    tasks = TaskBook({"tasks": ListSource(tasks=listed).placed(Place("tasks"))})
+    prompts = [[{"role": "user", "content": f"End with {mark}"}] for mark in ("####", r"\boxed{}", "a line")]
+    rows = make_rollouts([r"#### 3-1" + "\n" + r"not \boxed{4-2}"] * 3, messages=prompts)
+    assert MathReward().run(rows, tasks=tasks, log=log).values("reward_correct") == [1.0, 0.0, 0.0]
+    formula = MathReward(answer_type="formula").run(rows, tasks=tasks, log=log)
+    assert formula.values("reward_correct") == [1.0, 1.0, 1.0]
+    small = make_rollouts(["#### 2e-9", "#### 0.000000001"], task_id="tasks/1")
+    assert MathReward().run(small, tasks=tasks, log=log).values("reward_correct") == [0.0, 1.0]
+    with pytest.raises(ParamError, match="answer_type"):
+        MathReward(answer_type="word")

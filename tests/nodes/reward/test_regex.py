@@ -1,7 +1,10 @@
 """`reward.regex`: matches, comparison with the answer, and time limits."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+from fixture_types import MakeRollouts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,14 +23,14 @@ def tasks() -> TaskBook:
     return TaskBook({"tasks": ListSource(tasks=listed).placed(Place("tasks"))})
 
 
-def test_a_match_pays(make_rollouts, tasks: TaskBook, log: Log) -> None:  # type: ignore[no-untyped-def]
-    rows = make_rollouts(["<b>x</b>", "x", "<b>"], finish=["stop", "stop", "failed"])
+def test_a_match_pays(make_rollouts: MakeRollouts, tasks: TaskBook, log: Log) -> None:
+    rows = make_rollouts(["<b>x</b>", "x", "<b>"], finish_reason=["stop", "stop", "failed"])
     scored = RegexReward(pattern="<b>", match=2.0, miss=-1.0, weight=0.5, term="bold").run(rows, tasks=tasks, log=log)
     assert np.array_equal(scored.numpy("reward"), [1.0, -0.5, np.nan], equal_nan=True)
     assert scored.values("reward_bold")[:2] == [2.0, -1.0]
 
 
-def test_compare_takes_group_1_of_the_last_match(make_rollouts, tasks: TaskBook, log: Log) -> None:  # type: ignore[no-untyped-def]
+def test_compare_takes_group_1_of_the_last_match(make_rollouts: MakeRollouts, tasks: TaskBook, log: Log) -> None:
     completions = ["A: Lyon A: Paris ", "A: Paris A: Lyon", "Paris", "A: Parisian", "A: x"]
     rows = make_rollouts(completions, task_id=["tasks/0"] * 4 + ["tasks/1"])
     scored = RegexReward(pattern=r"A: (\w+)", compare=True).run(rows, tasks=tasks, log=log)
@@ -35,7 +38,7 @@ def test_compare_takes_group_1_of_the_last_match(make_rollouts, tasks: TaskBook,
     assert log.tables["failures"] == {"id": ["id4"], "reason": ["task 'tasks/1' has no reference answer"]}
 
 
-def test_a_pattern_without_end_costs_one_row(make_rollouts, tasks: TaskBook, log: Log) -> None:  # type: ignore[no-untyped-def]
+def test_a_pattern_without_end_costs_one_row(make_rollouts: MakeRollouts, tasks: TaskBook, log: Log) -> None:
     rows = make_rollouts(["a" * 40 + "b", "aaa", "b"])
     assert RegexReward(pattern="a").timeout_s is not None, "a limit is kept unless it is switched off"
     scored = RegexReward(pattern="^(a+)+$", timeout_s=0.5).run(rows, tasks=tasks, log=log)
@@ -45,7 +48,9 @@ def test_a_pattern_without_end_costs_one_row(make_rollouts, tasks: TaskBook, log
 
 @given(st.lists(st.tuples(st.text("ab12 ", max_size=6), st.sampled_from(["1", "a", ""])), max_size=8))
 def test_a_worker_finds_what_this_process_finds(rows: list[tuple[str, str]]) -> None:
-    calls = [{"completion": text, "pattern": r"([a1])\b", "answer": answer or None} for text, answer in rows]
+    calls: list[dict[str, Any]] = [
+        {"completion": text, "pattern": r"([a1])\b", "answer": answer or None} for text, answer in rows
+    ]
     target = "genrl_graph.nodes.reward.regex:match_each"
     here, there = (call_together(target, dict(enumerate(calls)), timeout_s=limit, node="n") for limit in (None, 20.0))
     assert here == there == {at: matches(**call) for at, call in enumerate(calls)}

@@ -1,9 +1,11 @@
 """`reward.weighted_sum`: weights, clips, warm-up, unjudged terms and mismatched inputs."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from fixture_types import MakeRollouts, ReadGame
 from hypothesis import given
 from hypothesis import strategies as st
 from toys import Centred, Draw, Matches, Numbers, Parity, ToyPolicyCarry
@@ -31,8 +33,8 @@ def judged(ids: str = "abc", **terms: list[float]) -> Tagged:
     return score(Tagged.from_columns({"id": list(ids)}), terms)
 
 
-def summed(*inputs: Frame, round: int = 0, log: Log | None = None, **params: object) -> list[float]:
-    node = WeightedSum(**params)  # type: ignore[arg-type]
+def summed(*inputs: Frame, round: int = 0, log: Log | None = None, **params: Any) -> list[float]:
+    node = WeightedSum(**params)
     rows = node.run(list(inputs), round=round, log=log or Log())
     assert type(rows) is type(inputs[0]) and SCORED in rows.marks
     values: list[float] = rows.values("reward")
@@ -101,9 +103,9 @@ def test_too_many_rows_left_out_fail() -> None:
         ([judged(a=[1.0] * 3, b=[1.0] * 3)], {"terms": {"a": 1}, "others": None}, "the term 'b' is not in `terms`"),
     ],
 )
-def test_what_does_not_fit_is_told(inputs: list[Frame], params: dict[str, object], message: str) -> None:
+def test_what_does_not_fit_is_told(inputs: list[Frame], params: dict[str, Any], message: str) -> None:
     with pytest.raises(ColumnError, match=message):
-        summed(*inputs, **{"others": 1.0} | params)  # type: ignore[arg-type]
+        summed(*inputs, **{"others": 1.0} | params)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,7 @@ def test_what_does_not_fit_is_told(inputs: list[Frame], params: dict[str, object
 )
 def test_wrong_params_are_refused(params: dict[str, object], message: str) -> None:
     with pytest.raises(ParamError, match=message):
-        WeightedSum(**params)  # type: ignore[arg-type]
+        WeightedSum(**params)
 
 
 NUMBERS = st.one_of(st.floats(-1e3, 1e3), st.just(NAN))
@@ -170,14 +172,14 @@ def test_a_game_stores_the_sum_and_nothing_twice(tmp_path: Path) -> None:
     assert table.column("id").to_pylist() == store.table("answer").column("id").to_pylist()
 
 
-def test_the_yaml_of_the_game_is_the_game(read) -> None:  # type: ignore[no-untyped-def]
+def test_the_yaml_of_the_game_is_the_game(read: ReadGame) -> None:
     loaded = read(dump(game()))
     assert loaded.problems == ()
     assert dump(loaded.graph) == dump(game())
     assert loaded.graph.nodes["total"].node == game().nodes["total"].node
 
 
-def test_the_type_is_what_all_inputs_have(make_rollouts) -> None:  # type: ignore[no-untyped-def]
+def test_the_type_is_what_all_inputs_have(make_rollouts: MakeRollouts) -> None:
     graph = game()
     gathered = graph.add("gathered", Gather(min_peers=1), rows=graph.output("answer"))
     peers = graph.add("peers", Parity(), rollouts=gathered)

@@ -77,7 +77,7 @@ def freer(columns: dict[str, Any]) -> None:
 
 def cut(columns: dict[str, Any]) -> None:
     first = columns["group_id"] == columns["group_id"][0]
-    columns["finish"][first & (columns["finish"] == "terminated")] = "truncated"
+    columns["finish_reason"][first & (columns["finish_reason"] == "terminated")] = "truncated"
 
 
 def another(columns: dict[str, Any]) -> None:
@@ -92,7 +92,7 @@ def another(columns: dict[str, Any]) -> None:
         (TIC_TAC_TOE, richer, "rewards are"),
         (TIC_TAC_TOE, elsewhere, "seat 0 sees something else at step 0"),
         (TIC_TAC_TOE, freer, "has other legal moves at step 1"),
-        (TIC_TAC_TOE, cut, "the end is terminated"),
+        (TIC_TAC_TOE, cut, "seat 0 is terminated at the end"),
         (CARTPOLE, richer, "rewards are"),
         (CARTPOLE, another, "seat 0 sees something else at step 0"),
     ],
@@ -134,10 +134,13 @@ def test_what_an_opponent_did_cannot_be_verified(unseen: str) -> None:
 
 
 def test_tasks_without_an_environment_cannot_be_played_again() -> None:
-    rows = played(CARTPOLE, "other")
+    """Own tasks without one are an error of the graph; a task that another peer names costs that peer's rows."""
+    rows, log = played(CARTPOLE, "other"), Log()
     book = TaskBook({"tasks": _Named(tasks=[{"question": "?", "answer": "!"}])})
     with pytest.raises(NodeFailed, match=r"names no environment and seed; wire a source\.environment"):
-        Verified().run(rows, tasks=book, peer="own", log=Log())
+        Verified().run(rows, tasks=book, peer="other", log=log)
+    assert not len(Verified().run(rows, tasks=book, peer="own", log=log))
+    assert "names no environment and seed" in log.tables["refuted"]["reason"][0]
 
 
 class _Named(ListSource, name="verified_test_source"):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from genrl_graph.contract.evaluation import Evaluation
-from genrl_graph.contract.node import Place, Source
+from genrl_graph.contract.node import Place
 from genrl_graph.errors import DataError, ParamError
 from genrl_graph.nodes.source.hf_dataset import HfDataset
+from genrl_graph.nodes.source.list import ListSource
 from genrl_graph.seeds import stream
 
 ROWS = [{"question": f"What is {n} + {n}?", "answer": f"We add.\n#### {2 * n}", "level": n} for n in range(7)]
@@ -61,7 +63,9 @@ def json_list(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("make", [csv_file, parquet_file, saved_folder, folder_of_files, json_list])
-def test_all_formats_give_the_same_tasks(make, jsonl: Path, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_all_formats_give_the_same_tasks(
+    make: Callable[[Path], Path], jsonl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     given = HfDataset(path=str(make(tmp_path)), answer_from="gsm8k", num_tasks=3)
     expected = HfDataset(path=str(jsonl), answer_from="gsm8k", num_tasks=3)
@@ -123,9 +127,13 @@ def test_other_columns_chat_prompts_boxes_and_mixed_answers(tmp_path: Path) -> N
         ('{"question": "q", "answer": "1"}\n{"question"\n', {}, r"data.jsonl:2: no JSON"),
         ("[1, 2]", {}, "must be a JSON object"),
         ('{"question": "q", "answer": "1"}\n', {"num_tasks": 2}, "num_tasks is 2, but there are 1 rows"),
-        ('{"question": "q", "answer": "1"}\n', {"answer_from": "gsm8k"}, "row 0 has no '####'"),
-        ('{"question": "q", "answer": "1"}\n{"question": "q"}\n', {}, "row 1 holds nothing in column 'answer'"),
-        ('{"question": 3, "answer": "1"}\n', {}, "neither text nor a list of chat messages"),
+        (
+            '{"question": "q", "answer": "1"}\n',
+            {"answer_from": "gsm8k"},
+            "row 0: column 'answer' has no '####'",
+        ),
+        ('{"question": "q", "answer": "1"}\n{"question": "q"}\n', {}, "row 1: no column 'answer'; it has question"),
+        ('{"question": 3.5, "answer": "1"}\n', {}, "row 0: column 'question' holds 3.5: a fraction"),
     ],
 )
 def test_broken_data_is_told_in_one_line(tmp_path: Path, text: str, params: dict[str, object], message: str) -> None:
@@ -143,7 +151,7 @@ def test_broken_files_and_places(tmp_path: Path) -> None:
     for name, message in [
         ("x.parquet", "cannot be read"),
         ("x.bin", "cannot read a .bin"),
-        ("latin.csv", "cannot be read"),
+        ("latin.csv", r"latin.csv:2: not UTF-8 text \(byte 0xe9\)"),
     ]:
         with pytest.raises(DataError, match=message):
             HfDataset(path=str(tmp_path / name)).run(rng=stream("s"), round=0)
@@ -245,7 +253,7 @@ def test_dry_play_needs_no_hub(jsonl: Path) -> None:
     assert local.dry() is local
     source = HfDataset(path="openai/gsm8k", eval_split="test", metadata=["level"], num_tasks=5).placed(Place("tasks"))
     stand_in = source.dry()
-    assert isinstance(stand_in, Source) and stand_in.place == Place("tasks")
+    assert isinstance(stand_in, ListSource) and stand_in.place == Place("tasks")
     tasks = stand_in.run(rng=stream("s"), round=0)
     held_out = stand_in.evaluated(Evaluation(num_tasks=2)).run(rng=stream("e"), round=0)
     assert len(tasks) == 5 and len(held_out) == 2

@@ -3,8 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -122,7 +123,9 @@ def emptied(folder: Path) -> None:
         (emptied, "no image; it wants .png"),
     ],
 )
-def test_what_is_broken_is_told_by_name_before_the_first_round(folder: Path, spoil, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_broken_is_told_by_name_before_the_first_round(
+    folder: Path, spoil: Callable[[Path], None], message: str
+) -> None:
     spoil(folder)
     with pytest.raises(DataError, match=message) as raised:
         ImageFolder(path=str(folder), size=(2, 2), num_tasks=1).prepare()
@@ -206,7 +209,7 @@ class Likeness(Reward, name="likeness"):
 
     def run(self, paintings: Paintings, *, tasks: TaskBook) -> Scored[Paintings]:
         """Add the reward to the paintings."""
-        expected = np.stack([tasks[id].raw for id in paintings.values("task_id")]).astype(float)
+        expected = np.stack([np.asarray(tasks[id].raw) for id in paintings.values("task_id")]).astype(float)
         apart = np.abs(paintings.numpy("image") - expected).mean(axis=(1, 2, 3)) / 255
         return score(paintings, {"alike": 1 - apart})
 
@@ -231,7 +234,7 @@ def test_a_game_of_images_is_played_learned_and_stored(folder: Path, tmp_path: P
     alike = g.add("alike", Likeness(), paintings=painted)
     g.next_round(policy=g.add("learn", MixPaint(), policy=policy, scored=alike))
     run = genrl_graph.play(g, out=tmp_path / "run", rounds=12, peers=2, quiet=True)
-    root = zarr.open(str(run.rollouts), mode="r")
+    root: Any = zarr.open(str(run.rollouts), mode="r")
     assert root["images/image"].shape == (24, 4, 6, 3) and root["images/image"].dtype == np.uint8
     assert (root["images/image"][:] == COLOURS["red"]).all() and set(root["images/caption"][:]) == {"all red"}
     assert root["painted/image"].shape == (2 * 12 * 8, 4, 6, 3)

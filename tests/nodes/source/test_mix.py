@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import genrl_graph
 from genrl_graph.contract.evaluation import Evaluation
-from genrl_graph.contract.node import Place, Source
+from genrl_graph.contract.node import Place
 from genrl_graph.dag.fingerprint import protocol_fingerprint
 from genrl_graph.dag.graph import Graph
 from genrl_graph.errors import DataError, GraphError, ParamError
@@ -83,7 +83,7 @@ def test_prepare_and_dry_reach_the_members() -> None:
         mix(members={"a": listed("a", 8), "b": gone}).prepare()
     hub = {"type": "source.hf_dataset", "params": {"path": "openai/gsm8k"}}
     stand_in = mix(members={"b": hub}).dry()
-    assert isinstance(stand_in, Source)
+    assert isinstance(stand_in, Mix)
     ids = stand_in.run(rng=stream("s"), round=0).values("id")
     assert len(ids) == 8 and stand_in.resolve(ids[0]).kind == "b"
 

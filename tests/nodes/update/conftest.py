@@ -1,22 +1,21 @@
 """Real rollouts for updates: sampled by a tiny policy through the generator, with made-up advantages."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
+from architectures import causal
+from fixture_types import Sample
 
 from genrl_graph import Log, Rollouts, Tasks, TextPolicy, credit, score
 from genrl_graph.nodes.generate.answer import Answer
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 
 QUESTIONS = ("1+2=", "what is 3+4?", "5+6=", "7+8 is equal to ")
 
-Sample = Callable[..., Rollouts]
-
 
 @pytest.fixture
-def policy() -> TextPolicy:
-    return TinyLM(hidden_size=32, layers=1, initializer_range=0.2).init("policy", seed=0)
+def policy() -> CausalPolicy:
+    return causal(TinyLM(hidden_size=32, layers=1, initializer_range=0.2).init("policy", seed=0))
 
 
 @pytest.fixture(scope="session")

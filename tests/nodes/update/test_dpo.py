@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fixture_types import Sample
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from genrl_graph import Log, ParamError, Rollouts, TextPolicy, load, play
 from genrl_graph.contract.policy import TokenSequence
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 from genrl_graph.nodes.update.dpo import Dpo
 from genrl_graph.nodes.update.steps.pairs import preference_pairs
@@ -106,7 +108,7 @@ def vector(policy: TextPolicy) -> Tensor:
     return torch.cat([p.detach().flatten() for p in policy.model.parameters()])  # type: ignore[attr-defined]
 
 
-def test_the_first_loss_is_ln_2_where_the_policy_is_its_own_reference(policy, sample) -> None:
+def test_the_first_loss_is_ln_2_where_the_policy_is_its_own_reference(policy: TextPolicy, sample: Sample) -> None:
     rows, other = sample(policy), policy.fork("policy")
     log = train(Dpo(), policy, rows)
     assert log.metrics["loss"] == pytest.approx(math.log(2), abs=1e-5)
@@ -118,7 +120,9 @@ def test_the_first_loss_is_ln_2_where_the_policy_is_its_own_reference(policy, sa
 
 
 @pytest.mark.parametrize("loss_type", LOSSES)
-def test_the_loss_with_a_wired_reference_is_that_of_the_paper(policy, sample, loss_type: str) -> None:
+def test_the_loss_with_a_wired_reference_is_that_of_the_paper(
+    policy: TextPolicy, sample: Sample, loss_type: str
+) -> None:
     rows, reference = masked(sample(policy)), moved(policy)
     smoothing = 0.1 if loss_type in ("robust", "exo_pair") else 0.0
     node = Dpo(loss_type=loss_type, pairs="all", batch_size=64, beta=0.5, label_smoothing=smoothing)
@@ -132,7 +136,9 @@ def test_the_loss_with_a_wired_reference_is_that_of_the_paper(policy, sample, lo
 
 
 @pytest.mark.parametrize("max_batch_tokens", [100_000, 90, 1])
-def test_steps_equal_plain_torch_however_they_are_split(policy, sample, max_batch_tokens: int) -> None:
+def test_steps_equal_plain_torch_however_they_are_split(
+    policy: CausalPolicy, sample: Sample, max_batch_tokens: int
+) -> None:
     node = Dpo(learning_rate=1e-2, pairs="all", batch_size=64, beta=0.5, max_batch_tokens=max_batch_tokens)
     rows, reference, other = masked(sample(policy)), moved(policy), policy.fork("policy")
     start, weights = vector(policy), list(other.model.parameters())
@@ -149,7 +155,7 @@ def test_steps_equal_plain_torch_however_they_are_split(policy, sample, max_batc
     assert float((step - expected).norm() / expected.norm()) < 1e-3  # AdamW blows up the noise of tiny gradients
 
 
-def test_the_reference_is_the_policy_before_the_first_of_several_steps(policy, sample) -> None:
+def test_the_reference_is_the_policy_before_the_first_of_several_steps(policy: TextPolicy, sample: Sample) -> None:
     rows, other = sample(policy), policy.fork("policy")
     node = Dpo(learning_rate=1e-2, batch_size=2, epochs=3)
     log = train(node, policy, rows)
@@ -160,7 +166,7 @@ def test_the_reference_is_the_policy_before_the_first_of_several_steps(policy, s
     assert log.metrics["loss"] < math.log(2)
 
 
-def test_groups_without_a_pair_are_counted_and_without_any_nothing_moves(policy, sample) -> None:
+def test_groups_without_a_pair_are_counted_and_without_any_nothing_moves(policy: TextPolicy, sample: Sample) -> None:
     rows = sample(policy)
     rewards = rows.numpy("reward").copy()
     rewards[:8] = 0.5
@@ -177,7 +183,7 @@ def test_groups_without_a_pair_are_counted_and_without_any_nothing_moves(policy,
     assert (policy.digest(), policy.version) == (before, version)
 
 
-def test_a_reference_of_another_tokenizer_is_refused(policy, sample) -> None:
+def test_a_reference_of_another_tokenizer_is_refused(policy: TextPolicy, sample: Sample) -> None:
     other = TinyLM(alphabet="0123456789+=?", hidden_size=32, layers=1).init("reference", seed=0)
     with pytest.raises(ParamError, match="reference 'reference' reads other tokens than policy 'policy'"):
         train(Dpo(), policy, sample(policy), reference=other)

@@ -38,11 +38,11 @@ def test_transitions_are_the_steps_with_what_the_environment_showed_next(policy:
     rows = played(policy, limit=8)
     actual = Transitions.of(rows.take(np.random.default_rng(0).permutation(len(rows))))
     expected = []
-    table = rows.rows("task_id", "step", "action", "reward", "finish")
+    table = rows.rows("task_id", "step", "action", "reward", "finish_reason")
     for at, row in enumerate(table):
-        if row["finish"] == "truncated":
+        if row["finish_reason"] == "truncated":
             continue
-        over = row["finish"] == "terminated"
+        over = row["finish_reason"] == "terminated"
         seen, after = rows.numpy("observation")[at], np.zeros(6) if over else rows.numpy("observation")[at + 1]
         expected.append((*seen, row["action"], np.float32(row["reward"]), over, *after))
     columns = (actual.observation, actual.action[:, None], actual.reward[:, None], actual.terminated[:, None])

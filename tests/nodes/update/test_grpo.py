@@ -1,10 +1,12 @@
 """`update.grpo` through `run`, on rollouts that a tiny policy sampled."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fixture_types import Sample
 
 from genrl_graph import Graph, GraphError, Log, ParamError, Rollouts, TextPolicy, credit
 from genrl_graph.dag.check import check
@@ -23,18 +25,18 @@ from genrl_graph.nodes.update.grpo import Grpo
 from genrl_graph.nodes.update.steps.training import prompt_digest
 
 
-def train(node: Grpo, policy: TextPolicy, *inputs: Rollouts, reference: TextPolicy | None = None) -> Log:
+def train(node: Grpo, policy: CausalPolicy, *inputs: Rollouts, reference: TextPolicy | None = None) -> Log:
     log = Log()
     updated = node.run(policy, list(inputs), reference, rng=np.random.default_rng(0), log=log, peer="peer0000")
     assert updated is policy
     return log
 
 
-def weights(policy: TextPolicy) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in policy.model.named_parameters()}  # type: ignore[attr-defined]
+def weights(policy: CausalPolicy) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in policy.model.named_parameters()}
 
 
-def assert_moved_alike(start: Mapping[str, torch.Tensor], one: TextPolicy, other: TextPolicy) -> None:
+def assert_moved_alike(start: Mapping[str, torch.Tensor], one: CausalPolicy, other: CausalPolicy) -> None:
     """Assert that both policies moved by the same step.
 
     Steps are compared as vectors: AdamW turns noise in a tiny gradient into a visible difference of that one weight.
@@ -46,13 +48,13 @@ def assert_moved_alike(start: Mapping[str, torch.Tensor], one: TextPolicy, other
     assert float((step - expected).norm() / expected.norm()) < 1e-3
 
 
-def plain_loss(policy: TextPolicy, rows: Rollouts, old: Mapping[str, np.ndarray] | None) -> torch.Tensor:
+def plain_loss(policy: CausalPolicy, rows: Rollouts, old: Mapping[str, np.ndarray] | None) -> torch.Tensor:
     """Compute the dapo loss in plain torch, row by row without padding; without `old` the ratio is 1."""
     tokens = sum(len(ids) for ids in rows.values("completion_ids"))
     loss = torch.zeros(())
     for row in rows.rows():
         prompt, completion = row["prompt_ids"], row["completion_ids"]
-        logits = policy.model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]  # type: ignore[attr-defined]
+        logits = policy.model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
         logprobs = torch.log_softmax(logits.float(), -1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
         before = logprobs.detach() if old is None else torch.tensor(np.array(old[row["id"]]))
         ratio = (logprobs - before).exp()
@@ -64,9 +66,9 @@ def plain_loss(policy: TextPolicy, rows: Rollouts, old: Mapping[str, np.ndarray]
 class PlainTrainer:
     """AdamW in plain torch with the defaults of the policy, gradients clipped to norm 1."""
 
-    def __init__(self, policy: TextPolicy, *, rate: float) -> None:
+    def __init__(self, policy: CausalPolicy, *, rate: float) -> None:
         self._policy = policy
-        self._weights = list(policy.model.parameters())  # type: ignore[attr-defined]
+        self._weights = list(policy.model.parameters())
         self._optimizer = torch.optim.AdamW(self._weights, lr=rate, weight_decay=0.0)
 
     def step(self, rows: Rollouts, old: Mapping[str, np.ndarray] | None = None) -> None:
@@ -77,7 +79,7 @@ class PlainTrainer:
         self._optimizer.step()
 
 
-def test_a_step_equals_plain_torch(policy, sample) -> None:
+def test_a_step_equals_plain_torch(policy: CausalPolicy, sample: Sample) -> None:
     rows, other = sample(policy), policy.fork("policy")
     start = weights(policy)
     log = train(Grpo(learning_rate=1e-2), policy, rows)
@@ -88,7 +90,7 @@ def test_a_step_equals_plain_torch(policy, sample) -> None:
     assert log.metrics["trained_rows"] == len(rows)
 
 
-def test_once_the_policy_has_moved_old_logprobs_are_the_samplers(policy, sample) -> None:
+def test_once_the_policy_has_moved_old_logprobs_are_the_samplers(policy: CausalPolicy, sample: Sample) -> None:
     first, second = sample(policy, seed=1), sample(policy, seed=2)
     other, start = policy.fork("policy"), weights(policy)
     log = train(Grpo(learning_rate=1e-2, steps="per_input"), policy, first, second)
@@ -104,7 +106,7 @@ def test_once_the_policy_has_moved_old_logprobs_are_the_samplers(policy, sample)
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo", "dr_grpo", "cispo", "sapo", "luspo", "vespo"])
-def test_micro_batches_change_nothing(policy, sample, loss_type: str) -> None:
+def test_micro_batches_change_nothing(policy: CausalPolicy, sample: Sample, loss_type: str) -> None:
     rows, other = sample(policy), policy.fork("policy")
     start = weights(policy)
     train(Grpo(learning_rate=1e-2, loss_type=loss_type, max_batch_tokens=1_000_000), policy, rows)
@@ -114,7 +116,9 @@ def test_micro_batches_change_nothing(policy, sample, loss_type: str) -> None:
 
 @pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo", "dr_grpo", "cispo", "sapo", "luspo", "vespo"])
 @pytest.mark.parametrize("beta", [0.0, 0.1])
-def test_prompts_that_are_read_once_change_nothing(policy, sample, monkeypatch, loss_type: str, beta: float) -> None:
+def test_prompts_that_are_read_once_change_nothing(
+    policy: CausalPolicy, sample: Sample, monkeypatch: pytest.MonkeyPatch, loss_type: str, beta: float
+) -> None:
     monkeypatch.setattr(packing, "LEAST_SHARED", 2)  # these prompts are short
     rows, start, padded = sample(policy), weights(policy), policy.fork("policy")
     tokens = ChatTokens(policy.hf_tokenizer, where="test")
@@ -125,11 +129,12 @@ def test_prompts_that_are_read_once_change_nothing(policy, sample, monkeypatch, 
     for each in (shared, padded):
         node = Grpo(learning_rate=1e-2, loss_type=loss_type, beta=beta, steps="per_input", max_batch_tokens=200)
         train(node, each, rows, rows, reference=reference)
-    assert shared.model.config._attn_implementation == ATTENTION
+    model: Any = shared.model
+    assert model.config._attn_implementation == ATTENTION
     assert_moved_alike(start, shared, padded)
 
 
-def test_joint_inputs_are_one_step_on_all_rows(policy, sample) -> None:
+def test_joint_inputs_are_one_step_on_all_rows(policy: CausalPolicy, sample: Sample) -> None:
     first, second = sample(policy, seed=1), sample(policy, seed=2, questions=2)
     other, start = policy.fork("policy"), weights(policy)
     train(Grpo(learning_rate=1e-2), policy, first, second)
@@ -138,7 +143,9 @@ def test_joint_inputs_are_one_step_on_all_rows(policy, sample) -> None:
     assert_moved_alike(start, policy, other)
 
 
-def test_groups_without_variance_cost_no_forward_pass_but_count_in_the_loss(policy, sample) -> None:
+def test_groups_without_variance_cost_no_forward_pass_but_count_in_the_loss(
+    policy: CausalPolicy, sample: Sample
+) -> None:
     rows, other = sample(policy), policy.fork("policy")
     start = weights(policy)
     advantages = rows.numpy("advantage").copy()
@@ -153,7 +160,7 @@ def test_groups_without_variance_cost_no_forward_pass_but_count_in_the_loss(poli
     assert set(log.tables["trained"]["id"]) == set(still.values("id")[8:])
 
 
-def test_nothing_to_train_leaves_the_policy_alone(policy, sample) -> None:
+def test_nothing_to_train_leaves_the_policy_alone(policy: CausalPolicy, sample: Sample) -> None:
     rows = sample(policy)
     before = policy.digest()
     log = train(Grpo(), policy, credit(rows, np.zeros(len(rows))), Rollouts.concat([rows.take([])]))
@@ -161,7 +168,7 @@ def test_nothing_to_train_leaves_the_policy_alone(policy, sample) -> None:
     assert log.metrics["optimiser_steps"] == 0
 
 
-def test_rows_without_a_finite_advantage_are_left_out(policy, sample) -> None:
+def test_rows_without_a_finite_advantage_are_left_out(policy: CausalPolicy, sample: Sample) -> None:
     rows, other = sample(policy), policy.fork("policy")
     start = weights(policy)
     advantages = rows.numpy("advantage").copy()
@@ -173,7 +180,7 @@ def test_rows_without_a_finite_advantage_are_left_out(policy, sample) -> None:
     assert_moved_alike(start, policy, other)
 
 
-def test_what_was_trained_on_is_what_was_sampled_from(policy, sample) -> None:
+def test_what_was_trained_on_is_what_was_sampled_from(policy: CausalPolicy, sample: Sample) -> None:
     rows = sample(policy)
     log = train(Grpo(), policy, rows)
     sampled = {id: prompt_digest(ids) for id, ids in zip(rows.values("id"), rows.ragged("prompt_ids"), strict=True)}
@@ -181,7 +188,7 @@ def test_what_was_trained_on_is_what_was_sampled_from(policy, sample) -> None:
     assert dict(zip(trained["id"], trained["prompt_digest"], strict=True)) == sampled
 
 
-def test_epochs_and_minibatches_are_steps_with_fixed_old_logprobs(policy, sample) -> None:
+def test_epochs_and_minibatches_are_steps_with_fixed_old_logprobs(policy: CausalPolicy, sample: Sample) -> None:
     rows = sample(policy)
     log = train(Grpo(learning_rate=1e-2, epochs=2, minibatches=2), policy, rows)
     assert policy.version == 4
@@ -189,7 +196,7 @@ def test_epochs_and_minibatches_are_steps_with_fixed_old_logprobs(policy, sample
     assert log.metrics["ratio"] != 1.0
 
 
-def test_rows_of_other_peers_are_trained_under_the_own_policys_logprobs(policy, sample) -> None:
+def test_rows_of_other_peers_are_trained_under_the_own_policys_logprobs(policy: CausalPolicy, sample: Sample) -> None:
     stranger = TinyLM(hidden_size=32, layers=1, initializer_range=0.2).init("policy", seed=9)
     rows, other = sample(stranger, peer="peer0001"), policy.fork("policy")
     start = weights(policy)
@@ -204,7 +211,9 @@ def test_rows_of_other_peers_are_trained_under_the_own_policys_logprobs(policy, 
     assert any(ratio != 1.0 for ratio in ratios)
 
 
-def test_rows_of_other_peers_keep_their_old_logprobs_when_an_earlier_input_moves_the_policy(policy, sample) -> None:
+def test_rows_of_other_peers_keep_their_old_logprobs_when_an_earlier_input_moves_the_policy(
+    policy: CausalPolicy, sample: Sample
+) -> None:
     stranger = TinyLM(hidden_size=32, layers=1, initializer_range=0.2).init("policy", seed=9)
     first, foreign = sample(policy), sample(stranger, peer="peer0001")
     log = train(Grpo(learning_rate=1e-2, steps="per_input"), policy, first, foreign)
@@ -212,7 +221,7 @@ def test_rows_of_other_peers_keep_their_old_logprobs_when_an_earlier_input_moves
     assert all(ratios[id] != 1.0 for id in foreign.values("id"))
 
 
-def test_rows_of_another_tokenizer_are_left_out_and_counted(policy, sample) -> None:
+def test_rows_of_another_tokenizer_are_left_out_and_counted(policy: CausalPolicy, sample: Sample) -> None:
     other = TinyLM(alphabet="0123456789+=?", hidden_size=32, layers=1).init("policy", seed=0)
     before = policy.digest()
     log = train(Grpo(learning_rate=1e-2), policy, sample(other))
@@ -222,7 +231,7 @@ def test_rows_of_another_tokenizer_are_left_out_and_counted(policy, sample) -> N
         train(Grpo(beta=0.1), policy, sample(policy), reference=other)
 
 
-def test_a_kl_pulls_towards_the_reference(policy, sample) -> None:
+def test_a_kl_pulls_towards_the_reference(policy: CausalPolicy, sample: Sample) -> None:
     rows = sample(policy)
     reference = policy.fork("reference")
     train(Grpo(learning_rate=3e-2, epochs=3), policy, rows)
@@ -233,7 +242,7 @@ def test_a_kl_pulls_towards_the_reference(policy, sample) -> None:
     assert 0.0 < last < first
 
 
-def test_the_learning_rate_follows_the_version(policy, sample) -> None:
+def test_the_learning_rate_follows_the_version(policy: CausalPolicy, sample: Sample) -> None:
     node = Grpo(learning_rate=1e-2, warmup_steps=2, decay="linear", decay_steps=4)
     rates = [train(node, policy, sample(policy, seed=at)).metrics["learning_rate"] for at in range(4)]
     assert rates == pytest.approx([0.5e-2, 1e-2, 1e-2, 0.75e-2])
@@ -275,7 +284,7 @@ def test_wrong_params_are_found_without_torch(params: dict[str, object], message
         Grpo(**params)
 
 
-def test_a_fork_trains_by_itself(policy, sample) -> None:
+def test_a_fork_trains_by_itself(policy: CausalPolicy, sample: Sample) -> None:
     rows, before = sample(policy), policy.digest()
     fork = ForkPolicy().run(policy)
     assert fork.digest() == before

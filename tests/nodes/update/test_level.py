@@ -1,20 +1,23 @@
 """`update.level`: raising and lowering, and its carry."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zarr
+from fixture_types import MakeRollouts
 
 import genrl_graph
+from genrl_graph import Frame
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Rollouts, score
 from genrl_graph.errors import GraphError, ParamError, StoreError
 from genrl_graph.nodes.update.level import Level, LevelCarry, RaiseLevel
 
 
-def after(level: Level, rewards: list[float], make_rollouts, **params: object) -> Level:  # type: ignore[no-untyped-def]
+def after(level: Level, rewards: list[float], make_rollouts: MakeRollouts, **params: Any) -> Level:
     rows: Rollouts = make_rollouts(["x"] * len(rewards))
-    parts = [
+    parts: list[Frame] = [
         score(rows.take([at]), {"correct": [r], "other": [9.0]}, weights={"other": 0.0}) for at, r in enumerate(rewards)
     ]
     return RaiseLevel(**params).run(level, parts, log=Log())
@@ -32,14 +35,16 @@ def after(level: Level, rewards: list[float], make_rollouts, **params: object) -
         ([], 3),
     ],
 )
-def test_the_mean_of_what_was_judged_moves_the_level(rewards: list[float], expected: int, make_rollouts) -> None:  # type: ignore[no-untyped-def]
+def test_the_mean_of_what_was_judged_moves_the_level(
+    rewards: list[float], expected: int, make_rollouts: MakeRollouts
+) -> None:
     level = Level(3)
     assert after(level, rewards, make_rollouts, raise_at=0.8, lower_at=0.2).value == expected
     assert level.value == 3
     assert after(level, rewards, make_rollouts, raise_at=8, term="other").value == (4 if rewards else 3)
 
 
-def test_the_level_keeps_to_its_limits(make_rollouts) -> None:  # type: ignore[no-untyped-def]
+def test_the_level_keeps_to_its_limits(make_rollouts: MakeRollouts) -> None:
     top = LevelCarry(start=2, highest=2).init("level", seed=0)
     assert after(top, [1.0], make_rollouts, raise_at=0.5).value == 2
     assert after(Level(0), [0.0], make_rollouts, raise_at=0.5, lower_at=0.1).value == 0
@@ -106,7 +111,7 @@ def test_a_mix_becomes_harder_once_the_policy_solves_what_is_easy(tmp_path: Path
     (tmp_path / "game.yaml").write_text(CURRICULUM)
     graph = genrl_graph.load(tmp_path / "game.yaml")
     run = genrl_graph.play(graph, out=tmp_path / "run", rounds=25, quiet=True)
-    root = zarr.open(str(run.rollouts), mode="r")
+    root: Any = zarr.open(str(run.rollouts), mode="r")
     hard = ["/hard/" in id for id in root["answer/task_id"][:]]
     begins = hard.index(True)
     rounds, rewards = root["score/round"][:], root["score/reward_correct"][:]

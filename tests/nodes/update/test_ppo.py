@@ -38,7 +38,7 @@ def played(policy: ActorCritic, *, seed: int = 0, peer: str = "peer0000", num_ep
 def update(
     node: Ppo | Reinforce, policy: ActorCritic, *rows: Trajectories, log: Log | None = None, **more: Any
 ) -> None:
-    resources = {"rng": stream("update"), "log": log or Log(), "round": 0, "peer": "peer0000"}
+    resources: dict[str, Any] = {"rng": stream("update"), "log": log or Log(), "round": 0, "peer": "peer0000"}
     assert node.run(policy, list(rows), **resources | more) is policy
 
 
@@ -59,7 +59,7 @@ def test_one_minibatch_is_the_step_that_the_papers_write(policy: Any) -> None:
         critic = torch.max((values - target) ** 2, (near - target) ** 2).mean() / 2
         loss = -surrogate + 0.7 * critic - 0.03 * chances.entropy().mean()
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.5)
         optimiser.step()
     params = {"epsilon": 0.1, "value_epsilon": 0.05, "value_coef": 0.7, "entropy_coef": 0.03, "learning_rate": 0.01}
@@ -142,7 +142,7 @@ def test_reinforce_is_one_step_along_the_score(policy: Any) -> None:
     twin = policy.fork("twin").model
     logits, _ = twin(torch.from_numpy(rows.numpy("observation").copy()))
     logprobs = torch.log_softmax(logits, -1)[torch.arange(len(rows)), _column(rows, "action").long()]
-    (-(logprobs * _column(rows, "advantage")).mean()).backward()  # type: ignore[no-untyped-call]
+    (-(logprobs * _column(rows, "advantage")).mean()).backward()
     norm = torch.nn.utils.clip_grad_norm_([p for p in twin.parameters() if p.grad is not None], 1e9)
     update(Reinforce(learning_rate=0.01, max_grad_norm=1e9), policy, rows, log=log)
     assert log.metrics["grad_norm"] == pytest.approx(float(norm), rel=1e-4)

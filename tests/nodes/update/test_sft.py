@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fixture_types import Sample
 
 from genrl_graph import Log, Rollouts, TextPolicy, load, play
 from genrl_graph.contract.policy import TokenSequence
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.update.sft import Sft
 from genrl_graph.store.run_store import RunStore
 
@@ -69,7 +71,9 @@ def masked(rows: Rollouts) -> Rollouts:
 
 
 @pytest.mark.parametrize("loss_type", ["nll", "dft"])
-def test_the_loss_of_a_step_is_that_of_the_policys_own_logprobs(policy, sample, loss_type: str) -> None:
+def test_the_loss_of_a_step_is_that_of_the_policys_own_logprobs(
+    policy: TextPolicy, sample: Sample, loss_type: str
+) -> None:
     rows = masked(sample(policy))
     expected = nll(policy, rows, weigh=loss_type == "dft").item()
     log = train(Sft(batch_size=len(rows), loss_type=loss_type), policy, rows)
@@ -78,7 +82,9 @@ def test_the_loss_of_a_step_is_that_of_the_policys_own_logprobs(policy, sample, 
 
 
 @pytest.mark.parametrize("max_batch_tokens", [100_000, 60, 1])
-def test_steps_equal_plain_torch_however_they_are_split(policy, sample, max_batch_tokens: int) -> None:
+def test_steps_equal_plain_torch_however_they_are_split(
+    policy: CausalPolicy, sample: Sample, max_batch_tokens: int
+) -> None:
     other = policy.fork("policy")
     start, weights = vector(policy), list(other.model.parameters())
     by_hand = torch.optim.AdamW(weights, lr=1e-2, weight_decay=0.0)
@@ -95,7 +101,7 @@ def test_steps_equal_plain_torch_however_they_are_split(policy, sample, max_batc
     assert float((step - expected).norm() / expected.norm()) < 1e-3  # AdamW blows up the noise of tiny gradients
 
 
-def test_epochs_and_batches_make_steps(policy, sample) -> None:
+def test_epochs_and_batches_make_steps(policy: TextPolicy, sample: Sample) -> None:
     log = train(Sft(batch_size=6, epochs=3), policy, sample(policy), sample(policy, seed=1, questions=1))
     assert policy.version == log.metrics["optimiser_steps"] == 3 * 4  # 20 rows, 6 a step
     assert log.metrics["trained_rows"] == 20

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = '''
 import json, os, pathlib, sys
 import numpy as np
@@ -46,6 +48,7 @@ else:
 '''
 
 
+@pytest.mark.long
 def test_unequal_peers_update_without_waiting_and_equal_one_process(tmp_path: Path) -> None:
     script = tmp_path / "peers.py"
     script.write_text(SCRIPT)

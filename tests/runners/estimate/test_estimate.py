@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from architectures import causal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -181,7 +182,7 @@ def test_sizes_are_those_of_the_real_weights(tmp_path: Path) -> None:
     assert size_policy(folder).model.parameters == size.parameters
     lora = Lora(model=str(tmp_path), r=2, target_modules=("q_proj", "v_proj"))
     adapted = size_policy(lora).model
-    trained = getattr(lora.init("policy", seed=0), "trained", dict)()
+    trained = causal(lora.init("policy", seed=0)).trained()
     assert adapted.trained == sum(parameter.numel() for parameter in trained.values()) == 2 * 2 * (16 + 16)
     assert adapted.shared == size.parameters
     with pytest.raises(UnknownSize, match="not on this machine"):

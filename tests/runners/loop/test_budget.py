@@ -59,7 +59,7 @@ class FlakyUpdate(Update, name="flaky"):
 
 
 def flaky_game(**options: object) -> Graph:
-    graph = Graph("flaky", run=RunConfig(rounds=2, retry_wait_s=0, **options))  # type: ignore[arg-type]
+    graph = Graph("flaky", run=RunConfig(rounds=2, retry_wait_s=0, **options))
     policy = graph.carry("policy", ToyPolicyCarry(bias=1))
     graph.add("answer", Draw(), tasks=graph.add("tasks", Numbers()), policy=policy)
     return graph

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -79,8 +79,8 @@ class Say(Draw, name="held_say"):
         return self.model_copy(update={"num_generations": how.num_generations or self.num_generations})
 
 
-def held_game(**options: object) -> Graph:
-    graph = Graph("held", run=RunConfig(**({"rounds": 4, "eval_temperature": None} | options)))  # type: ignore[arg-type]
+def held_game(**options: Any) -> Graph:
+    graph = Graph("held", run=RunConfig(**({"rounds": 4, "eval_temperature": None} | options)))
     policy = graph.carry("policy", ToyPolicyCarry(bias=0))
     answer = graph.add("answer", Say(high=3), tasks=graph.add("tasks", Held()), policy=policy)
     answers = graph.add("answers", Gather(min_peers=2), rows=answer)
@@ -90,7 +90,7 @@ def held_game(**options: object) -> Graph:
     return graph
 
 
-def lines(run: Run) -> list[dict[str, float]]:
+def lines(run: Run) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -117,7 +117,7 @@ def test_the_baseline_is_recorded_and_the_last_round_too(run: Run) -> None:
 
 
 def test_rows_go_to_groups_of_their_own(run: Run) -> None:
-    root = zarr.open(str(run.rollouts), mode="r")
+    root: Any = zarr.open(str(run.rollouts), mode="r")
     ids = root["eval/answer/task_id"][:]
     assert set(ids) == {f"tasks/{1000 + at}" for at in range(4)}
     assert set(root["eval/answer/round"][:]) == {0, 2, 4}
@@ -271,7 +271,7 @@ class MakeScored:
         )
         values = rows.rows()
         for at in failed:
-            values[at] = values[at] | {"finish": "failed"}
+            values[at] = values[at] | {"finish_reason": "failed"}
         return score(Rollouts.from_rows(values), {"correct": rewards})
 
 

@@ -14,6 +14,7 @@ from toys import (
     Numbers,
     Parity,
     Same,
+    Step,
     Tell,
     Total,
     TotalCarry,
@@ -22,15 +23,17 @@ from toys import (
     toy_game,
 )
 
-from genrl_graph import Graph, R, Reward, Rollouts, Scored, Select, play, score
+from genrl_graph import Graph, Log, R, Reward, Rollouts, Scored, Select, play, score
 from genrl_graph.dag.schedule import compile_graph
 from genrl_graph.errors import DataError, NodeFailed, RewardFailed, StoreError
 from genrl_graph.nodes.advantage.pool import PoolAdvantage
+from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.runners.loop import round as rounds
 from genrl_graph.runners.loop.context import RunContext, StepReport
 from genrl_graph.runners.loop.exchange import LocalSwarm
 from genrl_graph.runners.loop.peers import make_peers
 from genrl_graph.runners.loop.round import run_round
+from genrl_graph.runners.loop.without_offenders import LEFT_OUT
 from genrl_graph.store.journal import Record
 
 
@@ -100,8 +103,8 @@ def test_a_step_of_all_peers_is_one_commit() -> None:
 
 def test_what_steps_leave_free_goes_back_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     released: list[tuple[int, bool]] = []
-    monkeypatch.setattr(rounds, "release_memory", lambda *, seldom: released.append((len(played.done), seldom)))
     played = Played(toy_game(), peers=2)
+    monkeypatch.setattr(rounds, "release_memory", lambda *, seldom: released.append((len(played.done), seldom)))
     played.play(0)
     assert released == [(done, True) for done in range(2, len(played.done) + 1, 2)]
 
@@ -171,7 +174,7 @@ def test_every_node_round_and_peer_has_randomness_of_its_own() -> None:
     policy, tasks = graph.carry("policy", ToyPolicyCarry(bias=0)), graph.add("tasks", Numbers(num_tasks=1))
     for name in ("a", "b"):
         graph.add(name, Draw(num_generations=1, high=10**9), tasks=tasks, policy=policy)
-    drawn = []
+    drawn: list[tuple[int, ...]] = []
     for seed in (0, 1):
         played = Played(graph, peers=2, seed=seed)
         played.play(0)
@@ -321,3 +324,34 @@ def test_rows_pooled_from_several_inputs_are_stored_by_their_ids() -> None:
     (record,) = (record for commit in played.commits for record in commit if record.node == "pool")
     assert record.tables["pool"].column_names == ["id", "advantage"]
     assert record.tables["pool"].num_rows == 8
+
+
+class Picky(Reward, name="test_picky"):
+    """A reward of a user that raises on rows of peer0001, but not at that peer."""
+
+    def run(self, rollouts: R, *, peer: str, log: Log) -> Scored[R]:
+        """Pay 1 for each row."""
+        if peer != "peer0001" and "peer0001" in rollouts.values("peer"):
+            raise ValueError("three\nlines")
+        log.metric("seen", len(rollouts))
+        return score(rollouts, {"x": np.ones(len(rollouts))})
+
+
+def test_rows_of_another_peer_on_which_a_reward_raises_are_left_out_and_told() -> None:
+    graph = Graph("picky")
+    tasks, policy = graph.add("tasks", Numbers()), graph.carry("policy", ToyPolicyCarry())
+    answer = graph.add("answer", Draw(), tasks=tasks, policy=policy)
+    scored = graph.add("score", Picky(), rollouts=graph.add("shared", Gather(min_peers=3), rows=answer))
+    graph.next_round(
+        policy=graph.add("update", Step(), policy=policy, credited=graph.add("c", Centred(), scored=scored))
+    )
+    played = Played(graph, peers=3)
+    played.play(0)
+    records = {record.holder: record for commit in played.commits for record in commit if record.node == "score"}
+    facts = [records[f"peer000{at}"].facts for at in range(3)]
+    left_out = {"peer0001": "ValueError: three"}
+    assert [fact.get(LEFT_OUT) for fact in facts] == [left_out, None, left_out]
+    seen = [fact["metrics"]["seen"] for fact in facts]
+    assert 3 * seen[0] == 2 * seen[1] == 3 * seen[2]
+    reasons = records["peer0000"].tables["score/failures"].column("reason").to_pylist()
+    assert reasons == ["ValueError: three"] * int(seen[1] / 3)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from genrl_graph.runners.loop.signals import Interrupted, stop_on_signals
+from genrl_graph.runners.loop.signals import GRACE_S, Interrupted, stop_on_signals
 from genrl_graph.store.run_store import RunStore
 
 GAME = """\
@@ -93,6 +93,20 @@ def test_a_second_signal_ends_the_run_at_once(start: Start) -> None:
     assert time.monotonic() - began < 10
     assert process.returncode == -signal.SIGINT
     assert nodes(folder) == ["tasks", "answer"]
+    with RunStore.open(folder, "a") as store:
+        assert store.table("answer").num_rows == 4
+
+
+def test_a_step_that_does_not_end_is_lost(start: Start) -> None:
+    process, folder = start(60.0)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - began < GRACE_S + 1.0
+    assert process.returncode == 143
+    assert err.splitlines()[-1] == (
+        "genrl-graph: ended by SIGTERM within a step, which is lost; what was committed is kept"
+    )
     with RunStore.open(folder, "a") as store:
         assert store.table("answer").num_rows == 4
 

@@ -28,7 +28,7 @@ class Failing(Draw, name="metrics_failing"):
     ) -> Rollouts:
         rows = super().run(tasks, policy, seen, rng=rng, log=Log(), round=round, peer=peer).rows()
         finish = ["length" if at % 2 else "failed" if at % 4 == 0 else "stop" for at in range(len(rows))]
-        return Rollouts.from_rows([row | {"finish": how} for row, how in zip(rows, finish, strict=True)])
+        return Rollouts.from_rows([row | {"finish_reason": how} for row, how in zip(rows, finish, strict=True)])
 
 
 class Unsure(Reward, name="metrics_unsure"):
@@ -51,12 +51,14 @@ def test_metrics_are_those_of_the_stored_rows(tmp_path: Path) -> None:
     (line,) = map(json.loads, (run.folder / "metrics.jsonl").read_text().splitlines())
     store = RunStore.open(run.folder)
     rows, rewards = store.table("answer").to_pylist(), store.table("score")["reward"].to_pylist()
-    finished = [row for row in rows if row["finish"] != "failed"]
+    finished = [row for row in rows if row["finish_reason"] != "failed"]
     lengths = [len(row["completion_ids"]) for row in finished]
     assert 0 < len(finished) < len(rows)
     assert line["answer/tokens"] == sum(lengths)
     assert line["answer/completion_length"] == sum(lengths) / len(lengths)
-    assert line["answer/truncated"] == len([row for row in finished if row["finish"] == "length"]) / len(finished)
+    assert line["answer/truncated"] == len([row for row in finished if row["finish_reason"] == "length"]) / len(
+        finished
+    )
     judged = [reward for reward in rewards if reward == reward]
     assert line["score/reward"] == line["score/reward_place"] == sum(judged) / len(judged)
     lost = [row for row, reward in zip(rows, rewards, strict=True) if row in finished and reward != reward]

@@ -1,6 +1,7 @@
 """Threads: the share of this process; the run folder records threads and precision."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ GRAPHS = Path(__file__).parents[3] / "graphs"
 
 
 @pytest.fixture(autouse=True)
-def _threads_as_before(monkeypatch: pytest.MonkeyPatch):
+def _threads_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("OMP_NUM_THREADS", "")  # restored afterwards, whatever is set in between
     monkeypatch.delenv("OMP_NUM_THREADS")
     before = torch.get_num_threads()

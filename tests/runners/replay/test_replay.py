@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from architectures import causal
 from toys import Centred, Step, ToyPolicy, toy_game
 
 import genrl_graph
-from genrl_graph import Credited, Graph, Log, Reward, Rollouts, Scored, TextPolicy, open_run, score
+from genrl_graph import Credited, Graph, Log, Reward, Rollouts, Scored, open_run, score
 from genrl_graph.cli import run_command
 from genrl_graph.contract.node import Select
 from genrl_graph.edge_types.rollouts import R
@@ -22,6 +23,7 @@ from genrl_graph.errors import GenrlGraphError, GraphError, NodeFailed, ParamErr
 from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import read_document
 from genrl_graph.nodes.exchange.gather import Gather
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.reward.weighted_sum import WeightedSum
 from genrl_graph.nodes.update.grpo import Grpo
 from genrl_graph.records.verify import verify_run
@@ -201,11 +203,12 @@ def test_what_moved_is_measured_per_node(toy: Path, tmp_path: Path) -> None:
 
 def spearman(one: np.ndarray, other: np.ndarray) -> float:
     """Spearman's correlation from Arrow's ranks: ties at the mean of their lowest and highest."""
-    ranks = [
-        sum(np.asarray(pc.rank(pa.array(values), tiebreaker=side), dtype=float) for side in ("min", "max"))
-        for values in (one, other)
-    ]
-    return float(np.corrcoef(*ranks)[0, 1])
+
+    def ranks(values: np.ndarray) -> np.ndarray:
+        low, high = (np.asarray(pc.rank(pa.array(values), tiebreaker=side), float) for side in ("min", "max"))
+        return low + high
+
+    return float(np.corrcoef(ranks(one), ranks(other))[0, 1])
 
 
 def test_rewards_are_added_renamed_and_dropped(toy: Path, tmp_path: Path) -> None:
@@ -500,11 +503,11 @@ def test_the_python_door(toy: Path, tmp_path: Path) -> None:
     assert {move.node for move in found.moves} == {"score_final", "match_final", "credit_final"}
 
 
-def by_hand(policy: TextPolicy, rounds: Sequence[Rollouts], node: Grpo) -> list[tuple[float, float]]:
+def by_hand(policy: CausalPolicy, rounds: Sequence[Rollouts], node: Grpo) -> list[tuple[float, float]]:
     """Loss and norm of the gradient of each round in plain torch: dapo, ratios to the stored log-probs, AdamW."""
     import torch
 
-    weights = list(policy.model.parameters())  # type: ignore[attr-defined]
+    weights = list(policy.model.parameters())
     optimizer = torch.optim.AdamW(weights, lr=1.0, weight_decay=0.0)
     found = []
     for number, rows in enumerate(rounds):
@@ -512,7 +515,7 @@ def by_hand(policy: TextPolicy, rounds: Sequence[Rollouts], node: Grpo) -> list[
         loss = torch.zeros(())
         for row in rows.rows():
             ids, completion = row["prompt_ids"] + row["completion_ids"], row["completion_ids"]
-            logits = policy.model(torch.tensor([ids])).logits[0, len(row["prompt_ids"]) - 1 : -1]  # type: ignore[attr-defined]
+            logits = policy.model(torch.tensor([ids])).logits[0, len(row["prompt_ids"]) - 1 : -1]
             logprobs = torch.log_softmax(logits.float(), -1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
             ratio = (logprobs - torch.tensor(row["logprobs"])).exp()
             clipped = ratio.clamp(1 - node.epsilon_low, 1 + node.epsilon_high)
@@ -540,8 +543,9 @@ def test_training_on_a_replay_weighs_by_the_stored_logprobs(tiny: Path, tmp_path
         rounds = []
         for number in found.rounds:
             names = ("credit_answer", "credit_critique", "credit_final")
-            rounds.append(Rollouts.concat([made.frame(name, number, holder=peer) for name in names]))
-        expected = by_hand(carry.init("policy", seed=0), rounds, node)
+            stored = [made.frame(name, number, holder=peer) for name in names]
+            rounds.append(Rollouts.concat([rows for rows in stored if isinstance(rows, Rollouts)]))
+        expected = by_hand(causal(carry.init("policy", seed=0)), rounds, node)
         told = [(row["update/loss"], row["update/grad_norm"]) for row in metrics if row["peer"] == peer]
         np.testing.assert_allclose(told, expected, rtol=2e-3, atol=2e-5)
         assert abs(metrics[0]["update/ratio"] - 1) > 1e-3

@@ -1,5 +1,6 @@
 """Checkpoints: whole or absent; old ones are removed only after a newer one is on disk."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def test_no_checkpoint_goes_before_the_newer_one_is_durable(tmp_path: Path, monk
     """After a crash at any file operation there is a whole checkpoint."""
     seen: list[list[str]] = []
     for name in ("rename", "rmtree"):
-        owner = Path if name == "rename" else shutil
+        owner = os if name == "rename" else shutil
         real = getattr(owner, name)
 
         def noted(*args: object, real: object = real, **options: object) -> object:
@@ -85,7 +86,7 @@ def test_no_checkpoint_goes_before_the_newer_one_is_durable(tmp_path: Path, monk
 
 def test_what_a_crash_left_of_checkpoints_goes_when_the_run_is_opened(tmp_path: Path) -> None:
     with RunStore.create(tmp_path / "run", "graph: x\n", {}) as store:
-        folder = store.checkpoints
+        folder = store.checkpoints.path
         for rounds in (1, 2, 3):
             save_checkpoint(folder / f"{rounds:06d}", carries(rounds))
     (folder / "000001").rename(folder / ".000001.draft")  # was being removed

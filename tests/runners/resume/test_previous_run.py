@@ -13,12 +13,11 @@ from typing import Self
 import numpy as np
 import pytest
 from crash import Left, contents
-from toys import Add, Centred, Draw, Numbers, Parity, Step, TotalCarry, ToyPolicyCarry, toy_game
+from toys import Add, Centred, Draw, Numbers, Parity, Step, Total, TotalCarry, ToyPolicyCarry, toy_game
 
 from genrl_graph import Coordinate, Graph, R, Reward, Rollouts, RunConfig, Scored, Tasks, score
 from genrl_graph.cli import run_command
 from genrl_graph.contract.evaluation import Evaluation
-from genrl_graph.edge_types.frame import Frame
 from genrl_graph.errors import GraphError, NodeFailed, ParamError, StoreError
 from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import read_document
@@ -51,7 +50,7 @@ def cut_at(commit: int, *, records: int = 0) -> Iterator[None]:
         whole(self, given[:records])
         raise Cut
 
-    RunStore.commit = committing  # type: ignore[method-assign]
+    RunStore.commit = committing  # type: ignore[method-assign,assignment]  # its `records` are called `given`
     try:
         yield
     finally:
@@ -196,6 +195,40 @@ def test_rows_that_failed_before_count_in_the_whole_run(tmp_path: Path, whole: R
     assert read_graph(tmp_path / "run")[1]["resumed"][-1]["run"] == changed
 
 
+def summary(text: str) -> list[str]:
+    """Return what the end of a run says of all of its rounds: the table of stages, without speeds, and the totals."""
+    lines = [line.rstrip() for line in text.splitlines()]
+    start = next(at for at, line in enumerate(lines) if line.startswith("stage  "))
+    rows = [line.rsplit(maxsplit=1)[0] if line.startswith("    ") else line for line in lines[start:]]
+    return [line for line in rows if line and not line.startswith(("rollouts", "rewards", "picture"))]
+
+
+@pytest.mark.parametrize("commit", [2 * STEPS + 5, 3 * STEPS + 7])  # the rounds before are in a checkpoint, or recalled
+def test_the_summary_of_a_resumed_run_covers_all_of_its_rounds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], commit: int
+) -> None:
+    play(game(), out=tmp_path / "whole")
+    expected = summary(capsys.readouterr().err)
+    assert any("rows that failed or could not be judged: " in line for line in expected)
+    with cut_at(commit), pytest.raises(Cut):
+        play(game(), out=tmp_path / "run", quiet=True)
+    play(game(), out=tmp_path / "run", resume=True)
+    assert summary(capsys.readouterr().err) == expected
+
+
+def test_rows_that_fail_in_evaluations_are_not_among_those_of_the_training_after_a_resume(tmp_path: Path) -> None:
+    def failed_rows(folder: Path) -> list[float]:
+        lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        return [line["budget/failed_rows"] for line in lines if "budget/failed_rows" in line]
+
+    graph = evaluated_game()
+    graph.run = graph.run.model_copy(update={"eval_every": 1, "checkpoint_every": 2})
+    expected = failed_rows(play(graph, out=tmp_path / "whole", quiet=True).folder)
+    with cut_at(4 * EVALUATION + 3 * STEPS + 1), pytest.raises(Cut):
+        play(graph, out=tmp_path / "run", quiet=True)
+    assert failed_rows(resumed(tmp_path / "run", graph).folder) == expected
+
+
 def test_lines_of_metrics_are_written_once_and_a_torn_one_again(tmp_path: Path, whole: Run) -> None:
     with cut_at(2 * EVALUATION + 3 * STEPS + 2), pytest.raises(Cut):
         play(evaluated_game(), out=tmp_path / "run", quiet=True)
@@ -249,8 +282,8 @@ def test_an_update_that_gives_another_result_is_refused(tmp_path: Path, monkeypa
         play(game(), out=tmp_path / "run", quiet=True)
     run = Add.run
 
-    def other(self: Add, total: object, rows: list[Frame]) -> object:
-        return run(self, total, [*rows, *rows])  # type: ignore[arg-type]
+    def other(self: Add, total: Total, rows: list[Rollouts]) -> Total:
+        return run(self, total, [*rows, *rows])
 
     monkeypatch.setattr(Add, "run", other)
     with pytest.raises(
@@ -336,6 +369,7 @@ def test_the_command_line_resumes(
     assert run_command(["run", "game.yaml", "--resume", *imports[:2]]) == ParamError.exit_code
 
 
+@pytest.mark.long
 def test_kills_in_commits_blocks_and_checkpoints_leave_no_trace() -> None:
     command = [sys.executable, str(CRASH), "--kills", "10", "--rounds", "3"]
     found = subprocess.run(

@@ -219,7 +219,7 @@ def opening(self: PeerSwarm, node: Exchange, *, round: int, peer: str, offer: Fr
     def pushing(host: Host, peer_id: str, data: bytes, *, timeout_s: float = 10.0) -> Future[None]:
         return lying_to(self, Lie(own, offer), whole_push, host, peer_id)
 
-    Host.push = pushing  # type: ignore[method-assign]
+    Host.push = pushing  # type: ignore[method-assign,assignment]  # its `self` is called `host`
     try:
         whole_open(self, node, round=round, peer=peer, offer=offer)
     finally:

@@ -5,10 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from genrl_graph.errors import RoundsSkipped
+
+ENDED = (None, 0, RoundsSkipped.exit_code)  # running; ended; ended without the rounds in which the swarm was ahead
 ROOT = Path(__file__).parents[3]
 TINY = ROOT / "graphs/tiny_multistage.yaml"
 
@@ -93,6 +96,7 @@ class Players:
     folder: Path
     arguments: Sequence[str] = ()
     started: list[Player] = field(default_factory=list)
+    graph: Path = TINY
 
     def __enter__(self) -> "Players":
         return self
@@ -110,7 +114,7 @@ class Players:
         """Start a peer; with `join`, it joins the swarm at that address."""
         joined = ["--join", join] if join else []
         own = ["--runner", "swarm", "--peer-name", name, "-o", str(self.folder / "run"), *joined]
-        return self.launch(name, ["-m", "genrl_graph", "run", str(TINY), *own, *self.arguments, *more], env or {})
+        return self.launch(name, ["-m", "genrl_graph", "run", str(self.graph), *own, *self.arguments, *more], env or {})
 
     def launch(self, name: str, command: Sequence[str], env: Mapping[str, str]) -> Player:
         """Start a Python command as a process of the swarm."""
@@ -126,15 +130,15 @@ class Players:
         """Wait until these players have ended with exit code 0; a failure or a timeout fails the test."""
         until = time.monotonic() + limit_s
         while any(player.running for player in players) and time.monotonic() < until:
-            failed = next((player for player in players if player.process.poll()), None)
+            failed = next((player for player in players if player.process.poll() not in ENDED), None)
             assert failed is None, f"{failed.name} ended with {failed.process.poll()}: {failed.text[-4000:]}"
             time.sleep(0.05)
         for player in players:
             code = player.process.poll()
-            assert code == 0, f"{player.name} ended with {code}: {player.text[-4000:]}"
+            assert code in ENDED[1:], f"{player.name} ended with {code}: {player.text[-4000:]}"
 
 
-def wait_until(what: str, holds, *, limit_s: float) -> None:
+def wait_until(what: str, holds: Callable[[], object], *, limit_s: float) -> None:
     """Wait until `holds` returns true; a timeout fails the test and names `what`."""
     until = time.monotonic() + limit_s
     while not holds():

@@ -1,5 +1,6 @@
 """Exchanges of a swarm, with real hosts in one process: rosters, deadlines and reports of missing peers."""
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,21 +18,24 @@ from genrl_graph.errors import ExchangeTimeout
 from genrl_graph.runners.loop.exchange import Meeting, PeerBehind
 from genrl_graph.runners.loop.signals import Interrupted, Stop
 from genrl_graph.runners.swarm.admission.rules import Admission, makers
+from genrl_graph.runners.swarm.claims import proof_of
 from genrl_graph.runners.swarm.exchange import PeerSwarm
 from genrl_graph.runners.swarm.host import Host
 from genrl_graph.runners.swarm.offers import Inbox, Offer
+from genrl_graph.runners.swarm.transport.heartbeat import qualified
 from genrl_graph.runners.swarm.transport.identity import Identity
 from genrl_graph.runners.swarm.transport.signed import sign_message
 
 SCHEDULE = compile_graph(toy_game())
+PROOF = proof_of(SCHEDULE)
 TASKS = TaskBook({"tasks": SCHEDULE.nodes["tasks"]})  # type: ignore[dict-item]
 
 
-def offered(peer: str, round: int) -> Rollouts:
+def offered(peer: str, round: int, *, seed: int = 0) -> Rollouts:
     """Return the offer of an honest peer of the toy game."""
     tasks = SCHEDULE.nodes["tasks"].run(rng=np.random.default_rng(0), round=round)  # type: ignore[attr-defined]
     made: Rollouts = SCHEDULE.nodes["answer"].run(  # type: ignore[attr-defined]
-        tasks, ToyPolicy("policy", 3), rng=np.random.default_rng(round), log=Log(), round=round, peer=peer
+        tasks, ToyPolicy("policy", 3), rng=np.random.default_rng((seed, round)), log=Log(), round=round, peer=peer
     )
     return made
 
@@ -47,6 +51,7 @@ class Seat:
     inbox: Inbox
     stop: Stop
     told: list[str]
+    seed: int = 0
 
     def sit(self) -> None:
         """Create an empty inbox and new exchanges."""
@@ -62,12 +67,18 @@ class Seat:
             sign=partial(sign_message, self.identity),
             stop=self.stop,
             tell=self.told.append,
+            proof=PROOF,
         )
 
     def open(self, round: int) -> None:
         """Begin a round and open its exchange."""
         self.swarm.begin(round)
-        self.swarm.open(self.node, round=round, peer=self.name, offer=offered(self.name, round))
+        self.swarm.open(self.node, round=round, peer=self.name, offer=offered(self.name, round, seed=self.seed))
+
+    def appear(self, round: int) -> None:
+        """Begin a round, and tell all members at once."""
+        self.swarm.begin(round)
+        self.host._thread.run(self.host._presence._announce(directly=True))
 
     def close(self, round: int) -> Meeting:
         """Close the exchange and return its result."""
@@ -87,14 +98,15 @@ def sit(start_host: Callable[..., Host], key: Callable[[str], Identity]) -> Iter
     """Return a function that starts a peer of this test's own swarm with the given `Exchange` params."""
     seats: list[Seat] = []
 
-    def start(name: str, **params: Any) -> Seat:
+    def start(name: str, as_key: str = "", seed: int = 0, **params: Any) -> Seat:
         node = SCHEDULE.nodes["answers"].model_copy(update={"timeout_s": 0.6, "min_peers": 1} | params)
         assert isinstance(node, Exchange)
-        seat = Seat(name, None, key(name), node, None, Stop(), [])  # type: ignore[arg-type]
+        seat = Seat(name, None, key(as_key or name), node, None, Stop(), [], seed)  # type: ignore[arg-type]
         host = start_host(
             name,
             seats[0].host if seats else None,
             identity=seat.identity,
+            fixed=True,
             on_push=lambda peer_id, data: seat.inbox.take(peer_id, data),
         )
         seat.host = host
@@ -109,8 +121,11 @@ def sit(start_host: Callable[..., Host], key: Callable[[str], Identity]) -> Iter
         seat.host.close()
 
 
+Later = Callable[..., "Future[Meeting]"]
+
+
 @pytest.fixture
-def later() -> Iterator[Callable[..., "Future[Meeting]"]]:
+def later() -> Iterator[Later]:
     """Return a function that runs a call in a background thread."""
     with ThreadPoolExecutor(4) as pool:
         yield pool.submit
@@ -125,7 +140,7 @@ def rules_of(meeting: Meeting) -> list[tuple[str, str]]:
     return list(zip(refusals["peer"], refusals["rule"], strict=True)) if refusals else []
 
 
-def test_peers_get_each_others_rows_in_the_order_of_their_names(sit: Sit, later) -> None:
+def test_peers_get_each_others_rows_in_the_order_of_their_names(sit: Sit, later: Later) -> None:
     bob, ann = sit("bob", min_peers=2), sit("ann", min_peers=2)
     for round in range(3):
         found = [each.result(20) for each in [later(bob.meet, round), later(ann.meet, round)]]
@@ -136,21 +151,38 @@ def test_peers_get_each_others_rows_in_the_order_of_their_names(sit: Sit, later)
             assert not meeting.facts
 
 
-def test_who_does_not_answer_is_late_and_is_not_waited_for_again_until_heard(sit: Sit) -> None:
+def test_who_does_not_answer_is_late_and_left_out_for_longer_each_time(sit: Sit) -> None:
+    """Announcements of other rounds do not help: only rows in time do."""
     ann, bob = sit("ann"), sit("bob")
-    first, second = ann.meet(0), ann.meet(1)
-    assert first.facts == {"missing": {"bob": "late"}}
-    assert first.metrics["late"] == 1.0
-    assert not second.facts, "bob is not on the roster of the next exchange"
-    bob.swarm.begin(1)
-    bob.host.push(ann.host.peer_id, announcement(bob, 1)).result(10)
-    third = ann.meet(2)
-    assert third.facts == {"missing": {"bob": "late"}}
+    late = []
+    for round in range(6):
+        bob.appear(round)
+        bob.host.push(ann.host.peer_id, announcement(bob, max(0, round - 3))).result(10)
+        meeting = ann.meet(round)
+        late += [round] * ("missing" in meeting.facts)
+    assert late == [0, 2, 5]
+    assert ann.swarm.conduct.accounts.take()["peer/bob/late"] == 3.0
+
+
+def test_nobody_waits_for_one_that_was_late_and_its_rows_are_taken_if_they_come(sit: Sit, later: Later) -> None:
+    ann, bob, eve = (sit(name, timeout_s=4.0, min_peers=2) for name in ("ann", "bob", "eve"))
+    met = [later(each.meet, 0) for each in (ann, eve)]
+    assert met[0].result(20).facts == {"missing": {"bob": "late"}}
+    for each in (bob, eve):
+        each.appear(2)
+    started = time.monotonic()
+    later(eve.meet, 2)
+    assert ann.meet(2).facts == {"missing": {"bob": "late"}}
+    assert time.monotonic() - started < 2.0, "a tenth of 4 s, once eve's rows are here"
+    for each in (bob, eve):
+        each.appear(5)
+    met = [later(each.meet, 5) for each in (bob, eve)]
+    assert peers_of(ann.meet(5)) == ["ann", "bob", "eve"]
 
 
 def announcement(seat: Seat, round: int, **head: Any) -> bytes:
     """Return a signed announcement of a peer; `head` replaces values in its head."""
-    values = {"peer": seat.name, "round": round, "node": "answers", "protocol": SCHEDULE.protocol}
+    values: dict[str, Any] = {"peer": seat.name, "round": round, "node": "answers", "protocol": SCHEDULE.protocol}
     offer = Offer(**(values | {"size": 9, "sha256": "0" * 64} | head))
     return offer.announced(partial(sign_message, seat.identity))
 
@@ -171,7 +203,7 @@ def test_too_few_go_on_where_the_node_says_so(sit: Sit) -> None:
     assert peers_of(ann.meet(0)) == ["ann"]
 
 
-def test_too_few_wait_beyond_the_deadline_for_those_who_come(sit: Sit, later) -> None:
+def test_too_few_wait_beyond_the_deadline_for_those_who_come(sit: Sit, later: Later) -> None:
     ann = sit("ann", min_peers=2)
     opened = later(ann.meet, 0)
     with pytest.raises(TimeoutError):
@@ -181,7 +213,7 @@ def test_too_few_wait_beyond_the_deadline_for_those_who_come(sit: Sit, later) ->
     assert peers_of(opened.result(10)) == ["ann", "bob"]
 
 
-def test_a_signal_ends_the_wait(sit: Sit, later) -> None:
+def test_a_signal_ends_the_wait(sit: Sit, later: Later) -> None:
     ann = sit("ann", min_peers=2)
     opened = later(ann.meet, 0)
     ann.stop.signum = 2
@@ -189,7 +221,7 @@ def test_a_signal_ends_the_wait(sit: Sit, later) -> None:
         opened.result(5)
 
 
-def test_rows_of_an_earlier_round_are_taken_once(sit: Sit, later) -> None:
+def test_rows_of_an_earlier_round_are_taken_once(sit: Sit, later: Later) -> None:
     ann, bob = sit("ann", max_staleness=2), sit("bob", max_staleness=2, min_peers=2)
     ann.open(0)
     bob.open(0)
@@ -212,7 +244,7 @@ def test_an_announcement_that_was_lost_is_asked_for(sit: Sit) -> None:
     assert peers_of(ann.close(0)) == ["ann", "bob"]
 
 
-def test_a_restarted_peer_still_gives_what_it_had_closed(sit: Sit, later) -> None:
+def test_a_restarted_peer_still_gives_what_it_had_closed(sit: Sit, later: Later) -> None:
     ann, bob = sit("ann", min_peers=2), sit("bob", min_peers=2)
     opened = later(ann.meet, 0)
     bob.host.beat(0)
@@ -225,14 +257,61 @@ def test_a_restarted_peer_still_gives_what_it_had_closed(sit: Sit, later) -> Non
     assert not bob.swarm.wanted(bob.node, round=1)
 
 
-def test_a_peer_goes_to_where_most_of_the_others_are(sit: Sit) -> None:
+def test_a_peer_goes_to_where_the_others_serve_rows(sit: Sit) -> None:
     ann, bob, eve = sit("ann"), sit("bob"), sit("eve")
     bob.host.push(ann.host.peer_id, announcement(bob, 10**6)).result(10)
-    ann.swarm.begin(0)
-    eve.host.push(ann.host.peer_id, announcement(eve, 3)).result(10)
+    eve.open(3)
+    eve.appear(3)
     with pytest.raises(PeerBehind) as behind:
-        ann.swarm.begin(1)
+        ann.swarm.begin(0)
     assert behind.value.round == 3
+
+
+def test_a_peer_that_has_begun_a_round_proves_it_by_the_rows_of_the_one_before(sit: Sit) -> None:
+    ann, bob = sit("ann"), sit("bob")
+    bob.open(3)
+    bob.appear(4)
+    with pytest.raises(PeerBehind) as behind:
+        ann.swarm.begin(0)
+    assert behind.value.round == 4
+
+
+def test_heartbeats_and_announcements_alone_move_nobody(sit: Sit) -> None:
+    ann, bob, eve = sit("ann"), sit("bob"), sit("eve")
+    bob.appear(10**9)
+    eve.host.push(ann.host.peer_id, announcement(eve, 10**9)).result(10)
+    for round in range(3):
+        assert peers_of(ann.meet(round)) == ["ann"]
+
+
+def test_newcomers_do_not_outvote_a_peer_that_has_played_along(sit: Sit, later: Later) -> None:
+    ann, bob = sit("ann", min_peers=2), sit("bob", min_peers=2)
+    for round in range(3):
+        opened = later(bob.meet, round)
+        assert peers_of(ann.meet(round)) == ["ann", "bob"]
+        opened.result(20)
+    for other in (sit("eve"), sit("kim")):
+        other.open(50)
+        other.appear(50)
+    bob.appear(3)
+    ann.swarm.begin(3)
+    later(bob.meet, 3)
+    assert peers_of(ann.meet(3)) == ["ann", "bob"]
+
+
+def test_two_keys_with_one_name_are_two_peers(sit: Sit, later: Later) -> None:
+    """A run whose name somebody else claims goes on with its own key, under a name that nobody can take."""
+    ann, bob = sit("ann", min_peers=3), sit("bob", min_peers=3)
+    thief = sit("bob", as_key="thief", seed=1, min_peers=3)
+    opened = [later(each.meet, 0) for each in (bob, thief)]
+    found = ann.meet(0)
+    names = sorted(qualified("bob", each.identity.peer_id) for each in (bob, thief))
+    assert peers_of(found) == ["ann", *names] and not found.refusals
+    for packet, name in zip(found.packets[1:], names, strict=True):
+        assert set(packet.rows.values("peer")) == {name}
+    groups = [set(packet.rows.values("group_id")) for packet in found.packets]
+    assert not groups[1] & groups[2]
+    assert [bool(each.result(20)) for each in opened] == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -282,3 +361,19 @@ def test_someone_elses_announcement_is_refused(sit: Sit) -> None:
     ann, bob, eve = sit("ann"), sit("bob"), sit("eve")
     eve.host.push(ann.host.peer_id, announcement(bob, 0)).result(10)
     assert rules_of(ann.meet(0)) == [("eve", "announcement")]
+
+
+def test_invented_peers_hold_nobody_back(sit: Sit, later: Later) -> None:
+    """Keys that say they are here, and serve nothing, do not outvote a peer that serves a later round."""
+    ann, bob, eve = sit("ann", timeout_s=1.0), sit("bob", timeout_s=1.0), sit("eve", timeout_s=1.0)
+    opened = later(bob.meet, 0)
+    assert peers_of(ann.meet(0)) == ["ann", "bob"], "eve is late"
+    opened.result(20)
+    bob.open(5)
+    bob.appear(5)
+    eve.appear(1)
+    kim = sit("kim")
+    kim.appear(1)
+    with pytest.raises(PeerBehind) as behind:
+        ann.swarm.begin(1)
+    assert behind.value.round == 5

@@ -7,50 +7,53 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from fixture_types import IdentityOf, StartHost
 from hivemind.dht.routing import DHTID
 from hivemind.p2p import PeerID
 
 from genrl_graph.errors import ParamError, SwarmError
 from genrl_graph.runners.swarm.host import Host, PeerIdentity
 from genrl_graph.runners.swarm.transport.dht import MAX_KEYS, key_of
-from genrl_graph.runners.swarm.transport.heartbeat import Heartbeat
+from genrl_graph.runners.swarm.transport.heartbeat import Heartbeat, qualified
 from genrl_graph.runners.swarm.transport.network import NetworkOptions
 
 
-def names(host):
+def names(host: Host) -> list[str]:
     return [member.name for member in host.roster()]
 
 
-def until(condition, seconds=20.0):
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "not in time"
         time.sleep(0.02)
 
 
-def alive(pid):
+def alive(pid: int) -> bool:
     shown = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
     return shown != "" and not shown.startswith("Z")
 
 
 @pytest.fixture(scope="module")
-def first(start_host):
+def first(start_host: StartHost) -> Host:
     return start_host("ann", ttl_s=9.0)
 
 
 @pytest.fixture(scope="module")
-def second(start_host, first):
+def second(start_host: StartHost, first: Host) -> Host:
     return start_host("bob", first, ttl_s=9.0)
 
 
 @pytest.fixture(scope="module")
-def third(start_host, first, second):
+def third(start_host: StartHost, first: Host, second: Host) -> Host:
     return start_host("cat", first, ttl_s=9.0)
 
 
-def test_the_first_peer_is_a_swarm_of_one(start_host):
+def test_the_first_peer_is_a_swarm_of_one(start_host: StartHost) -> None:
     alone = start_host("alone", swarm="alone")
 
     assert names(alone) == ["alone"] and alone.running
@@ -60,21 +63,23 @@ def test_the_first_peer_is_a_swarm_of_one(start_host):
     assert not alone.running
 
 
-def test_peers_that_joined_one_know_and_reach_each_other(first, second, third):
+def test_peers_that_joined_one_know_and_reach_each_other(first: Host, second: Host, third: Host) -> None:
     assert names(first) == names(second) == names(third) == ["ann", "bob", "cat"]
 
     second.serve("from bob", b"hello")
     assert third.fetch(second.peer_id, "from bob", max_bytes=5, timeout_s=5).result() == b"hello"
 
 
-def test_a_new_round_is_told(first, second, third):
+def test_a_new_round_is_told(first: Host, second: Host, third: Host) -> None:
     third.beat(12)
 
     until(lambda: {member.name: member.round for member in first.look()}["cat"] == 12)
     assert {member.name: member.round for member in third.roster()} == {"ann": 0, "bob": 0, "cat": 12}
 
 
-def test_heartbeats_are_renewed_and_who_falls_silent_is_forgotten(first, second, start_host):
+def test_heartbeats_are_renewed_and_who_falls_silent_is_forgotten(
+    first: Host, second: Host, start_host: StartHost
+) -> None:
     silent = start_host("silent", first, ttl_s=2.0)
     until(lambda: "silent" in names(first) and "silent" in names(second))
     time.sleep(2.5)
@@ -89,7 +94,7 @@ def test_heartbeats_are_renewed_and_who_falls_silent_is_forgotten(first, second,
     assert not alive(pid), "a daemon that hangs is ended too"
 
 
-def test_a_peer_that_closes_says_goodbye_and_leaves_no_process(first, start_host):
+def test_a_peer_that_closes_says_goodbye_and_leaves_no_process(first: Host, start_host: StartHost) -> None:
     leaving = start_host("leaving", first)
     until(lambda: "leaving" in names(first))
     pid = leaving._presence.point.daemon.pid
@@ -102,8 +107,8 @@ def test_a_peer_that_closes_says_goodbye_and_leaves_no_process(first, start_host
         leaving.push(first.peer_id, b"x")
 
 
-def test_a_daemon_that_dies_is_started_again(first, start_host):
-    told = []
+def test_a_daemon_that_dies_is_started_again(first: Host, start_host: StartHost) -> None:
+    told: list[str] = []
     host = start_host("phoenix", first, tell=told.append)
     os.kill(host._presence.point.daemon.pid, signal.SIGKILL)
 
@@ -114,7 +119,9 @@ def test_a_daemon_that_dies_is_started_again(first, start_host):
     host.close()
 
 
-def test_forged_heartbeats_neither_count_nor_displace_true_ones(first, second, third, key):
+def test_forged_heartbeats_neither_count_nor_displace_true_ones(
+    first: Host, second: Host, third: Host, key: IdentityOf
+) -> None:
     """Store invalid records at all nodes of the key, as a hostile member would that skips its own checks."""
     now = time.time()
     true = Heartbeat(swarm="game", protocol="p1", name="bob", session="s", round=9, time=now, expires=now + 60)
@@ -127,7 +134,7 @@ def test_forged_heartbeats_neither_count_nor_displace_true_ones(first, second, t
         (bytes(20_000), key("thief").peer_id, now + 60),
     ]
 
-    async def store():
+    async def store() -> tuple[list[Any], Any]:
         protocol = third._presence.point.dht.protocol
         answers = []
         for data, subkey, expires in forged:
@@ -142,7 +149,7 @@ def test_forged_heartbeats_neither_count_nor_displace_true_ones(first, second, t
     assert answers == [[False]] * len(answers) and found is None
     assert {member.name: member.peer_id for member in first.look()}["bob"] == second.peer_id
 
-    async def store_clash():
+    async def store_clash() -> Any:
         at, value = DHTID.generate(key_of("game")), third._presence.point.dht.protocol.serializer.dumps(own)
         peer = PeerID.from_base58(first.peer_id)
         return await third._presence.point.dht.protocol.call_store(
@@ -151,28 +158,40 @@ def test_forged_heartbeats_neither_count_nor_displace_true_ones(first, second, t
 
     first.take_refusals()
     assert third._thread.run(store_clash()) == [True], "a valid record of a peer that takes another's name"
-    assert {member.name: member.peer_id for member in first.look()}["bob"] == second.peer_id
-    (refusal,) = [one for one in first.take_refusals() if one.peer_id == key("thief").peer_id]
-    assert "takes the name 'bob'" in refusal.reason
+    names = {member.peer_id: member.name for member in first.look()}
+    assert names[key("thief").peer_id] == qualified("bob", key("thief").peer_id)
+    assert names[second.peer_id] in ("bob", qualified("bob", second.peer_id))
 
 
-def test_a_taken_name_is_refused_at_the_start(first, second, start_host, key):
-    with pytest.raises(SwarmError, match=r"'bob': the name is taken in swarm 'game' by Qm.*; choose another name"):
-        start_host("bob", first, identity=key("not bob"))
+def test_a_taken_name_gets_a_part_of_the_key_and_a_run_keeps_its_own(
+    first: Host, second: Host, start_host: StartHost, key: IdentityOf
+) -> None:
+    told = list[str]()
+    with start_host("bob", first, identity=key("not bob"), tell=told.append) as other:
+        assert other.name == qualified("bob", key("not bob").peer_id)
+        assert told[0].startswith("peer 'bob': the name is that of Qm")
+        assert {member.peer_id: member.name for member in first.look()}[other.peer_id] == other.name
+    with start_host("bob", first, identity=key("not bob"), fixed=True, tell=told.append) as again:
+        assert again.name == "bob" and "claims this name, too" in told[-1]
+        assert {member.peer_id: member.name for member in first.look()}[again.peer_id] == other.name
 
 
-def test_another_graph_under_the_swarms_name_is_refused_at_the_start(first, second, start_host):
+def test_another_graph_under_the_swarms_name_is_refused_at_the_start(
+    first: Host, second: Host, start_host: StartHost
+) -> None:
     with pytest.raises(SwarmError, match=r"another graph is played under this name: p1 \(.*but this peer's is p2"):
         start_host("dan", first, protocol="p2")
 
 
-def test_an_identity_in_use_is_refused(first, start_host, key):
+def test_an_identity_in_use_is_refused(first: Host, start_host: StartHost, key: IdentityOf) -> None:
     with pytest.raises(SwarmError, match="another running peer uses it"):
         start_host("double", first, identity=key("ann"))
 
 
 @pytest.mark.parametrize("address", ["/ip4/127.0.0.1/tcp/1", "/ip4/10.255.255.1/tcp/4001"])
-def test_a_peer_that_does_not_answer_is_named_in_bounded_time(start_host, key, address):
+def test_a_peer_that_does_not_answer_is_named_in_bounded_time(
+    start_host: StartHost, key: IdentityOf, address: str
+) -> None:
     join = f"{address}/p2p/{key('nobody').peer_id}"
     started = time.monotonic()
 
@@ -182,8 +201,8 @@ def test_a_peer_that_does_not_answer_is_named_in_bounded_time(start_host, key, a
     assert time.monotonic() - started < 15 and "\n" not in str(caught.value)
 
 
-def test_one_answering_peer_of_several_is_enough(first, start_host, key):
-    told = []
+def test_one_answering_peer_of_several_is_enough(first: Host, start_host: StartHost, key: IdentityOf) -> None:
+    told: list[str] = []
     dead = f"/ip4/127.0.0.1/tcp/1/p2p/{key('nobody').peer_id}"
     host = start_host("hopeful", network=NetworkOptions(join=[dead, *first.addresses]), tell=told.append)
 
@@ -192,7 +211,7 @@ def test_one_answering_peer_of_several_is_enough(first, start_host, key):
     host.close()
 
 
-def test_a_taken_port_is_named(start_host):
+def test_a_taken_port_is_named(start_host: StartHost) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -212,7 +231,7 @@ def test_a_taken_port_is_named(start_host):
         ({"trusted_relays": [f"/ip4/127.0.0.1/tcp/1/p2p/Qm{'a' * 44}"]}, "add --auto-relay"),
     ],
 )
-def test_addresses_that_cannot_work_are_refused_before_anything_starts(options, message):
+def test_addresses_that_cannot_work_are_refused_before_anything_starts(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ParamError, match=message):
         NetworkOptions(**options)
 
@@ -231,9 +250,10 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize("end", ["exit", "kill"])
-def test_no_daemon_outlives_its_peer(key, end):
+def test_no_daemon_outlives_its_peer(key: IdentityOf, end: str) -> None:
     command = [sys.executable, "-c", PEER, str(key("victim").path), end]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as peer:
+        assert peer.stdout is not None
         pid = int(peer.stdout.readline())
         if end == "kill":
             assert alive(pid)
@@ -242,12 +262,12 @@ def test_no_daemon_outlives_its_peer(key, end):
         until(lambda: not alive(pid), seconds=5.0)
 
 
-def test_the_loop_is_plain_asyncio_and_nothing_was_installed(first):
+def test_the_loop_is_plain_asyncio_and_nothing_was_installed(first: Host) -> None:
     assert type(first._thread.loop) is asyncio.SelectorEventLoop
     assert "uvloop" not in type(asyncio.get_event_loop_policy()).__module__
 
 
-def test_a_host_that_cannot_start_leaves_nothing(key):
+def test_a_host_that_cannot_start_leaves_nothing(key: IdentityOf) -> None:
     before = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "pid="], capture_output=True, text=True).stdout
     join = [f"/ip4/127.0.0.1/tcp/1/p2p/{key('nobody').peer_id}"]
 

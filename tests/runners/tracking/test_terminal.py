@@ -113,8 +113,8 @@ def test_the_summary_adds_up_rounds_and_keeps_none(schedule: Schedule) -> None:
 
 
 def test_rounds_that_measure_nothing_are_no_part_of_the_mean() -> None:
+    assert StageTotal(0).mean is None
     total = StageTotal(0)
-    assert total.mean is None
     for reward, varied in ((None, 0), (0.25, 1), (0.75, 2), (None, 0)):
         total.add(StageLine(0, reward, 4, varied, {"tokens": (10.0, 2.0)}))
     assert (total.first, total.last, total.mean) == (0.25, 0.75, 0.5)

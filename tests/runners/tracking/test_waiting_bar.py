@@ -2,6 +2,7 @@
 
 import io
 import time
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -11,7 +12,7 @@ from genrl_graph.long_work import long_work, shown_by
 from genrl_graph.runners.tracking.waiting_bar import WaitingBar
 
 
-def terminal(written: io.StringIO, **options: bool) -> Console:
+def terminal(written: io.StringIO, **options: Any) -> Console:
     """A console that believes it is a terminal, 60 columns wide."""
     return Console(file=written, width=60, force_terminal=True, force_interactive=True, **options)
 

@@ -1,11 +1,14 @@
 """Activation checkpointing: it recomputes as few layers as the limit requires, and gradients are bit-identical."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from architectures import gpt2, llama, policy_of, rows_of
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from genrl_graph.nodes.policy.compute import tiled_attention
@@ -33,7 +36,7 @@ def kept_in_forward(policy: CausalPolicy) -> float:
 @pytest.mark.parametrize("bfloat16", [True, False])
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("make", [llama, gpt2])
-def test_gradients_are_the_same_to_the_bit(make, share: bool, bfloat16: bool) -> None:
+def test_gradients_are_the_same_to_the_bit(make: Callable[[], PreTrainedModel], share: bool, bfloat16: bool) -> None:
     whole = gradients(policy_of(make, share=share, bfloat16=bfloat16))
     for limit in (5e5, 3e5, 0.0):
         lean = policy_of(make, share=share, bfloat16=bfloat16, activation_bytes=limit)
@@ -64,9 +67,14 @@ def test_a_copy_has_the_same_limit() -> None:
     assert any(recomputes(twin))
 
 
-def test_attention_is_not_recomputed(monkeypatch) -> None:
+def test_attention_is_not_recomputed(monkeypatch: pytest.MonkeyPatch) -> None:
     computed, whole = [], tiled_attention._output
-    monkeypatch.setattr(tiled_attention, "_output", lambda *args: computed.append(1) or whole(*args))
+
+    def counted(*args: Any) -> torch.Tensor:
+        computed.append(1)
+        return whole(*args)
+
+    monkeypatch.setattr(tiled_attention, "_output", counted)
     policy = policy_of(share=True, activation_bytes=0.0)
     layers = len(recomputes(policy))
     policy.logprobs(rows_of(), temperatures=np.ones(13, np.float32))  # the first call probes the model

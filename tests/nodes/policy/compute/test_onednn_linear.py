@@ -1,10 +1,13 @@
 """Prepacked linear layers: products equal autocast's, weights stay shared, and without support nothing changes."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from architectures import drawn, gpt2, llama, policy_of, qwen
 from torch import nn
+from transformers import PreTrainedModel
 
 from genrl_graph.contract.policy import Sampling, TokenSequence
 from genrl_graph.nodes.policy.compute import onednn_linear as module
@@ -40,7 +43,7 @@ def test_a_product_is_that_of_autocast(rows: int, biased: bool) -> None:
 
 @needs_it
 @pytest.mark.parametrize("make", [llama, qwen, gpt2])
-def test_a_copy_computes_the_same_from_the_same_weights(make) -> None:
+def test_a_copy_computes_the_same_from_the_same_weights(make: Callable[[], PreTrainedModel]) -> None:
     model = make().eval()
     copied = prepacked(model)
     ids = torch.from_numpy(drawn(np.random.default_rng(0), 50).astype(np.int64))[None]
@@ -73,7 +76,7 @@ def test_samples_have_the_log_probs_of_a_training_pass_also_after_a_step(share: 
     assert (after - before).abs().max() > 0.2, "the second iteration would pass with the old weights, too"
 
 
-def test_without_the_layout_the_model_itself_samples(monkeypatch) -> None:
+def test_without_the_layout_the_model_itself_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = policy_of(share=True, bfloat16=True)
     with_it = sampled(policy)[1]
     monkeypatch.setattr(module, "can_prepack", lambda: False)
@@ -82,7 +85,7 @@ def test_without_the_layout_the_model_itself_samples(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("fault", [AttributeError, RuntimeError])
-def test_an_operator_that_is_not_there_is_no_error(monkeypatch, fault) -> None:
+def test_an_operator_that_is_not_there_is_no_error(monkeypatch: pytest.MonkeyPatch, fault: type[Exception]) -> None:
     def missing(*args: object) -> None:
         raise fault("no such operator")
 

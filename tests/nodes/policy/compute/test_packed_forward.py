@@ -1,13 +1,16 @@
 """Packed forward passes give the log-probs, gradients, samples and steps of padded rows."""
 
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from architectures import VOCABULARY, drawn, gpt2, llama, policy_of, qwen, rows_of, windowed
 from numpy.typing import NDArray
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from genrl_graph.contract.policy import Sampling
 from genrl_graph.nodes.policy.compute import packed_forward
@@ -20,10 +23,18 @@ def gradients(policy: CausalPolicy, loss: torch.Tensor) -> torch.Tensor:
     return torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, parameters)])
 
 
+def attention_of(policy: CausalPolicy) -> str:
+    """Return the name of the attention that the policy computes with."""
+    model: Any = policy.model
+    return model.config._attn_implementation
+
+
 @pytest.mark.parametrize("tiled", [True, False])
 @pytest.mark.parametrize("activation_bytes", [math.inf, 200_000.0, 0.0])
 @pytest.mark.parametrize("make", [llama, qwen, gpt2, windowed])
-def test_values_and_gradients_are_those_of_padded_rows(make, activation_bytes: float, tiled: bool, monkeypatch) -> None:
+def test_values_and_gradients_are_those_of_padded_rows(
+    make: Callable[[], PreTrainedModel], activation_bytes: float, tiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(packed_forward, "TILED", {"cpu"} if tiled else set())
     rows = rows_of()
     temperatures = np.linspace(0.5, 1.5, len(rows)).astype(np.float32)
@@ -33,7 +44,7 @@ def test_values_and_gradients_are_those_of_padded_rows(make, activation_bytes: f
         logprobs = policy.logprobs(rows, temperatures=temperatures)
         results.append((logprobs.detach(), gradients(policy, logprobs.square().sum())))
         packs = share and make is not windowed
-        assert (policy.model.config._attn_implementation == ATTENTION) == packs, "a window cannot be packed"
+        assert (attention_of(policy) == ATTENTION) == packs, "a window cannot be packed"
     (shared, ours), (padded, theirs) = results
     torch.testing.assert_close(shared, padded, rtol=1e-5, atol=1e-5)
     assert float((ours - theirs).norm() / theirs.norm()) < 1e-4
@@ -47,7 +58,7 @@ def test_what_rows_share_counts_once_in_the_budget() -> None:
 
 
 @pytest.mark.parametrize("make", [llama, gpt2])
-def test_samples_are_the_same_tokens_with_the_same_logprobs(make) -> None:
+def test_samples_are_the_same_tokens_with_the_same_logprobs(make: Callable[[], PreTrainedModel]) -> None:
     rng = np.random.default_rng(0)
     start = drawn(rng, 40)
     prompts = [np.concatenate([start, drawn(rng, size)]) for size in (1, 3, 8)] + [drawn(rng, 5), start]
@@ -107,7 +118,7 @@ def test_a_copy_shares_as_well_and_plain_calls_are_those_of_transformers() -> No
     policy, plain = policy_of(share=True), policy_of(share=False)
     policy.logprobs(rows_of(), temperatures=np.ones(13, np.float32))
     twin = policy.fork("twin")
-    assert twin.model.config._attn_implementation == ATTENTION
+    assert attention_of(twin) == ATTENTION
     ids = torch.arange(3, 33).reshape(2, 15)
     mask = torch.ones_like(ids)
     mask[0, :5] = 0
@@ -116,7 +127,7 @@ def test_a_copy_shares_as_well_and_plain_calls_are_those_of_transformers() -> No
         torch.testing.assert_close(ours, theirs)
 
 
-def test_a_saved_model_says_nothing_of_it(tmp_path) -> None:
+def test_a_saved_model_says_nothing_of_it(tmp_path: Path) -> None:
     policy = policy_of(share=True)
     policy.logprobs(rows_of(), temperatures=np.ones(13, np.float32))
     policy.export(tmp_path)

@@ -1,40 +1,52 @@
 from collections import Counter
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from architectures import causal
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.stats import chisquare
 
-from genrl_graph.contract.policy import Sampling, TokenSequence
+from genrl_graph.contract.policy import Completion, Sampling, TokenSequence
 from genrl_graph.errors import NodeFailed
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.compute.kv_cache import cache_argument
 from genrl_graph.nodes.policy.compute.sampling import choose, token_batches
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 
 EOS = 1
-PEAKED = TinyLM(alphabet="ab", initializer_range=0.3).init("peaked", seed=3)
-WIDE = TinyLM(initializer_range=0.2).init("wide", seed=0)
+PEAKED = causal(TinyLM(alphabet="ab", initializer_range=0.3).init("peaked", seed=3))
+WIDE = causal(TinyLM(initializer_range=0.2).init("wide", seed=0))
 
 
-def prompts(policy, *texts):
+def prompts(policy: CausalPolicy, *texts: str) -> list[NDArray[np.int32]]:
     return [policy.render([{"role": "user", "content": text}]) for text in texts]
 
 
-def generate(policy, rows, *, count=1, seed=0, budget=10**9, **sampling):
+def generate(
+    policy: CausalPolicy,
+    rows: list[NDArray[np.int32]],
+    *,
+    count: int = 1,
+    seed: int = 0,
+    budget: int = 10**9,
+    **sampling: Any,
+) -> list[list[Completion]]:
     rng = np.random.default_rng(seed)
     options = Sampling(**{"max_new_tokens": 12, **sampling})
     return policy.generate(rows, num_generations=count, sampling=options, rng=rng, max_batch_tokens=budget)
 
 
-def ids(completions):
+def ids(completions: list[list[Completion]]) -> list[list[list[int]]]:
     return [[row.ids.tolist() for row in rows] for rows in completions]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_completions_follow_the_exact_distribution(temperature):
+def test_completions_follow_the_exact_distribution(temperature: float) -> None:
     prompt = prompts(PEAKED, "ab")[0]
     drawn = generate(PEAKED, [prompt], count=40_000, max_new_tokens=2, temperature=temperature)[0]
     counts = Counter(tuple(row.ids.tolist()) for row in drawn)
@@ -51,7 +63,7 @@ def test_completions_follow_the_exact_distribution(temperature):
     assert counts.total() == observed.sum()
 
 
-def test_top_p_keeps_the_smallest_set_and_its_proportions():
+def test_top_p_keeps_the_smallest_set_and_its_proportions() -> None:
     probs = np.array([0.05, 0.4, 0.2, 0.3, 0.05])
     logits = torch.tensor(np.log(probs)).float().expand(20000, 5)
     uniforms = torch.from_numpy(np.random.default_rng(0).random(20000, dtype=np.float32))
@@ -62,7 +74,7 @@ def test_top_p_keeps_the_smallest_set_and_its_proportions():
     np.testing.assert_allclose(logprob.numpy(), np.log(probs)[token.numpy()], atol=1e-5)  # before the cut
 
 
-def test_top_p_of_a_flat_distribution_over_many_tokens():
+def test_top_p_of_a_flat_distribution_over_many_tokens() -> None:
     logits = torch.zeros(3000, 5000)
     logits[:, :2500] = 1.0  # more tokens in the nucleus than are sought first
     uniforms = torch.from_numpy(np.random.default_rng(0).random(3000, dtype=np.float32))
@@ -71,37 +83,37 @@ def test_top_p_of_a_flat_distribution_over_many_tokens():
     assert len(token.unique()) > 1500
 
 
-def test_a_token_without_mass_is_never_chosen():
+def test_a_token_without_mass_is_never_chosen() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).expand(3, 5)
     token, _ = choose(logits, torch.tensor([0.0, 0.5, 1.0]), Sampling(1))
     assert token.tolist() == [1, 3, 3]
 
 
-def test_completions_end_with_the_end_token_or_at_the_limit():
+def test_completions_end_with_the_end_token_or_at_the_limit() -> None:
     rows = generate(PEAKED, prompts(PEAKED, "a", "abba"), count=50, max_new_tokens=6)
     flat = [row for completions in rows for row in completions]
-    assert {row.finish for row in flat} == {"stop", "length"}
+    assert {row.finish_reason for row in flat} == {"stop", "length"}
     for row in flat:
         assert EOS not in row.ids[:-1].tolist()
-        assert (row.ids[-1] == EOS) == (row.finish == "stop")
-        assert row.finish == "stop" or len(row.ids) == 6
+        assert (row.ids[-1] == EOS) == (row.finish_reason == "stop")
+        assert row.finish_reason == "stop" or len(row.ids) == 6
         assert len(row.ids) == len(row.logprobs)
-        assert row.text == PEAKED.decode(row.ids)
+        assert row.text == PEAKED.decode(row.ids.tolist())
 
 
-def test_equal_draws_give_equal_completions_and_others_others():
+def test_equal_draws_give_equal_completions_and_others_others() -> None:
     chats = prompts(WIDE, "1+1=", "seven")
     assert ids(generate(WIDE, chats, count=3)) == ids(generate(WIDE, chats, count=3))
     assert ids(generate(WIDE, chats, count=3)) != ids(generate(WIDE, chats, count=3, seed=1))
 
 
-def test_equal_prompts_get_different_completions():
+def test_equal_prompts_get_different_completions() -> None:
     first, second = ids(generate(WIDE, prompts(WIDE, "1+1=", "1+1="), count=2))
     assert first != second
 
 
 @pytest.mark.parametrize("budget", [1, 60, 200])
-def test_batches_do_not_change_completions(budget):
+def test_batches_do_not_change_completions(budget: int) -> None:
     chats = prompts(PEAKED, "a", "abbabbabba", "ba", "abbb")
     whole, split = (generate(PEAKED, chats, count=5, budget=b) for b in (10**9, budget))
     assert ids(whole) == ids(split)
@@ -110,7 +122,7 @@ def test_batches_do_not_change_completions(budget):
             np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
 
 
-def test_each_distinct_prompt_is_read_once_and_finished_rows_leave():
+def test_each_distinct_prompt_is_read_once_and_finished_rows_leave() -> None:
     shapes = []
     hook = PEAKED.model.register_forward_pre_hook(
         lambda module, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
@@ -127,25 +139,26 @@ def test_each_distinct_prompt_is_read_once_and_finished_rows_leave():
 
 
 @pytest.mark.parametrize("policy", [PEAKED, WIDE])
-def test_greedy_equals_transformers_on_left_padded_prompts(policy):
+def test_greedy_equals_transformers_on_left_padded_prompts(policy: CausalPolicy) -> None:
     texts = ["a", "abbaab", "bab"]
     chats = prompts(policy, *texts)
     width = max(map(len, chats))
     rows = torch.tensor([[0] * (width - len(p)) + p.tolist() for p in chats])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in chats])
-    expected = policy.model.generate(rows, attention_mask=mask, max_new_tokens=12, do_sample=False, pad_token_id=0)
+    model: Any = policy.model
+    expected = model.generate(rows, attention_mask=mask, max_new_tokens=12, do_sample=False, pad_token_id=0)
     for row, completion in zip(expected[:, width:].tolist(), generate(policy, chats, temperature=0.0), strict=True):
         length = len(completion[0].ids)
         assert completion[0].ids.tolist() == row[:length]
         assert set(row[length:]) <= {0}
 
 
-def test_a_prompt_without_tokens_is_refused():
+def test_a_prompt_without_tokens_is_refused() -> None:
     with pytest.raises(NodeFailed, match="a prompt has no tokens"):
         generate(WIDE, [np.empty(0, np.int32)])
 
 
-def test_log_probs_that_are_not_finite_stop_the_run():
+def test_log_probs_that_are_not_finite_stop_the_run() -> None:
     broken = WIDE.fork("broken")
     with torch.no_grad():
         next(iter(broken.model.parameters())).fill_(torch.nan)
@@ -154,7 +167,7 @@ def test_log_probs_that_are_not_finite_stop_the_run():
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 400))
-def test_batches_hold_every_row_once_within_the_budget(lengths, budget):
+def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
     sizes = np.array(lengths, np.int64)
     batches = list(token_batches(sizes, budget))
     assert sorted(at for batch in batches for at in batch.tolist()) == list(range(len(lengths)))

@@ -1,11 +1,16 @@
 """Prompts stored once for several rows: attention and samples equal those of rows with copies of the prompt."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from architectures import drawn, gpt2, llama, policy_of, qwen
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
 from genrl_graph.contract.policy import Completion, Sampling
 from genrl_graph.nodes.policy.compute import sampling
@@ -52,7 +57,7 @@ def sampled(policy: CausalPolicy, prompts: list[np.ndarray], **limits: int) -> l
 
 @pytest.mark.parametrize("make", [llama, qwen, gpt2])
 @pytest.mark.parametrize("kind", ["unrelated", "shared prefix", "twice"])
-def test_samples_are_those_of_copies(make, kind: str) -> None:
+def test_samples_are_those_of_copies(make: Callable[[], PreTrainedModel], kind: str) -> None:
     rng = np.random.default_rng(0)
     start = drawn(rng, 40)
     prompts = {
@@ -71,7 +76,7 @@ def test_the_cache_holds_a_prompt_once(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     run = sampling._Batch.run
 
-    def watched(batch, uniforms):
+    def watched(batch: Any, uniforms: NDArray[np.float32] | None) -> None:
         prompts = sum(part.nbytes for layer in batch.prompts._layers for pair in layer for part in pair)
         sizes.append((prompts, sum(buffer.nbytes for layer in batch.cache.layers for buffer in layer.buffers)))
         run(batch, uniforms)

@@ -25,10 +25,17 @@ def sequences_of(seed: int, lengths: Sequence[int], shared: int) -> list[np.ndar
     ]
 
 
-def parts_of(tokens: int, heads: int, shared: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def parts_of(tokens: int, heads: int, shared: int, dtype: torch.dtype = torch.float64) -> Parts:
+    """Return random queries, keys and values."""
     generator = torch.Generator().manual_seed(0)
-    shapes = [(1, heads, tokens, SIZE), (1, shared, tokens, SIZE), (1, shared, tokens, SIZE)]
-    return [torch.randn(shape, generator=generator, dtype=dtype, requires_grad=True) for shape in shapes]
+
+    def drawn(count: int) -> torch.Tensor:
+        return torch.randn((1, count, tokens, SIZE), generator=generator, dtype=dtype, requires_grad=True)
+
+    return drawn(heads), drawn(shared), drawn(shared)
 
 
 def plain(packed: Packed, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
@@ -51,7 +58,9 @@ def plain(packed: Packed, query: torch.Tensor, key: torch.Tensor, value: torch.T
     heads=st.sampled_from([(1, 1), (2, 2), (6, 2)]),
     scale=st.sampled_from([None, 0.3]),
 )
-def test_values_and_gradients_are_those_of_a_dense_mask(lengths, start, heads, scale) -> None:
+def test_values_and_gradients_are_those_of_a_dense_mask(
+    lengths: list[int], start: int, heads: tuple[int, int], scale: float | None
+) -> None:
     packed = Packed.of(sequences_of(0, lengths, start))
     parts = parts_of(len(packed.ids), *heads)
     output = attend(*parts, tiles(packed.branches), scale)
@@ -94,7 +103,8 @@ def test_runs_that_meet_are_one() -> None:
 def test_bfloat16_lies_as_near_as_its_rounding() -> None:
     packed = Packed.of(sequences_of(2, [300, 60, 60, 60], 100))
     exact = parts_of(len(packed.ids), 6, 2)
-    rough = [part.detach().bfloat16().requires_grad_() for part in exact]
+    query, key, value = (part.detach().bfloat16().requires_grad_() for part in exact)
+    rough = query, key, value
     expected, output = (attend(*parts, tiles(packed.branches), None) for parts in (exact, rough))
     assert output.dtype == torch.bfloat16
     ours, theirs = (torch.autograd.grad(to.square().sum(), of) for to, of in ((output, rough), (expected, exact)))

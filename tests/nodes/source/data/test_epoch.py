@@ -1,6 +1,7 @@
 """Rows of a round: unique within a batch, every row once per epoch."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,5 +58,6 @@ def test_another_node_s_id_is_refused() -> None:
 
 
 def test_metadata_is_strict_json() -> None:
-    assert json_text({"a": (1, 2.5), 3: float("nan"), "s": {1}}) == '{"a": [1, 2.5], "3": "nan", "s": "{1}"}'
+    mixed: dict[Any, Any] = {"a": (1, 2.5), 3: float("nan"), "s": {1}}
+    assert json_text(mixed) == '{"a": [1, 2.5], "3": "nan", "s": "{1}"}'
     assert json_text({"n": np.float64(2.0)}) == '{"n": 2.0}'

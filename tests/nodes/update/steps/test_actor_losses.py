@@ -33,8 +33,8 @@ def test_the_clipped_surrogate(rows: list[tuple[float, ...]], epsilon: float) ->
     for new, old, advantage, _, _ in rows:
         ratio = math.exp(new - old)
         total += min(ratio * advantage, min(max(ratio, 1 - epsilon), 1 + epsilon) * advantage)
-    new, old, advantages, _, _ = tensors(rows)
-    assert float(clipped_surrogate(new, old, advantages, epsilon=epsilon)) == pytest.approx(-total / len(rows))
+    news, olds, advantages, _, _ = tensors(rows)
+    assert float(clipped_surrogate(news, olds, advantages, epsilon=epsilon)) == pytest.approx(-total / len(rows))
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_the_clipped_surrogate(rows: list[tuple[float, ...]], epsilon: float) ->
 )
 def test_the_gradient_stops_where_the_ratio_has_gone_far_enough(ratio: float, advantage: float, moves: bool) -> None:
     new = torch.tensor([math.log(ratio)], requires_grad=True)
-    clipped_surrogate(new, torch.zeros(1), torch.tensor([advantage]), epsilon=0.2).backward()  # type: ignore[no-untyped-call]
+    clipped_surrogate(new, torch.zeros(1), torch.tensor([advantage]), epsilon=0.2).backward()
     assert new.grad is not None
     assert float(new.grad) == pytest.approx(-ratio * advantage if moves else 0.0)
 
@@ -56,8 +56,8 @@ def test_the_value_loss(rows: list[tuple[float, ...]], epsilon: float | None) ->
             near = old + min(max(value - old, -epsilon), epsilon)
             error = max(error, (near - target) ** 2)
         total += error / 2
-    _, _, values, old, targets = tensors(rows)
-    assert float(value_loss(values, old, targets, epsilon=epsilon)) == pytest.approx(total / len(rows))
+    _, _, values, olds, targets = tensors(rows)
+    assert float(value_loss(values, olds, targets, epsilon=epsilon)) == pytest.approx(total / len(rows))
 
 
 @given(logits=st.lists(st.lists(number, min_size=3, max_size=3), min_size=1, max_size=4))
@@ -75,7 +75,7 @@ def test_reinforce_follows_the_score_function() -> None:
     logits = torch.tensor([[0.3, -0.2], [0.1, 0.4]], dtype=torch.float64, requires_grad=True)
     actions, advantages = torch.tensor([0, 1]), torch.tensor([2.0, -1.0], dtype=torch.float64)
     chosen = torch.log_softmax(logits, -1)[torch.arange(2), actions]
-    reinforce_loss(chosen, advantages).backward()  # type: ignore[no-untyped-call]
+    reinforce_loss(chosen, advantages).backward()
     chances = torch.softmax(logits.detach(), -1)
     score = torch.eye(2, dtype=torch.float64)[actions] - chances  # the gradient of a log-prob by its logits
     assert logits.grad is not None

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fixture_types import Sample
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,7 +75,9 @@ def assert_moved_alike(start: torch.Tensor, one: TextPolicy, other: TextPolicy) 
     assert float((step - expected).norm() / expected.norm()) < 1e-3
 
 
-def test_old_logprobs_are_the_own_policys_before_the_first_step_and_own_rows_keep_the_samplers(policy, sample) -> None:
+def test_old_logprobs_are_the_own_policys_before_the_first_step_and_own_rows_keep_the_samplers(
+    policy: TextPolicy, sample: Sample
+) -> None:
     own = edited(sample(stranger(), seed=1), policy_version=7)  # of this peer, but the policy was another then
     foreign = sample(stranger(), seed=2, peer="peer0001")
     other, start = policy.fork("policy"), flat(policy)
@@ -93,7 +96,7 @@ def test_old_logprobs_are_the_own_policys_before_the_first_step_and_own_rows_kee
     assert log.facts == {}
 
 
-def test_the_ratio_is_exactly_one_in_the_first_of_several_steps_in_any_precision(sample) -> None:
+def test_the_ratio_is_exactly_one_in_the_first_of_several_steps_in_any_precision(sample: Sample) -> None:
     policy = stranger(compute_dtype="bfloat16", hidden_size=64, layers=2)
     foreign = sample(stranger(), peer="peer0001", questions=1)  # alone they are batches of other shapes
     first, second = Rollouts.concat([sample(policy, seed=1), foreign]), sample(policy, seed=2)
@@ -103,7 +106,7 @@ def test_the_ratio_is_exactly_one_in_the_first_of_several_steps_in_any_precision
     assert {ratios[id] for id in foreign.values("id")} == {1.0}
 
 
-def test_rows_of_another_tokenizer_are_tokenised_again_and_said_to_be(policy, sample) -> None:
+def test_rows_of_another_tokenizer_are_tokenised_again_and_said_to_be(policy: TextPolicy, sample: Sample) -> None:
     rows = sample(stranger(alphabet=DIGITS), peer="peer0001", num_generations=8)
     other, start = policy.fork("policy"), flat(policy)
     log = train(Grpo(learning_rate=1e-2), policy, rows)
@@ -111,11 +114,11 @@ def test_rows_of_another_tokenizer_are_tokenised_again_and_said_to_be(policy, sa
     anew = [
         {
             "prompt_ids": [OWN_IDS[c] for c in row["messages"][0]["content"]],
-            "completion_ids": [OWN_IDS[c] for c in row["completion"]] + [END] * (row["finish"] == "stop"),
+            "completion_ids": [OWN_IDS[c] for c in row["completion"]] + [END] * (row["finish_reason"] == "stop"),
         }
         for row in rows.rows()
     ]
-    assert {row["finish"] for row in rows.rows()} == {"stop", "length"}
+    assert {row["finish_reason"] for row in rows.rows()} == {"stop", "length"}
     kept = [at for at, row in enumerate(anew) if row["completion_ids"]]
     sampled = [
         row | new | {"completion_mask": [1] * len(new["completion_ids"])}
@@ -136,19 +139,22 @@ def test_rows_of_another_tokenizer_are_tokenised_again_and_said_to_be(policy, sa
     assert log.facts["retokenised"] == by_text.values("id")[:MAX_JOURNALED_IDS]
 
 
-def test_the_journal_names_so_many_and_no_more(policy, sample) -> None:
+def test_the_journal_names_so_many_and_no_more(policy: TextPolicy, sample: Sample) -> None:
     rows = sample(stranger(alphabet=DIGITS), peer="peer0001", num_generations=24)
     log = train(Grpo(), policy, rows)
     assert log.metrics["retokenised"] > MAX_JOURNALED_IDS == len(log.facts["retokenised"])
 
 
-def test_a_special_token_spelled_out_in_a_strangers_text_stays_text(policy, sample) -> None:
+def test_a_special_token_spelled_out_in_a_strangers_text_stays_text(policy: TextPolicy, sample: Sample) -> None:
     said = edited(
-        sample(stranger(), peer="peer0001").take([0]), tokenizer="other", completion="<eos>7", finish="length"
+        sample(stranger(), peer="peer0001").take([0]),
+        tokenizer_fingerprint="other",
+        completion="<eos>7",
+        finish_reason="length",
     )
     (kept,) = ExternalRows(policy, peer="peer0000").fit(said).rows()
     assert kept["completion_ids"] == [OWN_IDS[c] for c in "<eos>7"]
-    assert kept["tokenizer"] == policy.tokenizer_fingerprint
+    assert kept["tokenizer_fingerprint"] == policy.tokenizer_fingerprint
 
 
 @pytest.mark.parametrize(
@@ -156,24 +162,24 @@ def test_a_special_token_spelled_out_in_a_strangers_text_stays_text(policy, samp
     [
         ("no_completion", {"completion_ids": [], "completion_mask": [], "logprobs": [], "completion": ""}),
         ("no_completion", {"completion_ids": [5], "completion_mask": [0], "logprobs": [0.0], "completion": "2"}),
-        ("no_completion", {"tokenizer": "other", "completion": "", "finish": "length"}),
+        ("no_completion", {"tokenizer_fingerprint": "other", "completion": "", "finish_reason": "length"}),
         ("no_prompt", {"prompt_ids": []}),
-        ("no_prompt", {"tokenizer": "other", "messages": []}),
-        ("no_prompt", {"tokenizer": "other", "messages": [{"role": "root", "content": "obey"}]}),
+        ("no_prompt", {"tokenizer_fingerprint": "other", "messages": []}),
+        ("no_prompt", {"tokenizer_fingerprint": "other", "messages": [{"role": "root", "content": "obey"}]}),
         ("outside_vocabulary", {"completion_ids": [2**31 - 1], "completion_mask": [1], "logprobs": [0.0]}),
         ("outside_vocabulary", {"completion_ids": [len(OWN_IDS)], "completion_mask": [1], "logprobs": [0.0]}),
         ("outside_vocabulary", {"prompt_ids": [-1, 5]}),
         ("too_long", {"prompt_ids": [5] * 1024}),
-        ("too_long", {"tokenizer": "other", "completion": "7" * 2000}),
-        ("too_long", {"tokenizer": "other", "messages": [{"role": "user", "content": "7" * 2000}]}),
+        ("too_long", {"tokenizer_fingerprint": "other", "completion": "7" * 2000}),
+        ("too_long", {"tokenizer_fingerprint": "other", "messages": [{"role": "user", "content": "7" * 2000}]}),
         ("temperature", {"temperature": 1e-30}),
         ("temperature", {"temperature": 1e30}),
         ("other_text", {"completion": "the right answer, which these ids do not say"}),
-        ("other_text", {"tokenizer": "other", "completion": "\N{SNOWMAN}"}),
+        ("other_text", {"tokenizer_fingerprint": "other", "completion": "\N{SNOWMAN}"}),
     ],
 )
 def test_a_row_that_cannot_be_trained_on_is_left_out_counted_and_changes_nothing(
-    sample, reason: str, columns: dict[str, Any]
+    sample: Sample, reason: str, columns: dict[str, Any]
 ) -> None:
     policy = TinyLM(hidden_size=32, layers=1, initializer_range=0.2, chat_template=USERS_ONLY).init("policy", seed=0)
     other, rows = policy.fork("policy"), sample(policy)
@@ -187,7 +193,7 @@ def test_a_row_that_cannot_be_trained_on_is_left_out_counted_and_changes_nothing
 
 
 @pytest.mark.parametrize("node", [Sft(learning_rate=1e-3), Dpo(learning_rate=1e-3)], ids=["sft", "dpo"])
-def test_trainers_of_trl_take_other_peers_rows_as_well(policy, sample, node: Sft | Dpo) -> None:
+def test_trainers_of_trl_take_other_peers_rows_as_well(policy: TextPolicy, sample: Sample, node: Sft | Dpo) -> None:
     rows = sample(stranger(alphabet=DIGITS), peer="peer0001")
     rows = credit(score(rows, {"again": np.zeros(len(rows))}), np.zeros(len(rows)))
     bad = edited(sample(policy, peer="peer0002").take([0]), completion="something else")
@@ -212,7 +218,7 @@ CHATS = st.lists(st.fixed_dictionaries({"role": ROLES, "content": st.text(max_si
     text=st.text(max_size=60) | st.sampled_from(["", "<eos>", "12"]),
     messages=CHATS,
     tokenizer=st.booleans(),
-    finish=st.sampled_from(["stop", "length", "failed"]),
+    finish_reason=st.sampled_from(["stop", "length", "failed"]),
     temperature=st.floats(0, 2.0**127, width=32),
 )
 def test_whatever_a_stranger_sends_what_is_kept_can_be_trained_on(
@@ -222,20 +228,21 @@ def test_whatever_a_stranger_sends_what_is_kept_can_be_trained_on(
     text: str,
     messages: list[dict[str, str]],
     tokenizer: bool,
-    finish: str,
+    finish_reason: str,
     temperature: float,
 ) -> None:
     policy = small()
+    fingerprint = policy.tokenizer_fingerprint if tokenizer else "other"
     rows = make_rollouts([text], peer="peer0001", messages=[messages], prompt_ids=[prompt], completion_ids=[completion],
-        completion_mask=[[1] * len(completion)], logprobs=[[-1.0] * len(completion)], finish=finish,
-        temperature=temperature, tokenizer=policy.tokenizer_fingerprint if tokenizer else "other")  # fmt: skip
+        completion_mask=[[1] * len(completion)], logprobs=[[-1.0] * len(completion)], finish_reason=finish_reason,
+        temperature=temperature, tokenizer_fingerprint=fingerprint)  # fmt: skip
     for row in ExternalRows(policy, peer="peer0000").fit(rows).rows():
         ids = row["prompt_ids"] + row["completion_ids"]
         assert 2 <= len(ids) <= policy.context_length == 50
         assert row["prompt_ids"] and row["completion_ids"]
         assert 0 <= min(ids) <= max(ids) < policy.vocab_size
         assert row["completion"] == text == policy.decode(row["completion_ids"])
-        assert row["tokenizer"] == policy.tokenizer_fingerprint
+        assert row["tokenizer_fingerprint"] == policy.tokenizer_fingerprint
         assert len(row["logprobs"]) == len(row["completion_mask"]) == len(row["completion_ids"])
 
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
 import torch
@@ -14,8 +14,9 @@ from genrl_graph.errors import ParamError
 from genrl_graph.nodes.update.steps.loss_config import CLIPPED_LOSS_TYPES, LOSS_TYPES, LossConfig
 from genrl_graph.nodes.update.steps.losses import LossSums, PolicyLoss, Totals, policy_loss
 
+Importance = Literal["token", "sequence"]
 BUDGET = 9
-IMPORTANCES: dict[str, tuple[str, ...]] = {"luspo": ("sequence",), "vespo": ("token",)}
+IMPORTANCES: dict[str, tuple[Importance, ...]] = {"luspo": ("sequence",), "vespo": ("token",)}
 PAIRS = [(loss, level) for loss in LOSS_TYPES for level in IMPORTANCES.get(loss, ("token", "sequence"))]
 
 

@@ -1,5 +1,7 @@
 """Learning-rate schedules."""
 
+from typing import Literal
+
 import pytest
 
 from genrl_graph.nodes.update.steps.schedules import rate_factor
@@ -11,7 +13,7 @@ def test_warm_up_reaches_the_peak_and_stays() -> None:
 
 
 @pytest.mark.parametrize(("decay", "middle"), [("linear", 0.5), ("cosine", 0.5)])
-def test_decays_end_at_zero_and_stay(decay: str, middle: float) -> None:
+def test_decays_end_at_zero_and_stay(decay: Literal["linear", "cosine"], middle: float) -> None:
     at = {step: rate_factor(step, decay=decay, warmup_steps=2, decay_steps=10) for step in (2, 7, 12, 50)}
     assert at[2] == 1.0
     assert at[7] == pytest.approx(middle)

@@ -4,14 +4,17 @@ import os
 import random
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from architectures import causal
+from fixture_types import Sample
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrl_graph import Log, NodeFailed, ParamError, Rollouts, TextPolicy
+from genrl_graph import Log, NodeFailed, ParamError, Rollouts
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy, Training
 from genrl_graph.nodes.policy.lora import Lora
@@ -26,10 +29,15 @@ NODES = [
 ]
 
 
-def train(node: Sft | Dpo, policy: TextPolicy, *inputs: Rollouts, seed: int = 0) -> Log:
+def train(node: Sft | Dpo, policy: CausalPolicy, *inputs: Rollouts, seed: int = 0) -> Log:
     log = Log()
     assert node.run(policy, list(inputs), rng=np.random.default_rng(seed), log=log, peer="peer0000") is policy
     return log
+
+
+def numpy_state() -> list[int]:
+    """Return the state of numpy's global generator."""
+    return np.random.get_state(legacy=False)["state"]["key"].tolist()
 
 
 def trained_as(policy: CausalPolicy, training: Training) -> CausalPolicy:
@@ -62,7 +70,9 @@ def test_an_epoch_is_every_row_once_in_steps_that_fit(
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_equal_seeds_give_equal_bits_and_others_another_order(policy, sample, node: Sft | Dpo) -> None:
+def test_equal_seeds_give_equal_bits_and_others_another_order(
+    policy: CausalPolicy, sample: Sample, node: Sft | Dpo
+) -> None:
     rows, same, other = sample(policy), policy.fork("policy"), policy.fork("policy")
     train(node, policy, rows)
     train(node, same, rows)
@@ -72,7 +82,12 @@ def test_equal_seeds_give_equal_bits_and_others_another_order(policy, sample, no
 
 @pytest.mark.parametrize("node", NODES)
 def test_nothing_is_left_behind_and_nothing_is_said(
-    policy, sample, node: Sft | Dpo, capfd, tmp_path, monkeypatch
+    policy: CausalPolicy,
+    sample: Sample,
+    node: Sft | Dpo,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from accelerate.state import PartialState
 
@@ -82,27 +97,27 @@ def test_nothing_is_left_behind_and_nothing_is_said(
     monkeypatch.delenv("CI", raising=False)  # under CI trl says nothing of itself
     monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda **said: pytest.fail(f"told a server {said}"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    environment, states = (
-        dict(os.environ),
-        (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()),
-    )
+    environment = dict(os.environ)
+    states, torch_state = (random.getstate(), numpy_state()), torch.get_rng_state()
     train(node, policy, rows)
 
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
     assert dict(os.environ) == environment
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == states[:2]
-    assert torch.equal(torch.get_rng_state(), states[2])
+    assert (random.getstate(), numpy_state()) == states
+    assert torch.equal(torch.get_rng_state(), torch_state)
     assert PartialState._shared_state == {}
     assert policy.digest() != before.digest()
-    assert vars(policy.model).keys() == vars(before.model).keys()  # no patched forward
-    assert policy.model.config.to_dict() == before.model.config.to_dict()
-    assert policy.model.generation_config.to_dict() == before.model.generation_config.to_dict()
+    model: Any = policy.model
+    untouched: Any = before.model
+    assert vars(model).keys() == vars(untouched).keys()  # no patched forward
+    assert model.config.to_dict() == untouched.config.to_dict()
+    assert model.generation_config.to_dict() == untouched.generation_config.to_dict()
     assert not any(module.training or module._forward_hooks for module in policy.model.modules())
     assert all(p.grad is None and p.dtype == torch.float32 for p in policy.model.parameters())
 
 
-def test_the_tokenizer_keeps_its_padding(policy, sample) -> None:
+def test_the_tokenizer_keeps_its_padding(policy: CausalPolicy, sample: Sample) -> None:
     rows = sample(policy)
     policy.hf_tokenizer.pad_token = None
     train(Dpo(), policy, rows)
@@ -110,12 +125,14 @@ def test_the_tokenizer_keeps_its_padding(policy, sample) -> None:
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_the_optimiser_is_the_policys_and_is_saved_with_it(policy, sample, node: Sft | Dpo, tmp_path: Path) -> None:
+def test_the_optimiser_is_the_policys_and_is_saved_with_it(
+    policy: CausalPolicy, sample: Sample, node: Sft | Dpo, tmp_path: Path
+) -> None:
     first, second = sample(policy, seed=1), sample(policy, seed=2)
     steps = train(node, policy, first).metrics["optimiser_steps"]
     assert policy.version == steps
     policy.save(tmp_path)
-    other = TinyLM(hidden_size=32, layers=1, initializer_range=0.2).init("policy", seed=7)
+    other = causal(TinyLM(hidden_size=32, layers=1, initializer_range=0.2).init("policy", seed=7))
     other.load(tmp_path)
     train(node, policy, second)
     train(node, other, second)
@@ -124,10 +141,11 @@ def test_the_optimiser_is_the_policys_and_is_saved_with_it(policy, sample, node:
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_a_gradient_that_is_not_finite_is_not_applied(policy, sample, node: Sft | Dpo) -> None:
+def test_a_gradient_that_is_not_finite_is_not_applied(policy: CausalPolicy, sample: Sample, node: Sft | Dpo) -> None:
     rows = sample(policy)
+    model: Any = policy.model
     with torch.no_grad():
-        policy.model.lm_head.weight[0] = torch.inf
+        model.lm_head.weight[0] = torch.inf
     before = policy.digest()
     with pytest.raises(NodeFailed, match=r"policy 'policy' version 0: the gradient norm is nan; this step was not"):
         train(node, policy, rows)
@@ -138,7 +156,7 @@ def test_a_gradient_that_is_not_finite_is_not_applied(policy, sample, node: Sft 
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_recomputed_activations_give_the_same_bits(policy, sample, node: Sft | Dpo) -> None:
+def test_recomputed_activations_give_the_same_bits(policy: CausalPolicy, sample: Sample, node: Sft | Dpo) -> None:
     rows = sample(policy)
     recomputed = trained_as(policy, Training(activation_bytes=0.0))
     train(node, policy, rows)
@@ -148,7 +166,9 @@ def test_recomputed_activations_give_the_same_bits(policy, sample, node: Sft | D
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_a_policy_that_computes_in_bfloat16_trains_float32_weights_so(policy, sample, node: Sft | Dpo) -> None:
+def test_a_policy_that_computes_in_bfloat16_trains_float32_weights_so(
+    policy: CausalPolicy, sample: Sample, node: Sft | Dpo
+) -> None:
     rows, start = sample(policy), policy.fork("policy")
     rounded = trained_as(policy, Training(bfloat16=True))
     whole, coarse = train(node, policy, rows).metrics["loss"], train(node, rounded, rows).metrics["loss"]
@@ -158,10 +178,10 @@ def test_a_policy_that_computes_in_bfloat16_trains_float32_weights_so(policy, sa
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_of_a_policy_on_a_shared_base_only_the_adapter_moves(sample, node: Sft | Dpo, tmp_path: Path) -> None:
+def test_of_a_policy_on_a_shared_base_only_the_adapter_moves(sample: Sample, node: Sft | Dpo, tmp_path: Path) -> None:
     TinyLM(hidden_size=32, layers=1, initializer_range=0.2).init("base", seed=0).save(tmp_path)
     carry = Lora(model=str(tmp_path), r=4, device="cpu", compute_dtype="float32")
-    policy, neighbour = carry.init("policy", seed=0), carry.init("neighbour", seed=0)
+    policy, neighbour = causal(carry.init("policy", seed=0)), carry.init("neighbour", seed=0)
     names = [name for name, _ in policy.model.named_parameters()]
     base = {n: p.clone() for n, p in policy.model.named_parameters() if ".lora_" not in n}
     rows, before, beside = sample(policy), policy.digest(), neighbour.digest()
@@ -172,10 +192,10 @@ def test_of_a_policy_on_a_shared_base_only_the_adapter_moves(sample, node: Sft |
     assert all(torch.equal(p, base[n]) for n, p in policy.model.named_parameters() if n in base)
 
 
-def test_rows_that_cannot_be_trained_on_are_left_out_and_counted(policy, sample) -> None:
+def test_rows_that_cannot_be_trained_on_are_left_out_and_counted(policy: CausalPolicy, sample: Sample) -> None:
     stranger = TinyLM(alphabet="0123456789+=?", hidden_size=32, layers=1).init("policy", seed=0)
     rows = sample(policy).rows()
-    rows[0] |= {"finish": "failed", "error": "no"}
+    rows[0] |= {"finish_reason": "failed", "error": "no"}
     rows[1] |= {"completion_ids": [], "completion_mask": [], "logprobs": []}
     rows[2] |= {"completion_mask": [0] * len(rows[2]["completion_ids"])}
     rows[3] |= {"reward": float("nan")}
@@ -191,7 +211,7 @@ def test_rows_that_cannot_be_trained_on_are_left_out_and_counted(policy, sample)
     assert train(Dpo(), policy, marked).metrics["left_out_rows"] == 4
 
 
-def test_nothing_to_train_on_leaves_the_policy_alone(policy, sample) -> None:
+def test_nothing_to_train_on_leaves_the_policy_alone(policy: CausalPolicy, sample: Sample) -> None:
     before, none = policy.digest(), sample(policy).take([])
     for node in (Sft(), Dpo()):
         log = train(node, policy, none)
@@ -199,7 +219,7 @@ def test_nothing_to_train_on_leaves_the_policy_alone(policy, sample) -> None:
     assert (policy.version, policy.digest()) == (0, before)
 
 
-def test_the_learning_rate_follows_the_version(policy, sample) -> None:
+def test_the_learning_rate_follows_the_version(policy: CausalPolicy, sample: Sample) -> None:
     node = Sft(learning_rate=1e-2, warmup_steps=2, decay="linear", decay_steps=4)
     rates = [train(node, policy, sample(policy, seed=at)).metrics["learning_rate"] for at in range(4)]
     assert rates == pytest.approx([0.5e-2, 1e-2, 1e-2, 0.75e-2])

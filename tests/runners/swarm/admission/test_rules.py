@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def book() -> TaskBook:
 
 def judge(rows: Frame, at: Admission | None = None, **context: Any) -> Admitted:
     """Encode rows as a payload and return what an admission takes of it."""
-    given = {"like": LIKE, "sender": SENDER, "announced": 0, "round": 0, "tasks": book()} | context
+    given: dict[str, Any] = {"like": LIKE, "sender": SENDER, "announced": 0, "round": 0, "tasks": book()} | context
     return (at or desk()).receive(encode(rows), **given)
 
 
@@ -85,6 +86,53 @@ def rules(admitted: Admitted) -> list[tuple[int, str]]:
     return [(refusal.row, refusal.rule) for refusal in admitted.refusals]
 
 
+class SlowSource:
+    """A source whose tasks take long to build."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.built = seconds, list[str]()
+
+    def resolve(self, task_id: str) -> Task:
+        time.sleep(self.seconds)
+        self.built.append(task_id)
+        return Task(task_id, [], "1")
+
+
+def many(rows: int, tasks: int) -> Rollouts:
+    """Return honestly made rows of many samples and tasks."""
+    (row,) = OFFER.take([0]).rows()
+    changes: list[dict[str, Any]] = [{"task_id": f"tasks/{at % tasks}", "sample": at} for at in range(rows)]
+    return Rollouts.concat([rehashed(Rollouts.from_rows([row]), 0, **change) for change in changes])
+
+
+def test_time_for_building_tasks_ends_and_the_tasks_of_the_own_offer_come_first() -> None:
+    source = SlowSource(0.05)
+    rows = Rollouts.concat([many(40, 40), OFFER.take([0])])
+    admitted = judge(rows, desk(peer_seconds=0.5), tasks=TaskBook({"tasks": source}))
+    assert source.built[0] == OFFER.values("task_id")[0] and 1 < len(source.built) <= 11
+    assert {refusal.rule for refusal in admitted.refusals} == {"seconds"}
+    assert admitted.out_of_time and admitted.misbehaved
+    assert not judge(OFFER, desk(peer_seconds=0.5)).misbehaved
+
+
+@pytest.mark.parametrize(("params", "most"), [({}, 16), ({"max_rows_per_task": 5}, 5)])
+def test_rows_of_a_task_have_a_limit(params: dict[str, int], most: int) -> None:
+    rows = many(60, 2)
+    admitted = judge(rows, desk(**params))
+    assert len(admitted.rows) == 2 * most
+    assert rules(admitted)[0] == (2 * most, "rows_per_task")
+    own = Rollouts.from_rows([row | {"peer": "peer0000"} for row in many(2 * 8, 2).rows()])
+    if not params:
+        assert not judge(rows, like=own).refusals, "30 of a task, and own offers have 8"
+
+
+def test_a_sender_whose_name_others_claim_is_shown_under_another_one() -> None:
+    admitted = judge(changed(OFFER, 0, task_id="elsewhere/3"), shown="peer0001@abcdefgh")
+    assert set(admitted.rows.values("peer")) == {"peer0001@abcdefgh"} == {admitted.refusals[0].peer}
+    assert not set(admitted.rows.values("group_id")) & set(OFFER.values("group_id"))
+    assert admitted.rows.values("id") == OFFER.values("id")[1:]
+
+
 def test_what_an_honest_peer_offers_is_admitted_as_it_is() -> None:
     admitted = judge(OFFER)
     assert admitted.rows == OFFER
@@ -92,7 +140,7 @@ def test_what_an_honest_peer_offers_is_admitted_as_it_is() -> None:
     assert not admitted.misbehaved and refusal_columns(admitted.refusals) == {}
 
 
-BAD = {
+BAD: dict[str, tuple[str, dict[str, Any]]] = {
     "someone else's name": ("peer", {"peer": "peer0002"}),
     "another round": ("round", {"round": 3}),
     "a node that is not exchanged": ("node", {"node": "final", "stage": 1}),
@@ -114,7 +162,7 @@ BAD = {
     "a negative token": ("tokens", {"prompt_ids": [-1]}),
     "a negative sample": ("negative", {"sample": -1}),
     "a negative version": ("negative", {"policy_version": -1}),
-    "an unknown finish": ("finish", {"finish": "won"}),
+    "an unknown finish": ("finish_reason", {"finish_reason": "won"}),
     "very many parents": ("parents", {"parent_ids": [""] * 5000}),
     "a long parent": ("name", {"parent_ids": ["p" * 300]}),
     "a huge row": ("row_bytes", {"completion": "x" * 2**21}),
@@ -259,6 +307,7 @@ def test_a_peer_cannot_take_columns_away_or_add_some() -> None:
     assert admitted.rows.table.column_names == own.table.column_names
     assert np.isnan(admitted.rows.numpy("reward_neat")).all()
     assert SCORED in admitted.rows.marks
+    assert isinstance(admitted.rows, Rollouts)
     assert "reward_neat" in Rollouts.concat([own, admitted.rows]).table.column_names
 
 
@@ -275,7 +324,8 @@ def test_rows_without_an_author_or_a_task_are_taken_and_have_one_shape() -> None
     kept = of_one_shape(got)
     assert {name: len(admitted.rows) for name, admitted in kept.items()} == {"anna": 0, "ben": 2, "cleo": 2, "dora": 0}
     assert rules(kept["anna"]) == [(PAYLOAD, "shape")]
-    assert len(Moves.concat([like, *(admitted.rows for admitted in kept.values())])) == 4
+    rows = [admitted.rows for admitted in kept.values() if isinstance(admitted.rows, Moves)]
+    assert len(rows) == 4 and len(Moves.concat([like, *rows])) == 4
     assert of_one_shape({"ben": got["ben"]}) == {"ben": got["ben"]}
 
 
@@ -342,7 +392,7 @@ def test_whatever_is_changed_only_rows_that_hold_come_in(edits: list[tuple[int, 
         assert len(row["completion_ids"]) == len(row["completion_mask"]) == len(row["logprobs"])
         assert np.isfinite([row["temperature"], *row["logprobs"]]).all()
         assert min([0, *row["completion_ids"], *row["prompt_ids"]]) == 0
-        assert row["finish"] in ("stop", "length", "failed")
+        assert row["finish_reason"] in ("stop", "length", "failed")
         again = rehashed(Rollouts.from_rows([row]), 0).rows()[0]
         assert (again["id"], again["group_id"]) == (row["id"], row["group_id"])
         assert book()[row["task_id"]].answer

@@ -47,7 +47,7 @@ def judged(rows: Trajectories, like: Trajectories) -> Admitted:
 def changed(rows: Trajectories, change: Change, *, honest_ids: bool = True) -> Trajectories:
     """Return the rows with columns changed in place; `honest_ids` makes their ids hash to the new content."""
     columns: dict[str, Any] = {
-        name: np.array(rows.numpy(name)) if name not in ("finish", "error") else rows.values(name)
+        name: np.array(rows.numpy(name)) if name not in ("finish_reason", "error") else rows.values(name)
         for name in rows.table.column_names
     }
     change(columns)
@@ -72,11 +72,11 @@ def illegal(columns: dict[str, Any]) -> None:
 
 
 def ended_early(columns: dict[str, Any]) -> None:
-    columns["finish"][0] = "terminated"
+    columns["finish_reason"][0] = "terminated"
 
 
 def never_ended(columns: dict[str, Any]) -> None:
-    columns["finish"] = ["" for _ in columns["finish"]]
+    columns["finish_reason"] = ["" for _ in columns["finish_reason"]]
 
 
 def promising(columns: dict[str, Any]) -> None:

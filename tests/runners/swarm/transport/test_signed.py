@@ -1,4 +1,5 @@
 import pytest
+from fixture_types import IdentityOf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +11,7 @@ FIXTURES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture],
 
 @FIXTURES
 @given(body=st.binary(max_size=2000))
-def test_what_was_signed_comes_back_with_its_author(key, body):
+def test_what_was_signed_comes_back_with_its_author(key: IdentityOf, body: bytes) -> None:
     message = sign_message(key("one"), body)
 
     assert open_message(message, max_bytes=2000) == (key("one").peer_id, body)
@@ -19,7 +20,7 @@ def test_what_was_signed_comes_back_with_its_author(key, body):
 
 @FIXTURES
 @given(data=st.data())
-def test_a_message_with_any_bit_changed_is_not_the_authors(key, data):
+def test_a_message_with_any_bit_changed_is_not_the_authors(key: IdentityOf, data: st.DataObject) -> None:
     message = bytearray(sign_message(key("one"), b"round 3, node answers"))
     at = data.draw(st.integers(0, len(message) * 8 - 1))
     message[at // 8] ^= 1 << at % 8
@@ -29,13 +30,13 @@ def test_a_message_with_any_bit_changed_is_not_the_authors(key, data):
 
 
 @given(data=st.binary(max_size=1500))
-def test_garbage_is_refused_in_one_line(data):
+def test_garbage_is_refused_in_one_line(data: bytes) -> None:
     for message in (data, b"GGS1" + data):
         with pytest.raises(PeerRefused, match=r"^signed message: .*$"):
             open_message(message, max_bytes=1000)
 
 
-def test_another_purpose_and_a_longer_body_are_refused(key):
+def test_another_purpose_and_a_longer_body_are_refused(key: IdentityOf) -> None:
     beat = sign_message(key("one"), b"x" * 101, purpose="beat")
 
     with pytest.raises(PeerRefused, match="not signed by the key"):

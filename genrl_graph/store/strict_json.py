@@ -1,0 +1,46 @@
+"""Parse JSON of a run folder, bounded in depth."""
+
+import json
+from typing import Any
+
+from genrl_graph.errors import StoreError
+
+MAX_DEPTH = 64
+RESTORE = "restore it from a copy"
+
+
+def parse_json(data: bytes | str, where: object) -> Any:
+    """Return the value of a JSON text; raises `StoreError` where it is none, or one that we never write."""
+    try:
+        text = data if isinstance(data, str) else data.decode()
+        value = json.loads(text)
+    except RecursionError as error:
+        raise StoreError(f"{where}: is nested more than {MAX_DEPTH} deep; {RESTORE}") from error
+    except ValueError as error:
+        raise StoreError(f"{where}: no JSON that a run writes ({error}); {RESTORE}") from error
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        _refuse_deep(value, where)
+    return value
+
+
+def parse_object(data: bytes | str, where: object) -> dict[str, Any]:
+    """Return a JSON object as `parse_json` does; raises `StoreError` for any other value."""
+    value = parse_json(data, where)
+    if not isinstance(value, dict):
+        raise StoreError(f"{where}: is {type(value).__name__}, not a JSON object; {RESTORE}")
+    return value
+
+
+def is_count(value: object) -> bool:
+    """Return whether a value is a whole number that a position or a number of rows can be: 0 to 2^62."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
+
+
+def _refuse_deep(value: Any, where: object) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
+        level = [item for items in inner for item in items]
+        if not level:
+            return
+    raise StoreError(f"{where}: is nested more than {MAX_DEPTH} deep; {RESTORE}")
