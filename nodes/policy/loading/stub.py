@@ -93,14 +93,9 @@ def stub_policy(
     )
     model: torch.nn.Module = LlamaForCausalLM(config)
     draw_weights(model, seed=seed, name=name, spread=0.02)
-<<<<<<< HEAD
-    tokens = ChatTokens(_tokenizer(), chat_template=chat_template or CHAT, where="dry play")
-    return StubPolicy(name, model, tokens, context=CONTEXT, training=Training(), reading=EXACT)
-=======
-    policy = StubPolicy(name, model, tokens, context=context, training=Training())
+    policy = StubPolicy(name, model, tokens, context=context, training=Training(), reading=EXACT)
     policy.counts_tokens = local is not None
     return policy
->>>>>>> main
 
 
 def _tokenizer() -> Any:

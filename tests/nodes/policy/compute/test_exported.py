@@ -42,6 +42,7 @@ def test_experts_are_exported_as_transformers_reads_them(policy_type: type, kind
 def test_an_export_that_computes_something_else_leaves_nothing_behind(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "model", "llama")
     policy = CausalLM(model=str(folder), device="cpu", compute_dtype="float32").init("policy", seed=0)
+    assert isinstance(policy, CausalPolicy)
     policy.model.config.rms_norm_eps = 1.0  # the live modules keep theirs
     (tmp_path / "exported").mkdir()
     with pytest.raises(StoreError, match=r"differ by .* nats \(tolerance 0.001\); nothing was written"):

@@ -20,8 +20,13 @@ TOLERANCE = 1e-4
 QUICK = ["phi3 LongRoPE", "llama dynamic NTK", "mixtral jitter", "qwen3_next", "falcon_mamba", "deepseek_v3"]
 
 
-def load(folder: Path, **params: object) -> CausalPolicy:
-    return CausalLM(model=str(folder), device="cpu", compute_dtype="float32", **params).init("policy", seed=0)
+def load(folder: Path, *, gradient_checkpointing: bool = False) -> CausalPolicy:
+    declared = CausalLM(
+        model=str(folder), device="cpu", compute_dtype="float32", gradient_checkpointing=gradient_checkpointing
+    )
+    policy = declared.init("policy", seed=0)
+    assert isinstance(policy, CausalPolicy)
+    return policy
 
 
 def sampled(policy: CausalPolicy) -> tuple[list[TokenSequence], list[np.ndarray]]:

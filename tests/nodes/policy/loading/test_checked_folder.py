@@ -30,7 +30,9 @@ def folder(whole: Path, tmp_path: Path) -> Path:
 
 
 def load(folder: Path) -> CausalPolicy:
-    return CausalLM(model=str(folder), device="cpu").init("policy", seed=0)
+    policy = CausalLM(model=str(folder), device="cpu").init("policy", seed=0)
+    assert isinstance(policy, CausalPolicy)
+    return policy
 
 
 def refusal(folder: Path) -> str:
