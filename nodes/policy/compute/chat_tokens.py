@@ -85,11 +85,11 @@ class ChatTokens:
         return [] if len(known) == vocab_size else [id for id in range(vocab_size) if id not in known]
 
     def texts(self, rows: Sequence[Sequence[int]], *, ends: Collection[int]) -> list[str]:
-        """Decode each row of ids without the end tokens `ends` and padding.
+        """Decode each row of ids without the end tokens `ends`, padding, and the token for unknown characters.
 
         Other special tokens, such as <think>, are text that rewards read.
         """
-        silent = {*ends, self.tokenizer.pad_token_id}
+        silent = {*ends, self.tokenizer.pad_token_id, self.tokenizer.unk_token_id}
         kept = [[id for id in row if id not in silent] for row in rows]
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is not None:  # about ten times as fast as its transformers wrapper

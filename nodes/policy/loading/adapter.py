@@ -6,6 +6,7 @@ pass, and any recomputation in it, sees the same adapter as its forward pass.
 
 import copy
 import math
+import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from itertools import chain
@@ -239,7 +240,10 @@ def _inject(config: Any, model: torch.nn.Module, *, where: str) -> torch.nn.Modu
     head = cast(Any, model).get_output_embeddings()
     tied = head is not None and head.weight is cast(Any, model).get_input_embeddings().weight
     try:
-        with torch.random.fork_rng(devices=[]):  # peft draws initial weights, which `_draw_adapter` overwrites
+        # peft draws initial weights, which `_draw_adapter` overwrites
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # peft asks for other ranks of fused experts than it then finds; every matrix has the rank of the params
+            warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
             inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     except (ValueError, KeyError) as error:
         raise ParamError(f"{where}: {str(error).splitlines()[0]}") from error
