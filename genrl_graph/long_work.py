@@ -1,4 +1,4 @@
-"""Announcements of work that may take seconds, such as loading a model; the runner displays them."""
+"""What nodes and policies tell the user: work that may take seconds, such as loading a model, and single lines."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -7,6 +7,10 @@ from contextvars import ContextVar
 Show = Callable[[str], AbstractContextManager[None]]
 """A function that displays a description of work while the returned context is open."""
 
+Tell = Callable[[str], None]
+"""A function that displays one line."""
+
+_tell: ContextVar[Tell] = ContextVar("tell", default=lambda line: None)
 _show: ContextVar[Show] = ContextVar("show", default=lambda description: nullcontext())
 
 
@@ -15,11 +19,17 @@ def long_work(description: str) -> AbstractContextManager[None]:
     return _show.get()(description)
 
 
+def tell(line: str) -> None:
+    """Tell the user one line; without a display nothing is shown."""
+    _tell.get()(line)
+
+
 @contextmanager
-def shown_by(show: Show) -> Iterator[None]:
-    """Display the long work that this thread announces while the context is open with `show`."""
-    token = _show.set(show)
+def shown_by(show: Show, tell: Tell | None = None) -> Iterator[None]:
+    """Display the long work, and with `tell` the lines, of this thread while the context is open."""
+    token, token_of_tell = _show.set(show), _tell.set(tell or _tell.get())
     try:
         yield
     finally:
         _show.reset(token)
+        _tell.reset(token_of_tell)

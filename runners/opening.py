@@ -189,7 +189,7 @@ def _make_players(opened: OpenFolder, make: Make) -> list[Peer]:
     schedule, names, ready = opened.schedule, opened.runner.names, opened.stop.check
     line = headline(schedule, rounds=opened.rounds, peers=len(names), folder=opened.folder)
     opened.console.print(line, soft_wrap=True)
-    with shown_by(WaitingBar(opened.console).show):
+    with shown_by(WaitingBar(opened.console).show, opened.tell):
         prepare(schedule, ready=ready)
         if opened.evaluation is not None:
             prepare(opened.evaluation, known=schedule, ready=ready)

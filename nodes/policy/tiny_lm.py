@@ -68,6 +68,7 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
         from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
         from genrl_graph.nodes.policy.compute.device import pick_device
         from genrl_graph.nodes.policy.compute.handle import CausalPolicy, Training
+        from genrl_graph.nodes.policy.compute.reading import EXACT
         from genrl_graph.nodes.policy.compute.weights import draw_weights
 
         tokens = ChatTokens(character_tokenizer(self.alphabet), chat_template=self.chat_template, where=self.type_name)
@@ -75,7 +76,12 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
         draw_weights(model, seed=seed, name=self.like or name, spread=self.initializer_range)
         training = Training(weight_decay=self.weight_decay, betas=self.betas, bfloat16=self.compute_dtype == "bfloat16")
         return CausalPolicy(
-            name, model.to(pick_device(self.device)), tokens, context=self.max_context, training=training
+            name,
+            model.to(pick_device(self.device)),
+            tokens,
+            context=self.max_context,
+            training=training,
+            reading=EXACT,
         )
 
     def _model(self, vocab_size: int) -> Any:

@@ -72,7 +72,7 @@ class CountingPolicy(TextPolicy):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids."""
-        return self._tokens.texts([list(map(int, ids))])[0]
+        return self._tokens.texts([list(map(int, ids))], ends=[self._tokens.end_of_turn])[0]
 
     def generate(
         self,

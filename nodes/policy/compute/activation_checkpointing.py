@@ -1,7 +1,8 @@
 """Activation checkpointing (arXiv 1604.06174) of as few layers of a transformers model as a memory limit requires."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -25,21 +26,39 @@ class ActivationCheckpointing:
         supported = getattr(model, "supports_gradient_checkpointing", False)
         layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
         self._layers = layers if supported and 0 < limit < math.inf else []
-        if self._layers or limit == 0:
+        if limit == 0:
+            self._layers = layers if supported else []
+        if self._layers:
             older = "gradient_checkpointing_enable"  # its name before transformers renamed it
             enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, older)
             enable({"use_reentrant": False, "context_fn": _passes})
-        self._checkpoint_first(0)
+        self._checkpoint_first(len(self._layers) if limit == 0 else 0)
+
+    @property
+    def possible(self) -> bool:
+        """True if the model has layers that can recompute."""
+        return bool(self._layers)
 
     @property
     def adaptive(self) -> bool:
         """True if the choice of layers depends on the micro-batch, so that `fit` must be called for each."""
-        return bool(self._layers)
+        return bool(self._layers) and self._limit > 0
 
-    @property
-    def enabled(self) -> bool:
-        """True if at least one layer recomputes; transformers does so in training mode only."""
-        return self._limit == 0 or any(layer.gradient_checkpointing for layer in self._layers)
+    @contextmanager
+    def recomputing(self) -> Iterator[None]:
+        """Let the chosen layers recompute in a forward pass inside this context.
+
+        transformers recomputes a layer in training mode only. This sets the mode of the layer itself, not of the
+        modules inside it: what they do in training, such as dropout or the jitter of a router, would be noise.
+        """
+        chosen = [layer for layer in self._layers if layer.gradient_checkpointing]
+        for layer in chosen:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in chosen:
+                layer.training = False
 
     def fit(self, tokens: int, saved_token: float) -> None:
         """Choose the layers for a micro-batch of `tokens` tokens; all layers keep `saved_token` bytes per token."""

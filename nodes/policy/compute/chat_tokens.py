@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 
 from genrl_graph.errors import DataError, ParamError
 from genrl_graph.seeds import digest
+
+_ANSWER = "Zebra"
+"""The answer of a chat that is rendered to see how a turn ends."""
 
 
 class ChatTokens:
@@ -24,6 +28,8 @@ class ChatTokens:
         self.where = where
         if chat_template is not None:
             tokenizer.chat_template = chat_template
+        elif isinstance(tokenizer.chat_template, dict):  # several by name; the others are for tools or documents
+            tokenizer.chat_template = tokenizer.chat_template.get("default")
         if not isinstance(tokenizer.chat_template, str):
             raise DataError(f"{where}: its tokenizer has no chat template; set the param chat_template")
         if tokenizer.eos_token_id is None:
@@ -52,20 +58,43 @@ class ChatTokens:
             raise ParamError(f"{self.where}: its chat template refuses the roles {roles}: {error}") from error
         return np.asarray(ids, dtype=np.int32)
 
-    def encode(self, text: str, *, ended: bool) -> NDArray[np.int32]:
-        """Return the token ids of a completion's text, then the end token if it `ended`; spelled-out ones stay text."""
-        ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        return np.asarray([*ids, self.tokenizer.eos_token_id] if ended else ids, dtype=np.int32)
+    @cached_property
+    def end_of_turn(self) -> int:
+        """The id with which the chat template ends an assistant's turn; the tokenizer's end token if it writes none."""
+        chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _ANSWER}]
+        try:
+            text = self.tokenizer.apply_chat_template(chat, add_generation_prompt=False, tokenize=False)
+        except (TemplateError, TypeError, ValueError):  # a template that has no assistant, or wants other contents
+            return int(self.tokenizer.eos_token_id)
+        _, answered, after = str(text).rpartition(_ANSWER)
+        added = {str(token): int(id) for id, token in self.tokenizer.added_tokens_decoder.items()}
+        written = re.search("|".join(map(re.escape, sorted(added, key=len, reverse=True))), after) if answered else None
+        return added[written[0]] if written else int(self.tokenizer.eos_token_id)
 
-    def texts(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Decode each row of ids, without special tokens."""
+    def encode(self, text: str, *, ended: bool) -> NDArray[np.int32]:
+        """Return the token ids of a completion's text, then the end of turn if it `ended`.
+
+        Special tokens spelled out in the text stay text.
+        """
+        ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return np.asarray([*ids, self.end_of_turn] if ended else ids, dtype=np.int32)
+
+    def unknown_ids(self, vocab_size: int) -> list[int]:
+        """Return the ids below `vocab_size` that the tokenizer does not know, such as those of a padded embedding."""
+        known = set(self.tokenizer.get_vocab().values())
+        return [] if len(known) == vocab_size else [id for id in range(vocab_size) if id not in known]
+
+    def texts(self, rows: Sequence[Sequence[int]], *, ends: Collection[int]) -> list[str]:
+        """Decode each row of ids without the end tokens `ends`, padding, and the token for unknown characters.
+
+        Other special tokens, such as <think>, are text that rewards read.
+        """
+        silent = {*ends, self.tokenizer.pad_token_id, self.tokenizer.unk_token_id}
+        kept = [[id for id in row if id not in silent] for row in rows]
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is not None:  # about ten times as fast as its transformers wrapper
-            return [str(backend.decode(row, skip_special_tokens=True)) for row in rows]
-        return [
-            str(self.tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-            for row in rows
-        ]
+            return [str(backend.decode(row, skip_special_tokens=False)) for row in kept]
+        return [str(self.tokenizer.decode(row, clean_up_tokenization_spaces=False)) for row in kept]
 
 
 def _split(token: str) -> str:

@@ -16,25 +16,28 @@ from numpy.typing import NDArray
 from genrl_graph.allocator import release_memory
 from genrl_graph.contract.policy import Completion, Sampling, TextPolicy, TokenSequence
 from genrl_graph.errors import NodeFailed, StoreError
+from genrl_graph.nodes.policy.compute import exported
 from genrl_graph.nodes.policy.compute.activation_checkpointing import ActivationCheckpointing, kept_bytes
+from genrl_graph.nodes.policy.compute.call_state import remember
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
-from genrl_graph.nodes.policy.compute.logprobs import completion_logprobs, has_plain_head, read_of
+from genrl_graph.nodes.policy.compute.logprobs import has_plain_head, logprobs_by_group, read_of
 from genrl_graph.nodes.policy.compute.onednn_linear import prepacked
 from genrl_graph.nodes.policy.compute.packed_forward import prepare
 from genrl_graph.nodes.policy.compute.packing import packed_batches, packed_tokens
+from genrl_graph.nodes.policy.compute.probes import reading_of
+from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
+from genrl_graph.nodes.policy.compute.reading import Reading
 from genrl_graph.nodes.policy.compute.sampling import sample_completions
 from genrl_graph.nodes.policy.compute.weights import (
-    WEIGHTS,
     load_state,
     named_tensors,
     optimizer_tensors,
     restore_optimizer,
     save_state,
-    save_weights,
     weights_digest,
 )
 
-MEASURED = ("_has_plain_head", "_shares", "_saved_token")
+MEASURED = ("reading", "_has_plain_head", "_shares", "_saved_token", "_unknown")
 """Cached properties that are measured on a model and hold for its copies, too."""
 PROBE_LENGTHS = (32, 96)
 """Probe lengths, in tokens, for estimating the activation bytes that a token adds."""
@@ -60,20 +63,25 @@ class CausalPolicy(TextPolicy):
     """
 
     def __init__(
-        self, name: str, model: torch.nn.Module, tokens: ChatTokens, *, context: int, training: Training
+        self,
+        name: str,
+        model: torch.nn.Module,
+        tokens: ChatTokens,
+        *,
+        context: int,
+        training: Training,
+        reading: Reading | None = None,
     ) -> None:
         self.name, self.version = name, 0
-        self.context_length, self.tokenizer_fingerprint, self.vocab_size = (
-            context,
-            tokens.fingerprint,
-            _vocab_size(model),
-        )
+        if reading is not None:  # known, so that the model needs no probes
+            self.__dict__["reading"] = reading
+        self.context_length, self.tokenizer_fingerprint = context, tokens.fingerprint
+        self.vocab_size = _vocab_size(model)
         self.model = model.float().eval()
         self.pristine = True  # whether the weights are still the initial ones
         self._tokens, self._training = tokens, training
         self._optimizer: torch.optim.AdamW | None = None
-        self._eos_ids = _eos_ids(model, tokens.tokenizer)
-        self._checkpointing = ActivationCheckpointing(model, training.activation_bytes)
+        self._eos_ids = _eos_ids(model, tokens)
 
     @property
     def device(self) -> torch.device:
@@ -95,12 +103,12 @@ class CausalPolicy(TextPolicy):
         return self._tokens.render(messages)
 
     def encode(self, text: str, *, ended: bool) -> NDArray[np.int32]:
-        """Return the token ids of a completion's text, followed by the tokenizer's end token if it `ended`."""
+        """Return the token ids of a completion's text, followed by the chat template's end of turn if it `ended`."""
         return self._tokens.encode(text, ended=ended)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of completion ids, without special tokens."""
-        return self._tokens.texts([list(map(int, ids))])[0]
+        """Return the text of completion ids, without end tokens and padding."""
+        return self._tokens.texts([list(map(int, ids))], ends=self._eos_ids)[0]
 
     def generate(
         self,
@@ -117,10 +125,12 @@ class CausalPolicy(TextPolicy):
         """
         if any(len(prompt) == 0 for prompt in prompts):
             raise NodeFailed(f"policy {self.name!r}: a prompt has no tokens; there is nothing to complete")
-        shared = self._shares  # first access prepares the model, from which the sampler is then copied
+        # the first access to `_shares` prepares the model, from which the sampler is then copied
+        shared = self._shares and self.reading.shares_prompts
         with self.computing():
+            sampler = self._sampler()
             sampled = sample_completions(
-                self._sampler(),
+                sampler,
                 prompts,
                 num_generations=num_generations,
                 sampling=sampling,
@@ -128,17 +138,42 @@ class CausalPolicy(TextPolicy):
                 eos_ids=self._eos_ids,
                 max_batch_tokens=max_batch_tokens,
                 shared=shared,
+                reading=self.reading,
+                unknown=self._unknown,
             )
         ids = [row[:length] for row, length in zip(sampled.ids, sampled.lengths, strict=True)]
         logprobs = [row[:length] for row, length in zip(sampled.logprobs, sampled.lengths, strict=True)]
+        rows_of = [TokenSequence(prompts[at // num_generations], row) for at, row in enumerate(ids)]
+        for at, again in self._beyond_border(sampler, rows_of, sampling.temperature).items():
+            logprobs[at] = again
         if ids and not np.isfinite(np.concatenate(logprobs)).all():
             raise NodeFailed(
                 f"policy {self.name!r} version {self.version}: log-probs are not finite; lower the learning rate"
             )
-        texts = self._tokens.texts([row.tolist() for row in ids])
+        texts = self._tokens.texts([row.tolist() for row in ids], ends=self._eos_ids)
         finish = ["stop" if stopped else "length" for stopped in sampled.stopped.tolist()]
         rows = [Completion(*parts) for parts in zip(ids, logprobs, texts, finish, strict=True)]
         return [rows[at : at + num_generations] for at in range(0, len(rows), num_generations)]
+
+    def _beyond_border(
+        self, sampler: torch.nn.Module, rows: Sequence[TokenSequence], temperature: float
+    ) -> dict[int, NDArray[np.float32]]:
+        """Return the log-probs of rows that grew past a border: those of the whole row, as training computes them."""
+        key = self.reading.lengths.key
+        grown = [
+            at
+            for at, row in enumerate(rows)
+            if key(len(row.prompt_ids)) != key(len(row.prompt_ids) + len(row.completion_ids))
+        ]
+        if not grown:
+            return {}
+        with torch.no_grad(), self.computing():
+            values = self._logprobs_of(
+                sampler, [rows[at] for at in grown], np.full(len(grown), temperature, np.float32)
+            )
+        return {
+            at: value[: len(rows[at].completion_ids)] for at, value in zip(grown, values.cpu().numpy(), strict=True)
+        }
 
     def micro_batches(self, sequences: Sequence[TokenSequence], *, max_batch_tokens: int) -> list[NDArray[np.int64]]:
         """Return micro-batches as row indices; a prefix that rows share counts once if the model can share it."""
@@ -153,18 +188,24 @@ class CausalPolicy(TextPolicy):
             release_memory(seldom=True)  # the heap fragments: the next micro-batch does not fit into freed blocks
         if with_gradients and self._checkpointing.adaptive:
             self._checkpointing.fit(self._tokens_read(sequences), self._saved_token)
-        # transformers recomputes in training mode only; this mode changes nothing else, as dropout is 0
-        self.model.train(with_gradients and self._checkpointing.enabled)
-        try:
+        with self._checkpointing.recomputing() if with_gradients else nullcontext():
             return self._logprobs(sequences, temperatures)
-        finally:
-            self.model.eval()
 
     def _logprobs(self, sequences: Sequence[TokenSequence], temperatures: NDArray[np.float32]) -> torch.Tensor:
         with self.computing():
-            return completion_logprobs(
-                self.model, sequences, temperatures, plain_head=self._has_plain_head, shared=self._shares
-            )
+            return self._logprobs_of(self.model, sequences, temperatures)
+
+    def _logprobs_of(
+        self, model: torch.nn.Module, sequences: Sequence[TokenSequence], temperatures: NDArray[np.float32]
+    ) -> torch.Tensor:
+        return logprobs_by_group(
+            model,
+            sequences,
+            temperatures,
+            reading=self.reading,
+            plain_head=self._has_plain_head,
+            shared=self._shares,
+        )
 
     def _tokens_read(self, sequences: Sequence[TokenSequence]) -> int:
         """Return the tokens of a micro-batch in a forward pass: shared prefixes count once, padding counts."""
@@ -246,13 +287,25 @@ class CausalPolicy(TextPolicy):
         return weights_digest(self.weights())
 
     def export(self, folder: Path) -> None:
-        """Write model and tokenizer for plain transformers, which computes the same logits from them."""
-        model = cast(Any, self.model)
-        save_weights(folder / WEIGHTS, self._merged_weights())
-        model.config.save_pretrained(folder)
-        if getattr(model, "generation_config", None) is not None:
-            model.generation_config.save_pretrained(folder)
-        self.hf_tokenizer.save_pretrained(folder)
+        """Write model and tokenizer for plain transformers, and verify that it computes the same log-probs from them.
+
+        Raises `StoreError`, with nothing left behind, if it does not.
+        """
+        with exported.all_or_nothing(folder):
+            model, weights = self._merged()
+            with without_progress():
+                # transformers splits weights that it keeps fused in memory, such as those of experts
+                cast(Any, model).save_pretrained(folder, state_dict=weights)
+            self.hf_tokenizer.save_pretrained(folder)
+            self._verify(folder, exported.load_exported(folder))
+
+    def _verify(self, folder: Path, model: Any) -> None:
+        """Raise `StoreError` if a model that was exported to `folder` computes other log-probs than this policy."""
+
+        def live(rows: list[TokenSequence]) -> torch.Tensor:
+            return self._logprobs_of(self.model, rows, np.ones(len(rows), np.float32))
+
+        exported.verify(folder, model, live, vocab_size=self.vocab_size, length=self.context_length)
 
     def fork(self, name: str) -> Self:
         """Return an independent copy with its own weights and optimiser state."""
@@ -276,8 +329,9 @@ class CausalPolicy(TextPolicy):
             return prepacked(self.model)
         return self.model
 
-    def _merged_weights(self) -> dict[str, torch.Tensor]:
-        return self.weights()
+    def _merged(self) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+        """Return a model of the architecture, and the policy's weights under that model's names."""
+        return self.model, self.weights()
 
     def _read(self, folder: Path, *, optimizer: bool) -> tuple[int, dict[str, torch.Tensor] | None]:
         return load_state(folder, self.weights(), optimizer=optimizer)
@@ -296,13 +350,32 @@ class CausalPolicy(TextPolicy):
         return None if self._optimizer is None else optimizer_tensors(self.trained(), self._optimizer)
 
     @cached_property
+    def reading(self) -> Reading:
+        """The ways of calling the model that are exact; the first access probes it. Raises `DataError` if none is."""
+        reading = reading_of(self.model)
+        remember(self.model, reading.volatile)
+        return reading
+
+    @cached_property
+    def _checkpointing(self) -> ActivationCheckpointing:
+        limit = self._training.activation_bytes if self.reading.recomputes else math.inf
+        return ActivationCheckpointing(self.model, limit)
+
+    @cached_property
+    def _unknown(self) -> torch.Tensor | None:
+        """The ids that the model has and the tokenizer does not know, None if there are none."""
+        unknown = self._tokens.unknown_ids(self.vocab_size)
+        return torch.tensor(unknown, device=self.device) if unknown else None
+
+    @cached_property
     def _has_plain_head(self) -> bool:
         return has_plain_head(self.model)
 
     @cached_property
     def _shares(self) -> bool:
         """True if the model computes shared prefixes once; the first access prepares and tests the model."""
-        return self._training.share_prefixes and self._has_plain_head and prepare(self.model)
+        wanted = self._training.share_prefixes and self.reading.packs
+        return wanted and self._has_plain_head and prepare(self.model)
 
     def computing(self) -> AbstractContextManager[Any]:
         """Return a context that sets the precision: bfloat16 autocast, or none."""
@@ -327,7 +400,7 @@ def _vocab_size(model: torch.nn.Module) -> int:
     return min(int(layer.weight.shape[0]) for layer in layers if layer is not None)
 
 
-def _eos_ids(model: torch.nn.Module, tokenizer: Any) -> list[int]:
+def _eos_ids(model: torch.nn.Module, tokens: ChatTokens) -> list[int]:
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [configured]
-    return sorted({tokenizer.eos_token_id, *listed} - {None})
+    return sorted({tokens.end_of_turn, tokens.tokenizer.eos_token_id, *listed} - {None})

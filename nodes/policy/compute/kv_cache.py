@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Sequence
 from functools import cache as memoize
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]  # transformers has
         self._expose()
         return self.keys, self.values
 
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
+    def reorder_cache(self, indices: torch.Tensor) -> None:
         """Keep only these rows."""
         length = self.buffers[0].shape[-2]
         filled = (self.keys, self.values)
@@ -64,15 +64,27 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]  # transformers has
 def cache_argument(model: torch.nn.Module, cache: DynamicCache | None) -> dict[str, DynamicCache | None]:
     """Return the keyword argument that passes a cache to a model.
 
-    transformers 5.24 renamed it from `past_key_values` to `cache`; some models' own code still has the old name.
+    transformers 5.24 renamed it from `past_key_values`, and `cache_params` of state-space models, to `cache`; some
+    models' own code still has the old name.
     """
-    model_class: Any = type(model)
-    return {_cache_keyword(model_class): cache}
+    names = _parameters(cast(Any, type(model)))
+    return {next((name for name in ("cache", "cache_params") if name in names), "past_key_values"): cache}
+
+
+def position_argument(model: torch.nn.Module, positions: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the keyword argument that passes positions to a model, none if it has no positions."""
+    return {"position_ids": positions} if "position_ids" in _parameters(cast(Any, type(model))) else {}
 
 
 @memoize
-def _cache_keyword(model_class: Any) -> str:
-    return "cache" if "cache" in inspect.signature(model_class.forward).parameters else "past_key_values"
+def _parameters(model_class: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(model_class.forward).parameters)
+
+
+def keep_rows(cache: DynamicCache, rows: torch.Tensor) -> None:
+    """Keep only these rows of a cache, whatever its layers hold: keys and values, windows or recurrent states."""
+    for layer in cache.layers:
+        layer.reorder_cache(rows)
 
 
 def expand_rows(cache: DynamicCache, rows: torch.Tensor, room: int) -> None:
@@ -82,7 +94,7 @@ def expand_rows(cache: DynamicCache, rows: torch.Tensor, room: int) -> None:
             length = int(layer.keys.shape[-2])
             cache.layers[index] = PreallocatedLayer(layer, _select(rows), rows=len(rows), length=length, room=room)
         else:  # sliding windows and recurrent states have layers of their own kinds
-            layer.batch_select_indices(rows)
+            layer.reorder_cache(rows)
 
 
 def expand_paths(cache: DynamicCache, paths: Sequence[NDArray[np.int64]], rows: torch.Tensor, room: int) -> None:

@@ -6,14 +6,48 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from genrl_graph.contract.policy import TokenSequence
+from genrl_graph.nodes.policy.compute.call_state import restore
 from genrl_graph.nodes.policy.compute.packed_forward import packed_hidden_states
 from genrl_graph.nodes.policy.compute.packing import Packed
+from genrl_graph.nodes.policy.compute.reading import Reading
 
 LOGITS_AT_ONCE = 1 << 22
 """Most logits (elements) in memory at once in a training pass; beyond it the output layer runs in blocks."""
+
+
+def logprobs_by_group(
+    model: torch.nn.Module,
+    sequences: Sequence[TokenSequence],
+    temperatures: NDArray[np.float32],
+    *,
+    reading: Reading,
+    plain_head: bool = True,
+    shared: bool = False,
+) -> torch.Tensor:
+    """Return `completion_logprobs`, with only those rows in one call that `reading` allows."""
+    groups = reading.groups([len(s.prompt_ids) + len(s.completion_ids) for s in sequences])
+    longest = max((len(sequence.completion_ids) for sequence in sequences), default=0)
+    parts = []
+    for rows in groups:
+        restore(model)
+        part = completion_logprobs(
+            model,
+            [sequences[row] for row in rows],
+            temperatures[rows],
+            plain_head=plain_head,
+            shared=shared,
+            whole_rows=reading.whole_rows,
+        )
+        parts.append(pad(part, (0, longest - part.shape[1])))
+    if len(parts) == 1:
+        return parts[0]
+    together = torch.cat(parts) if parts else torch.zeros((0, 0))
+    order = np.argsort(np.concatenate([*groups, np.zeros(0, np.int64)]))
+    return together[torch.from_numpy(order).to(together.device)]
 
 
 def completion_logprobs(
@@ -23,6 +57,7 @@ def completion_logprobs(
     *,
     plain_head: bool = True,
     shared: bool = False,
+    whole_rows: bool = False,
 ) -> torch.Tensor:
     """Return log-probs of the completion tokens: float32 [rows, longest completion], 0 beyond a row's completion.
 
@@ -30,6 +65,7 @@ def completion_logprobs(
     for completion tokens only, in blocks that the backward pass recomputes. `plain_head` states that logits are the
     output layer applied to the last hidden state (see `has_plain_head`); otherwise the whole model computes them.
     `shared` packs the rows and computes shared prefixes, such as a prompt, once; the model must be `prepare`d for it.
+    `whole_rows` also reads the last token of each row, for models to which the length of a row matters.
     """
     device = next(model.parameters()).device
     lengths = np.array([len(sequence.completion_ids) for sequence in sequences], np.int64)
@@ -42,11 +78,11 @@ def completion_logprobs(
     temperature = torch.from_numpy(np.where(temperatures > 0, temperatures, 1.0).astype(np.float32)[row])
     rows, columns = torch.from_numpy(row).to(device), torch.from_numpy(column).to(device)
 
-    inputs = [read_of(sequence) for sequence in sequences]
+    inputs = [whole_of(sequence) if whole_rows else read_of(sequence) for sequence in sequences]
     packed = Packed.of(inputs) if shared else None
     paths = [np.arange(len(ids)) for ids in inputs] if packed is None else packed.paths
     pairs = zip(paths, sequences, strict=True)
-    place = np.concatenate([path[len(s.prompt_ids) - 1 :] for path, s in pairs if len(s.completion_ids)])
+    place = np.concatenate([_predicting(path, s) for path, s in pairs])
     places = torch.from_numpy(place).to(device)
     if packed is not None:
         values = _in_blocks(_head(model), packed_hidden_states(model, packed)[places], target, temperature)
@@ -59,13 +95,25 @@ def completion_logprobs(
         ids, first = _right_padded(inputs).to(device), int(place.min())
         with_logits = torch.arange(first, ids.shape[1], device=device)
         logits = model(input_ids=ids, use_cache=False, logits_to_keep=with_logits).logits
+        first = ids.shape[1] - logits.shape[1]  # some models give all logits whatever they are asked for
         values = _token_logprobs(logits[rows, places - first], target, temperature)
     return torch.zeros((len(sequences), longest), device=device).index_put((rows, columns), values)
 
 
 def read_of(sequence: TokenSequence) -> NDArray[np.int32]:
     """Return the model input of a row: all ids but the last, after which nothing is predicted."""
-    return np.concatenate([sequence.prompt_ids, sequence.completion_ids])[:-1]
+    return whole_of(sequence)[:-1]
+
+
+def whole_of(sequence: TokenSequence) -> NDArray[np.int32]:
+    """Return all ids of a row."""
+    return np.concatenate([sequence.prompt_ids, sequence.completion_ids])
+
+
+def _predicting(path: NDArray[np.int64], sequence: TokenSequence) -> NDArray[np.int64]:
+    """Return the places of a row from which the tokens of its completion are predicted."""
+    first = len(sequence.prompt_ids) - 1
+    return path[first : first + len(sequence.completion_ids)]
 
 
 def has_plain_head(model: torch.nn.Module) -> bool:
@@ -77,9 +125,12 @@ def has_plain_head(model: torch.nn.Module) -> bool:
         return False
     device = next(model.parameters()).device
     ids = torch.linspace(0, head.weight.shape[0] - 1, 8, device=device).long()[None]
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        direct = head(base(input_ids=ids, use_cache=False).last_hidden_state)
-        whole = model(input_ids=ids, use_cache=False).logits
+    try:
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            direct = head(base(input_ids=ids, use_cache=False).last_hidden_state)
+            whole = model(input_ids=ids, use_cache=False).logits
+    except (TypeError, ValueError, RuntimeError, AttributeError):
+        return False  # something stands between the last hidden state and the output layer
     return bool(direct.shape == whole.shape and (direct - whole).abs().max() <= 1e-4 * whole.abs().max())
 
 

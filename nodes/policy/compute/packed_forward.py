@@ -161,7 +161,7 @@ def _grouped(
     shared = key.shape[1]
     together = query.reshape(rows, shared, heads // shared * places, size)
     output = scaled_dot_product_attention(together, key, value, attn_mask=mask, scale=scaling)
-    return output.view(rows, heads, places, size)
+    return output.view(rows, heads, places, value.shape[-1])
 
 
 def _cat_runs(part: torch.Tensor, runs: "list[tuple[int, int]]") -> torch.Tensor:

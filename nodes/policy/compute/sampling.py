@@ -14,9 +14,19 @@ from numpy.typing import NDArray
 from transformers import DynamicCache
 
 from genrl_graph.contract.policy import Sampling
-from genrl_graph.nodes.policy.compute.kv_cache import cache_argument, expand_paths, expand_rows, reset_rows
+from genrl_graph.nodes.policy.compute.call_state import restore
+from genrl_graph.nodes.policy.compute.kv_cache import (
+    cache_argument,
+    expand_paths,
+    expand_rows,
+    keep_rows,
+    position_argument,
+    reset_rows,
+)
 from genrl_graph.nodes.policy.compute.packed_forward import packed_hidden_states
 from genrl_graph.nodes.policy.compute.packing import Packed
+from genrl_graph.nodes.policy.compute.reading import EXACT, Reading
+from genrl_graph.nodes.policy.compute.rereading import Rereading
 from genrl_graph.nodes.policy.compute.shared_prompts import SharedPrompts
 
 _BLOCK = 1 << 23  # most logits (elements) that are turned into probabilities at once
@@ -47,11 +57,14 @@ def sample_completions(
     eos_ids: Sequence[int],
     max_batch_tokens: int,
     shared: bool = False,
+    reading: Reading = EXACT,
+    unknown: torch.Tensor | None = None,
 ) -> Sampled:
     """Sample `num_generations` completions of every prompt from a Hugging Face causal language model.
 
     A row that alone exceeds `max_batch_tokens` is a batch of its own. `shared` computes prefixes that prompts share
-    only once; the model must be `prepare`d for it. The caller sets evaluation mode and autocast.
+    only once; the model must be `prepare`d for it. `reading` says what may be in one call, `unknown` holds ids that are
+    never sampled. The caller sets evaluation mode and autocast.
     """
     rows, steps = len(prompts) * num_generations, sampling.max_new_tokens
     uniforms = rng.random((rows, steps), dtype=np.float32) if sampling.temperature > 0 else None
@@ -60,8 +73,9 @@ def sample_completions(
     prompt_of_row = np.repeat(np.arange(len(prompts)), num_generations)
     prompt_lengths = np.array([len(prompt) for prompt in prompts], np.int64)[prompt_of_row]
     with torch.no_grad():
-        for in_batch in token_batches(prompt_lengths + steps, max_batch_tokens):
-            batch = _Batch(model, [prompts[at] for at in prompt_of_row[in_batch]], sampling, eos_ids, shared=shared)
+        for in_batch in _batches(prompt_lengths, steps, max_batch_tokens, reading):
+            own = [prompts[at] for at in prompt_of_row[in_batch]]
+            batch = _Batch(model, own, sampling, eos_ids, shared=shared, reading=reading, unknown=unknown)
             batch.run(None if uniforms is None else uniforms[in_batch])
             width = batch.ids.shape[1]
             ids[in_batch, :width] = batch.ids.cpu().numpy()
@@ -69,6 +83,15 @@ def sample_completions(
             lengths[in_batch] = batch.lengths.cpu().numpy()
             stopped[in_batch] = batch.done.cpu().numpy()
     return Sampled(ids, logprobs, lengths, stopped)
+
+
+def _batches(
+    prompt_lengths: NDArray[np.int64], steps: int, max_batch_tokens: int, reading: Reading
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the token batches of each group of prompts that may be in one call."""
+    for group in reading.prompt_groups(prompt_lengths, steps):
+        for rows in token_batches(prompt_lengths[group] + steps, max_batch_tokens):
+            yield group[rows]
 
 
 def token_batches(lengths: NDArray[np.int64], max_batch_tokens: int) -> Iterator[NDArray[np.int64]]:
@@ -100,8 +123,10 @@ class _Batch:
         eos_ids: Sequence[int],
         *,
         shared: bool,
+        reading: Reading,
+        unknown: torch.Tensor | None,
     ) -> None:
-        self.model, self.sampling = model, sampling
+        self.model, self.sampling, self.reading, self.unknown = model, sampling, reading, unknown
         self.device = next(model.parameters()).device
         rows, steps = len(prompts), sampling.max_new_tokens
         self.eos = torch.tensor(list(eos_ids), device=self.device)
@@ -113,6 +138,13 @@ class _Batch:
 
     def _prefill(self, prompts: Sequence[NDArray[np.int32]], *, shared: bool) -> None:
         """Read each distinct prompt once; set logits, cache and mask, with one row per completion."""
+        self.next_position = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        self.rereading = Rereading.needed(prompts, self.reading, self.sampling.max_new_tokens, self.device)
+        self.prompts: SharedPrompts | None = None
+        self.mask: torch.Tensor | None = None
+        if self.rereading is not None:
+            self.logits = self._read_again(self.rereading.ids)
+            return
         first: dict[bytes, NDArray[np.int32]] = {}
         keys = [prompt.tobytes() for prompt in prompts]
         for key, prompt in zip(keys, prompts, strict=True):
@@ -125,10 +157,9 @@ class _Batch:
         # without padding, no mask: attention is then fastest
         padded = any(len(prompt) < self.width for prompt in distinct)
         self.mask = torch.from_numpy(mask).to(self.device) if padded else None
-        self.cache = DynamicCache(config=cast(Any, self.model).config)
+        self._start()
         index = torch.tensor([numbers[key] for key in keys], device=self.device)
         packed = Packed.of(distinct) if shared and len(distinct) > 1 else None
-        self.prompts: SharedPrompts | None = None
         # on a GPU the many small products of `SharedPrompts` would take longer than attention to copies
         share_prompts = shared and self.device.type == "cpu" and len(distinct) < len(prompts)
         if packed is not None and len(packed.ids) < PACKED * len(distinct) * self.width:
@@ -137,7 +168,21 @@ class _Batch:
             logits = self._read_rows(distinct, mask[:, : self.width], index, share_prompts=share_prompts)
         self.logits = logits[index]
         self.mask = None if self.mask is None else self.mask[index]
-        self.next_position = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+
+    def _start(self) -> None:
+        """Forget what was read: the model's next call begins its rows."""
+        restore(self.model)
+        # without a cache it stays empty, and some models have none of this kind
+        config = cast(Any, self.model).config if self.reading.caches else None
+        self.cache, self.seen = DynamicCache(config=config), 0
+
+    def _read_again(self, ids: torch.Tensor) -> torch.Tensor:
+        """Read rows of equal length from their start; return the next-token logits."""
+        self._start()
+        if self.reading.caches:
+            return self._forward(ids, torch.arange(ids.shape[1], device=self.device).expand(ids.shape))
+        output = self.model(input_ids=ids, use_cache=False, logits_to_keep=1)
+        return cast(torch.Tensor, output.logits[:, -1])
 
     def _read_rows(
         self, prompts: Sequence[NDArray[np.int32]], mask: NDArray[np.int64], index: torch.Tensor, *, share_prompts: bool
@@ -180,6 +225,8 @@ class _Batch:
 
     def _next(self, token: torch.Tensor) -> torch.Tensor:
         """Feed one token per row; return the next-token logits."""
+        if self.rereading is not None and self.rereading.add(token):
+            return self._read_again(self.rereading.ids)
         ids, positions = token[:, None], self.next_position[:, None]
         if self.prompts is None:
             return self._forward(ids, positions)
@@ -194,13 +241,13 @@ class _Batch:
         return self._head(output.last_hidden_state[:, -1])
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        seen = int(self.cache.get_seq_length()) + ids.shape[1]
+        self.seen += ids.shape[1]
         output = self.model(
             input_ids=ids.to(self.device),
-            attention_mask=None if self.mask is None else self.mask[:, :seen],
-            position_ids=positions.to(self.device),
+            attention_mask=None if self.mask is None else self.mask[:, : self.seen],
             use_cache=True,
             logits_to_keep=1,
+            **position_argument(self.model, positions.to(self.device)),
             **cache_argument(self.model, self.cache),
         )
         return cast(torch.Tensor, output.logits[:, -1])
@@ -210,7 +257,8 @@ class _Batch:
         draws = None if uniforms is None else torch.from_numpy(uniforms).to(self.device)
         active = torch.arange(len(self.ids), device=self.device)
         for step in range(self.sampling.max_new_tokens):
-            token, logprob = choose(self.logits, None if draws is None else draws[active, step], self.sampling)
+            uniform = None if draws is None else draws[active, step]
+            token, logprob = choose(self.logits, uniform, self.sampling, unknown=self.unknown)
             self.ids[active, step] = token.to(torch.int32)
             self.logprobs[active, step] = logprob
             ended = torch.isin(token, self.eos) & ~self.done[active]
@@ -227,42 +275,51 @@ class _Batch:
             self.next_position += 1
 
     def _keep(self, rows: torch.Tensor) -> None:
-        self.cache.batch_select_indices(rows)
+        keep_rows(self.cache, rows)
         self.next_position = self.next_position[rows]
         self.mask = None if self.mask is None else self.mask[rows]
         if self.prompts is not None:
             self.prompts.keep(rows)
+        if self.rereading is not None:
+            self.rereading.keep(rows)
 
 
 def choose(
-    logits: torch.Tensor, uniforms: torch.Tensor | None, sampling: Sampling
+    logits: torch.Tensor,
+    uniforms: torch.Tensor | None,
+    sampling: Sampling,
+    *,
+    unknown: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the next token of each row and its log-prob at the sampling temperature, before top-p.
 
     Tokens are sampled by inverting the cumulative distribution. `logits` is [rows, vocabulary]; `uniforms` is [rows] in
-    [0, 1), None for greedy choice.
+    [0, 1), None for greedy choice. The ids in `unknown` are never chosen; log-probs are of the whole distribution.
     """
     block = max(1, _BLOCK // logits.shape[1])
     if len(logits) <= block:
-        return _choose(logits, uniforms, sampling)
+        return _choose(logits, uniforms, sampling, unknown)
     parts = [
-        _choose(logits[start : start + block], None if uniforms is None else uniforms[start : start + block], sampling)
-        for start in range(0, len(logits), block)
+        _choose(rows, None if uniforms is None else uniforms[start : start + block], sampling, unknown)
+        for start, rows in zip(range(0, len(logits), block), torch.split(logits, block), strict=True)
     ]
     return torch.cat([token for token, _ in parts]), torch.cat([logprob for _, logprob in parts])
 
 
 def _choose(
-    logits: torch.Tensor, uniforms: torch.Tensor | None, sampling: Sampling
+    logits: torch.Tensor, uniforms: torch.Tensor | None, sampling: Sampling, unknown: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     scaled = logits.float()
     if uniforms is not None and sampling.temperature != 1.0:
         scaled = scaled / sampling.temperature
     normalizer = scaled.logsumexp(-1)
     if uniforms is None:
-        token = scaled.argmax(-1)
+        known = scaled if unknown is None else scaled.index_fill(-1, unknown, -torch.inf)
+        token = known.argmax(-1)
     else:
         probs = (scaled - normalizer[:, None]).exp_()
+        if unknown is not None:
+            probs.index_fill_(-1, unknown, 0.0)
         if sampling.top_p < 1.0:
             probs = _nucleus(probs, sampling.top_p)
         token = _invert(probs.cumsum(-1), uniforms)

@@ -77,9 +77,9 @@ class SharedPrompts:
                 scores += self._bias
             weights = torch.cat([scores.view(*own.shape[:-1], -1), own], dim=-1).softmax(-1)
             of_prompt, of_own = weights[..., : keys.shape[2]], weights[..., keys.shape[2] :]
-            output = self._by_row((of_prompt.flatten(2, 3) @ values).view(*own.shape[:-1], size))
+            output = self._by_row((of_prompt.flatten(2, 3) @ values).view(*own.shape[:-1], value.shape[-1]))
             output += self._by_row(of_own) @ value.float()
-        return output.reshape(rows, heads, 1, size).to(value.dtype)
+        return output.reshape(rows, heads, 1, value.shape[-1]).to(value.dtype)
 
     def _by_slot(self, part: torch.Tensor) -> torch.Tensor:
         """Reshape [rows, shared heads, a, b] to [prompts, shared heads, slots, a, b]."""

@@ -88,7 +88,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value = ctx.saved_tensors
-        grad_query = query.new_empty(grad.shape)
+        grad_query = query.new_empty((ctx.places, *query.shape[1:]))  # latent attention: values are of another size
         grad_key, grad_value = (
             torch.zeros(part.shape, dtype=_accumulator_dtype(part), device=part.device) for part in (key, value)
         )

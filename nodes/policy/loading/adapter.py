@@ -6,6 +6,7 @@ pass, and any recomputation in it, sees the same adapter as its forward pass.
 
 import copy
 import math
+import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from itertools import chain
@@ -14,16 +15,24 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from weakref import WeakValueDictionary
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 
 from genrl_graph import seeds
 from genrl_graph.errors import ParamError
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.compute.device import pick_device
+from genrl_graph.nodes.policy.compute.exported import all_or_nothing
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy, Training
 from genrl_graph.nodes.policy.compute.weights import load_state, named_tensors, save_state, save_weights, weights_digest
-from genrl_graph.nodes.policy.loading.pretrained import context_of, load_pretrained, locate, tokens_of, training_of
+from genrl_graph.nodes.policy.loading.pretrained import (
+    context_of,
+    load_pretrained,
+    locate,
+    probe,
+    tokens_of,
+    training_of,
+)
 
 if TYPE_CHECKING:
     from genrl_graph.nodes.policy.lora import Lora
@@ -81,7 +90,7 @@ def adapted_policy(name: str, params: "Lora", *, seed: int) -> "LoraPolicy":
     config = _config(params, base)
     model = _inject(config, base.copy_around(base.model), where=f"{params.type_name}.target_modules")
     _draw_adapter(model, seed=seed, name=name)
-    return LoraPolicy(
+    policy = LoraPolicy(
         name,
         model,
         base.tokens(params),
@@ -90,6 +99,8 @@ def adapted_policy(name: str, params: "Lora", *, seed: int) -> "LoraPolicy":
         context=context,
         training=training_of(params, device),
     )
+    probe(policy, where=f"{params.type_name}.model {params.model!r}")
+    return policy
 
 
 class LoraPolicy(CausalPolicy):
@@ -128,10 +139,15 @@ class LoraPolicy(CausalPolicy):
         self.hf_tokenizer.save_pretrained(folder)
 
     def export_adapter(self, folder: Path) -> None:
-        """Write only the adapter and the tokenizer, in a form that peft loads."""
-        save_weights(folder / WEIGHTS, self.weights())
-        self._config.save_pretrained(folder)
-        self.hf_tokenizer.save_pretrained(folder)
+        """Write only the adapter and the tokenizer, and verify that peft computes the same log-probs from them.
+
+        Raises `StoreError`, with nothing left behind, if it does not.
+        """
+        with all_or_nothing(folder):
+            save_weights(folder / WEIGHTS, self.weights())
+            self._config.save_pretrained(folder)
+            self.hf_tokenizer.save_pretrained(folder)
+            self._verify(folder, PeftModel.from_pretrained(self._base.copy_around(self._base.model), folder).eval())
 
     def digest(self) -> str:
         """Return a hex digest of the adapter, its base and its scale."""
@@ -172,19 +188,26 @@ class LoraPolicy(CausalPolicy):
         rounded = {key: torch.nn.Parameter(matrix.detach().bfloat16()) for key, matrix in matrices.items()}
         return self._base.copy_around(self.model, rounded)
 
-    def _merged_weights(self) -> dict[str, torch.Tensor]:
-        """Return the base weights under their own names, with the adapter merged into them."""
-        adapted = {name: module for name, module in self.model.named_modules() if isinstance(module, LoraLayer)}
+    def _merged(self) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+        """Return the base, and its weights under their own names with the adapter merged into them."""
+        deltas = {
+            f"{_of_base(name)}.{getattr(module, 'parameter_name', 'weight')}": cast(Any, module).get_delta_weight(
+                ADAPTER
+            )
+            for name, module in self.model.named_modules()
+            if isinstance(module, LoraLayer)
+        }
         merged = {}
         for name, tensor in named_tensors(self.model).items():
-            module, _, kind = name.rpartition(".")
-            inner = module.removesuffix(".base_layer")
-            if _is_adapter(name):
-                continue
-            if inner in adapted and kind == "weight":
-                tensor = tensor.detach() + cast(Any, adapted[inner]).get_delta_weight(ADAPTER).detach()
-            merged[f"{inner}.{kind}"] = tensor
-        return merged
+            own = _of_base(name)
+            if not _is_adapter(name):
+                merged[own] = tensor.detach() + deltas[own].detach() if own in deltas else tensor
+        return self._base.model, merged
+
+
+def _of_base(name: str) -> str:
+    """Return the name in the base of a module or weight; peft wraps a module of several adapted weights repeatedly."""
+    return name.replace(".base_layer", "")
 
 
 def _is_adapter(name: str) -> bool:
@@ -199,10 +222,17 @@ def _config(params: "Lora", base: SharedBase) -> Any:
         lora_alpha=params.alpha,
         lora_dropout=0.0,
         target_modules=targets if isinstance(targets, str) else list(targets),
+        exclude_modules=_not_plain(base.model) if isinstance(targets, str) else None,
         base_model_name_or_path=base.source,
         revision=params.revision,
         inference_mode=False,
     )
+
+
+def _not_plain(model: torch.nn.Module) -> list[str] | None:
+    """Return the linear modules that compute more than a product, such as routers of experts: LoRA cannot wrap them."""
+    linear = ((name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    return [name for name, module in linear if type(module).forward is not torch.nn.Linear.forward] or None
 
 
 def _inject(config: Any, model: torch.nn.Module, *, where: str) -> torch.nn.Module:
@@ -210,10 +240,17 @@ def _inject(config: Any, model: torch.nn.Module, *, where: str) -> torch.nn.Modu
     head = cast(Any, model).get_output_embeddings()
     tied = head is not None and head.weight is cast(Any, model).get_input_embeddings().weight
     try:
-        with torch.random.fork_rng(devices=[]):  # peft draws initial weights, which `_draw_adapter` overwrites
+        # peft draws initial weights, which `_draw_adapter` overwrites
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # peft asks for other ranks of fused experts than it then finds; every matrix has the rank of the params
+            warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
             inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     except (ValueError, KeyError) as error:
         raise ParamError(f"{where}: {str(error).splitlines()[0]}") from error
+    wrapped = {name for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    for name in _not_plain(model) or ():
+        if name.removesuffix(".base_layer") in wrapped:
+            raise ParamError(f"{where}: {_of_base(name)!r} is no plain linear module; name others")
     for name, parameter in model.named_parameters():
         module = name.partition(".lora_")[0]
         if parameter.requires_grad and ((".lora_A." not in name and ".lora_B." not in name) or parameter.ndim != 2):

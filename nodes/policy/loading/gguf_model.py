@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from genrl_graph.errors import DataError, GenrlGraphError
 from genrl_graph.long_work import long_work
+from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.compute.weights import WEIGHTS, named_tensors, save_weights
-from genrl_graph.nodes.policy.loading.quiet_libraries import without_progress
 from genrl_graph.seeds import digest
 
 CONVERSION = 1  # part of the folder's name; increase it when the conversion changes

@@ -2,7 +2,6 @@
 
 import json
 import math
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
@@ -13,20 +12,24 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # whichever httpx the hub client uses
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from genrl_graph.errors import DataError, ParamError
-from genrl_graph.long_work import long_work
+from genrl_graph.errors import DataError, ParamError, named
+from genrl_graph.long_work import long_work, tell
 from genrl_graph.nodes.policy.compute.activation_checkpointing import GB
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.compute.device import gains_from_bfloat16, line_of, pick_device
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy, Training
+from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
+from genrl_graph.nodes.policy.loading.checked_folder import check_folder
+from genrl_graph.nodes.policy.loading.checked_model import check_loaded, check_size
 from genrl_graph.nodes.policy.loading.gguf_model import gguf_folder
 from genrl_graph.nodes.policy.loading.package_model import package_folder
-from genrl_graph.nodes.policy.loading.quiet_libraries import without_progress
 
 if TYPE_CHECKING:
     from genrl_graph.nodes.policy.causal_lm import CausalLM
 
 _HUB_TIMEOUT_S = 10.0
+_MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+_OTHER_FILES = ["*/*", "consolidated*"]  # weights in other formats, and the same weights once more
 
 # Live policies by their params: while one still has its pretrained weights, further peers copy it instead of loading.
 _handles: "WeakValueDictionary[str, CausalPolicy]" = WeakValueDictionary()
@@ -47,8 +50,18 @@ def pretrained_policy(name: str, params: "CausalLM") -> CausalPolicy:
         context=context_of(cast(Any, model).config, params.max_context),
         training=training_of(params, device),
     )
+    probe(handle, where=_where(params))
     _handles[key] = handle
     return handle
+
+
+def probe(policy: CausalPolicy, *, where: str) -> None:
+    """Find out how the model may be called, and tell what is slower; raises `DataError` if it cannot be played."""
+    with named(where):
+        reading = policy.reading
+    policy.context_length = min(policy.context_length, reading.limit or policy.context_length)
+    for note in reading.notes():
+        tell(f"{where}: {note}")
 
 
 def tokens_of(params: "CausalLM", tokenizer: Any) -> ChatTokens:
@@ -79,25 +92,27 @@ def load_pretrained(params: "CausalLM") -> tuple[torch.nn.Module, Any]:
 
     Raises `DataError` if they cannot be found or read.
     """
-    folder = locate(params)
-    options = {"revision": params.revision} if isinstance(folder, str) else {}
-    work = long_work(f"downloading {folder}") if isinstance(folder, str) else nullcontext()
+    folder, where = locate(params), _where(params)
+    stored = check_folder(folder, where=where)
     try:
-        with without_progress(), work:
-            config = AutoConfig.from_pretrained(folder, **options)
+        with without_progress():
+            config = AutoConfig.from_pretrained(folder)
             for setting, value in config.to_dict().items():
                 if isinstance(value, float) and ("dropout" in setting or "pdrop" in setting):
                     setattr(config, setting, 0.0)
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, dtype=torch.float32, use_safetensors=True, **options
+            check_size(config, stored, where=where)
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
             )
-            return model, AutoTokenizer.from_pretrained(folder, **options)
-    except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
-        raise DataError(f"{_where(params)}: {line_of(error)}") from error
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, ImportError) as error:
+        raise DataError(f"{where}: cannot load it: {line_of(error)}") from error
+    check_loaded(model, tokenizer, report, where=where)
+    return model, tokenizer
 
 
-def locate(params: "CausalLM") -> Path | str:
-    """Return the model's local folder, or the name of a hub repository that must be downloaded.
+def locate(params: "CausalLM") -> Path:
+    """Return the model's local folder, downloaded from the hub where it is not in the local cache.
 
     Converts GGUF files. Raises `DataError` if there is no such folder, file or repository, or the hub cannot be
     reached.
@@ -116,11 +131,20 @@ def locate(params: "CausalLM") -> Path | str:
     if local or source.count("/") > 1:
         raise DataError(f"{where}: no such folder")
     try:
-        return Path(snapshot_download(source, revision=params.revision, local_files_only=True))
+        cached = Path(snapshot_download(source, revision=params.revision, local_files_only=True))
+        if any(cached.glob("*.safetensors")):
+            return cached
     except (OSError, ValueError):
-        pass  # not in the cache: ask the hub once here, because transformers would retry many times
+        pass  # not in the cache: ask the hub once here, because its client would retry many times
     _ask_hub(source, params.revision, where=f"{where}: no such folder")
-    return source
+    try:
+        with without_progress(), long_work(f"downloading {source}"):
+            folder = snapshot_download(
+                source, revision=params.revision, allow_patterns=_MODEL_FILES, ignore_patterns=_OTHER_FILES
+            )
+            return Path(folder)
+    except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
+        raise DataError(f"{where}: cannot download it from the model hub: {line_of(error)}") from error
 
 
 def _hub_file(owner: str, repository: str, *inside: str, revision: str | None, where: str) -> Path:

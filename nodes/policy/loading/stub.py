@@ -11,6 +11,7 @@ from genrl_graph.contract.policy import Completion, Sampling
 from genrl_graph.nodes.generate import critique, revise
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy, Training
+from genrl_graph.nodes.policy.compute.reading import EXACT
 from genrl_graph.nodes.policy.compute.weights import draw_weights
 
 REPLIES = (
@@ -92,7 +93,7 @@ def stub_policy(
     )
     model: torch.nn.Module = LlamaForCausalLM(config)
     draw_weights(model, seed=seed, name=name, spread=0.02)
-    policy = StubPolicy(name, model, tokens, context=context, training=Training())
+    policy = StubPolicy(name, model, tokens, context=context, training=Training(), reading=EXACT)
     policy.counts_tokens = local is not None
     return policy
 

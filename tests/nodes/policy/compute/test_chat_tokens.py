@@ -11,7 +11,7 @@ from genrl_graph import TextPolicy
 from genrl_graph.contract.policy import TokenSequence
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.loading.stub import CHAT, END, VOCABULARY, stub_policy
-from genrl_graph.nodes.policy.tiny_lm import SPECIAL, TinyLM, character_tokenizer
+from genrl_graph.nodes.policy.tiny_lm import CONTENTS, PRINTABLE, SPECIAL, TinyLM, character_tokenizer
 from genrl_graph.runners.estimate.stand_ins import CountingPolicy
 
 
@@ -61,3 +61,27 @@ def test_the_vocabulary_is_all_that_the_model_reads(make: Callable[[], TextPolic
     judge(most - 1)
     with pytest.raises((IndexError, RuntimeError)):
         judge(most)
+
+
+TURNS = "{% for m in messages %}<turn>{{ m.role }}\n{{ m.content | trim }}<end_of_turn>\n{% endfor %}"
+
+
+def turning() -> ChatTokens:
+    """A tokenizer whose template ends turns with a token that is not its end token, and that knows <think>."""
+    tokenizer = character_tokenizer(PRINTABLE)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>", "<end_of_turn>", "<think>", "</think>"]})
+    return ChatTokens(tokenizer, chat_template=TURNS, where="test")
+
+
+def test_a_turn_ends_with_the_token_that_the_template_ends_it_with() -> None:
+    tokens = turning()
+    end = tokens.tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    assert tokens.end_of_turn == end == tokens.encode("ab", ended=True)[-1]
+    plain = ChatTokens(character_tokenizer(PRINTABLE), chat_template=CONTENTS, where="test")
+    assert plain.end_of_turn == plain.tokenizer.eos_token_id
+
+
+def test_only_end_tokens_and_padding_are_no_text() -> None:
+    tokens = turning()
+    ids = tokens.tokenizer.convert_tokens_to_ids(["<pad>", "<think>", "a", "</think>", "b", "<end_of_turn>", "<pad>"])
+    assert tokens.texts([ids], ends=[tokens.end_of_turn]) == ["<think>a</think>b"]

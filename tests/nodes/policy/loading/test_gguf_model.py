@@ -19,8 +19,8 @@ from genrl_graph.contract.data_path import DataPath
 from genrl_graph.errors import DataError
 from genrl_graph.nodes.policy.causal_lm import CausalLM
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
+from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.loading.gguf_model import cache_root
-from genrl_graph.nodes.policy.loading.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.tiny_lm import CONTENTS
 
 QUICKSTART = Path(__file__).parents[4] / "graphs" / "quickstart.yaml"
