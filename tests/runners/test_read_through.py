@@ -121,7 +121,7 @@ def without(group: str) -> Callable[[Record], Record]:
         (column("answer", "prompt_ids", "text"), "Rollouts.prompt_ids: wants list"),
         (without("answer"), "its record (peer0000) holds no rows of it"),
     ],
-    ids=str,
+    ids=["own rows", "own row", "digest", "metric", "type", "text", "list", "no rows"],
 )
 def test_records_that_make_no_sense_are_found_though_all_hashes_hold(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Record], Record], expected: str
