@@ -177,7 +177,10 @@ def test_episodes_that_break_are_recorded_and_trained_without(tmp_path: Path, gr
     head, _, tail = text.partition("nodes:")
     text = head.replace("{id: CartPole-v1}", broken) + "nodes:" + tail.replace("{id: CartPole-v1}", broken)
     (tmp_path / "game.yaml").write_text(text)
-    graph = load(tmp_path / "game.yaml", ["run.mode=train", "run.trackers=[]", "nodes.tasks.params.num_episodes=3"])
+    graph = load(
+        tmp_path / "game.yaml",
+        ["run.mode=train", "run.trackers=[]", "nodes.tasks.params.num_episodes=3", "run.max_failed_share=1"],
+    )
     run = play(graph, out=tmp_path / "run", rounds=2, quiet=True)
     (first, _) = metrics(run.folder)
     assert (first["play/failed"], first["play/failed_rows"], first["budget/failed_rows"]) == (1, 3, 3)

@@ -1,6 +1,7 @@
 """GGUF files, each converted once into a folder of safetensors in the cache."""
 
 import importlib.util
+import json
 import os
 import shutil
 import tempfile
@@ -101,9 +102,17 @@ def _write(gguf: Path, folder: Path, where: str) -> None:
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config  # the weights written here are no longer quantised
+        _drop_tokens_without_weights(folder / "tokenizer.json", model.get_input_embeddings().weight.shape[0])
         model.config.save_pretrained(folder)
         model.generation_config.save_pretrained(folder)
         save_weights(folder / WEIGHTS, named_tensors(model))
+
+
+def _drop_tokens_without_weights(file: Path, rows: int) -> None:
+    """Remove the tokens beyond the embedding: transformers adds the end token of GPT-2 to any byte-level tokenizer."""
+    values = json.loads(file.read_text(encoding="utf-8"))
+    values["added_tokens"] = [token for token in values["added_tokens"] if token["id"] < rows]
+    file.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
 
 
 def check_tokenizer(saved: Any, original: Any, *, where: str) -> None:

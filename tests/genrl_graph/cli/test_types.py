@@ -45,7 +45,7 @@ def test_a_carry_and_params_without_default_are_described() -> None:
     assert "carries:\n  ToyPolicy\n" in text
     assert "  bias  int | None = None\n" in text
     text = describe_type("exchange.gather")
-    assert "min_peers       int required  # peers that the exchange needs, this one included\n" in text
+    assert "min_peers          int required  # peers that the exchange needs, this one included\n" in text
     assert "# how many other peers' rows to take at most (seeded draw)" in text
 
 

@@ -138,7 +138,7 @@ def test_episodes_that_failed_are_found_with_their_reason(tmp_path: Path, capsys
     broken = "{id: test/Corridor-v0, params: {breaks: raise}}"
     text = (GAMES / "cartpole.yaml").read_text().replace("{id: CartPole-v1}", broken)
     (tmp_path / "game.yaml").write_text(text)
-    small = [*SMALL, "run.mode=train", "run.rounds=1", "nodes.tasks.params.num_episodes=3"]
+    small = [*SMALL, "run.mode=train", "run.rounds=1", "nodes.tasks.params.num_episodes=3", "run.max_failed_share=1"]
     play(load(tmp_path / "game.yaml", small), out=tmp_path / "run", quiet=True)
     out = printed(capsys, "rollouts", tmp_path / "run", "--failed")
     assert "3 of 3 rollouts" in out and "error: move 2: RuntimeError: the floor gave way" in out

@@ -252,7 +252,7 @@ def game(node: Grpo, *, reference: bool) -> Graph:
     graph = Graph("game")
     policy = graph.carry("policy", TinyLM())
     tasks = graph.add("tasks", ListSource(tasks=[{"question": "1+1=", "answer": "2"}], num_tasks=1))
-    answer = graph.add("answer", Answer(), tasks=tasks, policy=policy)
+    answer = graph.add("answer", Answer(num_generations=2), tasks=tasks, policy=policy)
     score = graph.add("score", RegexReward(pattern="2"), rollouts=answer)
     credited = graph.add("credit", GroupAdvantage(), scored=score)
     extra = {"reference": graph.carry("reference", TinyLM())} if reference else {}

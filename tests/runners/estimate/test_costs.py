@@ -85,7 +85,7 @@ def test_as_few_layers_compute_again_as_the_limit_asks(
 ) -> None:
     def kept(again: int) -> float:
         each = saved_token * tokens / layers
-        return (layers - again) * each + (again * 4.0 * 64 * tokens + each if again else 0.0)
+        return (layers - again) * each + (again * 8.0 * 64 * tokens + each if again else 0.0)
 
     again = recomputed_layers(tokens, layers=layers, hidden=64, saved_token=saved_token, limit=limit)
     assert 0 <= again <= layers

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from genrl_graph import TextPolicy
 from genrl_graph.contract.policy import TokenSequence
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
-from genrl_graph.nodes.policy.loading.stub import CHAT, END, VOCABULARY, stub_policy
+from genrl_graph.nodes.policy.loading.stub import CHAT, END, stub_policy
 from genrl_graph.nodes.policy.tiny_lm import CONTENTS, PRINTABLE, SPECIAL, TinyLM, character_tokenizer
 from genrl_graph.runners.estimate.stand_ins import CountingPolicy
 
@@ -49,7 +49,7 @@ def test_byte_pairs_spell_any_text(text: str) -> None:
 _STUB = stub()
 
 
-@pytest.mark.parametrize(("make", "most"), [(tiny, len(SPECIAL) + 7), (stub, VOCABULARY)])
+@pytest.mark.parametrize(("make", "most"), [(tiny, len(SPECIAL) + 7), (stub, len(_STUB.hf_tokenizer))])
 def test_the_vocabulary_is_all_that_the_model_reads(make: Callable[[], TextPolicy], most: int) -> None:
     policy = make()
     assert policy.vocab_size == most
