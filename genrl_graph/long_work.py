@@ -1,4 +1,4 @@
-"""What nodes and policies tell the user: work that may take seconds, such as loading a model, and single lines."""
+"""Messages from nodes and policies to the user: single lines, and work that takes seconds, such as loading a model."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext

@@ -1,4 +1,4 @@
-"""What tests share is imported once, as `--import tests/toys.py` would; tests import it as `toys`, `architectures`."""
+"""Shared modules of tests, imported once as by `--import tests/toys.py`; tests import `toys` and `architectures`."""
 
 import os
 import sys

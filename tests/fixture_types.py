@@ -1,4 +1,4 @@
-"""What the fixtures that several folders share return, for the signatures of the tests that take them."""
+"""Return types of the fixtures that several folders share, for the signatures of tests."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol

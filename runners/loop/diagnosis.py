@@ -37,7 +37,7 @@ class Cause:
 
 @dataclass(slots=True)
 class RoundFacts:
-    """What the steps of one round, of all peers of this process, say about learning."""
+    """Evidence about learning from the steps of one round, of all peers of this process."""
 
     failed: dict[str, FailedRows] = field(default_factory=dict)  # by generator, or by reward that no other one reads
     kept: dict[str, int] = field(default_factory=dict)  # rows, by select

@@ -10,7 +10,7 @@ UNITS = ("bytes", "rows", "seconds", "refused", "late")
 
 
 class Accounts:
-    """What each peer cost since the last `take`; thread-safe, as rows are also judged in the background."""
+    """Costs of each peer since the last `take`; thread-safe, because rows are also judged in the background."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

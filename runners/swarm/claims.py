@@ -26,7 +26,7 @@ MOST_WEIGHT = 64  # rounds that a peer has served, beyond which its word does no
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What is needed to check an offer of a round that this peer has not reached: an exchange, and rows like its own.
+    """Means to check an offer of a round that this peer has not reached: an exchange, and rows like its own.
 
     `admission` returns fresh rules, which remember nothing of an offer that is only looked at.
     """
@@ -132,7 +132,7 @@ class _Inquiry:
 
 @dataclass(slots=True)
 class _Word:
-    """What is known of one peer: the last round of which it served good rows, and the number of such rounds."""
+    """Record of one peer: the last round of which it served good rows, and the number of such rounds."""
 
     proved: int = -1
     served: int = 0

@@ -144,7 +144,7 @@ class Presence:
         self.point.daemon.on_end(self._renewal.set)
 
     def _settle_name(self) -> None:
-        """Where another key claims the name, take one that only this key can claim, unless the run has this one."""
+        """Switch to a name that only this key can claim if another key claims this one; a name from the run stays."""
         roster, name = self.roster, self.roster.own.name
         if not roster.rivals:
             return

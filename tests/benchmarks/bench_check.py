@@ -1,4 +1,4 @@
-"""How long it takes until a graph is known to be right: from the command line and in a process that runs."""
+"""Time to check a graph: in a running process and from the command line."""
 
 import subprocess
 import sys
@@ -53,7 +53,7 @@ def test_check(folder: Path) -> None:
     for nodes, file in files.items():
         file.write_text(long_game(nodes).dump())
         assert load(file) == long_game(nodes)
-    found = interleaved(
+    timings = interleaved(
         {
             "few yaml": lambda: compile_graph(load(files[FEW])),
             "many yaml": lambda: compile_graph(load(files[MANY])),
@@ -62,16 +62,16 @@ def test_check(folder: Path) -> None:
         },
         times=TIMES,
     )
-    few_yaml = Row(f"{FEW} nodes in YAML", found["few yaml"])
-    few_python = Row(f"{FEW} nodes in Python", found["few python"])
+    few_yaml = Row(f"{FEW} nodes in YAML", timings["few yaml"])
+    few_python = Row(f"{FEW} nodes in Python", timings["few python"])
     report(
         "check",
         "Check: read or build, check and compile a graph in this process",
         [
             few_yaml,
-            Row(f"{MANY:,} nodes in YAML", found["many yaml"], few_yaml, at_most_s=3),
+            Row(f"{MANY:,} nodes in YAML", timings["many yaml"], few_yaml, at_most_s=3),
             few_python,
-            Row(f"{MANY:,} nodes in Python", found["many python"], few_python, at_most_s=3),
+            Row(f"{MANY:,} nodes in Python", timings["many python"], few_python, at_most_s=3),
         ],
     )
 
@@ -88,10 +88,10 @@ def test_start(folder: Path) -> None:
     }
     calls = {name: ran(argv) for name, (argv, _) in commands.items()}
     interleaved(calls, times=1)
-    found = interleaved(calls, times=TIMES)
-    start = Row("python -c pass", found["python -c pass"])
+    timings = interleaved(calls, times=TIMES)
+    start = Row("python -c pass", timings["python -c pass"])
     others = list(commands.items())[1:]
-    rows = [Row(name, found[name], start, at_most_s=most) for name, (_, most) in others]
+    rows = [Row(name, timings[name], start, at_most_s=most) for name, (_, most) in others]
     report("start", "Start: commands in processes of their own", [start, *rows])
 
 

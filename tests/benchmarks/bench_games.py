@@ -64,10 +64,10 @@ def test_steps_and_updates() -> None:
 
 
 def _timed(call: Callable[..., Any], *arguments: object) -> tuple[Any, float]:
-    """What a call gives, and the processor's seconds that it took: all of it is one thread."""
+    """Return the result of a call and its CPU seconds; the games run in one thread."""
     started = time.process_time()
-    found = call(*arguments)
-    return found, time.process_time() - started
+    result = call(*arguments)
+    return result, time.process_time() - started
 
 
 def _of_agent(weights: dict[str, Any]) -> dict[str, Any]:

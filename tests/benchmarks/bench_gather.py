@@ -97,14 +97,14 @@ def test_gather(folder: Path, count: int) -> None:
             calls = {what: partial(peers, what, size) for what in ("streams", "gather")}
             for call in [*calls.values()] * WARM:
                 call()
-            found = interleaved(calls, times=times)
-            streams = Row(f"bare streams, {size} kB", found["streams"])
+            timings = interleaved(calls, times=times)
+            streams = Row(f"bare streams, {size} kB", timings["streams"])
             rows += [
                 streams,
-                Row(f"swarm gather, {size} kB", found["gather"], streams, at_most_ratio=most),
+                Row(f"swarm gather, {size} kB", timings["gather"], streams, at_most_ratio=most),
                 Row(f"gloo gather, {size} kB", beside[str(size)], streams),
             ]
             for what in calls:
-                late[f"{what}, {size} kB: p95 in s"] = (p95(found[what]), None)
+                late[f"{what}, {size} kB: p95 in s"] = (p95(timings[what]), None)
     report(f"gather_{count}", f"Gather among {count} peers: everyone's bytes to everyone", rows)
     figures(f"gather_{count}_p95", f"Gather among {count} peers: 95th percentiles", late)

@@ -1,4 +1,4 @@
-"""What a commit costs beside the bytes that it writes, and what a block of them costs on its way to zarr."""
+"""Time of a commit against a plain write of the same bytes, and of moving a block of records to zarr."""
 
 import os
 from collections.abc import Callable
@@ -66,16 +66,16 @@ def test_journal_commit(folder: Path) -> None:
             "commit": lambda: store.commit([record]),
         }
         interleaved(calls, times=5)
-        found = interleaved(calls, times=TIMES)
+        timings = interleaved(calls, times=TIMES)
     journal.close()
-    plain_row = Row("write of the same bytes and one fsync", found["write"])
+    plain_row = Row("write of the same bytes and one fsync", timings["write"])
     report(
         "journal",
         f"Journal: commit of one record of {ROWS} rollouts, {len(data) / 1000:.0f} kB",
         [
             plain_row,
-            Row("Journal.append: Arrow, hash, write, fsync", found["append"], plain_row),
-            Row("RunStore.commit: the same, and columns checked", found["commit"], plain_row),
+            Row("Journal.append: Arrow, hash, write, fsync", timings["append"], plain_row),
+            Row("RunStore.commit: the same, and columns checked", timings["commit"], plain_row),
         ],
     )
 
@@ -100,15 +100,15 @@ def test_block_flush(folder: Path) -> None:
         calls = {"block": block, "each": flush_after_each}
         interleaved(calls, times=1)
         flushes.clear()
-        found = interleaved(calls, times=5)
-    in_block = Row(f"record, a flush every {BLOCK} records", [seconds / BLOCK for seconds in found["block"]])
+        timings = interleaved(calls, times=5)
+    in_block = Row(f"record, a flush every {BLOCK} records", [seconds / BLOCK for seconds in timings["block"]])
     report(
         "block",
         f"Block: records of {ROWS} rollouts from the journal to zarr",
         [
             Row(f"flush of {BLOCK} records", flushes),
             in_block,
-            Row("record, a flush after each", [seconds / FEW for seconds in found["each"]], in_block),
+            Row("record, a flush after each", [seconds / FEW for seconds in timings["each"]], in_block),
         ],
     )
 

@@ -132,7 +132,7 @@ class Training:
 
     @property
     def rows(self) -> int:
-        """How many rollouts have a gradient."""
+        """Return the number of rollouts that have a gradient."""
         return sum(len(micro.sequences) for micro in self.micros)
 
 
@@ -141,7 +141,7 @@ Work = Generation | Training
 
 @dataclass(slots=True)
 class ByHand:
-    """What the model work of a round took: seconds by kind of work, and of the processor."""
+    """Time of the model work of a round: CPU seconds, and wall-clock seconds by kind of work."""
 
     cpu: float = 0.0
     seconds: dict[type[Work], float] = field(default_factory=dict)
@@ -257,8 +257,8 @@ def by_hand(works: list[Work], policy: TextPolicy) -> ByHand:
         spent.seconds[type(work)] = spent.seconds.get(type(work), 0.0) + clock.seconds
     for work, completions in made:
         if isinstance(work, Generation):
-            found = [row.ids.tolist() for rows in completions for row in rows]
-            assert found == work.expected, f"{work.node.place.node}: by hand other tokens came out"
+            tokens = [row.ids.tolist() for rows in completions for row in rows]
+            assert tokens == work.expected, f"{work.node.place.node}: by hand other tokens came out"
     return spent
 
 

@@ -1,4 +1,4 @@
-"""What the runner adds to nodes that do nothing: the loop, the store, the metrics."""
+"""Overhead of the runner on nodes that do nothing: the loop, the store, the metrics."""
 
 import os
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def test_runner_overhead(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         play(graph, out=fresh(folder), quiet=True)
 
     play(graph, out=fresh(folder), rounds=1, quiet=True)  # imports what is imported at first use
-    found = interleaved(
+    timings = interleaved(
         {
             "by hand": lambda: by_hand(schedule),
             "no store": lambda: play_rounds(schedule, lambda records: None),
@@ -63,7 +63,7 @@ def test_runner_overhead(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         },
         times=TIMES,
     )
-    step = {name: [seconds / STEPS for seconds in times] for name, times in (found | parts).items()}
+    step = {name: [seconds / STEPS for seconds in times] for name, times in (timings | parts).items()}
     hand = Row("the same `run` methods called in a loop", step["by hand"])
     loop = Row("runner without a store", step["no store"], hand)
     stored = Row("runner with a store, blocks flushed", step["store"], hand)

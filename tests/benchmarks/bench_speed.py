@@ -1,4 +1,4 @@
-"""What a round costs: this project, TRL's `GRPOTrainer`, the same by hand, and the bare batched calls, in one table.
+"""Cost of a round: this project, TRL's `GRPOTrainer`, the same by hand, and the bare batched calls, in one table.
 
 The three-stage round has the prompts of three agents that quote each other; TRL plays one stage. All completions are
 equally long, so that the work is the same; every contender is a process of its own that plays a round when it is told
@@ -53,7 +53,7 @@ class Match:
 
 @dataclass(slots=True)
 class Score:
-    """What the rounds of one contender took."""
+    """Time, throughput, memory and padding of one contender's rounds."""
 
     seconds: list[float] = field(default_factory=list)
     generated_per_s: list[float] = field(default_factory=list)
@@ -102,11 +102,11 @@ NAMES = {
 
 @pytest.mark.timeout(4 * 3600)
 def test_speed(folder: Path) -> None:
-    found = [(match, played(match, folder / f"prompts-{at}.json")) for at, match in enumerate(MATCHES)]
-    tell(found)
-    verdicts = wanted(found)
+    results = [(match, played(match, folder / f"prompts-{at}.json")) for at, match in enumerate(MATCHES)]
+    tell(results)
+    verdicts = wanted(results)
     figures("speed_wanted", "Speed: what is wanted", verdicts)
-    draw([(match.title, {NAMES[name]: score for name, score in scores.items()}) for match, scores in found])
+    draw([(match.title, {NAMES[name]: score for name, score in scores.items()}) for match, scores in results])
 
 
 @pytest.mark.timeout(3600)
@@ -188,7 +188,7 @@ def played(match: Match, prompts: Path) -> dict[str, Score]:
     return scores
 
 
-def tell(found: Sequence[tuple[Match, Mapping[str, Score]]]) -> None:
+def tell(results: Sequence[tuple[Match, Mapping[str, Score]]]) -> None:
     """Print the table and put its figures into `runs/bench.json`."""
     load = f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs"
     title = f"Speed: {MODEL}, prompts of {', '.join(map(str, THREE.prompts))} tokens, {THREE.new_tokens} new ones"
@@ -197,7 +197,7 @@ def tell(found: Sequence[tuple[Match, Mapping[str, Score]]]) -> None:
     for header in ("job", "who", *heads):
         table.add_column(header, justify="right" if header in heads else "left")
     rows: list[dict[str, object]] = []
-    for match, scores in found:
+    for match, scores in results:
         for name, score in scores.items():
             ratios = shares(scores, name)
             table.add_row(
@@ -229,10 +229,10 @@ def figures_of(score: Score) -> dict[str, object]:
     }
 
 
-def wanted(found: Sequence[tuple[Match, Mapping[str, Score]]]) -> dict[str, tuple[float, float | None]]:
+def wanted(results: Sequence[tuple[Match, Mapping[str, Score]]]) -> dict[str, tuple[float, float | None]]:
     """The ratios and peaks that have a limit, each with it."""
     rows: dict[str, tuple[float, float | None]] = {}
-    for match, scores in found:
+    for match, scores in results:
         for name, most in match.limits.items():
             rows[f"{match.title}: time to {NAMES[name]}"] = (median(shares(scores, name)), most)
         if "trl" in scores:

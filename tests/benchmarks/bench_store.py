@@ -1,4 +1,4 @@
-"""What a run costs on its way to the disk and back: commits early and late, blocks, bytes, files, columns read."""
+"""Cost of writing a run to disk and reading it back: early and late commits, blocks, bytes, files, columns."""
 
 import os
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def rollouts(round: int, *, tokens: int = TOKENS) -> pa.Table:
 
 
 def records(round: int, *, tokens: int = TOKENS) -> list[Record]:
-    """What a round of a generator and a reward commits."""
+    """Return the records that a round of a generator and a reward commits."""
     table = rollouts(round, tokens=tokens)
     scored = pa.table({"id": table["id"], "reward": np.random.default_rng(round).standard_normal(ROWS)})
     return [
@@ -89,16 +89,16 @@ def test_commit_of_a_round(folder: Path) -> None:
             "commit": lambda: store.commit(given),
         }
         interleaved(calls, times=3)
-        found = interleaved(calls, times=100)
+        timings = interleaved(calls, times=100)
     journal.close()
-    plain_row = Row("write of the same bytes and one fsync", found["write"])
+    plain_row = Row("write of the same bytes and one fsync", timings["write"])
     report(
         "store_commit",
         f"Store: commit of a round of {ROWS} rollouts of {TOKENS} tokens and their rewards, {len(data) / 1000:.0f} kB",
         [
             plain_row,
-            Row("Journal: Arrow, hash, write, fsync", found["append"], plain_row),
-            Row("RunStore.commit: the same, and columns checked", found["commit"], plain_row),
+            Row("Journal: Arrow, hash, write, fsync", timings["append"], plain_row),
+            Row("RunStore.commit: the same, and columns checked", timings["commit"], plain_row),
         ],
     )
 
@@ -146,9 +146,9 @@ def test_a_long_run(folder: Path) -> None:
 
         calls: dict[str, Callable[[], object]] = {"new": lambda: block(new), "old": lambda: block(old)}
         interleaved(calls, times=1)
-        found = interleaved(calls, times=TIMES)
-    young = Row("64 rounds and their block, a run at its beginning", [seconds / 64 for seconds in found["new"]])
-    late = Row(f"the same after {ROUNDS} rounds", [s / 64 for s in found["old"]], young, at_most_ratio=1.2)
+        timings = interleaved(calls, times=TIMES)
+    young = Row("64 rounds and their block, a run at its beginning", [seconds / 64 for seconds in timings["new"]])
+    late = Row(f"the same after {ROUNDS} rounds", [s / 64 for s in timings["old"]], young, at_most_ratio=1.2)
     report("store_late", f"Store: a round of {ROWS} short rollouts, early and late", [young, late])
     store = RunStore.open(folder / "old")
     rows = []
@@ -177,9 +177,9 @@ def test_many_small_groups(folder: Path) -> None:
 
         calls = {"many": lambda: block(store, GROUPS), "one": lambda: block(one, 1)}
         interleaved(calls, times=1)
-        found = interleaved(calls, times=TIMES)
-    single = Row("block of one group of 4 columns", found["one"])
-    report("store_groups", "Store: blocks of small groups", [single, Row(f"of {GROUPS}", found["many"], single)])
+        timings = interleaved(calls, times=TIMES)
+    single = Row("block of one group of 4 columns", timings["one"])
+    report("store_groups", "Store: blocks of small groups", [single, Row(f"of {GROUPS}", timings["many"], single)])
 
 
 def test_steps_of_the_tiny_game(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +212,7 @@ def test_steps_of_the_tiny_game(folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_rounds_of_the_smollm2_game(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a run takes with its store against the same run without what the store took: no second run, no noise."""
+    """Compare the time of a run with the same time less that spent in the store: one run, so no noise between runs."""
     clocks = {name: Clock(getattr(RunStore, name)) for name in ("commit", "close")}
     monkeypatch.setattr(RunStore, "commit", lambda store, records: clocks["commit"](store, records))
     monkeypatch.setattr(RunStore, "close", lambda store: clocks["close"](store))
@@ -232,9 +232,9 @@ def test_rounds_of_the_smollm2_game(folder: Path, monkeypatch: pytest.MonkeyPatc
 
 def read(store: RunStore, group: str, column: str) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
     """All values of a column, one after the other."""
-    found = store.table(group, columns=[column])[column]
-    ragged = pa.types.is_list(found.type)
-    return np.concatenate([(chunk.flatten() if ragged else chunk).to_numpy() for chunk in found.chunks])
+    values = store.table(group, columns=[column])[column]
+    ragged = pa.types.is_list(values.type)
+    return np.concatenate([(chunk.flatten() if ragged else chunk).to_numpy() for chunk in values.chunks])
 
 
 def files(folder: Path) -> list[Path]:

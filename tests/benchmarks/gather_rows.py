@@ -1,4 +1,4 @@
-"""What peers gather in `bench_gather`: rows of so many bytes that do not pack, and the exchange that takes them."""
+"""Incompressible rows of a given size for `bench_gather`, and the exchange that gathers them."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""How benchmarks measure and report: interleaved calls, medians of ratios, one table each, all of it in a JSON file.
+"""Measuring and reporting for benchmarks: interleaved calls, medians of ratios, one table each, all in one JSON file.
 
 Machines are noisy and differ, so what counts are ratios of calls that took turns; seconds stand beside them.
 """
@@ -66,13 +66,13 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the median is as wanted; None where nothing is wanted."""
+        """Return whether the median meets its limit; None without a limit."""
         if self.at_most_ratio is not None:
             return bool(self.ratios) and median(self.ratios) <= self.at_most_ratio
         return None if self.at_most_s is None else self.seconds <= self.at_most_s
 
     def wanted(self) -> str:
-        """What is wanted, and whether it is so."""
+        """Return the limit as text, and whether the row meets it; empty without a limit."""
         if self.met is None:
             return ""
         limit = f"ratio <= {self.at_most_ratio:g}" if self.at_most_ratio is not None else f"<= {self.at_most_s:g} s"
@@ -98,9 +98,9 @@ def report(name: str, title: str, rows: Sequence[Row]) -> None:
     for header in ("what", "median", "ratio (quartiles)", "to", "wanted"):
         table.add_column(header, justify="right" if header in ("median", "ratio (quartiles)") else "left")
     for row in rows:
-        found = row.ratios
-        ratio = f"{median(found):.3g} ({quartiles(found)})" if found else ""
-        table.add_row(row.what, _time(row.seconds), ratio, row.base.what if row.base and found else "", row.wanted())
+        ratios = row.ratios
+        ratio = f"{median(ratios):.3g} ({quartiles(ratios)})" if ratios else ""
+        table.add_row(row.what, _time(row.seconds), ratio, row.base.what if row.base and ratios else "", row.wanted())
     Console(width=150, highlight=False).print("", table)
     keep(name, {"title": title, "rows": [_figures(row) for row in rows]})
 

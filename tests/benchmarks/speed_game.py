@@ -33,7 +33,7 @@ QUOTES = "{% for row in ROWS %}\n{{ row.number }}: {{ row.completion }}{% endfor
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be done in a round: prompts of so many tokens, one length a stage, all completions equally long.
+    """Work of a round: the prompt length of each stage in tokens, and completions that are all equally long.
 
     This project trains on at most `budget` tokens at once.
     """
@@ -157,7 +157,7 @@ def _words(policy: CausalPolicy, tokens: int) -> int:
 
 
 def distinct(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens a pass must read: those of a trie of the prompts."""
+    """Return the fewest tokens that a pass must read: the size of a trie of the prompts."""
     ordered = sorted(map(tuple, prompts))
     total = 0
     before: tuple[int, ...] = ()

@@ -14,16 +14,16 @@ PICTURE = RESULTS.with_name("bench_speed.png")
 
 
 class Shown(Protocol):
-    """What is drawn of a contender."""
+    """Figures of a contender that the picture shows."""
 
     seconds: list[float]
     peak_gb: float
 
 
-def draw(found: Sequence[tuple[str, Mapping[str, Shown]]]) -> None:
+def draw(results: Sequence[tuple[str, Mapping[str, Shown]]]) -> None:
     """Bars with their numbers, two panels a job, into `runs/bench_speed.png`."""
-    figure, panels = pyplot.subplots(len(found), 2, figsize=(13, 0.8 + 1.9 * len(found)), squeeze=False)
-    for (title, scores), (left, right) in zip(found, panels, strict=True):
+    figure, panels = pyplot.subplots(len(results), 2, figsize=(13, 0.8 + 1.9 * len(results)), squeeze=False)
+    for (title, scores), (left, right) in zip(results, panels, strict=True):
         names = list(scores)[::-1]
         for panel, values, unit in (
             (left, [median(scores[name].seconds) for name in names], "s a round"),

@@ -37,7 +37,7 @@ Prompts = list[list[list[int]]]
 
 @dataclass(slots=True)
 class Reading:
-    """How many positions a model reads, and how many of them are padding, since it was last asked."""
+    """Counts of the positions that a model reads, and of the padding among them, since the last call of `figures`."""
 
     places: int = 0
     padding: int = 0

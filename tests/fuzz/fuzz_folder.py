@@ -77,7 +77,7 @@ COMMANDS = (
 
 @dataclass
 class Tally:
-    """What became of the mutants."""
+    """Counts of mutants by outcome and of changes by kind, and the findings."""
 
     counts: Counter[str] = field(default_factory=Counter)
     findings: list[str] = field(default_factory=list)

@@ -1,8 +1,10 @@
-"""Heavy packages are imported where they are used, and no modules import each other in a circle.
+"""Heavy imports stay where they are used, imports form no circle, and no docstring opens with a question word.
 
 The one-way imports between folders are contracts of import-linter, in pyproject.toml.
 """
 
+import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -18,6 +20,9 @@ import genrl_graph
 PACKAGE = Path(genrl_graph.__file__).parent
 HEAVY = {"torch", "transformers", "trl", "datasets", "hivemind", "zarr", "hydra", "tensorboardX", "reasoning_gym"}
 HEAVY |= {"peft", "PIL", "httpx2", "wandb", "mlflow", "accelerate", "huggingface_hub", "matplotlib", "pygraphviz"}
+FOLDERS = ("genrl_graph", "nodes", "runners", "tests")
+QUESTION = re.compile(r"(What|Which|Where|Who|How|Whether)\b")
+"""Openings of a docstring that name neither an action nor a thing."""
 
 
 def exceptions() -> list[tuple[str, str]]:
@@ -73,3 +78,22 @@ def test_a_check_of_a_shipped_game_loads_no_framework() -> None:
 def test_the_help_lists_every_command_and_loads_no_node() -> None:
     code = "from genrl_graph.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass"
     assert not loaded_by(code) & HEAVY
+
+
+def questions(source: str) -> list[str]:
+    """Return the docstrings of a module that open with a question word."""
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    texts = [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+    return [text for text in texts if QUESTION.match(text)]
+
+
+def test_docstrings_open_with_a_verb_or_a_noun() -> None:
+    root = PACKAGE.parent
+    sources = {
+        file.relative_to(root).as_posix(): file.read_text("utf-8")
+        for folder in FOLDERS
+        for file in sorted((root / folder).rglob("*.py"))
+    }
+    assert {name.partition("/")[0] for name in sources} == set(FOLDERS)  # each one is read
+    assert questions('"""Whatever."""\ndef f():\n    """\n    How it ends."""') == ["How it ends."]
+    assert [(name, text) for name, source in sources.items() for text in questions(source)] == []

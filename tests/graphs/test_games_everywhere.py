@@ -57,7 +57,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def arguments(name: str) -> list[str]:
-    """What makes it small; pools of past policies fill from the first round on."""
+    """Return the overrides that make the game small; pools of past policies fill from the first round on."""
     pool = ["nodes.remember.params.every=1"] if "past" in load(GAMES / f"{name}.yaml").carries else []
     common = ["run.mode=train", "run.eval_every=0", "run.trackers=[]", "run.checkpoint_every=1", "run.block_rounds=2"]
     return [*SMALL.get(name, []), *pool, *common, f"run.rounds={ROUNDS}"]

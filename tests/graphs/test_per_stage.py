@@ -52,7 +52,7 @@ class Game:
     tables: dict[str, pa.Table]
 
     def rows(self, node: str, peer: str, round: int) -> pa.Table:
-        """What a node gave to a peer in a round."""
+        """Return the rows that a node output for a peer in a round."""
         table = self.tables[node]
         return table.filter((pc.field("holder") == peer) & (pc.field("round") == round))
 

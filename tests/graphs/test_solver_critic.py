@@ -45,12 +45,12 @@ def run(graphs: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None
 
 @pytest.fixture(scope="module")
 def store(run: Run) -> RunStore:
-    """What it stored."""
+    """Open the store of the run."""
     return RunStore.open(run.folder)
 
 
 def digests(store: RunStore) -> dict[tuple[int, str], dict[str, str]]:
-    """What each update gave, by round and node."""
+    """Return the digests of each update's outputs, by round and node."""
     steps = store.steps().to_pylist()
     facts = {(step["round"], step["node"]): json.loads(step["facts"]) for step in steps}
     return {at: fact["digests"] for at, fact in facts.items() if "digests" in fact}

@@ -129,5 +129,5 @@ def test_peers_with_different_tokenizers_learn_from_each_other_and_a_cut_run_goe
 
 
 def update_metrics(store: RunStore) -> list[dict[str, Any]]:
-    """What the updates of all peers and rounds measured."""
+    """Return the metrics of the updates of all peers and rounds."""
     return [json.loads(step["facts"])["metrics"] for step in store.steps().to_pylist() if step["node"] == "update"]

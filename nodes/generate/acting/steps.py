@@ -25,7 +25,7 @@ class _Trajectory(NamedTuple):
 
     @property
     def finish_reason(self) -> str:
-        """How the seat ended: "terminated", "truncated" or "failed"."""
+        """Return why the seat stopped: "terminated", "truncated" or "failed"."""
         return self.steps.end.finish_reason if self.steps.end is not None else "failed"
 
 

@@ -1,4 +1,4 @@
-"""How a model must be called so that a row's log-probs depend on the weights and the row alone."""
+"""Ways of calling a model that keep a row's log-probs a function of the weights and the row alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -27,7 +27,7 @@ _COUNTS = re.compile(r"layer|expert|head|block|group|depth|label|^num_|^n_")
 
 @dataclass(frozen=True, slots=True)
 class StoredWeights:
-    """What the headers of safetensors files say: number of tensors, of elements, and the largest dimension."""
+    """Sizes from the headers of safetensors files: number of tensors, of elements, and the largest dimension."""
 
     tensors: int
     elements: int

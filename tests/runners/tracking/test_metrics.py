@@ -178,7 +178,7 @@ def test_a_run_measures_what_it_stores(tmp_path: Path) -> None:
 
 
 def listed(name: str) -> bool:
-    """Whether the table of metrics has this name, or this pattern of names."""
+    """Return whether the table of metrics lists this name, or a pattern that matches it."""
     return name in METRICS or any(re.fullmatch(re.sub(r"<\w+>", r"[\\w@.]+", row), name) for row in METRICS)
 
 
