@@ -24,7 +24,7 @@ from genrl_graph.nodes.policy.compute.logprobs import has_plain_head, logprobs_b
 from genrl_graph.nodes.policy.compute.onednn_linear import prepacked
 from genrl_graph.nodes.policy.compute.packed_forward import prepare
 from genrl_graph.nodes.policy.compute.packing import packed_batches, packed_tokens
-from genrl_graph.nodes.policy.compute.probes import reading_of
+from genrl_graph.nodes.policy.compute.probing.probes import reading_of
 from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.compute.reading import Reading
 from genrl_graph.nodes.policy.compute.sampling import sample_completions
