@@ -20,7 +20,8 @@ from transformers import (
 
 from genrl_graph.contract.policy import TokenSequence
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
-from genrl_graph.nodes.policy.compute.handle import CausalPolicy, Training
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
+from genrl_graph.nodes.policy.compute.trainable import Training
 from genrl_graph.nodes.policy.tiny_lm import CONTENTS, PRINTABLE, SPECIAL, character_tokenizer
 
 VOCABULARY = len(PRINTABLE) + len(SPECIAL)

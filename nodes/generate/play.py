@@ -20,7 +20,7 @@ from genrl_graph.nodes.games.game import Spaces
 from genrl_graph.nodes.generate.acting.episodes import Episode, play_episodes
 from genrl_graph.nodes.generate.acting.seating import OpponentKind, SeatingPlan
 from genrl_graph.nodes.generate.acting.steps import log_results, step_rows
-from genrl_graph.nodes.policy.compute.acting import Actor, NetworkCarry
+from genrl_graph.nodes.policy.actors.acting import Actor, NetworkCarry
 from genrl_graph.nodes.source.environment import EnvironmentSource
 from genrl_graph.nodes.update.snapshots import Snapshots
 

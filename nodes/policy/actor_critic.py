@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from genrl_graph.nodes.policy.compute.acting import ActorCritic, NetworkCarry
+from genrl_graph.nodes.policy.actors.acting import ActorCritic, NetworkCarry
 
 
 class ActorCriticCarry(NetworkCarry, name="actor_critic"):
@@ -19,8 +19,8 @@ class ActorCriticCarry(NetworkCarry, name="actor_critic"):
 
     def init(self, name: str, *, seed: int) -> ActorCritic:
         """Return the policy of the first round; raises `DataError` if the environment cannot be opened."""
-        from genrl_graph.nodes.policy.compute.network import NetworkSpec
-        from genrl_graph.nodes.policy.compute.network_handle import NetworkActorCritic
+        from genrl_graph.nodes.policy.actors.network import NetworkSpec
+        from genrl_graph.nodes.policy.actors.network_handle import NetworkActorCritic
 
         spec = NetworkSpec.of(self, "actor_critic", activation=self.activation, shared=self.shared)
         return NetworkActorCritic.drawn(name, spec, seed=seed, device=self.device)

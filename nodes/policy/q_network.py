@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from genrl_graph.nodes.policy.compute.acting import NetworkCarry, QNetwork
+from genrl_graph.nodes.policy.actors.acting import NetworkCarry, QNetwork
 
 
 class QNetworkCarry(NetworkCarry, name="q_network"):
@@ -23,8 +23,8 @@ class QNetworkCarry(NetworkCarry, name="q_network"):
 
     def init(self, name: str, *, seed: int) -> QNetwork:
         """Return the policy of the first round; raises `DataError` if the environment cannot be opened."""
-        from genrl_graph.nodes.policy.compute.network import NetworkSpec
-        from genrl_graph.nodes.policy.compute.network_handle import Exploration, NetworkQ
+        from genrl_graph.nodes.policy.actors.network import NetworkSpec
+        from genrl_graph.nodes.policy.actors.network_handle import Exploration, NetworkQ
 
         exploration = Exploration(self.epsilon_start, self.epsilon_end, self.epsilon_steps)
         spec = NetworkSpec.of(self, "q_network", activation=self.activation, exploration=exploration)

@@ -67,8 +67,9 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
 
         from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
         from genrl_graph.nodes.policy.compute.device import pick_device
-        from genrl_graph.nodes.policy.compute.handle import CausalPolicy, Training
+        from genrl_graph.nodes.policy.compute.handle import CausalPolicy
         from genrl_graph.nodes.policy.compute.reading import EXACT
+        from genrl_graph.nodes.policy.compute.trainable import Training
         from genrl_graph.nodes.policy.compute.weights import draw_weights
 
         tokens = ChatTokens(character_tokenizer(self.alphabet), chat_template=self.chat_template, where=self.type_name)

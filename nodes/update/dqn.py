@@ -4,7 +4,7 @@ import numpy as np
 from pydantic import Field
 
 from genrl_graph.contract.resources import Log
-from genrl_graph.nodes.policy.compute.acting import QNetwork
+from genrl_graph.nodes.policy.actors.acting import QNetwork
 from genrl_graph.nodes.update.replay_buffer import ReplayBuffer
 from genrl_graph.nodes.update.steps.actor_update import ActorUpdate
 from genrl_graph.nodes.update.steps.schedules import LearningRate, MaxGradNorm

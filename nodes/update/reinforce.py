@@ -6,7 +6,7 @@ from pydantic import Field
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Credited
 from genrl_graph.edge_types.trajectories import Trajectories
-from genrl_graph.nodes.policy.compute.acting import ActorCritic
+from genrl_graph.nodes.policy.actors.acting import ActorCritic
 from genrl_graph.nodes.update.steps.actor_update import ActorUpdate
 
 

@@ -10,7 +10,7 @@ from genrl_graph.contract.node import Carry, Update
 from genrl_graph.contract.policy import Carried
 from genrl_graph.contract.resources import Log
 from genrl_graph.errors import StoreError
-from genrl_graph.nodes.policy.compute.acting import Actor
+from genrl_graph.nodes.policy.actors.acting import Actor
 from genrl_graph.nodes.update.steps.cadence import due
 from genrl_graph.seeds import digest
 
@@ -34,7 +34,7 @@ class Snapshots(Carried):
 
     def load(self, folder: Path) -> None:
         """Load the pool in `folder`; raises `StoreError` if it holds none."""
-        from genrl_graph.nodes.policy.compute.network_handle import load_frozen
+        from genrl_graph.nodes.policy.actors.network_handle import load_frozen
 
         try:
             count = int(json.loads((folder / POOL).read_text())["members"])

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from genrl_graph.nodes.policy.compute.acting import Actor, ActorOutput, Floats, Masks
+from genrl_graph.nodes.policy.actors.acting import Actor, ActorOutput, Floats, Masks
 from genrl_graph.nodes.update.snapshots import Snapshots
 
 OpponentKind = Literal["self", "random", "policy", "snapshots"]

@@ -13,7 +13,7 @@ from genrl_graph.edge_types.edge_type import SCORED
 from genrl_graph.edge_types.rollouts import Scored
 from genrl_graph.edge_types.trajectories import Trajectories, episode_id, step_id, trajectory_id
 from genrl_graph.nodes.generate.acting.episodes import Episode, SeatTrajectory
-from genrl_graph.nodes.policy.compute.acting import Actor
+from genrl_graph.nodes.policy.actors.acting import Actor
 
 
 class _Trajectory(NamedTuple):

@@ -1,1 +1,1 @@
-"""Sample from models and train them: handles, batches, attention, log-probs, weights."""
+"""Sample from language models and train them: handles, batches, attention, log-probs, weights."""

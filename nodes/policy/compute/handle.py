@@ -1,10 +1,9 @@
-"""The live policy of a causal language model: samples, computes log-probs and trains one set of weights."""
+"""The live policy of a causal language model: samples, computes log-probs, saves, exports and forks."""
 
 import copy
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, cast
@@ -14,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from genrl_graph.allocator import release_memory
-from genrl_graph.contract.policy import Completion, Sampling, TextPolicy, TokenSequence
-from genrl_graph.errors import NodeFailed, StoreError
+from genrl_graph.contract.policy import Completion, Sampling, TokenSequence
+from genrl_graph.errors import NodeFailed
 from genrl_graph.nodes.policy.compute import exported
 from genrl_graph.nodes.policy.compute.activation_checkpointing import ActivationCheckpointing, kept_bytes
 from genrl_graph.nodes.policy.compute.call_state import remember
@@ -24,18 +23,12 @@ from genrl_graph.nodes.policy.compute.logprobs import has_plain_head, logprobs_b
 from genrl_graph.nodes.policy.compute.onednn_linear import prepacked
 from genrl_graph.nodes.policy.compute.packed_forward import prepare
 from genrl_graph.nodes.policy.compute.packing import packed_batches, packed_tokens
-from genrl_graph.nodes.policy.compute.probes import reading_of
+from genrl_graph.nodes.policy.compute.probing.probes import reading_of
 from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.compute.reading import Reading
 from genrl_graph.nodes.policy.compute.sampling import sample_completions
-from genrl_graph.nodes.policy.compute.weights import (
-    load_state,
-    named_tensors,
-    optimizer_tensors,
-    restore_optimizer,
-    save_state,
-    weights_digest,
-)
+from genrl_graph.nodes.policy.compute.trainable import TrainablePolicy, Training
+from genrl_graph.nodes.policy.compute.weights import restore_optimizer, save_state
 
 MEASURED = ("reading", "_has_plain_head", "_shares", "_saved_token", "_unknown")
 """Cached properties that are measured on a model and hold for its copies, too."""
@@ -43,23 +36,11 @@ PROBE_LENGTHS = (32, 96)
 """Probe lengths, in tokens, for estimating the activation bytes that a token adds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Training:
-    """Training settings: AdamW (arXiv 1711.05101) with decay on matrices only, precision, and memory limits."""
-
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    bfloat16: bool = False  # autocast; weights and optimiser stay float32
-    activation_bytes: float = math.inf  # memory for a micro-batch's activations; 0: recompute as much as possible
-    share_prefixes: bool = False  # compute a prefix that several rows share only once
-
-
-class CausalPolicy(TextPolicy):
+class CausalPolicy(TrainablePolicy):
     """A policy over a Hugging Face causal language model with float32 weights and without dropout.
 
     External trainers such as TRL's use `model`, `hf_tokenizer` and `optimizer()` instead of `backward` and `step`.
     They must leave `model` in evaluation mode, as they find it, and call `stepped(n)` after `n` optimiser steps.
-    Gradients are allocated by the first backward pass, the optimiser state by the first step.
     """
 
     def __init__(
@@ -72,21 +53,13 @@ class CausalPolicy(TextPolicy):
         training: Training,
         reading: Reading | None = None,
     ) -> None:
-        self.name, self.version = name, 0
+        super().__init__(name, model, training)
         if reading is not None:  # known, so that the model needs no probes
             self.__dict__["reading"] = reading
         self.context_length, self.tokenizer_fingerprint = context, tokens.fingerprint
         self.vocab_size = _vocab_size(model)
-        self.model = model.float().eval()
-        self.pristine = True  # whether the weights are still the initial ones
-        self._tokens, self._training = tokens, training
-        self._optimizer: torch.optim.AdamW | None = None
+        self._tokens = tokens
         self._eos_ids = _eos_ids(model, tokens)
-
-    @property
-    def device(self) -> torch.device:
-        """The device that holds the weights."""
-        return next(self.model.parameters()).device
 
     @property
     def computes(self) -> str:
@@ -223,68 +196,11 @@ class CausalPolicy(TextPolicy):
                 sizes.append(kept_bytes(partial(self._logprobs, probe, np.ones(1, np.float32)), self.model))
         return max(0.0, (sizes[1] - sizes[0]) / (PROBE_LENGTHS[1] - PROBE_LENGTHS[0]))
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradients of one micro-batch."""
-        cast(Any, loss).backward()
-
-    def step(self, *, learning_rate: float, max_grad_norm: float) -> float:
-        """Take one AdamW step with gradients clipped to `max_grad_norm`; returns the norm before clipping.
-
-        Raises `NodeFailed`, with the weights unchanged, if the norm is not finite or there are no gradients.
-        """
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        if not parameters:
-            raise NodeFailed(f"policy {self.name!r}: a step without gradients; call backward first")
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm))
-        if not np.isfinite(norm):
-            self.model.zero_grad(set_to_none=True)
-            raise NodeFailed(
-                f"policy {self.name!r} version {self.version}: the gradient norm is {norm}; nothing was applied"
-            )
-        optimizer = self.optimizer()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
-        optimizer.step()
-        self.stepped(1)
-        return norm
-
-    def optimizer(self) -> torch.optim.AdamW:
-        """Return the AdamW optimiser, created on first use; call `stepped` after stepping it."""
-        if self._optimizer is None:
-            self._optimizer = self._new_optimizer()
-        return self._optimizer
-
-    def stepped(self, steps: int) -> None:
-        """Count optimiser steps that were applied to the weights, and free their gradients."""
-        self.model.zero_grad(set_to_none=True)
-        self.version += steps
-        self.pristine = self.pristine and steps == 0
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        """Return the policy's own tensors by name: the ones that are saved and digested."""
-        return named_tensors(self.model)
-
-    def trained(self) -> dict[str, torch.nn.Parameter]:
-        """Return the parameters that the optimiser steps, by name."""
-        return dict(self.model.named_parameters())
-
     def save(self, folder: Path) -> None:
         """Write weights, optimiser state and version, with the config and tokenizer that transformers needs."""
         save_state(folder, self.weights(), self._moments(), version=self.version)
         cast(Any, self.model).config.save_pretrained(folder)
         self.hf_tokenizer.save_pretrained(folder)
-
-    def load(self, folder: Path) -> None:
-        """Load weights, version and optimiser state; raises `StoreError` if they are another model's."""
-        self._restore(folder, optimizer=True)
-
-    def load_weights(self, folder: Path) -> None:
-        """Load weights and version, without the optimiser state; raises `StoreError` like `load`."""
-        self._restore(folder, optimizer=False)
-
-    def digest(self) -> str:
-        """Return a hex digest of the weights."""
-        return weights_digest(self.weights())
 
     def export(self, folder: Path) -> None:
         """Write model and tokenizer for plain transformers, and verify that it computes the same log-probs from them.
@@ -333,22 +249,6 @@ class CausalPolicy(TextPolicy):
         """Return a model of the architecture, and the policy's weights under that model's names."""
         return self.model, self.weights()
 
-    def _read(self, folder: Path, *, optimizer: bool) -> tuple[int, dict[str, torch.Tensor] | None]:
-        return load_state(folder, self.weights(), optimizer=optimizer)
-
-    def _restore(self, folder: Path, *, optimizer: bool) -> None:
-        version, moments = self._read(folder, optimizer=optimizer)
-        self.model.zero_grad(set_to_none=True)
-        self.version, self.pristine, self._optimizer = version, False, None
-        if moments is not None:
-            try:
-                restore_optimizer(self.trained(), self.optimizer(), moments)
-            except KeyError as error:
-                raise StoreError(f"{folder}: optimiser state of an unknown parameter {error}") from error
-
-    def _moments(self) -> dict[str, torch.Tensor] | None:
-        return None if self._optimizer is None else optimizer_tensors(self.trained(), self._optimizer)
-
     @cached_property
     def reading(self) -> Reading:
         """The ways of calling the model that are exact; the first access probes it. Raises `DataError` if none is."""
@@ -381,17 +281,6 @@ class CausalPolicy(TextPolicy):
         """Return a context that sets the precision: bfloat16 autocast, or none."""
         # a new context per call: autocast caches bfloat16 copies of the weights for as long as it is open
         return torch.autocast(self.device.type, torch.bfloat16) if self._training.bfloat16 else nullcontext()
-
-    def _new_optimizer(self) -> torch.optim.AdamW:
-        trained = self.trained().values()
-        decayed, plain = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
-        groups = [
-            {"params": decayed, "weight_decay": self._training.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=0.0, betas=self._training.betas, fused=True
-        )
 
 
 def _vocab_size(model: torch.nn.Module) -> int:

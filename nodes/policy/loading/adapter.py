@@ -23,7 +23,8 @@ from genrl_graph.errors import ParamError
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.compute.device import pick_device
 from genrl_graph.nodes.policy.compute.exported import all_or_nothing
-from genrl_graph.nodes.policy.compute.handle import CausalPolicy, Training
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
+from genrl_graph.nodes.policy.compute.trainable import Training
 from genrl_graph.nodes.policy.compute.weights import load_state, named_tensors, save_state, save_weights, weights_digest
 from genrl_graph.nodes.policy.loading.pretrained import (
     context_of,

@@ -17,8 +17,9 @@ from genrl_graph.long_work import long_work, tell
 from genrl_graph.nodes.policy.compute.activation_checkpointing import GB
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.compute.device import gains_from_bfloat16, line_of, pick_device
-from genrl_graph.nodes.policy.compute.handle import CausalPolicy, Training
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
+from genrl_graph.nodes.policy.compute.trainable import Training
 from genrl_graph.nodes.policy.loading.checked_folder import check_folder
 from genrl_graph.nodes.policy.loading.checked_model import check_loaded, check_size
 from genrl_graph.nodes.policy.loading.gguf_model import gguf_folder

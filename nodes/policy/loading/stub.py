@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from genrl_graph.contract.policy import Completion, Sampling
 from genrl_graph.nodes.generate import critique, revise
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
-from genrl_graph.nodes.policy.compute.handle import CausalPolicy, Training
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.compute.reading import EXACT
+from genrl_graph.nodes.policy.compute.trainable import Training
 from genrl_graph.nodes.policy.compute.weights import draw_weights
 
 REPLIES = (

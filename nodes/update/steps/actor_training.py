@@ -11,7 +11,7 @@ from torch import Tensor
 
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.trajectories import VALUED, Trajectories
-from genrl_graph.nodes.policy.compute.acting import ActorCritic
+from genrl_graph.nodes.policy.actors.acting import ActorCritic
 from genrl_graph.nodes.update.steps.actor_losses import (
     clipped_surrogate,
     entropies,

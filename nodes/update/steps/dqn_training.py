@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from genrl_graph.contract.resources import Log
-from genrl_graph.nodes.policy.compute.acting import QNetwork
+from genrl_graph.nodes.policy.actors.acting import QNetwork
 from genrl_graph.nodes.update.replay_buffer import ReplayBuffer, Transitions
 from genrl_graph.nodes.update.steps.actor_losses import q_loss, q_targets
 from genrl_graph.nodes.update.steps.step_means import StepMeans

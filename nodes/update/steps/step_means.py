@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from genrl_graph.contract.resources import Log
-from genrl_graph.nodes.policy.compute.acting import TrainedActor
+from genrl_graph.nodes.policy.actors.acting import TrainedActor
 from genrl_graph.nodes.update.steps.actor_update import ActorUpdate
 
 

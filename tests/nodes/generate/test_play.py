@@ -15,7 +15,7 @@ from genrl_graph.nodes.advantage.gae import GaeAdvantage
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.generate.play import Play
 from genrl_graph.nodes.policy.actor_critic import ActorCriticCarry
-from genrl_graph.nodes.policy.compute.acting import Actor
+from genrl_graph.nodes.policy.actors.acting import Actor
 from genrl_graph.nodes.update.snapshots import Snapshots
 from genrl_graph.seeds import stream
 

@@ -15,8 +15,9 @@ from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.nodes.generate.answer import Answer
 from genrl_graph.nodes.policy.compute import packing
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
-from genrl_graph.nodes.policy.compute.handle import CausalPolicy, Training
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.compute.packed_forward import ATTENTION
+from genrl_graph.nodes.policy.compute.trainable import Training
 from genrl_graph.nodes.policy.fork import ForkPolicy
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 from genrl_graph.nodes.reward.regex import RegexReward

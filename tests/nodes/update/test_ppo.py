@@ -14,7 +14,7 @@ from genrl_graph.nodes.advantage.gae import GaeAdvantage
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.generate.play import Play
 from genrl_graph.nodes.policy.actor_critic import ActorCriticCarry
-from genrl_graph.nodes.policy.compute.acting import ActorCritic
+from genrl_graph.nodes.policy.actors.acting import ActorCritic
 from genrl_graph.nodes.source.environment import EnvironmentSource
 from genrl_graph.nodes.update.ppo import Ppo
 from genrl_graph.nodes.update.reinforce import Reinforce

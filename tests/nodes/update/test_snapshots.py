@@ -8,7 +8,7 @@ import pytest
 from genrl_graph import Log
 from genrl_graph.errors import StoreError
 from genrl_graph.nodes.policy.actor_critic import ActorCriticCarry
-from genrl_graph.nodes.policy.compute.acting import ActorCritic
+from genrl_graph.nodes.policy.actors.acting import ActorCritic
 from genrl_graph.nodes.update.baselines import Baselines, BaselinesCarry
 from genrl_graph.nodes.update.snapshots import Snapshots, SnapshotsCarry, TakeSnapshot
 from genrl_graph.seeds import stream

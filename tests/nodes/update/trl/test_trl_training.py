@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from genrl_graph import Log, NodeFailed, ParamError, Rollouts
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
-from genrl_graph.nodes.policy.compute.handle import CausalPolicy, Training
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
+from genrl_graph.nodes.policy.compute.trainable import Training
 from genrl_graph.nodes.policy.lora import Lora
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 from genrl_graph.nodes.update.dpo import Dpo

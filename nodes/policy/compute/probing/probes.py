@@ -20,9 +20,9 @@ from genrl_graph.nodes.policy.compute.activation_checkpointing import Activation
 from genrl_graph.nodes.policy.compute.call_state import changed_kinds, remember, restore, states
 from genrl_graph.nodes.policy.compute.logprobs import has_plain_head, logprobs_by_group
 from genrl_graph.nodes.policy.compute.packed_forward import prepare
+from genrl_graph.nodes.policy.compute.probing.twin import Twin, twins
 from genrl_graph.nodes.policy.compute.reading import LengthRule, Reading
 from genrl_graph.nodes.policy.compute.sampling import sample_completions
-from genrl_graph.nodes.policy.compute.twin import Twin, twins
 
 TOLERANCE = 5e-5
 """Largest difference of log-probs that counts as rounding, in nats."""

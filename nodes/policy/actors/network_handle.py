@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genrl_graph.errors import NodeFailed, StoreError
-from genrl_graph.nodes.policy.compute.acting import ActorCritic, ActorOutput, Floats, Masks, QNetwork, TrainedActor
-from genrl_graph.nodes.policy.compute.network import (
+from genrl_graph.nodes.policy.actors.acting import ActorCritic, ActorOutput, Floats, Masks, QNetwork, TrainedActor
+from genrl_graph.nodes.policy.actors.network import (
     ILLEGAL,
     Exploration,
     Network,

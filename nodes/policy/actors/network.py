@@ -12,7 +12,7 @@ from genrl_graph.nodes.games.game import Spaces
 from genrl_graph.seeds import stream
 
 if TYPE_CHECKING:
-    from genrl_graph.nodes.policy.compute.acting import NetworkCarry
+    from genrl_graph.nodes.policy.actors.acting import NetworkCarry
 
 Head = Literal["actor_critic", "q_network"]
 ILLEGAL = -1e8  # logit of illegal actions: its probability is 0 in float32, and the entropy stays finite

@@ -11,7 +11,7 @@ import torch
 from genrl_graph.errors import DataError, ParamError, StoreError
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.policy.actor_critic import ActorCriticCarry
-from genrl_graph.nodes.policy.compute.network_handle import load_frozen
+from genrl_graph.nodes.policy.actors.network_handle import load_frozen
 from genrl_graph.nodes.policy.fork import ForkPolicy
 from genrl_graph.nodes.policy.q_network import QNetworkCarry
 from genrl_graph.seeds import stream

@@ -1,0 +1,1 @@
+"""Act in games with small networks, and train them: their interfaces, their layers, their live policies."""

@@ -1,0 +1,133 @@
+"""Training of one set of weights with AdamW: gradients, optimiser steps, and loading weights and optimiser state."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from genrl_graph.contract.policy import TextPolicy
+from genrl_graph.errors import NodeFailed, StoreError
+from genrl_graph.nodes.policy.compute.weights import (
+    load_state,
+    named_tensors,
+    optimizer_tensors,
+    restore_optimizer,
+    weights_digest,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """Training settings: AdamW (arXiv 1711.05101) with decay on matrices only, precision, and memory limits."""
+
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    bfloat16: bool = False  # autocast; weights and optimiser stay float32
+    activation_bytes: float = math.inf  # memory for a micro-batch's activations; 0: recompute as much as possible
+    share_prefixes: bool = False  # compute a prefix that several rows share only once
+
+
+class TrainablePolicy(TextPolicy):
+    """A text policy over a float32 torch model that AdamW trains; subclasses sample from it and compute log-probs.
+
+    Gradients are allocated by the first backward pass, the optimiser state by the first step.
+    """
+
+    def __init__(self, name: str, model: torch.nn.Module, training: Training) -> None:
+        self.name, self.version = name, 0
+        self.model = model.float().eval()
+        self.pristine = True  # whether the weights are still the initial ones
+        self._training = training
+        self._optimizer: torch.optim.AdamW | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """The device that holds the weights."""
+        return next(self.model.parameters()).device
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of one micro-batch."""
+        cast(Any, loss).backward()
+
+    def step(self, *, learning_rate: float, max_grad_norm: float) -> float:
+        """Take one AdamW step with gradients clipped to `max_grad_norm`; returns the norm before clipping.
+
+        Raises `NodeFailed`, with the weights unchanged, if the norm is not finite or there are no gradients.
+        """
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        if not parameters:
+            raise NodeFailed(f"policy {self.name!r}: a step without gradients; call backward first")
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm))
+        if not np.isfinite(norm):
+            self.model.zero_grad(set_to_none=True)
+            raise NodeFailed(
+                f"policy {self.name!r} version {self.version}: the gradient norm is {norm}; nothing was applied"
+            )
+        optimizer = self.optimizer()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        optimizer.step()
+        self.stepped(1)
+        return norm
+
+    def optimizer(self) -> torch.optim.AdamW:
+        """Return the AdamW optimiser, created on first use; call `stepped` after stepping it."""
+        if self._optimizer is None:
+            self._optimizer = self._new_optimizer()
+        return self._optimizer
+
+    def stepped(self, steps: int) -> None:
+        """Count optimiser steps that were applied to the weights, and free their gradients."""
+        self.model.zero_grad(set_to_none=True)
+        self.version += steps
+        self.pristine = self.pristine and steps == 0
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return the policy's own tensors by name: the ones that are saved and digested."""
+        return named_tensors(self.model)
+
+    def trained(self) -> dict[str, torch.nn.Parameter]:
+        """Return the parameters that the optimiser steps, by name."""
+        return dict(self.model.named_parameters())
+
+    def load(self, folder: Path) -> None:
+        """Load weights, version and optimiser state; raises `StoreError` if they are another model's."""
+        self._restore(folder, optimizer=True)
+
+    def load_weights(self, folder: Path) -> None:
+        """Load weights and version, without the optimiser state; raises `StoreError` like `load`."""
+        self._restore(folder, optimizer=False)
+
+    def digest(self) -> str:
+        """Return a hex digest of the weights."""
+        return weights_digest(self.weights())
+
+    def _read(self, folder: Path, *, optimizer: bool) -> tuple[int, dict[str, torch.Tensor] | None]:
+        return load_state(folder, self.weights(), optimizer=optimizer)
+
+    def _restore(self, folder: Path, *, optimizer: bool) -> None:
+        version, moments = self._read(folder, optimizer=optimizer)
+        self.model.zero_grad(set_to_none=True)
+        self.version, self.pristine, self._optimizer = version, False, None
+        if moments is not None:
+            try:
+                restore_optimizer(self.trained(), self.optimizer(), moments)
+            except KeyError as error:
+                raise StoreError(f"{folder}: optimiser state of an unknown parameter {error}") from error
+
+    def _moments(self) -> dict[str, torch.Tensor] | None:
+        return None if self._optimizer is None else optimizer_tensors(self.trained(), self._optimizer)
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
+        trained = self.trained().values()
+        decayed, plain = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
+        groups = [
+            {"params": decayed, "weight_decay": self._training.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=0.0, betas=self._training.betas, fused=True
+        )
