@@ -2,8 +2,8 @@
 
 import copy
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, cast
@@ -281,6 +281,18 @@ class CausalPolicy(TrainablePolicy):
         """Return a context that sets the precision: bfloat16 autocast, or none."""
         # a new context per call: autocast caches bfloat16 copies of the weights for as long as it is open
         return torch.autocast(self.device.type, torch.bfloat16) if self._training.bfloat16 else nullcontext()
+
+    @contextmanager
+    def training_forward(self) -> Iterator[None]:
+        """Set precision and recomputing layers for a forward pass with gradients that a trainer of others makes.
+
+        The model itself is in training mode, which such trainers ask for. The modules in it are not: dropout or the
+        jitter of a router would be noise.
+        """
+        for module in self.model.modules():
+            module.training = module is self.model
+        with self.computing(), self._checkpointing.recomputing():
+            yield
 
 
 def _vocab_size(model: torch.nn.Module) -> int:

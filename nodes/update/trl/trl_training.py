@@ -62,8 +62,8 @@ class InPlaceTrainer(Trainer):  # type: ignore[misc]  # transformers has no type
         return DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
 
     def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
-        """Return the autocast context in which the policy computes its log-probs."""
-        return self.policy.computing()
+        """Return the context in which the policy computes log-probs with gradients."""
+        return self.policy.training_forward()
 
     def _send_telemetry(self) -> None:
         """Send nothing: TRL would report the trainer, model and device to a server."""

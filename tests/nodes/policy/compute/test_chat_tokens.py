@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from genrl_graph import TextPolicy
 from genrl_graph.contract.policy import TokenSequence
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
-from genrl_graph.nodes.policy.loading.stub import CHAT, END, stub_policy
+from genrl_graph.nodes.policy.loading.stub import CHAT, END, StubPolicy, stub_policy
 from genrl_graph.nodes.policy.tiny_lm import CONTENTS, PRINTABLE, SPECIAL, TinyLM, character_tokenizer
 from genrl_graph.runners.estimate.stand_ins import CountingPolicy
 
@@ -19,7 +19,7 @@ def tiny() -> TextPolicy:
     return TinyLM(alphabet="ab<eos>", hidden_size=8, heads=1, layers=1).init("policy", seed=0)
 
 
-def stub() -> TextPolicy:
+def stub() -> StubPolicy:
     return stub_policy("policy", seed=0)
 
 
