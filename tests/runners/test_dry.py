@@ -22,6 +22,7 @@ GRAPHS = Path(next(iter(genrl_graph.graphs.__path__)))
 SHIPPED = sorted(GRAPHS.rglob("*.yaml"))
 
 
+@pytest.mark.long
 def test_every_shipped_graph_is_played_dry(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(SHIPPED) >= 8
     for path in SHIPPED:

@@ -94,6 +94,7 @@ def test_torchrun_starts_a_job_again_that_lost_a_rank(local: Path, tmp_path: Pat
     same_as_local(local, tmp_path / "run")
 
 
+@pytest.mark.long
 def test_unequal_ranks_end_every_round(tmp_path: Path) -> None:
     """Other group sizes, more micro-batches, and one that has nothing to train; nobody waits for an update."""
     own = [

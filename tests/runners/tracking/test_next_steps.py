@@ -55,6 +55,7 @@ def test_the_printed_commands_show_the_run_and_draw_it(tmp_path: Path, program: 
     assert (tmp_path / "runs" / "my game.svg").read_text().startswith("<svg")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options",
     ["run.mode=evaluate run.eval_every=0 run.eval_tasks=2", "run.rounds=1 run.mode=train run.eval_every=0"],
