@@ -67,13 +67,20 @@ def cache_argument(model: torch.nn.Module, cache: DynamicCache | None) -> dict[s
     transformers 5.24 renamed it from `past_key_values`, and `cache_params` of state-space models, to `cache`; some
     models' own code still has the old name.
     """
-    names = _parameters(cast(Any, type(model)))
+    names = _keywords(model)
     return {next((name for name in ("cache", "cache_params") if name in names), "past_key_values"): cache}
 
 
 def position_argument(model: torch.nn.Module, positions: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return the keyword argument that passes positions to a model, none if it has no positions."""
-    return {"position_ids": positions} if "position_ids" in _parameters(cast(Any, type(model))) else {}
+    return {"position_ids": positions} if "position_ids" in _keywords(model) else {}
+
+
+def _keywords(model: torch.nn.Module) -> frozenset[str]:
+    """Return the parameters of a model's `forward`; of a wrapper that passes all on, those of the module in it."""
+    names = _parameters(cast(Any, type(model)))
+    inner = list(model.children())
+    return _keywords(inner[0]) if names <= {"self", "args", "kwargs"} and len(inner) == 1 else names
 
 
 @memoize
