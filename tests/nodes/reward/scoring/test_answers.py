@@ -1,5 +1,6 @@
 """Extraction of answers, and their comparison by math-verify."""
 
+import gc
 import math
 import time
 
@@ -211,4 +212,8 @@ def test_the_pattern_chooses_the_answer() -> None:
 def test_a_blank_reference_and_a_cut_comparison_cannot_be_judged() -> None:
     assert math.isnan(math_score("\\boxed{5}", " ")["correct"])
     slow = r"\boxed{\prod_{k=1}^{800}\sum_{j=1}^{900}\frac{\sin(k j)}{\cos(k + j)}}"
-    assert math.isnan(math_score(slow, "5", limit_s=1)["correct"])
+    gc.disable()  # an alarm that goes off in a callback of the collector raises nowhere
+    try:
+        assert math.isnan(math_score(slow, "5", limit_s=1)["correct"])
+    finally:
+        gc.enable()
