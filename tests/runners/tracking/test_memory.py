@@ -16,7 +16,7 @@ from genrl_graph.runners.tracking.memory import memory
 HOLES = """
 import os, sys
 from genrl_graph.allocator import release_memory
-from genrl_graph.runners.tracking.memory import memory, settle_memory
+from genrl_graph.runners.tracking.memory import settle_memory
 if sys.argv[1] == "settled":
     settle_memory()
 import torch
@@ -30,7 +30,9 @@ kept += [small for _, small in many]
 del many
 if sys.argv[1] == "released":
     release_memory()
-print(memory()["memory/rss_gb"], os.environ.get("THP_MEM_ALLOC_ENABLE"))
+with open("/proc/self/status") as status:  # without the pages of torch's files, which the system keeps or drops
+    (held,) = [int(line.split()[1]) * 1024 / 1e9 for line in status if line.startswith("RssAnon")]
+print(held, os.environ.get("THP_MEM_ALLOC_ENABLE"))
 """
 HEAPS = """
 import ctypes, sys
