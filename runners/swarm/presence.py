@@ -36,7 +36,7 @@ class PeerIdentity:
     name: str
     """The peer's name, from which its seeds derive."""
     fixed: bool = False
-    """Whether rows were made under this name already; else a name that another peer has is given a part of the key."""
+    """True if rows were made under this name already; else a name that another peer has is given a part of the key."""
 
     def __post_init__(self) -> None:
         for field, value in (("swarm", self.swarm), ("protocol", self.protocol), ("name", self.name)):

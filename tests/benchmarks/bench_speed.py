@@ -33,7 +33,7 @@ TIMES = int(os.environ.get("GENRL_GRAPH_BENCH_TIMES", "2"))
 THREE = Job("smollm2" if FULL else "tiny", (257, 575, 722), tasks=4, generations=2, new_tokens=64 if FULL else 8)
 NATIVE = gains_from_bfloat16(torch.device("cpu"))
 PEAK_GB = 4.0
-"""What a three-stage round may hold at most; a bare step of this model with float32 AdamW takes 2.8."""
+"""Memory that a three-stage round may hold at most; a bare step of this model with float32 AdamW takes 2.8."""
 GROUPS = {"G = 2": (16, 2, 1), "G = 8": (4, 8, 1), "G = 32": (1, 32, 1), "G = 2, twice the budget": (16, 2, 2)}
 """Tasks, generations, budgets: always 32 completions, more tokens than a budget holds."""
 BUDGET = 1024

@@ -32,7 +32,7 @@ class Blob(Source, name="bench_blob"):
 
 
 class Read(Select, name="bench_read"):
-    """Whoever reads what was gathered."""
+    """A reader of the gathered rows."""
 
     def run(self, rows: R) -> R:
         """The same."""

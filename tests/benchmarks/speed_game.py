@@ -24,7 +24,7 @@ WORD = " the"
 SYSTEM = 0.4
 """The share of a prompt's filler that all tasks have in common."""
 QUOTED = 0.92
-"""How many tokens the text of a sampled one has when it is read again, about."""
+"""Tokens that the text of a sampled one has when it is read again, about."""
 LEARNING_RATE = 1e-6
 GENERATORS: tuple[type[Answer] | type[Critique] | type[Revise], ...] = (Answer, Critique, Revise)
 STAGES = ("answer", "critique", "final")

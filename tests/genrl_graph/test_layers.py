@@ -81,9 +81,9 @@ def test_the_help_lists_every_command_and_loads_no_node() -> None:
 
 
 def questions(source: str) -> list[str]:
-    """Return the docstrings of a module that open with a question word."""
-    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    texts = [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+    """Return the docstrings of a module, those below a name included, that open with a question word."""
+    alone = (node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Expr))
+    texts = [node.value.strip() for node in alone if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     return [text for text in texts if QUESTION.match(text)]
 
 
@@ -96,4 +96,5 @@ def test_docstrings_open_with_a_verb_or_a_noun() -> None:
     }
     assert {name.partition("/")[0] for name in sources} == set(FOLDERS)  # each one is read
     assert questions('"""Whatever."""\ndef f():\n    """\n    How it ends."""') == ["How it ends."]
+    assert questions('LIMIT = 1\n"""What it costs."""') == ["What it costs."]
     assert [(name, text) for name, source in sources.items() for text in questions(source)] == []

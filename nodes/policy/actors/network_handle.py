@@ -21,6 +21,7 @@ from genrl_graph.nodes.policy.actors.network import (
     draw_orthogonal,
     q_network,
 )
+from genrl_graph.nodes.policy.compute.trainable import clip_gradients, take_step
 from genrl_graph.nodes.policy.compute.weights import (
     load_state,
     named_tensors,
@@ -76,19 +77,8 @@ class NetworkActor(TrainedActor):
 
         Raises `NodeFailed`, with the weights unchanged, if the norm is not finite or there are no gradients.
         """
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        if not parameters:
-            raise NodeFailed(f"policy {self.name!r}: a step without gradients; call backward first")
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm))
-        if not np.isfinite(norm):
-            self.model.zero_grad(set_to_none=True)
-            raise NodeFailed(
-                f"policy {self.name!r} version {self.version}: the gradient norm is {norm}; nothing was applied"
-            )
-        optimizer = self._adam()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
-        optimizer.step()
+        norm = clip_gradients(self, self.model, max_grad_norm)
+        take_step(self._adam(), learning_rate)
         self.model.zero_grad(set_to_none=True)
         self.version += 1
         return norm

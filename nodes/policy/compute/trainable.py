@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from genrl_graph.contract.policy import TextPolicy
+from genrl_graph.contract.policy import Policy, TextPolicy
 from genrl_graph.errors import NodeFailed, StoreError
 from genrl_graph.nodes.policy.compute.weights import (
     load_state,
@@ -28,6 +28,29 @@ class Training:
     bfloat16: bool = False  # autocast; weights and optimiser stay float32
     activation_bytes: float = math.inf  # memory for a micro-batch's activations; 0: recompute as much as possible
     share_prefixes: bool = False  # compute a prefix that several rows share only once
+
+
+def clip_gradients(policy: Policy, model: torch.nn.Module, max_grad_norm: float) -> float:
+    """Scale gradients down to a norm of at most `max_grad_norm`; return the norm before.
+
+    Raises `NodeFailed` if the norm is not finite, with the gradients removed, or if there are no gradients.
+    """
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    if not parameters:
+        raise NodeFailed(f"policy {policy.name!r}: a step without gradients; call backward first")
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm))
+    if not np.isfinite(norm):
+        model.zero_grad(set_to_none=True)
+        where = f"policy {policy.name!r} version {policy.version}"
+        raise NodeFailed(f"{where}: the gradient norm is {norm}; nothing was applied")
+    return norm
+
+
+def take_step(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Take one optimiser step with this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()
 
 
 class TrainablePolicy(TextPolicy):
@@ -57,19 +80,8 @@ class TrainablePolicy(TextPolicy):
 
         Raises `NodeFailed`, with the weights unchanged, if the norm is not finite or there are no gradients.
         """
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        if not parameters:
-            raise NodeFailed(f"policy {self.name!r}: a step without gradients; call backward first")
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm))
-        if not np.isfinite(norm):
-            self.model.zero_grad(set_to_none=True)
-            raise NodeFailed(
-                f"policy {self.name!r} version {self.version}: the gradient norm is {norm}; nothing was applied"
-            )
-        optimizer = self.optimizer()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
-        optimizer.step()
+        norm = clip_gradients(self, self.model, max_grad_norm)
+        take_step(self.optimizer(), learning_rate)
         self.stepped(1)
         return norm
 

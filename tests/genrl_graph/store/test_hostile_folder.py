@@ -318,7 +318,7 @@ REFUSED_BY_ALL: dict[str, tuple[Change, str]] = {
     "a journal that is a hole": (hole("journal/00000001.wal"), "bytes, of 2147483648 at most"),
     "metadata that is a hole": (hole("rollouts.zarr/zarr.json"), "bytes, of 16777216 at most"),
 }
-"""What every command trips over, by what it is; and what it says."""
+"""Changes that every command trips over, by what they are; and what it says."""
 
 REFUSED_BY_VERIFY: dict[str, tuple[Change, str]] = {
     "a chunk elsewhere": (moved_out("rollouts.zarr/tasks/id/c/0"), "is a link"),
@@ -359,7 +359,7 @@ REFUSED_BY_VERIFY: dict[str, tuple[Change, str]] = {
         "line 2: imports",
     ),
 }
-"""What `store verify` finds though some commands never read it."""
+"""Changes that `store verify` finds though some commands never read them."""
 
 
 @pytest.mark.parametrize("name", REFUSED_BY_ALL)
