@@ -1,5 +1,6 @@
 """Write a policy's model for plain transformers or peft, and verify that they compute the policy's log-probs."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +32,8 @@ def all_or_nothing(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        for file in set(folder.iterdir()) - before:
-            file.unlink()
+        for path in set(folder.iterdir()) - before:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         if isinstance(error, (ValueError, RuntimeError, KeyError, NotImplementedError)):
             raise StoreError(f"{folder}: cannot export the policy: {line_of(error)}; nothing was written") from error
         raise
