@@ -4,11 +4,13 @@ import asyncio
 import os
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from hivemind.p2p import P2P
+from hivemind.p2p import P2P, PeerID
+from hivemind.p2p.p2p_daemon_bindings.utils import raise_if_failed, read_pbmsg_safe, write_pbmsg
+from hivemind.proto import p2pd_pb2
 from hivemind.utils.multiaddr import Multiaddr
 
 from genrl_graph.errors import SwarmError
@@ -18,6 +20,7 @@ from genrl_graph.runners.swarm.transport.sockets import new_socket, remove_dead_
 
 MAX_DHT_MESSAGE = 1 << 20  # bytes; the daemon drops longer calls of the DHT unread
 STOP_S = 2.0
+CHUNK = 1 << 18  # bytes that a stream writes at a time
 LAUNCH = """
 import ctypes, os, signal, sys
 prctl = getattr(ctypes.CDLL(None), "prctl", None)
@@ -27,6 +30,31 @@ if prctl is not None:
         sys.exit("the peer has ended")
 os.execv(sys.argv[2], sys.argv[2:])
 """
+
+
+async def ask_daemon(p2p: P2P, request: p2pd_pb2.Request) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Send a request to the daemon and check its response; return the connection, which is the caller's to close.
+
+    hivemind's client does the same, but leaves the connection open on failure and cancellation. Raises
+    `P2PDaemonError` where the daemon refuses.
+    """
+    reader, writer = await asyncio.open_unix_connection(p2p.daemon_listen_maddr["unix"], limit=4 * CHUNK)
+    try:
+        await write_pbmsg(writer, request)
+        response = p2pd_pb2.Response()
+        await read_pbmsg_safe(reader, response)
+        raise_if_failed(response)
+    except BaseException:
+        writer.close()
+        raise
+    return reader, writer
+
+
+async def dial(p2p: P2P, peer: PeerID, addresses: Iterable[Multiaddr]) -> None:
+    """Connect to a peer at one of its addresses; raises `P2PDaemonError` where none answers."""
+    wanted = p2pd_pb2.ConnectRequest(peer=peer.to_bytes(), addrs=[address.to_bytes() for address in addresses])
+    _, writer = await ask_daemon(p2p, p2pd_pb2.Request(type=p2pd_pb2.Request.CONNECT, connect=wanted))
+    writer.close()
 
 
 class Daemon:

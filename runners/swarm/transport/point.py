@@ -11,7 +11,7 @@ from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError
 from hivemind.utils.multiaddr import Multiaddr
 
 from genrl_graph.errors import SwarmError
-from genrl_graph.runners.swarm.transport.daemon import Daemon
+from genrl_graph.runners.swarm.transport.daemon import Daemon, dial
 from genrl_graph.runners.swarm.transport.dht import HeartbeatValidator, greet, open_dht
 from genrl_graph.runners.swarm.transport.identity import Identity
 from genrl_graph.runners.swarm.transport.network import NetworkOptions, dialable
@@ -68,7 +68,7 @@ class MeetingPoint:
         """Connect to a peer; returns the reason of a failure, or None."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self.p2p._client.connect(peer, addresses)
+                await dial(self.p2p, peer, addresses)
         except TimeoutError:
             return f"no answer in {timeout_s:g} s"
         except (P2PDaemonError, OSError, asyncio.IncompleteReadError) as error:

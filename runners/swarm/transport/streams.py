@@ -16,17 +16,16 @@ from enum import IntEnum
 from hivemind.p2p import P2P, PeerID
 from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
-from hivemind.p2p.p2p_daemon_bindings.utils import raise_if_failed, read_pbmsg_safe, write_pbmsg
 from hivemind.proto import p2pd_pb2
 
 from genrl_graph.errors import PeerRefused, SwarmError
+from genrl_graph.runners.swarm.transport.daemon import CHUNK, ask_daemon, dial
 from genrl_graph.runners.swarm.transport.limits import Meter, OpenStreams, TransportLimits
 from genrl_graph.runners.swarm.transport.network import dialable
 from genrl_graph.runners.swarm.transport.payloads import MAX_KEY, PayloadStore
 from genrl_graph.runners.swarm.transport.refusals import Refusals
 
 PUSH, BEAT, FETCH = "/genrl-graph/push/1", "/genrl-graph/beat/1", "/genrl-graph/fetch/1"
-CHUNK = 1 << 18
 SIZE16, SIZE32, SIZE64 = struct.Struct(">H"), struct.Struct(">I"), struct.Struct(">Q")
 
 Watch = Callable[[bytes], object]
@@ -142,22 +141,13 @@ class Streams:
             known = [address for text in self._addresses(peer_id) if (address := dialable(text)) is not None]
             if not known:
                 raise Unreachable(f"peer {peer_id}: cannot be reached: {_one_line(error)}") from error
-        await self._p2p._client.connect(peer, known)
+        await dial(self._p2p, peer, known)
         return await self._open_stream(peer, verb)
 
     async def _open_stream(self, peer: PeerID, verb: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open a stream as hivemind's `stream_open` does, but close the socket on failure and cancellation."""
-        reader, writer = await asyncio.open_unix_connection(self._p2p.daemon_listen_maddr["unix"], limit=4 * CHUNK)
-        try:
-            request = p2pd_pb2.StreamOpenRequest(peer=peer.to_bytes(), proto=[verb])
-            await write_pbmsg(writer, p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_OPEN, streamOpen=request))
-            response = p2pd_pb2.Response()
-            await read_pbmsg_safe(reader, response)
-            raise_if_failed(response)
-        except BaseException:
-            writer.close()
-            raise
-        return reader, writer
+        wanted = p2pd_pb2.StreamOpenRequest(peer=peer.to_bytes(), proto=[verb])
+        return await ask_daemon(self._p2p, p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_OPEN, streamOpen=wanted))
 
     def _guarded(
         self, what: str, handler: Handler

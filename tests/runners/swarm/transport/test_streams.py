@@ -1,24 +1,30 @@
 """Raw streams: attempts of a hostile peer, and the refusals that an honest one records."""
 
 import asyncio
+import gc
+import socket
 import struct
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from fixture_types import IdentityOf, StartHost
-from hivemind.p2p import P2P
+from hivemind.p2p import P2P, PeerID
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
+from hivemind.utils.multiaddr import Multiaddr
 
 from genrl_graph.errors import PeerRefused
 from genrl_graph.runners.swarm.host import Host
+from genrl_graph.runners.swarm.transport.daemon import dial
 from genrl_graph.runners.swarm.transport.event_loop import LoopThread
 from genrl_graph.runners.swarm.transport.limits import Meter, TransportLimits
 from genrl_graph.runners.swarm.transport.network import NetworkOptions
 from genrl_graph.runners.swarm.transport.streams import FETCH, PUSH, PayloadMissing, Unreachable
 
 Refused = Callable[[], dict[tuple[str | None, str], str]]
+NOBODY = "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N"
 LIMITS = TransportLimits(push_bytes=64 << 10, streams_per_peer=4, request_s=1.0, push_bytes_per_s=1e6)
 
 
@@ -263,3 +269,16 @@ def test_a_meter_refills() -> None:
     meter.spend("a", 100)
     with pytest.raises(PeerRefused):
         meter.spend("a", 1)
+
+
+def test_a_dial_that_nobody_answers_leaves_no_connection_open(stranger: Stranger) -> None:
+    async def give_up(address: Multiaddr) -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await dial(stranger.p2p, PeerID.from_base58(NOBODY), [address])
+
+    with socket.create_server(("127.0.0.1", 0)) as silent, warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        stranger.thread.run(give_up(Multiaddr(f"/ip4/127.0.0.1/tcp/{silent.getsockname()[1]}")))
+        gc.collect()
+    assert [str(warning.message) for warning in seen if warning.category is ResourceWarning] == []
