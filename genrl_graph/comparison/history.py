@@ -1,0 +1,135 @@
+"""The metrics of one run by round, as means over its peers, and what the run had spent before each round."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrl_graph.store.metrics_file import metric_lines
+
+Floats = NDArray[np.float64]
+Unit = Literal["rounds", "sampled_tokens", "trained_tokens", "seconds"]
+UNITS: tuple[Unit, ...] = get_args(Unit)
+
+EVAL = "eval/"
+_ENDS: Mapping[str, str] = {"sampled_tokens": "/tokens", "trained_tokens": "/trained_tokens"}
+_SECONDS = "time/round"
+_STAGE = re.compile(r"stage\d+/")
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A metric of one run: its rounds and its values, NaN where the run reported no finite number."""
+
+    rounds: NDArray[np.int64]
+    values: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The wanted metrics of a run, and by unit what it had spent before each round from 0 to the number played.
+
+    `names` are all metrics that it reports.
+    """
+
+    rounds: int
+    series: Mapping[str, Series]
+    spent: Mapping[Unit, Floats]
+    names: frozenset[str]
+
+    def positions(self, name: str, unit: Unit) -> Floats:
+        """Return where the values of a metric stand: what had been spent before their rounds."""
+        return self.spent[unit][np.minimum(self.series[name].rounds, self.rounds)]
+
+
+def is_outcome(name: str) -> bool:
+    """Return whether a metric is compared unless others are asked for: results of stages and evaluations."""
+    kind, _, rest = name.removeprefix(EVAL).rpartition("/")
+    if name.startswith(EVAL):
+        return rest == "reward" or rest.startswith("pass_at_") or bool(_STAGE.match(f"{kind}/"))
+    return bool(_STAGE.match(name)) and rest != "zero_variance"
+
+
+def read_history(folders: Sequence[Path], wanted: Callable[[str], bool]) -> History:
+    """Read the wanted metrics of a run, whose peers may have a folder each.
+
+    A round or evaluation that occurs twice, as after a resume, counts once, as it was reported last.
+    """
+    reader = _Reader(wanted)
+    for folder in folders:
+        for line in metric_lines(folder):
+            reader.take(line)
+    return reader.history()
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Collects lines by round and peer: the wanted metrics, and what each round spent."""
+
+    wanted: Callable[[str], bool]
+    rows: dict[bool, dict[tuple[int, str], dict[str, float | None]]] = field(
+        default_factory=lambda: {False: {}, True: {}}
+    )
+    costs: dict[tuple[int, str], tuple[float, ...]] = field(default_factory=dict)
+    known: dict[str, tuple[bool, str]] = field(default_factory=dict)
+
+    def take(self, line: Mapping[str, Any]) -> None:
+        """Add a line of metrics.jsonl."""
+        key = (line["round"], line["peer"])
+        kept: dict[str, float | None] = {}
+        spent = dict.fromkeys(UNITS, 0.0)
+        evaluation = True
+        for name, value in line.items():
+            if name in ("round", "peer"):
+                continue
+            if name not in self.known:
+                self.known[name] = (self.wanted(name), _unit(name))
+            keep, unit = self.known[name]
+            if keep:
+                kept[name] = value
+            if unit and value is not None:
+                spent[unit] += value  # type: ignore[index]
+            evaluation = evaluation and name.startswith(EVAL)
+        self.rows[evaluation][key] = kept
+        if not evaluation:
+            self.costs[key] = tuple(spent.values())
+
+    def history(self) -> History:
+        """Return what was collected."""
+        rounds = 1 + max((round for round, _ in self.costs), default=-1)
+        each = {unit: np.zeros(rounds) for unit in UNITS}
+        peers = np.zeros(rounds)
+        for (round, _), spent in self.costs.items():
+            peers[round] += 1
+            for unit, value in zip(UNITS, spent, strict=True):
+                each[unit][round] += value
+        each["rounds"] = np.ones(rounds)
+        each["seconds"] /= np.maximum(peers, 1)  # each peer of a process reports the seconds of the whole round
+        series = {name: found for rows in self.rows.values() for name, found in _series(rows)}
+        spent = {unit: np.concatenate([[0.0], np.cumsum(cost)]) for unit, cost in each.items()}
+        return History(rounds, series, spent, frozenset(self.known))
+
+
+def _series(rows: Mapping[tuple[int, str], Mapping[str, float | None]]) -> Iterable[tuple[str, Series]]:
+    """Yield each metric with its mean over the peers of each round that reports it."""
+    keys = sorted(rows)
+    for name in dict.fromkeys(name for key in keys for name in rows[key]):
+        by_round: dict[int, list[float]] = {}
+        for key in keys:
+            if name in rows[key]:
+                value = rows[key][name]
+                by_round.setdefault(key[0], []).append(np.nan if value is None else value)
+        values = [values[0] if len(values) == 1 else float(np.mean(values)) for values in by_round.values()]
+        yield name, Series(np.array(list(by_round), np.int64), np.array(values))
+
+
+def _unit(name: str) -> str:
+    """Return the unit of which a metric is the cost of a round, empty for any other metric."""
+    if name == _SECONDS:
+        return "seconds"
+    parts = name.count("/")
+    return next((unit for unit, end in _ENDS.items() if parts == 1 and name.endswith(end)), "")
