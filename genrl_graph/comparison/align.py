@@ -20,7 +20,7 @@ POSITIONS = 200
 
 @dataclass(frozen=True, slots=True)
 class Aligned:
-    """A metric at common positions: by setting and seed, the value at each. `window` rounds are averaged, if above 1."""
+    """A metric at common positions: by setting and seed, the value at each, averaged over `window` rounds."""
 
     metric: str
     positions: Floats
@@ -74,7 +74,8 @@ def _common_rounds(metric: str, runs: Iterable[ComparedRun]) -> Floats:
     """Return rounds that all runs report, at most `POSITIONS`, evenly spread with the first and the last."""
     common = reduce(np.intersect1d, (run.history.series[metric].rounds for run in runs))
     chosen = np.unique(np.linspace(0, len(common) - 1, min(len(common), POSITIONS)).round().astype(int))
-    return common[chosen].astype(np.float64)
+    rounds: Floats = common[chosen].astype(np.float64)
+    return rounds
 
 
 def _common_grid(metric: str, runs: Sequence[ComparedRun], unit: Unit, evaluation: bool) -> Floats:
@@ -82,30 +83,24 @@ def _common_grid(metric: str, runs: Sequence[ComparedRun], unit: Unit, evaluatio
 
     Raises `ParamError` for a run that does not spend this unit.
     """
-    ends, starts, own = [], [], []
     for run in runs:
-        places = run.history.positions(metric, unit)
         if run.history.spent[unit][-1] <= 0:
             raise ParamError(f"--at {unit}: {run.folder} reports none; compare at rounds or seconds")
-        starts.append(places[0])
-        ends.append(places[-1])
-        own.append(places)
+    own = [run.history.positions(metric, unit) for run in runs]
+    starts, ends = [places[0] for places in own], [places[-1] for places in own]
     if min(ends) < max(starts):
         return np.array([])
     if not evaluation:
         return np.unique(np.linspace(max(starts), min(ends), POSITIONS))
-    places = np.unique(np.concatenate(own))
+    places: Floats = np.unique(np.concatenate(own))
     places = places[(places >= max(starts)) & (places <= min(ends))]
     return places[np.unique(np.linspace(0, len(places) - 1, min(len(places), POSITIONS)).round().astype(int))]
 
 
 def _values_at(positions: Floats, run: ComparedRun, metric: str, unit: Unit, window: int) -> Floats:
     series = run.history.series[metric]
-    values = _smooth(series, window)
-    index = np.searchsorted(run.history.positions(metric, unit), positions, side="right") - 1
-    if unit == "rounds":  # of a run that resumed late, evaluations may stand behind its last round
-        index = np.searchsorted(series.rounds, positions, side="right") - 1
-    return values[np.maximum(index, 0)]
+    values: Floats = _smooth(series, window)
+    return values[np.searchsorted(run.history.positions(metric, unit), positions, side="right") - 1]
 
 
 def _smooth(series: Series, window: int) -> Floats:

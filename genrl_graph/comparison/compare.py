@@ -173,12 +173,11 @@ def _note_runs(settings: Sequence[Setting], notes: list[str]) -> None:
     """Note runs of different length, single seeds, and few seeds."""
     runs = [run for setting in settings for run in setting.runs.values()]
     shortest = min(run.history.rounds for run in runs)
-    if short := [run for run in runs if run.history.rounds == shortest]:
-        if len(short) < len(runs):
-            asked = max(run.rounds_asked for run in short)
-            what = f"{short[0].folder} has {shortest} of {asked} rounds"
-            more = f", and so {counted(len(short) - 1, 'other run')}" if len(short) > 1 else ""
-            notes.append(f"{what}{more}: everything is compared up to where all runs came; resume it or leave it out")
+    short = [run for run in runs if run.history.rounds == shortest]
+    if len(short) < len(runs):
+        more = f", as {counted(len(short) - 1, 'other run')} has" if len(short) > 1 else ""
+        what = f"{short[0].folder} has {shortest} of {max(run.rounds_asked for run in short)} rounds{more}"
+        notes.append(f"{what}: everything is compared up to where all runs came; resume it or leave it out")
     if single := [setting.label for setting in settings if len(setting.runs) == 1]:
         notes.append(f"one seed, so no interval: {', '.join(single)}")
     if few := [setting.label for setting in settings if 1 < len(setting.runs) < FEWEST]:
@@ -203,7 +202,9 @@ def _aligned(
         aligned.append(found)
         _note_metric(found, settings, notes)
     if not aligned:
-        raise ParamError(f"compare: the runs report no metric to compare; choose some with --metric: {', '.join(known[:8])}")
+        raise ParamError(
+            f"compare: the runs report no metric to compare; choose some with --metric: {', '.join(known[:8])}"
+        )
     return aligned
 
 
@@ -220,7 +221,9 @@ def _note_metric(aligned: Aligned, settings: Sequence[Setting], notes: list[str]
     for label, by_seed in aligned.values.items():
         for seed, values in by_seed.items():
             if lost := int((~np.isfinite(values)).sum()):
-                what = f"{aligned.metric}: seed {seed} of {label} has no finite value at {lost} of {len(values)} positions"
+                what = (
+                    f"{aligned.metric}: seed {seed} of {label} has no finite value at {lost} of {len(values)} positions"
+                )
                 end = "the last among them" if not np.isfinite(values[-1]) else "not the last"
                 notes.append(f"{what}, {end}; the means there are over the other runs")
 
@@ -228,7 +231,9 @@ def _note_metric(aligned: Aligned, settings: Sequence[Setting], notes: list[str]
 def _pairs(settings: Sequence[Setting], baseline: str | None) -> list[tuple[str, str]]:
     labels = [setting.label for setting in settings]
     if baseline is not None and baseline not in labels:
-        raise ParamError(f"--baseline {baseline}: is no setting{did_you_mean(baseline, labels)}; there are {', '.join(labels)}")
+        raise ParamError(
+            f"--baseline {baseline}: is no setting{did_you_mean(baseline, labels)}; there are {', '.join(labels)}"
+        )
     if baseline is None and len(labels) <= ALL_PAIRS:
         return [(second, first) for first, second in itertools.combinations(labels, 2)]
     first = baseline or labels[0]
@@ -268,7 +273,9 @@ class _Values:
             hint = f"{did_you_mean(term.label, labels)}; there are {', '.join(labels)}"
             raise ParamError(f"--expect {self.expectation.text!r}: no setting is called {term.label!r}{hint}")
         if term.label not in aligned[metric].values:
-            raise ParamError(f"--expect {self.expectation.text!r}: {term.label} does not report {metric}; choose another")
+            raise ParamError(
+                f"--expect {self.expectation.text!r}: {term.label} does not report {metric}; choose another"
+            )
         at = aligned[metric].at(term.at)
         return {seed: float(values[at]) for seed, values in aligned[metric].values[term.label].items()}
 

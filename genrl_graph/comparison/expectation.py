@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +18,12 @@ ByRun = Mapping[int, float]
 
 _SETTING = re.compile(r"\([^()]*\)")
 _SIGN = re.compile(r"[<>=]=?")
-_TERM = re.compile(r"\s*(?P<sign>[+-]\s)?\s*(?:(?P<metric>[\w./-]+)\((?P<label>[^()@]*)(?:@(?P<at>[^()]*))?\)|(?P<number>\S+))")
-ADVICE = "write METRIC(SETTING) > METRIC(SETTING), also < and = with +- MARGIN, such as 'eval/reward(a) > eval/reward(b)'"
+_TERM = re.compile(
+    r"\s*(?P<sign>[+-]\s)?\s*(?:(?P<metric>[\w./-]+)\((?P<label>[^()@]*)(?:@(?P<at>[^()]*))?\)|(?P<number>\S+))"
+)
+ADVICE = (
+    "write METRIC(SETTING) > METRIC(SETTING), also < and = with +- MARGIN, such as 'eval/reward(a) > eval/reward(b)'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,9 @@ def parse_expectation(text: str) -> Expectation:
 def metric_matches(name: str, wanted: str) -> bool:
     """Return whether a metric is meant: by its name, or by its first and last part, as eval/reward."""
     first, slash, last = wanted.partition("/")
-    return name == wanted or bool(slash and "/" not in last and name.startswith(f"{first}/") and name.endswith(f"/{last}"))
+    return name == wanted or bool(
+        slash and "/" not in last and name.startswith(f"{first}/") and name.endswith(f"/{last}")
+    )
 
 
 def the_metric(wanted: str, names: Iterable[str]) -> str:
@@ -116,7 +121,7 @@ def judge(expectation: Expectation, values: Callable[[Term], ByRun]) -> Verdict:
 
 
 def _interval(expectation: Expectation, sides: Sequence[ByRun]) -> tuple[float, float, float, str]:
-    seeds = sorted(reduce(set.intersection, (set(side) for side in sides)))
+    seeds = sorted(set(sides[0]).intersection(*sides[1:]))
     number = expectation.number
     if len(sides) == 1 or len(seeds) > 1:
         each = np.array([[sum(side[seed] for side in sides) + number] for seed in seeds])
@@ -124,7 +129,9 @@ def _interval(expectation: Expectation, sides: Sequence[ByRun]) -> tuple[float, 
         what = "run" if len(sides) == 1 else "pair"
         return float(found.mean[0]), float(found.low[0]), float(found.high[0]), f"over {counted(len(seeds), what)}"
     if len(sides) > 2:
-        raise ParamError(f"--expect {expectation.text!r}: three settings or more need two seeds in common; they have none")
+        raise ParamError(
+            f"--expect {expectation.text!r}: three settings or more need two seeds in common; they have none"
+        )
     first, second = (np.array(list(side.values())) for side in sides)
     mean, low, high = difference_interval(first + number, -second)
     return mean, low, high, f"over {len(first)} and {counted(len(second), 'run')} without common seeds"

@@ -16,7 +16,7 @@ Unit = Literal["rounds", "sampled_tokens", "trained_tokens", "seconds"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 
 EVAL = "eval/"
-_ENDS: Mapping[str, str] = {"sampled_tokens": "/tokens", "trained_tokens": "/trained_tokens"}
+_COSTS: Mapping[str, Unit] = {"tokens": "sampled_tokens", "trained_tokens": "trained_tokens"}
 _SECONDS = "time/round"
 _STAGE = re.compile(r"stage\d+/")
 
@@ -31,19 +31,25 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The wanted metrics of a run, and by unit what it had spent before each round from 0 to the number played.
+    """The wanted metrics of a run, the rounds that it played, and by unit what it had spent before each and in all.
 
     `names` are all metrics that it reports.
     """
 
-    rounds: int
+    played: NDArray[np.int64]
     series: Mapping[str, Series]
     spent: Mapping[Unit, Floats]
     names: frozenset[str]
 
+    @property
+    def rounds(self) -> int:
+        """The number of rounds, those that a swarm skipped included."""
+        return int(self.played[-1]) + 1 if len(self.played) else 0
+
     def positions(self, name: str, unit: Unit) -> Floats:
         """Return where the values of a metric stand: what had been spent before their rounds."""
-        return self.spent[unit][np.minimum(self.series[name].rounds, self.rounds)]
+        rounds = self.series[name].rounds
+        return rounds.astype(np.float64) if unit == "rounds" else self.spent[unit][np.searchsorted(self.played, rounds)]
 
 
 def is_outcome(name: str) -> bool:
@@ -75,7 +81,7 @@ class _Reader:
         default_factory=lambda: {False: {}, True: {}}
     )
     costs: dict[tuple[int, str], tuple[float, ...]] = field(default_factory=dict)
-    known: dict[str, tuple[bool, str]] = field(default_factory=dict)
+    known: dict[str, tuple[bool, Unit | None]] = field(default_factory=dict)
 
     def take(self, line: Mapping[str, Any]) -> None:
         """Add a line of metrics.jsonl."""
@@ -91,8 +97,8 @@ class _Reader:
             keep, unit = self.known[name]
             if keep:
                 kept[name] = value
-            if unit and value is not None:
-                spent[unit] += value  # type: ignore[index]
+            if unit is not None and value is not None:
+                spent[unit] += value
             evaluation = evaluation and name.startswith(EVAL)
         self.rows[evaluation][key] = kept
         if not evaluation:
@@ -100,18 +106,14 @@ class _Reader:
 
     def history(self) -> History:
         """Return what was collected."""
-        rounds = 1 + max((round for round, _ in self.costs), default=-1)
-        each = {unit: np.zeros(rounds) for unit in UNITS}
-        peers = np.zeros(rounds)
-        for (round, _), spent in self.costs.items():
-            peers[round] += 1
-            for unit, value in zip(UNITS, spent, strict=True):
-                each[unit][round] += value
-        each["rounds"] = np.ones(rounds)
-        each["seconds"] /= np.maximum(peers, 1)  # each peer of a process reports the seconds of the whole round
-        series = {name: found for rows in self.rows.values() for name, found in _series(rows)}
+        played, which = np.unique(np.array([round for round, _ in self.costs], np.int64), return_inverse=True)
+        costs = np.zeros((len(played), len(UNITS)))
+        np.add.at(costs, which, np.array(list(self.costs.values())).reshape(-1, len(UNITS)))
+        each = dict(zip(UNITS, costs.T, strict=True))
+        each["seconds"] /= np.bincount(which, minlength=len(played))  # each peer reports those of the whole round
         spent = {unit: np.concatenate([[0.0], np.cumsum(cost)]) for unit, cost in each.items()}
-        return History(rounds, series, spent, frozenset(self.known))
+        series = {name: found for rows in self.rows.values() for name, found in _series(rows)}
+        return History(played, series, spent, frozenset(self.known))
 
 
 def _series(rows: Mapping[tuple[int, str], Mapping[str, float | None]]) -> Iterable[tuple[str, Series]]:
@@ -127,9 +129,9 @@ def _series(rows: Mapping[tuple[int, str], Mapping[str, float | None]]) -> Itera
         yield name, Series(np.array(list(by_round), np.int64), np.array(values))
 
 
-def _unit(name: str) -> str:
-    """Return the unit of which a metric is the cost of a round, empty for any other metric."""
+def _unit(name: str) -> Unit | None:
+    """Return the unit of which a metric is the cost of a round, None for any other metric."""
     if name == _SECONDS:
         return "seconds"
-    parts = name.count("/")
-    return next((unit for unit, end in _ENDS.items() if parts == 1 and name.endswith(end)), "")
+    node, _, measure = name.partition("/")
+    return _COSTS.get(measure) if node != "eval" else None

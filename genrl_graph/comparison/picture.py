@@ -1,4 +1,4 @@
-"""Draw curves with their bands, told apart by colour, dashes and markers: in colour, for the colour-blind and in grey."""
+"""Draw curves with their bands, told apart by colour, dashes and markers: also in grey and by the colour-blind."""
 
 import math
 from collections.abc import Sequence
@@ -24,11 +24,15 @@ def write_pictures(comparison: Comparison, stem: Path) -> list[Path]:
     panels = comparison.metrics[:MOST_PANELS]
     labels = _drawn(comparison)
     if len(panels) < len(comparison.metrics):
-        comparison.notes.append(f"the picture shows {len(panels)} of {len(comparison.metrics)} metrics; choose with --metric")
+        comparison.notes.append(
+            f"the picture shows {len(panels)} of {len(comparison.metrics)} metrics; choose with --metric"
+        )
     columns = min(len(panels), 2 if len(panels) < 7 else 3)
-    rows = math.ceil(len(panels) / columns)
+    rows, width = math.ceil(len(panels) / columns), 5.2 * columns + 0.6
+    beside = max(1, int(width / (0.9 + 0.085 * max(map(len, labels)))))
+    height = 3.4 * rows + 0.25 * math.ceil(len(labels) / beside) + 0.4
     with mpl.rc_context({"svg.hashsalt": "genrl-graph", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(5.2 * columns + 0.6, 3.4 * rows + 0.3 * math.ceil(len(labels) / 3) + 0.4), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axis, aligned in zip(axes, panels, strict=False):
             _panel(axis, comparison, aligned, labels)
@@ -40,7 +44,7 @@ def write_pictures(comparison: Comparison, stem: Path) -> list[Path]:
             [handles[label] for label in ordered],
             ordered,
             loc="outside lower center",
-            ncols=min(3, len(ordered)),
+            ncols=min(beside, len(ordered)),
             handlelength=4.5,
             frameon=False,
         )
@@ -58,7 +62,9 @@ def _drawn(comparison: Comparison) -> list[str]:
     first = comparison.metrics[0]
     ends = {label: float(comparison.bands[first.metric, label].mean[-1]) for label in first.values}
     best = sorted(ends, key=lambda label: -ends[label] if math.isfinite(ends[label]) else math.inf)[:MOST_CURVES]
-    comparison.notes.append(f"the picture shows the {MOST_CURVES} of {len(labels)} settings with the highest {first.metric}")
+    comparison.notes.append(
+        f"the picture shows the {MOST_CURVES} of {len(labels)} settings with the highest {first.metric}"
+    )
     return [label for label in labels if label in best]
 
 

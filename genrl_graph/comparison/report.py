@@ -14,7 +14,8 @@ from genrl_graph.store.durable import failed, make_folder
 
 TABLE, SUMMARY, PICTURE = "table.md", "summary.parquet", "curves"
 METHOD = (
-    "Intervals are 95 % intervals of the mean over runs, by a symmetric studentised bootstrap; those of 2 to 4 runs by Student's t."
+    "Intervals are those of the mean over runs, with 95 %: by a symmetric studentised bootstrap, "
+    "of 2 to 4 runs by Student's t."
 )
 
 
@@ -52,7 +53,8 @@ def table_text(comparison: Comparison) -> str:
 
 def _head(comparison: Comparison) -> Iterator[str]:
     runs = sum(len(setting.runs) for setting in comparison.settings)
-    yield f"{counted(runs, 'run')} of {counted(len(comparison.settings), 'setting')}, at equal {words(comparison.unit)}."
+    settings = counted(len(comparison.settings), "setting")
+    yield f"{counted(runs, 'run')} of {settings}, compared at equal {words(comparison.unit)}."
     yield METHOD
     if len(comparison.differences) > 1:
         count = len(comparison.differences)

@@ -2,12 +2,12 @@
 
 import glob
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from genrl_graph.comparison.history import History, read_history
-from genrl_graph.errors import GenrlGraphError, ParamError
+from genrl_graph.errors import ParamError
 from genrl_graph.graph_file.document import parse_document
 from genrl_graph.messages import counted, did_you_mean, short
 from genrl_graph.records.stored_run import run_folders
@@ -69,7 +69,8 @@ def read_settings(arguments: Sequence[Path | str], wanted: Callable[[str], bool]
     An argument is a run, a sweep, a folder of runs, or LABEL=PATTERN with a label for all runs that it names. Raises
     `ParamError` for an argument that names no run, or a setting with two runs of one seed.
     """
-    result, grouped = Settings(), {}
+    result = Settings()
+    grouped: dict[tuple[str, str], list[tuple[_Found, ComparedRun]]] = {}
     for argument in arguments:
         for found in _folders(str(argument), result.notes):
             run = _read(found.folder, wanted)
@@ -90,7 +91,8 @@ def _folders(argument: str, notes: list[str]) -> Iterator[_Found]:
         label, pattern = "", argument
     elif not label.strip():
         raise ParamError(f"{argument}: the label is empty; write LABEL=RUN, such as baseline=runs/a")
-    paths = [Path(name) for name in sorted(glob.glob(pattern))] if glob.has_magic(pattern) else [Path(pattern)]
+    names = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]  # noqa: PTH207  # also absolute ones
+    paths = [Path(name) for name in names]
     runs = [run for path in paths for run in _folders_of(path, label.strip(), notes)]
     if not runs:
         hint = did_you_mean(Path(pattern).name, [path.name for path in sub_folders(Path(pattern).parent)])
@@ -140,7 +142,9 @@ def _by_code(label: str, runs: Sequence[tuple[_Found, ComparedRun]], notes: list
     codes = list({tuple(sorted(run.code.items())): run.code for _, run in runs}.values())
     if len(codes) == 1:
         return [_setting(label, runs, notes)]
-    differing = [name for name in dict.fromkeys(n for code in codes for n in code) if len({c.get(name) for c in codes}) > 1]
+    differing = [
+        name for name in dict.fromkeys(n for code in codes for n in code) if len({c.get(name) for c in codes}) > 1
+    ]
     settings = []
     for code in codes:
         name = f"{label} [{', '.join(f'{key} {code.get(key)}' for key in differing)}]"

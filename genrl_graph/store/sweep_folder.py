@@ -49,14 +49,15 @@ class Goal(_Record):
 class SweepRecord(_Record):
     """A sweep as it was started: its graph as named, its axes, the code that plays it, and its cells.
 
-    `threads` is the number of each cell, None where the user chose it. `trials` is how many settings a search draws;
-    `rungs` are the rounds after which settings are stopped.
+    `jobs` cells are played side by side with `threads` each, None where the user set OMP_NUM_THREADS. `trials` is how
+    many settings a search draws; `rungs` are the rounds after which settings are stopped.
     """
 
     version: int = FORMAT
     graph: str
     axes: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
+    jobs: int | None = None
     threads: int | None = None
     code: dict[str, str] = {}
     goal: Goal | None = None

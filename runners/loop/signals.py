@@ -24,11 +24,14 @@ class Stop:
     """Remembers the first signal; `check` raises `Interrupted` from then on.
 
     A step that is still running after `GRACE_S` seconds is lost: code of a node, or of a library, may never return,
-    and a run that loses a step resumes as after a crash.
+    and a run that loses a step resumes as after a crash. Whoever ends other things first gives another time and notice.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, grace_s: float = GRACE_S, notice: str = "stopping after this step; once more ends at once"
+    ) -> None:
         self.signum: int | None = None
+        self._grace_s, self._notice = grace_s, notice
         self._deadline: threading.Timer | None = None
 
     @property
@@ -45,8 +48,8 @@ class Stop:
         """Remember the first signal; give a later one its default effect."""
         if self.signum is None:
             self.signum = signum
-            print("genrl-graph: stopping after this step; once more ends at once", file=sys.stderr, flush=True)
-            self._deadline = threading.Timer(GRACE_S, self._end)
+            print(f"genrl-graph: {self._notice}", file=sys.stderr, flush=True)
+            self._deadline = threading.Timer(self._grace_s, self._end)
             self._deadline.daemon = True
             self._deadline.start()
             return
@@ -68,9 +71,9 @@ class Stop:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Stop]:
+def stop_on_signals(stop: Stop | None = None) -> Iterator[Stop]:
     """Handle SIGINT and SIGTERM inside the block; outside the main thread, where Python cannot, leave them alone."""
-    stop = Stop()
+    stop = stop or Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
