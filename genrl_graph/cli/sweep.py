@@ -136,10 +136,13 @@ def _compare(args: argparse.Namespace) -> int:
     from genrl_graph.comparison.report import table_text
 
     comparison = compare(
-        args.what, at=args.at, metrics=args.metrics, smooth=args.smooth, baseline=args.baseline, expect=args.expect
+        args.what,
+        at=args.at,
+        metrics=args.metrics,
+        smooth=args.smooth,
+        baseline=args.baseline,
+        expect=args.expect,
+        out=args.out,
     )
-    written = [] if args.out is None else comparison.write(args.out)
     print(table_text(comparison), end="")
-    for path in written:
-        print(path, file=sys.stderr)
     return 0 if comparison.met else EXPECTATION_FAILED

@@ -71,11 +71,9 @@ def align(metric: str, settings: Sequence[Setting], unit: Unit, window: int | No
 
 
 def _common_rounds(metric: str, runs: Iterable[ComparedRun]) -> Floats:
-    """Return rounds that all runs report, at most `POSITIONS`, evenly spread with the first and the last."""
+    """Return rounds that all runs report."""
     common = reduce(np.intersect1d, (run.history.series[metric].rounds for run in runs))
-    chosen = np.unique(np.linspace(0, len(common) - 1, min(len(common), POSITIONS)).round().astype(int))
-    rounds: Floats = common[chosen].astype(np.float64)
-    return rounds
+    return _thinned(common.astype(np.float64))
 
 
 def _common_grid(metric: str, runs: Sequence[ComparedRun], unit: Unit, evaluation: bool) -> Floats:
@@ -94,7 +92,15 @@ def _common_grid(metric: str, runs: Sequence[ComparedRun], unit: Unit, evaluatio
         return np.unique(np.linspace(max(starts), min(ends), POSITIONS))
     places: Floats = np.unique(np.concatenate(own))
     places = places[(places >= max(starts)) & (places <= min(ends))]
-    return places[np.unique(np.linspace(0, len(places) - 1, min(len(places), POSITIONS)).round().astype(int))]
+    return _thinned(places)
+
+
+def _thinned(places: Floats) -> Floats:
+    """Return at most `POSITIONS` of some positions, evenly spread, with the first and the last."""
+    thinned: Floats = places[
+        np.unique(np.linspace(0, len(places) - 1, min(len(places), POSITIONS)).round().astype(int))
+    ]
+    return thinned
 
 
 def _values_at(positions: Floats, run: ComparedRun, metric: str, unit: Unit, window: int) -> Floats:

@@ -2,113 +2,35 @@
 
 import fnmatch
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from genrl_graph.comparison.align import Aligned, align
 from genrl_graph.comparison.expectation import (
     Expectation,
     Term,
-    Verdict,
     judge,
     metric_matches,
     parse_expectation,
     the_metric,
 )
 from genrl_graph.comparison.history import UNITS, Unit, is_outcome
-from genrl_graph.comparison.interval import FEWEST, Intervals, difference_interval, mean_intervals
+from genrl_graph.comparison.interval import FEWEST, difference_interval, mean_intervals
+from genrl_graph.comparison.report import write_report
+from genrl_graph.comparison.result import Comparison, Difference
 from genrl_graph.comparison.settings import Setting, Settings, read_settings
 from genrl_graph.errors import ParamError
 from genrl_graph.messages import counted, did_you_mean
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 ALL_PAIRS = 4
 """The most settings of which every two are compared; of more, each is compared with the first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A metric of one setting minus that of another at the last common position; `pairs` runs share their seeds."""
-
-    metric: str
-    first: str
-    second: str
-    at: float
-    pairs: int
-    runs: tuple[int, int]
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(slots=True)
-class Comparison:
-    """The comparison of some settings: curves with bands, differences, verdicts, and what to know about the runs."""
-
-    unit: Unit
-    settings: list[Setting]
-    metrics: list[Aligned]
-    bands: Mapping[tuple[str, str], Intervals]
-    differences: list[Difference]
-    verdicts: list[Verdict]
-    notes: list[str]
-
-    @property
-    def met(self) -> bool:
-        """Return whether every expectation is met."""
-        return all(verdict.met for verdict in self.verdicts)
-
-    @property
-    def table(self) -> pa.Table:
-        """All means and differences, a row each: `minus` is the other setting of a difference, null for a mean.
-
-        `last` marks the last common position, which table.md shows.
-        """
-        return pa.Table.from_pylist(list(self._rows()), schema=_SCHEMA)
-
-    @property
-    def curves(self) -> "pd.DataFrame":
-        """The means with their intervals at all positions, as a data frame."""
-        return _frame([row for row in self._rows() if row["minus"] is None])
-
-    @property
-    def summary(self) -> "pd.DataFrame":
-        """The means with their intervals at the last common position, as a data frame."""
-        return _frame([row for row in self._rows() if row["minus"] is None and row["last"]])
-
-    @property
-    def pairs(self) -> "pd.DataFrame":
-        """The differences between settings, as a data frame."""
-        return _frame([row for row in self._rows() if row["minus"] is not None])
-
-    def write(self, folder: Path | str) -> list[Path]:
-        """Write table.md, summary.parquet, curves.png and curves.svg; returns their paths.
-
-        Raises `StoreError` where they cannot be written; without matplotlib there are no pictures, which is noted.
-        """
-        from genrl_graph.comparison.report import write_report
-
-        return write_report(self, Path(folder))
-
-    def _rows(self) -> Iterator[dict[str, object]]:
-        for aligned in self.metrics:
-            for label in aligned.values:
-                band = self.bands[aligned.metric, label]
-                columns = (aligned.positions, band.runs, band.mean, band.low, band.high)
-                for number, values in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-                    last = number == len(aligned.positions) - 1
-                    yield _row(aligned.metric, label, None, self.unit, aligned.window, last, *values)
-        windows = {aligned.metric: aligned.window for aligned in self.metrics}
-        for d in self.differences:
-            window = windows[d.metric]
-            yield _row(d.metric, d.first, d.second, self.unit, window, True, d.at, d.pairs, d.mean, d.low, d.high)
 
 
 def compare(
@@ -119,6 +41,7 @@ def compare(
     smooth: int | None = None,
     baseline: str | None = None,
     expect: Sequence[str] = (),
+    out: Path | str | None = None,
 ) -> Comparison:
     """Compare runs and sweeps by setting; a run is the unit: its peers are averaged first, and its rounds smoothed.
 
@@ -129,9 +52,11 @@ def compare(
         smooth: Rounds that training metrics are averaged over; by default a twentieth. Evaluations are not smoothed.
         baseline: The setting that others are compared with; by default every two of up to four, else the first.
         expect: Expectations such as `eval/reward(a) > eval/reward(b)`.
+        out: Folder for table.md, summary.parquet, curves.png and curves.svg; without matplotlib no pictures.
 
     Raises:
         ParamError: Nothing is named, or what an option names is unknown.
+        StoreError: A run cannot be read, or a file cannot be written.
     """
     if at not in UNITS:
         raise ParamError(f"--at {at}: is no unit{did_you_mean(at, UNITS)}; there are {', '.join(UNITS)}")
@@ -149,7 +74,7 @@ def compare(
     _note_runs(settings, found.notes)
     aligned = _aligned(settings, at, smooth, metrics, found.notes)
     bands = {(a.metric, label): mean_intervals(a.matrix(label)) for a in aligned for label in a.values}
-    return Comparison(
+    comparison = Comparison(
         unit=at,
         settings=settings,
         metrics=aligned,
@@ -158,6 +83,9 @@ def compare(
         verdicts=[judge(expectation, _Values(aligned, settings, expectation)) for expectation in expectations],
         notes=found.notes,
     )
+    if out is not None:
+        write_report(comparison, Path(out))
+    return comparison
 
 
 def _running(found: Settings) -> list[Setting]:
@@ -278,29 +206,3 @@ class _Values:
             )
         at = aligned[metric].at(term.at)
         return {seed: float(values[at]) for seed, values in aligned[metric].values[term.label].items()}
-
-
-_SCHEMA = pa.schema(
-    {
-        "metric": pa.string(),
-        "setting": pa.string(),
-        "minus": pa.string(),
-        "unit": pa.string(),
-        "smoothed_over": pa.int64(),
-        "last": pa.bool_(),
-        "at": pa.float64(),
-        "runs": pa.int64(),
-        "mean": pa.float64(),
-        "low": pa.float64(),
-        "high": pa.float64(),
-    }
-)
-
-
-def _row(*values: object) -> dict[str, object]:
-    return dict(zip(_SCHEMA.names, values, strict=True))
-
-
-def _frame(rows: Sequence[Mapping[str, object]]) -> "pd.DataFrame":
-    frame: pd.DataFrame = pa.Table.from_pylist(list(rows), schema=_SCHEMA).to_pandas()
-    return frame

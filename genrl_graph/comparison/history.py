@@ -60,6 +60,11 @@ def is_outcome(name: str) -> bool:
     return bool(_STAGE.match(name)) and rest != "zero_variance"
 
 
+def words(unit: Unit) -> str:
+    """Return a unit in words, as in "sampled tokens"."""
+    return unit.replace("_", " ")
+
+
 def read_history(folders: Sequence[Path], wanted: Callable[[str], bool]) -> History:
     """Read the wanted metrics of a run, whose peers may have a folder each.
 

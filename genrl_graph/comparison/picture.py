@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from genrl_graph.comparison.align import Aligned
-from genrl_graph.comparison.compare import Comparison
-from genrl_graph.comparison.report import words
+from genrl_graph.comparison.history import words
+from genrl_graph.comparison.result import Comparison
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#56B4E9", "#E69F00")
 """The palette of Okabe and Ito, dark ones first: https://jfly.uni-koeln.de/color/."""

@@ -8,7 +8,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from genrl_graph.comparison.align import Aligned
-from genrl_graph.comparison.compare import Comparison, Difference
+from genrl_graph.comparison.history import words
+from genrl_graph.comparison.picture import write_pictures
+from genrl_graph.comparison.result import Comparison, Difference
 from genrl_graph.messages import counted
 from genrl_graph.store.durable import failed, make_folder
 
@@ -27,8 +29,6 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
         if importlib.util.find_spec("matplotlib") is None:
             comparison.notes.append("no pictures: matplotlib is not installed; pip install 'genrl-graph[plots]'")
         else:
-            from genrl_graph.comparison.picture import write_pictures
-
             written += write_pictures(comparison, folder / PICTURE)
         written[0].write_text(table_text(comparison), encoding="utf-8")
         pq.write_table(comparison.table, written[1])
@@ -81,11 +81,6 @@ def _differences(differences: list[Difference]) -> Iterator[str]:
         verdict = "higher" if d.low > 0 else "lower" if d.high < 0 else "" if math.isnan(d.low) else "open"
         what = f"{_cell(d.first)} − {_cell(d.second)}"
         yield f"| {what} | {runs} | {_number(d.mean, sign='+')} | {_interval(d.low, d.high, sign='+')} | {verdict} |"
-
-
-def words(unit: str) -> str:
-    """Return a unit in words, as in "sampled tokens"."""
-    return unit.replace("_", " ")
 
 
 def _interval(low: float, high: float, sign: str = "") -> str:

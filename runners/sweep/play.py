@@ -14,20 +14,23 @@ from rich.console import Console
 
 from genrl_graph.comparison.expectation import metric_matches, the_metric
 from genrl_graph.comparison.history import EVAL, read_history
-from genrl_graph.errors import ParamError
+from genrl_graph.contract.registry import import_all
+from genrl_graph.dag.graph import Graph
+from genrl_graph.errors import ParamError, StoreError
 from genrl_graph.inspection.plot import default_window
 from genrl_graph.inspection.text import line
 from genrl_graph.messages import counted
 from genrl_graph.records.stored_run import run_folders
 from genrl_graph.runners.sweep.cell_process import Launch, Task
 from genrl_graph.runners.sweep.cells import cells_of, read_setting
-from genrl_graph.runners.sweep.plan import SweepPlan, begun_sweep, refuse_taken
+from genrl_graph.runners.sweep.plan import GAME, SweepOptions, SweepPlan, begun_sweep, plan_sweep, refuse_taken
 from genrl_graph.runners.sweep.scheduler import play_work, wait_for_orphans
 from genrl_graph.runners.sweep.search import Drawing, Halving
 from genrl_graph.runners.sweep.study import SETTING, Study, chosen
 from genrl_graph.runners.sweep.work import Queue, Work
 from genrl_graph.store.durable import make_folder
 from genrl_graph.store.run_folder import WriterLock
+from genrl_graph.store.run_path import RunPath, refused_by_name
 from genrl_graph.store.sweep_folder import Cell, CellEnd, SweepRecord, add_end, write_sweep
 
 if TYPE_CHECKING:
@@ -64,6 +67,36 @@ class Sweep:
             rows.append(row | known.model_dump(include={"rounds", "exit_code", "seconds", "reason"}))
         frame: pd.DataFrame = pa.Table.from_pylist(rows).to_pandas()
         return frame
+
+
+def sweep(
+    graph: Graph | Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    seeds: Sequence[int] | None = None,
+    zips: Sequence[Sequence[str]] = (),
+    out: Path | str | None = None,
+    jobs: int | None = None,
+    resume: bool = False,
+    goal: str | None = None,
+    keep: int | None = None,
+    trials: int | None = None,
+    imports: Sequence[str] = (),
+    quiet: bool = False,
+) -> Sweep:
+    """Play a sweep from Python; `genrl_graph.sweep` describes the arguments."""
+    folder = None if out is None else Path(out)
+    options = SweepOptions(
+        graph=_graph_file(graph, folder) if isinstance(graph, Graph) else Path(graph),
+        overrides=tuple(overrides),
+        zips=[",".join(keys) for keys in zips],
+        seeds=None if seeds is None else ",".join(map(str, seeds)),
+        goal=goal,
+        keep=keep,
+        trials=trials,
+        imports=import_all(imports),
+    )
+    return play_sweep(plan_sweep(options), out=folder, jobs=jobs, resume=resume, quiet=quiet)
 
 
 def play_sweep(plan: SweepPlan, *, out: Path | None, jobs: int | None, resume: bool, quiet: bool = False) -> Sweep:
@@ -182,7 +215,7 @@ class _Player:
         raise ParamError(f"--trials {self._plan.options.trials}: {MOST_DRAWS} draws gave no new setting; ask for fewer")
 
     def _result(self, cells: Sequence[Cell], rounds: int) -> float:
-        """Return the mean of the goal over seeds: its last evaluation, or its mean over the last twentieth of rounds."""
+        """Return the goal's mean over seeds: of the last evaluation, or of the last twentieth of the rounds."""
         assert self._record.goal is not None
         wanted, values = self._record.goal.metric, []
         for cell in cells:
@@ -231,6 +264,22 @@ class _Player:
         for label, state, rounds, value in self._study.results() if self._study is not None else ():
             _say(self._console, f"  {label}: {state} after {counted(rounds, 'round')}, {self._record.goal} {value:.4g}")
         _say(self._console, f"compare  genrl-graph compare {self._folder} -o {self._folder}/comparison")
+
+
+def _graph_file(graph: Graph, folder: Path | None) -> Path:
+    """Write a graph into the folder of its sweep, for the processes of the cells, and return the file.
+
+    Raises `ParamError` where it has no YAML form, `StoreError` where the folder has another graph.
+    """
+    if folder is None:
+        raise ParamError("out: a graph that is no file needs the folder of the sweep, which it is written to")
+    path, text = RunPath(folder) / GAME, graph.dump().encode()
+    with refused_by_name(path, "write"):
+        make_folder(folder)
+        if path.exists() and path.read(len(text) + 1) != text:
+            raise StoreError(f"{path}: is another graph; name another folder")
+        path.write(text)
+    return path.path
 
 
 def _free_folder(name: str) -> Path:
