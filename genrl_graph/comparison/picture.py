@@ -9,8 +9,8 @@ from genrl_graph.comparison.align import Aligned
 from genrl_graph.comparison.history import words
 from genrl_graph.comparison.result import Comparison
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#56B4E9", "#E69F00")
-"""The palette of Okabe and Ito, dark ones first: https://jfly.uni-koeln.de/color/."""
+COLOURS = ("#000000", "#E69F00", "#0072B2", "#CC79A7", "#009E73", "#56B4E9", "#D55E00")
+"""The palette of Okabe and Ito (https://jfly.uni-koeln.de/color/), in an order of which neighbours differ in grey."""
 DASHES = ("-", (0, (6, 2)), (0, (1, 1.5)), (0, (8, 2, 1, 2)), (0, (3, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 MOST_CURVES, MOST_PANELS, MARKS = 10, 12, 8
@@ -72,7 +72,7 @@ def _panel(axis: Any, comparison: Comparison, aligned: Aligned, labels: Sequence
     for number, label in enumerate(labels):
         if label not in aligned.values:
             continue
-        band, style = comparison.bands[aligned.metric, label], _style(number)
+        band, style = comparison.bands[aligned.metric, label], look(number)
         every = max(1, len(aligned.positions) // MARKS)
         offset = (number * every // max(len(labels), 1)) % every
         axis.fill_between(aligned.positions, band.low, band.high, color=style["color"], alpha=0.13, linewidth=0)
@@ -95,7 +95,7 @@ def _limit(axis: Any, means: Sequence[Any]) -> None:
         axis.set_ylim(max(bottom, low - room), min(top, high + room))
 
 
-def _style(number: int) -> dict[str, Any]:
+def look(number: int) -> dict[str, Any]:
     """Return a look that no other of the first 280 settings has."""
     return {
         "color": COLOURS[number % len(COLOURS)],
