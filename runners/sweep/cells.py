@@ -95,28 +95,33 @@ def parse_axes(overrides: Sequence[str], zips: Sequence[str]) -> tuple[Axes, tup
     return Axes(lists, tuple(axis for axis in axes if isinstance(axis, Interval)), zipped), seeds
 
 
-def read_setting(graph: Path, axes: Axes, choice: Iterable[tuple[str, str, str]]) -> tuple[Setting, list[str]]:
-    """Return the setting of a choice, and the problems of its graph as lines."""
+def read_setting(graph: Path, axes: Axes, choice: Iterable[tuple[str, str, str]]) -> tuple[Setting, dict[str, str]]:
+    """Return the setting of a choice, and the problems of its graph: each as a line with its place, by its text."""
     chosen = list(choice)
     varied = axes.keys
     parts = [f"{axes.label(key)}={value}" for key, value, _ in chosen if key in varied]
     overrides = tuple(override for _, _, override in chosen)
     loaded = read(graph, overrides)
-    return Setting(", ".join(parts) or loaded.graph.name, overrides, loaded.graph), loaded.lines()
+    problems = {str(problem): line for problem, line in zip(loaded.problems, loaded.lines(), strict=True)}
+    return Setting(", ".join(parts) or loaded.graph.name, overrides, loaded.graph), problems
 
 
 def read_settings(graph: Path, axes: Axes) -> list[Setting]:
     """Return all settings; raises `GraphError` with the problems of all of them, and `ParamError` for equal ones."""
     settings: list[Setting] = []
-    problems: dict[str, str] = {}
+    problems: dict[str, list[tuple[str, str]]] = {}
     for choice in axes.choices():
-        setting, lines = read_setting(graph, axes, choice)
+        setting, found = read_setting(graph, axes, choice)
         settings.append(setting)
-        for line in lines:
-            problems.setdefault(line, setting.label)
+        for text, where in found.items():
+            problems.setdefault(text, []).append((setting.label, where))
     if problems:
-        varied = len(settings) > 1
-        raise GraphError("\n".join(f"{label}: {line}" if varied else line for line, label in problems.items()))
+        lines = [
+            f"{label}: {line}" if len(at) < len(settings) else line
+            for at in problems.values()
+            for label, line in at[:1]
+        ]
+        raise GraphError("\n".join(lines))
     refuse_equal(settings)
     return settings
 
@@ -147,9 +152,7 @@ def cells_of(setting: Setting, seeds: Iterable[int], name: str) -> list[Cell]:
 
 def folder_names(labels: Sequence[str]) -> list[str]:
     """Return a name of a folder for each setting: its label in plain characters, or a number where that is no name."""
-    plain = [
-        re.sub(r"[^A-Za-z0-9._-]+", "_", label.replace("=", "_").replace(", ", "-")).strip("._") for label in labels
-    ]
+    plain = [re.sub(r"[^A-Za-z0-9.-]+", "_", label.replace(", ", "-")).strip("._") for label in labels]
     usable = len(set(plain)) == len(plain) and all(0 < len(name) <= LONGEST_NAME for name in plain)
     return plain if usable else [f"setting_{number:04d}" for number in range(len(labels))]
 

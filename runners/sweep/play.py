@@ -201,7 +201,7 @@ class _Player:
             choice = chosen(self._plan.axes, trial.params)
             setting, problems = read_setting(self._plan.options.graph, self._plan.axes, choice)
             if problems:
-                raise ParamError(f"{setting.label}: {problems[0]}")
+                raise ParamError(f"{setting.label}: {next(iter(problems.values()))}")
             if setting.label in known and setting.label in self._study.settings():
                 self._study.discard(trial)
                 continue

@@ -1,5 +1,6 @@
 """Runs and sweeps compared: what is grouped, what is equal where they are compared, what is told and never invented."""
 
+import itertools
 import math
 import shutil
 from collections.abc import Callable
@@ -294,6 +295,6 @@ def test_settings_look_different_in_grey_too() -> None:
     looks = [look(number) for number in range(10)]
     assert len({(str(style["linestyle"]), style["marker"]) for style in looks}) == len(looks)
     greys = [0.299 * red + 0.587 * green + 0.114 * blue for red, green, blue in map(to_rgb, COLOURS)]
-    neighbours = [abs(one - other) for one, other in zip(greys, greys[1:], strict=False)]
+    neighbours = [abs(one - other) for one, other in itertools.pairwise(greys)]
     assert min(neighbours) > 0.08
     assert all(grey < 0.72 for grey in greys)
