@@ -2,7 +2,7 @@
 
 import fnmatch
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,8 +65,8 @@ def compare(
     expectations = [parse_expectation(text) for text in expect]
     named = {term.metric for expectation in expectations for term in expectation.terms}
 
-    def wanted(name: str) -> bool:
-        chosen = any(fnmatch.fnmatchcase(name, pattern) for pattern in metrics) if metrics else is_outcome(name)
+    def wanted(name: str, rewards: Collection[str]) -> bool:
+        chosen = any(fnmatch.fnmatchcase(name, p) for p in metrics) if metrics else is_outcome(name, rewards)
         return chosen or any(metric_matches(name, metric) for metric in named)
 
     found = read_settings(what, wanted)

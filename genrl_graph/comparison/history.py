@@ -1,7 +1,7 @@
 """The metrics of one run by round, as means over its peers, and what the run had spent before each round."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -52,11 +52,11 @@ class History:
         return rounds.astype(np.float64) if unit == "rounds" else self.spent[unit][np.searchsorted(self.played, rounds)]
 
 
-def is_outcome(name: str) -> bool:
-    """Return whether a metric is compared unless others are asked for: results of stages and evaluations."""
-    kind, _, rest = name.removeprefix(EVAL).rpartition("/")
+def is_outcome(name: str, rewards: Collection[str]) -> bool:
+    """Return whether a metric is compared by default: results of stages, and of rewards in evaluations."""
+    node, _, rest = name.removeprefix(EVAL).rpartition("/")
     if name.startswith(EVAL):
-        return rest == "reward" or rest.startswith("pass_at_") or bool(_STAGE.match(f"{kind}/"))
+        return (rest == "reward" and node in rewards) or rest.startswith("pass_at_") or bool(_STAGE.match(f"{node}/"))
     return bool(_STAGE.match(name)) and rest != "zero_variance"
 
 

@@ -1,7 +1,8 @@
 """The runs that are compared, grouped by setting: runs that differ in nothing but their seed."""
 
 import glob
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ NO_SETTING = frozenset(
     )
 )
 """Run options in which runs of one setting may differ."""
+
+
+Wanted = Callable[[str, Collection[str]], bool]
+"""Return whether a metric is read, from its name and the names of the run's rewards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ class Settings:
     notes: list[str] = field(default_factory=list)
 
 
-def read_settings(arguments: Sequence[Path | str], wanted: Callable[[str], bool]) -> Settings:
+def read_settings(arguments: Sequence[Path | str], wanted: Wanted) -> Settings:
     """Read runs and sweeps, and group them by setting; runs of other code are a setting of their own.
 
     An argument is a run, a sweep, a folder of runs, or LABEL=PATTERN with a label for all runs that it names. Raises
@@ -126,7 +131,7 @@ def _cells(path: Path, label: str, notes: list[str]) -> Iterator[_Found]:
             yield _Found(path / cell.name, name, end.rounds if end is not None and end.stopped else None)
 
 
-def _read(folder: Path, wanted: Callable[[str], bool]) -> ComparedRun:
+def _read(folder: Path, wanted: Wanted) -> ComparedRun:
     folders = run_folders(folder)
     text, versions = read_graph(folders[0])
     params = dict(_flat(parse_document(text, file=str(folders[0] / GRAPH)).values))
@@ -134,7 +139,10 @@ def _read(folder: Path, wanted: Callable[[str], bool]) -> ComparedRun:
     if not isinstance(seed, int) or not isinstance(rounds, int):
         raise ParamError(f"{folder}: run.seed is {short(seed)}, run.rounds is {short(rounds)}; restore {GRAPH}")
     setting = {name: value for name, value in params.items() if name not in NO_SETTING}
-    return ComparedRun(folder, seed, rounds, setting, code_versions(versions), read_history(folders, wanted))
+    types = {name.split(".")[1]: kind for name, kind in params.items() if re.fullmatch(r"nodes\.[^.]+\.type", name)}
+    rewards = {name for name, kind in types.items() if str(kind).startswith("reward.")}
+    history = read_history(folders, lambda name: wanted(name, rewards))
+    return ComparedRun(folder, seed, rounds, setting, code_versions(versions), history)
 
 
 def _by_code(label: str, runs: Sequence[tuple[_Found, ComparedRun]], notes: list[str]) -> list[Setting]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genrl_graph.dag.graph import Graph
+from genrl_graph.errors import GenrlGraphError
 from genrl_graph.messages import counted
 from genrl_graph.nodes.policy.compute.activation_checkpointing import GB
 from genrl_graph.runners.estimate.calibrate import Calibration
@@ -24,18 +25,22 @@ MOST_ESTIMATED = 6
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How many cells are played side by side, with how many threads each, and why not more."""
+    """How many cells are played side by side, with how many threads each, and why not more.
+
+    `unknown` says why a setting could not be estimated.
+    """
 
     jobs: int
     threads: int
     reason: str
     forecasts: Mapping[str, Forecast]
+    unknown: str = ""
 
     def total_seconds(self, cells: int) -> Range | None:
         """Return the seconds of so many cells, None where those of a run are unknown."""
         known = [forecast.run_seconds for forecast in self.forecasts.values()]
         runs = [seconds for seconds in known if seconds is not None]
-        if not runs or len(runs) < len(known):
+        if self.unknown or not runs or len(runs) < len(known):
             return None
         each = Range.total(runs).times(1 / len(runs))
         return each.times(math.ceil(cells / self.jobs)).narrowed()
@@ -44,7 +49,7 @@ class Capacity:
         """Return the bytes that so many cells take, None where those of a run are unknown."""
         known = [forecast.disk for forecast in self.forecasts.values()]
         disks = [disk for disk in known if disk is not None]
-        if not disks or len(disks) < len(known):
+        if self.unknown or not disks or len(disks) < len(known):
             return None
         return Range.total(disks).times(cells / len(disks)).narrowed()
 
@@ -58,24 +63,34 @@ def capacity(
     """
     cores = processors()
     most = max(1, min(cells, cores if jobs is None else jobs))
-    forecasts = _forecasts(settings, share(cores, most), tell) if jobs is None or estimated else {}
+    forecasts, unknown = _forecasts(settings, share(cores, most), tell) if jobs is None or estimated else ({}, "")
     if jobs is not None:
-        return Capacity(most, share(cores, most), "as asked for", forecasts)
+        return Capacity(most, share(cores, most), "as asked for", forecasts, unknown)
+    if unknown:
+        return Capacity(1, share(cores, 1), "what a run needs is unknown; give --jobs", forecasts, unknown)
     fitting, reason = _fitting(forecasts)
     chosen = max(1, min(most, fitting))
     why = reason if fitting < most else counted(cores, "processor") if most == cores else counted(cells, "cell")
     return Capacity(chosen, share(cores, chosen), why, forecasts)
 
 
-def _forecasts(settings: Sequence[Setting], threads: int, tell: Callable[[str], None]) -> dict[str, Forecast]:
-    """Estimate settings as they would run with so many threads; machine and models are measured once for all."""
+def _forecasts(
+    settings: Sequence[Setting], threads: int, tell: Callable[[str], None]
+) -> tuple[dict[str, Forecast], str]:
+    """Estimate settings as they would run with so many threads; machine and models are measured once for all.
+
+    Returns the forecasts, and why a setting has none: nodes may need more than an estimate has, as their own policy.
+    """
     set_threads(threads)
     calibration = Calibration(tell=tell)
     forecasts = {}
     for setting in _spread(settings):
         tell(f"estimating {setting.label}")
-        forecasts[setting.label] = estimate(_with_threads(setting, threads), calibration=calibration, tell=tell)
-    return forecasts
+        try:
+            forecasts[setting.label] = estimate(_with_threads(setting, threads), calibration=calibration, tell=tell)
+        except GenrlGraphError as error:
+            return forecasts, f"{setting.label}: {str(error).splitlines()[0]}"
+    return forecasts, ""
 
 
 def share(cores: int, jobs: int) -> int:

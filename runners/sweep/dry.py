@@ -32,6 +32,8 @@ def dry_text(plan: SweepPlan, room: Capacity) -> str:
     lines += ["", f"side by side  {room.jobs}{threads} ({room.reason})"]
     lines.append(f"time          {duration_text(room.total_seconds(plan.count))}")
     lines.append(f"disk          {size_text(room.total_disk(plan.count))}")
-    if len(room.forecasts) < len(plan.settings):
+    if room.unknown:
+        lines.append(f"unknown (?): {room.unknown}")
+    elif len(room.forecasts) < len(plan.settings):
         lines.append(f"estimated by  {len(room.forecasts)} of {counted(len(plan.settings), 'setting')}")
     return "\n".join(lines) + "\n"

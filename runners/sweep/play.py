@@ -132,6 +132,8 @@ def _with_room(
         return begun
     of_user = "OMP_NUM_THREADS" in os.environ  # before an estimate sets it for this process
     room = plan.capacity(jobs, tell)
+    if room.unknown:
+        tell(f"no estimate: {room.unknown}")
     tell(f"{room.jobs} side by side: {room.reason}")
     threads = begun.threads if begun is not None else None if of_user else room.threads
     record = (begun or plan.record).model_copy(update={"jobs": room.jobs, "threads": threads})

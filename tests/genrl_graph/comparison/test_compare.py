@@ -143,9 +143,8 @@ def test_a_value_that_is_not_finite_is_told_and_leaves_an_expectation_unmet(writ
     for seed in range(6):
         write_run(f"a-{seed}", {REWARD: [0.5, None if seed == 3 else 0.9 + seed / 100]}, seed=seed)
         folder = write_run(f"b-{seed}", {REWARD: [0.1, 0.1 + seed / 100]}, seed=seed, rate=2.0).parent
-    compared = genrl_graph.compare(
-        f"a={folder}/a-*", f"b={folder}/b-*", smooth=1, expect=[f"{REWARD}(a) > {REWARD}(b)", f"{REWARD}(a@0) > 0.4"]
-    )
+    claims = [f"{REWARD}(a) > {REWARD}(b)", f"{REWARD}(a@0) > 0.4"]
+    compared = genrl_graph.compare(f"a={folder}/a-*", f"b={folder}/b-*", smooth=1, expect=claims)
     assert end_of(compared, "a")["runs"] == 5
     assert any("seed 3 of a has no finite value at 1 of 2 positions, the last" in note for note in compared.notes)
     assert [verdict.met for verdict in compared.verdicts] == [False, True]
@@ -266,10 +265,8 @@ def test_runs_without_a_result_are_refused(write_run: WriteRun) -> None:
 
 
 def test_it_writes_a_table_a_parquet_file_and_pictures(two_settings: list[Path], tmp_path: Path) -> None:
-    out = tmp_path / "new/comparison"
-    compared = genrl_graph.compare(
-        *two_settings, out=out, expect=[f"{REWARD}(game rate=2.0) > {REWARD}(game rate=1.0)"]
-    )
+    out, claim = tmp_path / "new/comparison", f"{REWARD}(game rate=2.0) > {REWARD}(game rate=1.0)"
+    compared = genrl_graph.compare(*two_settings, out=out, expect=[claim])
     assert sorted(path.name for path in out.iterdir()) == ["curves.png", "curves.svg", "summary.parquet", "table.md"]
     table = (out / "table.md").read_text()
     assert "| game rate=2.0 − game rate=1.0 | 5 pairs | +0.2" in table
@@ -298,3 +295,30 @@ def test_settings_look_different_in_grey_too() -> None:
     neighbours = [abs(one - other) for one, other in itertools.pairwise(greys)]
     assert min(neighbours) > 0.08
     assert all(grey < 0.72 for grey in greys)
+
+
+@pytest.mark.long
+def test_a_null_is_not_found_in_95_of_100_sweeps_and_a_planted_difference_is(
+    write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Curves of a setting share luck with the other one's equal seed; what is planted is three deviations of a difference."""
+    rng = np.random.default_rng(1)
+    planted, claims = 0.15, [f"{REWARD}(b) > {REWARD}(a)", f"{REWARD}(b) < {REWARD}(a)"]
+    wrong, found, covered = 0, 0, {"same": 0, "other": 0}
+    for sweep in range(100):
+        for gain, kind in ((0.0, "same"), (planted, "other")):
+            for seed, luck in enumerate(rng.normal(0, 0.2, 5)):
+                for label, more in (("a", 0.0), ("b", gain + rng.normal(0, 0.05))):
+                    curve = 0.5 + luck + more + rng.normal(0, 0.02, 10)
+                    name = f"{kind}-{sweep}/{label}-{seed}"
+                    folder = write_run(name, {REWARD: curve.tolist()}, seed=seed).parent
+            compared = genrl_graph.compare(f"a={folder}/a-*", f"b={folder}/b-*", expect=claims)
+            (pair,) = compared.pairs.to_dict("records")
+            covered[kind] += pair["low"] <= gain <= pair["high"]
+            wrong += kind == "same" and any(verdict.met for verdict in compared.verdicts)
+            found += kind == "other" and compared.verdicts[0].met
+    with capsys.disabled():
+        print(f" null found in {wrong} of 100, planted in {found} of 100, covered {covered}", end="")
+    assert wrong <= 5
+    assert found >= 90
+    assert min(covered.values()) >= 92

@@ -98,9 +98,8 @@ def test_a_run_without_a_value_is_left_out_at_that_position_only() -> None:
 def test_equal_runs_have_an_interval_of_no_width_and_almost_equal_ones_one_that_ends() -> None:
     assert interval_of(np.full(5, 0.7)) == (0.7, 0.7)
     one_failed = np.array([1.0, 1.0, 1.0, 1.0, 0.0])
-    assert interval_of(one_failed) == pytest.approx(
-        (0.8 - 2 * stats.t.ppf(0.975, 4) * 0.2, 0.8 + 2 * stats.t.ppf(0.975, 4) * 0.2)
-    )
+    half = MOST_TIMES * stats.t.ppf(0.975, 4) * 0.2
+    assert interval_of(one_failed) == pytest.approx((0.8 - half, 0.8 + half))
 
 
 def test_a_position_without_any_value_has_none() -> None:

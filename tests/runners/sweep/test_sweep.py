@@ -43,8 +43,9 @@ def test_cells_are_ordinary_runs_and_a_failed_one_does_not_end_the_others(
     code = run_command(["sweep", str(game), axis, "--import", str(toys_file), "-o", "s", "--jobs", "2"])
     told = capfd.readouterr().err
     assert code == 16
-    assert "  round_1-seed_0: exit code 20: nodes.score failed" in told
-    assert "genrl-graph: s: 1 of 2 cells failed: round_1-seed_0 (20); see logs/" in told
+    assert "  round_1-seed_0: exit code 21: nodes.score" in told
+    assert "no idea" in told
+    assert "genrl-graph: s: 1 of 2 cells failed: round_1-seed_0 (21); see logs/" in told
     assert "2 side by side: as asked for" in told
     run = genrl_graph.open_run("s/round_99-seed_0")
     assert run.metrics().num_rows == 4
@@ -83,7 +84,8 @@ def test_a_sweep_that_is_ended_leaves_no_process_and_goes_on(
         time.sleep(0.02)
     subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE_S)
     for seed in (0, 1):
-        rounds = [json.loads(line)["round"] for line in (tmp_path / f"s/numbers-seed_{seed}/metrics.jsonl").open()]
+        lines = (tmp_path / f"s/numbers-seed_{seed}/metrics.jsonl").read_text().splitlines()
+        rounds = [json.loads(line)["round"] for line in lines]
         assert sorted(rounds) == list(range(6))
 
 
@@ -111,9 +113,9 @@ def test_a_dry_sweep_says_what_it_would_take_and_writes_nothing(
     assert run_command(["sweep", str(game), *arguments]) == 0
     out = capsys.readouterr().out
     assert out.startswith("6 cells: 2 settings x 3 seeds\n\n  high_10-seed_0  nodes.draw.params.high=10 run.seed=0\n")
-    assert "side by side  " in out
-    assert "time          " in out
-    assert "disk          " in out
+    assert "side by side  1 with " in out
+    assert "(what a run needs is unknown; give --jobs)" in out
+    assert "time          ?\ndisk          ?\nunknown (?): high=10: nodes.draw: cannot be rehearsed" in out
     assert [path.name for path in tmp_path.iterdir()] == ["numbers.yaml"]
 
 
