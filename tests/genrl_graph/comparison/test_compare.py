@@ -301,7 +301,7 @@ def test_settings_look_different_in_grey_too() -> None:
 def test_a_null_is_not_found_in_95_of_100_sweeps_and_a_planted_difference_is(
     write_run: WriteRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Curves of a setting share luck with the other one's equal seed; what is planted is three deviations of a difference."""
+    """Equal seeds share luck, which pairs cancel; what is planted is three deviations of a difference."""
     rng = np.random.default_rng(1)
     planted, claims = 0.15, [f"{REWARD}(b) > {REWARD}(a)", f"{REWARD}(b) < {REWARD}(a)"]
     wrong, found, covered = 0, 0, {"same": 0, "other": 0}

@@ -62,6 +62,7 @@ def test_cells_are_ordinary_runs_and_a_failed_one_does_not_end_the_others(
     assert len((tmp_path / "s/cells.jsonl").read_text().splitlines()) == 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_a_sweep_that_is_ended_leaves_no_process_and_goes_on(
     game: Path, toys_file: Path, tmp_path: Path, signum: signal.Signals
@@ -117,6 +118,42 @@ def test_a_dry_sweep_says_what_it_would_take_and_writes_nothing(
     assert "(what a run needs is unknown; give --jobs)" in out
     assert "time          ?\ndisk          ?\nunknown (?): high=10: nodes.draw: cannot be rehearsed" in out
     assert [path.name for path in tmp_path.iterdir()] == ["numbers.yaml"]
+
+
+@pytest.mark.long
+def test_a_search_stops_settings_draws_others_and_goes_on(
+    game: Path, toys_file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--import", str(toys_file), "--jobs", "2", "--goal", "max:score/reward_even", "-o", "s"]
+    command = ["sweep", str(game), "nodes.draw.params.high=1,2,100", "run.rounds=6", "--early-stop", "3", *more]
+    assert run_command(command) == 0
+    told = capfd.readouterr().err
+    cells = {cell: rounds for cell, rounds in _rounds_played("s").items() if cell.endswith("-seed_0")}
+    assert sorted(cells.values()) == [2, 2, 6]
+    assert told.count("stopped after 2 rounds") == 2
+    assert run_command([*command, "--resume"]) == 0
+    assert _rounds_played("s") == cells
+    drawn = [
+        "sweep",
+        str(game),
+        "nodes.draw.params.high=int(interval(2,50))",
+        "run.rounds=1",
+        "--trials",
+        "3",
+        *more[:-1],
+        "t",
+    ]
+    assert run_command(drawn) == 0
+    assert len(_rounds_played("t")) == 3
+    grown = [argument if argument != "3" else "4" for argument in drawn]
+    assert run_command([*grown, "--resume"]) == 0
+    assert len(_rounds_played("t")) == 4
+
+
+def _rounds_played(folder: str) -> dict[str, int]:
+    """Return how many rounds each run of a sweep has."""
+    files = Path(folder).glob("*/metrics.jsonl")
+    return {file.parent.name: len(file.read_text().splitlines()) for file in files}
 
 
 def test_it_is_refused_with_resume(game: Path, toys_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
