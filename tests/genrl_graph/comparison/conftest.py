@@ -49,8 +49,8 @@ def write_run(tmp_path: Path) -> WriteRun:
                 values = {key: value[number] for key, value in metrics.items() if number < len(value)}
                 shifted = {key: v if v is None or "/reward" not in key else v + shift for key, v in values.items()}
                 lines.append({"round": number, "peer": peer, **shifted})
-        for number, values in (evaluations or {}).items():
-            lines.append({"round": number, "peer": "peer0000", **values})
+        for number, evaluated in (evaluations or {}).items():
+            lines.append({"round": number, "peer": "peer0000", **evaluated})
         (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
         return folder
 

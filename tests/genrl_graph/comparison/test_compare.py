@@ -70,13 +70,18 @@ def test_a_run_is_the_unit_however_many_peers_it_has(write_run: WriteRun) -> Non
         folder = write_run(f"many-{seed}", {REWARD: [level]}, seed=seed, peers=many).parent
         write_run(f"one-{seed}", {REWARD: [level]}, seed=seed)
     compared = genrl_graph.compare(f"many={folder}/many-*", f"one={folder}/one-*")
-    many, one = end_of(compared, "many"), end_of(compared, "one")
-    assert many["runs"] == 5
-    assert (many["mean"], many["low"], many["high"]) == pytest.approx((one["mean"], one["low"], one["high"]))
+    several, single = end_of(compared, "many"), end_of(compared, "one")
+    assert several["runs"] == 5
+    for name in ("mean", "low", "high"):
+        assert several[name] == pytest.approx(single[name])
 
 
 def test_runs_are_compared_at_equal_rounds_tokens_or_seconds(write_run: WriteRun) -> None:
-    costs = {"answer/tokens": [100] * 10, "update/trained_tokens": [50] * 10, "time/round": [1.0] * 10}
+    costs: dict[str, list[float]] = {
+        "answer/tokens": [100] * 10,
+        "update/trained_tokens": [50] * 10,
+        "time/round": [1.0] * 10,
+    }
     half = {name: [value / 2 for value in values] for name, values in costs.items()}
     curve = [number / 10 for number in range(10)]
     folder = write_run("a", {REWARD: curve, **costs}, evaluations={0: {"eval/score/reward": 0.0}}).parent
