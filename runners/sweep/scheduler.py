@@ -5,15 +5,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from genrl_graph.records.stored_run import writer_of
-from genrl_graph.runners.loop.signals import GRACE_S, Interrupted, Stop, stop_on_signals
+from genrl_graph.runners.loop import signals
+from genrl_graph.runners.loop.signals import Interrupted, Stop, noted_signals
 from genrl_graph.runners.sweep.cell_process import CellProcess, Launch, Task
 from genrl_graph.runners.sweep.work import Work
 from genrl_graph.store.run_folder import GRAPH, LOCK
 from genrl_graph.store.sweep_folder import CellEnd
 
 POLL_S = 0.1
-KILL_S = GRACE_S + 1.0
-"""Seconds from a signal until cells that still run are killed; each ends itself after `GRACE_S`."""
+KILL_S = signals.KILL_S + 0.5
+"""Seconds from a signal until cells that still run are killed; each has ended itself by then."""
 NOTICE = "stopping all cells; once more ends at once"
 
 
@@ -29,7 +30,8 @@ def play_work(
     `ended` records the end of a cell before `work` learns of it.
     """
     running: list[CellProcess] = []
-    with stop_on_signals(Stop(grace_s=KILL_S + 1.0, notice=NOTICE)) as stop:
+    stop = Stop(notice=NOTICE)
+    with noted_signals(stop):
         try:
             while not stop.wanted:
                 _fill(running, work, launch, jobs, stop)
@@ -46,7 +48,7 @@ def play_work(
 
 
 def wait_for_orphans(folders: Iterable[Path]) -> None:
-    """Wait until cells of a sweep that was killed have ended, as they do within `GRACE_S` seconds on Linux."""
+    """Wait until cells of a sweep that was killed have ended, as they do within seconds on Linux."""
     deadline = time.monotonic() + KILL_S + 2.0
     for folder in folders:
         if (folder / GRAPH).exists() and (folder / LOCK).exists():
