@@ -145,7 +145,7 @@ def stop_on_signals() -> Iterator[Stop]:
 
 @contextmanager
 def noted_signals(stop: Stop) -> Iterator[None]:
-    """Let `stop` remember signals inside the block, which ends what it started in its own time: there is no deadline."""
+    """Let `stop` remember signals inside the block, whose owner ends in its own time: there is no deadline."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
