@@ -22,6 +22,7 @@ from genrl_graph.nodes.update.steps.schedules import (
     WarmupSteps,
     rate_factor,
 )
+from genrl_graph.nodes.update.steps.truncated import MaskTruncated
 
 
 class Grpo(PacedUpdate, name="grpo"):
@@ -34,8 +35,9 @@ class Grpo(PacedUpdate, name="grpo"):
     The importance ratio is 1 for rollouts that the current version sampled. For the policy's own older rollouts the
     old log-probs are the sampler's; for other peers' rollouts they are this policy's, from before the first step of
     this update. Other peers' rollouts of another tokenizer are tokenised again. Left out and counted are rows without a
-    finite advantage, own rows of another tokenizer, and other peers' rows that do not fit this policy. Zero-variance
-    groups count in the means of the loss, but need no forward pass.
+    finite advantage, own rows of another tokenizer, other peers' rows that do not fit this policy, and with
+    `mask_truncated` rows cut by the length limit. Zero-variance groups count in the means of the loss, but need no
+    forward pass.
     """
 
     renamed_inputs = {"scored": "credited"}
@@ -91,6 +93,7 @@ class Grpo(PacedUpdate, name="grpo"):
     max_batch_tokens: int = Field(8192, ge=1, description="tokens of a micro-batch, padding included")
     max_completion_tokens: int = Field(256, ge=1, description="token budget that dr_grpo divides by")
     max_grad_norm: MaxGradNorm = 1.0
+    mask_truncated: MaskTruncated = False
 
     @model_validator(mode="after")
     def _check(self) -> "Grpo":

@@ -79,17 +79,25 @@ class ChatTokens:
         ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         return np.asarray([*ids, self.end_of_turn] if ended else ids, dtype=np.int32)
 
-    def unknown_ids(self, vocab_size: int) -> list[int]:
+    def unknown_ids(self, vocab_size: int) -> frozenset[int]:
         """Return the ids below `vocab_size` that the tokenizer does not know, such as those of a padded embedding."""
-        known = set(self.tokenizer.get_vocab().values())
-        return [] if len(known) == vocab_size else [id for id in range(vocab_size) if id not in known]
+        return frozenset() if len(self._known_ids) == vocab_size else frozenset(range(vocab_size)) - self._known_ids
+
+    @cached_property
+    def _known_ids(self) -> frozenset[int]:
+        return frozenset(self.tokenizer.get_vocab().values())
+
+    def silent(self, ends: Collection[int]) -> frozenset[int]:
+        """Return the ids that are no text: the end tokens `ends`, padding, and the token for unknown characters."""
+        ids = {*ends, self.tokenizer.pad_token_id, self.tokenizer.unk_token_id}
+        return frozenset(int(id) for id in ids if id is not None)
 
     def texts(self, rows: Sequence[Sequence[int]], *, ends: Collection[int]) -> list[str]:
         """Decode each row of ids without the end tokens `ends`, padding, and the token for unknown characters.
 
         Other special tokens, such as <think>, are text that rewards read.
         """
-        silent = {*ends, self.tokenizer.pad_token_id, self.tokenizer.unk_token_id}
+        silent = self.silent(ends)
         kept = [[id for id in row if id not in silent] for row in rows]
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is not None:  # about ten times as fast as its transformers wrapper

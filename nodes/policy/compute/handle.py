@@ -13,20 +13,20 @@ import torch
 from numpy.typing import NDArray
 
 from genrl_graph.allocator import release_memory
-from genrl_graph.contract.policy import Completion, Sampling, TokenSequence
+from genrl_graph.contract.policy import Completion, Sampling, Support, TokenSequence
 from genrl_graph.errors import NodeFailed
 from genrl_graph.nodes.policy.compute import exported
 from genrl_graph.nodes.policy.compute.activation_checkpointing import ActivationCheckpointing, kept_bytes
 from genrl_graph.nodes.policy.compute.call_state import remember
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
-from genrl_graph.nodes.policy.compute.logprobs import has_plain_head, logprobs_by_group, read_of
+from genrl_graph.nodes.policy.compute.logprobs import has_plain_head, logprobs_by_group, read_of, vocab_size
 from genrl_graph.nodes.policy.compute.onednn_linear import prepacked
 from genrl_graph.nodes.policy.compute.packed_forward import prepare
 from genrl_graph.nodes.policy.compute.packing import packed_batches, packed_tokens
 from genrl_graph.nodes.policy.compute.probing.probes import reading_of
 from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.compute.reading import Reading
-from genrl_graph.nodes.policy.compute.sampling import sample_completions
+from genrl_graph.nodes.policy.compute.sampling import Limits, sample_completions
 from genrl_graph.nodes.policy.compute.trainable import TrainablePolicy, Training
 from genrl_graph.nodes.policy.compute.weights import restore_optimizer, save_state
 
@@ -57,8 +57,9 @@ class CausalPolicy(TrainablePolicy):
         if reading is not None:  # known, so that the model needs no probes
             self.__dict__["reading"] = reading
         self.context_length, self.tokenizer_fingerprint = context, tokens.fingerprint
-        self.vocab_size = _vocab_size(model)
+        self.vocab_size = vocab_size(model)
         self._tokens = tokens
+        self.unknown_ids = tokens.unknown_ids(self.vocab_size)
         self._eos_ids = _eos_ids(model, tokens)
 
     @property
@@ -108,15 +109,18 @@ class CausalPolicy(TrainablePolicy):
                 num_generations=num_generations,
                 sampling=sampling,
                 rng=rng,
-                eos_ids=self._eos_ids,
+                limits=Limits(self._eos_ids, self._unknown, self.decode, self._tokens.silent(self._eos_ids)),
                 max_batch_tokens=max_batch_tokens,
                 shared=shared,
                 reading=self.reading,
-                unknown=self._unknown,
             )
         ids = [row[:length] for row, length in zip(sampled.ids, sampled.lengths, strict=True)]
         logprobs = [row[:length] for row, length in zip(sampled.logprobs, sampled.lengths, strict=True)]
-        rows_of = [TokenSequence(prompts[at // num_generations], row) for at, row in enumerate(ids)]
+        supports: Sequence[Support | None] = sampled.supports or [None] * len(ids)
+        rows_of = [
+            TokenSequence(prompts[at // num_generations], row, support, sampling.repetition_penalty)
+            for at, (row, support) in enumerate(zip(ids, supports, strict=True))
+        ]
         for at, again in self._beyond_border(sampler, rows_of, sampling.temperature).items():
             logprobs[at] = again
         if ids and not np.isfinite(np.concatenate(logprobs)).all():
@@ -125,7 +129,7 @@ class CausalPolicy(TrainablePolicy):
             )
         texts = self._tokens.texts([row.tolist() for row in ids], ends=self._eos_ids)
         finish = ["stop" if stopped else "length" for stopped in sampled.stopped.tolist()]
-        rows = [Completion(*parts) for parts in zip(ids, logprobs, texts, finish, strict=True)]
+        rows = [Completion(*parts) for parts in zip(ids, logprobs, texts, finish, supports, strict=True)]
         return [rows[at : at + num_generations] for at in range(0, len(rows), num_generations)]
 
     def _beyond_border(
@@ -178,6 +182,7 @@ class CausalPolicy(TrainablePolicy):
             reading=self.reading,
             plain_head=self._has_plain_head,
             shared=self._shares,
+            unknown=self._unknown,
         )
 
     def _tokens_read(self, sequences: Sequence[TokenSequence]) -> int:
@@ -219,7 +224,9 @@ class CausalPolicy(TrainablePolicy):
         """Raise `StoreError` if a model that was exported to `folder` computes other log-probs than this policy."""
 
         def live(rows: list[TokenSequence]) -> torch.Tensor:
-            return self._logprobs_of(self.model, rows, np.ones(len(rows), np.float32))
+            # as in the files: with the ids that the tokenizer does not know
+            ones = np.ones(len(rows), np.float32)
+            return logprobs_by_group(self.model, rows, ones, reading=self.reading, plain_head=self._has_plain_head)
 
         exported.verify(folder, model, live, vocab_size=self.vocab_size, length=self.context_length)
 
@@ -264,8 +271,7 @@ class CausalPolicy(TrainablePolicy):
     @cached_property
     def _unknown(self) -> torch.Tensor | None:
         """The ids that the model has and the tokenizer does not know, None if there are none."""
-        unknown = self._tokens.unknown_ids(self.vocab_size)
-        return torch.tensor(unknown, device=self.device) if unknown else None
+        return torch.tensor(sorted(self.unknown_ids), device=self.device) if self.unknown_ids else None
 
     @cached_property
     def _has_plain_head(self) -> bool:
@@ -293,12 +299,6 @@ class CausalPolicy(TrainablePolicy):
             module.training = module is self.model
         with self.computing(), self._checkpointing.recomputing():
             yield
-
-
-def _vocab_size(model: torch.nn.Module) -> int:
-    """Return the number of ids that input and output embeddings have; often more than the tokenizer's."""
-    layers = (cast(Any, model).get_input_embeddings(), cast(Any, model).get_output_embeddings())
-    return min(int(layer.weight.shape[0]) for layer in layers if layer is not None)
 
 
 def _eos_ids(model: torch.nn.Module, tokens: ChatTokens) -> list[int]:

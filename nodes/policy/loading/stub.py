@@ -12,6 +12,7 @@ from genrl_graph.nodes.generate import critique, revise
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.compute.reading import EXACT
+from genrl_graph.nodes.policy.compute.stop_strings import StopStrings
 from genrl_graph.nodes.policy.compute.trainable import Training
 from genrl_graph.nodes.policy.compute.weights import draw_weights
 
@@ -48,21 +49,24 @@ class StubPolicy(CausalPolicy):
         rng: np.random.Generator,
         max_batch_tokens: int,
     ) -> list[list[Completion]]:
-        """Return replies drawn with `rng` for each prompt, truncated to `max_new_tokens`."""
+        """Return replies drawn with `rng` for each prompt, ended by stop strings and by `max_new_tokens`."""
         drawn = rng.integers(len(REPLIES), size=(len(prompts), num_generations))
-        return [[self._reply(REPLIES[at], sampling.max_new_tokens) for at in row] for row in drawn]
+        return [[self._reply(REPLIES[at], sampling) for at in row] for row in drawn]
 
     def _twin(self, name: str) -> Self:
         other = super()._twin(name)
         other.counts_tokens = self.counts_tokens
         return other
 
-    def _reply(self, text: str, max_new_tokens: int) -> Completion:
+    def _reply(self, text: str, sampling: Sampling) -> Completion:
         tokenizer: Any = self.hf_tokenizer
         whole = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
-        ids = np.asarray(whole[:max_new_tokens], np.int32)
+        if sampling.stop:
+            stops = StopStrings(sampling.stop, self.decode, rows=1, silent=[tokenizer.eos_token_id])
+            whole = whole[: next((at + 1 for at, id in enumerate(whole) if stops.ends(0, id)), len(whole))]
+        ids = np.asarray(whole[: sampling.max_new_tokens], np.int32)
         logprobs = np.full(len(ids), -np.log(self.vocab_size), np.float32)  # random weights are nearly uniform
-        finish = "stop" if len(whole) <= max_new_tokens else "length"
+        finish = "stop" if len(whole) <= sampling.max_new_tokens else "length"
         return Completion(ids, logprobs, self.decode(ids.tolist()), finish)
 
 
