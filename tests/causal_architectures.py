@@ -6,7 +6,12 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from genrl_graph.nodes.policy.tiny_lm import CONTENTS, PRINTABLE, SPECIAL, character_tokenizer
+from genrl_graph.nodes.policy.tiny_lm import PRINTABLE, SPECIAL, character_tokenizer
+
+ENDED = (
+    "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+)
+"""A chat template that joins the messages and ends those of the assistant."""
 
 VOCABULARY = len(PRINTABLE) + len(SPECIAL)
 _WIDTHS = dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim"), 32)
@@ -171,6 +176,6 @@ def save_tiny(folder: Path, kind: str, **settings: Any) -> Path:
     model = AutoModelForCausalLM.from_config(tiny_config(kind, settings))
     model.save_pretrained(folder)
     tokenizer = character_tokenizer(PRINTABLE)
-    tokenizer.chat_template = CONTENTS
+    tokenizer.chat_template = ENDED
     tokenizer.save_pretrained(folder)
     return folder

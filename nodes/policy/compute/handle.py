@@ -39,8 +39,9 @@ PROBE_LENGTHS = (32, 96)
 class CausalPolicy(TrainablePolicy):
     """A policy over a Hugging Face causal language model with float32 weights and without dropout.
 
-    External trainers such as TRL's use `model`, `hf_tokenizer` and `optimizer()` instead of `backward` and `step`.
-    They must leave `model` in evaluation mode, as they find it, and call `stepped(n)` after `n` optimiser steps.
+    `tokens` turns chats into ids and ids into text. External trainers such as TRL's use `model`, `hf_tokenizer` and
+    `optimizer()` instead of `backward` and `step`. They must leave `model` in evaluation mode, as they find it, and
+    call `stepped(n)` after `n` optimiser steps.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class CausalPolicy(TrainablePolicy):
             self.__dict__["reading"] = reading
         self.context_length, self.tokenizer_fingerprint = context, tokens.fingerprint
         self.vocab_size = vocab_size(model)
-        self._tokens = tokens
+        self.tokens = tokens
         self.unknown_ids = tokens.unknown_ids(self.vocab_size)
         self._eos_ids = _eos_ids(model, tokens)
 
@@ -70,19 +71,19 @@ class CausalPolicy(TrainablePolicy):
     @property
     def hf_tokenizer(self) -> Any:
         """The Hugging Face tokenizer, with the chat template of this policy."""
-        return self._tokens.tokenizer
+        return self.tokens.tokenizer
 
     def render(self, messages: Sequence[dict[str, str]]) -> NDArray[np.int32]:
         """Return the token ids of a chat; special tokens spelled out in a content stay text."""
-        return self._tokens.render(messages)
+        return self.tokens.render(messages)
 
     def encode(self, text: str, *, ended: bool) -> NDArray[np.int32]:
         """Return the token ids of a completion's text, followed by the chat template's end of turn if it `ended`."""
-        return self._tokens.encode(text, ended=ended)
+        return self.tokens.encode(text, ended=ended)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of completion ids, without end tokens and padding."""
-        return self._tokens.texts([list(map(int, ids))], ends=self._eos_ids)[0]
+        return self.tokens.texts([list(map(int, ids))], ends=self._eos_ids)[0]
 
     def generate(
         self,
@@ -109,7 +110,7 @@ class CausalPolicy(TrainablePolicy):
                 num_generations=num_generations,
                 sampling=sampling,
                 rng=rng,
-                limits=Limits(self._eos_ids, self._unknown, self.decode, self._tokens.silent(self._eos_ids)),
+                limits=Limits(self._eos_ids, self._unknown, self.decode, self.tokens.silent(self._eos_ids)),
                 max_batch_tokens=max_batch_tokens,
                 shared=shared,
                 reading=self.reading,
@@ -127,7 +128,7 @@ class CausalPolicy(TrainablePolicy):
             raise NodeFailed(
                 f"policy {self.name!r} version {self.version}: log-probs are not finite; lower the learning rate"
             )
-        texts = self._tokens.texts([row.tolist() for row in ids], ends=self._eos_ids)
+        texts = self.tokens.texts([row.tolist() for row in ids], ends=self._eos_ids)
         finish = ["stop" if stopped else "length" for stopped in sampled.stopped.tolist()]
         rows = [Completion(*parts) for parts in zip(ids, logprobs, texts, finish, supports, strict=True)]
         return [rows[at : at + num_generations] for at in range(0, len(rows), num_generations)]
@@ -244,7 +245,7 @@ class CausalPolicy(TrainablePolicy):
         """Return a policy with the same settings and a copy of the weights, without optimiser state."""
         model = copy.deepcopy(self.model)
         model.zero_grad(set_to_none=True)
-        return type(self)(name, model, self._tokens, context=self.context_length, training=self._training)
+        return type(self)(name, model, self.tokens, context=self.context_length, training=self._training)
 
     def _sampler(self) -> torch.nn.Module:
         """Return the model that one call of `generate` samples from."""

@@ -1,7 +1,7 @@
 """The stand-in for a language model in dry play: a few thousand random weights, and canned replies."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from genrl_graph.nodes.policy.compute.reading import EXACT
 from genrl_graph.nodes.policy.compute.stop_strings import StopStrings
 from genrl_graph.nodes.policy.compute.trainable import Training
 from genrl_graph.nodes.policy.compute.weights import draw_weights
+
+if TYPE_CHECKING:
+    from genrl_graph.nodes.policy.causal_lm import CausalLM
 
 REPLIES = (
     "The sum is 12 + 30 = 42.\n#### 42",
@@ -71,19 +74,16 @@ class StubPolicy(CausalPolicy):
 
 
 def stub_policy(
-    name: str, *, seed: int, chat_template: str | None = None, local: tuple[ChatTokens, int] | None = None
+    name: str, *, seed: int, params: "CausalLM | None" = None, local: tuple[ChatTokens, int] | None = None
 ) -> StubPolicy:
     """Return a stand-in for a language model, which takes a fraction of a second.
 
-    `local` are the tokens and the context length of the model; without them the stand-in has a tokenizer of its own,
-    and prompts are not limited.
+    `local` are the tokens and the context length of the model; without them the stand-in has a tokenizer of its own
+    (with the chat template of `params` if they have one), and prompts are not limited.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokens, context = local or (
-        ChatTokens(_tokenizer(), chat_template=chat_template or CHAT, where="dry play"),
-        CONTEXT,
-    )
+    tokens, context = local or (_stub_tokens(params), CONTEXT)
     config = LlamaConfig(
         vocab_size=max(tokens.tokenizer.get_vocab().values()) + 1,
         hidden_size=8,
@@ -101,6 +101,12 @@ def stub_policy(
     policy = StubPolicy(name, model, tokens, context=context, training=Training(), reading=EXACT)
     policy.counts_tokens = local is not None
     return policy
+
+
+def _stub_tokens(params: "CausalLM | None") -> ChatTokens:
+    if params is None or params.chat_template is None:
+        return ChatTokens(_tokenizer(), chat_template=CHAT, where="dry play")
+    return ChatTokens.of(params, _tokenizer(), where="dry play")
 
 
 def _tokenizer() -> Any:

@@ -163,7 +163,7 @@ def test_ids_that_the_tokenizer_does_not_know_are_in_no_distribution(tmp_path: A
     POLICY.export(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     model.resize_token_embeddings(160)
-    policy = CausalPolicy("padded", model.eval(), POLICY._tokens, context=256, training=POLICY._training)
+    policy = CausalPolicy("padded", model.eval(), POLICY.tokens, context=256, training=POLICY._training)
     known = POLICY.vocab_size
     assert policy.unknown_ids == frozenset(range(known, 160))
     for sampling in (Sampling(9), Sampling(9, top_p=0.9, temperature=1.5)):

@@ -52,7 +52,7 @@ def test_a_completion_ends_where_its_text_first_contains_a_stop_string() -> None
     st.lists(st.text("ab #é\n", min_size=1, max_size=4), min_size=1, max_size=2),
 )
 def test_the_tail_of_a_row_is_enough_to_find_them(ids: list[int], strings: list[str]) -> None:
-    silent = STUB._tokens.silent([STUB.hf_tokenizer.eos_token_id])
+    silent = STUB.tokens.silent([STUB.hf_tokenizer.eos_token_id])
     stops = StopStrings(strings, STUB.decode, rows=1, silent=silent)
     for end, id in enumerate(ids, start=1):
         contains = any(string in STUB.decode(ids[:end]) for string in strings)
