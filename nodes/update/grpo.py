@@ -63,6 +63,11 @@ class Grpo(PacedUpdate, name="grpo"):
         True,
         description="multiply the KL by the importance ratio, which makes its gradient unbiased (arXiv 2512.02556)",
     )
+    off_policy_mask_threshold: float | None = Field(
+        None,
+        description="drop sequences with a negative advantage whose log-probs have fallen by more than this since they "
+        "were sampled, in nats per token (arXiv 2512.02556); null: none",
+    )
     cispo_max_ratio: float = Field(
         5.0, description="cispo: largest ratio by which a token is weighted, above 0; a ratio, not a distance from 1"
     )
