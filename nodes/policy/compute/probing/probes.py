@@ -158,6 +158,8 @@ class _Probes:
 
     def _unusable(self) -> str:
         """Return why not even plain calls are a function of the weights and the tokens, or ""."""
+        if self._first.keys() != {name for name, _ in self.model.named_modules()}:
+            return "a call replaces modules of the model, so later calls give other log-probs"
         length = self.lengths[0]
         first = self.reference(length)
         self._plain.clear()
