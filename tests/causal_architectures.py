@@ -79,9 +79,9 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "qwen3_5_moe_text": {"num_hidden_layers": 4},
     "qwen3_5_text": {"num_hidden_layers": 4},
     "qwen3_next": {"num_hidden_layers": 4},
-    "nemotron_h": {"layer_types": ["mamba", "full_attention"], "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 1},
+    "nemotron_h": {"chunk_size": 16},
     "recurrent_gemma": {"num_hidden_layers": 3, "num_key_value_heads": 1, "attention_window_size": 16},
-    "xlm": {"causal": True},
+    "xlm": {"causal": True, "embed_init_std": 0.2},  # embeddings that are all but equal amplify rounding
     "zamba2": {"layers_block_type": ["mamba", "hybrid"], "n_mamba_heads": 8, "mamba_headdim": 8, "mamba_ngroups": 1}
     | {"num_mem_blocks": 1, "hybrid_layer_ids": [1]},
 }

@@ -10,7 +10,15 @@ SUFFIXES = (".jinja", ".jinja2", ".j2", ".txt")
 MOST_BYTES = 1 << 20
 RESERVED = frozenset(
     {
-        *("conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"),
+        *(
+            "conversation",
+            "conversations",
+            "messages",
+            "chat_template",
+            "add_generation_prompt",
+            "continue_final_message",
+            "tokenize",
+        ),
         *("padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask"),
         *("tokenizer_kwargs", "self"),
     }

@@ -8,10 +8,10 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from genrl_graph.errors import DataError, ParamError
+from genrl_graph.nodes.templates.rendering import TemplateFailed, TemplateTooCostly, render
 from genrl_graph.seeds import digest
 
 _ANSWER = "Zebra"
@@ -94,17 +94,20 @@ class ChatTokens:
         ]
         try:
             text = self._filled(escaped, reply=True)
-        except TemplateError as error:
+        except TemplateFailed as error:
             roles = ", ".join(m["role"] for m in messages)
             raise ParamError(f"{self.where}: its chat template refuses the roles {roles}: {error}") from error
         return np.asarray(self.tokenizer.encode(text + self._prefix, add_special_tokens=False), dtype=np.int32)
 
     def _filled(self, messages: Sequence[dict[str, str]], *, reply: bool) -> str:
-        """Return the text that the template makes of a chat, with the beginning of a `reply`."""
-        text: str = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=reply, tokenize=False, **self._variables
-        )
-        return text
+        """Return the text that the template makes of a chat, with the beginning of a `reply`.
+
+        Raises `TemplateFailed` if it fails, and `ParamError` if it exceeds a limit, which transformers does not have.
+        """
+        try:
+            return _chat_text(self.tokenizer, messages, add_generation_prompt=reply, variables=self._variables)
+        except TemplateTooCostly as error:
+            raise ParamError(f"{self.where}: its chat template: {error}") from error
 
     @property
     def end_of_turn(self) -> int:
@@ -124,7 +127,7 @@ class ChatTokens:
         """Return what the template makes of a chat, "" if it refuses its roles or wants other contents."""
         try:
             return self._filled(messages, reply=False)
-        except (TemplateError, TypeError, ValueError):
+        except TemplateFailed:
             return ""
 
     def notes(self) -> list[str]:
@@ -177,6 +180,23 @@ class ChatTokens:
         if backend is not None:  # about ten times as fast as its transformers wrapper
             return [str(backend.decode(row, skip_special_tokens=False)) for row in kept]
         return [str(self.tokenizer.decode(row, clean_up_tokenization_spaces=False)) for row in kept]
+
+
+def chat_ids(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
+    """Return the token ids of a chat, up to the start of the completion, as the tokenizer's `apply_chat_template` does.
+
+    Raises `TemplateFailed` if the chat template fails, or exceeds a limit, which transformers does not have.
+    """
+    text = _chat_text(tokenizer, messages, add_generation_prompt=True, variables={})
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _chat_text(
+    tokenizer: Any, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool, variables: Mapping[str, Any]
+) -> str:
+    values = {**variables, "messages": list(messages), "add_generation_prompt": add_generation_prompt}
+    return render("chat", tokenizer.chat_template, {**tokenizer.special_tokens_map, **values})
 
 
 def _split(token: str) -> str:

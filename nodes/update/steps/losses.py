@@ -59,8 +59,8 @@ class LossSums:
     """Metrics summed over completion tokens; sums of micro-batches add up with `+`.
 
     With importance "sequence" every token of a sequence has the sequence's ratio. A token is clipped if a bound stops
-    or caps its gradient. `kl` is the k3 estimate in nats, 0 without a reference. `off_policy_rows` counts sequences that
-    `off_policy_mask_threshold` dropped.
+    or caps its gradient. `kl` is the k3 estimate in nats, 0 without a reference. `off_policy_rows` counts sequences
+    that `off_policy_mask_threshold` dropped.
     """
 
     sequences: int = 0

@@ -127,7 +127,11 @@ class Trainer:
             "trained_rows": len(self._trained),
             "trained_tokens": self._sums.tokens,
             "left_out_rows": self._left_out,
-            **({} if self._config.off_policy_mask_threshold is None else {"off_policy_rows": self._sums.off_policy_rows}),
+            **(
+                {}
+                if self._config.off_policy_mask_threshold is None
+                else {"off_policy_rows": self._sums.off_policy_rows}
+            ),
             **({"truncated_rows": self._truncated} if self._node.mask_truncated else {}),
             "rows_of_another_tokenizer": self._other_tokenizer_rows,
             "groups_without_variance": self._zero_variance_groups,
