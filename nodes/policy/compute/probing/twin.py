@@ -66,7 +66,7 @@ def _reach_step_limits(model: torch.nn.Module) -> None:
     for module in model.modules():
         limits = getattr(module, "time_step_limit", None)
         if isinstance(limits, list | tuple) and len(limits) == 2 and limits[0] > 0:
-            module.time_step_limit = type(limits)([_LEAST_STEP, max(_LEAST_STEP, limits[1])])
+            cast(Any, module).time_step_limit = (_LEAST_STEP, max(_LEAST_STEP, limits[1]))
 
 
 def _parts(config: Any) -> Iterator[Any]:
