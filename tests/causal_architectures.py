@@ -6,7 +6,12 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from genrl_graph.nodes.policy.tiny_lm import CONTENTS, PRINTABLE, SPECIAL, character_tokenizer
+from genrl_graph.nodes.policy.tiny_lm import PRINTABLE, SPECIAL, character_tokenizer
+
+ENDED = (
+    "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+)
+"""A chat template that joins the messages and ends those of the assistant."""
 
 VOCABULARY = len(PRINTABLE) + len(SPECIAL)
 _WIDTHS = dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim"), 32)
@@ -74,7 +79,9 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "qwen3_5_moe_text": {"num_hidden_layers": 4},
     "qwen3_5_text": {"num_hidden_layers": 4},
     "qwen3_next": {"num_hidden_layers": 4},
+    "nemotron_h": {"chunk_size": 16},
     "recurrent_gemma": {"num_hidden_layers": 3, "num_key_value_heads": 1, "attention_window_size": 16},
+    "xlm": {"causal": True, "embed_init_std": 0.2},  # embeddings that are all but equal amplify rounding
     "zamba2": {"layers_block_type": ["mamba", "hybrid"], "n_mamba_heads": 8, "mamba_headdim": 8, "mamba_ngroups": 1}
     | {"num_mem_blocks": 1, "hybrid_layer_ids": [1]},
 }
@@ -82,46 +89,84 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 PLAIN = [
     "afmoe",
     "apertus",
+    "apertus1p5_text",
     "arcee",
+    "aria_text",
+    "bailing_hybrid",
     "bart",
+    "beam",
+    "bigbird_pegasus",
     "biogpt",
     "bitnet",
+    "blenderbot",
+    "blenderbot-small",
     "bloom",
     "cohere",
     "cohere2",
+    "cohere2_moe",
+    "ctrl",
     "cwm",
+    "deepseek_v4",
     "diffllama",
     "doge",
+    "dory",
     "ernie4_5",
     "ernie4_5_moe",
     "exaone",
+    "exaone_moe",
     "falcon",
     "falcon_h1",
     "falcon_mamba",
     "flex_olmo",
+    "flint",
     "gemma",
     "gemma3_text",
+    "gemma4_unified_text",
     "glm",
     "glm4",
     "glm4_moe",
+    "gpt-sw3",
     "gpt2",
     "gpt_bigcode",
     "gpt_neox",
+    "gpt_neox_japanese",
     "gpt_oss",
     "granite",
+    "granite_swa",
     "granitemoe",
+    "granitemoe_swa",
     "granitemoeshared",
     "helium",
+    "hrm_text",
     "hunyuan_v1_dense",
+    "hunyuan_v1_moe",
+    "hy_v3",
+    "hy_v4",
+    "hyperclovax",
+    "inkling_text",
+    "internlm3",
+    "iquestcoder",
     "jais2",
+    "jetmoe",
+    "kolibri1",
+    "laguna",
+    "lara_mini",
+    "lfm3",
     "llama",
     "mamba",
+    "marian",
     "mbart",
+    "mellum",
+    "mimo_v2_flash",
+    "minimax",
+    "minimax_m2",
+    "minimax_m3_vl_text",
     "ministral",
     "ministral3",
     "mistral",
     "mixtral",
     "modernbert-decoder",
+    "moshi",
     "mpt",
     "nanochat",
     "nemotron",
@@ -130,6 +175,7 @@ PLAIN = [
     "olmo3",
     "olmo_hybrid",
     "olmoe",
+    "openai-gpt",
     "opt",
     "persimmon",
     "phi",
@@ -139,6 +185,9 @@ PLAIN = [
     "qwen2_moe",
     "qwen3",
     "qwen3_moe",
+    "qwen4_exp_text",
+    "rwkv",
+    "sarvam_moe",
     "seed_oss",
     "smollm3",
     "solar_open",
@@ -157,6 +206,10 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 """Every architecture of the survey, by name: its type and the settings that differ from the sizes."""
 
 
+REFUSED = ("cpmant", "prophetnet", "xlnet")
+"""Architectures that are refused when they are loaded: in plain transformers, too, their tokens see later ones."""
+
+
 def tiny_config(kind: str, settings: dict[str, Any]) -> Any:
     """Return a small configuration of an architecture; of the sizes it takes those that it has fields for."""
     config = CONFIG_MAPPING[kind]
@@ -171,6 +224,6 @@ def save_tiny(folder: Path, kind: str, **settings: Any) -> Path:
     model = AutoModelForCausalLM.from_config(tiny_config(kind, settings))
     model.save_pretrained(folder)
     tokenizer = character_tokenizer(PRINTABLE)
-    tokenizer.chat_template = CONTENTS
+    tokenizer.chat_template = ENDED
     tokenizer.save_pretrained(folder)
     return folder

@@ -39,7 +39,7 @@ class MakeSteps(Protocol):
 
 
 class Sample(Protocol):
-    """Sample rollouts from a policy and give them rewards drawn from the seed."""
+    """Sample rollouts from a policy, with params of the generator, and give them rewards drawn from the seed."""
 
     def __call__(
         self,
@@ -49,6 +49,7 @@ class Sample(Protocol):
         num_generations: int = 4,
         questions: int = 4,
         peer: str = "peer0000",
+        **params: Any,
     ) -> Rollouts: ...
 
 

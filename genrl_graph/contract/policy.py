@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from genrl_graph.edge_types.edge_type import EdgeValue
+from genrl_graph.edge_types.rollouts import Rollouts
 
 if TYPE_CHECKING:
     import torch
@@ -51,11 +52,41 @@ class Policy(Carried):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Sampling options; `temperature` 0 is greedy, `top_p` 1 keeps the whole distribution."""
+    """Sampling options, applied in the order of transformers: penalty, temperature, then top-k, top-p and min-p.
+
+    `temperature` 0 is greedy, and nothing is truncated. `top_k` 0, `top_p` 1 and `min_p` 0 keep the whole distribution.
+    `repetition_penalty` 1 is none; it counts the tokens of the prompt, too. A completion ends with the token after
+    which its text contains one of `stop`.
+    """
 
     max_new_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+
+    @property
+    def truncates(self) -> bool:
+        """True if tokens are left out of the distribution."""
+        return self.temperature > 0 and (self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """The token ids that could be sampled at each place of a completion: `counts[t]` of the flat `ids`.
+
+    Where a count is 0, the log-probs are of the whole distribution: nothing was left out, or more ids remained than
+    are recorded (`MOST_SUPPORT`).
+    """
+
+    ids: "NDArray[np.int32]"
+    counts: "NDArray[np.int32]"
+
+
+MOST_SUPPORT = 1024
+"""Most token ids of one place that a `Support` records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +94,39 @@ class Completion:
     """One sampled completion: token ids and log-probs of shape (tokens,), text, and finish reason (stop or length).
 
     `ids` include the end token, which is trained because the policy sampled it. `logprobs` come from the distribution
-    at the sampling temperature before top-p.
+    that was sampled; `support` holds what was left of it where it was truncated.
     """
 
     ids: "NDArray[np.int32]"
     logprobs: "NDArray[np.float32]"
     text: str
     finish_reason: str
+    support: Support | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
-    """A prompt and a completion to compute log-probs for: int32 ids of shape (prompt,) and (completion,)."""
+    """A prompt and a completion to compute log-probs for: int32 ids of shape (prompt,) and (completion,).
+
+    `support` and `repetition_penalty` are those of its sampling; by default the whole distribution, without a penalty.
+    """
 
     prompt_ids: "NDArray[np.int32]"
     completion_ids: "NDArray[np.int32]"
+    support: Support | None = None
+    repetition_penalty: float = 1.0
+
+    @classmethod
+    def of(cls, rows: Rollouts) -> "list[TokenSequence]":
+        """Return the sequence of each row, with the support and the penalty that it was sampled with."""
+        known = rows.with_local(rows.local_columns)
+        pairs = zip(rows.ragged("prompt_ids"), rows.ragged("completion_ids"), strict=True)
+        supports = zip(known.ragged("support_ids"), known.ragged("support_counts"), strict=True)
+        parts = zip(pairs, supports, known.numpy("repetition_penalty").tolist(), strict=True)
+        return [
+            cls(prompt, completion, Support(ids, counts) if len(counts) else None, penalty)
+            for (prompt, completion), (ids, counts), penalty in parts
+        ]
 
 
 class TextPolicy(Policy):
@@ -86,6 +135,7 @@ class TextPolicy(Policy):
     tokenizer_fingerprint: str  # fingerprint of vocabulary and chat template; equal fingerprints mean equal token ids
     context_length: int  # largest length of prompt plus completion in tokens
     vocab_size: int  # number of token ids; valid ids are 0 to vocabulary - 1
+    unknown_ids: frozenset[int] = frozenset()  # valid ids that the tokenizer does not know: they are never sampled
     counts_tokens: bool = True  # False for a stand-in with another tokenizer than its model: prompts have no limit
 
     @abstractmethod
@@ -130,7 +180,8 @@ class TextPolicy(Policy):
     def logprobs(self, sequences: Sequence[TokenSequence], *, temperatures: "NDArray[np.float32]") -> "torch.Tensor":
         """Return the log-probs of the completion tokens at each row's temperature: float32 [rows, longest completion].
 
-        Positions beyond a row's completion hold 0. The result has gradients unless the caller disables them.
+        They are of the distribution that the row was sampled from, with its support and its penalty. Positions beyond a
+        row's completion hold 0. The result has gradients unless the caller disables them.
         """
 
     @abstractmethod

@@ -1,6 +1,7 @@
 """Frames: immutable rows with typed columns over a `pyarrow.Table`, the base of all rows on edges."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -17,11 +18,20 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
+@dataclass(frozen=True, slots=True)
+class LocalColumn:
+    """A column of an author's own rows: its type, and the value of rows that lack it."""
+
+    type: pa.DataType
+    missing: Any
+
+
 class Frame(EdgeValue):
     """Rows with declared columns; each subclass is an edge type, and a new game only has to declare one.
 
     Attributes:
         columns: Declared columns and their types, in order.
+        local_columns: Columns that rows may have besides, and that no peer sends or accepts.
         version: Version of the type in packets and stores.
         task_column: Column of task ids that a receiver of rows looks up in its own sources, if the type has it.
         sample_column: Column that tells the samples of a task apart where one has several rows; None: each is a sample.
@@ -31,6 +41,7 @@ class Frame(EdgeValue):
     """
 
     columns: ClassVar[Mapping[str, Column]] = {}
+    local_columns: ClassVar[Mapping[str, LocalColumn]] = {}
     version: ClassVar[int] = 1
     task_column: ClassVar[str] = "task_id"
     sample_column: ClassVar[str | None] = None
@@ -67,7 +78,7 @@ class Frame(EdgeValue):
         marks = closure(marks)
         declared = cls.declared(marks)
         arrays = {
-            name: to_arrow(f"{cls.__name__}.{name}", value, declared.get(name) or in_family(name, marks))
+            name: to_arrow(f"{cls.__name__}.{name}", value, declared.get(name) or cls.extra_column(name, marks))
             for name, value in values.items()
         }
         if len({len(array) for array in arrays.values()}) > 1:
@@ -95,16 +106,18 @@ class Frame(EdgeValue):
     def concat(cls, frames: Sequence[Self]) -> Self:
         """Concatenate frames in order, with the marks and additional columns that all of them share.
 
-        Raises `ColumnError` if tensors have different shapes.
+        Local columns of some are filled in the others. Raises `ColumnError` if tensors have different shapes.
         """
         if not frames:
             return cls.empty()
         marks = frozenset.intersection(*(frame.marks for frame in frames))
-        names = [name for name in frames[0].table.column_names if all(name in f.table.column_names for f in frames)]
-        shared = [name for name in names if name in cls.declared(marks) or in_family(name, marks) is not None]
-        full = [frame for frame in frames if len(frame)] or frames[:1]  # an empty tensor column has no real shape
+        local = [name for name in cls.local_columns if any(name in frame.table.column_names for frame in frames)]
+        tables = [frame.with_local(local).table for frame in frames]
+        names = [name for name in tables[0].column_names if all(name in table.column_names for table in tables)]
+        shared = [name for name in names if name in cls.declared(marks) or cls.extra_column(name, marks) is not None]
+        full = [table for table in tables if table.num_rows] or tables[:1]  # an empty tensor column has no real shape
         try:
-            table = pa.concat_tables([frame.table.select(shared) for frame in full])
+            table = pa.concat_tables([table.select(shared) for table in full])
         except pa.ArrowInvalid as error:
             raise ColumnError(f"{cls.__name__}: frames that do not fit together: {first_line(error)}") from error
         return cls(table, marks=marks)
@@ -212,6 +225,28 @@ class Frame(EdgeValue):
             table = table.append_column(name, array) if index is None else table.set_column(index, name, array)
         return type(self)(table, marks=self.marks | {mark})
 
+    @classmethod
+    def extra_column(cls, name: str, marks: Iterable[Mark]) -> pa.DataType | None:
+        """Return the type of a column that is not declared but may exist: local, or allowed by a mark; else None."""
+        local = cls.local_columns.get(name)
+        return in_family(name, marks) if local is None else local.type
+
+    def with_local(self, names: Iterable[str]) -> Self:
+        """Return these rows with the local columns of these names; those that are new hold the value for missing."""
+        table = self.table
+        for name in names:
+            if name not in table.column_names:
+                column = self.local_columns[name]
+                table = table.append_column(name, pa.array([column.missing] * len(self), column.type))
+        return self if table is self.table else type(self)(table, marks=self.marks)
+
+    def without_local(self) -> Self:
+        """Return these rows without their local columns, as other peers see them."""
+        names = [name for name in self.table.column_names if name not in self.local_columns]
+        if len(names) == self.table.num_columns:
+            return self
+        return type(self)(self.table.select(names), marks=self.marks)
+
     def _column(self, name: str) -> pa.Array:
         names = self.table.column_names
         if name not in names:
@@ -245,7 +280,7 @@ class Frame(EdgeValue):
         for name in names:
             if name in declared:
                 continue
-            column = in_family(name, self.marks)
+            column = self.extra_column(name, self.marks)
             if column is None:
                 hint = did_you_mean(name, declared) or f"; it has {', '.join(declared)}"
                 raise ColumnError(f"{type(self).__name__}: unknown column {name!r}{hint}")

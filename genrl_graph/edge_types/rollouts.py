@@ -10,7 +10,7 @@ from typing_extensions import TypeVar
 from genrl_graph.arrow.cast import CHAT, FLOATS, IDS, TEXT, TEXTS
 from genrl_graph.edge_types.display import Transcript
 from genrl_graph.edge_types.edge_type import CREDITED, PEER, SCORED
-from genrl_graph.edge_types.frame import Frame
+from genrl_graph.edge_types.frame import Frame, LocalColumn
 from genrl_graph.edge_types.rollout_rules import rollout_flaws
 from genrl_graph.edge_types.violation import ReceiverContext, Violation, differing
 from genrl_graph.errors import ColumnError
@@ -38,8 +38,12 @@ class Tasks(Frame):
 class Rollouts(Frame):
     """Completions of a policy, with the tokens, log-probs and ids that training and lineage need.
 
-    `completion_mask` is 1 for tokens that the policy sampled. `logprobs` are the sampler's, from the distribution at
-    `temperature` before top-p. `finish_reason` is stop, length or failed; `error` is the reason of a failure.
+    `completion_mask` is 1 for tokens that the policy sampled. `logprobs` are the sampler's, from the distribution that
+    was sampled. `finish_reason` is stop, length or failed; `error` is the reason of a failure.
+
+    Generators that truncate the distribution (top-k, top-p, min-p) add `support_ids` and `support_counts`: how many of
+    the ids could be sampled at each token, 0 where `logprobs` is of the whole distribution. Those with a penalty add
+    `repetition_penalty`. Updates compute log-probs in the same way; other peers do not get these columns.
     """
 
     columns = {
@@ -64,6 +68,11 @@ class Rollouts(Frame):
         "completion": TEXT,
         "finish_reason": TEXT,
         "error": TEXT,
+    }
+    local_columns = {
+        "support_ids": LocalColumn(IDS, []),
+        "support_counts": LocalColumn(IDS, []),
+        "repetition_penalty": LocalColumn(pa.float32(), 1.0),
     }
     __slots__ = ()
 

@@ -136,8 +136,8 @@ def _check_spans(own: OwnSpans, offered: int, external: int) -> None:
 
 
 def column_filter(kind: EdgeType) -> Callable[[str], bool]:
-    """Return a test for column names that rows of a type may have: declared, or with a prefix that its marks allow."""
+    """Return a test for column names that rows of a type may have: declared, local, or with a prefix of its marks."""
     assert issubclass(kind.base, Frame)
     declared: dict[str, Any] = kind.base.declared(kind.marks)
-    families = tuple(mark.prefix[0] for mark in kind.marks if mark.prefix is not None)
-    return lambda name: name in declared or name.startswith(families)
+    base, marks = kind.base, kind.marks
+    return lambda name: name in declared or base.extra_column(name, marks) is not None

@@ -59,10 +59,12 @@ class PacketLimits:
 
 
 def encode(rows: Frame, *, limits: PacketLimits | None = None) -> bytes:
-    """Encode rows as a packet; raises `ParamError` if they exceed `limits`, as every peer would refuse them.
+    """Encode rows as a packet, without their local columns.
 
-    Raises `ColumnError` if the columns take too many bytes to describe.
+    Raises `ParamError` if they exceed `limits`, as every peer would refuse them, and `ColumnError` if the columns take
+    too many bytes to describe.
     """
+    rows = rows.without_local()
     body: list[memoryview] = [part for column in rows.table.columns for part in parts(column.combine_chunks())]
     size = sum(map(len, body))
     codec, packed = PLAIN, body

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -53,6 +53,9 @@ class ChatGenerator(Generator):
     list of this one row, under its number. The other inputs stay whole, and `num_generations` counts per prompt. This
     gives each critique its own revisions, from which `advantage.backup` computes which critique helped. Rows of equal
     text give equal prompts and share a group, and so a baseline.
+
+    `repetition_penalty`, `temperature`, `top_k`, `top_p` and `min_p` apply in this order, as in transformers. Log-probs
+    are of the distribution that they leave, in sampling and in updates alike.
     """
 
     system: str = Field("", description="system message, put before one that the task has; empty: none")
@@ -73,6 +76,22 @@ class ChatGenerator(Generator):
         gt=0,
         le=1,
         description="nucleus sampling (arXiv 1904.09751): the likeliest tokens of this total probability; 1 keeps all",
+    )
+    top_k: int = Field(default=0, ge=0, description="sample only from so many of the likeliest tokens; 0 keeps all")
+    min_p: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="least probability of a token, as a share of the likeliest one's (arXiv 2407.01082); 0 keeps all",
+    )
+    repetition_penalty: float = Field(
+        default=1.0,
+        gt=0,
+        description="above 1, tokens that the prompt or the completion has already get less likely (arXiv 1909.05858)",
+    )
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=(),
+        description="texts that end a completion; the token that completes one is its last (finish reason stop)",
     )
     max_prompt_tokens: int | None = Field(
         default=None,
@@ -145,9 +164,21 @@ class ChatGenerator(Generator):
             prompts,
             completions,
             num_generations=self.num_generations,
-            temperature=self.temperature,
+            sampling=self._sampling,
             round=round,
             peer=peer,
+        )
+
+    @property
+    def _sampling(self) -> Sampling:
+        return Sampling(
+            self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            stop=self.stop,
         )
 
     def _branches(
@@ -173,7 +204,7 @@ class ChatGenerator(Generator):
             policy.generate(
                 valid,
                 num_generations=self.num_generations,
-                sampling=Sampling(self.max_new_tokens, self.temperature, self.top_p),
+                sampling=self._sampling,
                 rng=rng,
                 max_batch_tokens=self.max_batch_tokens,
             )

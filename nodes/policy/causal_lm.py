@@ -7,6 +7,7 @@ from pydantic import Field
 from genrl_graph.contract.data_path import DataPath
 from genrl_graph.contract.node import PolicyCarry
 from genrl_graph.contract.policy import TextPolicy
+from genrl_graph.nodes.policy.chat_format import AssistantPrefix, ChatTemplateKwargs, TemplateText
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -18,7 +19,8 @@ class CausalLM(PolicyCarry, name="causal_lm"):
     `model` is a hub name, a folder, a GGUF file (local, or `owner/repository/file.gguf` on the hub), or
     `package:<module>` for the GGUF file inside an installed package.
     `compute_dtype: auto` computes in bfloat16 if the device has native bfloat16 matrix products. `chat_template`
-    (Jinja) replaces the tokenizer's. Loading from a folder, a package or the hub's local cache needs no network.
+    (Jinja, or a file of it) replaces the tokenizer's; where a graph names a file, runs record its text. Loading from a
+    folder, a package or the hub's local cache needs no network.
     """
 
     model: DataPath = Field(
@@ -35,9 +37,11 @@ class CausalLM(PolicyCarry, name="causal_lm"):
     max_context: int | None = Field(
         default=None, ge=2, description="most tokens of prompt and completion together; null: what the model allows"
     )
-    chat_template: str | None = Field(
-        None, description="Jinja chat template in place of the tokenizer's; null: the tokenizer's"
+    chat_template: TemplateText | None = Field(
+        None, description="Jinja chat template in place of the tokenizer's, or a file of one; null: the tokenizer's"
     )
+    chat_template_kwargs: ChatTemplateKwargs = {}
+    assistant_prefix: AssistantPrefix = ""
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay, on matrices only")
     betas: tuple[Beta, Beta] = Field(
         (0.9, 0.999), description="AdamW's decay rates of the running averages of the gradient and of its square"
@@ -64,4 +68,4 @@ class CausalLM(PolicyCarry, name="causal_lm"):
         from genrl_graph.nodes.policy.loading.local_tokens import local_tokens
         from genrl_graph.nodes.policy.loading.stub import stub_policy
 
-        return stub_policy(name, seed=seed, chat_template=self.chat_template, local=local_tokens(self))
+        return stub_policy(name, seed=seed, params=self, local=local_tokens(self))

@@ -9,6 +9,7 @@ from genrl_graph.contract.declared import CarryName
 from genrl_graph.contract.node import PolicyCarry
 from genrl_graph.contract.policy import TextPolicy
 from genrl_graph.nodes.policy.causal_lm import Beta
+from genrl_graph.nodes.policy.chat_format import AssistantPrefix, ChatTemplateKwargs, TemplateText
 
 PRINTABLE = "".join(sorted(set(string.printable) - set("\r\x0b\x0c")))
 CONTENTS = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -34,9 +35,11 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
     heads: int = Field(default=4, ge=1, description="attention heads of a layer")
     max_context: int = Field(default=1024, ge=2, description="most tokens of prompt and completion together")
     initializer_range: float = Field(default=0.02, gt=0, description="standard deviation of the initial weights")
-    chat_template: str = Field(
-        CONTENTS, description="Jinja chat template; by default it only joins the contents of the messages"
+    chat_template: TemplateText = Field(
+        CONTENTS, description="Jinja chat template, or a file of one; by default it only joins the contents of messages"
     )
+    chat_template_kwargs: ChatTemplateKwargs = {}
+    assistant_prefix: AssistantPrefix = ""
     device: str = Field(
         "auto",
         description="torch device that computes, such as cpu or cuda:0; auto: this process's GPU, or else the CPU",
@@ -72,7 +75,7 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
         from genrl_graph.nodes.policy.compute.trainable import Training
         from genrl_graph.nodes.policy.compute.weights import draw_weights
 
-        tokens = ChatTokens(character_tokenizer(self.alphabet), chat_template=self.chat_template, where=self.type_name)
+        tokens = ChatTokens.of(self, character_tokenizer(self.alphabet), where=self.type_name)
         model: torch.nn.Module = self._model(len(self.alphabet) + len(SPECIAL))
         draw_weights(model, seed=seed, name=self.like or name, spread=self.initializer_range)
         training = Training(weight_decay=self.weight_decay, betas=self.betas, bfloat16=self.compute_dtype == "bfloat16")

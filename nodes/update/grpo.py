@@ -22,6 +22,7 @@ from genrl_graph.nodes.update.steps.schedules import (
     WarmupSteps,
     rate_factor,
 )
+from genrl_graph.nodes.update.steps.truncated import MaskTruncated
 
 
 class Grpo(PacedUpdate, name="grpo"):
@@ -34,8 +35,9 @@ class Grpo(PacedUpdate, name="grpo"):
     The importance ratio is 1 for rollouts that the current version sampled. For the policy's own older rollouts the
     old log-probs are the sampler's; for other peers' rollouts they are this policy's, from before the first step of
     this update. Other peers' rollouts of another tokenizer are tokenised again. Left out and counted are rows without a
-    finite advantage, own rows of another tokenizer, and other peers' rows that do not fit this policy. Zero-variance
-    groups count in the means of the loss, but need no forward pass.
+    finite advantage, own rows of another tokenizer, other peers' rows that do not fit this policy, and with
+    `mask_truncated` rows cut by the length limit. Zero-variance groups count in the means of the loss, but need no
+    forward pass.
     """
 
     renamed_inputs = {"scored": "credited"}
@@ -60,6 +62,11 @@ class Grpo(PacedUpdate, name="grpo"):
     unbiased_kl: bool = Field(
         True,
         description="multiply the KL by the importance ratio, which makes its gradient unbiased (arXiv 2512.02556)",
+    )
+    off_policy_mask_threshold: float | None = Field(
+        None,
+        description="drop sequences with a negative advantage whose log-probs have fallen by more than this since they "
+        "were sampled, in nats per token (arXiv 2512.02556); null: none",
     )
     cispo_max_ratio: float = Field(
         5.0, description="cispo: largest ratio by which a token is weighted, above 0; a ratio, not a distance from 1"
@@ -91,6 +98,7 @@ class Grpo(PacedUpdate, name="grpo"):
     max_batch_tokens: int = Field(8192, ge=1, description="tokens of a micro-batch, padding included")
     max_completion_tokens: int = Field(256, ge=1, description="token budget that dr_grpo divides by")
     max_grad_norm: MaxGradNorm = 1.0
+    mask_truncated: MaskTruncated = False
 
     @model_validator(mode="after")
     def _check(self) -> "Grpo":

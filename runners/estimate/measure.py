@@ -20,7 +20,7 @@ from genrl_graph.contract.policy import Sampling, TokenSequence
 from genrl_graph.nodes.policy.compute.activation_checkpointing import GB, kept_bytes
 from genrl_graph.nodes.policy.compute.logprobs import completion_logprobs
 from genrl_graph.nodes.policy.compute.onednn_linear import prepacked
-from genrl_graph.nodes.policy.compute.sampling import sample_completions
+from genrl_graph.nodes.policy.compute.sampling import Limits, sample_completions
 from genrl_graph.nodes.policy.loading.gguf_model import cache_root
 from genrl_graph.runners.estimate.costs import Machine, Speeds
 from genrl_graph.runners.estimate.models import PolicySize
@@ -147,7 +147,7 @@ def _measure(sized: PolicySize, layers: int, clock: Clock) -> dict[str, float]:
                     num_generations=1,
                     sampling=Sampling(new),
                     rng=np.random.default_rng(0),
-                    eos_ids=[],
+                    limits=Limits([]),
                     max_batch_tokens=1 << 30,
                 )
 

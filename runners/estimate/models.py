@@ -96,7 +96,7 @@ def _saved(carry: Checkpoint) -> Carry:
 def _tiny(carry: TinyLM) -> PolicySize:
     policy: Any = carry.init("sized", seed=0)  # so small that it is simply made
     model = model_of(policy.model.config, bfloat16=carry.compute_dtype == "bfloat16")
-    tokens = ChatTokens(policy.hf_tokenizer, chat_template=carry.chat_template, where=carry.type_name)
+    tokens = ChatTokens.of(carry, policy.hf_tokenizer, where=carry.type_name)
     return PolicySize(model, policy.model.config, tokens, policy.context_length, policy.device)
 
 

@@ -197,7 +197,6 @@ def _trained_on(node: Update, policy: CountingPolicy, rows: Rollouts) -> list[Ro
 
 def _micros(policy: CountingPolicy, rows: Rollouts, budget: int) -> list[MicroBatchWork]:
     """Return the micro-batches that rows are split into, at most `budget` tokens each."""
-    pairs = zip(rows.ragged("prompt_ids"), rows.ragged("completion_ids"), strict=True)
-    sequences = [TokenSequence(prompt, completion) for prompt, completion in pairs]
+    sequences = TokenSequence.of(rows)
     batches = policy.micro_batches(sequences, max_batch_tokens=budget)
     return [policy.micro([sequences[i] for i in at]) for at in batches]

@@ -1,7 +1,7 @@
 """The swarm as the loop sees it: open and close exchanges. Here: peers of one process, and a peer alone."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from genrl_graph.contract.node import Exchange, Packet
@@ -82,7 +82,7 @@ class LocalSwarm:
         """Return the offers of all peers; raises `ExchangeTimeout` where the exchange wants more of them."""
         require_peers(node, len(self._peers), round=round)
         offers = self._offers[node.place.node]
-        return Meeting(tuple(offers[name] for name in self._peers))
+        return Meeting(tuple(offers[name] if name == peer else _as_sent(offers[name]) for name in self._peers))
 
     def wanted(self, node: Exchange, *, round: int) -> bool:
         """Return False: all peers are interrupted together."""
@@ -116,6 +116,11 @@ class LoopbackSwarm:
 
     def judged(self, *, round: int, seconds: Mapping[str, float], offenders: Collection[str]) -> None:
         """Do nothing: there are no others."""
+
+
+def _as_sent(packet: Packet[Frame]) -> Packet[Frame]:
+    """Return a packet as another peer receives it: without local columns."""
+    return replace(packet, rows=packet.rows.without_local())
 
 
 def require_peers(node: Exchange, present: int, *, round: int) -> None:

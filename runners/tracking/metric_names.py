@@ -70,6 +70,8 @@ METRICS = {
     "<update>/trained_rows": "rows with a gradient",
     "<update>/trained_tokens": "tokens with a gradient",
     "<update>/left_out_rows": "rows without a finite advantage or tokens, or that do not fit the policy",
+    "<update>/off_policy_rows": "rows that off_policy_mask_threshold dropped, counted in each epoch",
+    "<update>/truncated_rows": "rows that mask_truncated left out: cut by the length limit",
     "<update>/rows_of_another_tokenizer": "left-out rows of this peer that another tokenizer made",
     "<update>/external": "rows of other peers with a gradient",
     "<update>/retokenised": "rows of other peers with a gradient that another tokenizer made: tokenised again here",

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from genrl_graph.arrow.cast import CHAT, IDS, TEXTS
 from genrl_graph.contract.node import Place
-from genrl_graph.contract.policy import Completion, TextPolicy
+from genrl_graph.contract.policy import Completion, Sampling, Support, TextPolicy
 from genrl_graph.edge_types.rollouts import Rollouts
 from genrl_graph.nodes.generate.prompting.quoting import Prompt
 from genrl_graph.seeds import group_id, rollout_id
@@ -25,7 +25,7 @@ def rollout_rows(
     completions: Sequence[list[Completion] | None],
     *,
     num_generations: int,
-    temperature: float,
+    sampling: Sampling,
     round: int,
     peer: str,
 ) -> Rollouts:
@@ -34,7 +34,7 @@ def rollout_rows(
     `sample` numbers the rows of a task from 0, across its prompts.
     """
     if not prompts:
-        return Rollouts.empty()
+        return Rollouts.empty().with_local(_local_columns([], sampling))
     rows = [row for sampled in completions for row in sampled or [_NO_COMPLETION] * num_generations]
     of_row = np.repeat(np.arange(len(prompts)), num_generations).tolist()
     samples = _occurrences([task_ids[at] for at in of_row])
@@ -58,6 +58,7 @@ def rollout_rows(
         {
             **{name: values.take(pa.array(of_row)) for name, values in by_prompt.items()},
             **_completion_columns(rows),
+            **_local_columns(rows, sampling),
             "id": ids,
             "peer": [peer] * count,
             "node": [place.node] * count,
@@ -67,7 +68,7 @@ def rollout_rows(
             "policy": [policy.name] * count,
             "policy_version": np.full(count, policy.version, np.int64),
             "tokenizer_fingerprint": [policy.tokenizer_fingerprint] * count,
-            "temperature": np.full(count, temperature, np.float32),
+            "temperature": np.full(count, sampling.temperature, np.float32),
         }
     )
 
@@ -101,6 +102,19 @@ def _completion_columns(rows: Sequence[Completion]) -> dict[str, Any]:
         "completion": [row.text for row in rows],
         "finish_reason": [row.finish_reason for row in rows],
     }
+
+
+def _local_columns(rows: Sequence[Completion], sampling: Sampling) -> dict[str, Any]:
+    """Return the columns from which updates make the distribution of the sampler again; none if it is the whole one."""
+    columns: dict[str, Any] = {}
+    if sampling.truncates:
+        nothing = np.empty(0, np.int32)
+        supports = [Support(nothing, nothing) if row.support is None else row.support for row in rows]
+        columns["support_ids"] = [support.ids for support in supports]
+        columns["support_counts"] = [support.counts for support in supports]
+    if sampling.repetition_penalty != 1.0:
+        columns["repetition_penalty"] = np.full(len(rows), sampling.repetition_penalty, np.float32)
+    return columns
 
 
 def _occurrences(names: Sequence[str]) -> list[int]:

@@ -17,7 +17,7 @@ def changed_kinds(before: dict[str, State], model: torch.nn.Module) -> frozenset
     return frozenset(
         type(module).__qualname__
         for name, module in model.named_modules()
-        if not (_equal(before[name][0], after[name][0]) and _equal(before[name][1], after[name][1]))
+        if name in before and not (_equal(before[name][0], after[name][0]) and _equal(before[name][1], after[name][1]))
     )
 
 

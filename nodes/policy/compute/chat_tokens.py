@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,18 +15,45 @@ from genrl_graph.nodes.templates.rendering import TemplateFailed, TemplateTooCos
 from genrl_graph.seeds import digest
 
 _ANSWER = "Zebra"
-"""The answer of a chat that is rendered to see how a turn ends."""
+"""A message of a chat that is rendered to see what the template makes of it."""
+
+
+class ChatFormat(Protocol):
+    """The params of a policy that say how a chat becomes a prompt."""
+
+    @property
+    def chat_template(self) -> str | None:
+        """The template in place of the tokenizer's."""
+
+    @property
+    def chat_template_kwargs(self) -> Mapping[str, Any]:
+        """Variables that the template reads."""
+
+    @property
+    def assistant_prefix(self) -> str:
+        """The text with which every reply begins."""
 
 
 class ChatTokens:
     """A tokenizer with a chat template; raises `DataError` if it has no chat template or no end token.
 
-    `fingerprint` is a digest of both: equal fingerprints give equal ids.
+    `variables` are given to the template, and `prefix` is the text with which every reply begins: it ends the prompt.
+    Raises `ParamError` for a variable that the template does not read. `fingerprint` is a digest of all of these: equal
+    fingerprints give equal ids.
     """
 
-    def __init__(self, tokenizer: Any, *, chat_template: str | None = None, where: str) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        chat_template: str | None = None,
+        variables: Mapping[str, Any] = MappingProxyType({}),
+        prefix: str = "",
+        where: str,
+    ) -> None:
         self.tokenizer = tokenizer
         self.where = where
+        self._variables, self._prefix = dict(variables), prefix
         if chat_template is not None:
             tokenizer.chat_template = chat_template
         elif isinstance(tokenizer.chat_template, dict):  # several by name; the others are for tools or documents
@@ -34,44 +62,91 @@ class ChatTokens:
             raise DataError(f"{where}: its tokenizer has no chat template; set the param chat_template")
         if tokenizer.eos_token_id is None:
             raise DataError(f"{where}: its tokenizer has no end token; use a model that has one")
-        self.fingerprint = _fingerprint(tokenizer)
+        for name in self._variables:
+            if not re.search(rf"\b{re.escape(name)}\b", tokenizer.chat_template):
+                raise ParamError(f"{where}: its chat template reads no {name!r}; leave it out of chat_template_kwargs")
+        self.fingerprint = _fingerprint(tokenizer, self._variables, prefix)
         special = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}
         ordered = sorted({*special, *tokenizer.all_special_tokens} - {""}, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, ordered)))
 
-    def render(self, messages: Sequence[dict[str, str]]) -> NDArray[np.int32]:
-        """Return the token ids of a chat, up to the start of the completion.
+    @classmethod
+    def of(cls, params: ChatFormat, tokenizer: Any, *, where: str) -> "ChatTokens":
+        """Return the tokens of a policy with these params."""
+        return cls(
+            tokenizer,
+            chat_template=params.chat_template,
+            variables=params.chat_template_kwargs,
+            prefix=params.assistant_prefix,
+            where=where,
+        )
 
-        A special token spelled out in a content stays text, because a zero-width space splits it: a quoted completion
-        cannot end a message. Raises `ParamError` if the chat template refuses the messages.
+    def render(self, messages: Sequence[dict[str, str]]) -> NDArray[np.int32]:
+        """Return the token ids of a chat, up to the start of the completion, with the prefix of the reply.
+
+        Template and prefix are tokenised as one text. A special token spelled out in a content stays text, because a
+        zero-width space splits it: a quoted completion cannot end a message. Raises `ParamError` if the chat template
+        refuses the messages.
         """
         escaped = [
             {"role": m["role"], "content": self._special.sub(lambda match: _split(match[0]), m["content"])}
             for m in messages
         ]
         try:
-            ids = chat_ids(self.tokenizer, escaped)
-        except TemplateTooCostly as error:
-            raise ParamError(f"{self.where}: its chat template: {error}") from error
+            text = self._filled(escaped, reply=True)
         except TemplateFailed as error:
             roles = ", ".join(m["role"] for m in messages)
             raise ParamError(f"{self.where}: its chat template refuses the roles {roles}: {error}") from error
-        return np.asarray(ids, dtype=np.int32)
+        return np.asarray(self.tokenizer.encode(text + self._prefix, add_special_tokens=False), dtype=np.int32)
 
-    @cached_property
-    def end_of_turn(self) -> int:
-        """The id with which the chat template ends an assistant's turn; the tokenizer's end token if it writes none."""
-        chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _ANSWER}]
+    def _filled(self, messages: Sequence[dict[str, str]], *, reply: bool) -> str:
+        """Return the text that the template makes of a chat, with the beginning of a `reply`.
+
+        Raises `TemplateFailed` if it fails, and `ParamError` if it exceeds a limit, which transformers does not have.
+        """
         try:
-            text = _chat_text(self.tokenizer, chat, add_generation_prompt=False)
+            return _chat_text(self.tokenizer, messages, add_generation_prompt=reply, variables=self._variables)
         except TemplateTooCostly as error:
             raise ParamError(f"{self.where}: its chat template: {error}") from error
-        except TemplateFailed:  # it has no assistant, or wants other contents
-            return int(self.tokenizer.eos_token_id)
+
+    @property
+    def end_of_turn(self) -> int:
+        """The id with which the chat template ends an assistant's turn; the tokenizer's end token if it writes none."""
+        return int(self.tokenizer.eos_token_id) if self._written_end is None else self._written_end
+
+    @cached_property
+    def _written_end(self) -> int | None:
+        """The first token after an assistant's message that the tokenizer has by name; None if there is none."""
+        text = self._try([{"role": "user", "content": "a"}, {"role": "assistant", "content": _ANSWER}])
         _, answered, after = text.rpartition(_ANSWER)
         added = {str(token): int(id) for id, token in self.tokenizer.added_tokens_decoder.items()}
         written = re.search("|".join(map(re.escape, sorted(added, key=len, reverse=True))), after) if answered else None
-        return added[written[0]] if written else int(self.tokenizer.eos_token_id)
+        return added[written[0]] if written else None
+
+    def _try(self, messages: Sequence[dict[str, str]]) -> str:
+        """Return what the template makes of a chat, "" if it refuses its roles or wants other contents."""
+        try:
+            return self._filled(messages, reply=False)
+        except TemplateFailed:
+            return ""
+
+    def notes(self) -> list[str]:
+        """Return what a user of this chat template should know, one phrase each."""
+        notes = []
+        user = {"role": "user", "content": "a"}
+        with_system = self._try([{"role": "system", "content": _ANSWER}, user])
+        if with_system and _ANSWER not in with_system:
+            notes.append(
+                "its chat template leaves system messages out: what the param `system` of a node or a system message "
+                "of a data set says is lost; write it into `template`, or set chat_template"
+            )
+        if self._written_end is None and self._try([user, {"role": "assistant", "content": _ANSWER}]):
+            end = self.tokenizer.eos_token
+            notes.append(
+                f"its chat template ends the assistant's turns with no token, so completions may never end; set `stop` "
+                f"of the generators, or a chat_template that ends them with {end}"
+            )
+        return notes
 
     def encode(self, text: str, *, ended: bool) -> NDArray[np.int32]:
         """Return the token ids of a completion's text, then the end of turn if it `ended`.
@@ -81,17 +156,25 @@ class ChatTokens:
         ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         return np.asarray([*ids, self.end_of_turn] if ended else ids, dtype=np.int32)
 
-    def unknown_ids(self, vocab_size: int) -> list[int]:
+    def unknown_ids(self, vocab_size: int) -> frozenset[int]:
         """Return the ids below `vocab_size` that the tokenizer does not know, such as those of a padded embedding."""
-        known = set(self.tokenizer.get_vocab().values())
-        return [] if len(known) == vocab_size else [id for id in range(vocab_size) if id not in known]
+        return frozenset() if len(self._known_ids) == vocab_size else frozenset(range(vocab_size)) - self._known_ids
+
+    @cached_property
+    def _known_ids(self) -> frozenset[int]:
+        return frozenset(self.tokenizer.get_vocab().values())
+
+    def silent(self, ends: Collection[int]) -> frozenset[int]:
+        """Return the ids that are no text: the end tokens `ends`, padding, and the token for unknown characters."""
+        ids = {*ends, self.tokenizer.pad_token_id, self.tokenizer.unk_token_id}
+        return frozenset(int(id) for id in ids if id is not None)
 
     def texts(self, rows: Sequence[Sequence[int]], *, ends: Collection[int]) -> list[str]:
         """Decode each row of ids without the end tokens `ends`, padding, and the token for unknown characters.
 
         Other special tokens, such as <think>, are text that rewards read.
         """
-        silent = {*ends, self.tokenizer.pad_token_id, self.tokenizer.unk_token_id}
+        silent = self.silent(ends)
         kept = [[id for id in row if id not in silent] for row in rows]
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is not None:  # about ten times as fast as its transformers wrapper
@@ -104,13 +187,15 @@ def chat_ids(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
 
     Raises `TemplateFailed` if the chat template fails, or exceeds a limit, which transformers does not have.
     """
-    text = _chat_text(tokenizer, messages, add_generation_prompt=True)
+    text = _chat_text(tokenizer, messages, add_generation_prompt=True, variables={})
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
 
 
-def _chat_text(tokenizer: Any, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> str:
-    values = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+def _chat_text(
+    tokenizer: Any, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool, variables: Mapping[str, Any]
+) -> str:
+    values = {**variables, "messages": list(messages), "add_generation_prompt": add_generation_prompt}
     return render("chat", tokenizer.chat_template, {**tokenizer.special_tokens_map, **values})
 
 
@@ -118,7 +203,7 @@ def _split(token: str) -> str:
     return token[0] + "\u200b" + token[1:]
 
 
-def _fingerprint(tokenizer: Any) -> str:
+def _fingerprint(tokenizer: Any, variables: Mapping[str, Any], prefix: str) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         content: Any = sorted(tokenizer.get_vocab().items())
@@ -126,4 +211,5 @@ def _fingerprint(tokenizer: Any) -> str:
         content = json.loads(backend.to_str())
         for setting in ("truncation", "padding"):  # left over from the last call, not part of the vocabulary
             content.pop(setting, None)
-    return digest(("tokenizer", json.dumps(content, sort_keys=True), tokenizer.chat_template))
+    format = [json.dumps(variables, sort_keys=True), prefix] if variables or prefix else []
+    return digest(("tokenizer", json.dumps(content, sort_keys=True), tokenizer.chat_template, *format))

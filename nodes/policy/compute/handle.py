@@ -13,20 +13,20 @@ import torch
 from numpy.typing import NDArray
 
 from genrl_graph.allocator import release_memory
-from genrl_graph.contract.policy import Completion, Sampling, TokenSequence
+from genrl_graph.contract.policy import Completion, Sampling, Support, TokenSequence
 from genrl_graph.errors import NodeFailed
 from genrl_graph.nodes.policy.compute import exported
 from genrl_graph.nodes.policy.compute.activation_checkpointing import ActivationCheckpointing, kept_bytes
 from genrl_graph.nodes.policy.compute.call_state import remember
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
-from genrl_graph.nodes.policy.compute.logprobs import has_plain_head, logprobs_by_group, read_of
+from genrl_graph.nodes.policy.compute.logprobs import has_plain_head, logprobs_by_group, read_of, vocab_size
 from genrl_graph.nodes.policy.compute.onednn_linear import prepacked
 from genrl_graph.nodes.policy.compute.packed_forward import prepare
 from genrl_graph.nodes.policy.compute.packing import packed_batches, packed_tokens
 from genrl_graph.nodes.policy.compute.probing.probes import reading_of
 from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.compute.reading import Reading
-from genrl_graph.nodes.policy.compute.sampling import sample_completions
+from genrl_graph.nodes.policy.compute.sampling import Limits, sample_completions
 from genrl_graph.nodes.policy.compute.trainable import TrainablePolicy, Training
 from genrl_graph.nodes.policy.compute.weights import restore_optimizer, save_state
 
@@ -39,8 +39,9 @@ PROBE_LENGTHS = (32, 96)
 class CausalPolicy(TrainablePolicy):
     """A policy over a Hugging Face causal language model with float32 weights and without dropout.
 
-    External trainers such as TRL's use `model`, `hf_tokenizer` and `optimizer()` instead of `backward` and `step`.
-    They must leave `model` in evaluation mode, as they find it, and call `stepped(n)` after `n` optimiser steps.
+    `tokens` turns chats into ids and ids into text. External trainers such as TRL's use `model`, `hf_tokenizer` and
+    `optimizer()` instead of `backward` and `step`. They must leave `model` in evaluation mode, as they find it, and
+    call `stepped(n)` after `n` optimiser steps.
     """
 
     def __init__(
@@ -57,8 +58,9 @@ class CausalPolicy(TrainablePolicy):
         if reading is not None:  # known, so that the model needs no probes
             self.__dict__["reading"] = reading
         self.context_length, self.tokenizer_fingerprint = context, tokens.fingerprint
-        self.vocab_size = _vocab_size(model)
-        self._tokens = tokens
+        self.vocab_size = vocab_size(model)
+        self.tokens = tokens
+        self.unknown_ids = tokens.unknown_ids(self.vocab_size)
         self._eos_ids = _eos_ids(model, tokens)
 
     @property
@@ -69,19 +71,19 @@ class CausalPolicy(TrainablePolicy):
     @property
     def hf_tokenizer(self) -> Any:
         """The Hugging Face tokenizer, with the chat template of this policy."""
-        return self._tokens.tokenizer
+        return self.tokens.tokenizer
 
     def render(self, messages: Sequence[dict[str, str]]) -> NDArray[np.int32]:
         """Return the token ids of a chat; special tokens spelled out in a content stay text."""
-        return self._tokens.render(messages)
+        return self.tokens.render(messages)
 
     def encode(self, text: str, *, ended: bool) -> NDArray[np.int32]:
         """Return the token ids of a completion's text, followed by the chat template's end of turn if it `ended`."""
-        return self._tokens.encode(text, ended=ended)
+        return self.tokens.encode(text, ended=ended)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of completion ids, without end tokens and padding."""
-        return self._tokens.texts([list(map(int, ids))], ends=self._eos_ids)[0]
+        return self.tokens.texts([list(map(int, ids))], ends=self._eos_ids)[0]
 
     def generate(
         self,
@@ -108,24 +110,27 @@ class CausalPolicy(TrainablePolicy):
                 num_generations=num_generations,
                 sampling=sampling,
                 rng=rng,
-                eos_ids=self._eos_ids,
+                limits=Limits(self._eos_ids, self._unknown, self.decode, self.tokens.silent(self._eos_ids)),
                 max_batch_tokens=max_batch_tokens,
                 shared=shared,
                 reading=self.reading,
-                unknown=self._unknown,
             )
         ids = [row[:length] for row, length in zip(sampled.ids, sampled.lengths, strict=True)]
         logprobs = [row[:length] for row, length in zip(sampled.logprobs, sampled.lengths, strict=True)]
-        rows_of = [TokenSequence(prompts[at // num_generations], row) for at, row in enumerate(ids)]
+        supports: Sequence[Support | None] = sampled.supports or [None] * len(ids)
+        rows_of = [
+            TokenSequence(prompts[at // num_generations], row, support, sampling.repetition_penalty)
+            for at, (row, support) in enumerate(zip(ids, supports, strict=True))
+        ]
         for at, again in self._beyond_border(sampler, rows_of, sampling.temperature).items():
             logprobs[at] = again
         if ids and not np.isfinite(np.concatenate(logprobs)).all():
             raise NodeFailed(
                 f"policy {self.name!r} version {self.version}: log-probs are not finite; lower the learning rate"
             )
-        texts = self._tokens.texts([row.tolist() for row in ids], ends=self._eos_ids)
+        texts = self.tokens.texts([row.tolist() for row in ids], ends=self._eos_ids)
         finish = ["stop" if stopped else "length" for stopped in sampled.stopped.tolist()]
-        rows = [Completion(*parts) for parts in zip(ids, logprobs, texts, finish, strict=True)]
+        rows = [Completion(*parts) for parts in zip(ids, logprobs, texts, finish, supports, strict=True)]
         return [rows[at : at + num_generations] for at in range(0, len(rows), num_generations)]
 
     def _beyond_border(
@@ -178,6 +183,7 @@ class CausalPolicy(TrainablePolicy):
             reading=self.reading,
             plain_head=self._has_plain_head,
             shared=self._shares,
+            unknown=self._unknown,
         )
 
     def _tokens_read(self, sequences: Sequence[TokenSequence]) -> int:
@@ -219,7 +225,9 @@ class CausalPolicy(TrainablePolicy):
         """Raise `StoreError` if a model that was exported to `folder` computes other log-probs than this policy."""
 
         def live(rows: list[TokenSequence]) -> torch.Tensor:
-            return self._logprobs_of(self.model, rows, np.ones(len(rows), np.float32))
+            # as in the files: with the ids that the tokenizer does not know
+            ones = np.ones(len(rows), np.float32)
+            return logprobs_by_group(self.model, rows, ones, reading=self.reading, plain_head=self._has_plain_head)
 
         exported.verify(folder, model, live, vocab_size=self.vocab_size, length=self.context_length)
 
@@ -237,7 +245,7 @@ class CausalPolicy(TrainablePolicy):
         """Return a policy with the same settings and a copy of the weights, without optimiser state."""
         model = copy.deepcopy(self.model)
         model.zero_grad(set_to_none=True)
-        return type(self)(name, model, self._tokens, context=self.context_length, training=self._training)
+        return type(self)(name, model, self.tokens, context=self.context_length, training=self._training)
 
     def _sampler(self) -> torch.nn.Module:
         """Return the model that one call of `generate` samples from."""
@@ -264,8 +272,7 @@ class CausalPolicy(TrainablePolicy):
     @cached_property
     def _unknown(self) -> torch.Tensor | None:
         """The ids that the model has and the tokenizer does not know, None if there are none."""
-        unknown = self._tokens.unknown_ids(self.vocab_size)
-        return torch.tensor(unknown, device=self.device) if unknown else None
+        return torch.tensor(sorted(self.unknown_ids), device=self.device) if self.unknown_ids else None
 
     @cached_property
     def _has_plain_head(self) -> bool:
@@ -293,12 +300,6 @@ class CausalPolicy(TrainablePolicy):
             module.training = module is self.model
         with self.computing(), self._checkpointing.recomputing():
             yield
-
-
-def _vocab_size(model: torch.nn.Module) -> int:
-    """Return the number of ids that input and output embeddings have; often more than the tokenizer's."""
-    layers = (cast(Any, model).get_input_embeddings(), cast(Any, model).get_output_embeddings())
-    return min(int(layer.weight.shape[0]) for layer in layers if layer is not None)
 
 
 def _eos_ids(model: torch.nn.Module, tokens: ChatTokens) -> list[int]:

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from genrl_graph.contract.policy import TokenSequence
 from genrl_graph.nodes.policy.compute.call_state import restore
+from genrl_graph.nodes.policy.compute.distribution import Places
 from genrl_graph.nodes.policy.compute.packed_forward import packed_hidden_states
 from genrl_graph.nodes.policy.compute.packing import Packed
 from genrl_graph.nodes.policy.compute.reading import Reading
@@ -27,6 +28,7 @@ def logprobs_by_group(
     reading: Reading,
     plain_head: bool = True,
     shared: bool = False,
+    unknown: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return `completion_logprobs`, with only those rows in one call that `reading` allows."""
     groups = reading.groups([len(s.prompt_ids) + len(s.completion_ids) for s in sequences])
@@ -41,6 +43,7 @@ def logprobs_by_group(
             plain_head=plain_head,
             shared=shared,
             whole_rows=reading.whole_rows,
+            unknown=unknown,
         )
         parts.append(pad(part, (0, longest - part.shape[1])))
     if len(parts) == 1:
@@ -58,11 +61,13 @@ def completion_logprobs(
     plain_head: bool = True,
     shared: bool = False,
     whole_rows: bool = False,
+    unknown: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return log-probs of the completion tokens: float32 [rows, longest completion], 0 beyond a row's completion.
 
-    Logits of row i are divided by temperatures[i]; greedy rows, with temperature 0, count as 1. Logits are computed
-    for completion tokens only, in blocks that the backward pass recomputes. `plain_head` states that logits are the
+    They are of the distribution that row i was sampled from (see `Places`): with its penalty, at temperatures[i] (0,
+    which is greedy, counts as 1), without the ids in `unknown`, and with its support. Logits are computed for
+    completion tokens only, in blocks that the backward pass recomputes. `plain_head` states that logits are the
     output layer applied to the last hidden state (see `has_plain_head`); otherwise the whole model computes them.
     `shared` packs the rows and computes shared prefixes, such as a prompt, once; the model must be `prepare`d for it.
     `whole_rows` also reads the last token of each row, for models to which the length of a row matters.
@@ -74,8 +79,7 @@ def completion_logprobs(
         return torch.zeros((len(sequences), 0), device=device)
     row, column = np.nonzero(np.arange(longest)[None, :] < lengths[:, None])
     target = torch.from_numpy(np.concatenate([s.completion_ids for s in sequences]).astype(np.int64)).to(device)
-    # on the host: testing whether all temperatures are 1 must not wait for the device
-    temperature = torch.from_numpy(np.where(temperatures > 0, temperatures, 1.0).astype(np.float32)[row])
+    into = Places.of(sequences, temperatures, vocab_size=vocab_size(model), unknown=unknown, device=device)
     rows, columns = torch.from_numpy(row).to(device), torch.from_numpy(column).to(device)
 
     inputs = [whole_of(sequence) if whole_rows else read_of(sequence) for sequence in sequences]
@@ -85,19 +89,25 @@ def completion_logprobs(
     place = np.concatenate([_predicting(path, s) for path, s in pairs])
     places = torch.from_numpy(place).to(device)
     if packed is not None:
-        values = _in_blocks(_head(model), packed_hidden_states(model, packed)[places], target, temperature)
+        values = _in_blocks(_head(model), packed_hidden_states(model, packed)[places], target, into)
     elif plain_head:
         # causal attention never sees padding on the right, so no mask is needed and attention is fastest
         ids = _right_padded(inputs).to(device)
         hidden = cast(Any, model).base_model(input_ids=ids, use_cache=False).last_hidden_state[rows, places]
-        values = _in_blocks(_head(model), hidden, target, temperature)
+        values = _in_blocks(_head(model), hidden, target, into)
     else:
         ids, first = _right_padded(inputs).to(device), int(place.min())
         with_logits = torch.arange(first, ids.shape[1], device=device)
         logits = model(input_ids=ids, use_cache=False, logits_to_keep=with_logits).logits
         first = ids.shape[1] - logits.shape[1]  # some models give all logits whatever they are asked for
-        values = _token_logprobs(logits[rows, places - first], target, temperature)
+        values = into.logprobs(logits[rows, places - first], target)
     return torch.zeros((len(sequences), longest), device=device).index_put((rows, columns), values)
+
+
+def vocab_size(model: torch.nn.Module) -> int:
+    """Return the number of ids that both the input and the output embeddings have; often more than the tokenizer's."""
+    layers = (cast(Any, model).get_input_embeddings(), cast(Any, model).get_output_embeddings())
+    return min(int(layer.weight.shape[0]) for layer in layers if layer is not None)
 
 
 def read_of(sequence: TokenSequence) -> NDArray[np.int32]:
@@ -145,14 +155,12 @@ def _head(model: torch.nn.Module) -> torch.nn.Module:
     return cast(torch.nn.Module, cast(Any, model).get_output_embeddings())
 
 
-def _in_blocks(
-    head: torch.nn.Module, hidden: torch.Tensor, target: torch.Tensor, temperature: torch.Tensor
-) -> torch.Tensor:
+def _in_blocks(head: torch.nn.Module, hidden: torch.Tensor, target: torch.Tensor, places: Places) -> torch.Tensor:
     """Compute log-probs in blocks of at most `LOGITS_AT_ONCE` logits; the backward pass recomputes them."""
     size = max(1, LOGITS_AT_ONCE // int(cast(torch.Tensor, head.weight).shape[0]))
     if len(hidden) <= size:
-        return _block(head, hidden, target, temperature)
-    blocks = zip(*(torch.split(part, size) for part in (hidden, target, temperature)), strict=True)
+        return _block(head, hidden, target, places)
+    blocks = zip(torch.split(hidden, size), torch.split(target, size), places.split(size), strict=True)
     if not torch.is_grad_enabled():
         return torch.cat([_block(head, *block) for block in blocks])
     values = [
@@ -162,14 +170,5 @@ def _in_blocks(
     return torch.cat(values)
 
 
-def _block(
-    head: torch.nn.Module, hidden: torch.Tensor, target: torch.Tensor, temperature: torch.Tensor
-) -> torch.Tensor:
-    return _token_logprobs(head(hidden), target, temperature)
-
-
-def _token_logprobs(logits: torch.Tensor, target: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
-    scaled = logits.float()
-    if not bool((temperature == 1).all()):
-        scaled = scaled / temperature[:, None].to(scaled.device)
-    return scaled.gather(-1, target[:, None])[:, 0] - scaled.logsumexp(-1)
+def _block(head: torch.nn.Module, hidden: torch.Tensor, target: torch.Tensor, places: Places) -> torch.Tensor:
+    return places.logprobs(head(hidden), target)

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache
 
-from genrl_graph.contract.policy import Sampling
+from genrl_graph.contract.policy import Sampling, Support
 from genrl_graph.nodes.policy.compute.call_state import restore
+from genrl_graph.nodes.policy.compute.distribution import choose
 from genrl_graph.nodes.policy.compute.kv_cache import (
     cache_argument,
     expand_paths,
@@ -28,23 +29,36 @@ from genrl_graph.nodes.policy.compute.packing import Packed
 from genrl_graph.nodes.policy.compute.reading import EXACT, Reading
 from genrl_graph.nodes.policy.compute.rereading import Rereading
 from genrl_graph.nodes.policy.compute.shared_prompts import SharedPrompts
+from genrl_graph.nodes.policy.compute.stop_strings import Decode, StopStrings
 
-_BLOCK = 1 << 23  # most logits (elements) that are turned into probabilities at once
 PACKED = 0.9  # prompts are packed if that leaves less than this share of the tokens of padded rows
-_NUCLEUS = 1024  # most probable tokens to search for the nucleus before sorting all tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
     """Sampled tokens [rows, max_new_tokens] of prompts x generations, prompt by prompt, valid up to `lengths`.
 
-    `stopped` marks rows that ended with an end token.
+    `stopped` marks rows that ended with an end token or a stop string; `supports` is empty if nothing was truncated.
     """
 
     ids: NDArray[np.int32]
     logprobs: NDArray[np.float32]
     lengths: NDArray[np.int64]
     stopped: NDArray[np.bool_]
+    supports: list[Support]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a model may sample: `unknown` ids never, and completions end with one of `eos_ids` or with a stop string.
+
+    `decode` gives the text in which stop strings are looked for; `silent` ids are not in it.
+    """
+
+    eos_ids: Sequence[int]
+    unknown: torch.Tensor | None = None
+    decode: Decode | None = None
+    silent: frozenset[int] = frozenset()
 
 
 def sample_completions(
@@ -54,35 +68,36 @@ def sample_completions(
     num_generations: int,
     sampling: Sampling,
     rng: np.random.Generator,
-    eos_ids: Sequence[int],
+    limits: Limits,
     max_batch_tokens: int,
     shared: bool = False,
     reading: Reading = EXACT,
-    unknown: torch.Tensor | None = None,
 ) -> Sampled:
     """Sample `num_generations` completions of every prompt from a Hugging Face causal language model.
 
     A row that alone exceeds `max_batch_tokens` is a batch of its own. `shared` computes prefixes that prompts share
-    only once; the model must be `prepare`d for it. `reading` says what may be in one call, `unknown` holds ids that are
-    never sampled. The caller sets evaluation mode and autocast.
+    only once; the model must be `prepare`d for it. `reading` says what may be in one call. The caller sets evaluation
+    mode and autocast.
     """
     rows, steps = len(prompts) * num_generations, sampling.max_new_tokens
     uniforms = rng.random((rows, steps), dtype=np.float32) if sampling.temperature > 0 else None
     ids, logprobs = np.zeros((rows, steps), np.int32), np.zeros((rows, steps), np.float32)
     lengths, stopped = np.full(rows, steps, np.int64), np.zeros(rows, np.bool_)
+    supports: dict[int, Support] = {}
     prompt_of_row = np.repeat(np.arange(len(prompts)), num_generations)
     prompt_lengths = np.array([len(prompt) for prompt in prompts], np.int64)[prompt_of_row]
     with torch.no_grad():
         for in_batch in _batches(prompt_lengths, steps, max_batch_tokens, reading):
             own = [prompts[at] for at in prompt_of_row[in_batch]]
-            batch = _Batch(model, own, sampling, eos_ids, shared=shared, reading=reading, unknown=unknown)
+            batch = _Batch(model, own, sampling, limits, shared=shared, reading=reading)
             batch.run(None if uniforms is None else uniforms[in_batch])
             width = batch.ids.shape[1]
             ids[in_batch, :width] = batch.ids.cpu().numpy()
             logprobs[in_batch, :width] = batch.logprobs.cpu().numpy()
             lengths[in_batch] = batch.lengths.cpu().numpy()
             stopped[in_batch] = batch.done.cpu().numpy()
-    return Sampled(ids, logprobs, lengths, stopped)
+            supports |= dict(zip(in_batch.tolist(), batch.supports(), strict=False))
+    return Sampled(ids, logprobs, lengths, stopped, [supports[row] for row in range(len(supports))])
 
 
 def _batches(
@@ -120,21 +135,27 @@ class _Batch:
         model: torch.nn.Module,
         prompts: Sequence[NDArray[np.int32]],
         sampling: Sampling,
-        eos_ids: Sequence[int],
+        limits: Limits,
         *,
         shared: bool,
         reading: Reading,
-        unknown: torch.Tensor | None,
     ) -> None:
-        self.model, self.sampling, self.reading, self.unknown = model, sampling, reading, unknown
+        self.model, self.sampling, self.reading, self.limits = model, sampling, reading, limits
         self.device = next(model.parameters()).device
         rows, steps = len(prompts), sampling.max_new_tokens
-        self.eos = torch.tensor(list(eos_ids), device=self.device)
+        self.eos = torch.tensor(list(limits.eos_ids), device=self.device)
         self.ids = torch.zeros((rows, steps), dtype=torch.int32, device=self.device)
         self.logprobs = torch.zeros((rows, steps), device=self.device)
         self.lengths = torch.full((rows,), steps, device=self.device)
         self.done = torch.zeros(rows, dtype=torch.bool, device=self.device)
+        self.stops = self._stop_strings(rows)
+        self.repeated: torch.Tensor | None = None  # the ids of each row so far, where they are penalized
+        self._support: list[list[NDArray[np.int32]]] = [[] for _ in range(rows if sampling.truncates else 0)]
         self._prefill(prompts, shared=shared)
+        if sampling.repetition_penalty != 1.0:
+            self.repeated = torch.zeros(self.logits.shape, dtype=torch.bool, device=self.device)
+            for row, prompt in enumerate(prompts):
+                self.repeated[row, torch.from_numpy(prompt.astype(np.int64)).to(self.device)] = True
 
     def _prefill(self, prompts: Sequence[NDArray[np.int32]], *, shared: bool) -> None:
         """Read each distinct prompt once; set logits, cache and mask, with one row per completion."""
@@ -258,10 +279,8 @@ class _Batch:
         active = torch.arange(len(self.ids), device=self.device)
         for step in range(self.sampling.max_new_tokens):
             uniform = None if draws is None else draws[active, step]
-            token, logprob = choose(self.logits, uniform, self.sampling, unknown=self.unknown)
-            self.ids[active, step] = token.to(torch.int32)
-            self.logprobs[active, step] = logprob
-            ended = torch.isin(token, self.eos) & ~self.done[active]
+            token = self._sample(active, uniform, step)
+            ended = (torch.isin(token, self.eos) | self._stopped(active, token)) & ~self.done[active]
             self.lengths[active[ended]] = step + 1
             self.done[active[ended]] = True
             running = ~self.done[active]
@@ -274,6 +293,39 @@ class _Batch:
             self.logits = self._next(token)
             self.next_position += 1
 
+    def _sample(self, active: torch.Tensor, uniform: torch.Tensor | None, step: int) -> torch.Tensor:
+        """Choose and record the next token of the active rows."""
+        seen = None if self.repeated is None else self.repeated[active]
+        choice = choose(self.logits, uniform, self.sampling, unknown=self.limits.unknown, seen=seen)
+        self.ids[active, step] = choice.token.to(torch.int32)
+        self.logprobs[active, step] = choice.logprob
+        if self.repeated is not None:
+            self.repeated[active, choice.token] = True
+        if choice.counts is not None and choice.support is not None:
+            counts = choice.counts.cpu().numpy()
+            parts = np.split(choice.support.to(torch.int32).cpu().numpy(), np.cumsum(counts)[:-1])
+            for row, part in zip(active.tolist(), parts, strict=True):
+                self._support[row].append(part)
+        return choice.token
+
+    def _stop_strings(self, rows: int) -> StopStrings | None:
+        if not self.sampling.stop or self.limits.decode is None:
+            return None
+        return StopStrings(self.sampling.stop, self.limits.decode, rows=rows, silent=self.limits.silent)
+
+    def _stopped(self, active: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+        """Return which of the active rows contain a stop string with their new token."""
+        if self.stops is None:
+            return torch.zeros_like(token, dtype=torch.bool)
+        ends = [self.stops.ends(row, id) for row, id in zip(active.tolist(), token.tolist(), strict=True)]
+        return torch.tensor(ends, device=self.device)
+
+    def supports(self) -> list[Support]:
+        """Return the support of each row, up to its end; none if nothing is truncated."""
+        rows = [parts[:length] for parts, length in zip(self._support, self.lengths.tolist(), strict=False)]
+        counts = [np.array([len(part) for part in parts], np.int32) for parts in rows]
+        return [Support(np.concatenate(parts), count) for parts, count in zip(rows, counts, strict=True)]
+
     def _keep(self, rows: torch.Tensor) -> None:
         keep_rows(self.cache, rows)
         self.next_position = self.next_position[rows]
@@ -282,65 +334,3 @@ class _Batch:
             self.prompts.keep(rows)
         if self.rereading is not None:
             self.rereading.keep(rows)
-
-
-def choose(
-    logits: torch.Tensor,
-    uniforms: torch.Tensor | None,
-    sampling: Sampling,
-    *,
-    unknown: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the next token of each row and its log-prob at the sampling temperature, before top-p.
-
-    Tokens are sampled by inverting the cumulative distribution. `logits` is [rows, vocabulary]; `uniforms` is [rows] in
-    [0, 1), None for greedy choice. The ids in `unknown` are never chosen; log-probs are of the whole distribution.
-    """
-    block = max(1, _BLOCK // logits.shape[1])
-    if len(logits) <= block:
-        return _choose(logits, uniforms, sampling, unknown)
-    parts = [
-        _choose(rows, None if uniforms is None else uniforms[start : start + block], sampling, unknown)
-        for start, rows in zip(range(0, len(logits), block), torch.split(logits, block), strict=True)
-    ]
-    return torch.cat([token for token, _ in parts]), torch.cat([logprob for _, logprob in parts])
-
-
-def _choose(
-    logits: torch.Tensor, uniforms: torch.Tensor | None, sampling: Sampling, unknown: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    scaled = logits.float()
-    if uniforms is not None and sampling.temperature != 1.0:
-        scaled = scaled / sampling.temperature
-    normalizer = scaled.logsumexp(-1)
-    if uniforms is None:
-        known = scaled if unknown is None else scaled.index_fill(-1, unknown, -torch.inf)
-        token = known.argmax(-1)
-    else:
-        probs = (scaled - normalizer[:, None]).exp_()
-        if unknown is not None:
-            probs.index_fill_(-1, unknown, 0.0)
-        if sampling.top_p < 1.0:
-            probs = _nucleus(probs, sampling.top_p)
-        token = _invert(probs.cumsum(-1), uniforms)
-    return token, scaled.gather(-1, token[:, None])[:, 0] - normalizer
-
-
-def _invert(cumulative: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """Return the first token whose cumulative mass exceeds uniform x total; tokens without mass are never chosen."""
-    total = cumulative[:, -1]
-    below = torch.nextafter(total, torch.zeros_like(total))
-    target = torch.minimum(uniforms * total, below)
-    token = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
-    return token.clamp_(max=cumulative.shape[1] - 1)  # out of range only for NaN logits, which the caller refuses
-
-
-def _nucleus(probs: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Set all probabilities to 0 but those of the smallest set that holds `top_p` of the mass, including ties."""
-    count = min(_NUCLEUS, probs.shape[1])
-    ordered = probs.topk(count, dim=-1).values
-    if count < probs.shape[1] and bool((ordered.sum(-1) < top_p).any()):
-        ordered = probs.sort(dim=-1, descending=True).values
-    before = ordered.cumsum(-1) - ordered
-    smallest = ordered.masked_fill(before >= top_p, torch.inf).amin(-1, keepdim=True)
-    return probs.masked_fill(probs < smallest, 0.0)

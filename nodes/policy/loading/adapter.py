@@ -49,7 +49,7 @@ class SharedBase:
     def __init__(self, model: torch.nn.Module, tokenizer: Any, source: str) -> None:
         self.model, self.source = model.eval().requires_grad_(False), source
         self._tokenizer = tokenizer
-        self._tokens: dict[str | None, ChatTokens] = {}
+        self._tokens: dict[str, ChatTokens] = {}
 
     @cached_property
     def digest(self) -> str:
@@ -57,11 +57,11 @@ class SharedBase:
         return weights_digest(named_tensors(self.model))
 
     def tokens(self, params: "Lora") -> ChatTokens:
-        """Return the tokenizer with the chat template of the params; policies with the same template share it."""
-        template = params.chat_template
-        if template not in self._tokens:
-            self._tokens[template] = tokens_of(params, copy.deepcopy(self._tokenizer))
-        return self._tokens[template]
+        """Return the tokenizer with the chat format of the params; policies with the same format share it."""
+        format = params.model_dump_json(include={"chat_template", "chat_template_kwargs", "assistant_prefix"})
+        if format not in self._tokens:
+            self._tokens[format] = tokens_of(params, copy.deepcopy(self._tokenizer))
+        return self._tokens[format]
 
     def copy_around(
         self, model: torch.nn.Module, replaced: Mapping[int, torch.nn.Parameter] | None = None
@@ -167,7 +167,7 @@ class LoraPolicy(CausalPolicy):
         return type(self)(
             name,
             model,
-            self._tokens,
+            self.tokens,
             base=self._base,
             config=self._config,
             context=self.context_length,

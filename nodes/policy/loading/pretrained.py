@@ -61,13 +61,13 @@ def probe(policy: CausalPolicy, *, where: str) -> None:
     with named(where):
         reading = policy.reading
     policy.context_length = min(policy.context_length, reading.limit or policy.context_length)
-    for note in reading.notes():
+    for note in (*reading.notes(), *policy.tokens.notes()):
         tell(f"{where}: {note}")
 
 
 def tokens_of(params: "CausalLM", tokenizer: Any) -> ChatTokens:
     """Wrap a tokenizer, with the chat template of the params if they have one."""
-    return ChatTokens(tokenizer, chat_template=params.chat_template, where=_where(params))
+    return ChatTokens.of(params, tokenizer, where=_where(params))
 
 
 def training_of(params: "CausalLM", device: torch.device) -> Training:

@@ -1,7 +1,7 @@
 """The stand-in for a language model in dry play: a few thousand random weights, and canned replies."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -12,8 +12,12 @@ from genrl_graph.nodes.generate import critique, revise
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.compute.reading import EXACT
+from genrl_graph.nodes.policy.compute.stop_strings import StopStrings
 from genrl_graph.nodes.policy.compute.trainable import Training
 from genrl_graph.nodes.policy.compute.weights import draw_weights
+
+if TYPE_CHECKING:
+    from genrl_graph.nodes.policy.causal_lm import CausalLM
 
 REPLIES = (
     "The sum is 12 + 30 = 42.\n#### 42",
@@ -48,38 +52,38 @@ class StubPolicy(CausalPolicy):
         rng: np.random.Generator,
         max_batch_tokens: int,
     ) -> list[list[Completion]]:
-        """Return replies drawn with `rng` for each prompt, truncated to `max_new_tokens`."""
+        """Return replies drawn with `rng` for each prompt, ended by stop strings and by `max_new_tokens`."""
         drawn = rng.integers(len(REPLIES), size=(len(prompts), num_generations))
-        return [[self._reply(REPLIES[at], sampling.max_new_tokens) for at in row] for row in drawn]
+        return [[self._reply(REPLIES[at], sampling) for at in row] for row in drawn]
 
     def _twin(self, name: str) -> Self:
         other = super()._twin(name)
         other.counts_tokens = self.counts_tokens
         return other
 
-    def _reply(self, text: str, max_new_tokens: int) -> Completion:
+    def _reply(self, text: str, sampling: Sampling) -> Completion:
         tokenizer: Any = self.hf_tokenizer
         whole = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
-        ids = np.asarray(whole[:max_new_tokens], np.int32)
+        if sampling.stop:
+            stops = StopStrings(sampling.stop, self.decode, rows=1, silent=[tokenizer.eos_token_id])
+            whole = whole[: next((at + 1 for at, id in enumerate(whole) if stops.ends(0, id)), len(whole))]
+        ids = np.asarray(whole[: sampling.max_new_tokens], np.int32)
         logprobs = np.full(len(ids), -np.log(self.vocab_size), np.float32)  # random weights are nearly uniform
-        finish = "stop" if len(whole) <= max_new_tokens else "length"
+        finish = "stop" if len(whole) <= sampling.max_new_tokens else "length"
         return Completion(ids, logprobs, self.decode(ids.tolist()), finish)
 
 
 def stub_policy(
-    name: str, *, seed: int, chat_template: str | None = None, local: tuple[ChatTokens, int] | None = None
+    name: str, *, seed: int, params: "CausalLM | None" = None, local: tuple[ChatTokens, int] | None = None
 ) -> StubPolicy:
     """Return a stand-in for a language model, which takes a fraction of a second.
 
-    `local` are the tokens and the context length of the model; without them the stand-in has a tokenizer of its own,
-    and prompts are not limited.
+    `local` are the tokens and the context length of the model; without them the stand-in has a tokenizer of its own
+    (with the chat template of `params` if they have one), and prompts are not limited.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokens, context = local or (
-        ChatTokens(_tokenizer(), chat_template=chat_template or CHAT, where="dry play"),
-        CONTEXT,
-    )
+    tokens, context = local or (_stub_tokens(params), CONTEXT)
     config = LlamaConfig(
         vocab_size=max(tokens.tokenizer.get_vocab().values()) + 1,
         hidden_size=8,
@@ -97,6 +101,12 @@ def stub_policy(
     policy = StubPolicy(name, model, tokens, context=context, training=Training(), reading=EXACT)
     policy.counts_tokens = local is not None
     return policy
+
+
+def _stub_tokens(params: "CausalLM | None") -> ChatTokens:
+    if params is None or params.chat_template is None:
+        return ChatTokens(_tokenizer(), chat_template=CHAT, where="dry play")
+    return ChatTokens.of(params, _tokenizer(), where="dry play")
 
 
 def _tokenizer() -> Any:

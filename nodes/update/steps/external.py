@@ -100,7 +100,11 @@ class ExternalRows:
             return "no_completion"
         if len(ids) > self._policy.context_length:
             return "too_long"
-        if ids.min() < 0 or ids.max() >= self._policy.vocab_size:
+        if (
+            ids.min() < 0
+            or ids.max() >= self._policy.vocab_size
+            or not self._policy.unknown_ids.isdisjoint(tokens.completion_ids.tolist())
+        ):
             return "outside_vocabulary"
         if row["temperature"] and not low <= row["temperature"] <= high:  # 0 is greedy, and counts as 1
             return "temperature"
@@ -121,14 +125,18 @@ _COLUMNS = (
 
 
 def _with_tokens(rows: Rollouts, new_tokens: Mapping[int, Tokens], tokenizer: str) -> Rollouts:
-    """Replace the tokens of the rows at some positions; the sampler's log-probs do not apply to them and become NaN."""
+    """Replace the tokens of the rows at some positions; the sampler's log-probs and support do not apply to them."""
     if not new_tokens:
         return rows
     changed: dict[str, list[Any]] = {
         name: rows.ragged(name) for name in ("prompt_ids", "completion_ids", "completion_mask", "logprobs")
     }
     changed["tokenizer_fingerprint"] = rows.values("tokenizer_fingerprint")
+    supports = [name for name in ("support_ids", "support_counts") if name in rows.table.column_names]
+    changed |= {name: rows.ragged(name) for name in supports}
     for at, tokens in new_tokens.items():
+        for name in supports:
+            changed[name][at] = np.empty(0, np.int32)
         changed["prompt_ids"][at] = tokens.prompt_ids
         changed["completion_ids"][at] = tokens.completion_ids
         changed["completion_mask"][at] = tokens.completion_mask

@@ -23,7 +23,8 @@ class LossConfig:
     `epsilon_low`, `epsilon_high` and `delta` (the upper bound for negative advantages, arXiv 2505.07291) serve
     the clipped losses; `cispo_max_ratio` (a ratio, not a distance from 1), `sapo_*` and `vespo_*` the loss of
     that name. `beta` weighs the KL to a reference; `unbiased_kl` multiplies that KL by the importance ratio,
-    which makes its gradient that of the reverse KL (arXiv 2512.02556).
+    which makes its gradient that of the reverse KL (arXiv 2512.02556). `off_policy_mask_threshold` drops sequences with
+    a negative advantage that have moved further than this from the policy that sampled them (same paper).
     """
 
     loss_type: LossType = "dapo"
@@ -33,6 +34,7 @@ class LossConfig:
     delta: float | None = None
     beta: float = 0.0
     unbiased_kl: bool = True
+    off_policy_mask_threshold: float | None = None
     cispo_max_ratio: float = 5.0
     sapo_temperature_pos: float = 1.0
     sapo_temperature_neg: float = 1.05
@@ -49,6 +51,8 @@ class LossConfig:
             _in_range(name, getattr(self, name), 0.0, math.inf)
         for name in ("cispo_max_ratio", *_SAPO_TEMPERATURES, *_VESPO_LAMBDAS):
             _positive(name, getattr(self, name))
+        if self.off_policy_mask_threshold is not None:
+            _in_range("off_policy_mask_threshold", self.off_policy_mask_threshold, 0.0, math.inf)
         self._check_delta()
         self._check_importance()
 

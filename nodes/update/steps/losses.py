@@ -23,7 +23,7 @@ batch, and `bnpo`, whose batch is then the whole step, equals `dapo`.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
@@ -59,7 +59,8 @@ class LossSums:
     """Metrics summed over completion tokens; sums of micro-batches add up with `+`.
 
     With importance "sequence" every token of a sequence has the sequence's ratio. A token is clipped if a bound stops
-    or caps its gradient. `kl` is the k3 estimate in nats, 0 without a reference.
+    or caps its gradient. `kl` is the k3 estimate in nats, 0 without a reference. `off_policy_rows` counts sequences
+    that `off_policy_mask_threshold` dropped.
     """
 
     sequences: int = 0
@@ -68,6 +69,7 @@ class LossSums:
     clipped_low: float = 0.0
     clipped_high: float = 0.0
     kl: float = 0.0
+    off_policy_rows: int = 0
 
     def __add__(self, other: "LossSums") -> "LossSums":
         return LossSums(
@@ -77,6 +79,7 @@ class LossSums:
             clipped_low=self.clipped_low + other.clipped_low,
             clipped_high=self.clipped_high + other.clipped_high,
             kl=self.kl + other.kl,
+            off_policy_rows=self.off_policy_rows + other.off_policy_rows,
         )
 
     def means(self) -> dict[str, float]:
@@ -157,7 +160,10 @@ def policy_loss(
     mask = mask.bool()
     terms = Terms.of(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask, config=config)
     loss = LOSSES[config.loss_type]
-    objective = loss.objective(terms, config)
+    objective, dropped = loss.objective(terms, config), 0
+    if config.off_policy_mask_threshold is not None:
+        off_policy = _off_policy(terms, config.off_policy_mask_threshold)
+        objective, dropped = torch.where(off_policy, 0.0, objective), int(off_policy.sum())
     kl = None if ref_logprobs is None else k3_kl(terms.logprobs, _blank(ref_logprobs.detach(), mask))
     if config.beta > 0.0:
         if kl is None:
@@ -165,7 +171,8 @@ def policy_loss(
         objective = objective - config.beta * (kl * terms.ratio if config.unbiased_kl else kl)
     weights = loss.weight(mask.sum(-1).to(objective.dtype), totals).unsqueeze(-1)
     total = -(torch.where(mask, objective, 0.0) * weights).sum()
-    return PolicyLoss(loss=total, ratio=_row_ratio(terms), sums=_sums(terms, kl))
+    sums = replace(_sums(terms, kl), off_policy_rows=dropped)
+    return PolicyLoss(loss=total, ratio=_row_ratio(terms), sums=sums)
 
 
 def importance_ratio(log_ratio: Tensor, mask: Tensor, importance: Importance) -> Tensor:
@@ -174,6 +181,16 @@ def importance_ratio(log_ratio: Tensor, mask: Tensor, importance: Importance) ->
         return log_ratio.exp()
     lengths = mask.sum(-1, keepdim=True).clamp(min=1)
     return (log_ratio.sum(-1, keepdim=True) / lengths).exp()
+
+
+def _off_policy(terms: Terms, threshold: float) -> Tensor:
+    """Return which rows [B, 1] the off-policy mask drops (arXiv 2512.02556).
+
+    They have a negative advantage, and their mean log-prob has fallen by more than the threshold since sampling.
+    """
+    lengths = terms.mask.sum(-1, keepdim=True).clamp(min=1)
+    fallen = -terms.log_ratio.detach().sum(-1, keepdim=True) / lengths
+    return (terms.advantages < 0) & (fallen > threshold)
 
 
 def k3_kl(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:

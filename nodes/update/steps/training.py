@@ -16,6 +16,7 @@ from genrl_graph.errors import ParamError
 from genrl_graph.nodes.update.steps.batches import split_groups
 from genrl_graph.nodes.update.steps.external import ExternalRows
 from genrl_graph.nodes.update.steps.losses import LossSums, Totals, policy_loss
+from genrl_graph.nodes.update.steps.truncated import truncated
 from genrl_graph.seeds import digest
 
 if TYPE_CHECKING:
@@ -40,12 +41,11 @@ class TrainingBatch:
     @classmethod
     def of(cls, rows: Rollouts, *, policy: TextPolicy, peer: str) -> "TrainingBatch":
         """Read the arrays of `rows`; `own` marks the rows that this policy sampled."""
-        pairs = zip(rows.ragged("prompt_ids"), rows.ragged("completion_ids"), strict=True)
         authors = zip(rows.values("peer"), rows.values("policy"), strict=True)
         return cls(
             rows.values("id"),
             rows.values("group_id"),
-            [TokenSequence(prompt, completion) for prompt, completion in pairs],
+            TokenSequence.of(rows),
             rows.ragged("logprobs"),
             rows.numpy("temperature"),
             rows.numpy("advantage"),
@@ -77,7 +77,7 @@ class Trainer:
         self._first_version = policy.version
         self._sums = LossSums()
         self._loss = self._grad_norm = 0.0
-        self._steps = self._left_out = self._other_tokenizer_rows = self._zero_variance_groups = (
+        self._steps = self._left_out = self._truncated = self._other_tokenizer_rows = self._zero_variance_groups = (
             self._rows_without_forward
         ) = 0
         self._trained: dict[str, tuple[float, str]] = {}  # by rollout id: mean ratio, digest of the prompt
@@ -98,13 +98,19 @@ class Trainer:
                 self._step(batch, part)
 
     def _batch(self, rows: Rollouts) -> TrainingBatch:
-        """Return the usable rows: with tokens of this policy's tokenizer and a finite advantage; count the others."""
+        """Return the usable rows: with tokens of this policy's tokenizer and a finite advantage; count the others.
+
+        Rows cut by the length limit are left out with `mask_truncated`.
+        """
         lengths = np.asarray([len(ids) for ids in rows.ragged("completion_ids")], dtype=np.int64)
         readable = np.asarray(
             [name == self._policy.tokenizer_fingerprint for name in rows.values("tokenizer_fingerprint")], dtype=bool
         )
         external = self._external.mask(rows)
         usable = np.isfinite(rows.numpy("advantage")) & ((lengths > 0) & readable | external)
+        if self._node.mask_truncated:
+            self._truncated += int((usable & truncated(rows)).sum())
+            usable &= ~truncated(rows)
         fitted = self._external.fit(rows.where(usable))
         self._left_out += len(rows) - len(fitted)
         self._other_tokenizer_rows += int((~readable & ~external).sum())
@@ -121,6 +127,12 @@ class Trainer:
             "trained_rows": len(self._trained),
             "trained_tokens": self._sums.tokens,
             "left_out_rows": self._left_out,
+            **(
+                {}
+                if self._config.off_policy_mask_threshold is None
+                else {"off_policy_rows": self._sums.off_policy_rows}
+            ),
+            **({"truncated_rows": self._truncated} if self._node.mask_truncated else {}),
             "rows_of_another_tokenizer": self._other_tokenizer_rows,
             "groups_without_variance": self._zero_variance_groups,
             "rows_without_forward": self._rows_without_forward,

@@ -81,7 +81,7 @@ def train_dpo(
     trained, external = as_causal_policy(policy), ExternalRows(policy, peer=peer)
     if reference.tokenizer_fingerprint != policy.tokenizer_fingerprint:
         raise ParamError(f"reference {reference.name!r} reads other tokens than policy {policy.name!r}")
-    rows = usable_rows(rows, trained, external, log)
+    rows = usable_rows(rows, trained, external, log, mask_truncated=node.mask_truncated)
     pairs = preference_pairs(rows, rule=node.pairs, min_margin=node.min_margin)
     if pairs.chosen:
         _train(node, trained, reference, rows, pairs, rng=rng, log=log)

@@ -35,7 +35,7 @@ def train_sft(
 ) -> None:
     """Take the optimiser steps of all epochs on the usable rows and log their metrics."""
     trained, external = as_causal_policy(policy), ExternalRows(policy, peer=peer)
-    rows = usable_rows(rows, trained, external, log)
+    rows = usable_rows(rows, trained, external, log, mask_truncated=node.mask_truncated)
     prompts, completions = rows.ragged("prompt_ids"), rows.ragged("completion_ids")
     masks = rows.ragged("completion_mask")
     columns = {

@@ -18,6 +18,7 @@ from genrl_graph.edge_types.rollouts import Rollouts
 from genrl_graph.errors import NodeFailed, ParamError
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.update.steps.external import ExternalRows
+from genrl_graph.nodes.update.steps.truncated import truncated
 from genrl_graph.nodes.update.trl.trl_isolation import isolated
 from genrl_graph.nodes.update.trl.trl_update import TrlUpdate
 
@@ -120,11 +121,14 @@ def as_causal_policy(policy: TextPolicy) -> CausalPolicy:
     return policy
 
 
-def usable_rows(rows: Rollouts, policy: TextPolicy, external: ExternalRows, log: Log) -> Rollouts:
+def usable_rows(
+    rows: Rollouts, policy: TextPolicy, external: ExternalRows, log: Log, *, mask_truncated: bool
+) -> Rollouts:
     """Return the rows that can be trained on and count the others.
 
-    A usable row did not fail and has a finite reward, if it has one at all. An own row also needs a sampled token and
-    the policy's tokenizer; other peers' rows are retokenised and filtered by `external`.
+    A usable row did not fail and has a finite reward, if it has one at all; with `mask_truncated` the length limit did
+    not cut it. An own row also needs a sampled token and the policy's tokenizer; other peers' rows are retokenised and
+    filtered by `external`.
     """
     is_external = external.mask(rows)
     readable = np.asarray(
@@ -135,6 +139,9 @@ def usable_rows(rows: Rollouts, policy: TextPolicy, external: ExternalRows, log:
     usable = (readable & sampled | is_external) & finished
     if "reward" in rows.table.column_names:
         usable &= np.isfinite(rows.numpy("reward"))
+    if mask_truncated:
+        log.metric("truncated_rows", int((usable & truncated(rows)).sum()))
+        usable &= ~truncated(rows)
     fitted = external.fit(rows.where(usable))
     log.metric("left_out_rows", len(rows) - len(fitted))
     log.metric("rows_of_another_tokenizer", int((~readable & ~is_external).sum()))

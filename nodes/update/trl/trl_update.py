@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from genrl_graph.nodes.update.steps.schedules import MaxGradNorm, ScheduledUpdate
+from genrl_graph.nodes.update.steps.truncated import MaskTruncated
 
 
 class TrlUpdate(ScheduledUpdate):
@@ -12,3 +13,4 @@ class TrlUpdate(ScheduledUpdate):
     batch_size: int = Field(16, ge=1, description="rows per optimiser step, reshuffled in each epoch")
     max_batch_tokens: int = Field(8192, ge=1, description="tokens of a micro-batch, padding included")
     max_grad_norm: MaxGradNorm = 1.0
+    mask_truncated: MaskTruncated = False

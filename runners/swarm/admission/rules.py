@@ -102,7 +102,7 @@ class Admission:
         vocabularies: Mapping[str, int] | None = None,
         shown: str = "",
     ) -> Admitted:
-        """Return the admitted rows of decoded ones, with exactly the columns of `like`.
+        """Return the admitted rows of decoded ones, with exactly the columns of `like` that are not local.
 
         `vocabularies` maps tokenizer fingerprints to vocabulary sizes, where they are known.
         """
@@ -292,8 +292,8 @@ def _is_authored(rows: Frame) -> bool:
 
 
 def _with_columns_of(like: Frame, rows: Frame) -> Frame:
-    """Return the rows with the columns of `like`: drop other columns and fill missing ones with NaN."""
-    table = rows.table
+    """Return the rows with the columns that peers share of `like`: drop others and fill missing ones with NaN."""
+    table, like = rows.table, like.without_local()
     if table.column_names == like.table.column_names:
         return rows
     for field in like.table.schema:

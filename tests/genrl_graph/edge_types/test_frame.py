@@ -12,6 +12,7 @@ from toys import Moves
 
 from genrl_graph import Frame, Rollouts, Tasks, Tensor, credit, score
 from genrl_graph.edge_types.edge_type import CREDITED, PEER, SCORED
+from genrl_graph.edge_types.frame import LocalColumn
 from genrl_graph.errors import ColumnError
 
 
@@ -322,3 +323,25 @@ def test_rollouts_are_found_by_task_and_by_how_they_ended() -> None:
     assert rollouts.of("a").values("id") == ["1", "3"]
     assert rollouts.finished().values("id") == ["1", "2"]
     assert rollouts.of("a").marks == {PEER}
+
+
+class Notes(Frame):
+    """Rows with a local column each of numbers and of lists."""
+
+    columns = {"id": pa.string()}
+    local_columns = {"ids": LocalColumn(pa.list_(pa.int32()), []), "penalty": LocalColumn(pa.float32(), 1.0)}
+
+
+def test_local_columns_are_filled_in_rows_that_lack_them_and_can_be_dropped() -> None:
+    plain = Notes.from_columns({"id": ["a", "b"]})
+    own = Notes.from_columns({"id": ["c", "d"], "ids": [[4, 5], []]})
+    both = Notes.concat([plain, own, plain.take([])])
+    assert both.values("ids") == [[], [], [4, 5], []]
+    assert "penalty" not in both.table.column_names
+    assert plain.with_local(["penalty"]).values("penalty") == [1.0, 1.0]
+    assert own.with_local(["ids"]) is own
+    assert own.without_local() == Notes.from_columns({"id": ["c", "d"]})
+    assert plain.without_local() is plain
+    assert Notes.declared() == Notes.columns  # they are no part of the type that peers agree on
+    with pytest.raises(ColumnError, match="unknown column 'idz'"):
+        Notes.from_columns({"id": ["a"], "idz": [[]]})

@@ -1,5 +1,7 @@
 """Real rollouts for updates: sampled by a tiny policy through the generator, with made-up advantages."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from architectures import causal
@@ -23,7 +25,13 @@ def sample() -> Sample:
     """Sample rollouts from a policy and give them rewards drawn from the seed."""
 
     def make(
-        policy: TextPolicy, *, seed: int = 0, num_generations: int = 4, questions: int = 4, peer: str = "peer0000"
+        policy: TextPolicy,
+        *,
+        seed: int = 0,
+        num_generations: int = 4,
+        questions: int = 4,
+        peer: str = "peer0000",
+        **params: Any,
     ) -> Rollouts:
         tasks = Tasks.from_rows(
             [
@@ -36,7 +44,8 @@ def sample() -> Sample:
                 for at, question in enumerate(QUESTIONS[:questions])
             ]
         )
-        node = Answer(template="{{ task.question }}", num_generations=num_generations, max_new_tokens=6)
+        settings = {"template": "{{ task.question }}", "num_generations": num_generations, "max_new_tokens": 6}
+        node = Answer(**settings | params)
         rng = np.random.default_rng(seed)
         rows = node.run(tasks, policy, rng=rng, log=Log(), round=0, peer=peer)
         rewards = rng.normal(size=len(rows))

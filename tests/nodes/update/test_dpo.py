@@ -89,7 +89,8 @@ def logprobs(policy: TextPolicy, rows: Rollouts) -> Tensor:
     """Compute the summed log-prob of the sampled tokens of each row."""
     sums = []
     for row in rows.rows():
-        sequence = TokenSequence(*(np.asarray(row[name], np.int32) for name in ("prompt_ids", "completion_ids")))
+        prompt, completion = (np.asarray(row[name], np.int32) for name in ("prompt_ids", "completion_ids"))
+        sequence = TokenSequence(prompt, completion)
         each = policy.logprobs([sequence], temperatures=np.ones(1, np.float32))[0]
         sums.append(each[torch.tensor(row["completion_mask"]) > 0].sum())
     return torch.stack(sums)

@@ -9,6 +9,7 @@ import torch
 from fixture_types import Sample
 
 from genrl_graph import Graph, GraphError, Log, ParamError, Rollouts, TextPolicy, credit
+from genrl_graph.contract.policy import TokenSequence
 from genrl_graph.dag.check import check
 from genrl_graph.nodes.advantage.group import GroupAdvantage
 from genrl_graph.nodes.exchange.gather import Gather
@@ -297,3 +298,37 @@ def test_gathered_rows_may_be_trained_on() -> None:
     graph = game(Grpo(), reference=False)
     shared = graph.add("shared", Gather(min_peers=1), rows=graph.output("answer"))
     assert str(shared.type) == "PeerRollouts"
+
+
+@pytest.mark.parametrize("params", [{"top_p": 0.8}, {"top_k": 5, "repetition_penalty": 1.3}, {"min_p": 0.1}])
+def test_the_ratio_to_a_truncated_sampler_is_1_until_the_policy_moves(
+    policy: CausalPolicy, sample: Sample, params: dict[str, Any]
+) -> None:
+    first, second = sample(policy, seed=1, **params), sample(policy, seed=2, **params)
+    # the second step is off-policy, with the log-probs that were sampled, but nothing has moved
+    node = Grpo(learning_rate=1e-12, steps="per_input", beta=0.1)
+    log = train(node, policy, first, second, reference=policy.fork("reference"))
+    assert policy.version == 2
+    assert log.metrics["ratio"] == pytest.approx(1.0, abs=1e-4)
+    assert log.metrics["kl"] == pytest.approx(0.0, abs=1e-6)  # the reference has the support of the sampler, too
+    np.testing.assert_allclose(log.tables["trained"]["ratio"], 1.0, atol=1e-4)
+    whole = [TokenSequence(s.prompt_ids, s.completion_ids) for s in TokenSequence.of(second)]
+    untruncated = policy.logprobs(whole, temperatures=second.numpy("temperature")).detach().numpy()
+    gaps = [row[: len(old)] - old for row, old in zip(untruncated, second.ragged("logprobs"), strict=True)]
+    assert np.abs(np.concatenate(gaps)).max() > 1e-2  # it would not be 1 with the whole distribution
+
+
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo"])
+def test_truncated_rows_leave_the_loss_and_its_means(policy: CausalPolicy, sample: Sample, loss_type: str) -> None:
+    rows, other = sample(policy, max_new_tokens=12), policy.fork("policy")
+    columns = {name: rows.table.column(name) for name in rows.table.column_names}
+    finish = ["stop" if at % 3 else "length" for at in range(len(rows))]
+    rows = Rollouts.from_columns({**columns, "finish_reason": finish}, marks=rows.marks)
+    start = weights(policy)
+    log = train(Grpo(learning_rate=1e-2, loss_type=loss_type, mask_truncated=True), policy, rows)
+    kept = rows.where([finish == "stop" for finish in rows.values("finish_reason")])
+    train(Grpo(learning_rate=1e-2, loss_type=loss_type), other, kept)
+    assert log.metrics["truncated_rows"] == log.metrics["left_out_rows"] == len(rows) - len(kept) > 0
+    assert log.metrics["trained_rows"] == len(kept)
+    assert_moved_alike(start, policy, other)
+    assert "truncated_rows" not in train(Grpo(), other, rows).metrics

@@ -51,7 +51,8 @@ def nll(policy: TextPolicy, rows: Rollouts, *, weigh: bool = False) -> torch.Ten
     """Compute the mean negative log-prob of the sampled tokens with the policy itself, row by row."""
     losses = []
     for row in rows.rows():
-        sequence = TokenSequence(*(np.asarray(row[name], np.int32) for name in ("prompt_ids", "completion_ids")))
+        prompt, completion = (np.asarray(row[name], np.int32) for name in ("prompt_ids", "completion_ids"))
+        sequence = TokenSequence(prompt, completion)
         logprobs = policy.logprobs([sequence], temperatures=np.ones(1, np.float32))[0]
         logprobs = logprobs[torch.tensor(row["completion_mask"]) > 0]
         losses.append(-logprobs * (logprobs.detach().exp() if weigh else 1.0))

@@ -15,13 +15,19 @@ import pytest
 from crash import Left, contents
 from toys import Add, Centred, Draw, Numbers, Parity, Step, Total, TotalCarry, ToyPolicyCarry, toy_game
 
-from genrl_graph import Coordinate, Graph, R, Reward, Rollouts, RunConfig, Scored, Tasks, score
+from genrl_graph import Coordinate, Graph, R, Reward, Rollouts, RunConfig, Scored, Tasks, open_run, score
 from genrl_graph.cli import run_command
 from genrl_graph.contract.evaluation import Evaluation
 from genrl_graph.errors import GraphError, NodeFailed, ParamError, StoreError
 from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import read_document
+from genrl_graph.nodes.advantage.group import GroupAdvantage
 from genrl_graph.nodes.exchange.gather import Gather
+from genrl_graph.nodes.generate.answer import Answer
+from genrl_graph.nodes.policy.tiny_lm import TinyLM
+from genrl_graph.nodes.reward.regex import RegexReward
+from genrl_graph.nodes.source.list import ListSource
+from genrl_graph.nodes.update.grpo import Grpo
 from genrl_graph.nodes.update.level import LevelCarry, RaiseLevel
 from genrl_graph.runners.play import Run, play
 from genrl_graph.runners.resume.checkpoint import damage
@@ -165,6 +171,39 @@ def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(
     run = resumed(tmp_path / "run")
     assert left(whole).differences(left(run)) == []
     assert (run.before, run.after, run.rounds) == (whole.before, whole.after, 4)
+
+
+def truncating_game() -> Graph:
+    """A tiny language model whose generator truncates the distribution; both peers train on the rows of both."""
+    graph = Graph("truncating", run=RunConfig(rounds=3, peers=2, checkpoint_every=2, trackers=(), block_rounds=2))
+    model = TinyLM(alphabet="0123456789+=", initializer_range=0.2, hidden_size=16, layers=1)
+    policy, reference = graph.carry("policy", model), graph.carry("reference", model)
+    tasks = graph.add("tasks", ListSource(tasks=[{"question": "1+1=", "answer": "2"}]))
+    sampling = {"max_new_tokens": 5, "top_p": 0.8, "top_k": 9, "repetition_penalty": 1.2, "stop": ["3"]}
+    node = Answer(template="{{ task.question }}", num_generations=8, **sampling)
+    answer = graph.add("answer", node, tasks=tasks, policy=policy)
+    rows = graph.add("rows", Gather(min_peers=2), rows=answer)
+    score = graph.add("score", RegexReward(pattern=r"(\d)", compare=True, term="correct"), rollouts=rows)
+    credit = graph.add("credit", GroupAdvantage(), scored=score)
+    update = Grpo(learning_rate=1e-2, minibatches=2, beta=0.1)
+    reference = graph.carry(
+        "reference", TinyLM(alphabet="0123456789+=", initializer_range=0.2, hidden_size=16, layers=1)
+    )
+    graph.next_round(policy=graph.add("update", update, policy=policy, credited=credit, reference=reference))
+    return graph
+
+
+def test_the_support_of_own_rows_is_stored_and_resumed_and_stays_at_home(tmp_path: Path) -> None:
+    whole = play(truncating_game(), out=tmp_path / "whole", quiet=True)
+    with cut_at(11), pytest.raises(Cut):
+        play(truncating_game(), out=tmp_path / "run", quiet=True)
+    assert left(whole).differences(left(resumed(tmp_path / "run", truncating_game()))) == []
+    rows = open_run(whole.folder).frame("credit").rows("peer", "completion_ids", "support_counts", "repetition_penalty")
+    own = [row for row in rows if row["support_counts"]]
+    assert all(len(row["support_counts"]) == len(row["completion_ids"]) for row in own)
+    assert {round(row["repetition_penalty"], 3) for row in own} == {1.2}
+    assert 0 < len(own) == len(rows) / 2  # each row has its support in the copy of its author
+    assert {row["repetition_penalty"] for row in rows if not row["support_counts"]} == {1.0}
 
 
 def test_nothing_that_was_committed_is_asked_again(tmp_path: Path) -> None:

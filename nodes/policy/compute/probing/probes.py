@@ -22,7 +22,7 @@ from genrl_graph.nodes.policy.compute.logprobs import has_plain_head, logprobs_b
 from genrl_graph.nodes.policy.compute.packed_forward import prepare
 from genrl_graph.nodes.policy.compute.probing.twin import Twin, twins
 from genrl_graph.nodes.policy.compute.reading import LengthRule, Reading
-from genrl_graph.nodes.policy.compute.sampling import sample_completions
+from genrl_graph.nodes.policy.compute.sampling import Limits, sample_completions
 
 TOLERANCE = 5e-5
 """Largest difference of log-probs that counts as rounding, in nats."""
@@ -158,6 +158,8 @@ class _Probes:
 
     def _unusable(self) -> str:
         """Return why not even plain calls are a function of the weights and the tokens, or ""."""
+        if self._first.keys() != {name for name, _ in self.model.named_modules()}:
+            return "a call replaces modules of the model, so later calls give other log-probs"
         length = self.lengths[0]
         first = self.reference(length)
         self._plain.clear()
@@ -239,7 +241,8 @@ class _Probes:
             num_generations=2,
             sampling=Sampling(NEW),
             rng=np.random.default_rng(0),
-            eos_ids=np.unique(self.ids)[::8].tolist(),  # many, so that rows end at many lengths and leave the batch
+            # many end tokens, so that rows end at many lengths and leave the batch
+            limits=Limits(np.unique(self.ids)[::8].tolist()),
             max_batch_tokens=1 << 20,
             shared=reading.shares_prompts,
             reading=small,

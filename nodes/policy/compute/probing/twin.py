@@ -16,6 +16,8 @@ _EXPERTS = re.compile(r"num_.*experts$|n_routed_experts$|num_local_experts$|moe_
 _TOKEN = re.compile(r"_token(_id|_ids)?$|_token_index$")
 FIRST, LIMIT, SPACING = 16, 64, 8
 """The smallest border of a twin, the smallest limit of its context, and the steps from one to the next, in tokens."""
+_LEAST_STEP = 2.0
+"""The least step of a twin's state-space layers, where the original has a least step."""
 _LIMITS = re.compile(r"max_pos|n_positions|max_seq")
 
 
@@ -52,7 +54,19 @@ def _draw(kind: type, config: Any, *, like: torch.nn.Module) -> PreTrainedModel:
         for name, parameter in twin.named_parameters():
             if name.endswith("bias") and not bool(parameter.any()):
                 torch.nn.init.normal_(parameter, std=0.1)  # zeros would hide what a bias does to padding
+    _reach_step_limits(twin)
     return twin.to(device).eval().requires_grad_(True)
+
+
+def _reach_step_limits(model: torch.nn.Module) -> None:
+    """Raise the least step of state-space layers to one that the steps of a random model are below.
+
+    It is a border like the others: reading a row keeps to it, and taking one step with a cache may not.
+    """
+    for module in model.modules():
+        limits = getattr(module, "time_step_limit", None)
+        if isinstance(limits, list | tuple) and len(limits) == 2 and limits[0] > 0:
+            cast(Any, module).time_step_limit = (_LEAST_STEP, max(_LEAST_STEP, limits[1]))
 
 
 def _parts(config: Any) -> Iterator[Any]:

@@ -1,6 +1,7 @@
 """Encoding and decoding completions, and the range of ids that a policy accepts."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from genrl_graph import TextPolicy
 from genrl_graph.contract.policy import TokenSequence
+from genrl_graph.errors import ParamError
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.loading.stub import CHAT, END, StubPolicy, stub_policy
 from genrl_graph.nodes.policy.tiny_lm import CONTENTS, PRINTABLE, SPECIAL, TinyLM, character_tokenizer
@@ -85,3 +87,53 @@ def test_only_end_tokens_and_padding_are_no_text() -> None:
     tokens = turning()
     ids = tokens.tokenizer.convert_tokens_to_ids(["<pad>", "<think>", "a", "</think>", "b", "<end_of_turn>", "<pad>"])
     assert tokens.texts([ids], ends=[tokens.end_of_turn]) == ["<think>a</think>b"]
+
+
+QWEN = (
+    "{% for m in messages %}<turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<turn>assistant\n"
+    "{% if enable_thinking is false %}<think></think>{% endif %}{% endif %}"
+)
+ASK = [{"role": "user", "content": "a"}]
+
+
+def formatted(**params: Any) -> ChatTokens:
+    """A tokenizer that knows turns and <think>, with the params of a policy."""
+    tokens = turning()
+    format = TinyLM(**{"chat_template": QWEN} | params)
+    return ChatTokens.of(format, tokens.tokenizer, where="test")
+
+
+def test_variables_and_a_prefix_are_in_the_prompt_token_by_token() -> None:
+    plain, thinking = formatted(), formatted(assistant_prefix="<think>ab")
+    silent = formatted(chat_template_kwargs={"enable_thinking": False})
+    start, known = plain.render(ASK).tolist(), plain.tokenizer.convert_tokens_to_ids
+    assert thinking.render(ASK).tolist() == [*start, *known(["<think>", "a", "b"])]
+    assert silent.render(ASK).tolist() == [*start, *known(["<think>", "</think>"])]
+    assert len({tokens.fingerprint for tokens in (plain, thinking, silent)}) == 3
+    assert plain.fingerprint == ChatTokens(turning().tokenizer, chat_template=QWEN, where="test").fingerprint
+    whole = plain.tokenizer.apply_chat_template(ASK, add_generation_prompt=True, return_dict=False, tokenize=True)
+    assert start == whole
+
+
+def test_a_variable_that_the_template_does_not_read_is_refused() -> None:
+    with pytest.raises(ParamError, match="test: its chat template reads no 'enable_thinkin'; leave it out"):
+        formatted(chat_template_kwargs={"enable_thinkin": False})
+    with pytest.raises(ParamError, match="chat_template_kwargs: tokenize is set by the policy itself"):
+        TinyLM(chat_template_kwargs={"tokenize": False})
+
+
+@pytest.mark.parametrize(
+    ("template", "notes"),
+    [
+        (QWEN, []),
+        ("{% for m in messages if m.role != 'system' %}{{ m.content }}<end_of_turn>{% endfor %}", ["leaves system"]),
+        ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", ["with no token"]),
+        ("{{ messages[-1].content }}", ["leaves system", "with no token"]),
+        ("{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + QWEN, []),  # loud by itself
+    ],
+)
+def test_what_a_template_loses_is_noted(template: str, notes: list[str]) -> None:
+    found = formatted(chat_template=template).notes()
+    assert len(found) == len(notes)
+    assert all(phrase in note for phrase, note in zip(notes, found, strict=True))

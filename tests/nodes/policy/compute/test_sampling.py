@@ -13,9 +13,10 @@ from scipy.stats import chisquare
 
 from genrl_graph.contract.policy import Completion, Sampling, TokenSequence
 from genrl_graph.errors import NodeFailed
+from genrl_graph.nodes.policy.compute.distribution import choose
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.compute.kv_cache import cache_argument
-from genrl_graph.nodes.policy.compute.sampling import choose, token_batches
+from genrl_graph.nodes.policy.compute.sampling import token_batches
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 
 EOS = 1
@@ -67,25 +68,25 @@ def test_top_p_keeps_the_smallest_set_and_its_proportions() -> None:
     probs = np.array([0.05, 0.4, 0.2, 0.3, 0.05])
     logits = torch.tensor(np.log(probs)).float().expand(20000, 5)
     uniforms = torch.from_numpy(np.random.default_rng(0).random(20000, dtype=np.float32))
-    token, logprob = choose(logits, uniforms, Sampling(1, top_p=0.65))
+    token, logprob, *_ = choose(logits, uniforms, Sampling(1, top_p=0.65))
     counts = np.bincount(token.numpy(), minlength=5)
     assert counts[[0, 2, 4]].sum() == 0
     assert chisquare(counts[[1, 3]], 20000 * np.array([4, 3]) / 7).pvalue > 1e-3
-    np.testing.assert_allclose(logprob.numpy(), np.log(probs)[token.numpy()], atol=1e-5)  # before the cut
+    np.testing.assert_allclose(logprob.numpy(), np.log(probs / 0.7)[token.numpy()], atol=1e-5)
 
 
 def test_top_p_of_a_flat_distribution_over_many_tokens() -> None:
     logits = torch.zeros(3000, 5000)
     logits[:, :2500] = 1.0  # more tokens in the nucleus than are sought first
     uniforms = torch.from_numpy(np.random.default_rng(0).random(3000, dtype=np.float32))
-    token, _ = choose(logits, uniforms, Sampling(1, top_p=0.7))
+    token, *_ = choose(logits, uniforms, Sampling(1, top_p=0.7))
     assert int(token.max()) < 2500
     assert len(token.unique()) > 1500
 
 
 def test_a_token_without_mass_is_never_chosen() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).expand(3, 5)
-    token, _ = choose(logits, torch.tensor([0.0, 0.5, 1.0]), Sampling(1))
+    token, *_ = choose(logits, torch.tensor([0.0, 0.5, 1.0]), Sampling(1))
     assert token.tolist() == [1, 3, 3]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from architectures import causal
+from causal_architectures import ENDED
 from gguf import GGUFWriter, TokenType
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
@@ -184,7 +185,7 @@ def test_bars_of_libraries_come_back_after_an_error_and_their_warnings_always_sh
 
 def test_the_first_round_of_the_quickstart_warns_of_nothing_and_prints_its_own_lines_alone(tmp_path: Path) -> None:
     """Run the quickstart as a new user would, from an unconverted GGUF file, with every warning an error."""
-    write_gguf(tmp_path / "small.gguf", context=2048)
+    write_gguf(tmp_path / "small.gguf", context=2048, template=ENDED)
     small = [f"nodes.{node}.params.num_generations=2" for node in ("answer", "critique", "final")]
     small += ["run.rounds=1", "nodes.tasks.params.num_tasks=1", f"carry.policy.params.model={tmp_path}/small.gguf"]
     done = subprocess.run(

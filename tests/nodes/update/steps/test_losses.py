@@ -124,6 +124,8 @@ def loop_loss(rows: Rows, config: LossConfig) -> tuple[float, Tensor]:
         gain = float(rows.advantages[row])
         logs = {step: logprobs[row, step] - rows.old_logprobs[row, step] for step in steps}
         row_log = sum(logs.values(), torch.zeros((), dtype=torch.float64))
+        far = config.off_policy_mask_threshold
+        dropped = far is not None and gain < 0 and -float(row_log.detach()) / len(steps) > far
         for step in steps:
             log_ratio = row_log / len(steps) if config.importance == "sequence" else logs[step]
             ratio = torch.exp(log_ratio)
@@ -131,7 +133,7 @@ def loop_loss(rows: Rows, config: LossConfig) -> tuple[float, Tensor]:
             gap = rows.ref_logprobs[row, step] - logprobs[row, step]
             kl = (torch.exp(gap) - gap - 1.0) * (ratio if config.unbiased_kl else 1.0)
             weight = token_weight(len(steps), rows.totals(), config.loss_type)
-            total = total - weight * (value - config.beta * kl)
+            total = total - weight * ((0.0 if dropped else value) - config.beta * kl)
     total.backward()
     assert logprobs.grad is not None
     return float(total.detach()), logprobs.grad
@@ -143,6 +145,17 @@ def test_loss_and_gradient_follow_the_formula(loss_type: str, importance: str, o
     config = make_config(loss_type, importance, cispo_max_ratio=1.2, **options)
     outcome, gradient = run(ROWS, config)
     expected, expected_gradient = loop_loss(ROWS, config)
+    assert float(outcome.loss) == pytest.approx(expected, abs=1e-9)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_rows_far_from_their_sampler_with_a_negative_advantage_are_dropped(pair: tuple[str, str]) -> None:
+    config = make_config(*pair, off_policy_mask_threshold=0.05, beta=0.3)
+    rows = make_rows([4, 6, 3, 1, 5, 2, 6, 4, 3, 5], drift=0.3)
+    outcome, gradient = run(rows, config)
+    expected, expected_gradient = loop_loss(rows, config)
+    assert 0 < outcome.sums.off_policy_rows < int((rows.advantages < 0).sum())
     assert float(outcome.loss) == pytest.approx(expected, abs=1e-9)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-7, atol=1e-9)
 

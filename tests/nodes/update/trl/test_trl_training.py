@@ -212,6 +212,18 @@ def test_rows_that_cannot_be_trained_on_are_left_out_and_counted(policy: CausalP
     assert train(Dpo(), policy, marked).metrics["left_out_rows"] == 4
 
 
+@pytest.mark.parametrize("node", [Sft(mask_truncated=True), Dpo(mask_truncated=True)])
+def test_truncated_rows_can_be_left_out(policy: CausalPolicy, sample: Sample, node: Sft | Dpo) -> None:
+    scored = sample(policy)
+    rows = scored.rows()
+    for at, row in enumerate(rows):
+        row["finish_reason"] = "stop" if at % 2 else "length"
+    log = train(node, policy, type(scored).from_rows(rows, marks=scored.marks))
+    assert log.metrics["truncated_rows"] == log.metrics["left_out_rows"] == len(rows) / 2
+    trained = {id for name, ids in log.tables["trained"].items() if name.endswith("id") for id in ids}
+    assert trained <= set(scored.values("id")[1::2])
+
+
 def test_nothing_to_train_on_leaves_the_policy_alone(policy: CausalPolicy, sample: Sample) -> None:
     before, none = policy.digest(), sample(policy).take([])
     for node in (Sft(), Dpo()):

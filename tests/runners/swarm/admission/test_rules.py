@@ -403,3 +403,11 @@ def admitted_places(rows: Rollouts, admitted: Admitted) -> Iterator[int]:
     kept = [at for at in range(len(rows)) if at not in refused]
     assert admitted.rows == rows.take(kept)
     yield from kept
+
+
+def test_columns_that_stay_at_home_neither_travel_nor_count_among_those_of_the_receiver() -> None:
+    own = OFFER.with_local(OFFER.local_columns)
+    assert encode(own) == encode(OFFER)
+    admitted = judge(OFFER, like=LIKE.with_local(LIKE.local_columns))
+    assert admitted.rows == judge(OFFER).rows
+    assert len(admitted.rows) == len(OFFER)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from causal_architectures import ARCHITECTURES, save_tiny
+from causal_architectures import ARCHITECTURES, REFUSED, save_tiny
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -17,7 +17,15 @@ from genrl_graph.nodes.policy.causal_lm import CausalLM
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 
 TOLERANCE = 1e-4
-QUICK = ["phi3 LongRoPE", "llama dynamic NTK", "mixtral jitter", "qwen3_next", "falcon_mamba", "deepseek_v3"]
+QUICK = [
+    "phi3 LongRoPE",
+    "llama dynamic NTK",
+    "mixtral jitter",
+    "qwen3_next",
+    "falcon_mamba",
+    "deepseek_v3",
+    "nemotron_h",
+]
 
 
 def load(folder: Path, *, gradient_checkpointing: bool = False) -> CausalPolicy:
@@ -81,6 +89,21 @@ def test_log_probs_of_every_architecture_are_those_of_plain_transformers(name: s
     assert_exact(save_tiny(tmp_path, kind, **settings))
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_refused_fails_in_plain_transformers_too(kind: str, tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path, kind)
+    with pytest.raises(DataError, match="cannot be played: tokens see later ones"):
+        load(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = torch.from_numpy(np.random.default_rng(0).integers(3, 90, (1, 12)))
+    other = ids.clone()
+    other[0, -1] = 95
+    with torch.no_grad():
+        gap = model(input_ids=ids).logits.log_softmax(-1) - model(input_ids=other).logits.log_softmax(-1)
+    assert float(gap[0, :-1].abs().max()) > TOLERANCE
+
+
 def test_the_survey_has_at_least_48_architectures() -> None:
     assert len({kind for kind, _ in ARCHITECTURES.values()} & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)) >= 48
 
@@ -90,6 +113,12 @@ def test_a_model_that_sees_later_tokens_is_refused_when_it_is_loaded(tmp_path: P
     with pytest.raises(DataError, match="cannot be played: tokens see later ones") as caught:
         load(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_a_call_changes_for_good_is_refused(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path, "big_bird", is_decoder=True, attention_type="block_sparse")
+    with pytest.raises(DataError, match="cannot be played: a call replaces modules of the model"):
+        load(folder)
 
 
 def test_a_model_that_is_slower_to_play_is_told_once(tmp_path: Path) -> None:
