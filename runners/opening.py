@@ -27,6 +27,7 @@ from genrl_graph.runners.loop.stage_metrics import Stages
 from genrl_graph.runners.loop.threads import computing
 from genrl_graph.runners.loop.trace import SILENT, Profile, ProfileOf, Trace
 from genrl_graph.runners.resume.code_versions import run_versions
+from genrl_graph.runners.resume.other_runner import refuse_other_runner
 from genrl_graph.runners.resume.previous_run import PreviousRun, Start
 from genrl_graph.runners.session import OpenRun
 from genrl_graph.runners.tracking.metrics import RoundMetrics
@@ -99,12 +100,14 @@ def open_folder(
         (RunPath(run_folder) / home.name).is_folder()  # raises where the folder of a peer is a link to another one
     rounds = 0 if config.mode == "evaluate" else config.rounds
     previous, progress = None, RunProgress()
+    if resume:
+        refuse_other_runner(run_folder, home)
     if resume and (home / GRAPH).exists():
         previous = PreviousRun(stack.enter_context(RunStore.open(home, "a", block_rounds=config.block_rounds)))
         previous.refuse_another(graph, versions)
         progress = previous.progress(schedule, rounds, runner.names, evaluated=evaluation is not None)
     else:
-        refuse_taken(home)
+        refuse_taken(home, hint="continue it with --resume (in Python resume=True), ")
     shared, latest = runner.agree(progress)
     if previous is not None and not shared.complete:
         previous.choose_checkpoint(latest)

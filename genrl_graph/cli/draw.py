@@ -15,8 +15,8 @@ from genrl_graph.drawing.measured import measured
 from genrl_graph.drawing.picture import Picture, picture
 from genrl_graph.drawing.text import text
 from genrl_graph.errors import ParamError
-from genrl_graph.store.run_folder import GRAPH, read_graph
-from genrl_graph.store.run_store import refuse_unsafe
+from genrl_graph.store.peer_folders import graph_folder, refuse_unsafe
+from genrl_graph.store.run_folder import GRAPH
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -47,9 +47,8 @@ def graph_to_draw(
         return graph, list(overrides)
     if run is None:
         raise ParamError("draw: nothing to draw; name a graph file, or a run with --run")
-    read_graph(run)  # raises `StoreError`, which names what the folder lacks
     first = [] if graph is None else [str(graph)]  # argparse took the first override for GRAPH
-    return run / GRAPH, [*first, *overrides]
+    return graph_folder(run) / GRAPH, [*first, *overrides]
 
 
 def picture_of(graph: Graph, *, params: bool, run: Path | None, round: int | None) -> Picture:

@@ -62,7 +62,8 @@ def _runs(args: argparse.Namespace) -> int:
     from genrl_graph.inspection.listing import print_runs
     from genrl_graph.inspection.overview import print_run
     from genrl_graph.inspection.text import new_console
-    from genrl_graph.records.stored_run import open_run, run_folders
+    from genrl_graph.records.stored_run import open_run
+    from genrl_graph.store.peer_folders import run_folders
 
     if run_folders(args.folder):
         print_run(open_run(args.folder), new_console(), window=args.smooth, png=args.png)

@@ -15,7 +15,7 @@ from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.infer import infer
 from genrl_graph.edge_types.edge_type import EdgeType
 from genrl_graph.edge_types.frame import Frame
-from genrl_graph.errors import ParamError, StoreError
+from genrl_graph.errors import ParamError
 from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import read_document, refuse_newer
 from genrl_graph.messages import did_you_mean
@@ -23,7 +23,8 @@ from genrl_graph.records.facts import read_facts
 from genrl_graph.records.join import Snapshot, as_frame, columns_of
 from genrl_graph.records.write import EVAL_PREFIX
 from genrl_graph.store.metrics_file import read_metrics
-from genrl_graph.store.run_folder import GRAPH, LOCK, ROLLOUTS, inner_folders, sub_folders
+from genrl_graph.store.peer_folders import run_folders, stored_holders
+from genrl_graph.store.run_folder import GRAPH, LOCK, ROLLOUTS, missing_run
 from genrl_graph.store.run_path import RunPath
 from genrl_graph.store.run_store import RunStore
 from genrl_graph.store.view import rows_of_step
@@ -40,32 +41,8 @@ def open_run(path: Path | str) -> "StoredRun":
     folder = Path(path)
     folders = run_folders(folder)
     if not folders:
-        inner = _run_names(folder)
-        hint = f"; it holds the runs {', '.join(inner[:5])}" if inner else ""
-        close = did_you_mean(folder.name, _run_names(folder.parent))
-        raise StoreError(f"{folder}: no run here, {GRAPH} is missing{hint or close}")
+        raise missing_run(folder)
     return StoredRun(folder, [RunStore.open(path) for path in folders])
-
-
-def run_folders(folder: Path) -> list[Path]:
-    """List the folders of a run: itself, or one per peer where each peer was a process; none where this is no run.
-
-    Folders of peers differ from a folder of separate runs by their rows: each has only rows of the peer it is named
-    after, and at least one has rows.
-    """
-    if (folder / GRAPH).exists():
-        return [folder]
-    inner = inner_folders(folder)
-    any_peer = False
-    for path in inner:
-        try:
-            holders = _holders(RunStore.open(path))
-        except StoreError:
-            return []
-        if not holders <= {path.name}:
-            return []
-        any_peer |= bool(holders)
-    return inner if any_peer else []
 
 
 def writer_of(folder: Path) -> int | None:
@@ -140,7 +117,7 @@ class StoredRun:
     @property
     def peers(self) -> list[str]:
         """The names of the peers whose steps are stored, sorted."""
-        return sorted(set().union(*map(_holders, self._stores)))
+        return sorted(set().union(*map(stored_holders, self._stores)))
 
     @property
     def rounds(self) -> list[int]:
@@ -304,19 +281,8 @@ _NO_ROWS = pa.table(
 )
 
 
-def _run_names(folder: Path) -> list[str]:
-    """List the sub-folders that hold a graph.yaml, themselves or one level below."""
-    folders = inner_folders(folder)
-    outer = [path for path in sub_folders(folder) if path not in folders and inner_folders(path)]
-    return sorted(path.name for path in (*folders, *outer))
-
-
 def _range(rounds: Rounds) -> range | None:
     return range(rounds, rounds + 1) if isinstance(rounds, int) else rounds
-
-
-def _holders(store: RunStore) -> set[str]:
-    return set(store.steps().column("holder").unique().to_pylist())
 
 
 def _columns(store: RunStore, group: str, names: Sequence[str]) -> pa.Table:

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 GRACE_S = 4.0
@@ -13,10 +14,13 @@ GRACE_S = 4.0
 
 
 class Interrupted(Exception):
-    """Raised where a signal ends the run; `exit_code` is 128 + the number of the signal."""
+    """Raised where a signal ends the run; `exit_code` is 128 + the number of the signal.
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"ended by {signal.Signals(signum).name}; what was committed is kept")
+    `folder` is where the run is stored, None where nothing can be resumed.
+    """
+
+    def __init__(self, signum: int, folder: Path | None = None) -> None:
+        super().__init__(f"ended by {signal.Signals(signum).name}{_kept(folder)}")
         self.exit_code = 128 + signum
 
 
@@ -24,11 +28,12 @@ class Stop:
     """Remembers the first signal; `check` raises `Interrupted` from then on.
 
     A step that is still running after `GRACE_S` seconds is lost: code of a node, or of a library, may never return,
-    and a run that loses a step resumes as after a crash.
+    and a run that loses a step resumes as after a crash. `folder` is where the run can be resumed, once it can.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.folder: Path | None = None
         self._deadline: threading.Timer | None = None
 
     @property
@@ -39,7 +44,7 @@ class Stop:
     def check(self) -> None:
         """Raise `Interrupted` where a signal was received; called after every commit."""
         if self.signum is not None:
-            raise Interrupted(self.signum)
+            raise Interrupted(self.signum, self.folder)
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
         """Remember the first signal; give a later one its default effect."""
@@ -62,9 +67,17 @@ class Stop:
         """End the process without waiting for the main thread, which may hold the lock of `sys.stderr`."""
         assert self.signum is not None
         name = signal.Signals(self.signum).name
-        text = f"genrl-graph: ended by {name} within a step, which is lost; what was committed is kept\n"
+        text = f"genrl-graph: ended by {name} within a step, which is lost{_kept(self.folder)}\n"
         os.write(2, text.encode())
         os._exit(128 + self.signum)
+
+
+def _kept(folder: Path | None) -> str:
+    """Return what is left of an interrupted run, and how to resume it; the command is right for every runner."""
+    if folder is None:
+        return ""
+    how = f"the same command with `-o {folder} --resume`, or in Python `out={str(folder)!r}, resume=True`"
+    return f"; what was committed is kept; {how}, goes on from there"
 
 
 @contextmanager
