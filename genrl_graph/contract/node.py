@@ -55,7 +55,10 @@ class Carry(Declared, kind="carry"):
     @classmethod
     def _read_contract(cls) -> None:
         init = method_of(cls, "init", cls.type_name, missing="has no `init` method")
-        hint = read_hints(cls.type_name, init).get("return")
+        hints = read_hints(cls.type_name, init)
+        if "return" not in hints:
+            raise NodeError(f"{cls.type_name}.init: needs a return annotation, the type of the carried value")
+        hint = hints["return"]
         if not (isinstance(hint, type) and issubclass(hint, Carried) and hint is not Carried):
             what = f"declares to return {hint.__name__ if isinstance(hint, type) else hint}"
             raise NodeError(f"{cls.type_name}.init: {what}; annotate a subclass of Carried")

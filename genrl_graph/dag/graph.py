@@ -15,7 +15,10 @@ from genrl_graph.contract.node import Carry, Node, Wire
 from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.edge_types.edge_type import EdgeType, Socket
 from genrl_graph.errors import GraphError, ParamError
-from genrl_graph.messages import did_you_mean, renamed_input
+from genrl_graph.messages import did_you_mean, renamed_input, short
+
+NOT_WRITTEN = "not written"
+"""The key, in the graph.yaml of a run, of the note in place of params that have no YAML form."""
 
 Section = Literal["carry", "nodes"]
 """The section of a graph file that holds a part."""
@@ -32,6 +35,15 @@ class Part:
     inputs: Mapping[str, Wire] = field(default_factory=dict)
     next: str | None = None
     written: Mapping[str, Any] | None = None  # params as the file writes them
+
+    def __post_init__(self) -> None:
+        """Make one output of an input that takes a list a list of one: both spellings are one graph."""
+        wires = {name: self._listed(name, wire) for name, wire in self.inputs.items()}
+        object.__setattr__(self, "inputs", wires)
+
+    def _listed(self, name: str, wire: Wire) -> Wire:
+        socket = self.socket(name)
+        return (wire,) if isinstance(wire, str) and socket is not None and socket.many == "list" else wire
 
     @property
     def node(self) -> Node:
@@ -54,7 +66,7 @@ class Part:
         try:
             return self.params()
         except ParamError as error:
-            return {"not written": str(error)}
+            return {NOT_WRITTEN: str(error)}
 
     def portable_params(self) -> Mapping[str, Any]:
         """Return the recorded params without the folders of data files, so that they are equal on every machine."""
@@ -84,9 +96,7 @@ class Part:
             if isinstance(wire, Mapping):
                 inputs[name] = {key: values[ref] for key, ref in wire.items()}
             elif isinstance(wire, str):
-                socket = self.socket(name)
-                several = socket is not None and socket.many == "list"
-                inputs[name] = [values[wire]] if several else values[wire]
+                inputs[name] = values[wire]
             else:
                 inputs[name] = [values[ref] for ref in wire]
         return inputs
@@ -133,6 +143,7 @@ class Graph:
 
     def carry(self, name: str, carry: Carry, /) -> Handle:
         """Declare a value that every round starts with; it is frozen unless `next_round` names it."""
+        _refuse_class(f"carry.{name}", carry, Carry)
         self._place("carry", Part(name, carry.type_name, type(carry), carry))
         return self.output(name)
 
@@ -140,6 +151,7 @@ class Graph:
         self, name: str, node: Node, /, **inputs: "Handle | Sequence[Handle] | Mapping[str, Handle] | None"
     ) -> Handle:
         """Add a node that reads the given outputs. Raises `GraphError` where the edges do not fit."""
+        _refuse_class(f"nodes.{name}", node, Node)
         for old in type(node).renamed_inputs.keys() & inputs.keys():
             new = type(node).renamed_inputs[old]
             if new in inputs:
@@ -265,6 +277,14 @@ class Graph:
         if value.graph is not self:
             raise GraphError(f"{where}: the handle of {value.ref!r} belongs to graph {value.graph.name!r}")
         return value.ref
+
+
+def _refuse_class(where: str, value: object, wanted: type[Declared]) -> None:
+    """Raise `GraphError` for a class, or any other value, in place of an instance of a node or carry."""
+    if isinstance(value, type) and issubclass(value, Declared):
+        raise GraphError(f"{where}: {value.__name__} is a class; make an instance of it: {value.__name__}(...)")
+    if not isinstance(value, Declared):
+        raise GraphError(f"{where}: wants {'a node' if wanted is Node else 'a carry'}, got {short(value)}")
 
 
 def _raise(problems: "Sequence[Any]") -> None:

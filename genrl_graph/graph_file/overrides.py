@@ -1,5 +1,6 @@
 """Parse command line overrides in Hydra's grammar, and apply them to a draft."""
 
+import re
 from typing import Any
 
 from genrl_graph.errors import ParamError
@@ -19,7 +20,8 @@ def parse_override(text: str) -> Any:
         override = OverridesParser.create().parse_override(text)
     except HydraException as error:
         cause = " ".join(str(error).split())
-        raise _refusal(text, f"{cause}; write key=value, and quote a text: key='a, b'") from error
+        is_evaluated = " while evaluating " in f" {cause} "  # else it is a list of the grammar's tokens
+        raise _refusal(text, cause if is_evaluated else _syntax_error(text)) from error
     if override.is_sweep_override():
         advice = "a list is key=[1,2], a text with a comma is key='1,2'"
         raise _refusal(text, f"a sweep over several values is not played; start one run per value ({advice})")
@@ -30,6 +32,16 @@ def parse_override(text: str) -> Any:
         raise _refusal(text, f"'{key}' is no key of a graph; choose a group's option with group=option")
     _check_keys(override.value(), text)
     return override
+
+
+def _syntax_error(text: str) -> str:
+    """Return what is wrong with an override that the grammar does not know, in words of a command line."""
+    key, _, value = text.partition("=")
+    if not re.fullmatch(r"[~+]{0,2}[\w./@:-]+", key):
+        return f"{key!r} is no key; write key=value, with a key such as run.rounds"
+    inner, outer = ("'", '"') if "'" not in value else ('"', "'")
+    example = f"{outer}{key}={inner}{value}{inner}{outer}"
+    return f"cannot read the value {value!r}; close its brackets and quotes, or quote it as text: {example}"
 
 
 def override_error(override: Any, text: str) -> ParamError:

@@ -120,7 +120,7 @@ class FunctionReward(Reward, name="function"):
         """Return the params as YAML writes them; raises `ParamError` for a function without an importable name."""
         if not isinstance(self.function, str):
             problem = f"{self.type_name}.function: {self._function_name} has no importable name"
-            raise ParamError(f"{problem}; define it at the top of a module to write this graph to a file")
+            raise ParamError(f"{problem}; define it in a module that the script imports to write the graph to a file")
         return super().plain_params()
 
     def prepare(self) -> None:

@@ -1,6 +1,7 @@
 """The swarm as the loop sees it: open and close exchanges. Here: peers of one process, and a peer alone."""
 
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -126,3 +127,31 @@ def require_peers(node: Exchange, present: int, *, round: int) -> None:
             f"nodes.{name} (round {round}): wants {node.min_peers} peers, but {present} play here and no other can come"
             f"; set run.peers={node.min_peers} or nodes.{name}.params.min_peers={present}"
         )
+
+
+FIRST_TOLD_S = 5.0
+"""Seconds of waiting after which a peer says for whom."""
+
+
+class WaitReport:
+    """Tells whom an exchange waits for: after five seconds of waiting, then after ten, twenty and so on.
+
+    `since` is the monotonic time at which the exchange opened, from which its `timeout_s` counts.
+    """
+
+    def __init__(self, node: Exchange, tell: Callable[[str], None], *, since: float) -> None:
+        self._node, self._tell, self._since = node, tell, since
+        self._began, self._next_s = time.monotonic(), FIRST_TOLD_S
+
+    def waiting(self, whom: Callable[[], str]) -> None:
+        """Tell `whom()` this waits for, if it is time to."""
+        now = time.monotonic()
+        if now - self._began >= self._next_s:
+            self._next_s *= 2
+            spent = f"{now - self._since:.0f} of {self._node.timeout_s:g} s"
+            self._tell(f"{self._node.place.node}: waiting for {whom() or 'nobody'} ({spent})")
+
+    def closed(self, without: Sequence[str]) -> None:
+        """Tell which peers gave nothing, if any."""
+        if without:
+            self._tell(f"{self._node.place.node}: closed without {', '.join(without)}")

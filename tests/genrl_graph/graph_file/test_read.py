@@ -235,7 +235,7 @@ def lines(read: Read, text: str) -> list[str]:
         (
             SMALL + "  a: {type: select.toy_same, inputs: {rows: [tasks, 3]}}\n",
             [
-                "game.yaml:5:45 nodes.a.rows: takes one output, not 1; write one name",
+                "game.yaml:5:45 nodes.a.rows: takes one output, not a list of 1; write one name",
                 "game.yaml:5:53 nodes.a.rows.1: wants the name of a node, got 3",
             ],
         ),
