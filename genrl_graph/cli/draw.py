@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from genrl_graph.cli.arguments import add_graph_arguments, run_imports, valid_graph
+from genrl_graph.cli.arguments import add_graph_arguments, read_graph_argument, run_imports
 from genrl_graph.dag.graph import Graph
+from genrl_graph.dag.problems import Problem
 from genrl_graph.dag.schedule import compile_graph
+from genrl_graph.drawing.draft import draft_picture
 from genrl_graph.drawing.measured import measured
-from genrl_graph.drawing.picture import Picture, picture
+from genrl_graph.drawing.picture import Look, Picture, picture
 from genrl_graph.drawing.text import text
-from genrl_graph.errors import ParamError
+from genrl_graph.errors import GraphError, ParamError
 from genrl_graph.store.peer_folders import graph_folder, refuse_unsafe
 from genrl_graph.store.run_folder import GRAPH
 
@@ -24,13 +26,16 @@ if TYPE_CHECKING:
 
 def add_draw_command(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare `draw`."""
-    draw = commands.add_parser("draw", help="show the graph: text, Mermaid, DOT, SVG, PNG or a page to explore")
+    draw = commands.add_parser("draw", help="show the graph: text, Mermaid, DOT, SVG, PNG, PDF or a page to explore")
     add_graph_arguments(draw, optional=True)
     draw.add_argument("-o", "--out", type=Path, metavar="FILE", help="write a file; its ending names the format")
-    draw.add_argument("--format", help="text (the default without -o), mermaid, dot, svg, png or html")
+    draw.add_argument("--format", help="text (the default without -o), mermaid, dot, svg, png, pdf or html")
     draw.add_argument("--params", action="store_true", help="show the params that differ from their defaults")
     draw.add_argument("--run", type=Path, metavar="RUN", help="show what this run measured; GRAPH may then be left out")
     draw.add_argument("--round", type=int, metavar="K", help="of this round of the run (default: the mean over all)")
+    draw.add_argument("--no-title", dest="title", action="store_false", help="leave out the title")
+    draw.add_argument("--no-legend", dest="legend", action="store_false", help="leave out the legend")
+    draw.add_argument("--transparent", action="store_true", help="draw on no ground (svg, png, pdf, dot)")
     draw.set_defaults(command=_draw)
 
 
@@ -51,10 +56,23 @@ def graph_to_draw(
     return graph_folder(run) / GRAPH, [*first, *overrides]
 
 
-def picture_of(graph: Graph, *, params: bool, run: Path | None, round: int | None) -> Picture:
-    """Return the picture of a valid graph, with a run's measurements if named; raise as `measured` does."""
+def picture_of(
+    graph: Graph,
+    problems: Sequence[Problem] = (),
+    *,
+    params: bool,
+    run: Path | None,
+    round: int | None,
+    look: Look | None = None,
+) -> Picture:
+    """Return the picture of a graph, with a run's measurements if named; of a broken one, with its problems.
+
+    Raises as `measured` does.
+    """
     numbers = None if run is None else measured(run, graph.nodes, round=round)
-    return picture(compile_graph(graph), params=params, run=numbers)
+    if problems:
+        return draft_picture(graph, problems, params=params, look=look)
+    return picture(compile_graph(graph), params=params, run=numbers, look=look)
 
 
 def shown(drawn: Picture, out: TextIO) -> str:
@@ -72,11 +90,15 @@ def _draw(args: argparse.Namespace) -> int:
     args.graph, args.overrides = graph_to_draw(args.graph, args.overrides, run=args.run, round=args.round)
     if args.run is not None:
         refuse_unsafe(args.run)
-    drawn = picture_of(valid_graph(args).graph, params=args.params, run=args.run, round=args.round)
+    loaded = read_graph_argument(args)
+    look = Look(title=args.title, legend=args.legend, transparent=args.transparent)
+    drawn = picture_of(loaded.graph, loaded.problems, params=args.params, run=args.run, round=args.round, look=look)
+    for line in loaded.lines():
+        print(f"genrl-graph: {line}", file=sys.stderr)
     if args.out is not None:
         write(args.out, render(drawn, format))
     elif format == "text":
         sys.stdout.write(shown(drawn, sys.stdout))
     else:
         sys.stdout.buffer.write(render(drawn, format))
-    return 0
+    return GraphError.exit_code if loaded.problems else 0

@@ -44,7 +44,11 @@ def add_inspection_commands(commands: "_SubParsersAction[argparse.ArgumentParser
     rows.add_argument("run", metavar="RUN", type=Path, help="run folder, such as runs/tiny")
     rows.add_argument("node", metavar="NODE", help="node, such as credit_answer, halves.low or eval/answer")
     rows.add_argument(
-        "-o", "--out", type=Path, required=True, help="new FILE.parquet, FILE.jsonl, FILE.csv, or a folder of Parquet files"
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        help="new FILE.parquet, FILE.jsonl, FILE.csv, or a folder of Parquet files",
     )
     rows.add_argument("--rounds", metavar="A:B", help="rounds from A up to but without B; also A:, :B and A")
     rows.add_argument("--peer", help="only what this peer holds")

@@ -15,7 +15,7 @@ HEAD, ARROW, LABEL = 22.0, 17.0, 13.0  # above the first row of a stage, above a
 NARROW, WIDE = 116.0, 230.0
 PARAMS, BAR_INSET = 8, 30.0
 
-TextStyle = Literal["title", "subtitle", "stage", "name", "type", "note", "param", "number", "step", "label"]
+TextStyle = Literal["title", "subtitle", "stage", "name", "type", "note", "param", "number", "step", "label", "problem"]
 SIZES: dict[TextStyle, float] = {
     "title": 16,
     "subtitle": 10.5,
@@ -27,6 +27,7 @@ SIZES: dict[TextStyle, float] = {
     "number": 9.5,
     "step": 8,
     "label": 9,
+    "problem": 10,
 }
 BOLD: frozenset[TextStyle] = frozenset({"title", "name", "stage"})
 
@@ -76,6 +77,11 @@ class Wire:
     reader: str
     points: tuple[Point, ...]
 
+    @property
+    def wrong(self) -> bool:
+        """True where `check` finds a problem with what this reader reads."""
+        return self.reader in self.line.wrong
+
 
 @dataclass(frozen=True, slots=True)
 class LegendEntry:
@@ -121,6 +127,7 @@ class _LayoutBuilder:
             name: 18.0 + sum(1.32 * SIZES[s] for _, s in lines) + 6.0 * (self._share(name) is not None)
             for name, lines in self.contents.items()
         }
+        self.top = MARGIN + (44 if picture.look.title else 4)
         self.lefts = self._columns()
         self.tops = self._rows()
 
@@ -134,14 +141,20 @@ class _LayoutBuilder:
             TextLine(MARGIN, MARGIN + 12, self.picture.name, "title"),
             TextLine(MARGIN, MARGIN + 28, title or self.picture.subtitle, "subtitle"),
         ]
+        texts = texts if self.picture.look.title else []
+        titles = len(texts)
         texts += [self._label(item) for item in self.routes.routes]
         texts += [self._step(box) for box in self.picture.boxes.values() if box.steps]
-        width = max([right + MARGIN, *(MARGIN * 2 + text_width(t.text, SIZES[t.style]) for t in texts[:2]), 420.0])
+        width = max([right + MARGIN, *(MARGIN * 2 + text_width(t.text, SIZES[t.style]) for t in texts[:titles]), 420.0])
         bottom = self.tops[-1] + self._tracks("channel", self.grid.rows) + (self._label_zone(self.grid.rows) + 10)
-        legend = _legend(self.picture, bottom + 14, width)
+        bottom += 14
+        legend = _legend(self.picture, bottom, width) if self.picture.look.legend else []
+        bottom = legend[-1].y + 16 if legend else bottom - 14
+        texts += _problem_lines(self.picture, bottom + 10, width)
+        bottom = texts[-1].y + 4 if self.picture.problems else bottom
         wires = [self._wire(item, path) for item in self.routes.routes for path in item.paths]
         boxes = tuple(self._place_box(box) for box in self.picture.boxes.values())
-        return Layout(width, legend[-1].y + 16 + MARGIN, frames, tuple(wires), boxes, tuple(texts), tuple(legend))
+        return Layout(width, bottom + MARGIN, frames, tuple(wires), boxes, tuple(texts), tuple(legend))
 
     def _share(self, name: str) -> float | None:
         return self.picture.boxes[name].numbers.time_share
@@ -162,7 +175,7 @@ class _LayoutBuilder:
 
     def _rows(self) -> list[float]:
         """Return the top of every row, and the bottom of the last one."""
-        cells, top = self.grid.cells, MARGIN + 44 + HEAD
+        cells, top = self.grid.cells, self.top + HEAD
         tops = []
         for row in range(self.grid.rows):
             top += self._label_zone(row) + self._tracks("channel", row) + ARROW
@@ -196,7 +209,7 @@ class _LayoutBuilder:
 
     def _frame(self, stage: int) -> StageFrame:
         first, last = self.grid.spans[stage]
-        x, y = self.lefts[first] - PAD, MARGIN + 40
+        x, y = self.lefts[first] - PAD, self.top - 4
         h = self.tops[-1] + self._label_zone(self.grid.rows) - y
         w = self.lefts[last] + self.w + PAD - x
         return StageFrame(x, y, w, h, TextLine(x + 10, y + 17, f"stage {stage}", "stage"))
@@ -255,12 +268,38 @@ def _contents(picture: Picture, box: Box) -> list[tuple[str, TextStyle]]:
     lines: list[tuple[str, TextStyle]] = [(box.name, "name"), (box.type_name, "type")]
     if box.note:
         lines.append((box.note, "note"))
+    if box.problems:
+        lines.append((f"problem {', '.join(map(str, box.problems))}", "problem"))
     if picture.with_params:
         shown = list(box.params.items())
         cut = shown if len(shown) <= PARAMS else shown[: PARAMS - 1]
         lines += [(fitted(f"{name}: {value}", SIZES["param"], WIDE - 34), "param") for name, value in cut]
         lines += [(f"and {len(shown) - len(cut)} more", "note")] if len(cut) < len(shown) else []
     return lines + [(text, "number") for text in _in_pairs(box.numbers.texts())]
+
+
+def _problem_lines(picture: Picture, top: float, width: float) -> list[TextLine]:
+    """Return the problems of a picture, numbered and wrapped to its width."""
+    lines: list[TextLine] = []
+    for number, problem in enumerate(picture.problems, start=1):
+        room, indent = width - 2 * MARGIN - 22, 0.0
+        for text in _wrapped(f"{number}. {problem}", room):
+            top += 1.4 * SIZES["problem"]
+            lines.append(TextLine(MARGIN + indent, top, text, "problem"))
+            indent = 14.0
+    return lines
+
+
+def _wrapped(text: str, width: float) -> list[str]:
+    """Return a text in lines of at most `width`, broken between words."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and text_width(longer, SIZES["problem"]) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [fitted(line, SIZES["problem"], width) for line in lines]
 
 
 def _in_pairs(texts: list[str]) -> list[str]:

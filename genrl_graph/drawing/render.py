@@ -1,4 +1,4 @@
-"""Render a graph as a picture in six formats, without network access; equal graphs give equal bytes."""
+"""Render a graph as a picture in seven formats, without network access; equal graphs give equal bytes."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +21,7 @@ ENDINGS: Mapping[str, str] = {
     ".gv": "dot",
     ".svg": "svg",
     ".png": "png",
+    ".pdf": "pdf",
     ".html": "html",
     ".htm": "html",
 }
@@ -84,11 +85,18 @@ def _png(drawn: Picture) -> bytes:
     return png(drawn)
 
 
+def _pdf(drawn: Picture) -> bytes:
+    from genrl_graph.drawing.pdf import pdf
+
+    return pdf(drawn)
+
+
 _RENDERERS: Mapping[str, Callable[[Picture], str | bytes]] = {
     "text": texts.text,
     "mermaid": mermaids.mermaid,
     "dot": dots.dot,
     "svg": svgs.svg,
     "png": _png,
+    "pdf": _pdf,
     "html": _html,
 }
