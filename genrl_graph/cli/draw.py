@@ -93,7 +93,7 @@ def _draw(args: argparse.Namespace) -> int:
     loaded = read_graph_argument(args)
     look = Look(title=args.title, legend=args.legend, transparent=args.transparent)
     drawn = picture_of(loaded.graph, loaded.problems, params=args.params, run=args.run, round=args.round, look=look)
-    for line in loaded.lines():
+    for line in loaded.lines() if format != "text" or args.out is not None else ():
         print(f"genrl-graph: {line}", file=sys.stderr)
     if args.out is not None:
         write(args.out, render(drawn, format))

@@ -10,7 +10,7 @@ from genrl_graph.drawing.place import Grid, place
 from genrl_graph.drawing.route import LinePath, Route, Routes, route
 from genrl_graph.drawing.shapes import Point
 
-MARGIN, PAD, TRACK, PORT = 22.0, 14.0, 9.0, 20.0
+MARGIN, PAD, TRACK, PORT, GAP = 22.0, 14.0, 9.0, 20.0, 12.0
 HEAD, ARROW, LABEL = 22.0, 17.0, 13.0  # above the first row of a stage, above a box, and for the label below one
 NARROW, WIDE = 116.0, 230.0
 PARAMS, BAR_INSET = 8, 30.0
@@ -122,7 +122,8 @@ class _LayoutBuilder:
         widest = max(
             (text_width(t, SIZES[s], bold=s in BOLD) for lines in self.contents.values() for t, s in lines), default=0.0
         )
-        self.w = min(max(widest + 34, NARROW), WIDE)
+        labels = [2 * (self._label_width(item) - PAD) for item in routes.routes]
+        self.w = min(max([widest + 34, NARROW, *labels]), WIDE)
         self.heights = {
             name: 18.0 + sum(1.32 * SIZES[s] for _, s in lines) + 6.0 * (self._share(name) is not None)
             for name, lines in self.contents.items()
@@ -178,6 +179,7 @@ class _LayoutBuilder:
         cells, top = self.grid.cells, self.top + HEAD
         tops = []
         for row in range(self.grid.rows):
+            top += GAP + HEAD if row and row in self.grid.bands else 0.0
             top += self._label_zone(row) + self._tracks("channel", row) + ARROW
             tops.append(top)
             top += max((self.heights[name] for name, cell in cells.items() if cell.row == row), default=0.0)
@@ -209,10 +211,17 @@ class _LayoutBuilder:
 
     def _frame(self, stage: int) -> StageFrame:
         first, last = self.grid.spans[stage]
-        x, y = self.lefts[first] - PAD, self.top - 4
-        h = self.tops[-1] + self._label_zone(self.grid.rows) - y
+        x, band = self.lefts[first] - PAD, self.grid.band_of[stage]
+        y, below = self._band_top(band), band + 1 < len(self.grid.bands)
+        end = self._band_top(band + 1) - GAP if below else self.tops[-1] + self._label_zone(self.grid.rows)
+        h = end - y
         w = self.lefts[last] + self.w + PAD - x
         return StageFrame(x, y, w, h, TextLine(x + 10, y + 17, f"stage {stage}", "stage"))
+
+    def _band_top(self, band: int) -> float:
+        """Return the top of the frames of a band of stages."""
+        row = self.grid.bands[band]
+        return self.tops[row] - ARROW - self._tracks("channel", row) - HEAD - 4 if band else self.top - 4
 
     def _port(self, name: str, port: int) -> float:
         """Return the x of a port of a box; the more ports, the closer they are."""
@@ -244,7 +253,14 @@ class _LayoutBuilder:
         left = len(others) > 1 and at % 2 == 0
         y = self.tops[self.grid.cells[origin].row] + self.heights[origin] + 12 + LABEL * (at // 2)
         x = self._port(origin, item.port) + (-4 if left else 4)
-        return TextLine(x, y, item.line.label, "label", "end" if left else "start", item.line.style)
+        start = self.lefts[self.grid.cells[origin].column]
+        room = x - start + PAD - 4 if left else start + self.w + PAD - 4 - x
+        text = fitted(item.line.label, SIZES["label"], room)
+        return TextLine(x, y, text, "label", "end" if left else "start", item.line.style)
+
+    def _label_width(self, item: Route) -> float:
+        """Return the distance from the middle of a box to the end of a line's label."""
+        return abs(item.port) * PORT / 4 + 8 + text_width(item.line.label, SIZES["label"])
 
     def _step(self, box: Box) -> TextLine:
         cell = self.grid.cells[box.name]
@@ -318,7 +334,7 @@ def _legend(picture: Picture, top: float, width: float) -> list[LegendEntry]:
     styles: dict[Style, str] = {"rows": "rows", "weights": "weights", "next": "to the next round"}
     entries: list[tuple[str, Style | None, str]] = [(kind, None, kind) for kind in picture.kinds()]
     entries += [("", style, text) for style, text in styles.items() if any(x.style == style for x in picture.lines)]
-    entries.append(("", None, "step of the round"))
+    entries += [("", None, "step of the round")] if any(box.steps for box in picture.boxes.values()) else []
     keys: list[LegendEntry] = []
     x, y = MARGIN, top
     for kind, style, text in entries:

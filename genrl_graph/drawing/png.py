@@ -1,4 +1,4 @@
-"""Render a picture as PNG with Pillow and its built-in font, on white or a transparent ground; no fonts of the machine."""
+"""Render a picture as PNG with Pillow and its built-in font, on white or a transparent ground."""
 
 import io
 import math
