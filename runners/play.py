@@ -54,6 +54,7 @@ def play(
     threads: int | None = None,
     checkpoint_every: int | None = None,
     mode: Mode | None = None,
+    eval_every: int | None = None,
     quiet: bool = False,
     imports: Mapping[str, str] | None = None,
     resume: bool = False,
@@ -78,6 +79,7 @@ def play(
         "threads": threads,
         "checkpoint_every": checkpoint_every,
         "mode": mode,
+        "eval_every": eval_every,
     }
     config = run_options(graph.run, arguments)
     if resume and out is None:

@@ -9,12 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from genrl_graph.cli.arguments import add_graph_arguments, read_graph_argument, run_imports
-from genrl_graph.dag.graph import Graph
-from genrl_graph.dag.problems import Problem
-from genrl_graph.dag.schedule import compile_graph
-from genrl_graph.drawing.draft import draft_picture
 from genrl_graph.drawing.measured import measured
-from genrl_graph.drawing.picture import Look, Picture, picture
+from genrl_graph.drawing.picture import Look, Picture
 from genrl_graph.drawing.text import text
 from genrl_graph.errors import GraphError, ParamError
 from genrl_graph.store.peer_folders import graph_folder, refuse_unsafe
@@ -56,25 +52,6 @@ def graph_to_draw(
     return graph_folder(run) / GRAPH, [*first, *overrides]
 
 
-def picture_of(
-    graph: Graph,
-    problems: Sequence[Problem] = (),
-    *,
-    params: bool,
-    run: Path | None,
-    round: int | None,
-    look: Look | None = None,
-) -> Picture:
-    """Return the picture of a graph, with a run's measurements if named; of a broken one, with its problems.
-
-    Raises as `measured` does.
-    """
-    numbers = None if run is None else measured(run, graph.nodes, round=round)
-    if problems:
-        return draft_picture(graph, problems, params=params, look=look)
-    return picture(compile_graph(graph), params=params, run=numbers, look=look)
-
-
 def shown(drawn: Picture, out: TextIO) -> str:
     """Return the picture as text: coloured and as wide as the terminal, or plain and 80 wide if not a terminal."""
     if not out.isatty():
@@ -83,7 +60,7 @@ def shown(drawn: Picture, out: TextIO) -> str:
 
 
 def _draw(args: argparse.Namespace) -> int:
-    from genrl_graph.drawing.render import format_of, render, write
+    from genrl_graph.drawing.render import format_of, picture_of, render, write
 
     run_imports(args)
     format = format_of(args.out, args.format)
@@ -92,7 +69,8 @@ def _draw(args: argparse.Namespace) -> int:
         refuse_unsafe(args.run)
     loaded = read_graph_argument(args)
     look = Look(title=args.title, legend=args.legend, transparent=args.transparent)
-    drawn = picture_of(loaded.graph, loaded.problems, params=args.params, run=args.run, round=args.round, look=look)
+    numbers = None if args.run is None else measured(args.run, loaded.graph.nodes, round=args.round)
+    drawn = picture_of(loaded.graph, loaded.problems, params=args.params, run=numbers, look=look)
     for line in loaded.lines() if format != "text" or args.out is not None else ():
         print(f"genrl-graph: {line}", file=sys.stderr)
     if args.out is not None:

@@ -7,6 +7,7 @@ A YAML file (`graph_file/read.py`) and the builder give the same `Graph`. A grap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from genrl_graph.contract.data_path import without_folders
@@ -206,6 +207,38 @@ class Graph:
         """Return the edges that leave a part."""
         return [edge for edge in self.edges() if edge.origin == name]
 
+    def check(self) -> list[str]:
+        """Return every problem of this graph and of the local data that it names, one line each, as `check` prints."""
+        from genrl_graph.dag.check import check, check_data
+
+        return [str(problem) for problem in (*check(self), *check_data(self))]
+
+    def plan(self) -> str:
+        """Return the schedule of a round as text, as `plan` prints it; raise `GraphError` for a broken graph."""
+        from genrl_graph.dag.plan import schedule_text
+        from genrl_graph.dag.schedule import compile_graph
+
+        return schedule_text(compile_graph(self))
+
+    def draw(
+        self,
+        out: Path | str,
+        *,
+        params: bool = False,
+        title: bool = True,
+        legend: bool = True,
+        transparent: bool = False,
+    ) -> None:
+        """Write a picture whose format the ending of `out` names: .svg, .png, .pdf, .html, .dot, .mmd or .txt.
+
+        What is wrong with a broken graph is drawn in red. Raises `ParamError` for another ending.
+        """
+        from genrl_graph.drawing.picture import Look
+        from genrl_graph.drawing.render import draw_file
+
+        look = Look(title=title, legend=legend, transparent=transparent)
+        draw_file(self, Path(out), params=params, look=look)
+
     def dump(self) -> str:
         """Return this graph as YAML that loads to an equal graph; raise `ParamError` if a param has no YAML form."""
         from genrl_graph.graph_file.dump import dump
@@ -227,16 +260,12 @@ class Graph:
         return f"<Graph {self.name!r}: {len(self.carries)} carries, {len(self.nodes)} nodes>"
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        """Return the picture as SVG and text for a notebook; for an invalid graph, its problems as text."""
-        from genrl_graph.dag.schedule import compile_graph
-        from genrl_graph.drawing.picture import picture
+        """Return the picture as SVG and text for a notebook; of a broken graph, what is wrong is in red."""
+        from genrl_graph.drawing.render import picture_of
         from genrl_graph.drawing.svg import svg
         from genrl_graph.drawing.text import text
 
-        try:
-            drawn = picture(compile_graph(self))
-        except GraphError as error:
-            return {"text/plain": f"{self!r}\n{error}"}
+        drawn = picture_of(self)
         return {"image/svg+xml": svg(drawn), "text/plain": text(drawn)}
 
     def _repr_svg_(self) -> str | None:

@@ -15,6 +15,7 @@ from genrl_graph.messages import did_you_mean, first_line
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+    from pandas import DataFrame
 
 
 class Frame(EdgeValue):
@@ -142,6 +143,15 @@ class Frame(EdgeValue):
     def transcripts(self) -> Iterator[Transcript]:
         """Render these rows for people; by default there is nothing to read."""
         return iter(())
+
+    def to_pandas(self) -> "DataFrame":
+        """Return the rows as a pandas table; tensors and lists are NumPy arrays, one per row."""
+        names = self.table.column_names
+        tensors = [name for name in names if isinstance(self.table.column(name).type, pa.FixedShapeTensorType)]
+        rows: DataFrame = self.table.drop_columns(tensors).to_pandas()
+        for name in tensors:
+            rows.insert(names.index(name), name, list(self.numpy(name)))
+        return rows
 
     def values(self, column: str) -> list[Any]:
         """Return one column as Python values."""

@@ -36,12 +36,12 @@ def read_script(path: Path, overrides: Sequence[str]) -> "Loaded":
 
 def _graph_of(module: ModuleType, path: Path) -> Graph:
     """Return the one graph at the top of a module; else that of its one function without arguments that returns one."""
-    graphs = {id(value): value for value in vars(module).values() if isinstance(value, Graph)}
-    if not graphs:
-        graphs = {name: value() for name, value in vars(module).items() if _builds_a_graph(value, module)}
+    values = list(vars(module).values())
+    graphs = list({id(value): value for value in values if isinstance(value, Graph)}.values())
+    graphs = graphs or [value() for value in values if _builds_a_graph(value, module)]
     if len(graphs) == 1:
-        return next(iter(graphs.values()))
-    names = ", ".join(graph.name for graph in graphs.values())
+        return graphs[0]
+    names = ", ".join(graph.name for graph in graphs)
     what = f"builds {counted(len(graphs), 'graph')} ({names})" if graphs else "builds no graph"
     advice = "leave one `g = Graph(...)` at the top of the script, or run it with `python`"
     raise GraphError(f"{path}: {what}; {advice}")

@@ -119,11 +119,11 @@ class _Branch:
 
 
 def print_lineage(run: StoredRun, start: str, console: Console) -> None:
-    """Print the task of a rollout, the rollout with its ancestors, who trained on it, and the rollouts that quote it."""
+    """Print the task of a rollout, its ancestors as a tree, the updates that trained on it, and what quotes it."""
     index = LineageIndex.of(run)
     id = index.resolve(start)
-    for text in tasks_of(index, id):
-        console.print(text)
+    for task in tasks_of(index, id):
+        console.print(task)
     console.print(ancestors(index, id))
     match = index.rollout(id)
     trained = list(training(run, [row["id"] for row in match[0].rows] if match else [id]))

@@ -155,9 +155,11 @@ class StoredRun:
         """Return the rows that a node gave, with all their columns, as the type that its output declares.
 
         Rows are sorted by round, then by holder; those of one holder keep the order in which the node gave them.
-        Raises `ParamError` for a node or holder that the run does not have, and for a node type not registered here.
+        Raises `ParamError` for a node, holder or rounds that the run does not have, and for a node type not registered
+        here.
         """
         kind = self._output_type(node)
+        self.require_rounds(rounds)
         return as_frame(kind, self._rows(node, kind, rounds, holder))
 
     def blocks(
@@ -165,6 +167,7 @@ class StoredRun:
     ) -> Iterator[pa.Table]:
         """Yield the rows of `frame` as tables of whole rounds with about `rows` rows, plus `round` and `holder`."""
         kind = self._output_type(node)
+        self.require_rounds(rounds)
         for span in self.spans(node, rounds, rows=rows):
             table = self._rows(node, kind, span, holder)
             if table.num_rows:
@@ -188,6 +191,19 @@ class StoredRun:
         if start is not None:
             yield range(start, max(counts) + 1)
 
+    def require_rounds(self, rounds: Rounds) -> None:
+        """Raise `ParamError` where no step of these rounds is stored; a range may reach beyond the last one."""
+        if rounds is None:
+            return
+        stored = self.steps().column("round").unique().to_pylist()
+        wanted = _range(rounds)
+        assert wanted is not None
+        if not any(number in wanted for number in stored):
+            open_end = wanted.stop == 2**31
+            asked = f"{wanted.start}" if len(wanted) == 1 else f"{wanted.start}:{'' if open_end else wanted.stop}"
+            has = f"it has the rounds {min(stored)} to {max(stored)}" if stored else "no step is stored yet"
+            raise ParamError(f"{self.folder}: no round {asked}; {has}")
+
     def metrics(self) -> pa.Table:
         """Return the metrics of all rounds: `round`, `peer` and one column per metric, null where not reported."""
         return read_metrics(self.folders)
@@ -199,6 +215,7 @@ class StoredRun:
     def facts(self, node: str, round: int) -> dict[str, dict[str, Any]]:
         """Return the facts that a node's steps journaled in a round, by holder."""
         self._check_node(node)
+        self.require_rounds(round)
         steps = self.steps(round)
         steps = steps.filter(pc.equal(steps.column("node"), node))
         return {
@@ -209,6 +226,7 @@ class StoredRun:
     def failures(self, node: str, rounds: Rounds = None) -> pa.Table:
         """Return the rows that failed at a node, or that it could not judge: id, reason, round, holder."""
         self._check_node(node)
+        self.require_rounds(rounds)
         failures = [_NO_ROWS]
         if f"{node}/failures" in (groups := self.groups):
             failures.append(self.table(f"{node}/failures", rounds).select(_NO_ROWS.column_names))

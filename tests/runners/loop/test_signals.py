@@ -116,7 +116,7 @@ def test_the_handlers_of_before_come_back() -> None:
     with stop_on_signals() as stop:
         stop.check()
         os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(Interrupted, match="ended by SIGTERM$") as caught:
+        with pytest.raises(Interrupted, match=r"ended by SIGTERM$") as caught:
             stop.check()
         assert caught.value.exit_code == 143
     assert {signum: signal.getsignal(signum) for signum in before} == before

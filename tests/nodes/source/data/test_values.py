@@ -140,7 +140,7 @@ def test_typed_columns_follow_the_same_rule(tmp_path: Path) -> None:
 def test_listed_tasks_follow_the_same_rule() -> None:
     for task, message in [
         ({"messages": [ASK, SAY]}, "ends with the assistant"),
-        ({"question": "q", "answer": 3.1}, "a fraction can be written in several ways; put it in quotes"),
+        ({"question": "q", "answer": 3.1}, r"more than one spelling, and answers are text; put it in quotes, got 3\.1"),
         ({"question": "q", "answer": True}, "valid string"),
         ({"question": "q", "metadata": {"seen": {1}}}, "metadata.seen holds {1}"),
     ]:
