@@ -14,7 +14,7 @@ from rich.console import Console
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.dag.schedule import Schedule
-from genrl_graph.long_work import shown_by
+from genrl_graph.long_work import displaying
 from genrl_graph.messages import counted
 from genrl_graph.runners.loop.context import StepReport
 from genrl_graph.runners.loop.diagnosis import Diagnosis
@@ -192,7 +192,7 @@ def _make_players(opened: OpenFolder, make: Make) -> list[Peer]:
     schedule, names, ready = opened.schedule, opened.runner.names, opened.stop.check
     line = headline(schedule, rounds=opened.rounds, peers=len(names), folder=opened.folder)
     opened.console.print(line, soft_wrap=True)
-    with shown_by(WaitingBar(opened.console).show, opened.tell):
+    with displaying(WaitingBar(opened.console).show, opened.tell):
         prepare(schedule, ready=ready)
         if opened.evaluation is not None:
             prepare(opened.evaluation, known=schedule, ready=ready)

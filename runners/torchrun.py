@@ -16,7 +16,7 @@ from genrl_graph.dag.schedule import Schedule
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ExchangeTimeout, ParamError
-from genrl_graph.runners.loop.exchange import Meeting, Swarm, WaitReport
+from genrl_graph.runners.loop.exchange import ExchangeResult, Swarm, WaitReport
 from genrl_graph.runners.loop.peers import peer_names, require_enough
 from genrl_graph.runners.loop.runner import RunProgress, Tell, exchanges
 from genrl_graph.runners.loop.signals import Stop, ended_at_once
@@ -141,7 +141,7 @@ class TorchSwarm:
 
     def close(
         self, node: Exchange, *, round: int, peer: str, tasks: TaskBook, vocabularies: Mapping[str, int]
-    ) -> Meeting:
+    ) -> ExchangeResult:
         """Gather the offers of all ranks; raises `ExchangeTimeout` where one died, or is late with `on_short: fail`."""
         opened = self._opened.pop(node.place.node)
         self._wait(opened.work, node, round, opened)
@@ -155,7 +155,7 @@ class TorchSwarm:
             data = payload.cpu().numpy()[:size].tobytes()
             rows = opened.offer if name == peer else decode(data, like=opened.offer, limits=node.limits)
             packets.append(Packet(name, round, rows))
-        return Meeting(tuple(packets))
+        return ExchangeResult(tuple(packets))
 
     def _place(self, node: Exchange, round: int) -> int:
         """Return the number of exchanges that the run closes before this one."""

@@ -86,7 +86,7 @@ class Part:
 
     def socket(self, name: str) -> Socket | None:
         """Return the input socket of this name, or None."""
-        if self.cls is None or not issubclass(self.cls, Node):
+        if self.cls is None or not self.type_name or not issubclass(self.cls, Node):
             return None
         return next((socket for socket in self.cls.signature.inputs if socket.name == name), None)
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
+_RENAMED = {"flaws": "violations", "story": "trajectory_id"}
+"""Methods that were renamed, and would never be called under their old names."""
+
+
 class Frame(EdgeValue):
     """Rows with declared columns; each subclass is an edge type, and a new game only has to declare one.
 
@@ -40,6 +44,9 @@ class Frame(EdgeValue):
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
+        for old, new in _RENAMED.items():
+            if old in vars(cls):
+                raise ColumnError(f"{cls.__name__}.{old}: this method is called {new!r} now; rename it")
         for name, column in cls.columns.items():
             if not isinstance(column, pa.DataType | Tensor):
                 raise ColumnError(f"{cls.__name__}.{name}: {column!r} is no column type; write one such as pa.int64()")
@@ -128,7 +135,7 @@ class Frame(EdgeValue):
 
     __hash__ = None  # type: ignore[assignment]  # rows are compared by value and too many to hash
 
-    def flaws(self, known: ReceiverContext) -> Iterable[Violation]:
+    def violations(self, known: ReceiverContext) -> Iterable[Violation]:
         """Return the rules of this type that rows from another peer break, beyond the rules for all types.
 
         A row is refused for the first of its violations. `known` holds the tasks of all rows.
@@ -136,7 +143,7 @@ class Frame(EdgeValue):
         return ()
 
     @classmethod
-    def story(cls, id: str) -> str:
+    def trajectory_id(cls, id: str) -> str:
         """Return the trajectory id of a row id; by default the id itself."""
         return id
 

@@ -36,7 +36,9 @@ def parse_override(text: str) -> Any:
 
 def _syntax_error(text: str) -> str:
     """Return what is wrong with an override that the grammar does not know, in words of a command line."""
-    key, _, value = text.partition("=")
+    key, equals, value = text.partition("=")
+    if not equals:
+        return "has no value; write key=value"
     if not re.fullmatch(r"[~+]{0,2}[\w./@:-]+", key):
         return f"{key!r} is no key; write key=value, with a key such as run.rounds"
     inner, outer = ("'", '"') if "'" not in value else ('"', "'")

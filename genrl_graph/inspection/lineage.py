@@ -40,7 +40,7 @@ class LineageIndex:
         for group, kind in index.groups.items():
             table = run.columns(group, ("id", "round"))
             for id, number in zip(table.column("id").to_pylist(), table.column("round").to_pylist(), strict=True):
-                index._rounds.setdefault(kind.story(id), (number, group))
+                index._rounds.setdefault(kind.trajectory_id(id), (number, group))
         return index
 
     def ids(self) -> list[str]:
@@ -53,7 +53,9 @@ class LineageIndex:
         Raises `ParamError` where there is none, or more than one.
         """
         matches = [id for id in self._rounds if id.startswith(start)] if start else []
-        matches = matches or [id for kind in set(self.groups.values()) if (id := kind.story(start)) in self._rounds]
+        matches = matches or [
+            id for kind in set(self.groups.values()) if (id := kind.trajectory_id(start)) in self._rounds
+        ]
         if len(matches) == 1:
             return matches[0]
         if not matches:
@@ -95,7 +97,7 @@ class LineageIndex:
     def _read(self, group: str, number: int) -> pa.Table:
         """Read the rows of a round; rows that were admitted late are in the records of a later round."""
         table = self.run.table(group, number)
-        name_of = self.groups[group].story
+        name_of = self.groups[group].trajectory_id
         ids = {id for id, where in self._rounds.items() if where == (number, group)}
         if ids <= {name_of(id) for id in table.column("id").to_pylist()}:
             return table

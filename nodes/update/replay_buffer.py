@@ -149,7 +149,7 @@ class ReplayCarry(Carry, name="replay"):
         return ReplayBuffer(self.capacity)
 
 
-class Remember(Update, name="replay"):
+class AddToReplay(Update, name="replay"):
     """Adds the transitions of a round to a replay buffer, in place of the oldest.
 
     Steps of failed or incomplete episodes, and truncated last steps, are left out.

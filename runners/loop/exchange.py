@@ -20,7 +20,7 @@ class PeerBehind(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Meeting:
+class ExchangeResult:
     """The result of an exchange for one peer: packets sorted by peer name, and records of what happened.
 
     `facts` go to the journal, `metrics` to the metrics of the step, `refusals` (columns) to the group
@@ -46,7 +46,7 @@ class Swarm(Protocol):
 
     def close(
         self, node: Exchange, *, round: int, peer: str, tasks: TaskBook, vocabularies: Mapping[str, int]
-    ) -> Meeting:
+    ) -> ExchangeResult:
         """Wait for the offers of the peers and return those that are admitted.
 
         Rows of other peers are checked against the `tasks` of this peer and `vocabularies`, the number of token ids by
@@ -79,11 +79,11 @@ class LocalSwarm:
 
     def close(
         self, node: Exchange, *, round: int, peer: str, tasks: TaskBook, vocabularies: Mapping[str, int]
-    ) -> Meeting:
+    ) -> ExchangeResult:
         """Return the offers of all peers; raises `ExchangeTimeout` where the exchange wants more of them."""
         require_peers(node, len(self._peers), round=round)
         offers = self._offers[node.place.node]
-        return Meeting(tuple(offers[name] for name in self._peers))
+        return ExchangeResult(tuple(offers[name] for name in self._peers))
 
     def wanted(self, node: Exchange, *, round: int) -> bool:
         """Return False: all peers are interrupted together."""
@@ -107,9 +107,9 @@ class LoopbackSwarm:
 
     def close(
         self, node: Exchange, *, round: int, peer: str, tasks: TaskBook, vocabularies: Mapping[str, int]
-    ) -> Meeting:
+    ) -> ExchangeResult:
         """Return the peer's own offer."""
-        return Meeting((self._offers.pop((node.place.node, peer)),))
+        return ExchangeResult((self._offers.pop((node.place.node, peer)),))
 
     def wanted(self, node: Exchange, *, round: int) -> bool:
         """Return False: nobody else waits."""

@@ -10,7 +10,7 @@ from genrl_graph.edge_types.frame import Frame
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ExchangeTimeout
 from genrl_graph.messages import counted
-from genrl_graph.runners.loop.exchange import Meeting, PeerBehind, WaitReport
+from genrl_graph.runners.loop.exchange import ExchangeResult, PeerBehind, WaitReport
 from genrl_graph.runners.loop.signals import Stop
 from genrl_graph.runners.swarm.admission.rules import Admission, of_one_shape
 from genrl_graph.runners.swarm.admission.verdict import PAYLOAD, Admitted, refusal_columns
@@ -135,10 +135,10 @@ class PeerSwarm:
 
     def close(
         self, node: Exchange, *, round: int, peer: str, tasks: TaskBook, vocabularies: Mapping[str, int]
-    ) -> Meeting:
+    ) -> ExchangeResult:
         """Receive and admit the rows of the frozen roster, until all have come or the deadline has passed."""
         if self._is_closed(node, round):
-            return Meeting(())
+            return ExchangeResult(())
         exchange = self._opened[node.place.node]
         report = WaitReport(node, self._tell, since=exchange.since)
         while True:
@@ -211,7 +211,7 @@ class PeerSwarm:
                 self.conduct.accounts.add(name, bytes=len(asked.data), seconds=time.monotonic() - started)
         return {name: (announced[name], packet) for name, packet in of_one_shape(admitted).items()}
 
-    def _result(self, exchange: OpenExchange, received: Mapping[str, tuple[int, Admitted]]) -> Meeting:
+    def _result(self, exchange: OpenExchange, received: Mapping[str, tuple[int, Admitted]]) -> ExchangeResult:
         """Build the result of an exchange: its packets, refusals and missing members; judges the members."""
         round, own = exchange.round, exchange.rows
         refusals = [refusal for _, packet in received.values() for refusal in packet.refusals]
@@ -222,7 +222,7 @@ class PeerSwarm:
         missing = {asked.member.name: asked.missing for asked in exchange.asked if asked.missing}
         stale = {packet.peer: packet.round for packet in packets if packet.round != round}
         rows = sum(admitted.refused for _, admitted in received.values())
-        return Meeting(
+        return ExchangeResult(
             tuple(sorted([*packets, Packet(self._name, round, own)], key=lambda packet: packet.peer)),
             {name: fact for name, fact in (("missing", missing), ("stale", stale)) if fact},
             {

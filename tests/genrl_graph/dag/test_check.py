@@ -153,16 +153,20 @@ def test_the_examples_of_the_design_are_told_word_by_word(read: Read) -> None:
         ),
         (
             ("type: policy.toy,", "type: policy.toi,"),
-            ["carry.policy.type: no type named 'policy.toi' (did you mean 'policy.toy'?)"],
+            [
+                "carry.policy.type: no type named 'policy.toi' (did you mean 'policy.toy'?); a type of your own needs --import FILE"
+            ],
         ),
         (
             ("type: exchange.gather, inputs: {rows: answer}", "type: exchange.gahter, inputs: {rows: answer}"),
-            ["nodes.answers.type: no type named 'exchange.gahter' (did you mean 'exchange.gather'?)"],
+            [
+                "nodes.answers.type: no type named 'exchange.gahter' (did you mean 'exchange.gather'?); a type of your own needs --import FILE"
+            ],
         ),
         (
             ("type: exchange.gather, inputs: {rows: answer}", "type: exchange.gahter, inputs: {rows: anwser}"),
             [
-                "nodes.answers.type: no type named 'exchange.gahter' (did you mean 'exchange.gather'?)",
+                "nodes.answers.type: no type named 'exchange.gahter' (did you mean 'exchange.gather'?); a type of your own needs --import FILE",
                 "nodes.answers.rows: no node or carry named 'anwser' (did you mean 'answer'?)",
             ],
         ),

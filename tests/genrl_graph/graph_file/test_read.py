@@ -171,11 +171,15 @@ def lines(read: Read, text: str) -> list[str]:
         (SMALL + "  a: {type: 3}\n", ["game.yaml:5:13 nodes.a.type: wants the name of a type, got 3"]),
         (
             SMALL + "  a: {type: source.toy_nmubers}\n",
-            ["game.yaml:5:13 nodes.a.type: no type named 'source.toy_nmubers' (did you mean 'source.toy_numbers'?)"],
+            [
+                "game.yaml:5:13 nodes.a.type: no type named 'source.toy_nmubers' (did you mean 'source.toy_numbers'?); a type of your own needs --import FILE"
+            ],
         ),
         (
             SMALL + "  a: {type: zzzzz.qqqqq}\n",
-            ["game.yaml:5:13 nodes.a.type: no type named 'zzzzz.qqqqq'; `genrl-graph nodes` lists them"],
+            [
+                "game.yaml:5:13 nodes.a.type: no type named 'zzzzz.qqqqq'; `genrl-graph nodes` lists them; a type of your own needs --import FILE"
+            ],
         ),
         (
             SMALL + "  a: {type: policy.toy}\n",
