@@ -39,6 +39,8 @@ def _syntax_error(text: str) -> str:
     key, equals, value = text.partition("=")
     if not equals:
         return "has no value; write key=value"
+    if not key:
+        return "there is no key; write key=value"
     if not re.fullmatch(r"[~+]{0,2}[\w./@:-]+", key):
         return f"{key!r} is no key; write key=value, with a key such as run.rounds"
     inner, outer = ("'", '"') if "'" not in value else ('"', "'")

@@ -22,6 +22,8 @@ from genrl_graph.graph_file.dump import dump
 from genrl_graph.graph_file.read import Loaded, read, read_document
 from genrl_graph.nodes.exchange.gather import Gather
 
+OWN = "; a type of your own needs --import FILE"
+
 Read = Callable[[str], Loaded]
 
 HEAD = "graph: g\nversion: 1\n"
@@ -172,14 +174,13 @@ def lines(read: Read, text: str) -> list[str]:
         (
             SMALL + "  a: {type: source.toy_nmubers}\n",
             [
-                "game.yaml:5:13 nodes.a.type: no type named 'source.toy_nmubers' (did you mean 'source.toy_numbers'?); a type of your own needs --import FILE"
+                "game.yaml:5:13 nodes.a.type: no type named 'source.toy_nmubers' (did you mean 'source.toy_numbers'?)"
+                + OWN
             ],
         ),
         (
             SMALL + "  a: {type: zzzzz.qqqqq}\n",
-            [
-                "game.yaml:5:13 nodes.a.type: no type named 'zzzzz.qqqqq'; `genrl-graph nodes` lists them; a type of your own needs --import FILE"
-            ],
+            ["game.yaml:5:13 nodes.a.type: no type named 'zzzzz.qqqqq'; `genrl-graph nodes` lists them" + OWN],
         ),
         (
             SMALL + "  a: {type: policy.toy}\n",
@@ -299,7 +300,7 @@ def lines(read: Read, text: str) -> list[str]:
             CHAIN.replace("source.toy_numbers", "source.toy_numbres"),
             [
                 "game.yaml:9:11 nodes.tasks.type: no type named 'source.toy_numbres' "
-                "(did you mean 'source.toy_numbers'?)"
+                "(did you mean 'source.toy_numbers'?)" + OWN
             ],
         ),
         (
