@@ -268,9 +268,9 @@ class Graph:
         drawn = picture_of(self)
         return {"image/svg+xml": svg(drawn), "text/plain": text(drawn)}
 
-    def _repr_svg_(self) -> str | None:
+    def _repr_svg_(self) -> str:
         """Return the picture for viewers that only ask for SVG."""
-        return self._repr_mimebundle_().get("image/svg+xml")
+        return self._repr_mimebundle_()["image/svg+xml"]
 
     def _identity(self) -> tuple[object, ...]:
         parts = [

@@ -39,7 +39,7 @@ WRONG = "#c00000"
 """Colour of what `check` finds wrong."""
 MISSING = "missing"
 """The kind of a box in place of a part that an input names and the graph does not have."""
-STYLES[MISSING] = KindStyle("box", WRONG, "#fdecec", "✗", '["{}"]')
+MISSING_STYLE = KindStyle("box", WRONG, "#fdecec", "✗", '["{}"]')
 OTHER_STYLE = KindStyle("box", "#444444", "#ffffff", "□", '["{}"]')
 INK, MUTED, PAPER, FRAME, FRAME_LINE = "#1b1f24", "#525c66", "#ffffff", "#f5f7f9", "#c9d1d9"
 WEIGHTS = "#a8437f"
@@ -48,4 +48,4 @@ WEIGHTS = "#a8437f"
 
 def style_of(kind: str) -> KindStyle:
     """Return the style of a kind; a plain box for a kind that is not listed."""
-    return STYLES.get(kind, OTHER_STYLE)
+    return MISSING_STYLE if kind == MISSING else STYLES.get(kind, OTHER_STYLE)

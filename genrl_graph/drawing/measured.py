@@ -62,7 +62,7 @@ def measured(folder: Path, names: Iterable[str], *, round: int | None = None) ->
 
     Raises `StoreError` for a folder without metrics, and for a round that was not played.
     """
-    folders = run_folders(folder)
+    folders = run_folders(folder) or [folder]
     if not any((RunPath(path) / METRICS).exists() for path in folders):
         raise StoreError(f"{folder / METRICS}: no such file; --run wants the folder of a run that has ended a round")
     lines = [line for path in folders for line in metric_lines(path) if "time/round" in line]

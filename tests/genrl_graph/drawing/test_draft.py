@@ -65,7 +65,7 @@ def test_wrong_boxes_and_lines_are_red_and_missing_parts_are_drawn() -> None:
     assert {name for name, box in drawn.boxes.items() if box.problems} == {"policy", "answer", "final", "score"}
     assert {name for name, box in drawn.boxes.items() if box.kind == "missing"} == {"updat", "critique_s"}
     wrong = {(line.origin, reader) for line in drawn.lines for reader in line.wrong}
-    assert wrong == {("critique_s", "final"), ("updat", "policy")}
+    assert wrong == {("critique_s", "final"), ("answer", "final"), ("updat", "policy")}
     svg = render(drawn, "svg").decode()
     red = re.findall(rf'<path class="outline" [^>]*stroke="{WRONG}"', svg)
     assert len(red) >= 6 and svg.count(f'fill="{WRONG}"') > len(loaded.problems)
@@ -93,9 +93,9 @@ def test_title_legend_and_ground_can_be_left_out(tiny: Graph) -> None:
     assert 'class="paper"' in render(plain, "svg").decode() and 'class="paper"' not in svg
     assert 'class="title"' not in svg and "<text" not in svg.partition('<g class="legend">')[2]
     assert layout(bare).height < layout(plain).height - 40
-    for look, corner in ((bare, (255, 255, 255, 0)), (plain, (255, 255, 255, 255))):
+    for look, opacity in ((bare, 0), (plain, 255)):
         image = Image.open(io.BytesIO(render(look, "png"))).convert("RGBA")
-        assert image.getpixel((1, 1)) == corner
+        assert image.getchannel("A").getpixel((1, 1)) == opacity
     text = render(bare, "text").decode()
     assert "tiny_multistage" not in text and "● gives" not in text and "score_answer" in text
 
@@ -169,5 +169,6 @@ def test_params_with_equal_names_and_values_are_all_shown() -> None:
     for format in FORMATS:
         if format not in ("png", "pdf"):
             shown = render(picture_of(g, params=True), format).decode()
-            assert shown.count("pattern: pattern") + shown.count('["pattern","pattern"]') == 2, format
-            assert shown.count("term: pattern") + shown.count('["term","pattern"]') == 2, format
+            assert shown.count("pattern: pattern") == shown.count("term: pattern") == 2, format
+            if format == "html":
+                assert shown.count('["pattern","pattern"]') == shown.count('["term","pattern"]') == 2

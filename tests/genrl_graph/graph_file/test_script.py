@@ -1,5 +1,6 @@
 """Graphs that Python scripts build, as every command reads them."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def build() -> Graph:
 @pytest.fixture
 def script(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """A script with a function that builds a graph, under a module name of its own."""
-    path = tmp_path / f"scripted_{request.node.name.partition('[')[0]}.py"
+    path = tmp_path / f"{re.sub(r'[^a-z]+', '_', request.node.name)}.py"
     path.write_text(GAME)
     return path
 
