@@ -1,7 +1,7 @@
 """`source.list`: tasks listed in the graph file."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, cast
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
@@ -111,9 +111,9 @@ class ListSource(Source, name="list"):
         return listed[row_of(task_id, node=node, size=len(listed), prefix=prefix)].task(task_id)
 
     def _listed(self, *, evaluating: bool) -> tuple[str, Sequence[ListedTask]]:
-        """Return the prefix of the keys and the tasks, of training or of evaluations."""
+        """Return the prefix of the keys and the tasks, of training or of evaluations; pydantic has made them tasks."""
         listed = self.eval_tasks if evaluating else self.tasks
-        return EVAL_KEY_PREFIX if evaluating else "", [ListedTask.model_validate(task) for task in listed]
+        return EVAL_KEY_PREFIX if evaluating else "", cast(Sequence[ListedTask], listed)
 
     def evaluated(self, how: Evaluation) -> Self:
         """Return a copy that provides `eval_tasks`, at most all."""

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from genrl_graph.contract.node import Place
 from genrl_graph.edge_types.task import Task
 from genrl_graph.errors import DataError, ParamError
 from genrl_graph.nodes.source.hf_dataset import HfDataset
@@ -146,4 +147,5 @@ def test_listed_tasks_follow_the_same_rule() -> None:
     ]:
         with pytest.raises(ParamError, match=message):
             ListSource(tasks=[task])
-    assert ListSource(tasks=[{"question": "q", "answer": 42, "kind": 7}]).tasks[0].answer == "42"
+    source = ListSource(tasks=[{"question": "q", "answer": 42, "kind": 7}])
+    assert source.placed(Place("tasks")).resolve("tasks/0").answer == "42"
