@@ -4,7 +4,6 @@ import pytest
 
 from genrl_graph.contract.node import Place
 from genrl_graph.nodes.library import Gather
-from genrl_graph.runners.loop import exchange
 from genrl_graph.runners.loop.exchange import WaitReport
 
 
@@ -20,7 +19,7 @@ def test_who_is_waited_for_is_told_ever_more_rarely(
     waited: int, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(exchange.time, "monotonic", lambda: now)
+    monkeypatch.setattr("genrl_graph.runners.loop.exchange.time.monotonic", lambda: now)
     node, lines = Gather(min_peers=2, timeout_s=60).placed(Place("answers")), list[str]()
     report = WaitReport(node, lines.append, since=now - 10)  # it opened while this peer still computed
     for _ in range(waited):
