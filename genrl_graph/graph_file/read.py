@@ -16,7 +16,7 @@ from genrl_graph.dag.graph import NOT_WRITTEN, Graph, Part
 from genrl_graph.dag.problems import Path, Problem
 from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.errors import GraphError, StoreError
-from genrl_graph.graph_file.document import VERSION, Document, Position
+from genrl_graph.graph_file.document import VERSION, Document, Position, parse_document
 from genrl_graph.graph_file.shipped import graph_file
 from genrl_graph.messages import closest, did_you_mean, renamed_input, short
 
@@ -67,12 +67,23 @@ def load(path: FilePath, overrides: Sequence[str] = ()) -> Graph:
 def read(path: FilePath, overrides: Sequence[str] = ()) -> Loaded:
     """Read the graph of a YAML file, shipped graph name or Python script, with every problem that a check finds."""
     from genrl_graph.graph_file.compose import load_document
-    from genrl_graph.graph_file.script import read_script
 
     path = graph_file(path)
     if path.suffix == SCRIPT:
-        return read_script(path, overrides)
+        return _read_script(path, overrides)
     return read_document(load_document(path, overrides), folder=path.parent)
+
+
+def _read_script(path: FilePath, overrides: Sequence[str]) -> Loaded:
+    """Read the graph that a Python script builds, with overrides on top; positions are those of its YAML."""
+    from genrl_graph.graph_file.compose import override_document
+    from genrl_graph.graph_file.script import script_graph
+
+    graph, shown = script_graph(path), f"{path} (as YAML)"
+    if overrides:
+        document = override_document(parse_document(graph.dump(), file=shown), overrides)
+        return read_document(document, folder=FilePath.cwd())
+    return Loaded(graph, tuple(check(graph)), parse_document(graph.record(), file=shown))
 
 
 def read_document(document: Document, *, folder: FilePath | None = None) -> Loaded:

@@ -2,36 +2,22 @@
 
 import inspect
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from genrl_graph.contract import registry
-from genrl_graph.dag.check import check
 from genrl_graph.dag.graph import Graph
 from genrl_graph.errors import GraphError
-from genrl_graph.graph_file.document import parse_document
 from genrl_graph.messages import counted
 
-if TYPE_CHECKING:
-    from genrl_graph.graph_file.read import Loaded
 
-
-def read_script(path: Path, overrides: Sequence[str]) -> "Loaded":
-    """Run a script, as `--import` does, and return the graph that it builds, with overrides on top.
+def script_graph(path: Path) -> Graph:
+    """Run a script, as `--import` does, and return the graph that it builds.
 
     Raises `GraphError` where the script fails or builds no graph, or several.
     """
-    from genrl_graph.graph_file.compose import override_document
-    from genrl_graph.graph_file.read import Loaded, read_document
-
     registry.import_file(path)
-    graph = _graph_of(sys.modules[path.stem], path)
-    shown = f"{path} (as YAML)"
-    if overrides:
-        return read_document(override_document(parse_document(graph.dump(), file=shown), overrides), folder=Path.cwd())
-    return Loaded(graph, tuple(check(graph)), parse_document(graph.record(), file=shown))
+    return _graph_of(sys.modules[path.stem], path)
 
 
 def _graph_of(module: ModuleType, path: Path) -> Graph:
