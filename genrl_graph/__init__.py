@@ -22,7 +22,7 @@ from genrl_graph.contract.node import (
 from genrl_graph.contract.policy import Carried, Completion, Policy, Sampling, TextPolicy, TokenSequence
 from genrl_graph.contract.resources import Log
 from genrl_graph.dag.graph import Graph
-from genrl_graph.dag.run_config import RunConfig
+from genrl_graph.dag.run_config import Mode, RunConfig
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.edge_types.rollouts import Credited, Peer, PeerRollouts, R, Rollouts, Scored, Tasks, credit, score
 from genrl_graph.edge_types.task import Task, TaskBook
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from genrl_graph.comparison.history import Unit
     from genrl_graph.comparison.result import Comparison
     from genrl_graph.records.stored_run import StoredRun
+    from genrl_graph.runners.loop.runner import Runner
     from genrl_graph.runners.play import Run
     from genrl_graph.runners.replay.replay import Replay
     from genrl_graph.runners.sweep.play import Sweep
@@ -46,21 +47,37 @@ def play(
     seed: int | None = None,
     peers: int | None = None,
     threads: int | None = None,
+    checkpoint_every: int | None = None,
+    mode: Mode | None = None,
+    eval_every: int | None = None,
     quiet: bool = False,
     resume: bool = False,
+    runner: "Runner | None" = None,
 ) -> "Run":
     """Play a graph from a script or notebook and return the run; options given here override the graph's `run:`.
 
-    With `resume` an interrupted run in `out` continues from its newest checkpoint.
+    With `resume` an interrupted run in `out` continues from its newest checkpoint. `runner` says how peers meet: by
+    default all play in this process; `genrl_graph.runners.torchrun.TorchRunner()` plays a rank of torchrun.
 
     Raises:
         GraphError: The graph cannot be played; nothing has been loaded yet.
         NodeFailed: A node failed; the run folder stays readable.
     """
-    from genrl_graph.runners.play import play as play_locally
+    from genrl_graph.runners.play import play as play_graph
 
-    return play_locally(
-        graph, out=out, rounds=rounds, seed=seed, peers=peers, threads=threads, quiet=quiet, resume=resume
+    return play_graph(
+        graph,
+        out=out,
+        rounds=rounds,
+        seed=seed,
+        peers=peers,
+        threads=threads,
+        checkpoint_every=checkpoint_every,
+        mode=mode,
+        eval_every=eval_every,
+        quiet=quiet,
+        resume=resume,
+        runner=runner,
     )
 
 

@@ -25,7 +25,7 @@ def tell(line: str) -> None:
 
 
 @contextmanager
-def shown_by(show: Show, tell: Tell | None = None) -> Iterator[None]:
+def displaying(show: Show, tell: Tell | None = None) -> Iterator[None]:
     """Display the long work, and with `tell` the lines, of this thread while the context is open."""
     token, token_of_tell = _show.set(show), _tell.set(tell or _tell.get())
     try:

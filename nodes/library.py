@@ -43,12 +43,13 @@ from genrl_graph.nodes.update.grpo import Grpo
 from genrl_graph.nodes.update.level import LevelCarry, RaiseLevel
 from genrl_graph.nodes.update.ppo import Ppo
 from genrl_graph.nodes.update.reinforce import Reinforce
-from genrl_graph.nodes.update.replay_buffer import Remember, ReplayCarry
+from genrl_graph.nodes.update.replay_buffer import AddToReplay, ReplayCarry
 from genrl_graph.nodes.update.sft import Sft
 from genrl_graph.nodes.update.snapshots import SnapshotsCarry, TakeSnapshot
 
 __all__ = [
     "ActorCriticCarry",
+    "AddToReplay",
     "Answer",
     "BackupAdvantage",
     "BaselinesCarry",
@@ -84,7 +85,6 @@ __all__ = [
     "ReasoningGymReward",
     "RegexReward",
     "Reinforce",
-    "Remember",
     "ReplayCarry",
     "ReturnToGo",
     "Revise",

@@ -100,6 +100,7 @@ def dry_play(
             imports=imports or {},
             make=seen.make,
             see=lambda done: seen.take(done, schedule),
+            resumable=False,
         )
     _report(console, schedule, seen, replaced=_replaced(declared, schedule), seconds=time.monotonic() - started)
     return run

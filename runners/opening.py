@@ -14,7 +14,7 @@ from rich.console import Console
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.dag.schedule import Schedule
-from genrl_graph.long_work import shown_by
+from genrl_graph.long_work import displaying
 from genrl_graph.messages import counted, escaped
 from genrl_graph.runners.loop.context import StepReport
 from genrl_graph.runners.loop.diagnosis import Diagnosis
@@ -27,6 +27,7 @@ from genrl_graph.runners.loop.stage_metrics import Stages
 from genrl_graph.runners.loop.threads import computing
 from genrl_graph.runners.loop.trace import SILENT, Profile, ProfileOf, Trace
 from genrl_graph.runners.resume.code_versions import run_versions
+from genrl_graph.runners.resume.other_runner import refuse_other_runner
 from genrl_graph.runners.resume.previous_run import PreviousRun, Start
 from genrl_graph.runners.session import OpenRun
 from genrl_graph.runners.tracking.metrics import RoundMetrics
@@ -99,12 +100,14 @@ def open_folder(
         (RunPath(run_folder) / home.name).is_folder()  # raises where the folder of a peer is a link to another one
     rounds = 0 if config.mode == "evaluate" else config.rounds
     previous, progress = None, RunProgress()
+    if resume:
+        refuse_other_runner(run_folder, home)
     if resume and (home / GRAPH).exists():
         previous = PreviousRun(stack.enter_context(RunStore.open(home, "a", block_rounds=config.block_rounds)))
         previous.refuse_another(graph, versions)
         progress = previous.progress(schedule, rounds, runner.names, evaluated=evaluation is not None)
     else:
-        refuse_taken(home)
+        refuse_taken(home, hint="continue it with --resume (in Python resume=True), ")
     shared, latest = runner.agree(progress)
     if previous is not None and not shared.complete:
         previous.choose_checkpoint(latest)
@@ -189,7 +192,7 @@ def _make_players(opened: OpenFolder, make: Make) -> list[Peer]:
     schedule, names, ready = opened.schedule, opened.runner.names, opened.stop.check
     line = headline(schedule, rounds=opened.rounds, peers=len(names), folder=opened.folder)
     opened.console.print(line, soft_wrap=True)
-    with shown_by(WaitingBar(opened.console).show, opened.tell):
+    with displaying(WaitingBar(opened.console).show, opened.tell):
         prepare(schedule, ready=ready)
         if opened.evaluation is not None:
             prepare(opened.evaluation, known=schedule, ready=ready)

@@ -54,6 +54,7 @@ def play(
     threads: int | None = None,
     checkpoint_every: int | None = None,
     mode: Mode | None = None,
+    eval_every: int | None = None,
     quiet: bool = False,
     imports: Mapping[str, str] | None = None,
     resume: bool = False,
@@ -78,6 +79,7 @@ def play(
         "threads": threads,
         "checkpoint_every": checkpoint_every,
         "mode": mode,
+        "eval_every": eval_every,
     }
     config = run_options(graph.run, arguments)
     if resume and out is None:
@@ -104,10 +106,14 @@ def play_schedule(
     make: Make = declared_value,
     see: Callable[[StepReport], None] = lambda report: None,
     resume: bool = False,
+    resumable: bool = True,
     runner: Runner | None = None,
     profile: ProfileOf | None = None,
 ) -> Run:
-    """Play a compiled graph; `make` makes the carries, `see` gets the report of every committed step."""
+    """Play a compiled graph; `make` makes the carries, `see` gets the report of every committed step.
+
+    `resumable` says that a signal leaves a run that can be resumed.
+    """
     runner = runner or LocalRunner(config.peers)
     console.quiet = console.quiet or not runner.leads
     require_trackers(config.trackers)
@@ -127,6 +133,7 @@ def play_schedule(
         if opened.complete:
             return _complete_run(opened)
         run, before = open_run(opened, make, see, profile, stack)
+        opened.stop.folder = opened.run_folder if resumable else None
         session = Session(run)
         session.play()
         after = digests(run.players)

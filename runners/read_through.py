@@ -87,6 +87,8 @@ def _replay(run: StoredRun) -> None:
 
 
 def _resume(run: StoredRun) -> None:
+    if any(part.declared is None for part in (*run.graph.carries.values(), *run.graph.nodes.values())):
+        return  # a type that is not known here, or params that only a script has: the command says so in one line
     schedule = compile_graph(run.graph)
     for folder in run.folders:
         PreviousRun(RunStore.open(folder)).read_through(schedule, run.peers)

@@ -16,7 +16,7 @@ from genrl_graph.dag.schedule import Schedule
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ExchangeTimeout, ParamError
-from genrl_graph.runners.loop.exchange import Meeting, Swarm
+from genrl_graph.runners.loop.exchange import ExchangeResult, Swarm, WaitReport
 from genrl_graph.runners.loop.peers import peer_names, require_enough
 from genrl_graph.runners.loop.runner import RunProgress, Tell, exchanges
 from genrl_graph.runners.loop.signals import Stop, ended_at_once
@@ -141,7 +141,7 @@ class TorchSwarm:
 
     def close(
         self, node: Exchange, *, round: int, peer: str, tasks: TaskBook, vocabularies: Mapping[str, int]
-    ) -> Meeting:
+    ) -> ExchangeResult:
         """Gather the offers of all ranks; raises `ExchangeTimeout` where one died, or is late with `on_short: fail`."""
         opened = self._opened.pop(node.place.node)
         self._wait(opened.work, node, round, opened)
@@ -155,26 +155,28 @@ class TorchSwarm:
             data = payload.cpu().numpy()[:size].tobytes()
             rows = opened.offer if name == peer else decode(data, like=opened.offer, limits=node.limits)
             packets.append(Packet(name, round, rows))
-        return Meeting(tuple(packets))
+        return ExchangeResult(tuple(packets))
 
     def _place(self, node: Exchange, round: int) -> int:
         """Return the number of exchanges that the run closes before this one."""
         return round * len(self.order) + self.order.index(node.place.node)
 
     def _wait(self, work: "Work", node: Exchange, round: int, opened: _Opened) -> None:
-        """Wait for a collective; report late ranks once. Raises `ExchangeTimeout`, which names the exchange."""
+        """Wait for a collective, and report for whom. Raises `ExchangeTimeout`, which names the exchange."""
         where = f"nodes.{node.place.node} (round {round})"
-        reported = False
+        report, reported = WaitReport(node, self._tell, since=opened.since), False
+
+        def absent() -> str:
+            places = zip(self._names, self._ranks.places(), strict=True)
+            return ", ".join(name for name, place in places if place < opened.place) or "a rank"
 
         def waiting() -> None:
             nonlocal reported
+            report.waiting(absent)
             if reported or time.monotonic() - opened.since < node.timeout_s:
                 return
             reported = True
-            absent = [
-                name for name, place in zip(self._names, self._ranks.places(), strict=True) if place < opened.place
-            ]
-            what = f"{where}: {', '.join(absent) or 'a rank'} did not come within {node.timeout_s:g} s"
+            what = f"{where}: {absent()} did not come within {node.timeout_s:g} s"
             if node.on_short == "fail":
                 raise ExchangeTimeout(f"{what}, and on_short is fail")
             self._tell(f"{what}; the ranks of a torchrun job wait for each other")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from code_blocks import PAGES, blocks_of
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -114,6 +115,48 @@ def in_the_sdist(folder: Path) -> Iterator[str]:
             assert member.isfile() or member.isdir(), f"{member.name} is a link"
             if member.isfile():
                 yield member.name.partition("/")[2]
+
+
+TYPES = """
+[mypy]
+strict = True
+[mypy-torch.*,transformers.*,trl.*,datasets.*,peft.*,accelerate.*,pyarrow.*]
+follow_imports = skip
+ignore_missing_imports = True
+"""
+"""Options of mypy; the large libraries are left out, which takes ten times as long otherwise."""
+
+
+def examples(folder: Path) -> list[str]:
+    """Write the Python blocks of README and of the documentation as files, and return their names."""
+    names = []
+    for page in (ROOT / "README.md", *sorted(PAGES.rglob("*.md"))):
+        for number, block in enumerate(blocks_of(page.read_text())):
+            if block.language == "python":
+                names.append(f"{page.parent.name}_{page.stem}_{number}.py".replace("-", "_"))
+                (folder / names[-1]).write_text(block.text)
+    return names
+
+
+def checked(installed: Path, folder: Path, names: list[str]) -> str:
+    """Return what mypy says of scripts that import the wheel."""
+    (folder / "mypy.ini").write_text(TYPES)
+    python = ["--python-executable", str(installed / "bin" / "python"), "--cache-dir", str(folder / "types")]
+    command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", *python, *names]
+    return subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=280, check=False
+    ).stdout
+
+
+@pytest.mark.long
+def test_a_type_checker_sees_the_defaults_and_the_mistakes_of_examples(installed: Path, tmp_path: Path) -> None:
+    names = examples(tmp_path)
+    assert len(names) > 10
+    assert checked(installed, tmp_path, names).startswith("Success: no issues found")
+    wrong = ["Answer(num_generatons=3)", 'Answer(num_generations="x")', "ListSource()"]
+    (tmp_path / "wrong.py").write_text("\n".join(["from genrl_graph.nodes.library import Answer, ListSource", *wrong]))
+    lines = checked(installed, tmp_path, ["wrong.py"]).splitlines()
+    assert [line.partition(": error")[0] for line in lines if ": error" in line] == [f"wrong.py:{n}" for n in (2, 3, 4)]
 
 
 @pytest.mark.long

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def add_graph_arguments(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """Add the graph file, its overrides and `--import`."""
-    graph = "graph file (YAML), or the name of a shipped graph, such as tiny"
+    graph = "graph file (YAML), Python script that builds a graph, or the name of a shipped graph, such as tiny"
     parser.add_argument("graph", type=Path, nargs="?" if optional else None, help=graph)
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="such as run.rounds=3 nodes.answer.params.temperature=0.7"
@@ -34,10 +34,13 @@ def add_import_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def run_imports(args: argparse.Namespace) -> dict[str, str]:
-    """Run the files and modules that `--import` names; return the hash or version of each."""
+    """Run the files and modules that `--import` names, and a graph that is a script; return their hash or version."""
     from genrl_graph.contract.registry import import_all
+    from genrl_graph.graph_file.read import SCRIPT
 
-    return import_all(args.imports)
+    graph = getattr(args, "graph", None)
+    own = [str(graph)] if graph is not None and graph.suffix == SCRIPT and graph.is_file() else []
+    return import_all(dict.fromkeys([*args.imports, *own]))
 
 
 def read_graph_argument(args: argparse.Namespace) -> "Loaded":

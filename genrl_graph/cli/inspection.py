@@ -40,11 +40,15 @@ def add_inspection_commands(commands: "_SubParsersAction[argparse.ArgumentParser
     lineage.add_argument("id", metavar="ROLLOUT_ID", help="id of a rollout, or the start of it")
     lineage.set_defaults(command=_lineage)
 
-    rows = commands.add_parser("rows", help="write the rows of a node as Parquet or JSON lines")
+    rows = commands.add_parser("rows", help="write the rows of a node as Parquet, JSON lines or CSV")
     rows.add_argument("run", metavar="RUN", type=Path, help="run folder, such as runs/tiny")
     rows.add_argument("node", metavar="NODE", help="node, such as credit_answer, halves.low or eval/answer")
     rows.add_argument(
-        "-o", "--out", type=Path, required=True, help="new FILE.parquet, FILE.jsonl, or a folder of Parquet files"
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        help="new FILE.parquet, FILE.jsonl, FILE.csv, or a folder of Parquet files",
     )
     rows.add_argument("--rounds", metavar="A:B", help="rounds from A up to but without B; also A:, :B and A")
     rows.add_argument("--peer", help="only what this peer holds")
@@ -62,7 +66,8 @@ def _runs(args: argparse.Namespace) -> int:
     from genrl_graph.inspection.listing import print_runs
     from genrl_graph.inspection.overview import print_run
     from genrl_graph.inspection.text import new_console
-    from genrl_graph.records.stored_run import open_run, run_folders
+    from genrl_graph.records.stored_run import open_run
+    from genrl_graph.store.peer_folders import run_folders
 
     if run_folders(args.folder):
         print_run(open_run(args.folder), new_console(), window=args.smooth, png=args.png)

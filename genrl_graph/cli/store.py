@@ -24,18 +24,25 @@ def _store(args: argparse.Namespace) -> int:
     from genrl_graph.inspection.text import line
     from genrl_graph.records.verify import verify_run
     from genrl_graph.runners.read_through import unreadable
+    from genrl_graph.store.peer_folders import run_folders
+    from genrl_graph.store.run_folder import missing_run
     from genrl_graph.store.run_store import RunStore
 
     run_imports(args)
+    folders = run_folders(args.folder)
+    if not folders:
+        raise missing_run(args.folder)
     if args.action == "compact":
-        with RunStore.open(args.folder, "a") as store:
-            moved = store.flush()
-        print(f"{args.folder}: {moved} records moved from the journal to zarr, {store.removed} leftovers removed")
+        for folder in folders:
+            with RunStore.open(folder, "a") as store:
+                moved = store.flush()
+            print(f"{folder}: {moved} records moved from the journal to zarr, {store.removed} leftovers removed")
         return 0
-    report = verify_run(args.folder)
-    if not report.problems:
-        report.problems += unreadable(args.folder)
-    for problem in report.problems:
-        print(line(problem))
-    print(f"{args.folder}: {'damaged' if report.problems else 'ok'}: {report.summary()}")
-    return StoreError.exit_code if report.problems else 0
+    reports = {folder: verify_run(folder) for folder in folders}
+    if not any(report.problems for report in reports.values()):
+        reports[folders[0]].problems += unreadable(args.folder)
+    for folder, report in reports.items():
+        for problem in report.problems:
+            print(line(problem))
+        print(f"{folder}: {'damaged' if report.problems else 'ok'}: {report.summary()}")
+    return StoreError.exit_code if any(report.problems for report in reports.values()) else 0

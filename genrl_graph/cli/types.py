@@ -65,7 +65,7 @@ def describe_type(name: str) -> str:
     if cls is None:
         known = registry.types()
         raise GraphError(f"no type named {name!r}{did_you_mean(name, known)}; `genrl-graph nodes` lists them")
-    lines = [name, "", *(inspect.getdoc(cls) or "").splitlines(), ""]
+    lines = [name, "", *(inspect.getdoc(cls) or "").splitlines(), "", f"in Python: {_import_line(cls)}", ""]
     if issubclass(cls, Node):
         lines += _table("inputs", [(s.name, str(s), s.meaning) for s in cls.signature.inputs])
         lines += _table(
@@ -77,6 +77,14 @@ def describe_type(name: str) -> str:
         lines += _table("carries", [("", str(edge), "")])
     lines += _table("params", _params(cls))
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _import_line(cls: type[Declared]) -> str:
+    """Return the line that imports a type, from the library if it ships with the package."""
+    from genrl_graph.nodes import library
+
+    module = library.__name__ if getattr(library, cls.__name__, None) is cls else cls.__module__
+    return f"from {module} import {cls.__name__}"
 
 
 def _first_line(cls: type[Declared]) -> str:

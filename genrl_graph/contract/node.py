@@ -55,7 +55,10 @@ class Carry(Declared, kind="carry"):
     @classmethod
     def _read_contract(cls) -> None:
         init = method_of(cls, "init", cls.type_name, missing="has no `init` method")
-        hint = read_hints(cls.type_name, init).get("return")
+        hints = read_hints(cls.type_name, init)
+        if "return" not in hints:
+            raise NodeError(f"{cls.type_name}.init: needs a return annotation, the type of the carried value")
+        hint = hints["return"]
         if not (isinstance(hint, type) and issubclass(hint, Carried) and hint is not Carried):
             what = f"declares to return {hint.__name__ if isinstance(hint, type) else hint}"
             raise NodeError(f"{cls.type_name}.init: {what}; annotate a subclass of Carried")
@@ -184,7 +187,7 @@ class Source(Node, kind="source"):
     seed is (run seed, node) if `shared`, and (run seed, node, peer) otherwise. Task ids are `<source node>/<key>`.
     """
 
-    shared: bool = Field(True, description="true: all peers get the same tasks; false: each peer draws its own")
+    shared: bool = Field(default=True, description="true: all peers get the same tasks; false: each peer draws its own")
 
     def resolve(self, task_id: str) -> Task:
         """Return the task of an id; raises `DataError` for an id that this source cannot have made."""
@@ -235,26 +238,30 @@ class Exchange(Node, kind="exchange"):
     it if `include_self` is false.
     """
 
-    include_self: bool = Field(True, description="whether this peer's own rows are among the output")
+    include_self: bool = Field(default=True, description="whether this peer's own rows are among the output")
     min_peers: int = Field(ge=1, description="peers that the exchange needs, this one included")
-    timeout_s: float = Field(60.0, gt=0, description="seconds to wait for the offers of the others")
+    timeout_s: float = Field(default=60.0, gt=0, description="seconds to wait for the offers of the others")
     on_short: Literal["wait", "continue", "fail"] = Field(
-        "wait",
+        default="wait",
         description="with too few peers: wait for more, continue with those that came, or fail the run (exit code 11)",
     )
     max_staleness: int = Field(
-        0, ge=0, le=64, description="largest age in rounds of rows from a peer that is behind (swarm runner)"
+        default=0, ge=0, le=64, description="largest age in rounds of rows from a peer that is behind (swarm runner)"
     )
-    max_rows: int = Field(4096, ge=1, le=2**20, description="largest number of rows that a peer may offer")
+    max_rows: int = Field(default=4096, ge=1, le=2**20, description="largest number of rows that a peer may offer")
     max_rows_per_task: int | None = Field(
-        None, ge=1, description="rows, or episodes, of one task that a peer may offer; null: 16, or 4 times the own"
+        default=None,
+        ge=1,
+        description="rows, or episodes, of one task that a peer may offer; null: 16, or 4 times the own",
     )
     peer_seconds: float = Field(
-        10.0, gt=0, description="seconds for admitting the rows of one peer, building their tasks included"
+        default=10.0, gt=0, description="seconds for admitting the rows of one peer, building their tasks included"
     )
-    max_row_kb: int = Field(1024, ge=1, le=2**20, description="largest size of a row in KiB; larger rows are refused")
+    max_row_kb: int = Field(
+        default=1024, ge=1, le=2**20, description="largest size of a row in KiB; larger rows are refused"
+    )
     max_payload_mb: int = Field(
-        64, ge=1, le=2048, description="largest size of an offer in MiB; four times as much once unpacked"
+        default=64, ge=1, le=2048, description="largest size of an offer in MiB; four times as much once unpacked"
     )
 
     @property
@@ -314,9 +321,13 @@ class Reward(Node, kind="reward"):
     the time that the own rows took if that is longer; the rest of a peer's rows stay unjudged.
     """
 
-    max_unjudged: float = Field(0.99, ge=0, le=1, description="share of the own rows that may stay unjudged (NaN)")
+    max_unjudged: float = Field(
+        default=0.99, ge=0, le=1, description="share of the own rows that may stay unjudged (NaN)"
+    )
     peer_seconds: float = Field(
-        10.0, gt=0, description="seconds for the rows of one other peer in a round; its other rows stay unjudged"
+        default=10.0,
+        gt=0,
+        description="seconds for the rows of one other peer in a round; its other rows stay unjudged",
     )
 
     @property

@@ -194,7 +194,7 @@ def _unknown_input(part: Part, name: str, sockets: Mapping[str, Socket]) -> str:
 def _misshaped(socket: Socket, part: Part) -> str:
     wire = part.inputs[socket.name]
     if socket.many == "one" and not isinstance(wire, str):
-        return f"takes one output, not {len(wire)}; write one name"
+        return f"takes one output, not a list of {len(wire)}; write one name"
     if socket.many == "list" and isinstance(wire, Mapping):
         return "takes a list of outputs; write [first, second], without names"
     if socket.many == "dict" and not isinstance(wire, Mapping):

@@ -7,6 +7,7 @@ A YAML file (`graph_file/read.py`) and the builder give the same `Graph`. A grap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from genrl_graph.contract.data_path import without_folders
@@ -15,7 +16,10 @@ from genrl_graph.contract.node import Carry, Node, Wire
 from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.edge_types.edge_type import EdgeType, Socket
 from genrl_graph.errors import GraphError, ParamError
-from genrl_graph.messages import did_you_mean, renamed_input
+from genrl_graph.messages import did_you_mean, renamed_input, short
+
+NOT_WRITTEN = "not written"
+"""The key, in the graph.yaml of a run, of the note in place of params that have no YAML form."""
 
 Section = Literal["carry", "nodes"]
 """The section of a graph file that holds a part."""
@@ -32,6 +36,15 @@ class Part:
     inputs: Mapping[str, Wire] = field(default_factory=dict)
     next: str | None = None
     written: Mapping[str, Any] | None = None  # params as the file writes them
+
+    def __post_init__(self) -> None:
+        """Make one output of an input that takes a list a list of one: both spellings are one graph."""
+        wires = {name: self._listed(name, wire) for name, wire in self.inputs.items()}
+        object.__setattr__(self, "inputs", wires)
+
+    def _listed(self, name: str, wire: Wire) -> Wire:
+        socket = self.socket(name)
+        return (wire,) if isinstance(wire, str) and socket is not None and socket.many == "list" else wire
 
     @property
     def node(self) -> Node:
@@ -54,7 +67,7 @@ class Part:
         try:
             return self.params()
         except ParamError as error:
-            return {"not written": str(error)}
+            return {NOT_WRITTEN: str(error)}
 
     def portable_params(self) -> Mapping[str, Any]:
         """Return the recorded params without the folders of data files, so that they are equal on every machine."""
@@ -73,7 +86,7 @@ class Part:
 
     def socket(self, name: str) -> Socket | None:
         """Return the input socket of this name, or None."""
-        if self.cls is None or not issubclass(self.cls, Node):
+        if self.cls is None or not self.type_name or not issubclass(self.cls, Node):
             return None
         return next((socket for socket in self.cls.signature.inputs if socket.name == name), None)
 
@@ -84,9 +97,7 @@ class Part:
             if isinstance(wire, Mapping):
                 inputs[name] = {key: values[ref] for key, ref in wire.items()}
             elif isinstance(wire, str):
-                socket = self.socket(name)
-                several = socket is not None and socket.many == "list"
-                inputs[name] = [values[wire]] if several else values[wire]
+                inputs[name] = values[wire]
             else:
                 inputs[name] = [values[ref] for ref in wire]
         return inputs
@@ -133,6 +144,7 @@ class Graph:
 
     def carry(self, name: str, carry: Carry, /) -> Handle:
         """Declare a value that every round starts with; it is frozen unless `next_round` names it."""
+        _refuse_class(f"carry.{name}", carry, Carry)
         self._place("carry", Part(name, carry.type_name, type(carry), carry))
         return self.output(name)
 
@@ -140,6 +152,7 @@ class Graph:
         self, name: str, node: Node, /, **inputs: "Handle | Sequence[Handle] | Mapping[str, Handle] | None"
     ) -> Handle:
         """Add a node that reads the given outputs. Raises `GraphError` where the edges do not fit."""
+        _refuse_class(f"nodes.{name}", node, Node)
         for old in type(node).renamed_inputs.keys() & inputs.keys():
             new = type(node).renamed_inputs[old]
             if new in inputs:
@@ -194,6 +207,38 @@ class Graph:
         """Return the edges that leave a part."""
         return [edge for edge in self.edges() if edge.origin == name]
 
+    def check(self) -> list[str]:
+        """Return every problem of this graph and of the local data that it names, one line each, as `check` prints."""
+        from genrl_graph.dag.check import check, check_data
+
+        return [str(problem) for problem in (*check(self), *check_data(self))]
+
+    def plan(self) -> str:
+        """Return the schedule of a round as text, as `plan` prints it; raise `GraphError` for a broken graph."""
+        from genrl_graph.dag.plan import schedule_text
+        from genrl_graph.dag.schedule import compile_graph
+
+        return schedule_text(compile_graph(self))
+
+    def draw(
+        self,
+        out: Path | str,
+        *,
+        params: bool = False,
+        title: bool = True,
+        legend: bool = True,
+        transparent: bool = False,
+    ) -> None:
+        """Write a picture whose format the ending of `out` names: .svg, .png, .pdf, .html, .dot, .mmd or .txt.
+
+        What is wrong with a broken graph is drawn in red. Raises `ParamError` for another ending.
+        """
+        from genrl_graph.drawing.picture import Look
+        from genrl_graph.drawing.render import draw_file
+
+        look = Look(title=title, legend=legend, transparent=transparent)
+        draw_file(self, Path(out), params=params, look=look)
+
     def dump(self) -> str:
         """Return this graph as YAML that loads to an equal graph; raise `ParamError` if a param has no YAML form."""
         from genrl_graph.graph_file.dump import dump
@@ -215,21 +260,17 @@ class Graph:
         return f"<Graph {self.name!r}: {len(self.carries)} carries, {len(self.nodes)} nodes>"
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        """Return the picture as SVG and text for a notebook; for an invalid graph, its problems as text."""
-        from genrl_graph.dag.schedule import compile_graph
-        from genrl_graph.drawing.picture import picture
+        """Return the picture as SVG and text for a notebook; of a broken graph, what is wrong is in red."""
+        from genrl_graph.drawing.render import picture_of
         from genrl_graph.drawing.svg import svg
         from genrl_graph.drawing.text import text
 
-        try:
-            drawn = picture(compile_graph(self))
-        except GraphError as error:
-            return {"text/plain": f"{self!r}\n{error}"}
+        drawn = picture_of(self)
         return {"image/svg+xml": svg(drawn), "text/plain": text(drawn)}
 
-    def _repr_svg_(self) -> str | None:
+    def _repr_svg_(self) -> str:
         """Return the picture for viewers that only ask for SVG."""
-        return self._repr_mimebundle_().get("image/svg+xml")
+        return self._repr_mimebundle_()["image/svg+xml"]
 
     def _identity(self) -> tuple[object, ...]:
         parts = [
@@ -265,6 +306,14 @@ class Graph:
         if value.graph is not self:
             raise GraphError(f"{where}: the handle of {value.ref!r} belongs to graph {value.graph.name!r}")
         return value.ref
+
+
+def _refuse_class(where: str, value: object, wanted: type[Declared]) -> None:
+    """Raise `GraphError` for a class, or any other value, in place of an instance of a node or carry."""
+    if isinstance(value, type) and issubclass(value, Declared):
+        raise GraphError(f"{where}: {value.__name__} is a class; make an instance of it: {value.__name__}(...)")
+    if not isinstance(value, Declared):
+        raise GraphError(f"{where}: wants {'a node' if wanted is Node else 'a carry'}, got {short(value)}")
 
 
 def _raise(problems: "Sequence[Any]") -> None:

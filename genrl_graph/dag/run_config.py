@@ -17,47 +17,57 @@ class RunConfig(ExactNumbers):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rounds: int = Field(10, ge=0, description="how many rounds to play")
-    seed: int = Field(0, ge=0, description="seed of every random stream of the run")
-    peers: int = Field(1, ge=1, le=1024, description="peers that a local run plays in one process")
+    rounds: int = Field(default=10, ge=0, description="how many rounds to play")
+    seed: int = Field(default=0, ge=0, description="seed of every random stream of the run")
+    peers: int = Field(default=1, ge=1, le=1024, description="peers that a local run plays in one process")
     threads: int | None = Field(
-        None,
+        default=None,
         ge=1,
         description="CPU threads of torch; by default OMP_NUM_THREADS, or this rank's share of the processors",
     )
-    checkpoint_every: int = Field(0, ge=0, description="rounds between checkpoints; 0 keeps only the one at the end")
-    keep: int | None = Field(2, ge=1, description="newest checkpoints that are kept; null keeps all")
-    block_rounds: int = Field(
-        64, ge=1, description="rounds after which the journal is written to the zarr store at the latest"
+    checkpoint_every: int = Field(
+        default=0, ge=0, description="rounds between checkpoints; 0 keeps only the one at the end"
     )
-    mode: Mode = Field("train", description="train_and_evaluate also evaluates before round 0 and after the last")
-    eval_every: int = Field(0, ge=0, description="rounds between evaluations; 0: only at the start and the end")
-    eval_tasks: int = Field(64, ge=1, description="held-out tasks of each source in an evaluation, or all if fewer")
-    eval_samples: int = Field(1, ge=1, description="completions a task in an evaluation: pass@k for k up to it")
+    keep: int | None = Field(default=2, ge=1, description="newest checkpoints that are kept; null keeps all")
+    block_rounds: int = Field(
+        default=64, ge=1, description="rounds after which the journal is written to the zarr store at the latest"
+    )
+    mode: Mode = Field(
+        default="train", description="train_and_evaluate also evaluates before round 0 and after the last"
+    )
+    eval_every: int = Field(default=0, ge=0, description="rounds between evaluations; 0: only at the start and the end")
+    eval_tasks: int = Field(
+        default=64, ge=1, description="held-out tasks of each source in an evaluation, or all if fewer"
+    )
+    eval_samples: int = Field(default=1, ge=1, description="completions a task in an evaluation: pass@k for k up to it")
     eval_temperature: float | None = Field(
-        0.0, ge=0, description="0 is greedy; null samples as the generators do in training"
+        default=0.0, ge=0, description="0 is greedy; null samples as the generators do in training"
     )
     eval_threshold: float = Field(
-        1.0, description="a completion passes if its term `correct`, or else its reward, is at least this"
+        default=1.0, description="a completion passes if its term `correct`, or else its reward, is at least this"
     )
     trackers: tuple[TrackerName, ...] = Field(
-        ("tensorboard",), description="where metrics go; metrics.jsonl is always written"
+        default=("tensorboard",), description="where metrics go; metrics.jsonl is always written"
     )
     max_failed_share: float = Field(
-        0.5,
+        default=0.5,
         ge=0,
         le=1,
         description="share of a peer's own rows of a node that may fail in a round, or stay unjudged; 1: no limit",
     )
     max_failed_rows: int | None = Field(
-        None,
+        default=None,
         ge=0,
         description="rows of the run that may fail or stay unjudged (any number; rewards have max_unjudged)",
     )
     max_retries: int = Field(
-        3, ge=0, description="steps of the run that may be tried again where the world outside failed (network, files)"
+        default=3,
+        ge=0,
+        description="steps of the run that may be tried again where the world outside failed (network, files)",
     )
-    retry_wait_s: float = Field(1.0, ge=0, description="seconds before a step is tried again; doubled each time")
+    retry_wait_s: float = Field(
+        default=1.0, ge=0, description="seconds before a step is tried again; doubled each time"
+    )
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:

@@ -12,8 +12,8 @@ from genrl_graph.diff.params import Pair, ParamChange, value_changes, values_of
 from genrl_graph.diff.parts import PartChange, PartMove, find_renames, moved_parts, part_changes
 from genrl_graph.diff.schedules import ScheduleChange, schedule_changes
 from genrl_graph.graph_file.read import Loaded, read
-from genrl_graph.store import run_folder
-from genrl_graph.store.run_store import refuse_unsafe
+from genrl_graph.store.peer_folders import graph_folder, refuse_unsafe
+from genrl_graph.store.run_folder import GRAPH
 
 _NOT_COMPARED = "the schedules and fingerprints are not compared, for that needs two graphs that pass the check"
 
@@ -111,9 +111,9 @@ def compare_files(a: Path, b: Path) -> Difference:
 def _read(path: Path) -> Loaded:
     if not path.is_dir():
         return read(path)
-    run_folder.read_graph(path)  # raises `StoreError`, which names what the folder lacks
+    folder = graph_folder(path)
     refuse_unsafe(path)
-    return read(path / run_folder.GRAPH)
+    return read(folder / GRAPH)
 
 
 def _lines(loaded: Loaded) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from genrl_graph.drawing.kinds import FRAME, FRAME_LINE, INK, MUTED, PAPER, WEIGHTS, Shape, style_of
+from genrl_graph.drawing.kinds import FRAME, FRAME_LINE, INK, MUTED, PAPER, WEIGHTS, WRONG, Shape, style_of
 from genrl_graph.drawing.picture import Box, Line, LineEnd, Picture, clipped
 
 _SHAPES: dict[Shape, str] = {
@@ -27,10 +27,11 @@ def dot(picture: Picture) -> str:
     """Render a picture as DOT text, with a cluster for each stage."""
     count = sum(len(line.reads) for line in picture.lines)
     splines = "true" if count < DENSE else "polyline"
+    ground = "transparent" if picture.look.transparent else PAPER
     lines = [
         f"digraph {_quoted(picture.name)} {{",
-        f'  graph [rankdir=TB, bgcolor="{PAPER}", pad=0.3, nodesep=0.3, ranksep=0.5, splines={splines},'
-        f' fontname="Helvetica", label={_quoted(f"{picture.name} · {picture.subtitle}")}, labelloc=t]',
+        f'  graph [rankdir=TB, bgcolor="{ground}", pad=0.3, nodesep=0.3, ranksep=0.5, splines={splines},'
+        f' fontname="Helvetica", label={_quoted(_title(picture))}, labelloc=t]',
         f'  node [fontname="Helvetica", fontsize=11, fontcolor="{INK}", penwidth=1.6, margin="0.16,0.08"]',
         f'  edge [fontname="Helvetica", fontsize=9, fontcolor="{MUTED}", arrowsize=0.7]',
     ]
@@ -45,27 +46,38 @@ def dot(picture: Picture) -> str:
         lines.append("  }")
     for line in picture.lines:
         lines += [f"  {_edge(picture, line, read)}" for read in line.reads]
-    return "\n".join([*lines, *_legend(picture), "}"]) + "\n"
+    legend = _legend(picture) if picture.look.legend else ()
+    return "\n".join([*lines, *legend, "}"]) + "\n"
+
+
+def _title(picture: Picture) -> str:
+    """Return the title with the problems below it, each in a line at the left."""
+    title = f"{picture.name} · {picture.subtitle}" if picture.look.title else ""
+    problems = (f"{number}. {problem}" for number, problem in enumerate(picture.problems, start=1))
+    return "\n".join([*([title] if title else []), *problems])
 
 
 def _node(picture: Picture, box: Box) -> str:
     texts = [box.name, box.type_name, *([box.note] if box.note else [])]
     if picture.with_params:
         texts += [clipped(f"{name}: {value}", _CLIP) for name, value in box.params.items()]
+    texts += [f"problem {', '.join(map(str, box.problems))}"] if box.problems else []
     texts += box.numbers.texts()
     style = style_of(box.kind)
-    colours = f'color="{style.line}", fillcolor="{style.fill}"'
+    colours = f'color="{WRONG if box.problems else style.line}", fillcolor="{style.fill}"'
     return f"{_quoted(box.name)} [label={_quoted(chr(10).join(texts))}, {_SHAPES[style.shape]}, {colours}]"
 
 
 def _edge(picture: Picture, line: Line, read: LineEnd) -> str:
     ends = f"{_quoted(line.origin)} -> {_quoted(read.reader)}"
     if line.style == "next":
-        return f'{ends} [label="next round", style=dotted, color="{WEIGHTS}", fontcolor="{WEIGHTS}", constraint=false]'
+        colour = WRONG if read.reader in line.wrong else WEIGHTS
+        return f'{ends} [label="next round", style=dotted, color="{colour}", fontcolor="{colour}", constraint=false]'
     tooltip = f"{line.ref} → {read.reader}.{read.socket}"
+    wrong = WRONG if read.reader in line.wrong else ""
     if line.style == "weights":
-        return f'{ends} [style=dashed, color="{WEIGHTS}", tooltip={_quoted(tooltip)}]'
-    colour = style_of(picture.boxes[line.origin].kind).line
+        return f'{ends} [style=dashed, color="{wrong or WEIGHTS}", tooltip={_quoted(tooltip)}]'
+    colour = wrong or style_of(picture.boxes[line.origin].kind).line
     return f'{ends} [label={_quoted(line.label)}, color="{colour}", tooltip={_quoted(tooltip)}]'
 
 

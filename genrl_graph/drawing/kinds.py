@@ -35,6 +35,11 @@ STYLES = {
     "coordinate": KindStyle("pentagon", "#222222", "#f4f4f4", "▷", '>"{}"]'),
     "carry": KindStyle("rounded", "#a8437f", "#f5dcea", "◇", '("{}")'),
 }
+WRONG = "#c00000"
+"""Colour of what `check` finds wrong."""
+MISSING = "missing"
+"""The kind of a box in place of a part that an input names and the graph does not have."""
+MISSING_STYLE = KindStyle("box", WRONG, "#fdecec", "✗", '["{}"]')
 OTHER_STYLE = KindStyle("box", "#444444", "#ffffff", "□", '["{}"]')
 INK, MUTED, PAPER, FRAME, FRAME_LINE = "#1b1f24", "#525c66", "#ffffff", "#f5f7f9", "#c9d1d9"
 WEIGHTS = "#a8437f"
@@ -43,4 +48,4 @@ WEIGHTS = "#a8437f"
 
 def style_of(kind: str) -> KindStyle:
     """Return the style of a kind; a plain box for a kind that is not listed."""
-    return STYLES.get(kind, OTHER_STYLE)
+    return MISSING_STYLE if kind == MISSING else STYLES.get(kind, OTHER_STYLE)

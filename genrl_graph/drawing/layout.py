@@ -10,12 +10,12 @@ from genrl_graph.drawing.place import Grid, place
 from genrl_graph.drawing.route import LinePath, Route, Routes, route
 from genrl_graph.drawing.shapes import Point
 
-MARGIN, PAD, TRACK, PORT = 22.0, 14.0, 9.0, 20.0
+MARGIN, PAD, TRACK, PORT, GAP = 22.0, 14.0, 9.0, 20.0, 12.0
 HEAD, ARROW, LABEL = 22.0, 17.0, 13.0  # above the first row of a stage, above a box, and for the label below one
 NARROW, WIDE = 116.0, 230.0
 PARAMS, BAR_INSET = 8, 30.0
 
-TextStyle = Literal["title", "subtitle", "stage", "name", "type", "note", "param", "number", "step", "label"]
+TextStyle = Literal["title", "subtitle", "stage", "name", "type", "note", "param", "number", "step", "label", "problem"]
 SIZES: dict[TextStyle, float] = {
     "title": 16,
     "subtitle": 10.5,
@@ -27,6 +27,7 @@ SIZES: dict[TextStyle, float] = {
     "number": 9.5,
     "step": 8,
     "label": 9,
+    "problem": 10,
 }
 BOLD: frozenset[TextStyle] = frozenset({"title", "name", "stage"})
 
@@ -76,6 +77,11 @@ class Wire:
     reader: str
     points: tuple[Point, ...]
 
+    @property
+    def wrong(self) -> bool:
+        """True where `check` finds a problem with what this reader reads."""
+        return self.reader in self.line.wrong
+
 
 @dataclass(frozen=True, slots=True)
 class LegendEntry:
@@ -116,11 +122,13 @@ class _LayoutBuilder:
         widest = max(
             (text_width(t, SIZES[s], bold=s in BOLD) for lines in self.contents.values() for t, s in lines), default=0.0
         )
-        self.w = min(max(widest + 34, NARROW), WIDE)
+        labels = [2 * (self._label_width(item) - PAD) for item in routes.routes]
+        self.w = min(max([widest + 34, NARROW, *labels]), WIDE)
         self.heights = {
             name: 18.0 + sum(1.32 * SIZES[s] for _, s in lines) + 6.0 * (self._share(name) is not None)
             for name, lines in self.contents.items()
         }
+        self.top = MARGIN + (44 if picture.look.title else 4)
         self.lefts = self._columns()
         self.tops = self._rows()
 
@@ -134,14 +142,20 @@ class _LayoutBuilder:
             TextLine(MARGIN, MARGIN + 12, self.picture.name, "title"),
             TextLine(MARGIN, MARGIN + 28, title or self.picture.subtitle, "subtitle"),
         ]
+        texts = texts if self.picture.look.title else []
+        titles = len(texts)
         texts += [self._label(item) for item in self.routes.routes]
         texts += [self._step(box) for box in self.picture.boxes.values() if box.steps]
-        width = max([right + MARGIN, *(MARGIN * 2 + text_width(t.text, SIZES[t.style]) for t in texts[:2]), 420.0])
+        width = max([right + MARGIN, *(MARGIN * 2 + text_width(t.text, SIZES[t.style]) for t in texts[:titles]), 420.0])
         bottom = self.tops[-1] + self._tracks("channel", self.grid.rows) + (self._label_zone(self.grid.rows) + 10)
-        legend = _legend(self.picture, bottom + 14, width)
+        bottom += 14
+        legend = _legend(self.picture, bottom, width) if self.picture.look.legend else []
+        bottom = legend[-1].y + 16 if legend else bottom - 14
+        texts += _problem_lines(self.picture, bottom + 10, width)
+        bottom = texts[-1].y + 4 if self.picture.problems else bottom
         wires = [self._wire(item, path) for item in self.routes.routes for path in item.paths]
         boxes = tuple(self._place_box(box) for box in self.picture.boxes.values())
-        return Layout(width, legend[-1].y + 16 + MARGIN, frames, tuple(wires), boxes, tuple(texts), tuple(legend))
+        return Layout(width, bottom + MARGIN, frames, tuple(wires), boxes, tuple(texts), tuple(legend))
 
     def _share(self, name: str) -> float | None:
         return self.picture.boxes[name].numbers.time_share
@@ -162,9 +176,10 @@ class _LayoutBuilder:
 
     def _rows(self) -> list[float]:
         """Return the top of every row, and the bottom of the last one."""
-        cells, top = self.grid.cells, MARGIN + 44 + HEAD
+        cells, top = self.grid.cells, self.top + HEAD
         tops = []
         for row in range(self.grid.rows):
+            top += GAP + HEAD if row and row in self.grid.bands else 0.0
             top += self._label_zone(row) + self._tracks("channel", row) + ARROW
             tops.append(top)
             top += max((self.heights[name] for name, cell in cells.items() if cell.row == row), default=0.0)
@@ -196,10 +211,17 @@ class _LayoutBuilder:
 
     def _frame(self, stage: int) -> StageFrame:
         first, last = self.grid.spans[stage]
-        x, y = self.lefts[first] - PAD, MARGIN + 40
-        h = self.tops[-1] + self._label_zone(self.grid.rows) - y
+        x, band = self.lefts[first] - PAD, self.grid.band_of[stage]
+        y, below = self._band_top(band), band + 1 < len(self.grid.bands)
+        end = self._band_top(band + 1) - GAP if below else self.tops[-1] + self._label_zone(self.grid.rows)
+        h = end - y
         w = self.lefts[last] + self.w + PAD - x
         return StageFrame(x, y, w, h, TextLine(x + 10, y + 17, f"stage {stage}", "stage"))
+
+    def _band_top(self, band: int) -> float:
+        """Return the top of the frames of a band of stages."""
+        row = self.grid.bands[band]
+        return self.tops[row] - ARROW - self._tracks("channel", row) - HEAD - 4 if band else self.top - 4
 
     def _port(self, name: str, port: int) -> float:
         """Return the x of a port of a box; the more ports, the closer they are."""
@@ -231,7 +253,14 @@ class _LayoutBuilder:
         left = len(others) > 1 and at % 2 == 0
         y = self.tops[self.grid.cells[origin].row] + self.heights[origin] + 12 + LABEL * (at // 2)
         x = self._port(origin, item.port) + (-4 if left else 4)
-        return TextLine(x, y, item.line.label, "label", "end" if left else "start", item.line.style)
+        start = self.lefts[self.grid.cells[origin].column]
+        room = x - start + PAD - 4 if left else start + self.w + PAD - 4 - x
+        text = fitted(item.line.label, SIZES["label"], room)
+        return TextLine(x, y, text, "label", "end" if left else "start", item.line.style)
+
+    def _label_width(self, item: Route) -> float:
+        """Return the distance from the middle of a box to the end of a line's label."""
+        return abs(item.port) * PORT / 4 + 8 + text_width(item.line.label, SIZES["label"])
 
     def _step(self, box: Box) -> TextLine:
         cell = self.grid.cells[box.name]
@@ -255,12 +284,38 @@ def _contents(picture: Picture, box: Box) -> list[tuple[str, TextStyle]]:
     lines: list[tuple[str, TextStyle]] = [(box.name, "name"), (box.type_name, "type")]
     if box.note:
         lines.append((box.note, "note"))
+    if box.problems:
+        lines.append((f"problem {', '.join(map(str, box.problems))}", "problem"))
     if picture.with_params:
         shown = list(box.params.items())
         cut = shown if len(shown) <= PARAMS else shown[: PARAMS - 1]
         lines += [(fitted(f"{name}: {value}", SIZES["param"], WIDE - 34), "param") for name, value in cut]
         lines += [(f"and {len(shown) - len(cut)} more", "note")] if len(cut) < len(shown) else []
     return lines + [(text, "number") for text in _in_pairs(box.numbers.texts())]
+
+
+def _problem_lines(picture: Picture, top: float, width: float) -> list[TextLine]:
+    """Return the problems of a picture, numbered and wrapped to its width."""
+    lines: list[TextLine] = []
+    for number, problem in enumerate(picture.problems, start=1):
+        room, indent = width - 2 * MARGIN - 22, 0.0
+        for text in _wrapped(f"{number}. {problem}", room):
+            top += 1.4 * SIZES["problem"]
+            lines.append(TextLine(MARGIN + indent, top, text, "problem"))
+            indent = 14.0
+    return lines
+
+
+def _wrapped(text: str, width: float) -> list[str]:
+    """Return a text in lines of at most `width`, broken between words."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and text_width(longer, SIZES["problem"]) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [fitted(line, SIZES["problem"], width) for line in lines]
 
 
 def _in_pairs(texts: list[str]) -> list[str]:
@@ -279,7 +334,7 @@ def _legend(picture: Picture, top: float, width: float) -> list[LegendEntry]:
     styles: dict[Style, str] = {"rows": "rows", "weights": "weights", "next": "to the next round"}
     entries: list[tuple[str, Style | None, str]] = [(kind, None, kind) for kind in picture.kinds()]
     entries += [("", style, text) for style, text in styles.items() if any(x.style == style for x in picture.lines)]
-    entries.append(("", None, "step of the round"))
+    entries += [("", None, "step of the round")] if any(box.steps for box in picture.boxes.values()) else []
     keys: list[LegendEntry] = []
     x, y = MARGIN, top
     for kind, style, text in entries:

@@ -8,6 +8,7 @@ from typing import Any
 from genrl_graph.errors import StoreError
 from genrl_graph.messages import counted
 from genrl_graph.store.metrics_file import METRICS, metric_lines
+from genrl_graph.store.peer_folders import run_folders
 from genrl_graph.store.run_path import RunPath
 
 
@@ -61,9 +62,10 @@ def measured(folder: Path, names: Iterable[str], *, round: int | None = None) ->
 
     Raises `StoreError` for a folder without metrics, and for a round that was not played.
     """
-    if not (RunPath(folder) / METRICS).exists():
+    folders = run_folders(folder) or [folder]
+    if not any((RunPath(path) / METRICS).exists() for path in folders):
         raise StoreError(f"{folder / METRICS}: no such file; --run wants the folder of a run that has ended a round")
-    lines = [line for line in metric_lines(folder) if "time/round" in line]
+    lines = [line for path in folders for line in metric_lines(path) if "time/round" in line]
     if not lines:
         raise StoreError(f"{folder / METRICS}: no round has ended yet; play one first")
     if round is not None:

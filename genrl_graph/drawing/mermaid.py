@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from genrl_graph.drawing.kinds import FRAME, FRAME_LINE, INK, WEIGHTS, style_of
+from genrl_graph.drawing.kinds import FRAME, FRAME_LINE, INK, WEIGHTS, WRONG, style_of
 from genrl_graph.drawing.picture import Box, Line, Picture, clipped
 
 _CLIP = 60
@@ -11,7 +11,8 @@ _CLIP = 60
 def mermaid(picture: Picture) -> str:
     """Render a picture as Mermaid text; lines of weights and to the next round are dashed."""
     ids = {name: _id(name) for name in picture.boxes}
-    lines = ["flowchart TB"]
+    lines = [f"%% {number}. {' '.join(text.split())}" for number, text in enumerate(picture.problems, start=1)]
+    lines.append("flowchart TB")
     for box in picture.boxes.values():
         if box.stage is None:
             lines.append(f"  {ids[box.name]}{_shape(picture, box)}:::{box.kind}")
@@ -21,14 +22,15 @@ def mermaid(picture: Picture) -> str:
             if box.stage == stage:
                 lines.append(f"    {ids[box.name]}{_shape(picture, box)}:::{box.kind}")
         lines.append("  end")
-    dashed, at = [], 0
+    dashed, wrong, at = [], [], 0
     for line in picture.lines:
         for reader in dict.fromkeys(read.reader for read in line.reads):
             end = ids[reader] if line.style != "next" else _next_round_node(ids, picture.boxes[reader])
             lines.append(f"  {ids[line.origin]} {_arrow(line)} {end}")
             dashed += [at] if line.style != "rows" else []
+            wrong += [at] if reader in line.wrong else []
             at += 1
-    return "\n".join([*lines, *_styles(picture, dashed)]) + "\n"
+    return "\n".join([*lines, *_styles(picture, dashed), *_red(picture, ids, wrong)]) + "\n"
 
 
 def _shape(picture: Picture, box: Box) -> str:
@@ -36,6 +38,7 @@ def _shape(picture: Picture, box: Box) -> str:
     texts += [_text(box.note)] if box.note else []
     if picture.with_params:
         texts += [_text(clipped(f"{name}: {value}", _CLIP)) for name, value in box.params.items()]
+    texts += [f"problem {', '.join(map(str, box.problems))}"] if box.problems else []
     texts += [_text(text) for text in box.numbers.texts()]
     return style_of(box.kind).mermaid.format("<br/>".join(texts))
 
@@ -60,6 +63,15 @@ def _styles(picture: Picture, dashed: list[int]) -> Iterator[str]:
         yield f"  style stage{stage} fill:{FRAME},stroke:{FRAME_LINE},color:{INK}"
     if dashed:
         yield f"  linkStyle {','.join(map(str, dashed))} stroke:{WEIGHTS}"
+
+
+def _red(picture: Picture, ids: dict[str, str], wrong: list[int]) -> Iterator[str]:
+    """Yield the styles of what is wrong."""
+    for box in picture.boxes.values():
+        if box.problems:
+            yield f"  style {ids[box.name]} stroke:{WRONG},stroke-width:3px"
+    if wrong:
+        yield f"  linkStyle {','.join(map(str, wrong))} stroke:{WRONG}"
 
 
 def _id(name: str) -> str:

@@ -25,18 +25,25 @@ class LineEnd:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One output and all its readers; its style says whether it carries rows, weights, or the next value of a carry."""
+    """One output and all its readers; its style says whether it carries rows, weights, or the next value of a carry.
+
+    `wrong` are the readers for which `check` finds a problem with it.
+    """
 
     ref: str
     origin: str
     label: str
     style: Style
     reads: tuple[LineEnd, ...]
+    wrong: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A node, or a carry (without a stage). `steps` are its step numbers in the round: two for an exchange."""
+    """A node, or a carry (without a stage). `steps` are its step numbers in the round: two for an exchange.
+
+    `problems` are the numbers of its problems, from 1 on.
+    """
 
     name: str
     type_name: str
@@ -47,6 +54,7 @@ class Box:
     note: str
     params: Mapping[str, str]
     numbers: Numbers = field(default_factory=Numbers)
+    problems: tuple[int, ...] = ()
 
     @property
     def is_exchange(self) -> bool:
@@ -55,8 +63,20 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """Whether a picture has a title and a legend, and whether its ground is transparent (SVG, PNG, PDF)."""
+
+    title: bool = True
+    legend: bool = True
+    transparent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
-    """A game as all formats draw it; `measured` is the title of the numbers in boxes, empty without numbers."""
+    """A game as all formats draw it; `measured` is the title of the numbers in boxes, empty without numbers.
+
+    `problems` are those that `check` finds, one line each.
+    """
 
     name: str
     subtitle: str
@@ -66,6 +86,8 @@ class Picture:
     stages: int
     with_params: bool
     measured: str
+    problems: tuple[str, ...] = ()
+    look: Look = field(default_factory=Look)
 
     def kinds(self) -> list[str]:
         """List the kinds that occur, in the order of their first box."""
@@ -77,7 +99,9 @@ class Picture:
             yield from ((read.socket, line) for read in line.reads if read.reader == name)
 
 
-def picture(schedule: Schedule, *, params: bool = False, run: RunNumbers | None = None) -> Picture:
+def picture(
+    schedule: Schedule, *, params: bool = False, run: RunNumbers | None = None, look: Look | None = None
+) -> Picture:
     """Make the picture of a compiled graph, with params if asked, and with the numbers of a run if given."""
     graph = schedule.graph
     exchanges = sum(step.action == "open" for step in schedule.steps)
@@ -101,6 +125,7 @@ def picture(schedule: Schedule, *, params: bool = False, run: RunNumbers | None 
         stages=schedule.stages,
         with_params=params,
         measured=measured,
+        look=look or Look(),
     )
 
 
@@ -122,12 +147,13 @@ def _box(schedule: Schedule, part: Part, numbers: Numbers | None) -> Box:
         steps=steps,
         doc=inspect.getdoc(part.cls) or "",
         note=note,
-        params={name: _param_text(value) for name, value in part.portable_params().items()},
+        params={name: param_text(value) for name, value in part.portable_params().items()},
         numbers=numbers or Numbers(),
     )
 
 
-def _param_text(value: object) -> str:
+def param_text(value: object) -> str:
+    """Return the value of a param on one line, as pictures show it."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -2,6 +2,7 @@
 
 Carries have a column of their own at the left, sources are in the top row, and a box is below the boxes of its stage
 that it reads: directly below, where that cell is free. Exchanges are placed last in their row, towards the next stage.
+Stages that would be beside more than `COLUMNS` columns continue in a band of rows below, as the lines of a text do.
 """
 
 import math
@@ -9,6 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from genrl_graph.drawing.picture import Picture
+
+COLUMNS = 12
+"""Most columns of stages beside each other, but for a single stage that is wider."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,29 +25,44 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The cell of every box; `spans` are the first and last column of each stage."""
+    """The cell of every box; `spans` are the first and last column of each stage, `bands` the first row of each band.
+
+    `band_of` is the place of each stage in `bands`.
+    """
 
     cells: dict[str, Cell]
     spans: dict[int, tuple[int, int]]
     columns: int
     rows: int
+    bands: tuple[int, ...]
+    band_of: dict[int, int]
 
 
 def place(picture: Picture) -> Grid:
     """Place the boxes of a picture in a grid."""
     carries = [name for name, box in picture.boxes.items() if box.stage is None]
     cells = {name: Cell(0, at) for at, name in enumerate(carries)}
-    column = 1 if carries else 0
-    spans = {}
+    first = 1 if carries else 0
+    column, columns, spans, bands, band_of = first, first, {}, [0], {}
     has_sources = any(box.kind == "source" for box in picture.boxes.values())
     for stage in range(picture.stages):
         names = [name for name, box in picture.boxes.items() if box.stage == stage]
-        lanes = _lanes(picture, names, _ranks(picture, names, has_sources))
-        cells |= {name: Cell(column + cell.column, cell.row) for name, cell in lanes.items()}
+        lanes = _lanes(picture, names, _ranks(picture, names, has_sources and len(bands) == 1))
         width = 1 + max((cell.column for cell in lanes.values()), default=0)
-        spans[stage] = (column, column + width - 1)
+        if first < column and column + width > first + COLUMNS:
+            lanes = _lanes(picture, names, _ranks(picture, names, has_sources=False))
+            width = 1 + max((cell.column for cell in lanes.values()), default=0)
+            bands.append(_rows(cells))
+            column = first
+        cells |= {name: Cell(column + cell.column, bands[-1] + cell.row) for name, cell in lanes.items()}
+        spans[stage], band_of[stage] = (column, column + width - 1), len(bands) - 1
         column += width
-    return Grid(cells, spans, column, 1 + max((cell.row for cell in cells.values()), default=0))
+        columns = max(columns, column)
+    return Grid(cells, spans, columns, max(_rows(cells), 1), tuple(bands), band_of)
+
+
+def _rows(cells: dict[str, Cell]) -> int:
+    return 1 + max((cell.row for cell in cells.values()), default=-1)
 
 
 def _origins(picture: Picture) -> dict[str, list[str]]:

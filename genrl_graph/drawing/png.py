@@ -1,4 +1,4 @@
-"""Render a picture as PNG with Pillow and its built-in font: no fonts of the machine, on opaque white."""
+"""Render a picture as PNG with Pillow and its built-in font, on white or a transparent ground."""
 
 import io
 import math
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from genrl_graph.drawing.kinds import FRAME, FRAME_LINE, MUTED, PAPER, WEIGHTS, style_of
+from genrl_graph.drawing.kinds import FRAME, FRAME_LINE, MUTED, PAPER, WEIGHTS, WRONG, style_of
 from genrl_graph.drawing.layout import BAR_INSET, BOLD, SIZES, Layout, LegendEntry, PlacedBox, TextLine, Wire, layout
 from genrl_graph.drawing.picture import Picture
 from genrl_graph.drawing.shapes import Point, flat, outline, rounded
@@ -38,7 +38,8 @@ def png(picture: Picture) -> bytes:
     area = drawn.width * drawn.height
     scale = min(SCALE, math.sqrt(PIXELS / area))
     fine = scale * (2 if area * (2 * scale) ** 2 <= PIXELS else 1)
-    image = Image.new("RGB", (round(drawn.width * fine), round(drawn.height * fine)), PAPER)
+    ground = ("RGBA", f"{PAPER}00") if picture.look.transparent else ("RGB", PAPER)
+    image = Image.new(ground[0], (round(drawn.width * fine), round(drawn.height * fine)), ground[1])
     _Brush(ImageDraw.Draw(image), fine).layout(drawn)
     size = (round(drawn.width * scale), round(drawn.height * scale))
     file = io.BytesIO()
@@ -75,7 +76,7 @@ class _Brush:
         self.draw.line([self._p(point) for point in points], colour, round(width * self.scale), joint="curve")
 
     def _wire(self, wire: Wire) -> None:
-        colour = line_colour(wire.line.style, wire.kind)
+        colour = line_colour(wire.line.style, wire.kind, wrong=wire.wrong)
         x, y = wire.points[-1]
         points = flat(rounded([*wire.points[:-1], (x, y - 5)], 6))
         for piece in _dashed(points, DASHES[wire.line.style]):
@@ -84,7 +85,7 @@ class _Brush:
         self.draw.polygon([self._p(point) for point in head], colour)
 
     def _box(self, placed: PlacedBox) -> None:
-        self._outline(placed.box.kind, placed.x, placed.y, placed.w, placed.h)
+        self._outline(placed.box.kind, placed.x, placed.y, placed.w, placed.h, wrong=bool(placed.box.problems))
         if placed.bar is not None:
             x, y = placed.x + BAR_INSET, placed.y + placed.h - 10
             for width, colour in ((placed.w - 2 * BAR_INSET, PAPER), (placed.bar, style_of(placed.box.kind).line)):
@@ -92,14 +93,15 @@ class _Brush:
         for text in placed.texts:
             self._text(text)
 
-    def _outline(self, kind: str, x: float, y: float, w: float, h: float) -> None:
+    def _outline(self, kind: str, x: float, y: float, w: float, h: float, *, wrong: bool = False) -> None:
         style = style_of(kind)
+        colour = WRONG if wrong else style.line
         border, *inner = outline(style.shape, x, y, w, h)
         points = flat(border)
         self.draw.polygon([self._p(point) for point in points], style.fill)
-        self._line([*points, points[1]], style.line, 1.6)
+        self._line([*points, points[1]], colour, 2.4 if wrong else 1.6)
         for path in inner:
-            self._line(flat(path), style.line, 1.0)
+            self._line(flat(path), colour, 1.0)
 
     def _key(self, key: LegendEntry) -> None:
         if not key.kind and key.style is None:

@@ -1,15 +1,19 @@
-"""Render a graph as a picture in six formats, without network access; equal graphs give equal bytes."""
+"""Render a graph as a picture in seven formats, without network access; equal graphs give equal bytes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from genrl_graph.dag.schedule import Schedule
+from genrl_graph.dag.check import check
+from genrl_graph.dag.graph import Graph
+from genrl_graph.dag.problems import Problem
+from genrl_graph.dag.schedule import Schedule, compile_graph
 from genrl_graph.drawing import dot as dots
 from genrl_graph.drawing import mermaid as mermaids
 from genrl_graph.drawing import svg as svgs
 from genrl_graph.drawing import text as texts
+from genrl_graph.drawing.draft import draft_picture
 from genrl_graph.drawing.measured import RunNumbers
-from genrl_graph.drawing.picture import Picture, picture
+from genrl_graph.drawing.picture import Look, Picture, picture
 from genrl_graph.errors import ParamError
 from genrl_graph.messages import did_you_mean
 
@@ -21,6 +25,7 @@ ENDINGS: Mapping[str, str] = {
     ".gv": "dot",
     ".svg": "svg",
     ".png": "png",
+    ".pdf": "pdf",
     ".html": "html",
     ".htm": "html",
 }
@@ -35,6 +40,26 @@ def draw(schedule: Schedule, format: str = "svg", *, params: bool = False, run: 
     `genrl_graph.drawing.measured`). Raises `ParamError` for an unknown format.
     """
     return render(picture(schedule, params=params, run=run), format)
+
+
+def picture_of(
+    graph: Graph,
+    problems: Sequence[Problem] | None = None,
+    *,
+    params: bool = False,
+    run: RunNumbers | None = None,
+    look: Look | None = None,
+) -> Picture:
+    """Return the picture of a graph; that of a broken one shows its `problems`, by default those of `check`."""
+    problems = check(graph) if problems is None else problems
+    if problems:
+        return draft_picture(graph, problems, params=params, look=look)
+    return picture(compile_graph(graph), params=params, run=run, look=look)
+
+
+def draw_file(graph: Graph, out: Path, *, params: bool, look: Look) -> None:
+    """Write the picture of a graph in the format that the ending of a file names; raise `ParamError` like `write`."""
+    write(out, render(picture_of(graph, params=params, look=look), format_of(out, None)))
 
 
 def render(drawn: Picture, format: str) -> bytes:
@@ -84,11 +109,18 @@ def _png(drawn: Picture) -> bytes:
     return png(drawn)
 
 
+def _pdf(drawn: Picture) -> bytes:
+    from genrl_graph.drawing.pdf import pdf
+
+    return pdf(drawn)
+
+
 _RENDERERS: Mapping[str, Callable[[Picture], str | bytes]] = {
     "text": texts.text,
     "mermaid": mermaids.mermaid,
     "dot": dots.dot,
     "svg": svgs.svg,
     "png": _png,
+    "pdf": _pdf,
     "html": _html,
 }

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from html import escape
 
-from genrl_graph.drawing.kinds import FRAME, FRAME_LINE, INK, MUTED, PAPER, WEIGHTS, style_of
+from genrl_graph.drawing.kinds import FRAME, FRAME_LINE, INK, MUTED, PAPER, WEIGHTS, WRONG, style_of
 from genrl_graph.drawing.layout import BAR_INSET, BOLD, SIZES, Layout, LegendEntry, PlacedBox, TextLine, Wire, layout
 from genrl_graph.drawing.picture import Picture, Style
 from genrl_graph.drawing.shapes import Path, outline, polygon, rounded
@@ -20,7 +20,7 @@ def svg(picture: Picture) -> str:
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" font-family="{FONT}">',
             f"<title>{_text(f'{picture.name}: {picture.subtitle}')}</title>",
-            f'<rect class="paper" width="100%" height="100%" fill="{PAPER}"/>',
+            *([] if picture.look.transparent else [f'<rect class="paper" width="100%" height="100%" fill="{PAPER}"/>']),
             *svg_body(drawn),
             "</svg>\n",
         ]
@@ -42,20 +42,24 @@ def svg_body(drawn: Layout) -> Iterator[str]:
     yield "</g>"
 
 
-def line_colour(style: Style, kind: str) -> str:
-    """Return the colour of a line: for rows that of the kind that gives them, else that of weights."""
+def line_colour(style: Style, kind: str, *, wrong: bool = False) -> str:
+    """Return the colour of a line: red if it is wrong, for rows that of the kind that gives them, else of weights."""
+    if wrong:
+        return WRONG
     return style_of(kind).line if style == "rows" else WEIGHTS
 
 
 def text_colour(text: TextLine) -> str:
     """Return the colour of a text by its style."""
+    if text.style == "problem":
+        return WRONG
     if text.line is not None and text.line != "rows":
         return WEIGHTS
     return MUTED if text.style in ("subtitle", "stage", "step", "label", "note", "param") else INK
 
 
 def _wire(wire: Wire) -> str:
-    colour = line_colour(wire.line.style, wire.kind)
+    colour = line_colour(wire.line.style, wire.kind, wrong=wire.wrong)
     dash = f' stroke-dasharray="{DASHES[wire.line.style]}"' if DASHES[wire.line.style] else ""
     x, y = wire.points[-1]
     head = _path([polygon((x, y + 1), (x - 3.4, y - 6.5), (x + 3.4, y - 6.5))])
@@ -64,6 +68,7 @@ def _wire(wire: Wire) -> str:
     tooltip = f"{wire.line.ref} ({wire.line.label}) → {wire.reader}.{sockets}"
     kind = f"k-{wire.kind}" if wire.line.style == "rows" else "k-carry"
     body = _path([rounded([*wire.points[:-1], (x, y - 5)], 6)])
+    kind += " wrong" if wire.wrong else ""
     return (
         f'<g class="wire {wire.line.style} {_text(kind)}" {names}><title>{_text(tooltip)}</title>'
         f'<path class="way" d="{body}" fill="none" stroke="{colour}" stroke-width="1.4"{dash}/>'
@@ -73,9 +78,10 @@ def _wire(wire: Wire) -> str:
 
 def _box(placed: PlacedBox) -> Iterator[str]:
     box = placed.box
-    yield f'<g class="box k-{_text(box.kind)}" data-name="{_text(box.name)}">'
+    wrong = " wrong" if box.problems else ""
+    yield f'<g class="box k-{_text(box.kind)}{wrong}" data-name="{_text(box.name)}">'
     yield f"<title>{_text(f'{box.name}: {box.type_name}')}</title>"
-    yield _outline(box.kind, placed.x, placed.y, placed.w, placed.h)
+    yield _outline(box.kind, placed.x, placed.y, placed.w, placed.h, wrong=bool(box.problems))
     if placed.bar is not None:
         x, y = placed.x + BAR_INSET, placed.y + placed.h - 10
         whole = _n(placed.w - 2 * BAR_INSET)
@@ -88,13 +94,15 @@ def _box(placed: PlacedBox) -> Iterator[str]:
     yield "</g>"
 
 
-def _outline(kind: str, x: float, y: float, w: float, h: float) -> str:
+def _outline(kind: str, x: float, y: float, w: float, h: float, *, wrong: bool = False) -> str:
     style = style_of(kind)
+    colour = WRONG if wrong else style.line
     border, *inner = outline(style.shape, x, y, w, h)
-    colours = f'fill="{style.fill}" stroke="{style.line}"'
-    element = f'<path class="outline" d="{_path([border])}" {colours} stroke-width="1.6"/>'
+    colours = f'fill="{style.fill}" stroke="{colour}"'
+    thick = "2.4" if wrong else "1.6"
+    element = f'<path class="outline" d="{_path([border])}" {colours} stroke-width="{thick}"/>'
     if inner:
-        element += f'<path class="inner" d="{_path(inner)}" fill="none" stroke="{style.line}"/>'
+        element += f'<path class="inner" d="{_path(inner)}" fill="none" stroke="{colour}"/>'
     return element
 
 

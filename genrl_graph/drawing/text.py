@@ -7,10 +7,11 @@
 `●` gives a value, `○` reads it. An exchange has two rows, open and close, joined by a rail of its own (`◇`).
 """
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from genrl_graph.drawing.kinds import WEIGHTS, style_of
+from genrl_graph.drawing.kinds import MISSING, WEIGHTS, WRONG, style_of
 from genrl_graph.drawing.picture import Box, Picture, clipped
 
 BESIDE = "∥"
@@ -55,16 +56,23 @@ def text(picture: Picture, *, width: int = 80, colour: bool = False) -> str:
     table = _Table(picture, rows, width - columns - 2)
     if not table.fits:
         rails, table = {}, _Table(picture, rows, width)
-    lines = [clipped(f"{picture.name} · {picture.subtitle}", width)]
-    lines += [clipped(picture.measured, width)] if picture.measured else []
-    lines.append("")
+    lines = []
+    if picture.look.title:
+        lines += [clipped(text, width) for text in (f"{picture.name} · {picture.subtitle}", picture.measured) if text]
+        lines.append("")
     for at, row in enumerate(rows):
         tail = _rail_marks(row, at, rails, colour) if rails else ""
         words = "" if rails or not row.reads else f"reads {', '.join(row.reads)}"
         for number, left in enumerate(table.lines(row, words, colour)):
             end = tail if number == 0 else _rails_below(at, rails, colour)
             lines.append(f"{left}  {end}".rstrip())
-    return "\n".join([*lines, "", *_legend(picture, width, bool(rails))]) + "\n"
+    if picture.look.legend:
+        lines += ["", *_legend(picture, width, bool(rails))]
+    for number, problem in enumerate(picture.problems, start=1):
+        wrapped = textwrap.wrap(f"{number}. {problem}", width, subsequent_indent="   ", break_on_hyphens=False)
+        lines += [""] if number == 1 else []
+        lines += [_colour(line, WRONG) if colour else line for line in wrapped]
+    return "\n".join(lines) + "\n"
 
 
 def _rows(picture: Picture) -> Iterator[_Row]:
@@ -72,7 +80,7 @@ def _rows(picture: Picture) -> Iterator[_Row]:
     if carries:
         yield _Row(plain="carried from round to round")
     for box in carries:
-        cells = ("", box.name, box.type_name, _output_types(picture, box.name))
+        cells = ("", f"{box.name}{_problem_mark(box)}", box.type_name, _output_types(picture, box.name))
         yield _Row(cells, box, gives=_outputs(picture, box.name))
     stage, places = -1, {str(step): at for at, step in enumerate(picture.steps, start=1)}
     for number, step in enumerate(picture.steps, start=1):
@@ -80,7 +88,7 @@ def _rows(picture: Picture) -> Iterator[_Row]:
         if step.stage != stage:
             stage = step.stage
             yield _Row(plain=f"stage {stage}")
-        name = f"{step} {BESIDE}{places[step.beside]}" if step.beside else str(step)
+        name = f"{step} {BESIDE}{places[step.beside]}" if step.beside else f"{step}{_problem_mark(box)}"
         row = _Row((str(number), name, box.type_name, _output_types(picture, box.name)), box)
         if step.action == "open":
             row = _Row((str(number), f"open {box.name}", box.type_name, ""), box, exchange=box.name)
@@ -95,6 +103,10 @@ def _rows(picture: Picture) -> Iterator[_Row]:
     for line in nexts:
         name = line.reads[0].reader
         yield _Row(("", name, f"is {line.ref}", ""), reads=[line.ref])
+
+
+def _problem_mark(box: Box) -> str:
+    return f" ✗{','.join(map(str, box.problems))}" if box.problems else ""
 
 
 def _outputs(picture: Picture, name: str) -> list[str]:
@@ -181,8 +193,11 @@ class _Table:
         left = f"{step:>{self.widths[0] + 1}} {style.sign} "
         for size, cell in zip(self.widths[1:], cells, strict=True):
             left += f"{clipped(cell, size):<{size}}  " if size else ""
+        wrong = bool(row.box and (row.box.problems or row.box.kind == MISSING))
         left = f"{clipped(left, self.width) if len(left.rstrip()) > self.width else left:<{self.width}}"[: self.width]
-        yield left.replace(style.sign, _colour(style.sign, style.line), 1) if colour else left
+        if colour:
+            left = _colour(left, WRONG) if wrong else left.replace(style.sign, _colour(style.sign, style.line), 1)
+        yield left
         for detail in [*self._details(row.box), *([words] if words else [])]:
             yield from self._wrapped(detail)
 

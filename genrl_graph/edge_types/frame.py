@@ -16,6 +16,11 @@ from genrl_graph.messages import did_you_mean, first_line
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+    from pandas import DataFrame
+
+
+_RENAMED = {"flaws": "violations", "story": "trajectory_id"}
+"""Methods that were renamed, and would never be called under their old names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,9 @@ class Frame(EdgeValue):
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
+        for old, new in _RENAMED.items():
+            if old in vars(cls):
+                raise ColumnError(f"{cls.__name__}.{old}: this method is called {new!r} now; rename it")
         for name, column in cls.columns.items():
             if not isinstance(column, pa.DataType | Tensor):
                 raise ColumnError(f"{cls.__name__}.{name}: {column!r} is no column type; write one such as pa.int64()")
@@ -140,7 +148,7 @@ class Frame(EdgeValue):
 
     __hash__ = None  # type: ignore[assignment]  # rows are compared by value and too many to hash
 
-    def flaws(self, known: ReceiverContext) -> Iterable[Violation]:
+    def violations(self, known: ReceiverContext) -> Iterable[Violation]:
         """Return the rules of this type that rows from another peer break, beyond the rules for all types.
 
         A row is refused for the first of its violations. `known` holds the tasks of all rows.
@@ -148,13 +156,22 @@ class Frame(EdgeValue):
         return ()
 
     @classmethod
-    def story(cls, id: str) -> str:
+    def trajectory_id(cls, id: str) -> str:
         """Return the trajectory id of a row id; by default the id itself."""
         return id
 
     def transcripts(self) -> Iterator[Transcript]:
         """Render these rows for people; by default there is nothing to read."""
         return iter(())
+
+    def to_pandas(self) -> "DataFrame":
+        """Return the rows as a pandas table; tensors and lists are NumPy arrays, one per row."""
+        names = self.table.column_names
+        tensors = [name for name in names if isinstance(self.table.column(name).type, pa.FixedShapeTensorType)]
+        rows: DataFrame = self.table.drop_columns(tensors).to_pandas()
+        for name in tensors:
+            rows.insert(names.index(name), name, list(self.numpy(name)))
+        return rows
 
     def values(self, column: str) -> list[Any]:
         """Return one column as Python values."""

@@ -27,7 +27,7 @@ class Tasks(Frame):
     task_column = "id"
     __slots__ = ()
 
-    def flaws(self, known: ReceiverContext) -> Iterator[Violation]:
+    def violations(self, known: ReceiverContext) -> Iterator[Violation]:
         """Yield the rows whose messages or answer differ from the task that the receiver's own source makes."""
         own = [known.tasks[id] for id in self.values("id")]
         for name in ("messages", "answer"):  # read row by row: a chat is much larger in Python than in a packet
@@ -76,7 +76,7 @@ class Rollouts(Frame):
     }
     __slots__ = ()
 
-    def flaws(self, known: ReceiverContext) -> Iterator[Violation]:
+    def violations(self, known: ReceiverContext) -> Iterator[Violation]:
         """Yield values that no generator produces, and ids that are not the hash of the content."""
         return rollout_flaws(self, known)
 

@@ -70,7 +70,7 @@ class Trajectories(Frame):
     __slots__ = ()
 
     @classmethod
-    def story(cls, id: str) -> str:
+    def trajectory_id(cls, id: str) -> str:
         """Return the trajectory id of a step id."""
         return id.rpartition("-")[0] or id
 
@@ -115,7 +115,7 @@ class Trajectories(Frame):
                 ids[position] = step_id(name, step)
         return ids
 
-    def flaws(self, known: ReceiverContext) -> Iterator[Violation]:
+    def violations(self, known: ReceiverContext) -> Iterator[Violation]:
         """Yield the violations in steps from another peer.
 
         A trajectory is refused as a whole if one of its steps is refused, if it does not start at step 0, if a step is

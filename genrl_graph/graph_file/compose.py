@@ -40,6 +40,15 @@ def load_document(path: pathlib.Path, overrides: Sequence[str] = ()) -> Document
     return draft.finish(files)
 
 
+def override_document(document: Document, overrides: Sequence[str]) -> Document:
+    """Return a document that is not composed of files, with overrides on top."""
+    draft = Draft.of(document)
+    with _hydra_state():
+        for override in map(parse_override, overrides):
+            apply_override(draft, override)
+    return draft.finish(document.files)
+
+
 def _compose(path: pathlib.Path, main: Document, overrides: list[Any]) -> tuple[Draft, tuple[str, ...]]:
     draft, files = Draft.of(main), main.files
     if "defaults" in main.values:

@@ -154,6 +154,8 @@ class _Reader:
             # PyYAML scans ahead: the text before its error may already be too deep, which is the better message
             with suppress(yaml.MarkedYAMLError):
                 self._refuse_deep_text(self.text[: mark.index])
+            if indented := re.match(r" *\t", self._position(mark.line + 1, 1).text):
+                raise self._error(mark.line + 1, indented.end(), "a tab indents this line; use spaces") from error
             fault = ", ".join(" ".join(part.split()) for part in (error.context, error.problem) if part)
             raise self._error(mark.line + 1, mark.column + 1, f"{fault}; mend the YAML here") from error
 

@@ -1,5 +1,6 @@
 """Parse command line overrides in Hydra's grammar, and apply them to a draft."""
 
+import re
 from typing import Any
 
 from genrl_graph.errors import ParamError
@@ -29,13 +30,28 @@ def parse_syntax(text: str) -> Any:
         override = OverridesParser.create().parse_override(text)
     except HydraException as error:
         cause = " ".join(str(error).split())
-        raise _refusal(text, f"{cause}; write key=value, and quote a text: key='a, b'") from error
+        is_evaluated = " while evaluating " in f" {cause} "  # else it is a list of the grammar's tokens
+        raise _refusal(text, cause if is_evaluated else _syntax_error(text)) from error
     key = override.key_or_group
     if not key:
         raise _refusal(text, "there is no key; write key=value")
     if key.replace("/", ".").split(".")[0] in HYDRA_KEYS:
         raise _refusal(text, f"'{key}' is no key of a graph; choose a group's option with group=option")
     return override
+
+
+def _syntax_error(text: str) -> str:
+    """Return what is wrong with an override that the grammar does not know, in words of a command line."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        return "has no value; write key=value"
+    if not key:
+        return "there is no key; write key=value"
+    if not re.fullmatch(r"[~+]{0,2}[\w./@:-]+", key):
+        return f"{key!r} is no key; write key=value, with a key such as run.rounds"
+    inner, outer = ("'", '"') if "'" not in value else ('"', "'")
+    example = f"{outer}{key}={inner}{value}{inner}{outer}"
+    return f"cannot read the value {value!r}; close its brackets and quotes, or quote it as text: {example}"
 
 
 def override_error(override: Any, text: str) -> ParamError:

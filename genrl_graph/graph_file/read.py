@@ -1,7 +1,7 @@
 """Read a YAML document into a graph, and collect every problem of its shape."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
@@ -12,17 +12,19 @@ from genrl_graph.contract import registry
 from genrl_graph.contract.declared import Declared, param_problems, problem_text
 from genrl_graph.contract.node import Wire
 from genrl_graph.dag.check import check, check_data
-from genrl_graph.dag.graph import Graph, Part
+from genrl_graph.dag.graph import NOT_WRITTEN, Graph, Part
 from genrl_graph.dag.problems import Path, Problem
 from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.errors import GraphError, StoreError
-from genrl_graph.graph_file.document import VERSION, Document, Position
+from genrl_graph.graph_file.document import VERSION, Document, Position, parse_document
 from genrl_graph.graph_file.shipped import graph_file
 from genrl_graph.messages import closest, did_you_mean, renamed_input, short
 
 _TOP = {"graph", "version", "carry", "nodes", "run"}
 _CARRY = {"type", "params", "next"}
 _NODE = {"type", "inputs", "params"}
+SCRIPT = ".py"
+"""The ending of a graph that a Python script builds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Loaded:
 
 
 def load(path: FilePath, overrides: Sequence[str] = ()) -> Graph:
-    """Load the graph of a YAML file or shipped graph name; raise `GraphError` with all its problems."""
+    """Load the graph of a YAML file, shipped graph name or script; raise `GraphError` with all its problems."""
     loaded = read(path, overrides)
     if loaded.problems:
         raise GraphError("\n".join(loaded.lines()))
@@ -63,16 +65,30 @@ def load(path: FilePath, overrides: Sequence[str] = ()) -> Graph:
 
 
 def read(path: FilePath, overrides: Sequence[str] = ()) -> Loaded:
-    """Read the graph of a YAML file or shipped graph name, with every problem that a check finds."""
+    """Read the graph of a YAML file, shipped graph name or Python script, with every problem that a check finds."""
     from genrl_graph.graph_file.compose import load_document
 
     path = graph_file(path)
+    if path.suffix == SCRIPT:
+        return _read_script(path, overrides)
     return read_document(load_document(path, overrides), folder=path.parent)
+
+
+def _read_script(path: FilePath, overrides: Sequence[str]) -> Loaded:
+    """Read the graph that a Python script builds, with overrides on top; positions are those of its YAML."""
+    from genrl_graph.graph_file.compose import override_document
+    from genrl_graph.graph_file.script import script_graph
+
+    graph, shown = script_graph(path), f"{path} (as YAML)"
+    if overrides:
+        document = override_document(parse_document(graph.dump(), file=shown), overrides)
+        return read_document(document, folder=FilePath.cwd())
+    return Loaded(graph, tuple(check(graph)), parse_document(graph.record(), file=shown))
 
 
 def read_document(document: Document, *, folder: FilePath | None = None) -> Loaded:
     """Read the graph of a document; relative data paths are relative to `folder`."""
-    reader = _Reader(folder)
+    reader = _Reader(folder, {path for path, at in document.keys.items() if len(path) == 2 and not at.line})
     graph = reader.graph(document.values)
     graph.settle()
     problems = dict.fromkeys((*reader.problems, *check(graph, unread=reader.unread)))
@@ -110,13 +126,16 @@ def _order(document: Document, problem: Problem) -> tuple[int, int, int]:
 
 
 class _Reader:
-    """Reads values into parts; collects problems of their shape and the paths that could not be read."""
+    """Reads values into parts; collects problems of their shape and the paths that could not be read.
 
-    def __init__(self, folder: FilePath | None) -> None:
+    `overridden` are parts that only the command line names.
+    """
+
+    def __init__(self, folder: FilePath | None, overridden: Collection[Path]) -> None:
         self.problems: list[Problem] = []
         self.deprecated: list[Problem] = []
         self.unread: set[Path] = set()
-        self._folder = folder
+        self._folder, self._overridden = folder, overridden
 
     def graph(self, values: Mapping[str, Any]) -> Graph:
         """Return the graph of a document's values; invalid parts are kept as far as they can be read."""
@@ -135,8 +154,20 @@ class _Reader:
             for part_name, entry in self._mapping((section,), values.get(section)).items():
                 if str(part_name) in parts:
                     self._problem((section, part_name), "given twice, as text and as a number; rename one", at_key=True)
+                if (section, part_name) in self._overridden and not self._is_new_part(entry):
+                    self._problem((section, part_name), self._unknown_part(section, part_name, values), at_key=True)
+                    continue
                 parts[str(part_name)] = self._part((section, part_name), entry, keys)
         return graph
+
+    @staticmethod
+    def _is_new_part(entry: Any) -> bool:
+        return isinstance(entry, dict) and "type" in entry
+
+    def _unknown_part(self, section: str, name: Any, values: Mapping[str, Any]) -> str:
+        known = [str(each) for each in values[section] if (section, each) not in self._overridden]
+        hint = did_you_mean(str(name), known) or f"; there are {', '.join(known) or 'none'}"
+        return f"the graph has no {'node' if section == 'nodes' else section} named {str(name)!r}{hint}"
 
     def _run(self, values: Any) -> RunConfig:
         try:
@@ -188,6 +219,11 @@ class _Reader:
     def _declared(self, path: Path, cls: type[Declared], params: Mapping[str, Any]) -> Declared | None:
         if (*path, "params") in self.unread:
             return None
+        if set(params) == {NOT_WRITTEN}:
+            cause, _, _ = str(params[NOT_WRITTEN]).partition("; ")
+            advice = "the script that made the graph resumes it, with play(..., resume=True)"
+            self._problem((*path, "params"), f"{cause}, so this file does not have it; {advice}", at_key=True)
+            return None
         try:
             return cls.model_validate(dict(params), context={"folder": self._folder})
         except ValidationError as error:
@@ -237,7 +273,7 @@ class _Reader:
         others = [name for name in known if name.startswith(kind)]
         hint = did_you_mean(type_name, known)
         listed = f"; types of this kind: {', '.join(others)}" if others else "; `genrl-graph nodes` lists them"
-        return f"no type named {type_name!r}{hint or listed}"
+        return f"no type named {type_name!r}{hint or listed}; a type of your own needs --import FILE"
 
     def _problem(self, path: Path, text: str, *, at_key: bool = False) -> None:
         self.problems.append(Problem(path, text, at_key))

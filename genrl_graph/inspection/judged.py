@@ -119,7 +119,7 @@ def rollout_texts(kind: type[Frame], table: pa.Table) -> Iterator[RolloutText]:
         rows = part.select(plain).to_pylist()
         for transcript in frame.transcripts():
             chosen = [rows[at] for at in transcript.rows.tolist()]
-            name = kind.story(chosen[0]["id"])
+            name = kind.trajectory_id(chosen[0]["id"])
             yield RolloutText(name, chosen, transcript.facts, transcript.gist, transcript.parts)
 
 

@@ -7,18 +7,20 @@ from functools import reduce
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 from rich.tree import Tree
 
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.errors import ParamError
 from genrl_graph.inspection.judged import RewardVerdicts, RolloutText, rollout_groups, rollout_texts
-from genrl_graph.inspection.text import line, say, short
+from genrl_graph.inspection.text import line, say, short, truncated
 from genrl_graph.messages import counted, did_you_mean
 from genrl_graph.records.stored_run import StoredRun
 from genrl_graph.records.write import EVAL_PREFIX
 
 CHARACTERS = 60
+QUESTION_CHARACTERS = 400
 
 
 @dataclass(slots=True)
@@ -38,7 +40,7 @@ class LineageIndex:
         for group, kind in index.groups.items():
             table = run.columns(group, ("id", "round"))
             for id, number in zip(table.column("id").to_pylist(), table.column("round").to_pylist(), strict=True):
-                index._rounds.setdefault(kind.story(id), (number, group))
+                index._rounds.setdefault(kind.trajectory_id(id), (number, group))
         return index
 
     def ids(self) -> list[str]:
@@ -51,7 +53,9 @@ class LineageIndex:
         Raises `ParamError` where there is none, or more than one.
         """
         matches = [id for id in self._rounds if id.startswith(start)] if start else []
-        matches = matches or [id for kind in set(self.groups.values()) if (id := kind.story(start)) in self._rounds]
+        matches = matches or [
+            id for kind in set(self.groups.values()) if (id := kind.trajectory_id(start)) in self._rounds
+        ]
         if len(matches) == 1:
             return matches[0]
         if not matches:
@@ -93,7 +97,7 @@ class LineageIndex:
     def _read(self, group: str, number: int) -> pa.Table:
         """Read the rows of a round; rows that were admitted late are in the records of a later round."""
         table = self.run.table(group, number)
-        name_of = self.groups[group].story
+        name_of = self.groups[group].trajectory_id
         ids = {id for id, where in self._rounds.items() if where == (number, group)}
         if ids <= {name_of(id) for id in table.column("id").to_pylist()}:
             return table
@@ -101,11 +105,28 @@ class LineageIndex:
         return pa.concat_tables([table, *(each.filter(pc.equal(each.column("round"), number)) for each in later)])
 
 
+@dataclass(slots=True)
+class _Branch:
+    """A branch of the tree, with the ids that it repeats of branches above it."""
+
+    tree: Tree
+    repeated: list[str] = field(default_factory=list)
+    leaf: Tree | None = None
+
+    def repeat(self, id: str) -> None:
+        """Add an id to the line of those that are shown above."""
+        self.repeated.append(short(id))
+        self.leaf = self.leaf or self.tree.add("")
+        self.leaf.label = Text(f"{', '.join(self.repeated)}  (above)", style="dim")
+
+
 def print_lineage(run: StoredRun, start: str, console: Console) -> None:
-    """Print a rollout with its ancestors as a tree, the updates that trained on it, and the rollouts that quote it."""
+    """Print the task of a rollout, its ancestors as a tree, the updates that trained on it, and what quotes it."""
     index = LineageIndex.of(run)
     id = index.resolve(start)
-    console.print(ancestors(index, id), soft_wrap=True)
+    for task in tasks_of(index, id):
+        console.print(task)
+    console.print(ancestors(index, id))
     match = index.rollout(id)
     trained = list(training(run, [row["id"] for row in match[0].rows] if match else [id]))
     for text in trained:
@@ -115,31 +136,58 @@ def print_lineage(run: StoredRun, start: str, console: Console) -> None:
     children = index.children(id)
     say(console, f"quoted by {len(children)} rollouts" if children else "quoted by no rollout")
     for child in children:
-        console.print(Text("  ") + rollout_line(index, child), soft_wrap=True)
+        console.print(Padding(rollout_line(index, child), (0, 0, 0, 2)))
+
+
+def tasks_of(index: LineageIndex, id: str) -> Iterator[Text]:
+    """Yield a line for each task that a rollout and its ancestors are about: its id, and its question if it has one."""
+    questions: dict[str, str] = {}
+    for rollout, _ in lineage(index, id):
+        row = rollout.rows[0]
+        if not row.get("parent_ids") or row["task_id"] not in questions:  # a prompt that quotes nothing is the question
+            asked = [message["content"] for message in row.get("messages") or () if message["role"] == "user"]
+            questions[row["task_id"]] = asked[-1] if asked else ""
+    for task, question in questions.items():
+        shown = truncated(line(question), QUESTION_CHARACTERS)
+        yield Text.assemble((f"task {line(task)}", "cyan"), f": {shown}" if shown else "")
+
+
+def lineage(index: LineageIndex, id: str) -> Iterator[tuple[RolloutText, str]]:
+    """Yield a rollout and all its ancestors that the run has, each once, with the groups that hold them."""
+    seen, todo = {id}, [id]
+    while todo:
+        match = index.rollout(todo.pop())
+        if match is None:
+            continue
+        yield match
+        parents = [parent for parent in match[0].rows[0].get("parent_ids", []) if parent not in seen]
+        seen.update(parents)
+        todo += parents
 
 
 def ancestors(index: LineageIndex, id: str) -> Tree:
-    """Return a tree of a rollout, the rollouts that its prompt quotes, and so on to the task; each is expanded once."""
+    """Return a tree of a rollout, the rollouts that its prompt quotes, and so on; each is expanded once.
+
+    What a branch repeats of the branches above it is one line of ids.
+    """
     root = Tree("")
     seen: set[str] = set()
-    todo = [(root, id)]
+    todo = [(_Branch(root), id)]
     while todo:  # no recursion: rows of a hostile peer may quote each other in a circle or in a very long chain
         above, at = todo.pop()
         match = index.rollout(at)
-        if match is None or at in seen:
-            above.add(rollout_line(index, at) + Text("  (above)" if match else ""))
+        if at in seen:
+            above.repeat(at)
             continue
-        seen.add(at)
-        branch, row = above.add(rollout_line(index, at)), match[0].rows[0]
-        parents = row.get("parent_ids", [])
-        if not parents:
-            branch.add(Text(f"task {line(row['task_id'])}", style="cyan"))
-        todo += [(branch, parent) for parent in reversed(parents)]
+        branch = _Branch(above.tree.add(rollout_line(index, at)))
+        if match is not None:
+            seen.add(at)
+            todo += [(branch, parent) for parent in reversed(match[0].rows[0].get("parent_ids", []))]
     return root.children[0]
 
 
 def rollout_line(index: LineageIndex, id: str) -> Text:
-    """Return one line on a rollout: id, node, round, peer, policy version, verdict, seed and the start of its text."""
+    """Return two lines on a rollout: id, node, round, peer, policy version, verdict; start of its text, seed."""
     match = index.rollout(id)
     if match is None:
         return Text(f"{short(id)}  is not in this run", style="red")
@@ -151,7 +199,7 @@ def rollout_line(index: LineageIndex, id: str) -> Text:
     stream = f"seed ({', '.join(line(str(part)) for part in parts)}), sample {row['sample']}"
     text = line(rollout.gist[:CHARACTERS])
     verdict = index.verdict(rollout, group)
-    return Text.assemble((short(id), "bold"), where, f"  {verdict}  {stream}  ", (repr(text), "dim"))
+    return Text.assemble((short(id), "bold"), where, f"  {verdict}\n", (f"{text!r}  {stream}", "dim"))
 
 
 def training(run: StoredRun, ids: Sequence[str]) -> Iterator[str]:

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from genrl_graph.errors import GenrlGraphError, StoreError
+from genrl_graph.inspection.fitting import print_table
 from genrl_graph.inspection.text import line, number
-from genrl_graph.records.stored_run import StoredRun, first_damage, open_run, run_folders, writer_of
+from genrl_graph.records.stored_run import StoredRun, open_run, writer_of
 from genrl_graph.store.metrics_file import METRICS
+from genrl_graph.store.peer_folders import first_damage, run_folders
 from genrl_graph.store.run_folder import GRAPH, JOURNAL, inner_folders, sub_folders
 from genrl_graph.store.run_path import RunPath
 
@@ -53,15 +53,17 @@ def print_runs(folder: Path, console: Console) -> None:
     runs = [path for path in inner if (path / GRAPH).exists() or inner_folders(path)]
     if not runs:
         raise StoreError(f"{folder}: holds no run; `genrl-graph run GRAPH -o {folder}/NAME` makes one")
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("run", "graph", "rounds", "state", "outcome of each stage", "last change"):
-        table.add_column(name, no_wrap=name != "run", overflow="fold" if name == "run" else "ellipsis")
+    rows, unreadable = [], []
     for path in runs:
         try:
-            table.add_row(*(Text(line(cell)) for cell in _cells(path)))
+            rows.append([line(cell) for cell in _cells(path)])
         except GenrlGraphError as error:  # one unreadable run must not hide the others
-            table.add_row(Text(line(path.name)), "", "", Text(f"unreadable: {line(str(error))[:80]}"), "", "")
-    console.print(table)
+            unreadable.append(f"{line(path.name)}: unreadable: {line(str(error))}")
+    if rows:
+        header = ("run", "graph", "rounds", "state", "stage outcomes", "last change")
+        print_table(console, header, rows, left=len(header))
+    for text in unreadable:
+        console.print(Text(text))
 
 
 def _cells(path: Path) -> list[str]:

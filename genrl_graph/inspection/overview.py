@@ -7,11 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from genrl_graph.inspection.fitting import print_table
 from genrl_graph.inspection.listing import RunStatus, ago, stage_metrics
 from genrl_graph.inspection.plot import Curve, braille, default_window, smoothed, write_png
 from genrl_graph.inspection.text import line, number, say
@@ -35,9 +33,9 @@ def print_run(run: StoredRun, console: Console, *, window: int | None = None, pn
         write_png(png, curves, title=f"{run.name} ({run.graph.name})", window=window)
     _print_head(run, console)
     if metrics.num_rows:
-        console.print(_node_table(run, metrics))
+        _print_nodes(run, metrics, console)
     if accounts := peer_accounts(metrics):
-        console.print(_account_table(accounts))
+        _print_accounts(accounts, console)
     for name, (rounds, values) in curves.items():
         lines = braille((rounds, smoothed(values, window).tolist()), width=console.width)
         if len(rounds) > 1 and lines:
@@ -46,7 +44,7 @@ def print_run(run: StoredRun, console: Console, *, window: int | None = None, pn
             for text in lines:
                 say(console, text)
     if (evaluations := run.evaluations()).num_rows:
-        console.print(_evaluation_table(run, evaluations))
+        _print_evaluations(run, evaluations, console)
 
 
 def reward_curves(metrics: pa.Table) -> dict[str, Curve]:
@@ -72,15 +70,12 @@ def peer_accounts(metrics: pa.Table) -> dict[str, dict[str, float]]:
     return sums
 
 
-def _account_table(accounts: Mapping[str, Mapping[str, float]]) -> Table:
-    """Return a table of what each other peer cost, those first that took most time."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, title="what other peers cost", title_justify="left")
+def _print_accounts(accounts: Mapping[str, Mapping[str, float]], console: Console) -> None:
+    """Print what each other peer cost, those first that took most time."""
     units = list(dict.fromkeys(unit for account in accounts.values() for unit in account))
-    for column in ("peer", *units):
-        table.add_column(column, justify="left" if column == "peer" else "right", no_wrap=True)
-    for peer, account in sorted(accounts.items(), key=lambda entry: (-entry[1].get("seconds", 0.0), entry[0])):
-        table.add_row(Text(line(peer)), *(f"{account.get(unit, 0.0):.4g}" for unit in units))
-    return table
+    by_time = sorted(accounts.items(), key=lambda entry: (-entry[1].get("seconds", 0.0), entry[0]))
+    rows = [[line(peer), *(f"{account.get(unit, 0.0):.4g}" for unit in units)] for peer, account in by_time]
+    print_table(console, ("peer", *units), rows, title="what other peers cost")
 
 
 def _print_head(run: StoredRun, console: Console) -> None:
@@ -101,8 +96,8 @@ def _print_head(run: StoredRun, console: Console) -> None:
         say(console, f"imports: {line(', '.join(scripts))}")
 
 
-def _node_table(run: StoredRun, metrics: pa.Table) -> Table:
-    """Return a row per node with means over the peers: first and last value of rewards, last value of other metrics.
+def _print_nodes(run: StoredRun, metrics: pa.Table, console: Console) -> None:
+    """Print a row per node with means over the peers: first and last value of rewards, last value of other metrics.
 
     Versions of peers that differ are listed: their mean is the version of no policy.
     """
@@ -113,16 +108,14 @@ def _node_table(run: StoredRun, metrics: pa.Table) -> Table:
         if f"{node}/{name}" in metrics.column_names
     }
     names = [name for name in SHOWN if any(shown == name for _, shown in values)]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("node", "type", *names, "seconds"):
-        table.add_column(column, justify="left" if column in ("node", "type") else "right", no_wrap=True)
+    rows = []
     for node, part in run.graph.nodes.items():
         cells = [_cell(name, values.get((node, name), [])) for name in names if name != "version"]
         cells += [_versions(metrics, node)] if "version" in names else []
         seconds = over_peers(metrics, f"time/{node}")[1] if f"time/{node}" in metrics.column_names else []
         cells.append(f"{np.mean(seconds):.3g}" if seconds else "")
-        table.add_row(Text(line(node)), Text(line(part.type_name)), *cells)
-    return table
+        rows.append([line(node), line(part.type_name), *cells])
+    print_table(console, ("node", "type", *names, "seconds"), rows, left=2)
 
 
 def _versions(metrics: pa.Table, node: str) -> str:
@@ -142,12 +135,10 @@ def _cell(name: str, values: Sequence[float]) -> str:
     return f"{values[-1]:.4g}"
 
 
-def _evaluation_table(run: StoredRun, evaluations: pa.Table) -> Table:
-    """Return a table of pass@k, mean rewards and stage metrics in the first and last evaluation, over the peers."""
+def _print_evaluations(run: StoredRun, evaluations: pa.Table, console: Console) -> None:
+    """Print pass@k, mean rewards and stage metrics in the first and last evaluation, over the peers."""
     rewards = [f"eval/{name}/reward" for name, part in run.graph.nodes.items() if part.type_name.startswith("reward.")]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, title="evaluations", title_justify="left")
-    for column in ("metric", "baseline", "last", "change"):
-        table.add_column(column, justify="left" if column == "metric" else "right", no_wrap=True)
+    rows = []
     for name in evaluations.column_names:
         if not (name.rpartition("/")[2].startswith("pass_at_") or name in rewards or STAGE_METRIC.match(name)):
             continue
@@ -157,5 +148,5 @@ def _evaluation_table(run: StoredRun, evaluations: pa.Table) -> Table:
         first, last = values[0], values[-1]
         again = len(rounds) > 1
         row = [number(first), number(last) if again else "", f"{last - first:+.3f}" if again else ""]
-        table.add_row(Text(line(name.removeprefix("eval/"))), *row)
-    return table
+        rows.append([line(name.removeprefix("eval/")), *row])
+    print_table(console, ("metric", "baseline", "last", "change"), rows, title="evaluations")

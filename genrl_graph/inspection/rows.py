@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import csv
 
-from genrl_graph.errors import StoreError
+from genrl_graph.errors import ParamError, StoreError
 from genrl_graph.records.stored_run import Rounds, StoredRun
 from genrl_graph.store.durable import failed
 
@@ -16,14 +17,18 @@ from genrl_graph.store.durable import failed
 def export_rows(run: StoredRun, node: str, out: Path, *, rounds: Rounds = None, holder: str | None = None) -> int:
     """Write the joined rows of a node, with `round` and `holder`, one block of rounds at a time; return their number.
 
-    `out` ends in .parquet or .jsonl, or is a new folder, which gets one Parquet file per block. Tensors become nested
-    lists. `out` appears when it is complete. Raises `StoreError` where it exists or cannot be written.
+    `out` ends in .parquet, .jsonl or .csv, or is a new folder, which gets one Parquet file per block. Tensors become
+    nested lists; in CSV, lists are JSON. `out` appears when it is complete. Raises `ParamError` for any other ending,
+    `StoreError` where `out` exists or cannot be written.
     """
+    if out.suffix not in _WRITERS:
+        endings = ", ".join(ending for ending in _WRITERS if ending)
+        raise ParamError(f"-o {out}: cannot write {out.suffix}; end it in {endings}, or name a folder without a dot")
     if out.exists():
         raise StoreError(f"{out}: exists already; name another file or folder")
     draft = out.with_name(f".{out.name}.partial")
     blocks = _uniform_blocks(run, node, rounds, holder)
-    write = {".parquet": _write_parquet, ".jsonl": _write_lines}.get(out.suffix, _write_folder)
+    write = _WRITERS[out.suffix]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         count = write(draft, blocks)
@@ -93,6 +98,33 @@ def _write_lines(path: Path, blocks: Iterator[pa.Table]) -> int:
                 file.write(json.dumps(_finite(row), ensure_ascii=False) + "\n")
             count += block.num_rows
     return count
+
+
+def _write_csv(path: Path, blocks: Iterator[pa.Table]) -> int:
+    """Write a header and one line per row; null is an empty cell, an empty text `""`."""
+    first = next(blocks)
+    count = int(first.num_rows)
+    with csv.CSVWriter(path, _flat(first).schema) as writer:
+        writer.write_table(_flat(first))
+        for block in blocks:
+            writer.write_table(_flat(block))
+            count += block.num_rows
+    return count
+
+
+def _flat(block: pa.Table) -> pa.Table:
+    """Return a table whose nested columns are JSON, which CSV has no other form for."""
+    return pa.table({name: _as_text(block.column(name)) for name in block.column_names})
+
+
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if not pa.types.is_nested(column.type):
+        return column
+    values = (None if value is None else json.dumps(_finite(value), ensure_ascii=False) for value in column.to_pylist())
+    return pa.chunked_array([pa.array(values, pa.string())])
+
+
+_WRITERS = {".parquet": _write_parquet, ".jsonl": _write_lines, ".csv": _write_csv, "": _write_folder}
 
 
 def _finite(value: object) -> object:

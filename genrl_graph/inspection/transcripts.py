@@ -56,6 +56,7 @@ def print_rollouts(run: StoredRun, query: RolloutFilter, console: Console, *, fu
     """Print the rollouts that a query selects, and how many match; raises `ParamError` for unknown names."""
     groups = _groups(run, query)
     _check_peer(run, query)
+    run.require_rounds(query.round)
     selected, count = _select(_matching(run, groups, query), query)
     for judged in selected:
         print_rollout(judged, console, limit=None if full else CHARACTERS)

@@ -25,7 +25,7 @@ ADVICE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedStep:
     """A committed step of one peer: its facts and its rows by group."""
 
     facts: Mapping[str, Any]
@@ -75,9 +75,9 @@ class Recall:
     def __init__(self, store: RunStore, *, last: int) -> None:
         self._store, self._last = store, last
         self._round = -1
-        self._steps: dict[tuple[str, str], Recorded] = {}
+        self._steps: dict[tuple[str, str], RecordedStep] = {}
 
-    def __call__(self, round: int, node: str, holder: str) -> Recorded | None:
+    def __call__(self, round: int, node: str, holder: str) -> RecordedStep | None:
         """Return the step of a node (`eval/<node>` in an evaluation) of a holder, None where it was not committed."""
         if round > self._last:
             return None
@@ -86,22 +86,22 @@ class Recall:
         return self._steps.get((node, holder))
 
 
-def _steps_of(store: RunStore, round: int) -> dict[tuple[str, str], Recorded]:
+def _steps_of(store: RunStore, round: int) -> dict[tuple[str, str], RecordedStep]:
     """Return all steps of a round by node and holder, those of the evaluation before it included."""
     only = range(round, round + 1)
     groups: dict[str, tuple[pa.Table, int]] = {}  # rows of the round, and how many of them belong to earlier steps
-    steps: dict[tuple[str, str], Recorded] = {}
+    steps: dict[tuple[str, str], RecordedStep] = {}
     for step in store.steps(only).to_pylist():
         tables = {}
         for group, rows in rows_of_step(step["rows"], store.folder).items():
             table, start = groups.get(group) or (store.table(group, only), 0)
             tables[group] = table.slice(start, rows)
             groups[group] = (table, start + rows)
-        steps[step["node"], step["holder"]] = Recorded(read_facts(step["facts"], store.folder), tables)
+        steps[step["node"], step["holder"]] = RecordedStep(read_facts(step["facts"], store.folder), tables)
     return steps
 
 
-def verify(recorded: Recorded, again: Record, *, where: str) -> None:
+def verify(recorded: RecordedStep, again: Record, *, where: str) -> None:
     """Raise `StoreError` where an update that was applied again gave another value, by digest, than in the run."""
     for ref, digest in recorded.facts.get("digests", {}).items():
         if again.facts["digests"].get(ref) != digest:

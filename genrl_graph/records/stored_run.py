@@ -23,7 +23,8 @@ from genrl_graph.records.facts import read_facts
 from genrl_graph.records.join import Snapshot, as_frame, columns_of
 from genrl_graph.records.write import EVAL_PREFIX
 from genrl_graph.store.metrics_file import read_metrics
-from genrl_graph.store.run_folder import GRAPH, LOCK, ROLLOUTS, inner_folders, sub_folders
+from genrl_graph.store.peer_folders import first_damage, run_folders, stored_holders
+from genrl_graph.store.run_folder import GRAPH, LOCK, ROLLOUTS, missing_run
 from genrl_graph.store.run_path import RunPath
 from genrl_graph.store.run_store import RunStore
 from genrl_graph.store.view import rows_of_step
@@ -40,43 +41,9 @@ def open_run(path: Path | str) -> "StoredRun":
     folder = Path(path)
     folders = run_folders(folder)
     if not folders:
-        inner = _run_names(folder)
-        hint = f"; it holds the runs {', '.join(inner[:5])}" if inner else ""
-        close = did_you_mean(folder.name, _run_names(folder.parent))
         damage = first_damage(folder)
-        raise StoreError(f"{folder}: no run here, {GRAPH} is missing{hint or close}{damage and f'; {damage}'}")
+        raise StoreError(f"{missing_run(folder)}{damage and f'; {damage}'}")
     return StoredRun(folder, [RunStore.open(path) for path in folders])
-
-
-def run_folders(folder: Path) -> list[Path]:
-    """List the folders of a run: itself, or one per peer where each peer was a process; none where this is no run.
-
-    Folders of peers differ from a folder of separate runs by their rows: each has only rows of the peer it is named
-    after, and at least one has rows.
-    """
-    if (folder / GRAPH).exists():
-        return [folder]
-    inner = inner_folders(folder)
-    any_peer = False
-    for path in inner:
-        try:
-            holders = _holders(RunStore.open(path))
-        except StoreError:
-            return []
-        if not holders <= {path.name}:
-            return []
-        any_peer |= bool(holders)
-    return inner if any_peer else []
-
-
-def first_damage(folder: Path) -> str:
-    """Return why the first run below a folder that cannot be opened cannot, or "" if all can."""
-    for path in inner_folders(folder):
-        try:
-            _holders(RunStore.open(path))
-        except StoreError as error:
-            return str(error)
-    return ""
 
 
 def writer_of(folder: Path) -> int | None:
@@ -151,7 +118,7 @@ class StoredRun:
     @property
     def peers(self) -> list[str]:
         """The names of the peers whose steps are stored, sorted."""
-        return sorted(set().union(*map(_holders, self._stores)))
+        return sorted(set().union(*map(stored_holders, self._stores)))
 
     @property
     def rounds(self) -> list[int]:
@@ -189,9 +156,11 @@ class StoredRun:
         """Return the rows that a node gave, with all their columns, as the type that its output declares.
 
         Rows are sorted by round, then by holder; those of one holder keep the order in which the node gave them.
-        Raises `ParamError` for a node or holder that the run does not have, and for a node type not registered here.
+        Raises `ParamError` for a node, holder or rounds that the run does not have, and for a node type not registered
+        here.
         """
         kind = self._output_type(node)
+        self.require_rounds(rounds)
         return as_frame(kind, self._rows(node, kind, rounds, holder))
 
     def blocks(
@@ -199,6 +168,7 @@ class StoredRun:
     ) -> Iterator[pa.Table]:
         """Yield the rows of `frame` as tables of whole rounds with about `rows` rows, plus `round` and `holder`."""
         kind = self._output_type(node)
+        self.require_rounds(rounds)
         for span in self.spans(node, rounds, rows=rows):
             table = self._rows(node, kind, span, holder)
             if table.num_rows:
@@ -222,6 +192,19 @@ class StoredRun:
         if start is not None:
             yield range(start, max(counts) + 1)
 
+    def require_rounds(self, rounds: Rounds) -> None:
+        """Raise `ParamError` where no step of these rounds is stored; a range may reach beyond the last one."""
+        if rounds is None:
+            return
+        stored = self.steps().column("round").unique().to_pylist()
+        wanted = _range(rounds)
+        assert wanted is not None
+        if not any(number in wanted for number in stored):
+            open_end = wanted.stop == 2**31
+            asked = f"{wanted.start}" if len(wanted) == 1 else f"{wanted.start}:{'' if open_end else wanted.stop}"
+            has = f"it has the rounds {min(stored)} to {max(stored)}" if stored else "no step is stored yet"
+            raise ParamError(f"{self.folder}: no round {asked}; {has}")
+
     def metrics(self) -> pa.Table:
         """Return the metrics of all rounds: `round`, `peer` and one column per metric, null where not reported."""
         return read_metrics(self.folders)
@@ -233,6 +216,7 @@ class StoredRun:
     def facts(self, node: str, round: int) -> dict[str, dict[str, Any]]:
         """Return the facts that a node's steps journaled in a round, by holder."""
         self._check_node(node)
+        self.require_rounds(round)
         steps = self.steps(round)
         steps = steps.filter(pc.equal(steps.column("node"), node))
         return {
@@ -243,6 +227,7 @@ class StoredRun:
     def failures(self, node: str, rounds: Rounds = None) -> pa.Table:
         """Return the rows that failed at a node, or that it could not judge: id, reason, round, holder."""
         self._check_node(node)
+        self.require_rounds(rounds)
         failures = [_NO_ROWS]
         if f"{node}/failures" in (groups := self.groups):
             failures.append(self.table(f"{node}/failures", rounds).select(_NO_ROWS.column_names))
@@ -315,19 +300,8 @@ _NO_ROWS = pa.table(
 )
 
 
-def _run_names(folder: Path) -> list[str]:
-    """List the sub-folders that hold a graph.yaml, themselves or one level below."""
-    folders = inner_folders(folder)
-    outer = [path for path in sub_folders(folder) if path not in folders and inner_folders(path)]
-    return sorted(path.name for path in (*folders, *outer))
-
-
 def _range(rounds: Rounds) -> range | None:
     return range(rounds, rounds + 1) if isinstance(rounds, int) else rounds
-
-
-def _holders(store: RunStore) -> set[str]:
-    return set(store.steps().column("holder").unique().to_pylist())
 
 
 def _columns(store: RunStore, group: str, names: Sequence[str]) -> pa.Table:

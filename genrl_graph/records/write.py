@@ -37,7 +37,7 @@ def step_record(
     metrics: Mapping[str, float],
     log: Log,
 ) -> Record:
-    """Make the record of a step, from which `recall.Recorded` can rebuild its outputs and metrics.
+    """Make the record of a step, from which `recall.RecordedStep` can rebuild its outputs and metrics.
 
     `types` are the declared types of outputs by reference, `offer` is what this peer offered if the node is an
     exchange, and `prefix` begins the names of groups and of the node. Besides the facts that the node logged, the

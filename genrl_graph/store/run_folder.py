@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from genrl_graph.errors import StoreError
+from genrl_graph.messages import did_you_mean
 from genrl_graph.store.durable import failed
 from genrl_graph.store.run_path import PARTIAL, RunPath, refused_by_name
 from genrl_graph.store.strict_json import parse_json
@@ -59,14 +60,17 @@ class WriterLock:
             os.close(self._handle)
 
 
-def refuse_taken(folder: Path) -> None:
-    """Raise `StoreError` where a folder holds anything; the remains of an interrupted creation are allowed."""
+def refuse_taken(folder: Path, *, hint: str = "") -> None:
+    """Raise `StoreError` where a folder holds anything; the remains of an interrupted creation are allowed.
+
+    `hint` says what else to do where it holds a run.
+    """
     if not folder.exists():
         return
     if not folder.is_dir():
         raise StoreError(f"{folder}: is a file; name another folder")
     if (folder / GRAPH).exists():
-        raise StoreError(f"{folder}: holds a run already; name another folder with -o, or remove it")
+        raise StoreError(f"{folder}: holds a run already; {hint}name another folder with -o, or remove it")
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix().removesuffix(PARTIAL)
         if name not in CREATED_NAMES:
@@ -111,6 +115,26 @@ def inner_folders(folder: Path) -> list[Path]:
     return [path for path in sub_folders(folder) if (path / GRAPH).exists()]
 
 
+def missing_run(folder: Path) -> StoreError:
+    """Return the error for a folder without a graph.yaml: what it is instead, or which folder may be meant."""
+    what = f"{folder}: no run here, {GRAPH} is missing"
+    if not folder.is_dir():
+        hint = did_you_mean(folder.name, _run_names(folder.parent))
+        return StoreError(f"{what}: there is no such folder{hint}")
+    if names := _run_names(folder):
+        return StoreError(f"{what}; it holds the runs {', '.join(names[:5])}: name one of them")
+    if (folder / JOURNAL).is_dir() or (folder / ROLLOUTS).is_dir():
+        return StoreError(f"{what}: its creation was interrupted; start it again")
+    return StoreError(what)
+
+
+def _run_names(folder: Path) -> list[str]:
+    """List the sub-folders that hold a graph.yaml, themselves or one level below."""
+    folders = inner_folders(folder)
+    outer = [path for path in sub_folders(folder) if path not in folders and inner_folders(path)]
+    return sorted(path.name for path in (*folders, *outer))
+
+
 def sub_folders(folder: Path) -> list[Path]:
     """List the sub-folders, sorted; a link to a folder is none, since what it leads to belongs elsewhere."""
     if not folder.is_dir():
@@ -150,8 +174,7 @@ def read_graph(folder: Path) -> tuple[str, dict[str, Any]]:
     except UnicodeDecodeError as error:
         raise StoreError(f"{path}: is not UTF-8 text ({error}); restore the file as the run wrote it") from error
     except FileNotFoundError as error:
-        state = "its creation was interrupted; start it again" if folder.is_dir() else "there is no such folder"
-        raise StoreError(f"{folder}: no run here, {GRAPH} is missing: {state}") from error
+        raise missing_run(folder) from error
     except OSError as error:
         raise failed(path.path, "read", error) from error
     _, _, rest = text.partition("\n")

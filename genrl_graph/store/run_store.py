@@ -38,15 +38,6 @@ BLOCK_BYTES = 16 * 2**20
 BLOCK_ROUNDS = 64
 
 
-def refuse_unsafe(folder: Path) -> None:
-    """Raise `StoreError` where a run folder has a link, or a record names a file, that no run makes.
-
-    Opening a `RunStore` does the same; this is for commands that read other files of the folder only.
-    """
-    if (RunPath(folder) / run_folder.ROLLOUTS).exists():
-        RunStore.open(folder).groups()
-
-
 class RunStore:
     """The committed steps and rows of one run; made by `create` and `open`, closed by `with`.
 

@@ -33,19 +33,19 @@ class BackupAdvantage(BaselineAdvantage, name="backup"):
     """
 
     how: BackupRule = Field(
-        "mean",
+        default="mean",
         description="value that the rows which quote a row give it: their mean, their max, or their mean "
         "minus that of other rows",
     )
-    own: float = Field(1.0, allow_inf_nan=False, description="weight of the row's own reward in its value")
+    own: float = Field(default=1.0, allow_inf_nan=False, description="weight of the row's own reward in its value")
     backed_up: float = Field(
-        1.0, allow_inf_nan=False, description="weight of the backed-up value of the rows that quote it"
+        default=1.0, allow_inf_nan=False, description="weight of the backed-up value of the rows that quote it"
     )
     discount: float = Field(
-        1.0, ge=0, le=1, description="factor on a later reward for each stage between the two rows; 1: none"
+        default=1.0, ge=0, le=1, description="factor on a later reward for each stage between the two rows; 1: none"
     )
     childless: Literal["own", "leave_out"] = Field(
-        "own", description="a row that none quotes: own gives it its own reward, leave_out the advantage NaN"
+        default="own", description="a row that none quotes: own gives it its own reward, leave_out the advantage NaN"
     )
     scope: Scope = "group"
 

@@ -22,12 +22,12 @@ class BaselineAdvantage(Advantage):
     """
 
     scale: Literal["group", "batch", "none"] = Field(
-        "group",
+        default="group",
         description="divide by the standard deviation of the group (arXiv 2402.03300), of all rows "
         "(batch, arXiv 2508.08221), or not at all (Dr. GRPO, arXiv 2503.20783)",
     )
     leave_one_out: bool = Field(
-        False,
+        default=False,
         description="subtract the mean of the group's other rows instead of the group's mean (RLOO, arXiv 2402.14740)",
     )
 

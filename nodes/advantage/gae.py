@@ -18,8 +18,8 @@ class GaeAdvantage(Advantage, name="gae"):
     its bootstrapped value. Steps of failed or incomplete episodes get NaN.
     """
 
-    gamma: float = Field(0.99, ge=0, le=1, description="discount of a step")
-    lam: float = Field(0.95, ge=0, le=1, description="0 trusts the critic, 1 the rewards")
+    gamma: float = Field(default=0.99, ge=0, le=1, description="discount of a step")
+    lam: float = Field(default=0.95, ge=0, le=1, description="0 trusts the critic, 1 the rewards")
 
     def run(self, scored: Scored[Trajectories], *, log: Log) -> Valued[Trajectories]:
         """Add an `advantage` and a `target` to the rows.

@@ -20,9 +20,10 @@ class ReturnToGo(Advantage, name="return_to_go"):
     episodes are not bootstrapped. Steps of failed or incomplete episodes get NaN.
     """
 
-    gamma: float = Field(0.99, ge=0, le=1, description="discount of a step")
+    gamma: float = Field(default=0.99, ge=0, le=1, description="discount of a step")
     baseline: Literal["batch", "step", "none"] = Field(
-        "batch", description="mean return that is subtracted: over all rows, over rows of the same step index, or none"
+        default="batch",
+        description="mean return that is subtracted: over all rows, over rows of the same step index, or none",
     )
 
     def run(self, scored: Scored[Trajectories], *, log: Log) -> Credited[Trajectories]:

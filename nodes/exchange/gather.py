@@ -15,7 +15,9 @@ class Gather(Exchange, name="gather"):
     A row whose author is not the peer that sent it is refused. With `max_peers` a seeded draw selects the other peers.
     """
 
-    max_peers: int | None = Field(None, ge=1, description="how many other peers' rows to take at most (seeded draw)")
+    max_peers: int | None = Field(
+        default=None, ge=1, description="how many other peers' rows to take at most (seeded draw)"
+    )
 
     def offer(self, rows: R) -> R:
         """Offer all rows unchanged.

@@ -37,9 +37,9 @@ class Environment(ExactNumbers):
 
     id: str = Field(min_length=1, description="name of the environment, such as CartPole-v1 or tictactoe_v3")
     kind: Kind = Field(
-        "gymnasium", description="library that knows the id; pettingzoo also serves those of `register_aec`"
+        default="gymnasium", description="library that knows the id; pettingzoo also serves those of `register_aec`"
     )
-    params: dict[str, Any] = Field({}, description="keyword arguments of the environment's constructor")
+    params: dict[str, Any] = Field(default={}, description="keyword arguments of the environment's constructor")
 
     @field_validator("id")
     @classmethod

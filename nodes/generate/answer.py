@@ -17,7 +17,7 @@ Think step by step. Then end with a line that holds only #### and the final answ
 class Answer(ChatGenerator, name="answer"):
     """Answers each task's question."""
 
-    template: str = Field(TEMPLATE, description="Jinja template of the user message; reads `task`")
+    template: str = Field(default=TEMPLATE, description="Jinja template of the user message; reads `task`")
 
     def run(
         self, tasks: Tasks, policy: TextPolicy, *, rng: np.random.Generator, log: Log, round: int, peer: str

@@ -58,12 +58,14 @@ class ChatGenerator(Generator):
     are of the distribution that they leave, in sampling and in updates alike.
     """
 
-    system: str = Field("", description="system message, put before one that the task has; empty: none")
+    system: str = Field(default="", description="system message, put before one that the task has; empty: none")
     template: str = Field(
-        "{{ task.question }}",
+        default="{{ task.question }}",
         description="Jinja template of the user message; reads `task` and the inputs under `context` by name",
     )
-    examples: tuple[Example, ...] = Field((), description="few-shot examples, put before the messages of the task")
+    examples: tuple[Example, ...] = Field(
+        default=(), description="few-shot examples, put before the messages of the task"
+    )
     num_generations: int = Field(default=1, ge=1, description="completions to sample per prompt, which form a group")
     max_new_tokens: int = Field(
         default=256,
@@ -104,7 +106,9 @@ class ChatGenerator(Generator):
         ge=1,
         description="most rows of one peer that a prompt quotes from an input, drawn at random; null: all",
     )
-    each: str = Field("", description="input to branch on: one prompt per row of it; empty: one prompt per task")
+    each: str = Field(
+        default="", description="input to branch on: one prompt per row of it; empty: one prompt per task"
+    )
     max_batch_tokens: int = Field(
         default=16384, ge=1, description="most tokens of a sampling batch, rows times the longest; bounds its memory"
     )

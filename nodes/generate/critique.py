@@ -30,7 +30,7 @@ class Critique(ChatGenerator, name="critique"):
     """
 
     template: str = Field(
-        TEMPLATE, description="Jinja template of the user message; reads `task` and the rows of `answers`"
+        default=TEMPLATE, description="Jinja template of the user message; reads `task` and the rows of `answers`"
     )
     too_long: TooLong = "drop_quoted"
 

@@ -39,11 +39,13 @@ class Play(Generator, name="play"):
     moves. A failed episode is recorded as one failed row with its reason, and left out of training.
     """
 
-    opponents: Opponents = Field({"self": 1.0}, description="who plays the other seats, by weight")
-    eval_opponents: Opponents = Field({"random": 1.0}, description="who plays the other seats in evaluations")
-    num_generations: int = Field(1, ge=1, description="times that each episode is played")
-    num_envs: int = Field(16, ge=1, description="episodes that are played concurrently")
-    max_steps: int = Field(10_000, ge=1, description="moves of all seats after which an episode fails as endless")
+    opponents: Opponents = Field(default={"self": 1.0}, description="who plays the other seats, by weight")
+    eval_opponents: Opponents = Field(default={"random": 1.0}, description="who plays the other seats in evaluations")
+    num_generations: int = Field(default=1, ge=1, description="times that each episode is played")
+    num_envs: int = Field(default=16, ge=1, description="episodes that are played concurrently")
+    max_steps: int = Field(
+        default=10_000, ge=1, description="moves of all seats after which an episode fails as endless"
+    )
 
     _greedy: bool = PrivateAttr(default=False)
     _evaluating: bool = PrivateAttr(default=False)

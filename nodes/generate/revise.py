@@ -31,7 +31,7 @@ class Revise(ChatGenerator, name="revise"):
     """
 
     template: str = Field(
-        TEMPLATE,
+        default=TEMPLATE,
         description="Jinja template of the user message; reads `task` and the rows of `answers` and `critiques`",
     )
     too_long: TooLong = "drop_quoted"

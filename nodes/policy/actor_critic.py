@@ -14,8 +14,8 @@ class ActorCriticCarry(NetworkCarry, name="actor_critic"):
     share the convolutions. Give the sizes by `environment`, or by `observation` and `actions`.
     """
 
-    activation: Literal["tanh", "relu"] = Field("tanh", description="activation function of the hidden layers")
-    shared: bool = Field(False, description="whether actor and critic share all but their last layers")
+    activation: Literal["tanh", "relu"] = Field(default="tanh", description="activation function of the hidden layers")
+    shared: bool = Field(default=False, description="whether actor and critic share all but their last layers")
 
     def init(self, name: str, *, seed: int) -> ActorCritic:
         """Return the policy of the first round; raises `DataError` if the environment cannot be opened."""

@@ -26,25 +26,30 @@ class CausalLM(PolicyCarry, name="causal_lm"):
     model: DataPath = Field(
         min_length=1, description="hub name, folder, GGUF file, or package:<module> of an installed package"
     )
-    revision: str | None = Field(None, description="branch, tag or commit of the hub repository; null: its main branch")
+    revision: str | None = Field(
+        default=None, description="branch, tag or commit of the hub repository; null: its main branch"
+    )
     device: str = Field(
-        "auto",
+        default="auto",
         description="torch device that computes, such as cpu or cuda:0; auto: this process's GPU, or else the CPU",
     )
     compute_dtype: ComputeDtype = Field(
-        "auto", description="precision of forward and backward passes; auto: bfloat16 where the device has it natively"
+        default="auto",
+        description="precision of forward and backward passes; auto: bfloat16 where the device has it natively",
     )
     max_context: int | None = Field(
         default=None, ge=2, description="most tokens of prompt and completion together; null: what the model allows"
     )
     chat_template: TemplateText | None = Field(
-        None, description="Jinja chat template in place of the tokenizer's, or a file of one; null: the tokenizer's"
+        default=None,
+        description="Jinja chat template in place of the tokenizer's, or a file of one; null: the tokenizer's",
     )
     chat_template_kwargs: ChatTemplateKwargs = {}
     assistant_prefix: AssistantPrefix = ""
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay, on matrices only")
     betas: tuple[Beta, Beta] = Field(
-        (0.9, 0.999), description="AdamW's decay rates of the running averages of the gradient and of its square"
+        default=(0.9, 0.999),
+        description="AdamW's decay rates of the running averages of the gradient and of its square",
     )
     gradient_checkpointing: Literal["auto"] | bool = Field(
         default="auto", description="recompute activations in the backward pass; auto: of as few layers as needed"

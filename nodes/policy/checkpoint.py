@@ -19,10 +19,12 @@ class Checkpoint(PolicyCarry, name="checkpoint"):
     round: int | None = Field(
         default=None, ge=0, description="load the checkpoint after this many rounds; null: the last one"
     )
-    peer: str | None = Field(None, description="peer whose copy is loaded; null: the first by name")
-    policy: str = Field("policy", description="name of the carry in that run")
-    optimizer: bool = Field(False, description="whether to load the optimiser's state too, to continue its training")
-    device: str | None = Field(None, description="torch device in place of that run's; null: the same")
+    peer: str | None = Field(default=None, description="peer whose copy is loaded; null: the first by name")
+    policy: str = Field(default="policy", description="name of the carry in that run")
+    optimizer: bool = Field(
+        default=False, description="whether to load the optimiser's state too, to continue its training"
+    )
+    device: str | None = Field(default=None, description="torch device in place of that run's; null: the same")
 
     def init(self, name: str, *, seed: int) -> TextPolicy:
         """Load the saved policy; the seed is not used. Raises `StoreError` if the run lacks it."""

@@ -14,12 +14,14 @@ class QNetworkCarry(NetworkCarry, name="q_network"):
     `epsilon_end` over `epsilon_steps` optimiser steps.
     """
 
-    activation: Literal["tanh", "relu"] = Field("relu", description="activation function of the hidden layers")
+    activation: Literal["tanh", "relu"] = Field(default="relu", description="activation function of the hidden layers")
     epsilon_start: float = Field(
-        1.0, ge=0, le=1, description="probability of a random action before the first optimiser step"
+        default=1.0, ge=0, le=1, description="probability of a random action before the first optimiser step"
     )
-    epsilon_end: float = Field(0.05, ge=0, le=1, description="probability of a random action after epsilon_steps")
-    epsilon_steps: int = Field(10_000, ge=1, description="optimiser steps over which epsilon decays linearly")
+    epsilon_end: float = Field(
+        default=0.05, ge=0, le=1, description="probability of a random action after epsilon_steps"
+    )
+    epsilon_steps: int = Field(default=10_000, ge=1, description="optimiser steps over which epsilon decays linearly")
 
     def init(self, name: str, *, seed: int) -> QNetwork:
         """Return the policy of the first round; raises `DataError` if the environment cannot be opened."""

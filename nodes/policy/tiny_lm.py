@@ -36,23 +36,26 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
     max_context: int = Field(default=1024, ge=2, description="most tokens of prompt and completion together")
     initializer_range: float = Field(default=0.02, gt=0, description="standard deviation of the initial weights")
     chat_template: TemplateText = Field(
-        CONTENTS, description="Jinja chat template, or a file of one; by default it only joins the contents of messages"
+        default=CONTENTS,
+        description="Jinja chat template, or a file of one; by default it only joins the contents of messages",
     )
     chat_template_kwargs: ChatTemplateKwargs = {}
     assistant_prefix: AssistantPrefix = ""
     device: str = Field(
-        "auto",
+        default="auto",
         description="torch device that computes, such as cpu or cuda:0; auto: this process's GPU, or else the CPU",
     )
     compute_dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="precision of forward and backward passes; the weights are float32"
+        default="float32", description="precision of forward and backward passes; the weights are float32"
     )
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay, on matrices only")
     betas: tuple[Beta, Beta] = Field(
-        (0.9, 0.999), description="AdamW's decay rates of the running averages of the gradient and of its square"
+        default=(0.9, 0.999),
+        description="AdamW's decay rates of the running averages of the gradient and of its square",
     )
     like: CarryName | None = Field(
-        None, description="carry whose initial weights it gets, such as the policy of a frozen reference; null: its own"
+        default=None,
+        description="carry whose initial weights it gets, such as the policy of a frozen reference; null: its own",
     )
 
     @model_validator(mode="after")

@@ -68,22 +68,24 @@ class ChoiceReward(Reward, name="choice"):
     is. Patterns and math-verify run in worker processes with a limit of `timeout_s` seconds per row.
     """
 
-    format: float = Field(0.5, description="reward of a well-formed choice")
-    exists: float = Field(0.5, description="reward of choosing a student that was quoted")
-    correct: float = Field(1.0, description="reward of choosing a correct answer, or none where all are wrong")
+    format: float = Field(default=0.5, description="reward of a well-formed choice")
+    exists: float = Field(default=0.5, description="reward of choosing a student that was quoted")
+    correct: float = Field(default=1.0, description="reward of choosing a correct answer, or none where all are wrong")
     judge: Literal["math", "exact"] = Field(
-        "math", description="how answers are compared with the task's: by math-verify, or as equal text (exact)"
+        default="math", description="how answers are compared with the task's: by math-verify, or as equal text (exact)"
     )
     choice_pattern: Regex | None = Field(
-        None,
+        default=None,
         description="regular expression whose first group is the chosen number, 0 for none; null: Choice: Student #k",
     )
     answer_pattern: Regex | None = Field(
-        None,
+        default=None,
         description="regular expression of the answer in a completion: its first group, or the whole "
         "match; null: built in",
     )
-    timeout_s: float = Field(10.0, gt=0, description="seconds to judge a row; after that it stays unjudged (NaN)")
+    timeout_s: float = Field(
+        default=10.0, gt=0, description="seconds to judge a row; after that it stays unjudged (NaN)"
+    )
 
     @field_validator("choice_pattern")
     @classmethod

@@ -49,26 +49,34 @@ class FunctionReward(Reward, name="function"):
         description="module:name of a function with TRL's signature, or of its factory; in Python the function itself"
     )
     factory: dict[str, Any] | None = Field(
-        None, description="keyword arguments of the factory that `function` then names; null: it is the function"
+        default=None,
+        description="keyword arguments of the factory that `function` then names; null: it is the function",
     )
-    weight: float = Field(1.0, description="weight of the term in the reward")
+    weight: float = Field(default=1.0, description="weight of the term in the reward")
     term: Term | None = Field(
-        None, description="name of the term, whose column is reward_<term>; null: the function's name"
+        default=None, description="name of the term, whose column is reward_<term>; null: the function's name"
     )
     format: Literal["chat", "text"] = Field(
-        "chat", description="how prompts and completions are passed: as chat messages or as text"
+        default="chat", description="how prompts and completions are passed: as chat messages or as text"
     )
     columns: dict[str, str] = Field(
-        {}, description="further argument names and the columns that they pass, such as {solution: answer}"
+        default={}, description="further argument names and the columns that they pass, such as {solution: answer}"
     )
     isolated: bool = Field(
-        True, description="whether it runs in worker processes, with limits; false: in this process, without any"
+        default=True,
+        description="whether it runs in worker processes, with limits; false: in this process, without any",
     )
-    rows_per_call: int | None = Field(None, ge=1, description="rows that one call receives; null: the whole batch")
-    workers: int = Field(1, ge=1, le=64, description="worker processes that calls are spread over; needs rows_per_call")
-    memory_mb: int | None = Field(None, ge=64, description="most address space of a worker in MiB; null: no limit")
+    rows_per_call: int | None = Field(
+        default=None, ge=1, description="rows that one call receives; null: the whole batch"
+    )
+    workers: int = Field(
+        default=1, ge=1, le=64, description="worker processes that calls are spread over; needs rows_per_call"
+    )
+    memory_mb: int | None = Field(
+        default=None, ge=64, description="most address space of a worker in MiB; null: no limit"
+    )
     timeout_s: float | None = Field(
-        60.0,
+        default=60.0,
         gt=0,
         description="seconds for a call, then the worker is killed and the rows stay unjudged (NaN); null: no limit",
     )
@@ -120,7 +128,7 @@ class FunctionReward(Reward, name="function"):
         """Return the params as YAML writes them; raises `ParamError` for a function without an importable name."""
         if not isinstance(self.function, str):
             problem = f"{self.type_name}.function: {self._function_name} has no importable name"
-            raise ParamError(f"{problem}; define it at the top of a module to write this graph to a file")
+            raise ParamError(f"{problem}; define it in a module that the script imports to write the graph to a file")
         return super().plain_params()
 
     def prepare(self) -> None:

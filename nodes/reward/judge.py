@@ -62,43 +62,51 @@ class Judge(Reward, name="judge"):
     """
 
     endpoint: BaseUrl | None = Field(
-        None,
+        default=None,
         description="base URL of an OpenAI-compatible API, such as https://host/v1; null: the policy wired as `judge`",
     )
-    model: str | None = Field(None, min_length=1, description="name under which the endpoint serves the judge")
-    system: str = Field("", description="system message of the judge; empty: none")
+    model: str | None = Field(default=None, min_length=1, description="name under which the endpoint serves the judge")
+    system: str = Field(default="", description="system message of the judge; empty: none")
     template: str = Field(
-        TEMPLATE, description="Jinja template of the question; reads task, answer, completion, mark, low and high"
+        default=TEMPLATE,
+        description="Jinja template of the question; reads task, answer, completion, mark, low and high",
     )
     pattern: Regex = Field(
-        PATTERN, description="regular expression whose one group is the score; its last match in the reply counts"
+        default=PATTERN,
+        description="regular expression whose one group is the score; its last match in the reply counts",
     )
     scale: tuple[Finite, Finite] = Field(
-        (1.0, 10.0), description="worst and best score that the judge may give, mapped to 0 and 1"
+        default=(1.0, 10.0), description="worst and best score that the judge may give, mapped to 0 and 1"
     )
-    weight: float = Field(1.0, description="weight of the term in the reward")
-    term: Term = Field("judge", description="name of the term, whose column is reward_<term>")
-    max_new_tokens: int = Field(512, ge=1, description="most tokens of the judge's reply")
-    temperature: float = Field(0.0, ge=0, description="sampling temperature of the judge; 0 is greedy")
+    weight: float = Field(default=1.0, description="weight of the term in the reward")
+    term: Term = Field(default="judge", description="name of the term, whose column is reward_<term>")
+    max_new_tokens: int = Field(default=512, ge=1, description="most tokens of the judge's reply")
+    temperature: float = Field(default=0.0, ge=0, description="sampling temperature of the judge; 0 is greedy")
     samples: int = Field(
-        1, ge=1, description="replies per question, whose readable scores are averaged; above 1 it needs a temperature"
+        default=1,
+        ge=1,
+        description="replies per question, whose readable scores are averaged; above 1 it needs a temperature",
     )
     max_batch_tokens: int = Field(
-        16384, ge=1, description="wired judge: most tokens of a sampling batch, rows times the longest"
+        default=16384, ge=1, description="wired judge: most tokens of a sampling batch, rows times the longest"
     )
-    api_key_env: str | None = Field(None, description="environment variable of the API key, JUDGE_...; null: no key")
-    request: dict[str, JsonValue] = Field({}, description="further keys of the request body; null removes one")
-    timeout_s: float = Field(60.0, gt=0, description="seconds for a try of a request")
+    api_key_env: str | None = Field(
+        default=None, description="environment variable of the API key, JUDGE_...; null: no key"
+    )
+    request: dict[str, JsonValue] = Field(default={}, description="further keys of the request body; null removes one")
+    timeout_s: float = Field(default=60.0, gt=0, description="seconds for a try of a request")
     retries: int = Field(
-        3,
+        default=3,
         ge=0,
         description="further tries of a request that fails for a while (timeout, connection, status 408, "
         "409, 429, 5xx)",
     )
-    retry_wait_s: float = Field(1.0, ge=0, description="seconds before a further try, doubled each time; at most 60")
-    concurrency: int = Field(8, ge=1, description="requests that run at the same time")
+    retry_wait_s: float = Field(
+        default=1.0, ge=0, description="seconds before a further try, doubled each time; at most 60"
+    )
+    concurrency: int = Field(default=8, ge=1, description="requests that run at the same time")
     cache: CachePath | None = Field(
-        None,
+        default=None,
         description="sqlite file that keeps replies for later runs; null: they are kept in memory for later rounds",
     )
 

@@ -79,19 +79,21 @@ class MathReward(Reward, name="math"):
     factorials beyond any task are not computed: such an answer is wrong.
     """
 
-    format: float = Field(0.5, description="reward of a completion in which an answer is found")
-    correct: float = Field(1.0, description="reward of an answer that is the task's")
+    format: float = Field(default=0.5, description="reward of a completion in which an answer is found")
+    correct: float = Field(default=1.0, description="reward of an answer that is the task's")
     pattern: Regex | None = Field(
-        None,
+        default=None,
         description="regular expression of the answer: its first group, or the whole match; null: "
         "the last <answer>, \\boxed or ####",
     )
     answer_type: AnswerType = Field(
-        "auto",
+        default="auto",
         description="how the answer is compared: as a number, formula, choice, date, code (sign by sign) or text; "
         "auto: by the reference",
     )
-    timeout_s: float = Field(10.0, gt=0, description="seconds to judge a row; after that it stays unjudged (NaN)")
+    timeout_s: float = Field(
+        default=10.0, gt=0, description="seconds to judge a row; after that it stays unjudged (NaN)"
+    )
 
     def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log, peer: str = "") -> Scored[Texts]:
         """Add `reward`, `reward_format` and `reward_correct` to the rollouts.

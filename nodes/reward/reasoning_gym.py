@@ -35,15 +35,17 @@ class ReasoningGymReward(Reward, name="reasoning_gym"):
     row within `timeout_s` seconds, because data sets may evaluate model output.
     """
 
-    format: float = Field(0.0, description="reward of a completion in which an answer is found")
-    correct: float = Field(1.0, description="factor on the data set's score of the answer, 0 to 1")
+    format: float = Field(default=0.0, description="reward of a completion in which an answer is found")
+    correct: float = Field(default=1.0, description="factor on the data set's score of the answer, 0 to 1")
     pattern: Regex | None = Field(
-        None,
+        default=None,
         description="regular expression of the answer: its first group, or the whole match; null: "
         "<answer>, \\boxed or ####",
     )
     timeout_s: float | None = Field(
-        10.0, gt=0, description="seconds to judge a row in a worker process; null: in this process, without a limit"
+        default=10.0,
+        gt=0,
+        description="seconds to judge a row in a worker process; null: in this process, without a limit",
     )
 
     def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log, peer: str = "") -> Scored[Texts]:

@@ -37,13 +37,15 @@ class RegexReward(Reward, name="regex"):
     """
 
     pattern: Regex = Field(description="regular expression that is searched anywhere in the completion")
-    compare: bool = Field(False, description="whether group 1 of the last match must also equal the task's answer")
-    match: float = Field(1.0, description="reward term of a completion that matches")
-    miss: float = Field(0.0, description="reward term of a completion that does not")
-    weight: float = Field(1.0, description="weight of the term in the reward")
-    term: Term = Field("regex", description="name of the term, whose column is reward_<term>")
+    compare: bool = Field(
+        default=False, description="whether group 1 of the last match must also equal the task's answer"
+    )
+    match: float = Field(default=1.0, description="reward term of a completion that matches")
+    miss: float = Field(default=0.0, description="reward term of a completion that does not")
+    weight: float = Field(default=1.0, description="weight of the term in the reward")
+    term: Term = Field(default="regex", description="name of the term, whose column is reward_<term>")
     timeout_s: float | None = Field(
-        5.0,
+        default=5.0,
         gt=0,
         description="seconds for all rows, then for each alone, in a worker process; null: in this "
         "process, without a limit",

@@ -33,15 +33,17 @@ class TermWeight(ExactNumbers):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    weight: FiniteFloat = Field(1.0, description="factor on the term; 0 only logs it")
+    weight: FiniteFloat = Field(default=1.0, description="factor on the term; 0 only logs it")
     clip: Clip | None = Field(
-        None,
+        default=None,
         description="least and largest value of the term before it is weighted, null for no limit; null: not clipped",
     )
     warmup_rounds: int = Field(
-        0, ge=0, description="rounds over which the weight rises linearly from 0; 0: full weight at once"
+        default=0, ge=0, description="rounds over which the weight rises linearly from 0; 0: full weight at once"
     )
-    start_round: int = Field(0, ge=0, description="first round in which the term may count; its weight is 0 before")
+    start_round: int = Field(
+        default=0, ge=0, description="first round in which the term may count; its weight is 0 before"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -74,12 +76,12 @@ class WeightedSum(Reward, name="weighted_sum"):
 
     terms: dict[
         Term, Annotated[TermWeight, BeforeValidator(_number_as_weight, json_schema_input_type=float | TermWeight)]
-    ] = Field({}, description="weight of each term by name, a number or a mapping")
+    ] = Field(default={}, description="weight of each term by name, a number or a mapping")
     others: FiniteFloat | None = Field(
-        None, description="weight of the terms that `terms` does not name; null: such a term is an error"
+        default=None, description="weight of the terms that `terms` does not name; null: such a term is an error"
     )
     on_nan: Literal["leave_out", "skip_term"] = Field(
-        "leave_out",
+        default="leave_out",
         description="a row with a term that could not be judged: leave it out (NaN), or skip only that term",
     )
 

@@ -18,7 +18,8 @@ class NonzeroAdvantage(Select, name="nonzero_advantage"):
     """
 
     by: Literal["group", "row"] = Field(
-        "group", description="what needs a non-zero advantage for a row to be kept: its group, or the row itself"
+        default="group",
+        description="what needs a non-zero advantage for a row to be kept: its group, or the row itself",
     )
 
     def run(self, rows: Credited[R], *, log: Log) -> Credited[R]:

@@ -19,12 +19,12 @@ class Top(Select, name="top"):
     """
 
     k: int = Field(ge=1, description="rows to keep, those of the highest value")
-    column: str = Field("reward", description="numeric column whose value decides")
+    column: str = Field(default="reward", description="numeric column whose value decides")
     at_least: float | None = Field(
-        None, description="least value of a row that is kept (rejection sampling); null: no limit"
+        default=None, description="least value of a row that is kept (rejection sampling); null: no limit"
     )
     per: Literal["group", "task", "peer"] = Field(
-        "group",
+        default="group",
         description="rows among which k are kept: a prompt's group, a task at a node over all peers, or a peer's node",
     )
 

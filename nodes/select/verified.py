@@ -30,10 +30,12 @@ class Verified(Select, name="verified"):
     one of its seats (an opponent played it) cannot be replayed; `unseen` decides whether it is kept.
     """
 
-    unseen: Literal["drop", "keep"] = Field("drop", description="for episodes that lack the steps of a seat")
-    tolerance: float = Field(1e-5, ge=0, description="largest deviation of observations and rewards")
+    unseen: Literal["drop", "keep"] = Field(default="drop", description="for episodes that lack the steps of a seat")
+    tolerance: float = Field(default=1e-5, ge=0, description="largest deviation of observations and rewards")
     peer_seconds: float = Field(
-        10.0, gt=0, description="seconds for the episodes of one other peer in a round; its other episodes are dropped"
+        default=10.0,
+        gt=0,
+        description="seconds for the episodes of one other peer in a round; its other episodes are dropped",
     )
 
     _pool: GamePool = PrivateAttr(default_factory=GamePool)

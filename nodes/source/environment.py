@@ -28,7 +28,7 @@ class EnvironmentSource(Source, name="environment"):
     """
 
     environment: Environment = Field(description="the environment that is played")
-    num_episodes: int = Field(16, ge=1, le=2**20, description="episodes per round")
+    num_episodes: int = Field(default=16, ge=1, le=2**20, description="episodes per round")
 
     _evaluating: bool = PrivateAttr(default=False)
 

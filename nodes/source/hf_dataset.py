@@ -71,34 +71,44 @@ class HfDataset(Source, name="hf_dataset"):
         description="JSONL, CSV or Parquet file, a folder, or a name on the hub; a relative path starts at "
         "the graph file",
     )
-    name: str | None = Field(None, description="subset (config) of the data set; null: the default of the hub name")
-    split: str = Field("train", description="split to train on")
+    name: str | None = Field(
+        default=None, description="subset (config) of the data set; null: the default of the hub name"
+    )
+    split: str = Field(default="train", description="split to train on")
     eval_split: str | None = Field(
-        None, description="split for evaluations; null: the share holdout of the rows, if any"
+        default=None, description="split for evaluations; null: the share holdout of the rows, if any"
     )
     holdout: float = Field(
-        0.0, ge=0, lt=1, description="share of the rows kept for evaluations, chosen by a hash of the row number"
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the rows kept for evaluations, chosen by a hash of the row number",
     )
     columns: Columns | None = Field(
-        None, description="columns of question and answer; null: the defaults of the hub name"
+        default=None, description="columns of question and answer; null: the defaults of the hub name"
     )
     answer_from: AnswerFrom | None = Field(
-        None,
+        default=None,
         description="how the answer is read: the whole column, after its last #### (gsm8k), or in its last "
         "\\boxed; null: by hub name",
     )
     cut_last_assistant: bool = Field(
-        False, description="whether a chat that ends with the assistant is used without that turn, or refused"
+        default=False, description="whether a chat that ends with the assistant is used without that turn, or refused"
     )
     metadata: list[str] = Field(
-        [], description="further columns that tasks keep, which templates and reward functions can read"
+        default=[], description="further columns that tasks keep, which templates and reward functions can read"
     )
-    kind_column: str | None = Field(None, description="column by which evaluations group tasks, such as the subject")
-    num_tasks: int = Field(8, ge=1, description="rows per round")
+    kind_column: str | None = Field(
+        default=None, description="column by which evaluations group tasks, such as the subject"
+    )
+    num_tasks: int = Field(default=8, ge=1, description="rows per round")
     streaming: bool = Field(
-        False, description="whether rows are read block by block and never all at once, for data larger than memory"
+        default=False,
+        description="whether rows are read block by block and never all at once, for data larger than memory",
     )
-    shuffle_block: int = Field(1000, ge=1, description="streaming: rows of a block, which is shuffled in itself")
+    shuffle_block: int = Field(
+        default=1000, ge=1, description="streaming: rows of a block, which is shuffled in itself"
+    )
 
     _evaluating: bool = PrivateAttr(default=False)
 

@@ -45,9 +45,12 @@ class ImageFolder(Source, name="folder"):
         description="folder of PNG or JPEG images and their captions; a relative path starts at the graph file",
     )
     size: tuple[Pixels, Pixels] = Field(description="height and width in pixels to which images are resized")
-    num_tasks: int = Field(8, ge=1, description="images per round")
+    num_tasks: int = Field(default=8, ge=1, description="images per round")
     holdout: float = Field(
-        0.0, ge=0, lt=1, description="share of the images kept for evaluations, chosen by a hash of the file name"
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the images kept for evaluations, chosen by a hash of the file name",
     )
 
     _evaluating: bool = PrivateAttr(default=False)

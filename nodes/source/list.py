@@ -1,12 +1,14 @@
 """`source.list`: tasks listed in the graph file."""
 
-from typing import Annotated, Any, Self
+from collections.abc import Sequence
+from typing import Annotated, Any, Self, cast
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from genrl_graph.contract.evaluation import Evaluation
 from genrl_graph.contract.node import Source
+from genrl_graph.contract.plain import OrDict
 from genrl_graph.edge_types.rollouts import Tasks
 from genrl_graph.edge_types.task import Task
 from genrl_graph.errors import DataError, ParamError
@@ -15,9 +17,9 @@ from genrl_graph.nodes.source.data.values import chat_problem, json_of
 
 
 def _whole_number_as_text(value: object) -> object:
-    """Convert a whole number to its digits: YAML reads `answer: 42` as a number. A fraction has no single form."""
+    """Convert a whole number to its digits: YAML reads `answer: 42` as a number. Other numbers have no single form."""
     if isinstance(value, float):
-        raise ValueError("a fraction can be written in several ways; put it in quotes, as it shall be compared")
+        raise ValueError("this number has more than one spelling, and answers are text; put it in quotes")
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -45,13 +47,13 @@ class ListedTask(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    question: Text = Field("", description="the question, a chat of one user message; or give messages")
-    messages: list[Message] = Field([], description="chat whose last message is the question")
-    answer: Text = Field("", description="reference answer, which only rewards see; empty: none")
+    question: Text = Field(default="", description="the question, a chat of one user message; or give messages")
+    messages: list[Message] = Field(default=[], description="chat whose last message is the question")
+    answer: Text = Field(default="", description="reference answer, which only rewards see; empty: none")
     metadata: Annotated[dict[str, Any], AfterValidator(_as_json)] = Field(
-        {}, description="further values, which templates and reward functions can read"
+        default={}, description="further values, which templates and reward functions can read"
     )
-    kind: Text = Field("", description="label by which evaluations group tasks; empty: the source's name")
+    kind: Text = Field(default="", description="label by which evaluations group tasks; empty: the source's name")
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Self:
@@ -76,12 +78,12 @@ class ListSource(Source, name="list"):
     the list. An evaluation uses `eval_tasks`, with keys `eval-<position>`.
     """
 
-    tasks: list[ListedTask] = Field(min_length=1, description="the tasks to train on")
-    eval_tasks: list[ListedTask] = Field([], description="the tasks of evaluations")
+    tasks: Sequence[OrDict[ListedTask]] = Field(min_length=1, description="the tasks to train on")
+    eval_tasks: Sequence[OrDict[ListedTask]] = Field(default=[], description="the tasks of evaluations")
     num_tasks: int | None = Field(
-        None, ge=1, description="tasks per round, in the order of the list, which starts over; null: all"
+        default=None, ge=1, description="tasks per round, in the order of the list, which starts over; null: all"
     )
-    shuffle: bool = Field(False, description="whether each pass over the list has an order of its own")
+    shuffle: bool = Field(default=False, description="whether each pass over the list has an order of its own")
 
     _evaluating: bool = PrivateAttr(default=False)
 
@@ -93,7 +95,7 @@ class ListSource(Source, name="list"):
 
     def run(self, *, rng: np.random.Generator, round: int) -> Tasks:
         """Return the tasks of one round."""
-        prefix, listed = (EVAL_KEY_PREFIX, self.eval_tasks) if self._evaluating else ("", self.tasks)
+        prefix, listed = self._listed(evaluating=self._evaluating)
         size = len(listed)
         num_tasks = self.num_tasks or size
         if self.shuffle:
@@ -105,9 +107,13 @@ class ListSource(Source, name="list"):
     def resolve(self, task_id: str) -> Task:
         """Return the task of an id; raises `DataError` for a task that is not listed."""
         node = self.place.node
-        held_out = task_id.startswith(f"{node}/{EVAL_KEY_PREFIX}")
-        prefix, listed = (EVAL_KEY_PREFIX, self.eval_tasks) if held_out else ("", self.tasks)
+        prefix, listed = self._listed(evaluating=task_id.startswith(f"{node}/{EVAL_KEY_PREFIX}"))
         return listed[row_of(task_id, node=node, size=len(listed), prefix=prefix)].task(task_id)
+
+    def _listed(self, *, evaluating: bool) -> tuple[str, Sequence[ListedTask]]:
+        """Return the prefix of the keys and the tasks, of training or of evaluations; pydantic has made them tasks."""
+        listed = self.eval_tasks if evaluating else self.tasks
+        return EVAL_KEY_PREFIX if evaluating else "", cast(Sequence[ListedTask], listed)
 
     def evaluated(self, how: Evaluation) -> Self:
         """Return a copy that provides `eval_tasks`, at most all."""

@@ -26,11 +26,11 @@ class MixMember(ExactNumbers):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     type: str = Field(description="type of the source, such as source.hf_dataset")
-    params: dict[str, Any] = Field({}, description="params of the source")
+    params: dict[str, Any] = Field(default={}, description="params of the source")
     weight: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="share of the tasks, relative to the other members'"
+        default=1.0, gt=0, allow_inf_nan=False, description="share of the tasks, relative to the other members'"
     )
-    level: int = Field(0, ge=0, description="least value of the input `level` at which the member is sampled")
+    level: int = Field(default=0, ge=0, description="least value of the input `level` at which the member is sampled")
 
     _source: Source = PrivateAttr()
 
@@ -65,7 +65,7 @@ class Mix(Source, name="mix"):
     to their weights.
     """
 
-    num_tasks: int = Field(8, ge=1, description="tasks per round, of all members together")
+    num_tasks: int = Field(default=8, ge=1, description="tasks per round, of all members together")
     members: Annotated[dict[str, MixMember], Portable(_without_folders)] = Field(
         min_length=1, description="the sources by name"
     )

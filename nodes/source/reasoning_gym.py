@@ -41,15 +41,17 @@ class ReasoningGym(Source, name="reasoning_gym"):
     """
 
     dataset: str | None = Field(
-        None, min_length=1, description="name of a data set of reasoning-gym, such as basic_arithmetic; or give config"
+        default=None,
+        min_length=1,
+        description="name of a data set of reasoning-gym, such as basic_arithmetic; or give config",
     )
     config: DataPath | None = Field(
-        None,
+        default=None,
         min_length=1,
         description="YAML file of a composite of data sets, in reasoning-gym's format; or give dataset",
     )
-    params: dict[str, Any] = Field({}, description="config of the data set, without a seed")
-    num_tasks: int = Field(8, ge=1, description="entries per round")
+    params: dict[str, Any] = Field(default={}, description="config of the data set, without a seed")
+    num_tasks: int = Field(default=8, ge=1, description="entries per round")
 
     _evaluating: bool = PrivateAttr(default=False)
 

@@ -61,7 +61,7 @@ class TrackBaselines(Update, name="baselines"):
     rows that are not game steps. Trajectories that could not be judged are skipped.
     """
 
-    decay: float = Field(0.95, ge=0, lt=1, description="weight of the old baseline when an outcome is added")
+    decay: float = Field(default=0.95, ge=0, lt=1, description="weight of the old baseline when an outcome is added")
 
     def run(self, baselines: Baselines, scored: list[Scored[Frame]], *, log: Log) -> Baselines:
         """Return the baselines of the next round.

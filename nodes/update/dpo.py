@@ -31,13 +31,15 @@ class Dpo(TrlUpdate, name="dpo"):
     """
 
     learning_rate: LearningRate = 1e-6
-    batch_size: int = Field(16, ge=1, description="pairs per optimiser step, reshuffled in each epoch")
-    pairs: PairRule = Field("best_worst", description="one pair per group, or every pair of different rewards")
-    min_margin: float = Field(0.0, ge=0, description="least reward difference of a pair")
-    beta: float = Field(0.1, gt=0, description="strength of the pull towards the reference")
-    loss_type: PreferenceLoss = Field("sigmoid", description="a loss of TRL's DPOConfig that is defined per pair")
+    batch_size: int = Field(default=16, ge=1, description="pairs per optimiser step, reshuffled in each epoch")
+    pairs: PairRule = Field(default="best_worst", description="one pair per group, or every pair of different rewards")
+    min_margin: float = Field(default=0.0, ge=0, description="least reward difference of a pair")
+    beta: float = Field(default=0.1, gt=0, description="strength of the pull towards the reference")
+    loss_type: PreferenceLoss = Field(
+        default="sigmoid", description="a loss of TRL's DPOConfig that is defined per pair"
+    )
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description=f"assumed share of flipped pairs; serves {', '.join(SMOOTHED)}"
+        default=0.0, ge=0, lt=0.5, description=f"assumed share of flipped pairs; serves {', '.join(SMOOTHED)}"
     )
 
     @model_validator(mode="after")

@@ -20,14 +20,16 @@ class Dqn(ActorUpdate, name="dqn"):
 
     learning_rate: LearningRate = 1e-3
     max_grad_norm: MaxGradNorm = 10.0
-    gamma: float = Field(0.99, ge=0, le=1, description="discount of a step")
+    gamma: float = Field(default=0.99, ge=0, le=1, description="discount of a step")
     double: bool = Field(
-        True, description="double DQN: the network chooses the next action and the target network evaluates it"
+        default=True, description="double DQN: the network chooses the next action and the target network evaluates it"
     )
-    batch_size: int = Field(64, ge=1, description="transitions per optimiser step")
-    steps_per_row: float = Field(0.5, gt=0, description="optimiser steps per new transition")
-    start_size: int = Field(1000, ge=1, description="transitions in the buffer before the first step")
-    target_every: int = Field(250, ge=1, description="optimiser steps between two copies into the target network")
+    batch_size: int = Field(default=64, ge=1, description="transitions per optimiser step")
+    steps_per_row: float = Field(default=0.5, gt=0, description="optimiser steps per new transition")
+    start_size: int = Field(default=1000, ge=1, description="transitions in the buffer before the first step")
+    target_every: int = Field(
+        default=250, ge=1, description="optimiser steps between two copies into the target network"
+    )
 
     def run(
         self, policy: QNetwork, replay: ReplayBuffer, *, rng: np.random.Generator, log: Log, round: int

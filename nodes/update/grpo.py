@@ -43,24 +43,27 @@ class Grpo(PacedUpdate, name="grpo"):
     renamed_inputs = {"scored": "credited"}
 
     loss_type: LossType = Field(
-        "dapo", description="the loss, named as in TRL; the clipped ones are grpo, bnpo, dapo, dr_grpo and luspo"
+        default="dapo",
+        description="the loss, named as in TRL; the clipped ones are grpo, bnpo, dapo, dr_grpo and luspo",
     )
     importance: Importance | None = Field(
-        None, description="importance ratio per token or per sequence (GSPO); null: token, for luspo sequence"
+        default=None, description="importance ratio per token or per sequence (GSPO); null: token, for luspo sequence"
     )
     epsilon_low: float = Field(
-        0.2, description="clip range below 1 of the ratio, 0 to 1, for negative advantages; serves the clipped losses"
+        default=0.2,
+        description="clip range below 1 of the ratio, 0 to 1, for negative advantages; serves the clipped losses",
     )
     epsilon_high: float = Field(
-        0.28, description="clip range above 1 of the ratio, from 0, for positive advantages; serves the clipped losses"
+        default=0.28,
+        description="clip range above 1 of the ratio, from 0, for positive advantages; serves the clipped losses",
     )
     delta: float | None = Field(
-        None,
+        default=None,
         description="upper bound of the ratio for negative advantages, above 1 + epsilon_high (arXiv 2505.07291)",
     )
-    beta: float = Field(0.0, ge=0, description="weight of the KL to the policy wired as `reference`")
+    beta: float = Field(default=0.0, ge=0, description="weight of the KL to the policy wired as `reference`")
     unbiased_kl: bool = Field(
-        True,
+        default=True,
         description="multiply the KL by the importance ratio, which makes its gradient unbiased (arXiv 2512.02556)",
     )
     off_policy_mask_threshold: float | None = Field(
@@ -69,34 +72,40 @@ class Grpo(PacedUpdate, name="grpo"):
         "were sampled, in nats per token (arXiv 2512.02556); null: none",
     )
     cispo_max_ratio: float = Field(
-        5.0, description="cispo: largest ratio by which a token is weighted, above 0; a ratio, not a distance from 1"
+        default=5.0,
+        description="cispo: largest ratio by which a token is weighted, above 0; a ratio, not a distance from 1",
     )
     sapo_temperature_pos: float = Field(
-        1.0, description="sapo: temperature of the soft gate for positive advantages, above 0; higher damps more"
+        default=1.0,
+        description="sapo: temperature of the soft gate for positive advantages, above 0; higher damps more",
     )
     sapo_temperature_neg: float = Field(
-        1.05, description="sapo: temperature of the soft gate for the other advantages, above 0; higher damps more"
+        default=1.05,
+        description="sapo: temperature of the soft gate for the other advantages, above 0; higher damps more",
     )
     vespo_k_pos: float = Field(
-        2.0, description="vespo: power k, from 0, of the weight `w^k exp(lambda (1 - w))`, for advantages of at least 0"
+        default=2.0,
+        description="vespo: power k, from 0, of the weight `w^k exp(lambda (1 - w))`, for advantages of at least 0",
     )
     vespo_lambda_pos: float = Field(
-        3.0,
+        default=3.0,
         description="vespo: lambda of that weight, above 0, for advantages of at least 0; w is the sequence's ratio",
     )
-    vespo_k_neg: float = Field(3.0, description="vespo: power k of the weight, from 0, for negative advantages")
-    vespo_lambda_neg: float = Field(2.0, description="vespo: lambda of the weight, above 0, for negative advantages")
+    vespo_k_neg: float = Field(default=3.0, description="vespo: power k of the weight, from 0, for negative advantages")
+    vespo_lambda_neg: float = Field(
+        default=2.0, description="vespo: lambda of the weight, above 0, for negative advantages"
+    )
     learning_rate: LearningRate = 1e-6
     decay: Decay = "constant"
     warmup_steps: WarmupSteps = 0
     decay_steps: DecaySteps = 0
-    epochs: int = Field(1, ge=1, description="passes over the rows of a round")
+    epochs: int = Field(default=1, ge=1, description="passes over the rows of a round")
     steps: Literal["joint", "per_input"] = Field(
-        "joint", description="train on all inputs together, or on each input in order"
+        default="joint", description="train on all inputs together, or on each input in order"
     )
-    minibatches: int = Field(1, ge=1, description="optimiser steps per epoch and input; groups are never split")
-    max_batch_tokens: int = Field(8192, ge=1, description="tokens of a micro-batch, padding included")
-    max_completion_tokens: int = Field(256, ge=1, description="token budget that dr_grpo divides by")
+    minibatches: int = Field(default=1, ge=1, description="optimiser steps per epoch and input; groups are never split")
+    max_batch_tokens: int = Field(default=8192, ge=1, description="tokens of a micro-batch, padding included")
+    max_completion_tokens: int = Field(default=256, ge=1, description="token budget that dr_grpo divides by")
     max_grad_norm: MaxGradNorm = 1.0
     mask_truncated: MaskTruncated = False
 

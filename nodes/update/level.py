@@ -50,8 +50,8 @@ class Level(Carried):
 class LevelCarry(Carry, name="level"):
     """A difficulty level that starts at `start` and never exceeds `highest`."""
 
-    start: int = Field(0, ge=0, description="level of the first round")
-    highest: int | None = Field(None, ge=0, description="largest level; null: unbounded")
+    start: int = Field(default=0, ge=0, description="level of the first round")
+    highest: int | None = Field(default=None, ge=0, description="largest level; null: unbounded")
 
     @model_validator(mode="after")
     def _starts_within(self) -> Self:
@@ -73,9 +73,11 @@ class RaiseLevel(Update, name="level"):
 
     raise_at: float = Field(description="mean reward of a round from which the level rises by 1")
     lower_at: float | None = Field(
-        None, description="mean reward below which the level falls by 1, never below 0; null: it never falls"
+        default=None, description="mean reward below which the level falls by 1, never below 0; null: it never falls"
     )
-    term: str | None = Field(None, description="reward term whose mean counts, such as correct; null: the reward")
+    term: str | None = Field(
+        default=None, description="reward term whose mean counts, such as correct; null: the reward"
+    )
 
     @model_validator(mode="after")
     def _apart(self) -> Self:

@@ -20,14 +20,18 @@ class Ppo(ActorUpdate, name="ppo"):
 
     renamed_inputs = {"scored": "credited"}
 
-    epsilon: float = Field(0.2, gt=0, lt=1, description="clip range of the ratio around 1")
-    value_epsilon: float | None = Field(None, gt=0, description="clip range of values around the old ones; null: none")
-    value_coef: float = Field(0.5, ge=0, description="weight of the critic's loss")
-    entropy_coef: float = Field(0.0, ge=0, description="weight of the entropy bonus")
-    epochs: int = Field(4, ge=1, description="passes over the rows of a round")
-    minibatch_size: int = Field(256, ge=1, description="rows per optimiser step, reshuffled in each epoch")
-    normalize: bool = Field(True, description="scale the advantages of a minibatch to mean 0 and deviation 1")
-    target_kl: float | None = Field(None, gt=0, description="stop after an epoch whose KL to the old policy exceeds it")
+    epsilon: float = Field(default=0.2, gt=0, lt=1, description="clip range of the ratio around 1")
+    value_epsilon: float | None = Field(
+        default=None, gt=0, description="clip range of values around the old ones; null: none"
+    )
+    value_coef: float = Field(default=0.5, ge=0, description="weight of the critic's loss")
+    entropy_coef: float = Field(default=0.0, ge=0, description="weight of the entropy bonus")
+    epochs: int = Field(default=4, ge=1, description="passes over the rows of a round")
+    minibatch_size: int = Field(default=256, ge=1, description="rows per optimiser step, reshuffled in each epoch")
+    normalize: bool = Field(default=True, description="scale the advantages of a minibatch to mean 0 and deviation 1")
+    target_kl: float | None = Field(
+        default=None, gt=0, description="stop after an epoch whose KL to the old policy exceeds it"
+    )
 
     def run(
         self,

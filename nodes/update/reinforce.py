@@ -20,9 +20,9 @@ class Reinforce(ActorUpdate, name="reinforce"):
 
     renamed_inputs = {"scored": "credited"}
 
-    entropy_coef: float = Field(0.0, ge=0, description="weight of the entropy bonus")
-    minibatches: int = Field(1, ge=1, description="optimiser steps per round")
-    normalize: bool = Field(False, description="scale the advantages of a step to mean 0 and deviation 1")
+    entropy_coef: float = Field(default=0.0, ge=0, description="weight of the entropy bonus")
+    minibatches: int = Field(default=1, ge=1, description="optimiser steps per round")
+    normalize: bool = Field(default=False, description="scale the advantages of a step to mean 0 and deviation 1")
 
     def run(
         self,

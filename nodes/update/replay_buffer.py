@@ -140,14 +140,16 @@ class ReplayBuffer(Carried):
 class ReplayCarry(Carry, name="replay"):
     """A replay buffer of at most `capacity` transitions (doi:10.1007/BF00992699), empty at first."""
 
-    capacity: int = Field(50_000, ge=1, description="most transitions in the buffer; new ones replace the oldest")
+    capacity: int = Field(
+        default=50_000, ge=1, description="most transitions in the buffer; new ones replace the oldest"
+    )
 
     def init(self, name: str, *, seed: int) -> ReplayBuffer:
         """Return the empty buffer of the first round."""
         return ReplayBuffer(self.capacity)
 
 
-class Remember(Update, name="replay"):
+class AddToReplay(Update, name="replay"):
     """Adds the transitions of a round to a replay buffer, in place of the oldest.
 
     Steps of failed or incomplete episodes, and truncated last steps, are left out.

@@ -20,7 +20,8 @@ class Sft(TrlUpdate, name="sft"):
     """
 
     loss_type: Literal["nll", "dft"] = Field(
-        "nll", description="nll: negative log-likelihood; dft: weighted by the token's probability (arXiv 2508.05629)"
+        default="nll",
+        description="nll: negative log-likelihood; dft: weighted by the token's probability (arXiv 2508.05629)",
     )
 
     def run(

@@ -58,8 +58,8 @@ class SnapshotsCarry(Carry, name="snapshots"):
 class TakeSnapshot(Update, name="snapshot"):
     """Adds a frozen copy of the policy to the pool in every `every`-th round; the oldest beyond `size` are dropped."""
 
-    every: int = Field(10, ge=1, description="rounds from one copy to the next")
-    size: int = Field(8, ge=1, description="most copies in the pool")
+    every: int = Field(default=10, ge=1, description="rounds from one copy to the next")
+    size: int = Field(default=8, ge=1, description="most copies in the pool")
 
     def run(self, snapshots: Snapshots, policy: Actor, *, round: int, log: Log) -> Snapshots:
         """Return the pool of the next round.

@@ -11,9 +11,17 @@ from genrl_graph.runners.estimate.stand_ins import Assumptions
 
 
 def assumptions(
-    schedule: Schedule, rehearsed: Schedule, *, ends: tuple[Assumptions, Assumptions], observed: Observed | None
+    schedule: Schedule,
+    rehearsed: Schedule,
+    *,
+    ends: tuple[Assumptions, Assumptions],
+    observed: Observed | None,
+    rough: bool = False,
 ) -> Iterable[str]:
-    """Yield the assumptions of an estimate, one line each; `ends` are those of its low and its high end."""
+    """Yield the assumptions of an estimate, one line each; `ends` are those of its low and its high end.
+
+    `rough` says that the machine was measured while other programs used it.
+    """
     short, long = ends
     if short.tokens is not None:
         yield f"completions of {short.tokens:g} tokens (--completion-tokens)"
@@ -32,7 +40,9 @@ def assumptions(
         )
         if shares:
             yield f"rewards differ in {shares}; the others cost no training"
-    speeds = "speeds of this machine when nothing else runs"
+    quiet = "speeds of this machine when nothing else runs"
+    busy = "rough speeds of this machine, measured while other programs were busy (--calibrate measures again)"
+    speeds = busy if rough else quiet
     yield speeds if observed is None else f"{speeds}, corrected by {observed.fact.folder}"
     if schedule.graph.run.mode != "train":
         yield "evaluations are not counted"

@@ -21,7 +21,9 @@ from genrl_graph.store.durable import failed
 
 CALIBRATION = 3  # grows when what is measured changes
 BUSY = 0.15
-"""The most that other programs may use of the processors during a measurement that is stored."""
+"""Share of the processors above which what other programs use makes a measurement rough."""
+ROUGH = "rough"
+"""The entry of a calibration that lists the rough measurements by key."""
 LOOK_S = 0.5
 """Seconds over which their use is observed before a measurement."""
 GAIN = 0.6
@@ -77,19 +79,27 @@ class BusyOthers:
 class Calibration:
     """The measurements of this machine; missing ones are made on first use and announced through `tell`.
 
-    `afresh` ignores stored measurements.
+    `afresh` ignores stored measurements. Those made while other programs were busy are stored and called rough.
     """
 
     def __init__(self, *, afresh: bool = False, tell: Callable[[str], None] = lambda text: None) -> None:
         self._file, self._tell = calibration_file(), tell
         self._values: dict[str, Any] = {} if afresh else _read(self._file)
-        self._rough: set[str] = set()
+        rough = self._values.get(ROUGH)
+        self._rough: set[str] = set(map(str, rough)) if isinstance(rough, list) else set()
+        self._used: set[str] = set()
+
+    @property
+    def is_rough(self) -> bool:
+        """Return whether a measurement that was asked for was made while other programs were busy."""
+        return bool(self._rough & self._used)
 
     def machine(self) -> Machine:
         """Return the rates of this machine, which do not depend on a model."""
         if "machine" not in self._values:
             self._tell("measuring this machine (a few seconds)")
             self._measure("machine", lambda clock: asdict(measure_machine(clock)))
+        self._used.add("machine")
         return Machine(**self._values["machine"])
 
     def speeds(self, sized: PolicySize, *, name: str) -> Speeds:
@@ -98,28 +108,27 @@ class Calibration:
         if key not in self._values:
             self._tell(f"measuring layers of {name} with random weights (about 20 s, once)")
             self._measure(key, lambda clock: asdict(measure_speeds(sized, clock)))
+        self._used.add(key)
         return Speeds(**self._values[key])
 
     def _measure(self, key: str, measure: Callable[[Clock], dict[str, float]]) -> None:
-        """Measure and store; where other programs are busy, measure roughly and do not store."""
+        """Measure and store; where other programs are busy, measure roughly and note that it is rough."""
         busy = BusyOthers()
         time.sleep(LOOK_S)
         if busy.share() <= BUSY:
             busy = BusyOthers()
             self._values[key] = measure(time.perf_counter)
         if (share := busy.share()) > BUSY:
-            self._tell(
-                f"other programs take {share:.0%} of the processors: measured roughly, by one thread's time, once"
-            )
+            how = "measured roughly, by one thread's time; --calibrate measures again"
+            self._tell(f"other programs take {share:.0%} of the processors: {how}")
             with one_thread() as speedup:
                 rough = measure(lambda: time.process_time() / speedup)
             self._values[key] = rough
             self._rough.add(key)
-            return
         self._write()
 
     def _write(self) -> None:
-        values = {key: value for key, value in self._values.items() if key not in self._rough}
+        values = self._values | ({ROUGH: sorted(self._rough)} if self._rough else {})
         draft = self._file.with_suffix(f".{os.getpid()}")
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)

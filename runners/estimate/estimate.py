@@ -210,7 +210,15 @@ class _Estimator:
             memory=None if unknown else memory,
             memory_parts=full.parts,
             device=", ".join(self.devices) or "cpu",
-            assumptions=tuple(assumptions(self.schedule, self.rehearsed, ends=(low, high), observed=observed)),
+            assumptions=tuple(
+                assumptions(
+                    self.schedule,
+                    self.rehearsed,
+                    ends=(low, high),
+                    observed=observed,
+                    rough=self.calibration.is_rough,
+                )
+            ),
             checkpoint_bytes=None if unknown else self._checkpoint_bytes() * self._checkpoints(kept=True),
         )
 

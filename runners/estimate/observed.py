@@ -11,6 +11,7 @@ from genrl_graph.graph_file.read import read_document
 from genrl_graph.nodes.policy.compute.activation_checkpointing import GB
 from genrl_graph.runners.estimate.forecast import MeasuredRun
 from genrl_graph.store.metrics_file import METRICS, metric_lines
+from genrl_graph.store.peer_folders import graph_folder, run_folders
 from genrl_graph.store.run_folder import GRAPH, read_graph
 
 Lines = Sequence[Mapping[str, float]]
@@ -28,10 +29,11 @@ class Observed:
 
 def read_observed(folder: Path) -> Observed:
     """Read a run folder; raises `StoreError` where it has no round or its graph cannot be read."""
-    text, _ = read_graph(folder)
-    loaded = read_document(parse_document(text, file=str(folder / GRAPH)), folder=folder)
+    path = graph_folder(folder) / GRAPH
+    text, _ = read_graph(path.parent)
+    loaded = read_document(parse_document(text, file=str(path)), folder=path.parent)
     if loaded.problems:
-        raise StoreError(f"{folder / GRAPH}: {loaded.lines()[0]}; give the run's --import")
+        raise StoreError(f"{path}: {loaded.lines()[0]}; give the run's --import")
     lines = _lines(folder)
     names = list(loaded.graph.nodes)
     rounds = sorted({line["round"] for line in lines})
@@ -44,7 +46,8 @@ def read_observed(folder: Path) -> Observed:
 
 
 def _lines(folder: Path) -> Lines:
-    rounds = [line for line in metric_lines(folder) if "time/round" in line]  # not those of evaluations
+    lines = (line for path in run_folders(folder) for line in metric_lines(path))
+    rounds = [line for line in lines if "time/round" in line]  # not those of evaluations
     if not rounds:
         raise StoreError(f"{folder / METRICS}: holds no round; name a run that has played one")
     return rounds

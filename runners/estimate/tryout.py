@@ -20,7 +20,7 @@ from genrl_graph.runners.loop.context import RunContext, StepReport
 from genrl_graph.runners.loop.exchange import LocalSwarm
 from genrl_graph.runners.loop.peers import make_peers, peer_names
 from genrl_graph.runners.loop.round import run_round
-from genrl_graph.runners.loop.stage_metrics import shown_by
+from genrl_graph.runners.loop.stage_metrics import display_metrics
 from genrl_graph.runners.tracking.memory import memory
 from genrl_graph.store.run_store import RunStore
 
@@ -54,7 +54,7 @@ def try_out(schedule: Schedule) -> TrialTimes:
     """Play the first rounds in a temporary folder with untrained policies and without coordinators, and time them."""
     steps = tuple(step for step in schedule.steps if not isinstance(schedule.nodes[step.node], Coordinate))
     schedule = replace(schedule, steps=steps)
-    run, tried, shown = schedule.graph.run, TrialTimes(), shown_by(schedule)
+    run, tried, shown = schedule.graph.run, TrialTimes(), display_metrics(schedule)
     names = peer_names(run.peers)
     for name, node in schedule.nodes.items():
         with named(f"nodes.{name}"):

@@ -8,7 +8,7 @@ from typing import Any
 from genrl_graph.contract.node import Exchange, Node
 from genrl_graph.contract.resources import OVER_BUDGET
 from genrl_graph.dag.schedule import Schedule, Step
-from genrl_graph.records.recall import Recorded
+from genrl_graph.records.recall import RecordedStep
 from genrl_graph.records.write import EVAL_PREFIX
 from genrl_graph.runners.loop.budget import Budget
 from genrl_graph.runners.loop.exchange import Swarm
@@ -43,7 +43,7 @@ def _ignore(*arguments: object) -> None:
     """Do nothing."""
 
 
-def _recall_nothing(round: int, node: str, peer: str) -> Recorded | None:
+def _recall_nothing(round: int, node: str, peer: str) -> RecordedStep | None:
     return None
 
 
@@ -69,7 +69,7 @@ class RunContext:
     watch: Callable[[StepReport], None] = _ignore
     budget: Budget = field(default_factory=Budget)
     evaluating: bool = False
-    recall: Callable[[int, str, str], Recorded | None] = _recall_nothing
+    recall: Callable[[int, str, str], RecordedStep | None] = _recall_nothing
     read_inputs: Callable[[str, int, Peer], dict[str, Any]] | None = None
     replayed: Callable[[str, str], Mapping[str, Any] | None] | None = None
     trace: Trace = SILENT
@@ -90,7 +90,7 @@ class RunContext:
             return self.read_inputs(node, round, peer)
         return self.schedule.graph.nodes[node].bind(peer.values)
 
-    def recorded(self, step: Step, round: int, peer: Peer) -> Recorded | None:
+    def recorded(self, step: Step, round: int, peer: Peer) -> RecordedStep | None:
         """Return the step as a previous run committed it, None where it did not."""
         return self.recall(round, self.prefix + step.node, peer.name)
 

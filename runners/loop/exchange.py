@@ -1,6 +1,7 @@
 """The swarm as the loop sees it: open and close exchanges. Here: peers of one process, and a peer alone."""
 
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ class PeerBehind(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Meeting:
+class ExchangeResult:
     """The result of an exchange for one peer: packets sorted by peer name, and records of what happened.
 
     `facts` go to the journal, `metrics` to the metrics of the step, `refusals` (columns) to the group
@@ -45,7 +46,7 @@ class Swarm(Protocol):
 
     def close(
         self, node: Exchange, *, round: int, peer: str, tasks: TaskBook, vocabularies: Mapping[str, int]
-    ) -> Meeting:
+    ) -> ExchangeResult:
         """Wait for the offers of the peers and return those that are admitted.
 
         Rows of other peers are checked against the `tasks` of this peer and `vocabularies`, the number of token ids by
@@ -78,11 +79,11 @@ class LocalSwarm:
 
     def close(
         self, node: Exchange, *, round: int, peer: str, tasks: TaskBook, vocabularies: Mapping[str, int]
-    ) -> Meeting:
+    ) -> ExchangeResult:
         """Return the offers of all peers; raises `ExchangeTimeout` where the exchange wants more of them."""
         require_peers(node, len(self._peers), round=round)
         offers = self._offers[node.place.node]
-        return Meeting(tuple(offers[name] if name == peer else _as_sent(offers[name]) for name in self._peers))
+        return ExchangeResult(tuple(offers[name] if name == peer else _as_sent(offers[name]) for name in self._peers))
 
     def wanted(self, node: Exchange, *, round: int) -> bool:
         """Return False: all peers are interrupted together."""
@@ -106,9 +107,9 @@ class LoopbackSwarm:
 
     def close(
         self, node: Exchange, *, round: int, peer: str, tasks: TaskBook, vocabularies: Mapping[str, int]
-    ) -> Meeting:
+    ) -> ExchangeResult:
         """Return the peer's own offer."""
-        return Meeting((self._offers.pop((node.place.node, peer)),))
+        return ExchangeResult((self._offers.pop((node.place.node, peer)),))
 
     def wanted(self, node: Exchange, *, round: int) -> bool:
         """Return False: nobody else waits."""
@@ -131,3 +132,31 @@ def require_peers(node: Exchange, present: int, *, round: int) -> None:
             f"nodes.{name} (round {round}): wants {node.min_peers} peers, but {present} play here and no other can come"
             f"; set run.peers={node.min_peers} or nodes.{name}.params.min_peers={present}"
         )
+
+
+FIRST_TOLD_S = 5.0
+"""Seconds of waiting after which a peer says for whom."""
+
+
+class WaitReport:
+    """Tells whom an exchange waits for: after five seconds of waiting, then after ten, twenty and so on.
+
+    `since` is the monotonic time at which the exchange opened, from which its `timeout_s` counts.
+    """
+
+    def __init__(self, node: Exchange, tell: Callable[[str], None], *, since: float) -> None:
+        self._node, self._tell, self._since = node, tell, since
+        self._began, self._next_s = time.monotonic(), FIRST_TOLD_S
+
+    def waiting(self, whom: Callable[[], str]) -> None:
+        """Tell `whom()` this waits for, if it is time to."""
+        now = time.monotonic()
+        if now - self._began >= self._next_s:
+            self._next_s *= 2
+            spent = f"{now - self._since:.0f} of {self._node.timeout_s:g} s"
+            self._tell(f"{self._node.place.node}: waiting for {whom() or 'nobody'} ({spent})")
+
+    def closed(self, without: Sequence[str]) -> None:
+        """Tell which peers gave nothing, if any."""
+        if without:
+            self._tell(f"{self._node.place.node}: closed without {', '.join(without)}")

@@ -95,7 +95,7 @@ def _sampled(rows: Frame, peer: str) -> FailedRows:
     failed = _own(rows, peer) & failed_mask(rows)
     samples: Sequence[Any] = range(len(rows))
     if "id" in rows.table.column_names:
-        samples = [type(rows).story(id) for id in rows.values("id")]
+        samples = [type(rows).trajectory_id(id) for id in rows.values("id")]
     own = {sample for sample, is_own in zip(samples, _own(rows, peer), strict=True) if is_own}
     lost = {sample for sample, has_failed in zip(samples, failed, strict=True) if has_failed}
     errors = rows.values("error") if "error" in rows.table.column_names else [""] * len(rows)

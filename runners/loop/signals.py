@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from types import FrameType
 
 from genrl_graph.runners.loop import watchdog
@@ -23,10 +24,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):
-    """Raised where a signal ends the run; `exit_code` is 128 + the number of the signal."""
+    """Raised where a signal ends the run; `exit_code` is 128 + the number of the signal.
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"ended by {signal.Signals(signum).name}; what was committed is kept")
+    `folder` is where the run is stored, None where nothing can be resumed.
+    """
+
+    def __init__(self, signum: int, folder: Path | None = None) -> None:
+        super().__init__(f"ended by {signal.Signals(signum).name}{_kept(folder)}")
         self.exit_code = 128 + signum
 
 
@@ -34,12 +38,13 @@ class Stop:
     """Remembers the first signal; `check` raises `Interrupted` from then on.
 
     A step that is still running after `GRACE_S` seconds is lost: code of a node, or of a library, may never return,
-    and a run that loses a step resumes as after a crash.
+    and a run that loses a step resumes as after a crash. `folder` is where the run can be resumed, once it can.
     """
 
     def __init__(self, *, notice: str = "stopping after this step; once more ends at once") -> None:
         self.signum: int | None = None
         self._notice = notice
+        self.folder: Path | None = None
 
     @property
     def wanted(self) -> bool:
@@ -49,7 +54,7 @@ class Stop:
     def check(self) -> None:
         """Raise `Interrupted` where a signal was received; called after every commit."""
         if self.signum is not None:
-            raise Interrupted(self.signum)
+            raise Interrupted(self.signum, self.folder)
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
         """Remember the first signal; give a later one its default effect."""
@@ -70,6 +75,7 @@ class _Deadline:
     """
 
     def __init__(self) -> None:
+        self.stop: Stop | None = None  # of the run that is played
         self._read, self.write = socket.socketpair()
         self.write.setblocking(False)
         command = [sys.executable, "-I", "-S", watchdog.__file__, str(os.getpid()), str(KILL_S)]
@@ -96,7 +102,7 @@ class _Deadline:
             while self._receive(socket.MSG_PEEK | socket.MSG_DONTWAIT) and time.monotonic() < ends:
                 time.sleep(0.05)
             if time.monotonic() >= ends:
-                _end(signum)
+                _end(signum, self.stop.folder if self.stop is not None else None)
 
     def _receive(self, flags: int) -> bytes:
         try:
@@ -116,12 +122,20 @@ def _deadline() -> _Deadline:
     return _Deadline()
 
 
-def _end(signum: int) -> None:
+def _end(signum: int, folder: Path | None) -> None:
     """End the process without waiting for the main thread, which may hold the lock of `sys.stderr`."""
     name = signal.Signals(signum).name
-    text = f"genrl-graph: ended by {name} within a step, which is lost; what was committed is kept\n"
+    text = f"genrl-graph: ended by {name} within a step, which is lost{_kept(folder)}\n"
     os.write(2, text.encode())
     os._exit(128 + signum)
+
+
+def _kept(folder: Path | None) -> str:
+    """Return what is left of an interrupted run, and how to resume it; the command is right for every runner."""
+    if folder is None:
+        return ""
+    how = f"the same command with `-o {folder} --resume`, or in Python `out={str(folder)!r}, resume=True`"
+    return f"; what was committed is kept; {how}, goes on from there"
 
 
 @contextmanager
@@ -132,6 +146,7 @@ def stop_on_signals() -> Iterator[Stop]:
         yield stop
         return
     deadline = _deadline()
+    deadline.stop = stop
     before = {signum: signal.signal(signum, stop.receive) for signum in SIGNALS}
     woken = signal.set_wakeup_fd(deadline.write.fileno(), warn_on_full_buffer=False)
     try:
@@ -141,6 +156,7 @@ def stop_on_signals() -> Iterator[Stop]:
             signal.signal(signum, handler)
         signal.set_wakeup_fd(woken)
         deadline.take()
+        deadline.stop = None
 
 
 @contextmanager

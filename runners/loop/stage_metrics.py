@@ -98,7 +98,7 @@ def totals(schedule: Schedule) -> list[str]:
     return [name for name in rewards if name not in read]
 
 
-def shown_by(schedule: Schedule) -> dict[str, DisplayMetrics]:
+def display_metrics(schedule: Schedule) -> dict[str, DisplayMetrics]:
     """Return the display metrics of each generator: those of its row type, or of the first output that has some."""
     display: dict[str, DisplayMetrics] = {}
     for ref, kind in schedule.types.items():
@@ -118,7 +118,7 @@ class Stages:
         def named(kind: type[Node], stage: int) -> list[str]:
             return [name for name, node in schedule.nodes.items() if isinstance(node, kind) and stages[name] == stage]
 
-        self._shown, self._evaluating = shown_by(schedule), evaluating
+        self._shown, self._evaluating = display_metrics(schedule), evaluating
         self._nodes = [
             (
                 [name for name in totals(schedule) if stages[name] == stage],

@@ -12,10 +12,10 @@ from genrl_graph.contract.node import Exchange, Fork, Node, Reward, Update
 from genrl_graph.contract.resources import OVER_BUDGET, Log
 from genrl_graph.dag.schedule import Step
 from genrl_graph.errors import ColumnError, GenrlGraphError, NodeFailed, RewardFailed
-from genrl_graph.records.recall import Recorded, verify
+from genrl_graph.records.recall import RecordedStep, verify
 from genrl_graph.records.write import step_record
 from genrl_graph.runners.loop.context import RunContext
-from genrl_graph.runners.loop.exchange import Meeting, PeerBehind
+from genrl_graph.runners.loop.exchange import ExchangeResult, PeerBehind
 from genrl_graph.runners.loop.failures import LOST_ROWS, NONE_FAILED, FailedRows, failures_of, logged_reasons
 from genrl_graph.runners.loop.node_resources import node_resources
 from genrl_graph.runners.loop.outputs import check_rows, failed_rows, named_outputs
@@ -167,7 +167,7 @@ def _recalled_step(
     inputs: Mapping[str, Any],
     round: int,
     peer: Peer,
-    recorded: Recorded,
+    recorded: RecordedStep,
 ) -> StepResult:
     """Rebuild the outputs of a committed step; an exchange that others still wait for is closed again with them."""
     if step.action == "close" and context.is_awaited(node, round):
@@ -185,7 +185,7 @@ def _open(context: RunContext, node: Node, inputs: Mapping[str, Any], round: int
     return StepResult(None, {"rows": float(len(offer))}, {})
 
 
-def _close(context: RunContext, step: Step, node: Node, round: int, peer: Peer) -> Meeting:
+def _close(context: RunContext, step: Step, node: Node, round: int, peer: Peer) -> ExchangeResult:
     assert isinstance(node, Exchange)
     known = peer.vocabularies
     with context.span("wait", step, round, peer):
@@ -197,7 +197,7 @@ def _unchanged(name: str, node: Node, inputs: Mapping[str, Any]) -> dict[str, An
     return {f"{name}.{field}" if field else name: inputs[socket] for field, socket in node.signature.replaced.items()}
 
 
-def _log_exchange(log: Log, exchanged: Meeting) -> None:
+def _log_exchange(log: Log, exchanged: ExchangeResult) -> None:
     log.fact("peers", {packet.peer: len(packet.rows) for packet in exchanged.packets})
     for name, fact in exchanged.facts.items():
         log.fact(name, fact)

@@ -17,6 +17,12 @@ ALIVE_S = 10.0
 """Seconds between checks of the parent at other times: its sockets may live on in a fork of it."""
 
 
+KILLED = (
+    "genrl-graph: killed within a step, which is lost; what was committed is kept; the same command with --resume, or "
+    "in Python resume=True, goes on from there\n"
+)
+
+
 def watch(parent: int, seconds: float, signals: socket.socket) -> None:
     """Kill the parent if a signal that is to end it is not taken from the socket within so many seconds."""
     poll = select.poll()
@@ -32,7 +38,7 @@ def watch(parent: int, seconds: float, signals: socket.socket) -> None:
         elif since is None:
             since = time.monotonic()
         elif time.monotonic() - since > seconds:
-            os.write(2, b"genrl-graph: killed within a step, which is lost; what was committed is kept\n")
+            os.write(2, KILLED.encode())
             os.kill(parent, signal.SIGKILL)
             return
         if numbers is not None:

@@ -19,7 +19,7 @@ from genrl_graph.edge_types.edge_type import CREDITED, SCORED
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ParamError, named
-from genrl_graph.long_work import long_work, shown_by
+from genrl_graph.long_work import displaying, long_work
 from genrl_graph.records.stored_run import StoredRun, open_run
 from genrl_graph.runners.loop.context import RunContext, StepReport
 from genrl_graph.runners.loop.exchange import LoopbackSwarm
@@ -103,7 +103,7 @@ def replay(
     console = Console(stderr=True, highlight=False, quiet=quiet)
     if update:
         set_threads(source.graph.run.threads)
-    with shown_by(WaitingBar(console).show):
+    with displaying(WaitingBar(console).show):
         players = _players(schedule, plan, stored.peers)
     starts = start_carries(players, stored, schedule, chosen[0]) if update else []
     before = digests(players)

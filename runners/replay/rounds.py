@@ -14,7 +14,7 @@ from genrl_graph.dag.infer import infer
 from genrl_graph.edge_types.edge_type import EdgeType
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.errors import GraphError, ParamError
-from genrl_graph.records.recall import Recall, Recorded
+from genrl_graph.records.recall import Recall, RecordedStep
 from genrl_graph.records.stored_run import StoredRun
 from genrl_graph.store.journal import Record
 from genrl_graph.store.run_path import RunPath
@@ -64,7 +64,7 @@ class StoredRounds:
         store = self._folders[round, holder]
         recall = self._recalls[store.folder]
 
-        def step(node: str) -> Recorded | None:
+        def step(node: str) -> RecordedStep | None:
             return recall(round, node, holder)
 
         return HolderRound(round, holder, self._graph, self._types, step)
@@ -82,10 +82,10 @@ class HolderRound:
     holder: str
     _graph: Graph
     _types: Mapping[str, EdgeType]
-    _step: Callable[[str], Recorded | None]
+    _step: Callable[[str], RecordedStep | None]
     _outputs: dict[str, Frame] = field(default_factory=dict)
 
-    def recorded(self, node: str) -> Recorded:
+    def recorded(self, node: str) -> RecordedStep:
         """Return the committed step of a node."""
         recorded = self._step(node)
         assert recorded is not None, f"round {self.round} of {self.holder} is complete, but has no {node}"

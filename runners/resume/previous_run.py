@@ -17,7 +17,7 @@ from genrl_graph.errors import GraphError, ParamError, StoreError
 from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import read_document
 from genrl_graph.records.facts import read_facts
-from genrl_graph.records.recall import Recall, Recorded
+from genrl_graph.records.recall import Recall, RecordedStep
 from genrl_graph.records.write import EVAL_PREFIX
 from genrl_graph.runners.loop.failures import FailedRows, first_failure
 from genrl_graph.runners.loop.peers import Peer, changing_carries
@@ -87,7 +87,7 @@ class Start:
     """
 
     first: int = 0
-    recall: Callable[[int, str, str], Recorded | None] = lambda round, node, peer: None
+    recall: Callable[[int, str, str], RecordedStep | None] = lambda round, node, peer: None
     reported: frozenset[Line] = frozenset()
     skipped: Mapping[int, int] = field(default_factory=dict)
     spent: Spent = field(default_factory=Spent)
@@ -279,7 +279,7 @@ class PreviousRun:
         for step in self.store.steps(range(self.first)).to_pylist() if self.first else ():
             if '"failed_rows"' not in step["facts"] and '"retried"' not in step["facts"]:
                 continue
-            recorded = Recorded(read_facts(step["facts"], self.store.folder), {})
+            recorded = RecordedStep(read_facts(step["facts"], self.store.folder), {})
             if not _trains(step):
                 spent.evaluation_retries += recorded.retries if step["round"] else 0
                 continue

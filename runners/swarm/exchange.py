@@ -3,12 +3,14 @@
 import hashlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 from genrl_graph.contract.node import Exchange, Packet
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ExchangeTimeout
-from genrl_graph.runners.loop.exchange import Meeting, PeerBehind
+from genrl_graph.messages import counted
+from genrl_graph.runners.loop.exchange import ExchangeResult, PeerBehind, WaitReport
 from genrl_graph.runners.loop.signals import Stop
 from genrl_graph.runners.swarm.admission.rules import Admission, of_one_shape
 from genrl_graph.runners.swarm.admission.verdict import PAYLOAD, Admitted, refusal_columns
@@ -22,7 +24,6 @@ from genrl_graph.wire.packet import encode
 
 PAUSE_S = 0.05
 PROOF_S, JOINING_S = 1.0, 5.0  # for which a peer waits, before a round, for rows that prove that the swarm is ahead
-TELL_S = 5.0
 
 
 class PeerSwarm:
@@ -134,11 +135,12 @@ class PeerSwarm:
 
     def close(
         self, node: Exchange, *, round: int, peer: str, tasks: TaskBook, vocabularies: Mapping[str, int]
-    ) -> Meeting:
+    ) -> ExchangeResult:
         """Receive and admit the rows of the frozen roster, until all have come or the deadline has passed."""
         if self._is_closed(node, round):
-            return Meeting(())
+            return ExchangeResult(())
         exchange = self._opened[node.place.node]
+        report = WaitReport(node, self._tell, since=exchange.since)
         while True:
             seen = self._inbox.count
             rounds = {member.peer_id: self._round_of(member) for member in self._others()}
@@ -149,6 +151,7 @@ class PeerSwarm:
             if over and not self._is_short(exchange, node):
                 break
             self._stop.check()
+            report.waiting(lambda: ", ".join(exchange.awaited))
             self._inbox.wait(seen, timeout_s=PAUSE_S)
         with self._inbox.changed:
             del self._opened[node.place.node]
@@ -157,6 +160,7 @@ class PeerSwarm:
             missing = ", ".join(f"{each.member.name} ({each.missing})" for each in exchange.asked if each.missing)
             came = f"wants {node.min_peers} peers within {node.timeout_s:g} s, but {exchange.came} came"
             raise ExchangeTimeout(f"{came}; missing: {missing or 'nobody'}")
+        report.closed([f"{each.member.name} ({each.missing})" for each in exchange.asked if each.missing])
         received = self._admit(exchange, node, tasks, vocabularies)
         return self._result(exchange, received)
 
@@ -207,7 +211,7 @@ class PeerSwarm:
                 self.conduct.accounts.add(name, bytes=len(asked.data), seconds=time.monotonic() - started)
         return {name: (announced[name], packet) for name, packet in of_one_shape(admitted).items()}
 
-    def _result(self, exchange: OpenExchange, received: Mapping[str, tuple[int, Admitted]]) -> Meeting:
+    def _result(self, exchange: OpenExchange, received: Mapping[str, tuple[int, Admitted]]) -> ExchangeResult:
         """Build the result of an exchange: its packets, refusals and missing members; judges the members."""
         round, own = exchange.round, exchange.rows
         refusals = [refusal for _, packet in received.values() for refusal in packet.refusals]
@@ -218,7 +222,7 @@ class PeerSwarm:
         missing = {asked.member.name: asked.missing for asked in exchange.asked if asked.missing}
         stale = {packet.peer: packet.round for packet in packets if packet.round != round}
         rows = sum(admitted.refused for _, admitted in received.values())
-        return Meeting(
+        return ExchangeResult(
             tuple(sorted([*packets, Packet(self._name, round, own)], key=lambda packet: packet.peer)),
             {name: fact for name, fact in (("missing", missing), ("stale", stale)) if fact},
             {
@@ -234,7 +238,7 @@ class PeerSwarm:
         Offenders, late ones among them, are left out for their back-off if the others are enough. After the timeout,
         they are let in too.
         """
-        has_told = False
+        report = WaitReport(node, self._tell, since=since)
         while True:
             seen, waited = self._inbox.count, time.monotonic() - since
             here = self._in_reach(node, round)
@@ -244,9 +248,7 @@ class PeerSwarm:
             for members in (heard, here)[: 2 if is_over else 1]:
                 if len(members) + 1 >= node.min_peers:
                     return members
-            if not has_told and waited >= TELL_S:
-                has_told = True
-                self._tell_who_is_here(node, round, here)
+            report.waiting(partial(self._who_is_missing, node, here))
             if is_over and node.on_short == "continue":
                 return here
             if is_over and node.on_short == "fail":
@@ -256,9 +258,9 @@ class PeerSwarm:
             self._stop.check()
             self._inbox.wait(seen, timeout_s=PAUSE_S)
 
-    def _tell_who_is_here(self, node: Exchange, round: int, members: Sequence[RosterMember]) -> None:
+    def _who_is_missing(self, node: Exchange, members: Sequence[RosterMember]) -> str:
         here = ", ".join([self._name, *(member.name for member in members)])
-        self._tell(f"nodes.{node.place.node} (round {round}): waits for {node.min_peers} peers; here: {here}")
+        return f"{counted(node.min_peers, 'peer')}, here: {here}"
 
     def _in_reach(self, node: Exchange, round: int) -> list[RosterMember]:
         """Return the other members whose round lets them take part in this one, sorted by name."""

@@ -85,6 +85,11 @@ class OpenExchange:
         """Return the number of peers whose rows are here, this one included."""
         return 1 + sum(asked.data is not None for asked in self.asked)
 
+    @property
+    def awaited(self) -> list[str]:
+        """Return the names of the members that this exchange waits for."""
+        return [asked.member.name for asked in self.asked if asked.awaited and not asked.settled]
+
     def ask(self, members: Sequence[RosterMember]) -> None:
         """Add members to the roster of the exchange; one that was gone is asked again."""
         known = {asked.member.peer_id: asked for asked in self.asked}

@@ -14,6 +14,8 @@ from genrl_graph.cli import run_command
 from genrl_graph.errors import GraphError
 from genrl_graph.graph_file.read import load, read
 
+OWN = "; a type of your own needs --import FILE"
+
 Swap = tuple[str, str]
 
 CRITIQUE_INPUTS = "inputs: {tasks: tasks, answers: answers, policy: policy}"
@@ -38,7 +40,7 @@ UPDATE_CRITIQUE = """\
 BROKEN: dict[str, tuple[list[Swap], str]] = {
     "unknown type": (
         [("type: reward.choice", "type: reward.choise")],
-        "39:11 nodes.score_critique.type: no type named 'reward.choise' (did you mean 'reward.choice'?)",
+        "39:11 nodes.score_critique.type: no type named 'reward.choise' (did you mean 'reward.choice'?)" + OWN,
     ),
     "unknown kind": (
         [
@@ -47,11 +49,11 @@ BROKEN: dict[str, tuple[list[Swap], str]] = {
                 "type: adv.mean\n    inputs: {scored: score_answer}",
             )
         ],
-        "27:11 nodes.credit_answer.type: no type named 'adv.mean'; `genrl-graph nodes` lists them",
+        "27:11 nodes.credit_answer.type: no type named 'adv.mean'; `genrl-graph nodes` lists them" + OWN,
     ),
     "unknown type of a carry": (
         [("type: policy.causal_lm", "type: policy.casual_lm")],
-        "7:11 carry.policy.type: no type named 'policy.casual_lm' (did you mean 'policy.causal_lm'?)",
+        "7:11 carry.policy.type: no type named 'policy.casual_lm' (did you mean 'policy.causal_lm'?)" + OWN,
     ),
     "misspelt name": (
         [(FINAL_CRITIQUES, "critiques: critique_s, policy: policy}")],
@@ -211,7 +213,7 @@ SEVERAL = [
 ]
 SEVERAL_LINES = [
     "4:10 version: this program reads version 1, got 3; write `version: 1`",
-    "12:11 nodes.tasks.type: no type named 'source.hf_datasets' (did you mean 'source.hf_dataset'?)",
+    "12:11 nodes.tasks.type: no type named 'source.hf_datasets' (did you mean 'source.hf_dataset'?)" + OWN,
     "18:14 nodes.answer.params.num_generation: generate.answer: unknown param 'num_generation' (did you mean "
     "'num_generations'?)",
     "37:25 nodes.critiques.params.min_peers: input should be greater than or equal to 1, got 0",

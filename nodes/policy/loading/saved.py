@@ -12,6 +12,7 @@ from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.store.loading import loading_carry
 from genrl_graph.store.manifest import damaged_files
 from genrl_graph.store.metrics_file import metric_lines
+from genrl_graph.store.peer_folders import refuse_unsafe
 from genrl_graph.store.run_folder import (
     CHECKPOINTS,
     GRAPH,
@@ -21,7 +22,6 @@ from genrl_graph.store.run_folder import (
     read_graph,
 )
 from genrl_graph.store.run_path import RunPath
-from genrl_graph.store.run_store import refuse_unsafe
 
 
 @dataclass(frozen=True, slots=True)

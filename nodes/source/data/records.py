@@ -22,8 +22,8 @@ class Columns(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    question: str = Field("question", description="column of the question, text or chat messages")
-    answer: str = Field("answer", description="column of the reference answer; a.b is field b of column a")
+    question: str = Field(default="question", description="column of the question, text or chat messages")
+    answer: str = Field(default="answer", description="column of the reference answer; a.b is field b of column a")
 
 
 _DEFAULT = Columns()

@@ -16,7 +16,7 @@ class PacedUpdate(Update):
     Rows of the other rounds are not trained on.
     """
 
-    every: int = Field(1, ge=1, description="train in every `every`-th round only")
+    every: int = Field(default=1, ge=1, description="train in every `every`-th round only")
 
     def is_due(self, round: int) -> bool:
         """Return True if the update trains in this round."""

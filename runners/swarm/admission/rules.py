@@ -14,7 +14,7 @@ These rules apply to every edge type that has the column they check:
     seconds               the tasks can be built within `peer_seconds`
     task                  the own source can build the task
 
-The rules of the edge type follow (`Frame.flaws`); for rollouts, above all, ids must hash to their content.
+The rules of the edge type follow (`Frame.violations`); for rollouts, above all, ids must hash to their content.
 """
 
 import time

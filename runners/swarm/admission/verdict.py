@@ -79,9 +79,9 @@ class AdmissionVerdict:
             self._refusals[at] = RowRefusal(self.sender, at, self._id(at), rule, shown)
 
     def refuse_flaws(self, known: ReceiverContext) -> None:
-        """Refuse the good rows that break a rule of their edge type (`Frame.flaws`)."""
+        """Refuse the good rows that break a rule of their edge type (`Frame.violations`)."""
         places = np.flatnonzero(self._good)
-        for flaw in self._good_rows().flaws(known):
+        for flaw in self._good_rows().violations(known):
             self.refuse(flaw.rule, self.mask(places[flaw.rows].tolist()), flaw.column)
 
     def result(self) -> Admitted:

@@ -124,7 +124,7 @@ def test_params_are_shown_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ([], 3, "draw: nothing to draw; name a graph file, or a run with --run"),
         ([TINY, "--format", "sgv"], 3, "--format sgv: no such format (did you mean 'svg'?)"),
-        ([TINY, "-o", "game.pdf"], 3, "-o game.pdf: the ending '.pdf' stands for no format; use .txt"),
+        ([TINY, "-o", "game.bmp"], 3, "-o game.bmp: the ending '.bmp' stands for no format; use .txt"),
         ([TINY, "-o", "game"], 3, "-o game: the ending '' stands for no format"),
         ([TINY, "-o", "none/game.svg"], 3, "-o none/game.svg: cannot write: No such file or directory"),
         ([TINY, "--round", "1"], 3, "--round 1: of which run? name it with --run"),
@@ -133,7 +133,7 @@ def test_params_are_shown_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
         ([TINY, "--run", "broken"], 12, "broken/metrics.jsonl:1: no JSON"),
         ([TINY, "--run", "begun"], 12, "begun/metrics.jsonl: no round has ended yet"),
         ([TINY, "--run", "played", "--round", "7"], 12, "played/metrics.jsonl: no round 7; the last one is 0"),
-        (["bad.yaml"], 2, "bad.yaml:"),
+        (["bad.yaml", "-o", "bad.svg"], 2, "bad.yaml:"),
     ],
 )
 def test_errors_are_one_line(
@@ -173,8 +173,8 @@ def test_a_notebook_shows_the_picture() -> None:
 
 def test_a_notebook_shows_what_is_wrong_with_a_graph_that_cannot_be_played() -> None:
     g = Graph("empty")
-    assert g._repr_svg_() is None
-    assert g._repr_mimebundle_()["text/plain"].startswith("<Graph 'empty': 0 carries, 0 nodes>\n")
+    assert "the graph has no nodes; add at least one" in g._repr_svg_()
+    assert "the graph has no nodes; add at least one" in g._repr_mimebundle_()["text/plain"]
 
 
 def test_the_gallery_is_what_make_pictures_writes() -> None:

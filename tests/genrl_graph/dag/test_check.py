@@ -15,6 +15,8 @@ from genrl_graph.errors import GraphError
 from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import Loaded, read_document
 
+OWN = "; a type of your own needs --import FILE"
+
 Read = Callable[[str], Loaded]
 
 
@@ -153,16 +155,16 @@ def test_the_examples_of_the_design_are_told_word_by_word(read: Read) -> None:
         ),
         (
             ("type: policy.toy,", "type: policy.toi,"),
-            ["carry.policy.type: no type named 'policy.toi' (did you mean 'policy.toy'?)"],
+            ["carry.policy.type: no type named 'policy.toi' (did you mean 'policy.toy'?)" + OWN],
         ),
         (
             ("type: exchange.gather, inputs: {rows: answer}", "type: exchange.gahter, inputs: {rows: answer}"),
-            ["nodes.answers.type: no type named 'exchange.gahter' (did you mean 'exchange.gather'?)"],
+            ["nodes.answers.type: no type named 'exchange.gahter' (did you mean 'exchange.gather'?)" + OWN],
         ),
         (
             ("type: exchange.gather, inputs: {rows: answer}", "type: exchange.gahter, inputs: {rows: anwser}"),
             [
-                "nodes.answers.type: no type named 'exchange.gahter' (did you mean 'exchange.gather'?)",
+                "nodes.answers.type: no type named 'exchange.gahter' (did you mean 'exchange.gather'?)" + OWN,
                 "nodes.answers.rows: no node or carry named 'anwser' (did you mean 'answer'?)",
             ],
         ),

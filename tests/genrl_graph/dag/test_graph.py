@@ -112,7 +112,10 @@ def test_what_does_not_fit_fails_on_its_line_and_leaves_no_trace() -> None:
         ),
         (lambda: g.add("x", Draw(), tasks=tasks), "nodes.x.inputs: input 'policy' (ToyPolicy) is missing"),
         (lambda: g.add("x", Parity(), rolouts=answer), "reward.toy_parity has no input 'rolouts' (did you mean"),
-        (lambda: g.add("x", Parity(), rollouts=[answer]), "nodes.x.rollouts: takes one output, not 1; write one name"),
+        (
+            lambda: g.add("x", Parity(), rollouts=[answer]),
+            "nodes.x.rollouts: takes one output, not a list of 1; write one name",
+        ),
         (lambda: g.add("x", Named(), rows=[answer]), "nodes.x.rows: takes outputs by name; write {name: node}"),
         (lambda: g.add("x", Named(), rows={}), "nodes.x.rows: is empty; name at least one output"),
         (

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+import zlib
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -84,6 +85,9 @@ def assert_well_formed(schedule: Schedule, format: str, contents: bytes) -> None
         image = pytest.importorskip("PIL.Image").open(io.BytesIO(contents))
         assert image.mode == "RGB", "opaque, so that it is readable on any ground"
         assert {image.getpixel(corner) for corner in ((0, 0), (image.width - 1, image.height - 1))} == {(255, 255, 255)}
+    elif format == "pdf":
+        shown = zlib.decompress(contents.partition(b"stream\n")[2].partition(b"\nendstream")[0]).decode()
+        assert all(f"({name}) Tj" in shown for name in names)
     else:
         shown = contents.decode()
         assert all(name in shown for name in names)

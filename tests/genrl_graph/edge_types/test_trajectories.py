@@ -75,7 +75,7 @@ def test_ids_are_those_of_the_content_in_any_order() -> None:
 )
 def test_what_is_wrong_with_a_row_of_others(changed: dict[str, object], rule: str) -> None:
     broken = {
-        flaw.rule: np.flatnonzero(flaw.rows).tolist() for flaw in steps(**changed).flaws(ReceiverContext("p", {}))
+        flaw.rule: np.flatnonzero(flaw.rows).tolist() for flaw in steps(**changed).violations(ReceiverContext("p", {}))
     }
     assert broken.get(rule, [0]) == [0], broken
     assert {name for name, rows in broken.items() if rows} - {"hash", "whole"} == ({rule} if rule else set())
@@ -95,13 +95,13 @@ def test_what_is_wrong_with_a_row_of_others(changed: dict[str, object], rule: st
 def test_a_trajectory_that_is_not_whole_or_lies_about_its_end_is_refused_whole(
     changed: dict[str, object], refused: list[int]
 ) -> None:
-    flaws = [flaw for flaw in steps(**changed).flaws(ReceiverContext("p", {})) if flaw.rule == "whole"]
-    assert next(np.flatnonzero(flaw.rows).tolist() for flaw in flaws) == refused
+    violations = [flaw for flaw in steps(**changed).violations(ReceiverContext("p", {})) if flaw.rule == "whole"]
+    assert next(np.flatnonzero(flaw.rows).tolist() for flaw in violations) == refused
 
 
 def test_a_reward_of_another_peer_is_a_number() -> None:
     rows = steps().marked(SCORED, {"reward": [0.0, np.nan, -1e7, 1.0]})
-    broken = {flaw.rule: np.flatnonzero(flaw.rows).tolist() for flaw in rows.flaws(ReceiverContext("p", {}))}
+    broken = {flaw.rule: np.flatnonzero(flaw.rows).tolist() for flaw in rows.violations(ReceiverContext("p", {}))}
     assert broken["reward"] == [1, 2]
 
 

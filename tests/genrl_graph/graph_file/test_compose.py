@@ -220,7 +220,7 @@ def test_a_key_of_digits_is_the_number_that_the_file_has(load: Load) -> None:
         ("~run.sed", "command line: ~run.sed: there is no 'run.sed' to delete; keys that 'run' has: rounds"),
         ("~nope", "there is no 'nope' to delete; keys that the graph has: graph, version, nodes, run"),
         ("~run.rounds=3", "'run.rounds' is 10, not 3"),
-        ("run.rounds", "command line: run.rounds: missing EQUAL"),
+        ("run.rounds", "command line: run.rounds: has no value; write key=value"),
         ("run.rounds=[1", "command line: run.rounds=[1: "),
         ("=3", "there is no key"),
         ("", "command line: : "),

@@ -22,6 +22,8 @@ from genrl_graph.graph_file.dump import dump
 from genrl_graph.graph_file.read import Loaded, read, read_document
 from genrl_graph.nodes.exchange.gather import Gather
 
+OWN = "; a type of your own needs --import FILE"
+
 Read = Callable[[str], Loaded]
 
 HEAD = "graph: g\nversion: 1\n"
@@ -171,11 +173,14 @@ def lines(read: Read, text: str) -> list[str]:
         (SMALL + "  a: {type: 3}\n", ["game.yaml:5:13 nodes.a.type: wants the name of a type, got 3"]),
         (
             SMALL + "  a: {type: source.toy_nmubers}\n",
-            ["game.yaml:5:13 nodes.a.type: no type named 'source.toy_nmubers' (did you mean 'source.toy_numbers'?)"],
+            [
+                "game.yaml:5:13 nodes.a.type: no type named 'source.toy_nmubers' (did you mean 'source.toy_numbers'?)"
+                + OWN
+            ],
         ),
         (
             SMALL + "  a: {type: zzzzz.qqqqq}\n",
-            ["game.yaml:5:13 nodes.a.type: no type named 'zzzzz.qqqqq'; `genrl-graph nodes` lists them"],
+            ["game.yaml:5:13 nodes.a.type: no type named 'zzzzz.qqqqq'; `genrl-graph nodes` lists them" + OWN],
         ),
         (
             SMALL + "  a: {type: policy.toy}\n",
@@ -235,7 +240,7 @@ def lines(read: Read, text: str) -> list[str]:
         (
             SMALL + "  a: {type: select.toy_same, inputs: {rows: [tasks, 3]}}\n",
             [
-                "game.yaml:5:45 nodes.a.rows: takes one output, not 1; write one name",
+                "game.yaml:5:45 nodes.a.rows: takes one output, not a list of 1; write one name",
                 "game.yaml:5:53 nodes.a.rows.1: wants the name of a node, got 3",
             ],
         ),
@@ -295,7 +300,7 @@ def lines(read: Read, text: str) -> list[str]:
             CHAIN.replace("source.toy_numbers", "source.toy_numbres"),
             [
                 "game.yaml:9:11 nodes.tasks.type: no type named 'source.toy_numbres' "
-                "(did you mean 'source.toy_numbers'?)"
+                "(did you mean 'source.toy_numbers'?)" + OWN
             ],
         ),
         (

@@ -82,7 +82,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 
 def test_runs_are_listed_with_their_state(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with RunStore.open(runs / "cut", "a"):
         out = printed(capsys, "runs", runs)
-        rows = {text.split()[0]: text for text in out.splitlines() if text.strip()}
+        rows = {text.split()[0].rstrip(":"): text for text in out.splitlines() if text.strip()}
         assert "running" in rows["cut"] and "0/10" in rows["cut"]
     rewards = [f"{value:.3f}" for value in last_rewards(runs / "toy")]
     assert all(part in rows["toy"] for part in ("6/6", "finished", *rewards))
@@ -184,14 +184,15 @@ def test_a_lineage_leads_to_the_task_and_to_the_update(runs: Path, capsys: pytes
     run = open_run(runs / "toy")
     final = run.frame("credit_final", 3, holder="peer0001").rows()[0]
     out = printed(capsys, "lineage", runs / "toy", final["id"][:12])
-    first, *rest = out.splitlines()
-    assert first.startswith(final["id"][:10]) and "seed (0, 3, final, peer0001), sample" in first
+    task, first, text, *rest = out.splitlines()
+    (answer,) = (row for row in run.frame("answer", 3).rows() if row["id"] in final["parent_ids"][:1])
+    assert task == f"task {final['task_id']}: {answer['messages'][-1]['content']}"
+    assert first.startswith(final["id"][:10]) and "seed (0, 3, final, peer0001), sample" in text
     assert f"reward {final['reward']:.3f}" in first and "policy version 3" in first
     quoted = [text for text in rest if any(parent[:10] in text for parent in final["parent_ids"])]
     assert len(quoted) == len(final["parent_ids"]) == 4 and {"peer0000", "peer0001"} == {
         text.split("round 3  ")[1].split()[0] for text in quoted
     }
-    assert sum(f"task {final['task_id']}" in text for text in rest) == 4
     assert "trained on by update  round 3  peer0001" in out and "quoted by no rollout" in out
     children = printed(capsys, "lineage", runs / "toy", final["parent_ids"][0])
     assert "quoted by 8 rollouts" in children and final["id"][:10] in children

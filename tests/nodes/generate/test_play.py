@@ -52,7 +52,7 @@ def play(
 
 def test_the_steps_are_those_of_the_environment() -> None:
     rows = play(Play(num_envs=2), tasks_of(*[CORRIDOR] * 5), policy_of(CORRIDOR))
-    assert [flaw.rule for flaw in rows.flaws(ReceiverContext("", {})) if flaw.rows.any()] == []
+    assert [flaw.rule for flaw in rows.violations(ReceiverContext("", {})) if flaw.rows.any()] == []
     for task_id, at in rows.positions("task_id").items():
         episode = rows.take(at)
         game = Environment.model_validate(CORRIDOR).open()

@@ -16,7 +16,7 @@ from genrl_graph.nodes.generate.play import Play
 from genrl_graph.nodes.policy.q_network import QNetworkCarry
 from genrl_graph.nodes.source.environment import EnvironmentSource
 from genrl_graph.nodes.update.dqn import Dqn
-from genrl_graph.nodes.update.replay_buffer import Remember, ReplayBuffer, ReplayCarry, Transitions
+from genrl_graph.nodes.update.replay_buffer import AddToReplay, ReplayBuffer, ReplayCarry, Transitions
 from genrl_graph.seeds import stream
 
 registry.import_file(Path(__file__).parents[2] / "corridors.py")
@@ -56,7 +56,7 @@ def test_the_buffer_is_a_ring_and_comes_back_from_the_disk(policy: Any, tmp_path
     rows, more = played(policy), played(policy, seed=1)
     replay, log = ReplayCarry(capacity=30).init("replay", seed=0), Log()
     empty = replay.digest()
-    assert Remember().run(replay, [rows, more], log=log) is replay
+    assert AddToReplay().run(replay, [rows, more], log=log) is replay
     every = Transitions.of(Trajectories.concat([rows, more]))
     newest = every.take(np.arange(len(every) - 30, len(every)))
     drawn = replay.sample(500, stream(0))
@@ -85,7 +85,7 @@ def test_an_empty_buffer_comes_back_too(tmp_path: Path) -> None:
 
 def test_nothing_is_learned_until_there_is_enough_and_between_its_rounds(policy: Any) -> None:
     replay, before = ReplayBuffer(1000), policy.digest()
-    Remember().run(replay, [played(policy)], log=Log())
+    AddToReplay().run(replay, [played(policy)], log=Log())
     for node in (Dqn(start_size=1000), Dqn(start_size=1, every=2)):
         assert node.run(policy, replay, rng=stream(0), log=Log(), round=0) is policy
         assert policy.digest() == before
@@ -96,7 +96,7 @@ def test_nothing_is_learned_until_there_is_enough_and_between_its_rounds(policy:
 
 def test_the_target_follows_in_steps(policy: Any) -> None:
     replay, seen = ReplayBuffer(1000), torch.eye(6)
-    Remember().run(replay, [played(policy)], log=Log())
+    AddToReplay().run(replay, [played(policy)], log=Log())
     first = policy.action_values(seen, target=True).clone()
     assert torch.equal(first, policy.action_values(seen).detach())
     steps = round(0.5 * replay.added)
@@ -109,7 +109,7 @@ def test_the_target_follows_in_steps(policy: Any) -> None:
 def test_it_learns_what_each_action_is_worth(policy: Any) -> None:
     replay = ReplayBuffer(5000)
     for round in range(25):
-        Remember().run(replay, [played(policy, seed=round)], log=Log())
+        AddToReplay().run(replay, [played(policy, seed=round)], log=Log())
         Dqn(start_size=100, learning_rate=0.005, target_every=50).run(
             policy, replay, rng=stream(round), log=Log(), round=round
         )

@@ -271,6 +271,22 @@ def test_a_new_model_is_measured_once_and_kept(cache: Path, monkeypatch: pytest.
     assert len(told) == 2
 
 
+def test_a_calibration_beside_busy_programs_is_kept_and_called_rough(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(calibrate, "BUSY", -1.0)  # whatever others do is too much
+    other = TinyLM(hidden_size=24, layers=2, heads=2)
+    told: list[str] = []
+    first = Calibration(tell=told.append).speeds(size_policy(other), name="carry.other")
+    assert "measured roughly" in told[-1] and "--calibrate" in told[-1]
+    again = Calibration(tell=told.append)
+    assert again.speeds(size_policy(other), name="carry.other") == first and len(told) == 2
+    assert again.is_rough
+    assert any("rough speeds" in text for text in estimate(game(policy=other)).assumptions)
+    assert not any("rough" in text for text in estimate(game()).assumptions)
+
+
 def test_activations_grow_with_the_layers_as_the_extrapolation_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "PATIENCE_S", 0.0)
     sized = size_policy(TinyLM(hidden_size=24, layers=9, heads=2))

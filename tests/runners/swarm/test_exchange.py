@@ -15,7 +15,7 @@ from genrl_graph import Log, Rollouts, TaskBook
 from genrl_graph.contract.node import Exchange
 from genrl_graph.dag.schedule import compile_graph
 from genrl_graph.errors import ExchangeTimeout
-from genrl_graph.runners.loop.exchange import Meeting, PeerBehind
+from genrl_graph.runners.loop.exchange import ExchangeResult, PeerBehind
 from genrl_graph.runners.loop.signals import Interrupted, Stop
 from genrl_graph.runners.swarm.admission.rules import Admission, makers
 from genrl_graph.runners.swarm.claims import proof_of
@@ -80,17 +80,17 @@ class Seat:
         self.swarm.begin(round)
         self.host._thread.run(self.host._presence._announce(directly=True))
 
-    def close(self, round: int) -> Meeting:
+    def close(self, round: int) -> ExchangeResult:
         """Close the exchange and return its result."""
         return self.swarm.close(self.node, round=round, peer=self.name, tasks=TASKS, vocabularies={})
 
-    def meet(self, round: int) -> Meeting:
+    def meet(self, round: int) -> ExchangeResult:
         """Open and close the exchange of a round."""
         self.open(round)
         return self.close(round)
 
 
-Later = Callable[..., "Future[Meeting]"]
+Later = Callable[..., "Future[ExchangeResult]"]
 Sit = Callable[..., Seat]
 
 
@@ -130,11 +130,11 @@ def sit(start_host: Callable[..., Host], key: Callable[[str], Identity], later: 
         seat.host.close()
 
 
-def peers_of(meeting: Meeting) -> list[str]:
+def peers_of(meeting: ExchangeResult) -> list[str]:
     return [packet.peer for packet in meeting.packets]
 
 
-def rules_of(meeting: Meeting) -> list[tuple[str, str]]:
+def rules_of(meeting: ExchangeResult) -> list[tuple[str, str]]:
     refusals = meeting.refusals
     return list(zip(refusals["peer"], refusals["rule"], strict=True)) if refusals else []
 

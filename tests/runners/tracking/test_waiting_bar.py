@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from screens import screen
 
-from genrl_graph.long_work import long_work, shown_by
+from genrl_graph.long_work import displaying, long_work
 from genrl_graph.runners.tracking.waiting_bar import WaitingBar
 
 
@@ -19,7 +19,7 @@ def terminal(written: io.StringIO, **options: Any) -> Console:
 
 def test_what_takes_long_is_shown_under_one_bar_and_leaves_a_line_with_its_seconds() -> None:
     written = io.StringIO()
-    with shown_by(WaitingBar(terminal(written), after_s=0.1).show):
+    with displaying(WaitingBar(terminal(written), after_s=0.1).show):
         with long_work("loading [policy]"):
             time.sleep(0.3)
             with long_work("unpacking a model with a name too long for its line"):
@@ -52,7 +52,7 @@ def test_a_quiet_console_shows_nothing() -> None:
 def test_work_that_fails_takes_its_bar_along_and_the_error_is_the_work_s() -> None:
     written = io.StringIO()
     bar = WaitingBar(terminal(written), after_s=0.05)
-    with pytest.raises(ValueError, match="torn"), shown_by(bar.show), long_work("loading"):
+    with pytest.raises(ValueError, match="torn"), displaying(bar.show), long_work("loading"):
         time.sleep(0.2)
         raise ValueError("torn")
     assert screen(written.getvalue()) == []

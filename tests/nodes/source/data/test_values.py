@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from genrl_graph.contract.node import Place
 from genrl_graph.edge_types.task import Task
 from genrl_graph.errors import DataError, ParamError
 from genrl_graph.nodes.source.hf_dataset import HfDataset
@@ -140,10 +141,11 @@ def test_typed_columns_follow_the_same_rule(tmp_path: Path) -> None:
 def test_listed_tasks_follow_the_same_rule() -> None:
     for task, message in [
         ({"messages": [ASK, SAY]}, "ends with the assistant"),
-        ({"question": "q", "answer": 3.1}, "a fraction can be written in several ways; put it in quotes"),
+        ({"question": "q", "answer": 3.1}, r"more than one spelling, and answers are text; put it in quotes, got 3\.1"),
         ({"question": "q", "answer": True}, "valid string"),
         ({"question": "q", "metadata": {"seen": {1}}}, "metadata.seen holds {1}"),
     ]:
         with pytest.raises(ParamError, match=message):
             ListSource(tasks=[task])
-    assert ListSource(tasks=[{"question": "q", "answer": 42, "kind": 7}]).tasks[0].answer == "42"
+    source = ListSource(tasks=[{"question": "q", "answer": 42, "kind": 7}])
+    assert source.placed(Place("tasks")).resolve("tasks/0").answer == "42"
