@@ -30,9 +30,12 @@ from genrl_graph.errors import GenrlGraphError, GraphError, NodeError, NodeFaile
 from genrl_graph.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from genrl_graph.comparison.history import Unit
+    from genrl_graph.comparison.result import Comparison
     from genrl_graph.records.stored_run import StoredRun
     from genrl_graph.runners.play import Run
     from genrl_graph.runners.replay.replay import Replay
+    from genrl_graph.runners.sweep.play import Sweep
 
 
 def play(
@@ -86,6 +89,90 @@ def replay(
     from genrl_graph.runners.replay.replay import replay as replay_run
 
     return replay_run(run, graph, out=out, rounds=rounds, update=update, recompute=recompute, quiet=True)
+
+
+def sweep(
+    graph: "Graph | Path | str",
+    overrides: Sequence[str] = (),
+    *,
+    seeds: Sequence[int] | None = None,
+    zips: Sequence[Sequence[str]] = (),
+    out: "Path | str | None" = None,
+    jobs: int | None = None,
+    resume: bool = False,
+    goal: str | None = None,
+    keep: int | None = None,
+    trials: int | None = None,
+    imports: Sequence[str] = (),
+    quiet: bool = False,
+) -> "Sweep":
+    """Play a graph with every setting of some axes and every seed, each in a process of its own; returns the sweep.
+
+    Its `cells` are a data frame. Failed cells do not end the others: `failed` lists them.
+
+    Args:
+        graph: Graph file, name of a shipped graph, or a graph that has a YAML form; the latter needs `out`.
+        overrides: Axes in Hydra's grammar, such as `nodes.update.params.learning_rate=1e-3,3e-3`.
+        seeds: Seeds of every setting; by default the graph's one.
+        zips: Keys that change together instead of being crossed.
+        out: Folder of the sweep; by default a new `sweeps/<graph>-<n>`.
+        jobs: Cells side by side; by default as many as processors and free memory allow.
+        resume: Go on with the sweep in `out`.
+        goal: What a search wants most of: METRIC, max:METRIC or min:METRIC.
+        keep: Stop settings on the way: after each rung one in so many goes on.
+        trials: Draw so many settings from `key=interval(low,high)`.
+        imports: Python files or modules that define nodes, as `--import` takes them.
+        quiet: Print nothing.
+
+    Raises:
+        GraphError, ParamError: A setting cannot be played; nothing was started.
+        StoreError: The folder holds anything but the sweep to resume.
+    """
+    from genrl_graph.runners.sweep.play import sweep as play_settings
+
+    return play_settings(
+        graph,
+        overrides,
+        seeds=seeds,
+        zips=zips,
+        out=out,
+        jobs=jobs,
+        resume=resume,
+        goal=goal,
+        keep=keep,
+        trials=trials,
+        imports=imports,
+        quiet=quiet,
+    )
+
+
+def compare(
+    *what: "Path | str",
+    at: "Unit" = "rounds",
+    metrics: Sequence[str] = (),
+    smooth: int | None = None,
+    baseline: str | None = None,
+    expect: Sequence[str] = (),
+    out: "Path | str | None" = None,
+) -> "Comparison":
+    """Compare runs and sweeps over seeds; `summary`, `pairs` and `curves` of the result are data frames.
+
+    Args:
+        what: Run folders, sweeps, folders of runs, or `LABEL=PATTERN`.
+        at: What is equal where runs are compared: rounds, sampled_tokens, trained_tokens or seconds.
+        metrics: Names or patterns such as `eval/*`; by default results of stages and evaluations.
+        smooth: Rounds that training metrics are averaged over; by default a twentieth of them.
+        baseline: The setting that the others are compared with.
+        expect: Expectations such as `eval/reward(a) > eval/reward(b)`; `met` says whether all are.
+        out: Folder for table.md, summary.parquet, curves.png and curves.svg.
+
+    Raises:
+        ParamError: Nothing is named, or what an option names is unknown.
+        StoreError: A run cannot be read, or a file cannot be written.
+    """
+    from genrl_graph.comparison.compare import compare as compare_runs
+
+    return compare_runs(what, at=at, metrics=metrics, smooth=smooth, baseline=baseline, expect=expect, out=out)
 
 
 def load(path: "Path | str", overrides: Sequence[str] = ()) -> Graph:
@@ -144,10 +231,12 @@ __all__ = [
     "TokenSequence",
     "Update",
     "__version__",
+    "compare",
     "credit",
     "load",
     "open_run",
     "play",
     "replay",
     "score",
+    "sweep",
 ]

@@ -12,7 +12,8 @@
     │   ├── StoreError     12    a run folder: taken, broken, of another version
     │   ├── PeerRefused    13    a peer that breaks the protocol
     │   ├── SwarmError     14    the connection to other peers: identity, addresses, daemon, streams
-    │   └── RoundsSkipped  15    a run that came to its end, but left rounds out because the swarm was ahead
+    │   ├── RoundsSkipped  15    a run that came to its end, but left rounds out because the swarm was ahead
+    │   └── CellsFailed    16    a sweep that came to its end, but with cells that failed
     └── NodeFailed         20    a node that failed while it ran
         ├── RewardFailed   21    a reward that raised, hung, returned too few values or judged nothing
         └── TooManyFailed  22    more rows failed, or could not be judged, than the run allows
@@ -97,6 +98,12 @@ class RoundsSkipped(WorldError):
     """A peer came to the end of its run, but did not play all rounds, because the swarm was in a later one."""
 
     exit_code = 15
+
+
+class CellsFailed(WorldError):
+    """A sweep came to its end, but some of its cells failed; the others are complete."""
+
+    exit_code = 16
 
 
 class NodeFailed(GenrlGraphError):

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import time
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -11,9 +12,35 @@ _HOSTILE = re.compile(
 )
 
 
+MOST_NAME = 80
+"""Most characters of a name for which a close one is looked for."""
+MOST_COMPARISONS, COMPARISONS_A_SECOND = 50_000, 5_000
+"""Names that are compared at once, about a second's work, and later: files may hold any number of misspelt names."""
+
+
+class _Allowance:
+    """Comparisons that are left; they come back with time."""
+
+    def __init__(self) -> None:
+        self._left, self._since = float(MOST_COMPARISONS), time.monotonic()
+
+    def take(self, number: int) -> bool:
+        """Return whether so many comparisons are left, and take them."""
+        now = time.monotonic()
+        self._left = min(self._left + (now - self._since) * COMPARISONS_A_SECOND, MOST_COMPARISONS)
+        self._since = now
+        taken = number <= self._left
+        self._left -= number if taken else 0
+        return taken
+
+
+_allowance = _Allowance()
+
+
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is closest to a misspelt one, or None if none is close."""
-    return _closest(name, tuple(known))
+    """Return the known name that is closest to a misspelt one, or None if none is close, or to compare takes long."""
+    names = tuple(known)
+    return _closest(name, names) if len(name) <= MOST_NAME and _allowance.take(len(names)) else None
 
 
 @lru_cache(maxsize=1024)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from genrl_graph.arrow.schema import leaves
@@ -34,6 +35,17 @@ def split(table: pa.Table) -> dict[str, Flat]:
     for name in table.column_names:
         _split(table.column(name).combine_chunks(), name, parts)
     return parts
+
+
+def has_text_beyond(column: pa.ChunkedArray | pa.Array, size: int) -> bool:
+    """Return whether a column without nulls, or a column inside it, has a text of more than `size` bytes."""
+    if isinstance(column, pa.ChunkedArray):
+        return any(has_text_beyond(chunk, size) for chunk in column.chunks)
+    if pa.types.is_struct(column.type):
+        return any(has_text_beyond(inner, size) for inner in column.flatten())
+    if pa.types.is_list(column.type):
+        return has_text_beyond(column.flatten(), size)
+    return pa.types.is_string(column.type) and (pc.max(pc.binary_length(column)).as_py() or 0) > size
 
 
 def join(schema: pa.Schema, read: Read, start: int, stop: int) -> pa.Table:

@@ -35,13 +35,9 @@ def add_import_argument(parser: argparse.ArgumentParser) -> None:
 
 def run_imports(args: argparse.Namespace) -> dict[str, str]:
     """Run the files and modules that `--import` names; return the hash or version of each."""
-    from genrl_graph.contract import registry
+    from genrl_graph.contract.registry import import_all
 
-    versions = {}
-    for name in args.imports:
-        is_file = name.endswith(".py") or "/" in name
-        versions[name] = registry.import_file(Path(name)) if is_file else registry.import_module(name)
-    return versions
+    return import_all(args.imports)
 
 
 def read_graph_argument(args: argparse.Namespace) -> "Loaded":

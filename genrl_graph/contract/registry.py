@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,6 +63,18 @@ def load_packages() -> None:
             package = point.dist.name if point.dist is not None else "a package"
             what = f"the nodes of {package} ({point.value}) cannot be imported: {type(error).__name__}: {error}"
             raise NodeError(f"{what}; fix or uninstall it") from error
+
+
+def import_all(names: Iterable[str]) -> dict[str, str]:
+    """Import scripts, which end in .py or have a folder in front, and modules; return the hash or version of each.
+
+    Raises `GraphError` for one that cannot be imported.
+    """
+    versions = {}
+    for name in names:
+        is_file = name.endswith(".py") or "/" in name
+        versions[name] = import_file(Path(name)) if is_file else import_module(name)
+    return versions
 
 
 def import_file(path: Path) -> str:

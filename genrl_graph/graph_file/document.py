@@ -21,6 +21,8 @@ MAX_COPIES = 50_000
 """A text whose aliases and merges repeat more values than this is refused."""
 
 VERSION = 1
+SHOWN_WIDTH = 160
+"""Most characters of a source line that an error shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +38,12 @@ class Position:
         return f"{self.file}:{self.line}:{self.column}" if self.line else f"{self.file}: {self.text}"
 
     def caret(self) -> str:
-        """Return the source line, and below it a ^ under the column."""
-        before = self.text[: max(self.column - 1, 0)]
-        return f"{self.text}\n{''.join(c if c == chr(9) else ' ' for c in before)}^"
+        """Return the source line, of a long one the part around the column, and below it a ^ under the column."""
+        at = max(self.column - 1, 0)
+        start = max(at - SHOWN_WIDTH // 2, 0) if len(self.text) > SHOWN_WIDTH else 0
+        before = self.text[start:at]
+        shown = self.text[start : start + SHOWN_WIDTH]
+        return f"{shown}\n{''.join(c if c == chr(9) else ' ' for c in before)}^"
 
 
 @dataclass(frozen=True, slots=True)

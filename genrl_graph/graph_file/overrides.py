@@ -12,6 +12,16 @@ HYDRA_KEYS = ("hydra", "defaults")
 
 def parse_override(text: str) -> Any:
     """Parse one command line argument as Hydra's `Override`; raise `ParamError` for bad syntax or a sweep."""
+    override = parse_syntax(text)
+    if override.is_sweep_override():
+        advice = "a list is key=[1,2], a text with a comma is key='1,2'"
+        raise _refusal(text, f"a sweep over several values: `genrl-graph sweep` plays one run per value ({advice})")
+    _check_keys(override.value(), text)
+    return override
+
+
+def parse_syntax(text: str) -> Any:
+    """Parse one argument as Hydra's `Override`, which may be a sweep; raise `ParamError` for bad syntax or key."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -20,15 +30,11 @@ def parse_override(text: str) -> Any:
     except HydraException as error:
         cause = " ".join(str(error).split())
         raise _refusal(text, f"{cause}; write key=value, and quote a text: key='a, b'") from error
-    if override.is_sweep_override():
-        advice = "a list is key=[1,2], a text with a comma is key='1,2'"
-        raise _refusal(text, f"a sweep over several values is not played; start one run per value ({advice})")
     key = override.key_or_group
     if not key:
         raise _refusal(text, "there is no key; write key=value")
     if key.replace("/", ".").split(".")[0] in HYDRA_KEYS:
         raise _refusal(text, f"'{key}' is no key of a graph; choose a group's option with group=option")
-    _check_keys(override.value(), text)
     return override
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from genrl_graph.errors import GenrlGraphError, StoreError
 from genrl_graph.inspection.text import line, number
-from genrl_graph.records.stored_run import StoredRun, open_run, run_folders, writer_of
+from genrl_graph.records.stored_run import StoredRun, first_damage, open_run, run_folders, writer_of
 from genrl_graph.store.metrics_file import METRICS
 from genrl_graph.store.run_folder import GRAPH, JOURNAL, inner_folders, sub_folders
 from genrl_graph.store.run_path import RunPath
@@ -66,7 +66,9 @@ def print_runs(folder: Path, console: Console) -> None:
 
 def _cells(path: Path) -> list[str]:
     if not run_folders(path):
-        return [f"{path.name}/", "", "", f"{len(inner_folders(path))} runs", "", ""]
+        damage = first_damage(path)
+        state = f"{len(inner_folders(path))} runs" + (f", unreadable: {damage}" if damage else "")
+        return [f"{path.name}/", "", "", state, "", ""]
     run = open_run(path)
     status = RunStatus.of(run)
     rewards = " ".join(number(value) for value in last_outcomes(run.metrics()).values())

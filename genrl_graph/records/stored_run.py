@@ -43,7 +43,8 @@ def open_run(path: Path | str) -> "StoredRun":
         inner = _run_names(folder)
         hint = f"; it holds the runs {', '.join(inner[:5])}" if inner else ""
         close = did_you_mean(folder.name, _run_names(folder.parent))
-        raise StoreError(f"{folder}: no run here, {GRAPH} is missing{hint or close}")
+        damage = first_damage(folder)
+        raise StoreError(f"{folder}: no run here, {GRAPH} is missing{hint or close}{damage and f'; {damage}'}")
     return StoredRun(folder, [RunStore.open(path) for path in folders])
 
 
@@ -66,6 +67,16 @@ def run_folders(folder: Path) -> list[Path]:
             return []
         any_peer |= bool(holders)
     return inner if any_peer else []
+
+
+def first_damage(folder: Path) -> str:
+    """Return why the first run below a folder that cannot be opened cannot, or "" if all can."""
+    for path in inner_folders(folder):
+        try:
+            _holders(RunStore.open(path))
+        except StoreError as error:
+            return str(error)
+    return ""
 
 
 def writer_of(folder: Path) -> int | None:

@@ -130,6 +130,13 @@ class RolloutArrays:
                 levels[leaf.into] = int(self.array(group, leaf).read(rows, rows + 1)[0]) if levels[""] else 0
         return levels
 
+    def require_room(self, group: str, table: pa.Table) -> None:
+        """Raise `StoreError` where the texts of a table are too long to be appended to the published rows."""
+        before, parts = self._element_counts(group, table.schema), split(table)
+        for leaf in leaves(table.schema):
+            if leaf.dtype == "string":
+                self.array(group, leaf).require_room(parts[leaf.path], before[leaf.level])
+
     def append(self, tables: Mapping[str, pa.Table]) -> None:
         """Write rows after the published ones; readers see them after `publish`.
 

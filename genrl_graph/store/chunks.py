@@ -38,6 +38,11 @@ READERS = 4  # threads that decompress
 BYTES_FOR_THREADS = 8 * 2**20  # a smaller read is faster in one thread
 
 
+def longest_short_text() -> int:
+    """Return the bytes of the longest text of which a chunk always has room for as many as it holds."""
+    return MAX_TEXT_BYTES // 2 // STRINGS_A_CHUNK - 8  # each text has a length of four bytes
+
+
 @dataclass(frozen=True, slots=True)
 class ChunkedArray:
     """The array of one leaf, in a folder of its own; element i is in chunk i // `size`."""
@@ -87,6 +92,23 @@ class ChunkedArray:
         for number, start in enumerate(range(0, len(values), self.size), start=first):
             yield self.chunk(number), self.encode(values[start : start + self.size])
         yield self.metadata, self.describe(length)
+
+    def require_room(self, values: Flat, at: int) -> None:
+        """Raise `StoreError` where texts from element `at` on would leave a chunk without room for short ones.
+
+        Half of the bytes of a chunk are kept for texts that are not long, which are therefore stored without a check.
+        """
+        short = longest_short_text()
+        first, filled = divmod(at, self.size)
+        excess = np.maximum([len(text.encode()) - short for text in values], 0)
+        if not excess.any():
+            return
+        before = [len(text.encode()) - short for text in self.load(first)[:filled]] if filled else []
+        excess = np.concatenate([np.maximum(before, 0), excess])
+        for start in range(0, len(excess), self.size):
+            if (size := int(excess[start : start + self.size].sum())) > MAX_TEXT_BYTES // 2:
+                what = f"{size} bytes of long texts in {self.size} texts, of {MAX_TEXT_BYTES // 2} at most"
+                raise StoreError(f"{self.folder}: {what}; store shorter texts")
 
     def read(self, start: int, stop: int) -> Flat:
         """Read the elements from start to stop; raises `StoreError` where a chunk is missing or damaged."""

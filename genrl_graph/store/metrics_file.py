@@ -1,10 +1,10 @@
 """Read metrics.jsonl: its lines, each checked, or a table of them."""
 
 import itertools
-import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -57,12 +57,13 @@ def metric_lines(folder: Path) -> Iterator[dict[str, Any]]:
         return
     except OSError as error:
         raise failed(path.path, "read", error) from error
+    names: set[str] = set()
     with os.fdopen(handle, "rb") as file:
         for number in itertools.count(1):
             line = file.readline(MAX_LINE_BYTES)
             if len(line) < MAX_LINE_BYTES and not line.endswith(b"\n"):
                 return
-            yield _checked(line, f"{path}:{number}")
+            yield _checked(line, f"{path}:{number}", names)
 
 
 def end_of_whole_lines(file: BinaryIO) -> int:
@@ -78,26 +79,33 @@ def end_of_whole_lines(file: BinaryIO) -> int:
     return 0
 
 
-def _checked(line: bytes, where: str) -> dict[str, Any]:
+def _checked(line: bytes, where: str, names: set[str]) -> dict[str, Any]:
+    """Return a line as `metric_lines` does; `names` are those that earlier lines have, and grows."""
     values = parse_json(line, where) if line.endswith(b"\n") else None
     if (
         not isinstance(values, dict)
         or not is_count(values.get("round"))
-        or not all(map(_is_text, [*values, values.get("peer")]))
+        or not _is_text(values.get("peer"))
+        or not (names.issuperset(values) or all(map(_is_text, values)))
     ):
         raise StoreError(f"{where}: wants an object with a round and a peer; remove the line")
-    numbers = {name: _number(value, name, where) for name, value in values.items() if name not in _LEADING}
-    return {name: values[name] for name in _LEADING} | numbers
+    names.update(values)
+    round, peer = (values.pop(name) for name in _LEADING)
+    numbers = {
+        name: value if type(value) is float and isfinite(value) else _number(value, name, where)
+        for name, value in values.items()
+    }
+    return {"round": round, "peer": peer, **numbers}
 
 
 def _is_text(value: object) -> bool:
     """Return whether a value is text that Arrow can name a column with: JSON may have halves of surrogate pairs."""
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+    return isinstance(value, str) and (value.isascii() or not any("\ud800" <= part <= "\udfff" for part in value))
 
 
 def _number(value: object, name: str, where: str) -> float | None:
     """Return the value of a metric, None for null and for one that is not finite."""
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float) and not isfinite(value):
         return None
     if value is None or (isinstance(value, int | float) and abs(value) <= sys.float_info.max):
         return value

@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 
 import pyarrow as pa
 
+from genrl_graph.arrow.flat import has_text_beyond
 from genrl_graph.errors import StoreError
 from genrl_graph.store import run_folder
 from genrl_graph.store.canonical import conform
@@ -142,12 +143,15 @@ class RunStore:
         """Commit records, durable when this returns, and return their content hashes (hex).
 
         A table without a column `round` (int32) or `holder` gets that of its record. Raises `StoreError`, with nothing
-        committed, where a table holds null or does not fit the earlier rows of its group, or where the disk refuses.
+        committed, where a table holds null, too long texts or does not fit the earlier rows of its group, or where the
+        disk refuses.
         It is also raised where a full block cannot move to zarr; then the records are committed to the journal.
         """
         journal = self._open_journal()
         groups = dict(self._groups)
-        digests = journal.append_many([self._stored_form(record, groups) for record in records])
+        stored = [self._stored_form(record, groups) for record in records]
+        self._require_room(stored)
+        digests = journal.append_many(stored)
         self._groups, self._pending = groups, None
         if records:
             self._first_round = records[0].round if self._first_round is None else self._first_round
@@ -259,6 +263,19 @@ class RunStore:
                 _add_to_schema(group, table, self._groups)
         self._first_round = pending[0].record.round if pending else None
         self._journal = journal
+
+    def _require_room(self, records: Sequence[Record]) -> None:
+        """Raise `StoreError` where records could be committed, but their texts are too long to move to zarr later."""
+        from genrl_graph.store.chunks import longest_short_text
+
+        long = longest_short_text()
+        entries = [JournalEntry(0, record, "") for record in records]
+        tables = {name: table for name, table in _blocks(entries).items() if table.nbytes > long}
+        if not any(has_text_beyond(column, long) for table in tables.values() for column in table.columns):
+            return
+        self.flush()  # what the journal holds comes before them
+        for name, table in tables.items():
+            self._arrays.require_room(name, table)
 
     def _stored_form(self, record: Record, groups: dict[str, tuple[pa.Schema, int]]) -> Record:
         """Return the record with its tables in the form of the store; `groups` (schema, rows) is updated with them."""

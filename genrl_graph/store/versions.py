@@ -1,5 +1,6 @@
 """The versions in graph.yaml: what ran a run, checked by type before anything reads it."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
@@ -60,3 +61,15 @@ def checked_versions(values: Any, where: str) -> dict[str, Any]:
         raise StoreError(f"{where}: {at}: {first['msg']}; restore the file as the run wrote it") from error
     result: dict[str, Any] = values
     return result
+
+
+_CODE = ("genrl-graph", "commit", "torch", "transformers", "trl")
+"""Versions that are told apart when runs are compared: of what plays, not of what stores."""
+
+
+def code_versions(versions: Mapping[str, Any]) -> dict[str, str]:
+    """Return the versions of the code that played a run: packages, commit, scripts and node classes."""
+    known = {name: str(versions[name]) for name in _CODE if name in versions}
+    for kind in ("imports", "classes", "packages"):
+        known |= {name: str(version)[:19] for name, version in versions.get(kind, {}).items()}
+    return known

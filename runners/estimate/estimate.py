@@ -56,14 +56,15 @@ def estimate(
     completion_tokens: float | None = None,
     observed: Observed | None = None,
     recalibrate: bool = False,
+    calibration: Calibration | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Forecast:
     """Estimate the costs of playing a graph in this process, as ranges; no model is loaded.
 
     Where all policies are small, a few rounds are played and timed. Otherwise completions are assumed to have
     `completion_tokens` tokens, or as many as in the stored run `observed`, or 45 % to 100 % of max_new_tokens. Speeds
-    are measured on this machine with a few layers of the models, and stored; `recalibrate` measures them again. The
-    measured costs of `observed` correct them.
+    are measured on this machine with a few layers of the models, and stored; `recalibrate` measures them again, and a
+    `calibration` that was made before is used as it is. The measured costs of `observed` correct them.
 
     Raises `GraphError`, `ParamError` for a wrong `completion_tokens`, and the errors of sources and templates.
     """
@@ -78,9 +79,8 @@ def estimate(
         tell(f"trying out rounds of {graph.name} (a few seconds)")
         tried = try_out(_rehearsable(schedule, known=True))
         return tried_forecast(schedule, tried, fact=None if observed is None else observed.fact)
-    return _Estimator(graph, calibration=Calibration(afresh=recalibrate, tell=tell)).forecast(
-        completion_tokens, observed
-    )
+    calibration = calibration or Calibration(afresh=recalibrate, tell=tell)
+    return _Estimator(graph, calibration=calibration).forecast(completion_tokens, observed)
 
 
 def report(
@@ -211,6 +211,7 @@ class _Estimator:
             memory_parts=full.parts,
             device=", ".join(self.devices) or "cpu",
             assumptions=tuple(assumptions(self.schedule, self.rehearsed, ends=(low, high), observed=observed)),
+            checkpoint_bytes=None if unknown else self._checkpoint_bytes() * self._checkpoints(kept=True),
         )
 
     def _step(self, step: str, name: str, few: Costs, many: Costs, paces: Mapping[str, Range]) -> StepCost:
@@ -300,12 +301,25 @@ class _Estimator:
 
     def _end_seconds(self) -> Range:
         """Return the seconds of digests and of all checkpoints of the run."""
-        run, models = self.graph.run, [self.models[name] for name in self.updated if name in self.models]
-        every = run.checkpoint_every
-        count = (run.rounds // every + bool(run.rounds % every)) if every else 1
-        written = sum(4 * model.trained + model.moment_bytes for model in models) * len(self.names) * count
+        models = [self.models[name] for name in self.updated if name in self.models]
+        written = self._checkpoint_bytes() * self._checkpoints(kept=False)
         digests = sum(4 * model.parameters for model in models) * len(self.names) / self.machine.digest
         return Range(digests / 2 + written / self.machine.write / 3, digests * 2 + 2 * written / self.machine.write)
+
+    def _checkpoint_bytes(self) -> float:
+        """Return the bytes of a checkpoint of all peers."""
+        models = [self.models[name] for name in self.updated if name in self.models]
+        return float(sum(4 * model.trained + model.moment_bytes for model in models) * len(self.names))
+
+    def _checkpoints(self, *, kept: bool) -> int:
+        """Return how many checkpoints the run writes, or how many of them are kept."""
+        run = self.graph.run
+        written = (
+            (run.rounds // run.checkpoint_every + bool(run.rounds % run.checkpoint_every))
+            if run.checkpoint_every
+            else 1
+        )
+        return min(written, run.keep) if kept and run.keep is not None else written
 
 
 def _sizes(graph: Graph) -> tuple[dict[str, PolicySize], dict[str, str]]:

@@ -7,6 +7,9 @@ from typing import Any
 from genrl_graph.nodes.policy.compute.activation_checkpointing import GB
 from genrl_graph.runners.estimate.costs import Range
 
+ROW_BYTES, TOKEN_BYTES, LINE_BYTES = Range(8.0, 150.0), Range(1.0, 12.0), Range(1000.0, 10_000.0)
+"""What a row of a step, a token and the metrics of a peer's round take on the disk, after compression."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
@@ -42,6 +45,19 @@ class Forecast:
     memory_parts: Mapping[str, float]
     device: str
     assumptions: tuple[str, ...]
+    checkpoint_bytes: float | None = 0.0
+
+    @property
+    def disk(self) -> Range | None:
+        """Bytes of the run folder: rows, metrics and the checkpoints that are kept; None where some are unknown."""
+        tokens = [count for step in self.steps for count in (step.prompt_tokens, step.completion_tokens)]
+        if self.checkpoint_bytes is None or None in tokens:
+            return None
+        rows = Range.total([step.rows for step in self.steps])
+        each = Range.total([count for count in tokens if count is not None])
+        a_round = rows.between(ROW_BYTES) + each.between(TOKEN_BYTES) + LINE_BYTES.times(self.peers)
+        kept = Range(self.checkpoint_bytes, self.checkpoint_bytes)
+        return (a_round.times(self.rounds) + kept).narrowed()
 
     @property
     def round_seconds(self) -> Range | None:
@@ -60,7 +76,7 @@ class Forecast:
     def as_json(self) -> dict[str, Any]:
         """Return the forecast as plain values, with the totals."""
         values = asdict(self)
-        for name in ("round_seconds", "run_seconds"):
+        for name in ("round_seconds", "run_seconds", "disk"):
             total: Range | None = getattr(self, name)
             values[name] = None if total is None else asdict(total)
         return values
@@ -123,8 +139,9 @@ def forecast_text(forecast: Forecast) -> str:
     lines = [f"{forecast.graph}: a mean round of {forecast.rounds}, over {peers}", "", *_table(rows, left=2), ""]
     if first >= 1:
         lines.append(f"first round  up to {first:.0f} s more: memory is used and workers start for the first time")
-    lines.append(f"run          {_duration(forecast.run_seconds)}, with loading, digests and checkpoints")
+    lines.append(f"run          {duration_text(forecast.run_seconds)}, with loading, digests and checkpoints")
     lines.append(f"peak memory  {_gigabytes(forecast.memory)}{_on(forecast)}{_parts(forecast)}")
+    lines.append(f"disk         {size_text(forecast.disk)}, with the checkpoints that are kept")
     lines += ["", *(f"assumed: {text}" for text in forecast.assumptions)]
     reasons = dict.fromkeys(step.open for step in forecast.steps if step.open)
     lines += [f"open (?): {reason}" for reason in reasons]
@@ -186,11 +203,20 @@ def _seconds(value: Range | None, *, timed: bool = False) -> str:
     return f"{value.low:.{digits}f} - {value.high:.{digits}f}"
 
 
-def _duration(value: Range | None) -> str:
+def duration_text(value: Range | None) -> str:
+    """Return seconds as text, in the unit that suits them."""
     if value is None:
         return "?"
     unit, name = (1.0, "s") if value.high < 300 else (60.0, "min") if value.high < 18000 else (3600.0, "h")
     return f"{value.low / unit:.{1 if unit > 1 else 0}f} - {value.high / unit:.{1 if unit > 1 else 0}f} {name}"
+
+
+def size_text(value: Range | None) -> str:
+    """Return bytes as text, in MB below one GB."""
+    if value is None:
+        return "?"
+    unit, name = (1e6, "MB") if value.high < GB else (GB, "GB")
+    return f"{value.low / unit:.{0 if unit < GB else 1}f} - {value.high / unit:.{0 if unit < GB else 1}f} {name}"
 
 
 def _gigabytes(value: Range | None, *, scale: float = GB) -> str:

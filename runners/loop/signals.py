@@ -17,7 +17,7 @@ from genrl_graph.runners.loop import watchdog
 
 GRACE_S = 4.0
 """Seconds from the first signal until the process is ended, wherever it is."""
-KILL_S = 4.5
+KILL_S = 4.8
 """Seconds until a process is killed that has not ended itself, because it never returns to Python code."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -37,8 +37,9 @@ class Stop:
     and a run that loses a step resumes as after a crash.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, notice: str = "stopping after this step; once more ends at once") -> None:
         self.signum: int | None = None
+        self._notice = notice
 
     @property
     def wanted(self) -> bool:
@@ -54,7 +55,7 @@ class Stop:
         """Remember the first signal; give a later one its default effect."""
         if self.signum is None:
             self.signum = signum
-            print("genrl-graph: stopping after this step; once more ends at once", file=sys.stderr, flush=True)
+            print(f"genrl-graph: {self._notice}", file=sys.stderr, flush=True)
             return
         signal.signal(signum, signal.SIG_DFL)
         os.kill(os.getpid(), signum)
@@ -140,6 +141,20 @@ def stop_on_signals() -> Iterator[Stop]:
             signal.signal(signum, handler)
         signal.set_wakeup_fd(woken)
         deadline.take()
+
+
+@contextmanager
+def noted_signals(stop: Stop) -> Iterator[None]:
+    """Let `stop` remember signals inside the block, whose owner ends in its own time: there is no deadline."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.signal(signum, stop.receive) for signum in SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 @contextmanager

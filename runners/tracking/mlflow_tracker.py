@@ -10,7 +10,7 @@ from genrl_graph.runners.tracking.metric_names import plain_name
 from genrl_graph.runners.tracking.run_card import RunCard
 
 LONGEST_PARAM = 6000
-PEER, RUN, KEY = "genrl_graph.peer", "genrl_graph.run", "genrl_graph.key"
+PEER, RUN, KEY, GROUP = (f"genrl_graph.{name}" for name in ("peer", "run", "key", "group"))
 
 
 class MlflowTracker:
@@ -62,7 +62,7 @@ class MlflowTracker:
         """Return the id of a peer's MLflow run: that of the same run folder, which is resumed, or a new one."""
         from mlflow.entities import Param
 
-        tags = {RUN: card.name, PEER: peer, KEY: card.key()}
+        tags = {RUN: card.name, PEER: peer, KEY: card.key(), GROUP: card.group}
         query = f"tags.`{KEY}` = '{tags[KEY]}' and tags.`{PEER}` = '{peer}'"
         for run in self._client.search_runs([experiment], query):
             self._client.update_run(run.info.run_id, status="RUNNING")

@@ -7,19 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from genrl_graph.store.run_path import RunPath
+from genrl_graph.store.sweep_folder import sweep_of
 
 KEY_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
 class RunCard:
-    """The names and configuration of a run for trackers, which show each peer as a run of its own in one group."""
+    """The names and configuration of a run for trackers, which show each peer as a run of its own in a group."""
 
     folder: Path
     name: str
     project: str
     peers: Sequence[str]
     config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def group(self) -> str:
+        """The tracker's name for the runs that belong together: the sweep of which this is a cell, or else the run."""
+        return sweep_of(self.folder) or self.name
 
     def title(self, peer: str) -> str:
         """Return the tracker's name for the run of a peer."""

@@ -8,7 +8,9 @@ peers:
 | `jsonl` | `metrics.jsonl` | the field `peer` of a line |
 | `tensorboard` | `events/` | a folder, which TensorBoard shows as a run |
 | `wandb` | `wandb/`, and its server where somebody is logged in | a run `<run>/<peer>` in the group `<run>` |
-| `mlflow` | `mlruns/`, or `MLFLOW_TRACKING_URI` | a run `<run>/<peer>` with the tags `genrl_graph.run` and `.peer` |
+| `mlflow` | `mlruns/`, or `MLFLOW_TRACKING_URI` | a run `<run>/<peer>`, tagged `genrl_graph.run`, `.peer`, `.group` |
+
+The cells of a sweep share one group, which is called after the sweep.
 """
 
 import json

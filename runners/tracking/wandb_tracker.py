@@ -1,4 +1,4 @@
-"""Weights & Biases: one W&B run per peer, in one group; offline without credentials."""
+"""Weights & Biases: one W&B run per peer, in the group of its run or sweep; offline without credentials."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -45,7 +45,7 @@ def _start(card: RunCard, peer: str, settings: Any) -> Any:
 
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT") or card.project,
-        group=card.name,
+        group=card.group,
         name=card.title(peer),
         id=f"{card.key()}-{plain_name(peer).replace('/', '-')}",
         resume="allow",

@@ -2,12 +2,15 @@
 
 import copy
 import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor
 
 from genrl_graph.errors import NodeFailed, StoreError
@@ -21,17 +24,22 @@ from genrl_graph.nodes.policy.actors.network import (
     draw_orthogonal,
     q_network,
 )
+from genrl_graph.nodes.policy.compute.device import line_of
 from genrl_graph.nodes.policy.compute.trainable import clip_gradients, take_step
 from genrl_graph.nodes.policy.compute.weights import (
+    WEIGHTS,
     load_state,
     named_tensors,
     optimizer_tensors,
     restore_optimizer,
     save_state,
+    stored_shapes,
     weights_digest,
 )
 
 NETWORK = "network.json"
+MOST_JSON = 1 << 20
+"""Most bytes of the file that describes a network."""
 
 __all__ = ["Exploration", "NetworkActor", "NetworkActorCritic", "NetworkQ", "load_frozen"]
 
@@ -232,15 +240,29 @@ def load_frozen(folder: Path) -> NetworkActor:
     """Load a saved policy from its folder alone, without its carry; raises `StoreError` if the folder holds none."""
     heads: dict[str, type[NetworkActor]] = {"actor_critic": NetworkActorCritic, "q_network": NetworkQ}
     try:
+        if (size := (folder / NETWORK).stat().st_size) > MOST_JSON:
+            raise ValueError(f"it has {size} bytes, of {MOST_JSON} at most")
         values = json.loads((folder / NETWORK).read_text())
         name = str(values.pop("name"))
         spec = NetworkSpec.from_json(values)
         cls = heads[spec.head]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{folder / NETWORK}: holds no network: {error}") from error
+        _check_claim(cls, spec, stored_shapes(folder / WEIGHTS))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise StoreError(f"{folder / NETWORK}: holds no network: {line_of(error)}") from error
     policy = cls(name, spec, cls.network(spec))
     policy.load(folder)
     return policy
+
+
+def _check_claim(cls: type[NetworkActor], spec: NetworkSpec, stored: Mapping[str, Sequence[int]]) -> None:
+    """Raise `ValueError` if an architecture has more layers or weights than are stored; takes no memory for it."""
+    layers = len(spec.hidden) + len(spec.channels)
+    if layers > len(stored):
+        raise ValueError(f"it claims {layers} layers, but {WEIGHTS} holds {len(stored)} tensors")
+    with torch.device("meta"):
+        claimed = sum(parameter.numel() for parameter in cls.network(spec).parameters())
+    if claimed > (held := sum(map(math.prod, stored.values()))):
+        raise ValueError(f"it claims {claimed} weights, but {WEIGHTS} holds {held}")
 
 
 def _draw_actions(probs: NDArray[np.float64], masks: Masks, rng: np.random.Generator) -> NDArray[np.int64]:

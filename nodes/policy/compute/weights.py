@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -9,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from genrl_graph import seeds
 from genrl_graph.errors import StoreError
 
 FORMAT = 1
+MOST_MOMENTS = 4  # numbers that an optimiser keeps for each weight
 WORTH_THREADS = 2**20  # bytes above which several threads hash faster than one
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "policy.json"
 
@@ -79,10 +81,12 @@ def load_state(
     """
     try:
         state = json.loads((folder / STATE).read_text())
-        saved = load_file(folder / file)
-        moments = load_file(folder / OPTIMIZER) if optimizer and state["optimizer"] else None
+        has_moments = optimizer and state["optimizer"]
         saved_format, version, saved_base = state["format"], int(state["version"]), state.get("base", "")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        _check_headers(folder, file, weights, has_moments=has_moments)
+        saved = load_file(folder / file)
+        moments = load_file(folder / OPTIMIZER) if has_moments else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise StoreError(f"{folder}: holds no readable policy: {type(error).__name__}: {error}") from error
     if saved_format != FORMAT:
         raise StoreError(f"{folder}: policy format {saved_format!r}; this version reads {FORMAT}")
@@ -95,6 +99,31 @@ def load_state(
         for name, tensor in weights.items():
             tensor.copy_(saved[name])
     return version, moments
+
+
+def stored_shapes(file: Path) -> dict[str, list[int]]:
+    """Return the shapes of the tensors of a safetensors file, from its header alone."""
+    with safe_open(file, "pt") as opened:
+        return {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118 - it is no mapping
+
+
+def _check_headers(folder: Path, file: str, weights: Tensors, *, has_moments: bool) -> None:
+    """Raise `StoreError` before memory is taken for tensors that the policy cannot have."""
+    shapes = stored_shapes(folder / file)
+    for name in sorted(shapes.keys() & weights.keys()):
+        if shapes[name] != list(weights[name].shape):
+            expected = list(weights[name].shape)
+            raise StoreError(
+                f"{folder}: weight {name!r} is {shapes[name]}, this policy has {expected}; was it another model?"
+            )
+    most = sum(weight.numel() for weight in weights.values())
+    more = sum(math.prod(shape) for name, shape in shapes.items() if name not in weights)
+    moments = sum(map(math.prod, stored_shapes(folder / OPTIMIZER).values())) if has_moments else 0
+    if max(more, moments // MOST_MOMENTS) > most + len(weights):
+        raise StoreError(
+            f"{folder}: holds {more} other weights and an optimiser of {moments} numbers, this policy has "
+            f"{most} weights; was it another model?"
+        )
 
 
 def _check_shapes(folder: Path, saved: Tensors, weights: Tensors) -> None:

@@ -29,8 +29,10 @@ Verdict = Mapping[str, float] | Failure
 def _compiles(pattern: str) -> str:
     try:
         re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError) as error:
         raise ValueError(f"no regular expression: {error}") from error
+    except RecursionError as error:
+        raise ValueError("no regular expression: it is nested too deeply; split it") from error
     return pattern
 
 

@@ -92,6 +92,16 @@ def test_runs_are_listed_with_their_state(runs: Path, capsys: pytest.CaptureFixt
     assert "is no run; name one" in printed(capsys, "runs", runs, "--png", "x.png", code=3)
 
 
+def test_a_broken_peer_of_a_run_is_named_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, graph in (("alice", None), ("bob", "nothing"), ("carol", "graph: [")):
+        play(toy_game(), out=tmp_path / "runs/swarm" / name, rounds=1, quiet=True)
+        if graph is not None:
+            (tmp_path / "runs/swarm" / name / "rollouts.zarr/zarr.json").write_text(graph)
+    out = printed(capsys, "runs", tmp_path / "runs")
+    assert "3 runs" in out and "unreadable" in out and "bob" in out, out
+    assert "bob" in printed(capsys, "rollouts", tmp_path / "runs/swarm", code=12)
+
+
 def last_rewards(folder: Path) -> list[float]:
     run = open_run(folder)
     tops = ("score_answer", "match_final")

@@ -19,6 +19,7 @@ import pytest
 import zarr
 
 from genrl_graph.errors import StoreError
+from genrl_graph.store import chunks
 from genrl_graph.store.arrays import RolloutArrays
 from genrl_graph.store.journal import Record
 from genrl_graph.store.run_store import RunStore
@@ -479,3 +480,38 @@ def test_more_rows_than_a_chunk_come_back(tmp_path: Path) -> None:
             store.flush()
     found = RunStore.open(tmp_path / "run").table("n", range(1, 2))
     assert found.select(["n", "text", "one"]).equals(table)
+
+
+NESTED_TEXTS = {
+    "texts": lambda texts: pa.array(texts),
+    "lists of texts": lambda texts: pa.array([[text] for text in texts]),
+    "chats": lambda texts: pa.array([[{"role": "user", "content": text}] for text in texts], CHAT),
+}
+
+
+@pytest.mark.parametrize("kind", NESTED_TEXTS)
+@pytest.mark.parametrize("reopened", [False, True])
+def test_texts_too_long_for_a_chunk_are_refused_before_they_are_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, reopened: bool
+) -> None:
+    monkeypatch.setattr(chunks, "MAX_TEXT_BYTES", 2**20)
+
+    def record(at: int, *texts: str) -> Record:
+        return Record(at, "n", "p", {}, {"rows": pa.table({"x": NESTED_TEXTS[kind](texts)})})
+
+    store = new(tmp_path / "run")
+    for at in range(4):
+        store.commit([record(at, "short", "é" * 50_000, "x" * 100)])
+    if reopened:
+        store.close()
+        store = RunStore.open(tmp_path / "run", "a")
+    for at in range(4, 7):
+        if at == 5:
+            with pytest.raises(StoreError, match=r"x.*: \d+ bytes of long texts in 4096 texts, of 524288 at most"):
+                store.commit([record(at, *["é" * 30_000] * 3)])
+        else:
+            store.commit([record(at, "short")])
+    store.commit([record(7, *["x" * 100] * 9000)])
+    store.close()
+    rows = RunStore.open(tmp_path / "run").table("rows")
+    assert rows.num_rows == 4 * 3 + 2 + 9000 and set(rows.column("round").to_pylist()) == {0, 1, 2, 3, 4, 6, 7}

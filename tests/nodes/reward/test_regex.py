@@ -23,6 +23,22 @@ def tasks() -> TaskBook:
     return TaskBook({"tasks": ListSource(tasks=listed).placed(Place("tasks"))})
 
 
+DEEP = {
+    "groups": "(" * 5000 + ")" * 5000,
+    "choices": "(?:a|" * 3000 + ")" * 3000,
+    "conditions": "(?=" * 4000 + ")" * 4000,
+    "repetitions": "a{99999999999999999999}",
+    "no end": "(",
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_a_pattern_that_python_cannot_compile_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(ParamError, match="no regular expression") as error:
+        RegexReward(pattern=DEEP[name])
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
 def test_a_match_pays(make_rollouts: MakeRollouts, tasks: TaskBook, log: Log) -> None:
     rows = make_rollouts(["<b>x</b>", "x", "<b>"], finish_reason=["stop", "stop", "failed"])
     scored = RegexReward(pattern="<b>", match=2.0, miss=-1.0, weight=0.5, term="bold").run(rows, tasks=tasks, log=log)

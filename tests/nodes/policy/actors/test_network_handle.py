@@ -1,6 +1,8 @@
 """`policy.actor_critic` and `policy.q_network`: initial weights, actions, saving and loading."""
 
 import json
+import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +156,44 @@ def test_what_was_another_network_is_not_loaded(tmp_path: Path) -> None:
         (tmp_path / "network.json").write_text(json.dumps(broken))
         with pytest.raises(StoreError, match="holds no network"):
             load_frozen(tmp_path)
+
+
+HUGE: dict[str, dict[str, Any]] = {
+    "wide layers": {"hidden": [10**9, 10**9]},
+    "a wide layer": {"hidden": [10**11]},
+    "many layers": {"hidden": [1] * 100_000},
+    "long observations": {"observation": [10**6, 10**6]},
+    "many actions": {"actions": 10**12},
+    "wide convolutions": {"channels": [10**6, 10**6]},
+    "sizes beyond any number of bytes": {"hidden": [2**62, 2**62]},
+    "no sizes": {"hidden": ["a", None]},
+    "a large file": {"name": "x" * 2**21},
+}
+
+
+@pytest.mark.parametrize("claim", HUGE)
+def test_a_network_of_a_claimed_size_is_held_against_the_stored_weights(claim: str, tmp_path: Path) -> None:
+    ActorCriticCarry(**BOARD).init("policy", seed=0).save(tmp_path)
+    spec = json.loads((tmp_path / "network.json").read_text())
+    (tmp_path / "network.json").write_text(json.dumps(spec | HUGE[claim]))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(StoreError, match="holds no network: ") as error:
+        load_frozen(tmp_path)
+    assert "\n" not in str(error.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16  # KiB
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
+@pytest.mark.parametrize("name", ["body.layers.0.weight", "more"])
+def test_weights_of_a_claimed_size_are_not_read(file: str, name: str, tmp_path: Path) -> None:
+    policy = ActorCriticCarry(**BOARD).init("policy", seed=0)
+    trained(policy)
+    policy.save(tmp_path)
+    size = 2**33
+    header = json.dumps({name: {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
+    (tmp_path / file).write_bytes(len(header).to_bytes(8, "little") + header)
+    os.truncate(tmp_path / file, 8 + len(header) + size)  # takes no place on the disk
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(StoreError, match="was it another model"):
+        policy.load(tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16  # KiB

@@ -1,0 +1,1 @@
+"""Runs of several seeds, compared: means and intervals over runs, paired differences, tables and pictures."""

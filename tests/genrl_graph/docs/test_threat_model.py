@@ -1,0 +1,42 @@
+"""The numbers of the page on threats are those of the code."""
+
+from code_blocks import PAGES
+
+from genrl_graph import messages
+from genrl_graph.graph_file import document
+from genrl_graph.nodes.policy.loading import checked_folder, checked_model
+from genrl_graph.nodes.reward.judge import Judge
+from genrl_graph.nodes.reward.llm_judge import judge_client
+from genrl_graph.nodes.reward.regex import RegexReward
+from genrl_graph.nodes.templates import rendering
+from genrl_graph.nodes.worker import worker_output
+from genrl_graph.runners.loop import signals
+
+
+def default(node: type, name: str) -> float:
+    value = node.model_fields[name].default  # type: ignore[attr-defined]
+    assert isinstance(value, int | float)
+    return value
+
+
+def test_its_numbers_are_those_of_the_code() -> None:
+    page = " ".join((PAGES / "threat_model.md").read_text().split())
+    rendered = f"{rendering.TIMEOUT_S:g} s, {rendering.MEMORY_BYTES >> 20} MiB and {rendering.MOST_CHARACTERS:,}"
+    for text in (
+        f"nesting | {document.MAX_DEPTH} levels",
+        f"aliases | {document.MAX_COPIES:,} repeated values",
+        f"a template | {rendering.MOST_SOURCE:,} characters",
+        f"rendering a template | {rendered} characters",
+        f"`timeout_s`, {default(RegexReward, 'timeout_s'):g} s, for the rows of a peer",
+        f"{messages.MOST_COMPARISONS:,} compared names, then {messages.COMPARISONS_A_SECOND:,} a second",
+        f"a JSON file | {checked_folder.MOST_JSON >> 20} MiB",
+        f"{worker_output.BURST_BYTES >> 20} MiB at once and {worker_output.BYTES_PER_S >> 10} KiB a second",
+        f"a try | `timeout_s`, {default(Judge, 'timeout_s'):g} s",
+        f"1 and `retries`, {default(Judge, 'retries')}",
+        f"{judge_client.MAX_WAIT_S:g} s, whatever `Retry-After` says",
+        f"a reply | {judge_client.MAX_BODY_BYTES >> 20} MiB",
+        f"within {signals.GRACE_S:g} s is lost",
+        f"killed after {signals.KILL_S:g} s",
+    ):
+        assert text in page, text
+    assert checked_model.MOST_MISSING == 2**20  # "a million"
