@@ -17,15 +17,7 @@ from genrl_graph.nodes.policy.causal_lm import CausalLM
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 
 TOLERANCE = 1e-4
-QUICK = [
-    "phi3 LongRoPE",
-    "llama dynamic NTK",
-    "mixtral jitter",
-    "qwen3_next",
-    "falcon_mamba",
-    "deepseek_v3",
-    "nemotron_h",
-]
+QUICK = ["phi3 LongRoPE", "llama dynamic NTK", "mixtral jitter", "qwen3_next", "falcon_mamba", "deepseek_v3"]
 
 
 def load(folder: Path, *, gradient_checkpointing: bool = False) -> CausalPolicy:
