@@ -16,7 +16,7 @@ from genrl_graph.edge_types.trajectories import Trajectories
 from genrl_graph.errors import DataError, NodeFailed
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.games.environment_pool import GamePool
-from genrl_graph.nodes.games.game import Spaces
+from genrl_graph.nodes.games.game import Game, Spaces
 from genrl_graph.nodes.generate.acting.episodes import Episode, play_episodes
 from genrl_graph.nodes.generate.acting.seating import OpponentKind, SeatingPlan
 from genrl_graph.nodes.generate.acting.steps import log_results, step_rows
@@ -47,7 +47,7 @@ class Play(Generator, name="play"):
 
     _greedy: bool = PrivateAttr(default=False)
     _evaluating: bool = PrivateAttr(default=False)
-    _pool: GamePool = PrivateAttr(default_factory=GamePool)
+    _pool: GamePool[Game] = PrivateAttr(default_factory=lambda: GamePool(Environment.open))
 
     @field_validator("opponents", "eval_opponents")
     @classmethod
