@@ -10,6 +10,7 @@ from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.nodes.generate.answer import Answer
 from genrl_graph.nodes.generate.chat import Chat
 from genrl_graph.nodes.generate.critique import Critique
+from genrl_graph.nodes.generate.dialogue import DialogueGenerator
 from genrl_graph.nodes.generate.play import Play
 from genrl_graph.nodes.generate.revise import Revise
 from genrl_graph.nodes.policy.actor_critic import ActorCriticCarry
@@ -57,6 +58,7 @@ __all__ = [
     "Checkpoint",
     "ChoiceReward",
     "Critique",
+    "DialogueGenerator",
     "Dpo",
     "Dqn",
     "EnvironmentSource",

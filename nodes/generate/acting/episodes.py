@@ -32,7 +32,7 @@ class Episode:
     sample: int
     environment: Environment
     seed: int
-    seats: Seats
+    seats: Seats[Player]
     traces: dict[int, SeatTrajectory] = field(default_factory=dict)
     returns: list[float] = field(default_factory=list)  # by seat
     moves: int = 0

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import date
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from genrl_graph.errors import DataError, ParamError
 from genrl_graph.seeds import digest
 
+DATE = date(2026, 1, 1)
+"""The day that chat templates write where they write one."""
+_NOW = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _ANSWER = "Zebra"
 """The answer of a chat that is rendered to see how a turn ends."""
 
@@ -45,18 +49,42 @@ class ChatTokens:
         A special token spelled out in a content stays text, because a zero-width space splits it: a quoted completion
         cannot end a message. Raises `ParamError` if the chat template refuses the messages.
         """
+        ids: Any = self.tokenizer.encode(self.text(messages), add_special_tokens=False)
+        return np.asarray(ids, dtype=np.int32)
+
+    def text(self, messages: Sequence[Mapping[str, str]], *, prompting: bool = True) -> str:
+        """Return the text of a chat, up to the start of the completion if `prompting`.
+
+        Dates that a chat template writes are always `DATE`, so that a run that goes on later has the same prompts.
+        Raises `ParamError` if the chat template refuses the messages.
+        """
         escaped = [
             {"role": m["role"], "content": self._special.sub(lambda match: _split(match[0]), m["content"])}
             for m in messages
         ]
         try:
-            ids = self.tokenizer.apply_chat_template(
-                escaped, add_generation_prompt=True, tokenize=True, return_dict=False
+            text = self.tokenizer.apply_chat_template(
+                escaped,
+                chat_template=self._dated_template,
+                add_generation_prompt=prompting,
+                tokenize=False,
+                date_string=DATE.strftime("%d %b %Y"),
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError) as error:  # a template that wants other contents than text
             roles = ", ".join(m["role"] for m in messages)
             raise ParamError(f"{self.where}: its chat template refuses the roles {roles}: {error}") from error
-        return np.asarray(ids, dtype=np.int32)
+        return str(text)
+
+    @cached_property
+    def _dated_template(self) -> str:
+        """The chat template with `DATE` for now; the tokenizer keeps the original, which is exported with a model."""
+        template = str(self.tokenizer.chat_template)
+        formats = {match[2]: DATE.strftime(match[2]) for match in _NOW.finditer(template)}
+        if not formats:
+            return template
+        return (
+            f"{{%- macro strftime_now(format) -%}}{{{{ {json.dumps(formats)}[format] }}}}{{%- endmacro -%}}{template}"
+        )
 
     @cached_property
     def end_of_turn(self) -> int:

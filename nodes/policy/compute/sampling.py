@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache
 
-from genrl_graph.contract.policy import Sampling
+from genrl_graph.contract.policy import Randomness, Sampling
 from genrl_graph.nodes.policy.compute.call_state import restore
 from genrl_graph.nodes.policy.compute.kv_cache import (
     cache_argument,
@@ -53,7 +53,7 @@ def sample_completions(
     *,
     num_generations: int,
     sampling: Sampling,
-    rng: np.random.Generator,
+    rng: Randomness,
     eos_ids: Sequence[int],
     max_batch_tokens: int,
     shared: bool = False,
@@ -67,7 +67,7 @@ def sample_completions(
     never sampled. The caller sets evaluation mode and autocast.
     """
     rows, steps = len(prompts) * num_generations, sampling.max_new_tokens
-    uniforms = rng.random((rows, steps), dtype=np.float32) if sampling.temperature > 0 else None
+    uniforms = _uniforms(rng, rows, steps) if sampling.temperature > 0 else None
     ids, logprobs = np.zeros((rows, steps), np.int32), np.zeros((rows, steps), np.float32)
     lengths, stopped = np.full(rows, steps, np.int64), np.zeros(rows, np.bool_)
     prompt_of_row = np.repeat(np.arange(len(prompts)), num_generations)
@@ -83,6 +83,14 @@ def sample_completions(
             lengths[in_batch] = batch.lengths.cpu().numpy()
             stopped[in_batch] = batch.done.cpu().numpy()
     return Sampled(ids, logprobs, lengths, stopped)
+
+
+def _uniforms(rng: Randomness, rows: int, steps: int) -> NDArray[np.float32]:
+    """Draw the numbers of all tokens, shape [rows, steps]; with a generator per prompt, its rows are its own."""
+    if isinstance(rng, np.random.Generator):
+        return rng.random((rows, steps), dtype=np.float32)
+    drawn = [one.random((rows // len(rng), steps), dtype=np.float32) for one in rng]
+    return np.concatenate(drawn) if drawn else np.empty((0, steps), np.float32)
 
 
 def _batches(
