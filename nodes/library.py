@@ -6,6 +6,7 @@ from genrl_graph.nodes.advantage.group import GroupAdvantage
 from genrl_graph.nodes.advantage.pool import PoolAdvantage
 from genrl_graph.nodes.advantage.rae import RoleAdvantage
 from genrl_graph.nodes.advantage.return_to_go import ReturnToGo
+from genrl_graph.nodes.advantage.turns import TurnsAdvantage
 from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.nodes.generate.answer import Answer
 from genrl_graph.nodes.generate.chat import Chat
@@ -98,6 +99,7 @@ __all__ = [
     "TinyLM",
     "Top",
     "TrackBaselines",
+    "TurnsAdvantage",
     "Verified",
     "WeightedSum",
 ]

@@ -94,11 +94,14 @@ class Turns(Rollouts):
             yield Violation("negative", name, self.numpy(name) < 0)
         if SCORED in self.marks:
             yield Violation("reward", "reward", ~((np.abs(self.numpy("reward")) <= LARGEST_VALUE) | failed))
-        gaps = incomplete(self.trajectory_codes(), self.numpy("turn").astype(np.int64), ~self._is("ending", ""))
-        yield Violation("whole", "turn", gaps & ~failed)
+        yield Violation("whole", "turn", self.incomplete() & ~failed)
         places = self.rows("peer", "round", "node", "task_id", "sample")
         episodes = [episode_id(protocol=known.protocol, **place) for place in places]
         yield Violation("episode", "episode", differing(self.values("episode"), episodes))
+
+    def incomplete(self) -> Mask:
+        """Return a mask of the rows whose seat has not the turns 0, 1, ... of which the last alone has an ending."""
+        return incomplete(self.trajectory_codes(), self.numpy("turn").astype(np.int64), ~self._is("ending", ""))
 
     def _is(self, column: str, value: str) -> Mask:
         mask: Mask = pc.equal(self._column(column), value).to_numpy(zero_copy_only=False)

@@ -59,7 +59,7 @@ class TurnTokens:
         whole = self._tokens.text([first, answer, new])
         begun = self._tokens.text([first])
         if then not in added:
-            raise DataError(f"{where}: it drops a message after a completion; set history: template")
+            raise DataError(f"{where}: it drops or rewrites a message after a completion; set history: template")
         if not whole.endswith(said + added):
             raise DataError(f"{where}: it writes another text around {said!r}; set history: template")
         tail = self._spelt(ids[len(completed) :])
