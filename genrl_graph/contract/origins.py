@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from genrl_graph.contract.node import Generator
 
 Per = Literal["prompt", "task", "seat"]
-"""What rows are compared within: a prompt, a task, or a seat of the episodes of a task."""
+"""Rows are compared within a prompt, a task, or a seat of the episodes of a task."""
 
 
 @dataclass(frozen=True, slots=True)

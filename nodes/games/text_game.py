@@ -12,7 +12,7 @@ NARRATOR = "game"
 
 @dataclass(frozen=True, slots=True)
 class TextSpaces:
-    """What is known of a game in text before it is played: its seats, and whether seed and actions determine it."""
+    """Facts of a game in text before it is played: its seats, and whether seed and actions determine it."""
 
     seats: int
     deterministic: bool

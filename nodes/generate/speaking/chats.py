@@ -26,7 +26,7 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """How a dialogue puts what a seat hears into its chat."""
+    """Templates that put what a seat hears into its chat, and what a prompt holds of earlier turns."""
 
     system: str
     template: str

@@ -57,7 +57,7 @@ class Dialogue:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How turns are worded, how moves are read, and when an episode is truncated."""
+    """Rules of a dialogue: the wording of turns, the reading of moves, and the turns after which it is truncated."""
 
     wording: Wording
     extract: str
