@@ -101,6 +101,8 @@ class _RunningDialogue:
             self.asked = asked if player.fits(asked) else None
             if len(asked.ids) == 0:
                 raise GameError("the prompt has no tokens")
+            if self.asked is None and chat.turns == 0:
+                raise GameError(f"the first prompt has {len(asked.ids)} tokens, but at most {player.limit} fit")
         if self.asked is None:
             self._end("truncated")
 

@@ -204,6 +204,9 @@ def test_an_episode_is_truncated_after_its_turns_or_when_the_context_is_full(par
     assert log.metrics["truncated_episodes"] == 1.0
     assert max(map(len, rows.ragged("prompt_ids"))) + 8 <= 100
     assert refused(rows) == []
+    policy.context_length = 20
+    rows = play(DialogueGenerator(max_new_tokens=8), tasks_of(GUESS, 1), policy)
+    assert rows.values("error") == ["move 0: the first prompt has 23 tokens, but at most 12 fit"]
     policy.context_length = 8
     with pytest.raises(ParamError, match="max_new_tokens: 8 leave no room for a prompt in the 8 tokens"):
         play(DialogueGenerator(max_new_tokens=8), tasks_of(GUESS, 1), policy)
