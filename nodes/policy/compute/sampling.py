@@ -220,6 +220,7 @@ class _Batch:
             self._share_prompts([(0, torch.from_numpy(path).to(self.device)) for path in packed.paths], index)
         else:
             expand_paths(self.cache, packed.paths, index, self.sampling.max_new_tokens)
+            self.seen = self.width
         return self._head(hidden[last])
 
     def _share_prompts(self, places: Sequence[tuple[int, torch.Tensor]], index: torch.Tensor) -> None:
