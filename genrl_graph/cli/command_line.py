@@ -15,6 +15,7 @@ from genrl_graph.cli.run import add_export_command, add_run_commands
 from genrl_graph.cli.store import add_store_command
 from genrl_graph.cli.swarm import add_swarm_commands, spread_addresses
 from genrl_graph.errors import GenrlGraphError
+from genrl_graph.messages import escaped
 from genrl_graph.runners.tracking.memory import settle_memory
 
 
@@ -36,7 +37,7 @@ def run_command(argv: Sequence[str] | None = None) -> int:
         return 130
     except GenrlGraphError as error:
         for line in str(error).splitlines():
-            print(f"genrl-graph: {line}", file=sys.stderr)
+            print(f"genrl-graph: {escaped(line)}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # the reader, such as `head`, closed the pipe
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # the interpreter flushes it once more at the end

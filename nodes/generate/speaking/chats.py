@@ -59,7 +59,7 @@ class Chat:
         Raises `ParamError` if a template fails, or the chat template refuses the messages.
         """
         wording = self.wording
-        shown: dict[str, Any] = {"heard": heard, "legal": legal, "seat": seat, "turn": self.turns}
+        shown: dict[str, Any] = {"heard": list(heard), "legal": legal and list(legal), "seat": seat, "turn": self.turns}
         new: Messages = [{"role": "user", "content": fill(wording.template, self.task, shown, where=wording.where)}]
         begins = not self.messages or wording.history == "none"
         if begins:
