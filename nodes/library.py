@@ -6,10 +6,12 @@ from genrl_graph.nodes.advantage.group import GroupAdvantage
 from genrl_graph.nodes.advantage.pool import PoolAdvantage
 from genrl_graph.nodes.advantage.rae import RoleAdvantage
 from genrl_graph.nodes.advantage.return_to_go import ReturnToGo
+from genrl_graph.nodes.advantage.turns import TurnsAdvantage
 from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.nodes.generate.answer import Answer
 from genrl_graph.nodes.generate.chat import Chat
 from genrl_graph.nodes.generate.critique import Critique
+from genrl_graph.nodes.generate.dialogue import DialogueGenerator
 from genrl_graph.nodes.generate.play import Play
 from genrl_graph.nodes.generate.revise import Revise
 from genrl_graph.nodes.policy.actor_critic import ActorCriticCarry
@@ -58,6 +60,7 @@ __all__ = [
     "Checkpoint",
     "ChoiceReward",
     "Critique",
+    "DialogueGenerator",
     "Dpo",
     "Dqn",
     "EnvironmentSource",
@@ -96,6 +99,7 @@ __all__ = [
     "TinyLM",
     "Top",
     "TrackBaselines",
+    "TurnsAdvantage",
     "Verified",
     "WeightedSum",
 ]

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrl_graph.edge_types.frame import Frame
-from genrl_graph.edge_types.trajectories import Trajectories
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,19 +22,17 @@ class TrajectoryOutcomes:
 
 
 def endings(rows: Frame) -> TrajectoryOutcomes:
-    """Return role and outcome of every trajectory, ordered by first row; a row that is no step is its own trajectory.
+    """Return role and outcome of every trajectory, ordered by first row; some types have one row a trajectory.
 
-    The role is `<source>/<seat>` for steps and `<source>/<node>` for other rows.
+    The role is `<source>/<value of the type's role column>`: the seat for steps and turns of games, else the node.
     """
-    steps = isinstance(rows, Trajectories)
-    codes = rows.seat_codes() if isinstance(rows, Trajectories) else np.arange(len(rows))
-    _, first, of_row = np.unique(codes, return_index=True, return_inverse=True)
+    _, first, of_row = np.unique(rows.trajectory_codes(), return_index=True, return_inverse=True)
     order = np.argsort(first, kind="stable")
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
     of_row, first = rank[of_row], first[order]
     sources = [task_id.partition("/")[0] for task_id in rows.take(first).values("task_id")]
-    parts = rows.take(first).values("seat" if steps else "node")
+    parts = rows.take(first).values(rows.role_column)
     outcomes = np.zeros(len(first))
     np.add.at(outcomes, of_row, rows.numpy("reward"))
     roles = [f"{source}/{part}" for source, part in zip(sources, parts, strict=True)]

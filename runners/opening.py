@@ -20,7 +20,7 @@ from genrl_graph.runners.loop.context import StepReport
 from genrl_graph.runners.loop.diagnosis import Diagnosis
 from genrl_graph.runners.loop.evaluate import evaluation_schedule
 from genrl_graph.runners.loop.exchange import Swarm
-from genrl_graph.runners.loop.peers import Make, Peer, digests, make_peers, prepare
+from genrl_graph.runners.loop.peers import Make, Peer, digests, make_peers, prepare, refuse_unfit
 from genrl_graph.runners.loop.runner import Runner, RunProgress
 from genrl_graph.runners.loop.signals import Stop, stop_on_signals
 from genrl_graph.runners.loop.stage_metrics import Stages
@@ -196,7 +196,9 @@ def _make_players(opened: OpenFolder, make: Make) -> list[Peer]:
         prepare(schedule, ready=ready)
         if opened.evaluation is not None:
             prepare(opened.evaluation, known=schedule, ready=ready)
-        return make_peers(schedule, names, seed=opened.config.seed, make=make, ready=ready)
+        peers = make_peers(schedule, names, seed=opened.config.seed, make=make, ready=ready)
+        refuse_unfit(schedule, peers[0])
+        return peers
 
 
 def _new_store(opened: OpenFolder, before: Mapping[tuple[str, str], str]) -> RunStore:

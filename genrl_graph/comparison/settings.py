@@ -11,7 +11,7 @@ from genrl_graph.comparison.history import History, read_history
 from genrl_graph.errors import ParamError
 from genrl_graph.graph_file.document import parse_document
 from genrl_graph.messages import counted, did_you_mean, short
-from genrl_graph.records.stored_run import run_folders
+from genrl_graph.store.peer_folders import run_folders
 from genrl_graph.store.run_folder import GRAPH, inner_folders, read_graph, sub_folders
 from genrl_graph.store.sweep_folder import is_sweep, read_ends, read_sweep
 from genrl_graph.store.versions import code_versions

@@ -122,6 +122,13 @@ class Node(Declared):
         """
         return ()
 
+    def check_carries(self, carries: Mapping[str, Carried]) -> Iterable[str]:
+        """Return why carried values cannot serve this node, one line each; asked once, before the first round.
+
+        `carries` maps each input that reads a carry by a single edge to its live value.
+        """
+        return ()
+
     def evaluated(self, how: Evaluation) -> Self:
         """Return this node as it runs in an evaluation: a source with held-out tasks, a generator with its sampling.
 

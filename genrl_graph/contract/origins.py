@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from genrl_graph.contract.node import Generator
 
-Per = Literal["prompt", "task"]
+Per = Literal["prompt", "task", "seat"]
+"""Rows are compared within a prompt, a task, or a seat of the episodes of a task."""
 
 
 @dataclass(frozen=True, slots=True)

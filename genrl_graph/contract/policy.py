@@ -10,10 +10,15 @@ import numpy as np
 
 from genrl_graph.edge_types.edge_type import EdgeValue
 from genrl_graph.edge_types.rollouts import Rollouts
+from genrl_graph.errors import ParamError
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
+
+
+class BrokenChat(Exception):
+    """Raised if a chat cannot go on after a completion; the episode is recorded as failed, with this reason."""
 
 
 class Carried(EdgeValue, ABC):
@@ -48,6 +53,18 @@ class Policy(Carried):
     @abstractmethod
     def fork(self, name: str) -> Self:
         """Return a second policy with its own copy of the weights and optimiser state."""
+
+    def frozen(self, name: str) -> Self:
+        """Return a copy to play against; override this to leave the optimiser state out."""
+        return self.fork(name)
+
+    def save_frozen(self, folder: Path) -> None:
+        """Save this policy such that it can be loaded from the folder alone; by default `save` does so."""
+        self.save(folder)
+
+
+Randomness = np.random.Generator | Sequence[np.random.Generator]
+"""One generator for all prompts, or one for each prompt: then a completion does not depend on the other prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +159,21 @@ class TextPolicy(Policy):
     def render(self, messages: Sequence[dict[str, str]]) -> "NDArray[np.int32]":
         """Return the token ids of a chat prompt, up to the start of the completion."""
 
+    def extend(
+        self, ids: "NDArray[np.int32]", messages: Sequence[dict[str, str]], new: Sequence[dict[str, str]]
+    ) -> "NDArray[np.int32]":
+        """Return the ids of the next prompt of a chat: `ids` unchanged, then what the chat template adds for `new`.
+
+        `ids` are the last prompt and its completion as sampled, `messages` the chat they spell, which ends with the
+        completion. Raises `BrokenChat` if the chat cannot go on after this completion, and `ParamError` if no chat can.
+        """
+        raise ParamError(
+            f"policy {self.name!r}: its type does not continue chats token by token; set history: template"
+        )
+
+    def prove_extend(self) -> None:
+        """Raise `DataError` unless `extend` spells what the chat template spells; by default nothing is checked."""
+
     @abstractmethod
     def encode(self, text: str, *, ended: bool) -> "NDArray[np.int32]":
         """Return the token ids of a completion, followed by the end token if it `ended`.
@@ -160,11 +192,12 @@ class TextPolicy(Policy):
         *,
         num_generations: int,
         sampling: Sampling,
-        rng: np.random.Generator,
+        rng: Randomness,
         max_batch_tokens: int,
     ) -> list[list[Completion]]:
         """Sample `num_generations` completions for each prompt, in as few batches as `max_batch_tokens` allows.
 
+        `rng` is one generator, or one for each prompt.
         A batch of B sequences counts B x (longest prompt + max_new_tokens) tokens.
         """
 

@@ -40,6 +40,7 @@ class Frame(EdgeValue):
         version: Version of the type in packets and stores.
         task_column: Column of task ids that a receiver of rows looks up in its own sources, if the type has it.
         sample_column: Column that tells the samples of a task apart where one has several rows; None: each is a sample.
+        role_column: Column that says in which role a row was made, for baselines that are kept per role.
         shown: Metrics that are shown first for generators of this type.
 
     No value is null. Raises `ColumnError` if a column is missing, unknown, null or of another type.
@@ -50,6 +51,7 @@ class Frame(EdgeValue):
     version: ClassVar[int] = 1
     task_column: ClassVar[str] = "task_id"
     sample_column: ClassVar[str | None] = None
+    role_column: ClassVar[str] = "node"
     shown: ClassVar[DisplayMetrics] = DisplayMetrics()
     __slots__ = ("marks", "table")
 
@@ -159,6 +161,10 @@ class Frame(EdgeValue):
     def trajectory_id(cls, id: str) -> str:
         """Return the trajectory id of a row id; by default the id itself."""
         return id
+
+    def trajectory_codes(self) -> "NDArray[np.int64]":
+        """Return for each row the index of its trajectory, from 0, shape (rows,); by default each row is its own."""
+        return np.arange(len(self), dtype=np.int64)
 
     def transcripts(self) -> Iterator[Transcript]:
         """Render these rows for people; by default there is nothing to read."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from genrl_graph.arrow.row_sums import per_row
 from genrl_graph.edge_types.frame import Frame
-from genrl_graph.edge_types.violation import Mask, ReceiverContext, Violation, differing
+from genrl_graph.edge_types.violation import Mask, ReceiverContext, Violation
 from genrl_graph.seeds import group_id, rollout_id
 
 FINISHES = ("stop", "length", "failed")
@@ -20,7 +20,7 @@ MOST_TOKENS = 2**31  # bound on token ids of an unknown tokenizer
 
 
 def rollout_flaws(rows: Frame, known: ReceiverContext) -> Iterator[Violation]:
-    """Yield the violations in rollouts from another peer, cheap checks first."""
+    """Yield the violations in rollouts from another peer, except those of their ids, which take more time."""
     tokens = _lengths(rows, "completion_ids")
     for name in ("completion_mask", "logprobs"):
         yield Violation("lengths", name, _lengths(rows, name) != tokens)
@@ -34,15 +34,14 @@ def rollout_flaws(rows: Frame, known: ReceiverContext) -> Iterator[Violation]:
     finishes = pc.is_in(rows.table.column("finish_reason"), pa.array(FINISHES))
     yield Violation("finish_reason", "finish_reason", ~finishes.to_numpy())
     yield Violation("parents", "parent_ids", _lengths(rows, "parent_ids") > MOST_PARENTS)
-    yield from _forged_ids(rows, known.protocol)
 
 
-def _forged_ids(rows: Frame, protocol: str) -> Iterator[Violation]:
-    """Yield the rows whose id or group id is not the hash of their content."""
+def content_ids(rows: Frame, *, protocol: str) -> list[str]:
+    """Return the id that each rollout must have in a graph with this protocol fingerprint."""
     columns = [rows.values(name) for name in ("peer", "round", "node", "task_id", "sample")]
     tokens = zip(rows.ragged("prompt_ids"), rows.ragged("completion_ids"), strict=True)
     parents = rows.table.column("parent_ids")  # read row by row: many empty texts are small in Arrow, large in Python
-    ids, groups = list[str](), list[str]()
+    ids = []
     for position, (*fields, (prompt, completion)) in enumerate(zip(*columns, tokens, strict=True)):
         peer, round, node, task_id, sample = fields
         where = {"protocol": protocol, "peer": peer, "round": round, "node": node, "task_id": task_id}
@@ -50,11 +49,19 @@ def _forged_ids(rows: Frame, protocol: str) -> Iterator[Violation]:
         ids.append(
             rollout_id(**where, parent_ids=parent_ids, sample=sample, prompt_ids=prompt, completion_ids=completion)
         )
-        groups.append(group_id(**where, prompt_ids=prompt))
-    yield Violation("hash", "id", differing(rows.values("id"), ids))
-    yield Violation(
-        "hash", "group_id", pc.not_equal(rows.table.column("group_id"), pa.array(groups, pa.string())).to_numpy()
-    )
+    return ids
+
+
+def group_ids(rows: Frame, *, protocol: str) -> list[str]:
+    """Return the group id that each rollout must have in a graph with this protocol fingerprint."""
+    columns = [rows.values(name) for name in ("peer", "round", "node", "task_id")]
+    groups = []
+    for *fields, prompt in zip(*columns, rows.ragged("prompt_ids"), strict=True):
+        peer, round, node, task_id = fields
+        groups.append(
+            group_id(protocol=protocol, peer=peer, round=round, node=node, task_id=task_id, prompt_ids=prompt)
+        )
+    return groups
 
 
 def _out_of_vocabulary(rows: Frame, name: str, vocabularies: Mapping[str, int]) -> Mask:

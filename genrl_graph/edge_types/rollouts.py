@@ -11,7 +11,7 @@ from genrl_graph.arrow.cast import CHAT, FLOATS, IDS, TEXT, TEXTS
 from genrl_graph.edge_types.display import Transcript
 from genrl_graph.edge_types.edge_type import CREDITED, PEER, SCORED
 from genrl_graph.edge_types.frame import Frame, LocalColumn
-from genrl_graph.edge_types.rollout_rules import rollout_flaws
+from genrl_graph.edge_types.rollout_rules import content_ids, group_ids, rollout_flaws
 from genrl_graph.edge_types.violation import ReceiverContext, Violation, differing
 from genrl_graph.errors import ColumnError
 from genrl_graph.messages import did_you_mean
@@ -78,7 +78,14 @@ class Rollouts(Frame):
 
     def violations(self, known: ReceiverContext) -> Iterator[Violation]:
         """Yield values that no generator produces, and ids that are not the hash of the content."""
-        return rollout_flaws(self, known)
+        yield from rollout_flaws(self, known)
+        yield Violation("hash", "id", differing(self.values("id"), self.content_ids(protocol=known.protocol)))
+        groups = group_ids(self, protocol=known.protocol)
+        yield Violation("hash", "group_id", differing(self.values("group_id"), groups))
+
+    def content_ids(self, *, protocol: str) -> list[str]:
+        """Return the id that each row must have in a graph with this protocol fingerprint."""
+        return content_ids(self, protocol=protocol)
 
     def transcripts(self) -> Iterator[Transcript]:
         """Render each row: the messages of its prompt, then the completion."""

@@ -13,6 +13,14 @@ from genrl_graph.edge_types.display import DisplayMetrics, Transcript
 from genrl_graph.edge_types.edge_type import CREDITED, SCORED, Mark
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.edge_types.rollouts import R
+from genrl_graph.edge_types.sequences import (
+    ENDINGS,
+    LARGEST_VALUE,
+    MOST_SEATS,
+    combined_codes,
+    incomplete,
+    whole_or_none,
+)
 from genrl_graph.edge_types.violation import ReceiverContext, Violation, differing
 from genrl_graph.seeds import digest
 
@@ -23,9 +31,6 @@ VALUED = Mark("Valued", {"target": pa.float64()}, implies=(CREDITED,))
 Valued = Annotated[R, VALUED]
 
 LARGEST_LOGPROB = 1e-6
-LARGEST_VALUE = 1e6  # bound on rewards and values from other peers: an overflow would break every peer that trains
-MOST_SEATS = 64
-FINISHES = ("", "terminated", "truncated", "failed")
 
 
 class Trajectories(Frame):
@@ -61,6 +66,7 @@ class Trajectories(Frame):
         "error": TEXT,
     }
     sample_column = "group_id"
+    role_column = "seat"
     shown = DisplayMetrics(
         line=("return", "episode_length", "*/wins"),
         evaluation=("*/draws", "*/losses"),
@@ -92,13 +98,15 @@ class Trajectories(Frame):
         return mask
 
     def seat_codes(self) -> "NDArray[np.int64]":
-        """Return for each row the index of its trajectory (one seat of one episode), from 0, shape (rows,)."""
-        codes = self.numpy("seat").astype(np.int64)
-        for name in ("group_id", "node", "peer"):  # node and peer keep a peer from adding steps to another's episode
-            encoded = self._column(name).dictionary_encode()
-            within = np.unique(codes, return_inverse=True)[1]
-            codes = within * max(len(encoded.dictionary), 1) + encoded.indices.to_numpy(zero_copy_only=False)
-        return np.unique(codes, return_inverse=True)[1].astype(np.int64)
+        """Return for each row the index of its trajectory (one seat of one episode), from 0, shape (rows,).
+
+        Node and peer count, too: a peer cannot add steps to another's episode.
+        """
+        return combined_codes(self, "seat", "group_id", "node", "peer")
+
+    def trajectory_codes(self) -> "NDArray[np.int64]":
+        """Return `seat_codes`."""
+        return self.seat_codes()
 
     def content_ids(self, *, protocol: str) -> list[str]:
         """Return the id that each row must have in a graph with this protocol fingerprint.
@@ -125,14 +133,14 @@ class Trajectories(Frame):
         for flaw in self._row_flaws(known):
             bad |= flaw.rows
             yield flaw
-        yield Violation("whole", "finish_reason", (np.bincount(codes, weights=bad) > 0)[codes])
+        yield Violation("whole", "finish_reason", whole_or_none(codes, bad))
 
     def _row_flaws(self, known: ReceiverContext) -> Iterator[Violation]:
         masks, actions, failed = self.numpy("mask"), self.numpy("action"), self.finish_is("failed")
         inside = (actions >= 0) & (actions < masks.shape[1])
         legal = np.zeros(len(self), dtype=bool)
         legal[inside] = masks[np.flatnonzero(inside), actions[inside]] == 1
-        yield Violation("finish_reason", "finish_reason", ~np.isin(self.numpy("finish_reason").astype(str), FINISHES))
+        yield Violation("finish_reason", "finish_reason", ~np.isin(self.numpy("finish_reason").astype(str), ENDINGS))
         yield Violation("mask", "action", ((masks != 0) & (masks != 1)).any(axis=1))
         yield Violation("legal", "action", ~(legal | failed))
         yield Violation("logprob", "logprob", self.numpy("logprob") > LARGEST_LOGPROB)
@@ -151,14 +159,7 @@ class Trajectories(Frame):
 
     def _incomplete(self) -> "NDArray[np.bool_]":
         """Return a mask of rows whose trajectory is not steps 0, 1, ... with only the last one finished."""
-        codes, steps = self.seat_codes(), self.numpy("step").astype(np.int64)
-        order = np.lexsort((steps, codes))
-        sizes = np.bincount(codes)
-        within = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        last = within == np.repeat(sizes, sizes) - 1
-        wrong = (steps[order] != within) | (last == self.finish_is("")[order])
-        incomplete: NDArray[np.bool_] = (np.bincount(codes[order], weights=wrong, minlength=len(sizes)) > 0)[codes]
-        return incomplete
+        return incomplete(self.seat_codes(), self.numpy("step").astype(np.int64), ~self.finish_is(""))
 
 
 def episode_id(*, protocol: str, peer: str, round: int, node: str, task_id: str, sample: int) -> str:

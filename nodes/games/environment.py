@@ -1,22 +1,24 @@
-"""Environments by id: named in a graph, opened from gymnasium or PettingZoo, or registered by a script."""
+"""Environments by id: named in a graph, opened from Gymnasium, PettingZoo or OpenSpiel, or registered by a script."""
 
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from json import dumps, loads
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import ConfigDict, Field, field_validator
 
 from genrl_graph.contract.exact_numbers import ExactNumbers
 from genrl_graph.errors import DataError
+from genrl_graph.messages import did_you_mean
 from genrl_graph.nodes.games.game import Game, Spaces
+from genrl_graph.nodes.games.text_game import CheckedTextGame, TextGame, TextSpaces
 
 if TYPE_CHECKING:
     from pettingzoo import AECEnv
 
-Kind = Literal["gymnasium", "pettingzoo"]
+Kind = Literal["gymnasium", "pettingzoo", "open_spiel", "text"]
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*(/[A-Za-z0-9][A-Za-z0-9_.\-]*)?")
 _AEC_MODULE = re.compile(r"[a-z][a-z0-9_]*_v[0-9]+")
@@ -24,20 +26,27 @@ AEC_FAMILIES = ("classic", "butterfly")
 MISSING = "is not installed; pip install 'genrl-graph[games]'"
 
 _registered: dict[str, "Callable[..., AECEnv[Any, Any, Any]]"] = {}
+_registered_text: dict[str, Callable[..., TextGame]] = {}
 
 
 class Environment(ExactNumbers):
-    """An environment by id, from Gymnasium's registry, PettingZoo's families or `register_aec`.
+    """An environment by id, from Gymnasium, PettingZoo, OpenSpiel, `register_aec` or `register_text`.
 
-    `params` are its keyword arguments. An id is looked up and never imported, so a graph file runs no code. To use an
-    environment of your own, call `gymnasium.register` or `register_aec` in a script and pass it with `--import`.
+    `params` are its keyword arguments; those of OpenSpiel may also have `actions` (names or numbers) and `shows` (auto,
+    observation or information_state). An id is looked up and never imported, so a graph file runs no code. To use an
+    environment of your own, call `gymnasium.register`, `register_aec` or `register_text` in a script and pass it with
+    `--import`. Games of OpenSpiel, own ones of `register_text` and Gymnasium's with `Text` spaces speak text.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str = Field(min_length=1, description="name of the environment, such as CartPole-v1 or tictactoe_v3")
+    id: str = Field(
+        min_length=1, description="name of the environment, such as CartPole-v1, tictactoe_v3 or kuhn_poker"
+    )
     kind: Kind = Field(
-        default="gymnasium", description="library that knows the id; pettingzoo also serves those of `register_aec`"
+        default="gymnasium",
+        description="library that knows the id; pettingzoo also serves those of `register_aec`, and text is for those "
+        "of `register_text`",
     )
     params: dict[str, Any] = Field(default={}, description="keyword arguments of the environment's constructor")
 
@@ -61,14 +70,45 @@ class Environment(ExactNumbers):
         return f"{self.kind} {self.id}"
 
     def open(self) -> Game:
-        """Open a new copy of the environment; raises `DataError` if it is unknown or unusable here."""
-        if self.kind == "gymnasium":
-            return _open_gymnasium(self)
-        return _open_aec(self)
+        """Open a new copy for networks; raises `DataError` if it is unknown, unusable here, or speaks text."""
+        game = self._open()
+        if isinstance(game, CheckedTextGame):
+            raise DataError(f"{self}: speaks text, which networks do not read; play it with generate.dialogue")
+        return game
+
+    def open_text(self) -> CheckedTextGame:
+        """Open a new copy for language models; raises `DataError` if it is unknown, unusable here, or has numbers."""
+        game = self._open()
+        if not isinstance(game, CheckedTextGame):
+            raise DataError(f"{self}: has {game.spaces}, not text; play it with generate.play")
+        return game
+
+    def describe(self) -> Spaces | TextSpaces:
+        """Return what is known of the environment before it is played; raises `DataError` if it cannot be opened."""
+        return _described(self.kind, self.id, dumps(self.params, sort_keys=True))
 
     def spaces(self) -> Spaces:
         """Return shapes and counts of observations, actions and seats; raises `DataError` like `open`."""
-        return _spaces(self.kind, self.id, dumps(self.params, sort_keys=True))
+        described = self.describe()
+        if isinstance(described, TextSpaces):
+            raise DataError(f"{self}: speaks text, which networks do not read; play it with generate.dialogue")
+        return described
+
+    def text_spaces(self) -> TextSpaces:
+        """Return the seats, and whether it is deterministic; raises `DataError` like `open_text`."""
+        described = self.describe()
+        if not isinstance(described, TextSpaces):
+            raise DataError(f"{self}: has {described}, not text; play it with generate.play")
+        return described
+
+    def _open(self) -> Game | CheckedTextGame:
+        openers: dict[Kind, Callable[[Environment], Game | CheckedTextGame]] = {
+            "gymnasium": _open_gymnasium,
+            "pettingzoo": _open_aec,
+            "open_spiel": _open_open_spiel,
+            "text": _open_registered_text,
+        }
+        return openers[self.kind](self)
 
 
 def register_aec(id: str, make: "Callable[..., AECEnv[Any, Any, Any]]") -> None:
@@ -76,30 +116,72 @@ def register_aec(id: str, make: "Callable[..., AECEnv[Any, Any, Any]]") -> None:
 
     Raises `DataError` if the id is not of the allowed form.
     """
+    _registered[_checked_id(id)] = make
+    _described.cache_clear()
+
+
+def register_text(id: str, make: Callable[..., TextGame]) -> None:
+    """Register a game in text of your own under an id; `make` receives the graph's `params` as keywords.
+
+    Raises `DataError` if the id is not of the allowed form.
+    """
+    _registered_text[_checked_id(id)] = make
+    _described.cache_clear()
+
+
+def _checked_id(id: str) -> str:
     if not _ID.fullmatch(id):
         raise DataError(f"{id!r} is no id of an environment; use letters, digits and _ . -")
-    _registered[id] = make
-    _spaces.cache_clear()
+    return id
 
 
 @lru_cache(maxsize=64)
-def _spaces(kind: Kind, id: str, params: str) -> Spaces:
-    game = Environment(id=id, kind=kind, params=loads(params)).open()
+def _described(kind: Kind, id: str, params: str) -> Spaces | TextSpaces:
+    game = Environment(id=id, kind=kind, params=loads(params))._open()
     game.close()
     return game.spaces
 
 
-def _open_gymnasium(environment: Environment) -> Game:
+def _open_gymnasium(environment: Environment) -> Game | CheckedTextGame:
     if find_spec("gymnasium") is None:
         raise DataError(f"{environment}: gymnasium {MISSING}")
     import gymnasium
 
     from genrl_graph.nodes.games.gymnasium_game import GymnasiumGame
+    from genrl_graph.nodes.games.gymnasium_text_game import GymnasiumTextGame, speaks_text
 
     def make(params: Mapping[str, Any]) -> Any:
         return gymnasium.make(environment.id, disable_env_checker=True, **params)
 
-    return GymnasiumGame(_construct(environment, make), where=str(environment))
+    env = _construct(environment, make)
+    if speaks_text(env):
+        return CheckedTextGame(GymnasiumTextGame(env))
+    return GymnasiumGame(env, where=str(environment))
+
+
+def _open_open_spiel(environment: Environment) -> CheckedTextGame:
+    if find_spec("pyspiel") is None:
+        raise DataError(f"{environment}: open_spiel {MISSING}")
+    import pyspiel
+
+    from genrl_graph.nodes.games.open_spiel_game import OpenSpielGame
+
+    if environment.id not in pyspiel.registered_names():
+        hint = did_you_mean(environment.id, pyspiel.registered_names())
+        raise DataError(f"{environment}: open_spiel has no such game{hint or '; name one such as kuhn_poker'}")
+    ours = {name: value for name, value in environment.params.items() if name in ("actions", "shows")}
+    theirs = {name: value for name, value in environment.params.items() if name not in ours}
+    game = _construct(environment, lambda _: pyspiel.load_game(environment.id, theirs))
+    return CheckedTextGame(OpenSpielGame(game, where=str(environment), **ours))
+
+
+def _open_registered_text(environment: Environment) -> CheckedTextGame:
+    make = _registered_text.get(environment.id)
+    if make is None:
+        hint = did_you_mean(environment.id, _registered_text)
+        advice = hint or "; register_text it in a script, and pass the script with --import"
+        raise DataError(f"{environment}: no script has registered such a game{advice}")
+    return CheckedTextGame(cast(TextGame, _construct(environment, lambda params: make(**params))))
 
 
 def _open_aec(environment: Environment) -> Game:

@@ -3,15 +3,15 @@
 import json
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
-from typing import Annotated, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from genrl_graph.contract.evaluation import Evaluation
-from genrl_graph.contract.node import Generator, Wire
+from genrl_graph.contract.node import Wire
 from genrl_graph.contract.origins import Alike, Per
-from genrl_graph.contract.policy import Completion, Sampling, TextPolicy
+from genrl_graph.contract.policy import Completion, TextPolicy
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Rollouts, Tasks
 from genrl_graph.errors import ParamError
@@ -26,6 +26,7 @@ from genrl_graph.nodes.generate.prompting.quoting import (
     fit,
 )
 from genrl_graph.nodes.generate.prompting.rows import rollout_rows
+from genrl_graph.nodes.generate.text_generator import TextGenerator
 
 
 class Example(BaseModel):
@@ -37,7 +38,7 @@ class Example(BaseModel):
     assistant: str = Field(description="the reply that the policy is to imitate")
 
 
-class ChatGenerator(Generator):
+class ChatGenerator(TextGenerator):
     """Completes one chat per task; in a subclass, `run` passes named upstream rollouts to `complete`.
 
     The chat is system, examples, the task's earlier messages, and `template` (sandboxed Jinja) in place of its last
@@ -53,9 +54,6 @@ class ChatGenerator(Generator):
     list of this one row, under its number. The other inputs stay whole, and `num_generations` counts per prompt. This
     gives each critique its own revisions, from which `advantage.backup` computes which critique helped. Rows of equal
     text give equal prompts and share a group, and so a baseline.
-
-    `repetition_penalty`, `temperature`, `top_k`, `top_p` and `min_p` apply in this order, as in transformers. Log-probs
-    are of the distribution that they leave, in sampling and in updates alike.
     """
 
     system: str = Field(default="", description="system message, put before one that the task has; empty: none")
@@ -67,34 +65,6 @@ class ChatGenerator(Generator):
         default=(), description="few-shot examples, put before the messages of the task"
     )
     num_generations: int = Field(default=1, ge=1, description="completions to sample per prompt, which form a group")
-    max_new_tokens: int = Field(
-        default=256,
-        ge=1,
-        description="most tokens of a completion; at that length it is truncated (finish reason length)",
-    )
-    temperature: float = Field(default=1.0, ge=0, description="sampling temperature; 0 is greedy")
-    top_p: float = Field(
-        default=1.0,
-        gt=0,
-        le=1,
-        description="nucleus sampling (arXiv 1904.09751): the likeliest tokens of this total probability; 1 keeps all",
-    )
-    top_k: int = Field(default=0, ge=0, description="sample only from so many of the likeliest tokens; 0 keeps all")
-    min_p: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="least probability of a token, as a share of the likeliest one's (arXiv 2407.01082); 0 keeps all",
-    )
-    repetition_penalty: float = Field(
-        default=1.0,
-        gt=0,
-        description="above 1, tokens that the prompt or the completion has already get less likely (arXiv 1909.05858)",
-    )
-    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        default=(),
-        description="texts that end a completion; the token that completes one is its last (finish reason stop)",
-    )
     max_prompt_tokens: int | None = Field(
         default=None,
         ge=1,
@@ -109,10 +79,6 @@ class ChatGenerator(Generator):
     each: str = Field(
         default="", description="input to branch on: one prompt per row of it; empty: one prompt per task"
     )
-    max_batch_tokens: int = Field(
-        default=16384, ge=1, description="most tokens of a sampling batch, rows times the longest; bounds its memory"
-    )
-
     needs: ClassVar[tuple[str, ...]] = ()  # inputs that a prompt must quote; without a row of each, the prompt fails
 
     @model_validator(mode="after")
@@ -173,18 +139,6 @@ class ChatGenerator(Generator):
             peer=peer,
         )
 
-    @property
-    def _sampling(self) -> Sampling:
-        return Sampling(
-            self.max_new_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-            stop=self.stop,
-        )
-
     def _branches(
         self, tasks: Tasks, upstream: Mapping[str, Rollouts], rng: np.random.Generator
     ) -> list[tuple[AskedTask, Quotes]]:
@@ -216,12 +170,7 @@ class ChatGenerator(Generator):
         return [None if prompt.error else next(completions) for prompt in prompts]
 
     def _limit(self, policy: TextPolicy) -> PromptLimit:
-        room = policy.context_length - self.max_new_tokens
-        if room < 1:
-            raise ParamError(
-                f"{self.place.node}.max_new_tokens: {self.max_new_tokens} leave no room for a prompt in the "
-                f"{policy.context_length} tokens of policy {policy.name!r}"
-            )
+        room = self._room(policy)
         most = self.max_prompt_tokens if policy.counts_tokens else None
         if most is not None and most <= room:
             return PromptLimit(most, "max_prompt_tokens")

@@ -16,15 +16,23 @@ from genrl_graph.edge_types.trajectories import Trajectories
 from genrl_graph.errors import DataError, NodeFailed
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.games.environment_pool import GamePool
-from genrl_graph.nodes.games.game import Spaces
+from genrl_graph.nodes.games.game import Game, Spaces
 from genrl_graph.nodes.generate.acting.episodes import Episode, play_episodes
-from genrl_graph.nodes.generate.acting.seating import OpponentKind, SeatingPlan
-from genrl_graph.nodes.generate.acting.steps import log_results, step_rows
+from genrl_graph.nodes.generate.acting.results import log_results
+from genrl_graph.nodes.generate.acting.seating import (
+    ActorPlayer,
+    OpponentKind,
+    Opponents,
+    Player,
+    RandomPlayer,
+    SeatingPlan,
+    check_opponents,
+    check_weights,
+)
+from genrl_graph.nodes.generate.acting.steps import step_rows
 from genrl_graph.nodes.policy.actors.acting import Actor, NetworkCarry
 from genrl_graph.nodes.source.environment import EnvironmentSource
 from genrl_graph.nodes.update.snapshots import Snapshots
-
-Opponents = dict[OpponentKind, float]
 
 
 class Play(Generator, name="play"):
@@ -49,24 +57,16 @@ class Play(Generator, name="play"):
 
     _greedy: bool = PrivateAttr(default=False)
     _evaluating: bool = PrivateAttr(default=False)
-    _pool: GamePool = PrivateAttr(default_factory=GamePool)
+    _pool: GamePool[Game] = PrivateAttr(default_factory=lambda: GamePool(Environment.open))
 
     @field_validator("opponents", "eval_opponents")
     @classmethod
     def _weights(cls, weights: Opponents) -> Opponents:
-        if any(weight < 0 for weight in weights.values()) or not sum(weights.values()) > 0:
-            raise ValueError(f"weights are at least 0 and not all 0, got {dict(weights)}")
-        return weights
+        return check_weights(weights)
 
     def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:
         """Yield a problem for each opponent that is named but not wired, or wired but not named."""
-        wired: tuple[tuple[OpponentKind, str], ...] = (("policy", "opponent"), ("snapshots", "snapshots"))
-        for kind, socket in wired:
-            named = [name for name in ("opponents", "eval_opponents") if getattr(self, name).get(kind, 0) > 0]
-            if named and socket not in inputs:
-                yield f"{named[0]} names {kind!r}, but no `{socket}` is wired; wire it or remove {kind!r}"
-            if not named and socket in inputs:
-                yield f"`{socket}` is wired, but never plays; name {kind!r} in opponents or remove it"
+        return check_opponents({"opponents": self.opponents, "eval_opponents": self.eval_opponents}, inputs)
 
     def check_parts(self, parts: Mapping[str, Declared]) -> Iterable[str]:
         """Yield a problem for each policy whose observations or actions differ from the environment's."""
@@ -106,7 +106,7 @@ class Play(Generator, name="play"):
             snapshots: pool from which the opponent is drawn in episodes drawn for `snapshots`
         """
         planned = [(task, sample) for task in tasks.rows("id", "metadata") for sample in range(self.num_generations)]
-        seating = SeatingPlan(policy, opponent, snapshots, self.opponents, rng=rng, greedy=self._greedy)
+        seating = self._seating(policy, opponent, snapshots, rng)
         first = 0 if self._evaluating else round * len(planned)
         episodes = []
         for number, (task, sample) in enumerate(planned, start=first):
@@ -116,8 +116,24 @@ class Play(Generator, name="play"):
             seats = seating.seats(spaces.seats, number)
             episodes.append(Episode(task["id"], sample, environment, seed, seats))
         play_episodes(episodes, self._pool, num_envs=self.num_envs, max_steps=self.max_steps, rng=rng)
+        log.metric("steps", sum(episode.moves for episode in episodes))
         log_results(log, episodes)
         return step_rows(self.place, policy, episodes, round=round, peer=peer)
+
+    def _seating(
+        self, policy: Actor, opponent: Actor | None, snapshots: Snapshots | None, rng: np.random.Generator
+    ) -> SeatingPlan[Player]:
+        """Return the plan of players; raises `NodeFailed` if the pool holds other policies than this game's."""
+        members = snapshots.members if snapshots is not None else ()
+        pool = [member for member in members if isinstance(member, Actor)]
+        if len(pool) < len(members):
+            raise NodeFailed("the pool of snapshots holds language models, which do not play games of numbers")
+        others: dict[OpponentKind, list[Player]] = {
+            "random": [RandomPlayer()],
+            "policy": [ActorPlayer(opponent)] if opponent is not None else [],
+            "snapshots": [ActorPlayer(member) for member in pool],
+        }
+        return SeatingPlan(ActorPlayer(policy, self._greedy), others, self.opponents, rng=rng)
 
 
 def _environment_of(metadata: str, task_id: str) -> tuple[Environment, int]:

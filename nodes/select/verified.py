@@ -38,7 +38,7 @@ class Verified(Select, name="verified"):
         description="seconds for the episodes of one other peer in a round; its other episodes are dropped",
     )
 
-    _pool: GamePool = PrivateAttr(default_factory=GamePool)
+    _pool: GamePool[Game] = PrivateAttr(default_factory=lambda: GamePool(Environment.open))
 
     def run(self, rows: Scored[T], *, tasks: TaskBook, peer: str, log: Log) -> Scored[T]:
         """Return the selected rows in order; log the refuted episodes with the reason in the table `refuted`.

@@ -1,4 +1,4 @@
-"""`source.environment`: episodes of a Gymnasium or PettingZoo environment."""
+"""`source.environment`: episodes of an environment of Gymnasium, PettingZoo or OpenSpiel, or of your own."""
 
 import re
 from typing import Self
@@ -23,7 +23,8 @@ SEEDS = 2**31  # seeds from TRAINING_SEEDS on are for evaluation
 class EnvironmentSource(Source, name="environment"):
     """Provides `num_episodes` new episodes of one environment per round; a task's key is the seed of its episode.
 
-    Environments are those of Gymnasium (arXiv 2407.17032) and PettingZoo (arXiv 2009.14471). A run starts at a random
+    Environments are those of Gymnasium (arXiv 2407.17032), PettingZoo (arXiv 2009.14471), OpenSpiel (arXiv 1908.09453)
+    and your own. `generate.play` plays those of numbers, `generate.dialogue` those of text. A run starts at a random
     seed below 2**30 and counts up modulo 2**30; evaluations use seeds from 2**30 to 2**31.
     """
 
@@ -34,7 +35,7 @@ class EnvironmentSource(Source, name="environment"):
 
     def prepare(self) -> None:
         """Make the environment; raises `DataError` if it does not exist or its spaces are not supported."""
-        self.environment.spaces()
+        self.environment.describe()
 
     def run(self, *, rng: np.random.Generator, round: int) -> Tasks:
         """Return the episodes of one round."""

@@ -7,10 +7,9 @@ from pathlib import Path
 from pydantic import Field
 
 from genrl_graph.contract.node import Carry, Update
-from genrl_graph.contract.policy import Carried
+from genrl_graph.contract.policy import Carried, Policy
 from genrl_graph.contract.resources import Log
 from genrl_graph.errors import StoreError
-from genrl_graph.nodes.policy.actors.acting import Actor
 from genrl_graph.nodes.update.steps.cadence import due
 from genrl_graph.seeds import digest
 
@@ -22,19 +21,19 @@ class Snapshots(Carried):
 
     mutable = False
 
-    def __init__(self, members: Sequence[Actor] = ()) -> None:
+    def __init__(self, members: Sequence[Policy] = ()) -> None:
         self.members = tuple(members)
 
     def save(self, folder: Path) -> None:
         """Write every member into its own sub-folder of `folder`."""
         for at, member in enumerate(self.members):
             (folder / str(at)).mkdir()
-            member.save(folder / str(at))
+            member.save_frozen(folder / str(at))
         (folder / POOL).write_text(json.dumps({"members": len(self.members)}) + "\n")
 
     def load(self, folder: Path) -> None:
         """Load the pool in `folder`; raises `StoreError` if it holds none."""
-        from genrl_graph.nodes.policy.actors.network_handle import load_frozen
+        from genrl_graph.nodes.policy.loading.frozen import load_frozen
 
         try:
             count = int(json.loads((folder / POOL).read_text())["members"])
@@ -61,7 +60,7 @@ class TakeSnapshot(Update, name="snapshot"):
     every: int = Field(default=10, ge=1, description="rounds from one copy to the next")
     size: int = Field(default=8, ge=1, description="most copies in the pool")
 
-    def run(self, snapshots: Snapshots, policy: Actor, *, round: int, log: Log) -> Snapshots:
+    def run(self, snapshots: Snapshots, policy: Policy, *, round: int, log: Log) -> Snapshots:
         """Return the pool of the next round.
 
         Inputs:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from genrl_graph.contract.node import Coordinate, Exchange, Fork, Node, Reward, Source, Update
+from genrl_graph.contract.node import Coordinate, Exchange, Fork, Generator, Node, Reward, Source, Update
 from genrl_graph.contract.policy import Carried, TokenSequence
 from genrl_graph.contract.resources import Log
 from genrl_graph.dag.graph import Part
@@ -120,7 +120,9 @@ class Rehearsal:
         elif isinstance(node, Reward):
             output = self._rewarded(node, inputs, frames, resources)
         else:
-            output = node.run(**inputs, **resources)  # type: ignore[attr-defined]
+            # words of a counting policy are no moves: as in dry play, a game goes on with others
+            played = node.dry() if isinstance(node, Generator) else node
+            output = played.run(**inputs, **resources)  # type: ignore[attr-defined]
         outputs = named_outputs(node, output, self._schedule.types)
         player.values.update(outputs)
         return sum(len(value) for value in outputs.values() if isinstance(value, Frame)), []

@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from genrl_graph import seeds
-from genrl_graph.contract.policy import Completion, Sampling, TextPolicy, TokenSequence
+from genrl_graph.contract.policy import Completion, Randomness, Sampling, TextPolicy, TokenSequence
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.compute.logprobs import read_of
 from genrl_graph.nodes.policy.compute.packing import Packed, packed_batches
 from genrl_graph.nodes.policy.compute.sampling import token_batches
+from genrl_graph.nodes.policy.compute.turn_tokens import TurnTokens
 from genrl_graph.runners.estimate.costs import MicroBatchWork, SequenceBatch, Work, longest_of, varied_share
 
 WORDS = ("the", "of", "and", "to", "in", "is", "it", "that", "was", "for", "on", "are", "as", "with", "they", "be")
@@ -60,11 +61,18 @@ class CountingPolicy(TextPolicy):
         self.works: list[Work] = []
         self.prompt_tokens, self.sampled = 0, 0.0
         self._tokens, self._shares = tokens, shares
+        self._turns = TurnTokens(tokens, ends=[tokens.end_of_turn])
         self._words = _single_tokens(tokens.tokenizer)
 
     def render(self, messages: Sequence[dict[str, str]]) -> NDArray[np.int32]:
         """Return the token ids of a chat."""
         return self._tokens.render(messages)
+
+    def extend(
+        self, ids: NDArray[np.int32], messages: Sequence[dict[str, str]], new: Sequence[dict[str, str]]
+    ) -> NDArray[np.int32]:
+        """Return the ids of the next prompt of a chat."""
+        return self._turns.extend(ids, messages, new)
 
     def encode(self, text: str, *, ended: bool) -> NDArray[np.int32]:
         """Return the token ids of a text, with the end token where it `ended`."""
@@ -80,7 +88,7 @@ class CountingPolicy(TextPolicy):
         *,
         num_generations: int,
         sampling: Sampling,
-        rng: np.random.Generator,
+        rng: Randomness,
         max_batch_tokens: int,
     ) -> list[list[Completion]]:
         """Return completions of the assumed length, and record the batches in which they would be sampled."""
@@ -98,7 +106,8 @@ class CountingPolicy(TextPolicy):
         self.prompt_tokens += sum(len(prompt) for prompt in prompts)
         self.sampled += len(widths) * mean
         count = max(round(mean), 1)
-        return [[self._completion(count, rng) for _ in range(num_generations)] for _ in prompts]
+        each = [rng] * len(prompts) if isinstance(rng, np.random.Generator) else rng
+        return [[self._completion(count, one) for _ in range(num_generations)] for one in each]
 
     def _completion(self, count: int, rng: np.random.Generator) -> Completion:
         ids = rng.choice(self._words, size=count).astype(np.int32)

@@ -10,7 +10,7 @@ from genrl_graph.contract.node import Carry, Exchange, Source
 from genrl_graph.contract.policy import Carried, TextPolicy
 from genrl_graph.dag.schedule import Schedule
 from genrl_graph.edge_types.task import TaskBook
-from genrl_graph.errors import named
+from genrl_graph.errors import ParamError, named
 from genrl_graph.long_work import long_work
 from genrl_graph.runners.loop.exchange import require_peers
 
@@ -106,6 +106,17 @@ def make_peers(
             ready()
         peers.append(Peer(name, carries, TaskBook(sources)))
     return peers
+
+
+def refuse_unfit(schedule: Schedule, peer: Peer) -> None:
+    """Raise `ParamError` with every line of the nodes that say why a carried value cannot serve them."""
+    lines = []
+    for name, node in schedule.nodes.items():
+        wires = {socket: wire for socket, wire in schedule.graph.nodes[name].inputs.items() if isinstance(wire, str)}
+        carries = {socket: peer.carries[wire] for socket, wire in wires.items() if wire in peer.carries}
+        lines += [f"nodes.{name}: {line}" for line in node.check_carries(carries)]
+    if lines:
+        raise ParamError("\n".join(lines))
 
 
 def digests(peers: Sequence[Peer]) -> dict[tuple[str, str], str]:

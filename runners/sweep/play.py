@@ -20,7 +20,6 @@ from genrl_graph.errors import ParamError, StoreError
 from genrl_graph.inspection.plot import default_window
 from genrl_graph.inspection.text import line
 from genrl_graph.messages import counted
-from genrl_graph.records.stored_run import run_folders
 from genrl_graph.runners.sweep.cell_process import Launch, Task
 from genrl_graph.runners.sweep.cells import cells_of, read_setting
 from genrl_graph.runners.sweep.plan import GAME, SweepOptions, SweepPlan, begun_sweep, plan_sweep, refuse_taken
@@ -29,6 +28,7 @@ from genrl_graph.runners.sweep.search import Drawing, Halving
 from genrl_graph.runners.sweep.study import SETTING, Study, chosen
 from genrl_graph.runners.sweep.work import Queue, Work
 from genrl_graph.store.durable import make_folder
+from genrl_graph.store.peer_folders import run_folders
 from genrl_graph.store.run_folder import WriterLock
 from genrl_graph.store.run_path import RunPath, refused_by_name
 from genrl_graph.store.sweep_folder import Cell, CellEnd, SweepRecord, add_end, write_sweep

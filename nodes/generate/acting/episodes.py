@@ -32,7 +32,7 @@ class Episode:
     sample: int
     environment: Environment
     seed: int
-    seats: Seats
+    seats: Seats[Player]
     traces: dict[int, SeatTrajectory] = field(default_factory=dict)
     returns: list[float] = field(default_factory=list)  # by seat
     moves: int = 0
@@ -87,7 +87,7 @@ class _RunningEpisode:
 
 
 def play_episodes(
-    episodes: Sequence[Episode], pool: GamePool, *, num_envs: int, max_steps: int, rng: np.random.Generator
+    episodes: Sequence[Episode], pool: GamePool[Game], *, num_envs: int, max_steps: int, rng: np.random.Generator
 ) -> None:
     """Play all episodes, `num_envs` at a time, and record the result in each of them.
 
@@ -108,7 +108,7 @@ def play_episodes(
         running = unfinished
 
 
-def _start(episode: Episode, pool: GamePool, *, max_steps: int) -> _RunningEpisode | None:
+def _start(episode: Episode, pool: GamePool[Game], *, max_steps: int) -> _RunningEpisode | None:
     game = pool.take(episode.environment)
     try:
         return _RunningEpisode(episode, game, max_steps=max_steps)
@@ -117,7 +117,7 @@ def _start(episode: Episode, pool: GamePool, *, max_steps: int) -> _RunningEpiso
         return None
 
 
-def _move(running: _RunningEpisode, pool: GamePool, action: int, logprob: float, value: float) -> bool:
+def _move(running: _RunningEpisode, pool: GamePool[Game], action: int, logprob: float, value: float) -> bool:
     """Play one move; return whether the episode goes on."""
     episode = running.episode
     try:

@@ -1,4 +1,4 @@
-"""Turn played episodes into rows of `Trajectories`, and log their results."""
+"""Turn played episodes into rows of `Trajectories`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +8,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from genrl_graph.contract.node import Place
-from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.edge_type import SCORED
 from genrl_graph.edge_types.rollouts import Scored
 from genrl_graph.edge_types.trajectories import Trajectories, episode_id, step_id, trajectory_id
@@ -75,34 +74,6 @@ def _trajectories(policy: Actor, episodes: Sequence[Episode]) -> list[_Trajector
         else:
             trajectories += [_Trajectory(episode, *trace) for trace in episode.traces.items() if trace[1].actions]
     return trajectories
-
-
-def log_results(log: Log, episodes: Sequence[Episode]) -> None:
-    """Log returns and lengths of the episodes that did not fail, and wins, draws and losses per kind of opponent.
-
-    In self-play the result is that of the first seat.
-    """
-    played = [episode for episode in episodes if not episode.error]
-    log.metric("steps", sum(episode.moves for episode in episodes))
-    log.metric("failed", 1.0 - len(played) / len(episodes) if episodes else 0.0)
-    if not played:
-        return
-    log.metric("return", float(np.mean([episode.returns[seat] for episode in played for seat in episode.seats.own])))
-    log.metric("episode_length", float(np.mean([episode.moves for episode in played])))
-    for kind in dict.fromkeys(episode.seats.opponent for episode in played):
-        if kind:
-            outcomes = np.asarray([_outcome(episode) for episode in played if episode.seats.opponent == kind])
-            log.metric(f"{kind}/episodes", len(outcomes))
-            log.metric(f"{kind}/wins", float((outcomes > 0).mean()))
-            log.metric(f"{kind}/draws", float((outcomes == 0).mean()))
-            log.metric(f"{kind}/losses", float((outcomes < 0).mean()))
-
-
-def _outcome(episode: Episode) -> int:
-    """Return 1 if the policy's seat has the highest return, -1 if another seat has more, 0 for a tie at the top."""
-    own = episode.seats.own[0]
-    best = max(value for seat, value in enumerate(episode.returns) if seat != own)
-    return int(episode.returns[own] > best) - int(episode.returns[own] < best)
 
 
 def _trajectory_columns(

@@ -34,7 +34,7 @@ def rollout_rows(
     `sample` numbers the rows of a task from 0, across its prompts.
     """
     if not prompts:
-        return Rollouts.empty().with_local(_local_columns([], sampling))
+        return Rollouts.empty().with_local(local_columns([], sampling))
     rows = [row for sampled in completions for row in sampled or [_NO_COMPLETION] * num_generations]
     of_row = np.repeat(np.arange(len(prompts)), num_generations).tolist()
     samples = _occurrences([task_ids[at] for at in of_row])
@@ -58,7 +58,7 @@ def rollout_rows(
         {
             **{name: values.take(pa.array(of_row)) for name, values in by_prompt.items()},
             **_completion_columns(rows),
-            **_local_columns(rows, sampling),
+            **local_columns(rows, sampling),
             "id": ids,
             "peer": [peer] * count,
             "node": [place.node] * count,
@@ -104,7 +104,7 @@ def _completion_columns(rows: Sequence[Completion]) -> dict[str, Any]:
     }
 
 
-def _local_columns(rows: Sequence[Completion], sampling: Sampling) -> dict[str, Any]:
+def local_columns(rows: Sequence[Completion], sampling: Sampling) -> dict[str, Any]:
     """Return the columns from which updates make the distribution of the sampler again; none if it is the whole one."""
     columns: dict[str, Any] = {}
     if sampling.truncates:

@@ -46,10 +46,6 @@ class Actor(Policy):
     def values(self, observations: Floats, masks: Masks) -> Floats:
         """Estimate the return from each observation, shape (rows,)."""
 
-    @abstractmethod
-    def frozen(self, name: str) -> Self:
-        """Return a copy of the weights without optimiser state, such as an opponent."""
-
 
 class TrainedActor(Actor):
     """An actor that updates can train."""

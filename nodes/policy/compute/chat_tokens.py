@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
+from datetime import date
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -14,6 +15,10 @@ from genrl_graph.errors import DataError, ParamError
 from genrl_graph.nodes.templates.rendering import TemplateFailed, TemplateTooCostly, render
 from genrl_graph.seeds import digest
 
+DATE = date(2026, 1, 1)
+"""The day that chat templates write where they write one."""
+_TODAY = {"date_string": DATE.strftime("%d %b %Y")}
+_NOW = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _ANSWER = "Zebra"
 """A message of a chat that is rendered to see what the template makes of it."""
 
@@ -88,16 +93,36 @@ class ChatTokens:
         zero-width space splits it: a quoted completion cannot end a message. Raises `ParamError` if the chat template
         refuses the messages.
         """
+        ids: Any = self.tokenizer.encode(self.text(messages), add_special_tokens=False)
+        return np.asarray(ids, dtype=np.int32)
+
+    def text(self, messages: Sequence[Mapping[str, str]], *, prompting: bool = True) -> str:
+        """Return the text of a chat, up to the start of the completion and with the prefix of the reply if `prompting`.
+
+        Dates that a chat template writes are always `DATE`, so that a run that goes on later has the same prompts.
+        Raises `ParamError` if the chat template refuses the messages.
+        """
         escaped = [
             {"role": m["role"], "content": self._special.sub(lambda match: _split(match[0]), m["content"])}
             for m in messages
         ]
         try:
-            text = self._filled(escaped, reply=True)
+            text = self._filled(escaped, reply=prompting)
         except TemplateFailed as error:
             roles = ", ".join(m["role"] for m in messages)
             raise ParamError(f"{self.where}: its chat template refuses the roles {roles}: {error}") from error
-        return np.asarray(self.tokenizer.encode(text + self._prefix, add_special_tokens=False), dtype=np.int32)
+        return text + self._prefix if prompting else text
+
+    @cached_property
+    def _dated_template(self) -> str:
+        """The chat template with `DATE` for now; the tokenizer keeps the original, which is exported with a model."""
+        template = str(self.tokenizer.chat_template)
+        formats = {match[2]: DATE.strftime(match[2]) for match in _NOW.finditer(template)}
+        if not formats:
+            return template
+        return (
+            f"{{%- macro strftime_now(format) -%}}{{{{ {json.dumps(formats)}[format] }}}}{{%- endmacro -%}}{template}"
+        )
 
     def _filled(self, messages: Sequence[dict[str, str]], *, reply: bool) -> str:
         """Return the text that the template makes of a chat, with the beginning of a `reply`.
@@ -105,7 +130,13 @@ class ChatTokens:
         Raises `TemplateFailed` if it fails, and `ParamError` if it exceeds a limit, which transformers does not have.
         """
         try:
-            return _chat_text(self.tokenizer, messages, add_generation_prompt=reply, variables=self._variables)
+            return _chat_text(
+                self.tokenizer,
+                messages,
+                add_generation_prompt=reply,
+                variables={**_TODAY, **self._variables},
+                template=self._dated_template,
+            )
         except TemplateTooCostly as error:
             raise ParamError(f"{self.where}: its chat template: {error}") from error
 
@@ -193,10 +224,15 @@ def chat_ids(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
 
 
 def _chat_text(
-    tokenizer: Any, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool, variables: Mapping[str, Any]
+    tokenizer: Any,
+    messages: Sequence[dict[str, str]],
+    *,
+    add_generation_prompt: bool,
+    variables: Mapping[str, Any],
+    template: str | None = None,
 ) -> str:
     values = {**variables, "messages": list(messages), "add_generation_prompt": add_generation_prompt}
-    return render("chat", tokenizer.chat_template, {**tokenizer.special_tokens_map, **values})
+    return render("chat", template or tokenizer.chat_template, {**tokenizer.special_tokens_map, **values})
 
 
 def _split(token: str) -> str:

@@ -1,6 +1,7 @@
 """The live policy of a causal language model: samples, computes log-probs, saves, exports and forks."""
 
 import copy
+import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from genrl_graph.allocator import release_memory
-from genrl_graph.contract.policy import Completion, Sampling, Support, TokenSequence
+from genrl_graph.contract.policy import Completion, Randomness, Sampling, Support, TokenSequence
 from genrl_graph.errors import NodeFailed
 from genrl_graph.nodes.policy.compute import exported
 from genrl_graph.nodes.policy.compute.activation_checkpointing import ActivationCheckpointing, kept_bytes
@@ -28,8 +29,10 @@ from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.compute.reading import Reading
 from genrl_graph.nodes.policy.compute.sampling import Limits, sample_completions
 from genrl_graph.nodes.policy.compute.trainable import TrainablePolicy, Training
+from genrl_graph.nodes.policy.compute.turn_tokens import TurnTokens
 from genrl_graph.nodes.policy.compute.weights import restore_optimizer, save_state
 
+FROZEN = "frozen.json"
 MEASURED = ("reading", "_has_plain_head", "_shares", "_saved_token", "_unknown")
 """Cached properties that are measured on a model and hold for its copies, too."""
 PROBE_LENGTHS = (32, 96)
@@ -81,6 +84,20 @@ class CausalPolicy(TrainablePolicy):
         """Return the token ids of a completion's text, followed by the chat template's end of turn if it `ended`."""
         return self.tokens.encode(text, ended=ended)
 
+    def extend(
+        self, ids: NDArray[np.int32], messages: Sequence[dict[str, str]], new: Sequence[dict[str, str]]
+    ) -> NDArray[np.int32]:
+        """Return the ids of the next prompt of a chat: `ids` unchanged, then what the chat template adds."""
+        return self._turns.extend(ids, messages, new)
+
+    def prove_extend(self) -> None:
+        """Raise `DataError` unless `extend` spells what the chat template spells."""
+        self._turns.prove()
+
+    @cached_property
+    def _turns(self) -> TurnTokens:
+        return TurnTokens(self.tokens, ends=self._eos_ids)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of completion ids, without end tokens and padding."""
         return self.tokens.texts([list(map(int, ids))], ends=self._eos_ids)[0]
@@ -91,7 +108,7 @@ class CausalPolicy(TrainablePolicy):
         *,
         num_generations: int,
         sampling: Sampling,
-        rng: np.random.Generator,
+        rng: Randomness,
         max_batch_tokens: int,
     ) -> list[list[Completion]]:
         """Sample `num_generations` completions per prompt.
@@ -208,6 +225,23 @@ class CausalPolicy(TrainablePolicy):
         cast(Any, self.model).config.save_pretrained(folder)
         self.hf_tokenizer.save_pretrained(folder)
 
+    def save_frozen(self, folder: Path) -> None:
+        """Write what `load_frozen` needs to make this policy again without its carry."""
+        self.save(folder)
+        facts = {
+            "name": self.name,
+            "context": self.context_length,
+            "bfloat16": self._training.bfloat16,
+            "share_prefixes": self._training.share_prefixes,
+            "ends": list(self._eos_ids),
+            "device": str(self.device),
+        }
+        (folder / FROZEN).write_text(json.dumps(facts) + "\n")
+
+    def end_with(self, ids: Sequence[int]) -> None:
+        """Set the ids that end a completion."""
+        self._eos_ids = list(ids)
+
     def export(self, folder: Path) -> None:
         """Write model and tokenizer for plain transformers, and verify that it computes the same log-probs from them.
 
@@ -233,12 +267,16 @@ class CausalPolicy(TrainablePolicy):
 
     def fork(self, name: str) -> Self:
         """Return an independent copy with its own weights and optimiser state."""
+        other, moments = self.frozen(name), self._moments()
+        if moments is not None:
+            restore_optimizer(other.trained(), other.optimizer(), moments)
+        return other
+
+    def frozen(self, name: str) -> Self:
+        """Return a copy of the weights without optimiser state."""
         other = self._twin(name)
         other.version, other.pristine = self.version, self.pristine
         other.__dict__.update({name: self.__dict__[name] for name in MEASURED if name in self.__dict__})
-        moments = self._moments()
-        if moments is not None:
-            restore_optimizer(other.trained(), other.optimizer(), moments)
         return other
 
     def _twin(self, name: str) -> Self:

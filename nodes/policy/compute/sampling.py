@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache
 
-from genrl_graph.contract.policy import Sampling, Support
+from genrl_graph.contract.policy import Randomness, Sampling, Support
 from genrl_graph.nodes.policy.compute.call_state import restore
 from genrl_graph.nodes.policy.compute.distribution import choose
 from genrl_graph.nodes.policy.compute.kv_cache import (
@@ -67,7 +67,7 @@ def sample_completions(
     *,
     num_generations: int,
     sampling: Sampling,
-    rng: np.random.Generator,
+    rng: Randomness,
     limits: Limits,
     max_batch_tokens: int,
     shared: bool = False,
@@ -80,7 +80,7 @@ def sample_completions(
     mode and autocast.
     """
     rows, steps = len(prompts) * num_generations, sampling.max_new_tokens
-    uniforms = rng.random((rows, steps), dtype=np.float32) if sampling.temperature > 0 else None
+    uniforms = _uniforms(rng, rows, steps) if sampling.temperature > 0 else None
     ids, logprobs = np.zeros((rows, steps), np.int32), np.zeros((rows, steps), np.float32)
     lengths, stopped = np.full(rows, steps, np.int64), np.zeros(rows, np.bool_)
     supports: dict[int, Support] = {}
@@ -98,6 +98,14 @@ def sample_completions(
             stopped[in_batch] = batch.done.cpu().numpy()
             supports |= dict(zip(in_batch.tolist(), batch.supports(), strict=False))
     return Sampled(ids, logprobs, lengths, stopped, [supports[row] for row in range(len(supports))])
+
+
+def _uniforms(rng: Randomness, rows: int, steps: int) -> NDArray[np.float32]:
+    """Draw the numbers of all tokens, shape [rows, steps]; with a generator per prompt, its rows are its own."""
+    if isinstance(rng, np.random.Generator):
+        return rng.random((rows, steps), dtype=np.float32)
+    drawn = [one.random((rows // len(rng), steps), dtype=np.float32) for one in rng]
+    return np.concatenate(drawn) if drawn else np.empty((0, steps), np.float32)
 
 
 def _batches(
@@ -233,6 +241,7 @@ class _Batch:
             self._share_prompts([(0, torch.from_numpy(path).to(self.device)) for path in packed.paths], index)
         else:
             expand_paths(self.cache, packed.paths, index, self.sampling.max_new_tokens)
+            self.seen = self.width
         return self._head(hidden[last])
 
     def _share_prompts(self, places: Sequence[tuple[int, torch.Tensor]], index: torch.Tensor) -> None:

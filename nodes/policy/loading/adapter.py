@@ -19,7 +19,7 @@ from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 
 from genrl_graph import seeds
-from genrl_graph.errors import ParamError
+from genrl_graph.errors import ParamError, StoreError
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.compute.device import pick_device
 from genrl_graph.nodes.policy.compute.exported import all_or_nothing
@@ -138,6 +138,10 @@ class LoraPolicy(CausalPolicy):
         save_state(folder, self.weights(), self._moments(), version=self.version, file=WEIGHTS, base=self._identity)
         self._config.save_pretrained(folder)
         self.hf_tokenizer.save_pretrained(folder)
+
+    def save_frozen(self, folder: Path) -> None:
+        """Raise `StoreError`: an adapter cannot be made again without the model that it was put on."""
+        raise StoreError(f"{folder}: adapter {self.name!r} cannot be in a pool of snapshots; use policy.causal_lm")
 
     def export_adapter(self, folder: Path) -> None:
         """Write only the adapter and the tokenizer, and verify that peft computes the same log-probs from them.

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genrl_graph.contract.policy import Completion, Sampling
+from genrl_graph.contract.policy import Completion, Randomness, Sampling
 from genrl_graph.nodes.generate import critique, revise
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
@@ -49,11 +49,14 @@ class StubPolicy(CausalPolicy):
         *,
         num_generations: int,
         sampling: Sampling,
-        rng: np.random.Generator,
+        rng: Randomness,
         max_batch_tokens: int,
     ) -> list[list[Completion]]:
         """Return replies drawn with `rng` for each prompt, ended by stop strings and by `max_new_tokens`."""
-        drawn = rng.integers(len(REPLIES), size=(len(prompts), num_generations))
+        if isinstance(rng, np.random.Generator):
+            drawn = rng.integers(len(REPLIES), size=(len(prompts), num_generations))
+        else:
+            drawn = np.stack([one.integers(len(REPLIES), size=num_generations) for one in rng])
         return [[self._reply(REPLIES[at], sampling) for at in row] for row in drawn]
 
     def _twin(self, name: str) -> Self:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from genrl_graph import load, play
 from genrl_graph.contract.node import Place
-from genrl_graph.contract.policy import Completion, Sampling
+from genrl_graph.contract.policy import Completion, Randomness, Sampling
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.task import Task, TaskBook
 from genrl_graph.errors import GraphError, ParamError
@@ -132,7 +132,7 @@ class ScriptedJudge(CausalPolicy):
         *,
         num_generations: int,
         sampling: Sampling,
-        rng: np.random.Generator,
+        rng: Randomness,
         max_batch_tokens: int,
     ) -> list[list[Completion]]:
         """Return the script's text `num_generations` times per prompt."""

@@ -43,6 +43,7 @@ def test_the_pool_comes_back_from_the_disk_and_its_members_play_as_before(policy
     assert again.digest() == pool.digest()
     seen, masks = np.ones((5, 2), np.float32), np.ones((5, 3), np.int8)
     for known, loaded in zip(pool.members, again.members, strict=True):
+        assert isinstance(known, ActorCritic) and isinstance(loaded, ActorCritic)
         assert (known.name, known.version) == (loaded.name, loaded.version)
         assert np.array_equal(
             known.act(seen, masks, rng=stream(0)).actions, loaded.act(seen, masks, rng=stream(0)).actions

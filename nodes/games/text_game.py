@@ -1,0 +1,135 @@
+"""The interface through which generators play a game in text, and checks of what an environment returns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, cast
+
+from genrl_graph.nodes.games.game import GameError, read_reward
+
+TextEnding = Literal["terminated", "truncated"]
+NARRATOR = "game"
+
+
+@dataclass(frozen=True, slots=True)
+class TextSpaces:
+    """Facts of a game in text before it is played: its seats, and whether seed and actions determine it."""
+
+    seats: int
+    deterministic: bool
+
+    def __str__(self) -> str:
+        seats = f"{self.seats} seat{'s' * (self.seats > 1)}"
+        return f"text, {seats}, {'deterministic' if self.deterministic else 'not deterministic'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """A message to a seat, and who speaks: the game, or another seat."""
+
+    text: str
+    speaker: str = NARRATOR
+
+
+@dataclass(frozen=True, slots=True)
+class TextTurn:
+    """The seat to move and the messages that are new to it since its last turn.
+
+    `legal` are the texts of the legal actions, None if the environment judges actions itself. `rewards` holds what each
+    seat earned since the previous turn, `ends` the seats that ended since. When the game is `over`, all seats have
+    ended and none is to move.
+    """
+
+    seat: int
+    heard: Sequence[Spoken]
+    rewards: Sequence[float]
+    legal: Sequence[str] | None = None
+    ends: Mapping[int, TextEnding] = field(default_factory=dict)
+    over: bool = False
+
+
+class TextGame(Protocol):
+    """One copy of a game in text; any exception it raises, `GameError` included, fails the episode, not the run.
+
+    Seats may move in any order, several times in a row too. Copies are reused: `reset` forgets the last episode.
+    """
+
+    seats: int
+    deterministic: bool
+
+    def reset(self, seed: int) -> TextTurn:
+        """Start an episode; in a deterministic game, seed and actions determine everything that happens in it."""
+
+    def step(self, action: str) -> TextTurn:
+        """Play the action of the seat to move."""
+
+    def close(self) -> None:
+        """Release the environment's resources."""
+
+
+class CheckedTextGame:
+    """A game in text whose turns are checked: `GameError` names what an environment returned that no game can."""
+
+    def __init__(self, game: TextGame) -> None:
+        self._game = game
+        self._ended: set[int] = set()
+        self.spaces = TextSpaces(int(game.seats), bool(game.deterministic))
+
+    def reset(self, seed: int) -> TextTurn:
+        """Start an episode; raises `GameError` for a turn that is none, or a game that is over at once."""
+        self._ended = set()
+        turn = self._checked(self._game.reset(seed))
+        if turn.over:
+            raise GameError("the game is over before the first move")
+        return turn
+
+    def step(self, action: str) -> TextTurn:
+        """Play an action; raises `GameError` for a turn that is none."""
+        return self._checked(self._game.step(action))
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._game.close()
+
+    def _checked(self, turn: TextTurn) -> TextTurn:
+        seats = self.spaces.seats
+        if not isinstance(turn, TextTurn):
+            raise GameError(f"a turn is a {type(turn).__name__}, not a TextTurn")
+        if len(turn.rewards) != seats:
+            raise GameError(f"{len(turn.rewards)} rewards for {seats} seats")
+        rewards = tuple(map(read_reward, turn.rewards))
+        ends = {int(seat): _ending(ending) for seat, ending in turn.ends.items()}
+        for seat in ends:
+            if not 0 <= seat < seats or seat in self._ended:
+                raise GameError(f"seat {seat} ends{' twice' if seat in self._ended else ''}, of seats 0 to {seats - 1}")
+        self._ended |= set(ends)
+        if turn.over:
+            if missing := set(range(seats)) - self._ended:
+                raise GameError(f"the game is over, but seat {min(missing)} has not ended")
+            return TextTurn(turn.seat, (), rewards, None, ends, over=True)
+        if not 0 <= turn.seat < seats or turn.seat in self._ended:
+            state = "has ended" if turn.seat in self._ended else f"is none of 0 to {seats - 1}"
+            raise GameError(f"seat {turn.seat} is to move, which {state}")
+        if turn.legal is not None and not turn.legal:
+            raise GameError("no action is legal")
+        legal = None if turn.legal is None else tuple(_text(action, "an action") for action in turn.legal)
+        return TextTurn(turn.seat, tuple(map(_spoken, turn.heard)), rewards, legal, ends)
+
+
+def _spoken(message: Spoken) -> Spoken:
+    if not isinstance(message, Spoken):
+        raise GameError(f"a message is a {type(message).__name__}, not Spoken")
+    return Spoken(_text(message.text, "a message"), _text(message.speaker, "a speaker"))
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise GameError(f"{what} is {str(value)[:40]!r}, which is a {type(value).__name__} and no text")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise GameError(f"{what} holds a lone surrogate, which is no text")
+    return value
+
+
+def _ending(ending: str) -> TextEnding:
+    if ending not in ("terminated", "truncated"):
+        raise GameError(f"a seat ends by {ending!r}, not terminated or truncated")
+    return cast(TextEnding, ending)

@@ -1,0 +1,237 @@
+"""`generate.dialogue`: language models play episodes of an environment in text, alone or against opponents."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Self
+
+import numpy as np
+from pydantic import Field, PrivateAttr, field_validator
+
+from genrl_graph.contract.declared import Declared
+from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.node import Wire
+from genrl_graph.contract.origins import Alike, Per
+from genrl_graph.contract.policy import Carried, TextPolicy
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.rollouts import Scored, Tasks
+from genrl_graph.edge_types.turns import Turns
+from genrl_graph.errors import DataError, NodeFailed
+from genrl_graph.nodes.games.environment import Environment
+from genrl_graph.nodes.games.environment_pool import GamePool
+from genrl_graph.nodes.games.text_game import CheckedTextGame, TextSpaces
+from genrl_graph.nodes.generate.acting.results import log_results
+from genrl_graph.nodes.generate.acting.seating import (
+    OpponentKind,
+    Opponents,
+    SeatingPlan,
+    check_opponents,
+    check_weights,
+)
+from genrl_graph.nodes.generate.prompting.prompts import AskedTask, check_template
+from genrl_graph.nodes.generate.speaking.chats import SHOWN, History, Wording
+from genrl_graph.nodes.generate.speaking.episodes import Dialogue, Rules, play_dialogues
+from genrl_graph.nodes.generate.speaking.moves import Illegal, compiled
+from genrl_graph.nodes.generate.speaking.players import DialoguePlayer, PolicyPlayer, RandomMover
+from genrl_graph.nodes.generate.speaking.turn_rows import turn_rows
+from genrl_graph.nodes.generate.text_generator import TextGenerator
+from genrl_graph.nodes.source.environment import EnvironmentSource
+from genrl_graph.nodes.update.snapshots import Snapshots
+
+TEMPLATE = """\
+{% for message in heard %}
+{{ message.content }}
+{% endfor %}
+{% if legal %}
+Legal moves: {{ legal | join(", ") }}
+{% endif %}
+"""
+
+
+class DialogueGenerator(TextGenerator, name="dialogue"):
+    """Plays the episodes of `tasks` in text, `num_envs` at a time, and returns the turns of `policy` with rewards.
+
+    At each turn a seat reads what it has not heard yet, put into words by `template` (sandboxed Jinja, which sees
+    `task`, `heard`, `legal`, `seat` and `turn`), and completes the chat. `extract` finds its move in the completion.
+    The chat of a seat grows token by token: what was sampled is never tokenised again (see `history`).
+
+    In a game of several seats, the opponent of each episode is drawn from `opponents` by weight: `self` (the policy
+    speaks for all seats, and the turns of all are returned), `random` (a random legal move), `policy` (the one wired as
+    `opponent`) or `snapshots` (one drawn from the wired pool; self-play while the pool is empty). The policy takes the
+    next seat in each episode. Evaluations use `eval_opponents`.
+
+    An episode is truncated after `max_turns` turns of a seat, or when a prompt no longer fits. It fails if the
+    environment raises or returns what no game can; a failed episode is one failed row with its reason.
+    """
+
+    system: str = Field("", description="Jinja template of the system message of a seat; empty: none")
+    template: str = Field(
+        TEMPLATE, description="Jinja template of the message that tells a seat what it heard and which moves are legal"
+    )
+    extract: str = Field(
+        r"\s*(.*\S)\s*",
+        description="regular expression of the move in a completion: the first group of the last match; by default the "
+        "whole completion",
+    )
+    illegal: Illegal = "forfeit"
+    illegal_reward: float = Field(
+        -1.0,
+        allow_inf_nan=False,
+        description="reward of a turn whose move is illegal, with forfeit and random; the other seats get none for it",
+    )
+    history: History = "sampled"
+    opponents: Opponents = Field({"self": 1.0}, description="who plays the other seats, by weight")
+    eval_opponents: Opponents = Field({"random": 1.0}, description="who plays the other seats in evaluations")
+    num_generations: int = Field(1, ge=1, description="times that each episode is played")
+    num_envs: int = Field(16, ge=1, description="episodes that are played concurrently")
+    max_turns: int = Field(32, ge=1, description="turns of one seat after which an episode is truncated")
+    _evaluating: bool = PrivateAttr(default=False)
+    _pool: GamePool[CheckedTextGame] = PrivateAttr(default_factory=lambda: GamePool(Environment.open_text))
+
+    @field_validator("opponents", "eval_opponents")
+    @classmethod
+    def _weights(cls, weights: Opponents) -> Opponents:
+        return check_weights(weights)
+
+    @field_validator("template", "system")
+    @classmethod
+    def _readable(cls, template: str) -> str:
+        check_template(template, SHOWN)
+        return template
+
+    @field_validator("extract")
+    @classmethod
+    def _pattern(cls, pattern: str) -> str:
+        try:
+            compiled(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        return pattern
+
+    def alike(self, per: Per) -> Alike | None:
+        """Return the param by which all episodes of a task are alike."""
+        if per == "seat" and self.num_generations == 1:
+            return Alike("a single episode", "num_generations", 1, "to 2 or more")
+        return None
+
+    def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:
+        """Yield a problem for each opponent that is named but not wired, or wired but not named."""
+        return check_opponents({"opponents": self.opponents, "eval_opponents": self.eval_opponents}, inputs)
+
+    def check_parts(self, parts: Mapping[str, Declared]) -> Iterable[str]:
+        """Yield a problem if the environment of the source does not speak text."""
+        source = parts.get("tasks")
+        if isinstance(source, EnvironmentSource):
+            try:
+                described = source.environment.describe()
+            except DataError:
+                return  # the source raises it before a policy is made
+            if not isinstance(described, TextSpaces):
+                yield f"{source.environment} has {described}, not text; play it with generate.play"
+
+    def check_carries(self, carries: Mapping[str, Carried]) -> Iterable[str]:
+        """Yield a problem for each policy whose chat template cannot be continued token by token."""
+        for socket, carried in carries.items() if self.history == "sampled" else ():
+            if isinstance(carried, TextPolicy):
+                try:
+                    carried.prove_extend()
+                except DataError as error:
+                    yield f"`{socket}`: {error}"
+
+    def evaluated(self, how: Evaluation) -> Self:
+        """Return a copy that plays against `eval_opponents`, with the same seats in every evaluation."""
+        settings = {"num_generations": how.num_generations, "temperature": how.temperature}
+        changed = {name: value for name, value in settings.items() if value is not None}
+        copy = self.model_copy(update={"opponents": self.eval_opponents, **changed})
+        copy._evaluating = True
+        return copy
+
+    def dry(self) -> Self:
+        """Return a copy for dry play, where canned replies are illegal moves: random ones are played in their place."""
+        return self.model_copy(update={"illegal": "random"}) if self.illegal == "forfeit" else self
+
+    def run(
+        self,
+        tasks: Tasks,
+        policy: TextPolicy,
+        opponent: TextPolicy | None = None,
+        snapshots: Snapshots | None = None,
+        *,
+        rng: np.random.Generator,
+        log: Log,
+        round: int,
+        peer: str,
+    ) -> Scored[Turns]:
+        """Play all episodes; return the turns of the policy's seats in task order, and log results by opponent.
+
+        Raises `NodeFailed` if a task names no environment in text.
+
+        Inputs:
+            tasks: episodes to play, each an environment and a seed
+            policy: policy that plays, and whose turns are returned
+            opponent: policy of the other seats in episodes drawn for `policy`
+            snapshots: pool from which the opponent is drawn in episodes drawn for `snapshots`
+        """
+        seating = self._seating(policy, opponent, snapshots, rng)
+        planned = [(row, sample) for row in tasks.rows("id", "metadata") for sample in range(self.num_generations)]
+        first = 0 if self._evaluating else round * len(planned)
+        episodes = []
+        for number, (row, sample) in enumerate(planned, start=first):
+            metadata = json.loads(row["metadata"]) if row["metadata"] else {}
+            environment, seed = _environment_of(metadata, row["id"])
+            seats = seating.seats(_seats(environment), number)
+            episodes.append(Dialogue(AskedTask(row["id"], "", metadata, []), sample, environment, seed, seats))
+        play_dialogues(episodes, self._pool, self._rules(), num_envs=self.num_envs, rng=rng)
+        log_results(log, episodes)
+        self._report(log, episodes)
+        return turn_rows(self.place, policy, episodes, sampling=self._sampling, round=round, peer=peer)
+
+    def _rules(self) -> Rules:
+        wording = Wording(self.system, self.template, self.history, self.place.node)
+        return Rules(wording, self.extract, self.illegal, self.illegal_reward, self.max_turns)
+
+    def _seating(
+        self, policy: TextPolicy, opponent: TextPolicy | None, snapshots: Snapshots | None, rng: np.random.Generator
+    ) -> SeatingPlan[DialoguePlayer]:
+        members = snapshots.members if snapshots is not None else ()
+        pool = [member for member in members if isinstance(member, TextPolicy)]
+        if len(pool) < len(members):
+            raise NodeFailed("the pool of snapshots holds networks, which do not speak")
+        others: dict[OpponentKind, list[DialoguePlayer]] = {
+            "random": [RandomMover()],
+            "policy": [self._player(opponent)] if opponent is not None else [],
+            "snapshots": [self._player(member) for member in pool],
+        }
+        return SeatingPlan(self._player(policy), others, self.opponents, rng=rng)
+
+    def _player(self, policy: TextPolicy) -> PolicyPlayer:
+        return PolicyPlayer(policy, self._sampling, self.max_batch_tokens, self._room(policy))
+
+    def _report(self, log: Log, episodes: list[Dialogue]) -> None:
+        """Log what the runner does not compute from the rows."""
+        turns = [turn for episode in episodes for turn in episode.turns]
+        log.metric("turns", sum(episode.moves for episode in episodes))
+        if turns:
+            log.metric("prompt_tokens", float(np.mean([len(turn.asked.ids) for turn in turns])))
+            log.metric("illegal", float(np.mean([not turn.legal for turn in turns])))
+        endings = [{turn.ending for turn in episode.turns} for episode in episodes if not episode.error]
+        if endings:
+            log.metric("truncated_episodes", float(np.mean(["truncated" in ending for ending in endings])))
+        logprobs = [turn.completion.logprobs for turn in turns if len(turn.completion.ids)]
+        if logprobs:
+            log.metric("entropy", -float(np.mean(np.concatenate(logprobs))))
+
+
+def _environment_of(metadata: Mapping[str, object], task_id: str) -> tuple[Environment, int]:
+    """Return the environment and the seed of a task."""
+    environment, seed = metadata.get("environment"), metadata.get("seed")
+    if environment is None or not isinstance(seed, int):
+        raise NodeFailed(f"task {task_id!r} names no environment and seed; wire a source.environment")
+    return Environment.model_validate(environment), seed
+
+
+def _seats(environment: Environment) -> int:
+    try:
+        return environment.text_spaces().seats
+    except DataError as error:
+        raise NodeFailed(str(error)) from error

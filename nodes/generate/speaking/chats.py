@@ -1,0 +1,83 @@
+"""The chat of one seat: what it heard and said, and the token ids that its policy reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from genrl_graph.contract.policy import Completion, TextPolicy
+from genrl_graph.nodes.generate.prompting.prompts import AskedTask, fill
+
+History = Annotated[
+    Literal["sampled", "template", "none"],
+    Field(
+        description="what a turn's prompt holds of earlier turns: their tokens as they were sampled, the whole chat as "
+        "the chat template writes it anew (it may drop thoughts), or none"
+    ),
+]
+SHOWN = ("heard", "legal", "seat", "turn")
+"""Variables of the templates of a dialogue, besides `task`."""
+
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """Templates that put what a seat hears into its chat, and what a prompt holds of earlier turns."""
+
+    system: str
+    template: str
+    history: History
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The prompt of one turn: the messages as rendered, and their ids."""
+
+    messages: Messages
+    ids: NDArray[np.int32]
+
+
+@dataclass(slots=True)
+class Chat:
+    """The chat of a seat: all messages so far, and the ids of the last prompt and its completion."""
+
+    policy: TextPolicy
+    wording: Wording
+    task: AskedTask
+    messages: Messages = field(default_factory=list)
+    ids: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    turns: int = 0
+
+    def ask(self, seat: int, heard: Sequence[dict[str, str]], legal: Sequence[str] | None) -> Asked:
+        """Add what the seat heard, and return the prompt of its next turn.
+
+        Raises `ParamError` if a template fails, or the chat template refuses the messages.
+        """
+        wording = self.wording
+        shown: dict[str, Any] = {"heard": list(heard), "legal": legal and list(legal), "seat": seat, "turn": self.turns}
+        new: Messages = [{"role": "user", "content": fill(wording.template, self.task, shown, where=wording.where)}]
+        begins = not self.messages or wording.history == "none"
+        if begins:
+            system = fill(wording.system, self.task, shown, where=wording.where)
+            new = [{"role": "system", "content": system}] * bool(system) + new
+        if begins:
+            messages, ids = new, self.policy.render(new)
+        else:
+            messages = [*self.messages, *new]
+            if wording.history == "template":
+                ids = self.policy.render(messages)
+            else:
+                ids = self.policy.extend(self.ids, self.messages, new)
+        self.messages = messages
+        return Asked(messages, ids)
+
+    def answer(self, asked: Asked, completion: Completion) -> None:
+        """Add the completion of a turn."""
+        self.messages = [*asked.messages, {"role": "assistant", "content": completion.text}]
+        self.ids = np.concatenate([asked.ids, completion.ids]).astype(np.int32)
+        self.turns += 1

@@ -1,0 +1,233 @@
+"""Play dialogues side by side: each policy completes the turns of all episodes in which it is to speak in one call.
+
+Randomness is drawn per episode, seat and turn, so that an episode does not depend on those beside it.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from genrl_graph.contract.policy import BrokenChat, Completion
+from genrl_graph.errors import UserError
+from genrl_graph.nodes.games.environment import Environment
+from genrl_graph.nodes.games.environment_pool import GamePool
+from genrl_graph.nodes.games.game import GameError
+from genrl_graph.nodes.games.text_game import CheckedTextGame, TextTurn
+from genrl_graph.nodes.generate.acting.seating import Seats
+from genrl_graph.nodes.generate.prompting.prompts import AskedTask
+from genrl_graph.nodes.generate.speaking.chats import Asked, Chat, Messages, Wording
+from genrl_graph.nodes.generate.speaking.moves import Illegal, Move, move_of
+from genrl_graph.nodes.generate.speaking.players import DialoguePlayer, PolicyPlayer, RandomMover
+from genrl_graph.seeds import substream
+
+
+@dataclass(slots=True)
+class SpokenTurn:
+    """A turn of a recorded seat: what it heard and was asked, what it said and did, and what that earned."""
+
+    seat: int
+    turn: int
+    move: int
+    heard: Messages
+    asked: Asked
+    completion: Completion
+    action: str = ""
+    legal: bool = True
+    reward: float = 0.0
+    ending: str = ""
+
+
+@dataclass(slots=True)
+class Dialogue:
+    """One episode to play, and its result; `error` is the reason of a failure."""
+
+    task: AskedTask
+    sample: int
+    environment: Environment
+    seed: int
+    seats: Seats[DialoguePlayer]
+    turns: list[SpokenTurn] = field(default_factory=list)  # of the recorded seats, in order
+    returns: list[float] = field(default_factory=list)  # by seat
+    moves: int = 0
+    over: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Rules of a dialogue: the wording of turns, the reading of moves, and the turns after which it is truncated."""
+
+    wording: Wording
+    extract: str
+    illegal: Illegal
+    illegal_reward: float
+    max_turns: int
+
+
+class _RunningDialogue:
+    """An episode in progress on one copy of its environment."""
+
+    def __init__(self, episode: Dialogue, game: CheckedTextGame, rules: Rules, rng: np.random.Generator) -> None:
+        self.episode, self.game, self._rules, self._rng = episode, game, rules, rng
+        self._open = set(range(game.spaces.seats))
+        self._chats: dict[int, Chat] = {}
+        self._heard: Messages = []
+        episode.returns = [0.0] * game.spaces.seats
+        self.turn: TextTurn = game.reset(episode.seed)
+        self.asked: Asked | None = None
+
+    @property
+    def player(self) -> DialoguePlayer:
+        """The player to move."""
+        return self.episode.seats.players[self.turn.seat]
+
+    def stream(self, purpose: str) -> np.random.Generator:
+        """Return the random generator of this episode, seat and move for one purpose."""
+        where = (self.episode.task.id, self.episode.sample, self.turn.seat, self.episode.moves)
+        return substream(self._rng, purpose, *where)
+
+    def ask(self, player: PolicyPlayer) -> None:
+        """Set the prompt of the next turn; a seat without room or turns left truncates the episode."""
+        seat = self.turn.seat
+        chat = self._chats.get(seat)
+        if chat is None:
+            chat = self._chats[seat] = Chat(player.policy, self._rules.wording, self.episode.task)
+        self._heard = [{"role": message.speaker, "content": message.text} for message in self.turn.heard]
+        self.asked = None
+        if chat.turns < self._rules.max_turns:
+            asked = chat.ask(seat, self._heard, self.turn.legal)
+            self.asked = asked if player.fits(asked) else None
+            if len(asked.ids) == 0:
+                raise GameError("the prompt has no tokens")
+            if self.asked is None and chat.turns == 0:
+                raise GameError(f"the first prompt has {len(asked.ids)} tokens, but at most {player.limit} fit")
+        if self.asked is None:
+            self._end("truncated")
+
+    def say(self, completion: Completion) -> None:
+        """Play the move of a completion, and record the turn; raises whatever the environment raises."""
+        assert self.asked is not None, "a prompt was asked"
+        seat, chat, rules = self.turn.seat, self._chats[self.turn.seat], self._rules
+        rng = self.stream("illegal")
+        move = move_of(completion.text, self.turn.legal, pattern=rules.extract, illegal=rules.illegal, rng=rng)
+        spoken = SpokenTurn(seat, chat.turns, self.episode.moves, self._heard, self.asked, completion)
+        spoken.action, spoken.legal = move.action or "", move.legal
+        chat.answer(self.asked, completion)
+        if seat in self.episode.seats.own:
+            self.episode.turns.append(spoken)
+        self.play(move)
+
+    def play(self, move: Move) -> None:
+        """Play a move of the seat to move; raises whatever the environment raises."""
+        seat = self.turn.seat
+        self.episode.moves += 1
+        if not move.legal and self._rules.illegal != "pass_on":
+            self._earn(seat, self._rules.illegal_reward)
+        if move.action is None:
+            self._end("terminated")
+            return
+        self.turn = self.game.step(move.action)
+        for at, reward in enumerate(self.turn.rewards):
+            self._earn(at, reward)
+        for at, ending in self.turn.ends.items():
+            self._close(at, ending)
+        self.episode.over = self.turn.over
+
+    def _end(self, ending: str) -> None:
+        """End the episode for all seats that are still in it."""
+        for seat in sorted(self._open):
+            self._close(seat, ending)
+        self.episode.over = True
+
+    def _close(self, seat: int, ending: str) -> None:
+        self._open.discard(seat)
+        last = self._last(seat)
+        if last is not None:
+            last.ending = ending
+
+    def _earn(self, seat: int, reward: float) -> None:
+        """Add a reward to the last recorded turn of a seat, even if other seats have moved since."""
+        self.episode.returns[seat] += reward
+        last = self._last(seat)
+        if last is not None:
+            last.reward += reward
+
+    def _last(self, seat: int) -> SpokenTurn | None:
+        return next((turn for turn in reversed(self.episode.turns) if turn.seat == seat), None)
+
+
+def play_dialogues(
+    episodes: Sequence[Dialogue],
+    pool: GamePool[CheckedTextGame],
+    rules: Rules,
+    *,
+    num_envs: int,
+    rng: np.random.Generator,
+) -> None:
+    """Play all episodes, `num_envs` at a time, and record the result in each of them.
+
+    An exception of an environment fails its episode; that copy of the environment is not used again.
+    """
+    waiting = list(reversed(episodes))
+    running: list[_RunningDialogue] = []
+    while waiting or running:
+        while waiting and len(running) < num_envs:
+            episode = waiting.pop()
+            with _recorded(episode):
+                running.append(_RunningDialogue(episode, pool.take(episode.environment), rules, rng))
+        for player, dialogues in _by_player(running):
+            if isinstance(player, PolicyPlayer):
+                _speak(player, dialogues)
+            else:
+                _move_randomly(player, dialogues)
+        for dialogue in running:
+            if dialogue.episode.over and not dialogue.episode.error:
+                pool.give_back(dialogue.episode.environment, dialogue.game)
+        running = [dialogue for dialogue in running if not dialogue.episode.over]
+
+
+def _speak(player: PolicyPlayer, dialogues: Sequence[_RunningDialogue]) -> None:
+    """Let a policy complete the next turn of each episode, in one call."""
+    for dialogue in dialogues:
+        with _recorded(dialogue.episode):
+            dialogue.ask(player)
+    asked = [(dialogue, dialogue.asked) for dialogue in dialogues if not dialogue.episode.over]
+    prompts = [prompt for _, prompt in asked if prompt is not None]
+    rngs = [dialogue.stream("completion") for dialogue, _ in asked]
+    completions = player.complete(prompts, rngs) if prompts else []
+    for (dialogue, _), completion in zip(asked, completions, strict=True):
+        with _recorded(dialogue.episode):
+            dialogue.say(completion)
+
+
+def _move_randomly(player: RandomMover, dialogues: Sequence[_RunningDialogue]) -> None:
+    for dialogue in dialogues:
+        with _recorded(dialogue.episode):
+            legal = dialogue.turn.legal
+            if legal is None:
+                raise GameError("the opponent `random` needs legal moves, and the environment lists none")
+            dialogue.play(Move(player.choose(legal, dialogue.stream("random"))))
+
+
+@contextmanager
+def _recorded(episode: Dialogue) -> Iterator[None]:
+    """Record what an environment raises as the failure of its episode; errors of the user's own params are raised."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # environments are third-party code and raise anything
+        plain = isinstance(error, GameError | BrokenChat)
+        reason = str(error) if plain else f"{type(error).__name__}: {error}"
+        episode.over, episode.error = True, f"move {episode.moves}: {' '.join(reason.split())}"
+
+
+def _by_player(running: Sequence[_RunningDialogue]) -> list[tuple[DialoguePlayer, list[_RunningDialogue]]]:
+    """Group episodes by the player to move; groups are in the order of their first episodes."""
+    groups: dict[int, tuple[DialoguePlayer, list[_RunningDialogue]]] = {}
+    for dialogue in running:
+        player = dialogue.player
+        groups.setdefault(id(player), (player, []))[1].append(dialogue)
+    return list(groups.values())

@@ -1,0 +1,46 @@
+"""Players of dialogues: a language model, or random legal moves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from genrl_graph.contract.policy import Completion, Sampling, TextPolicy
+from genrl_graph.nodes.generate.speaking.chats import Asked
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyPlayer:
+    """A player whose turns a policy completes; prompts of more than `limit` tokens do not fit."""
+
+    policy: TextPolicy
+    sampling: Sampling
+    max_batch_tokens: int
+    limit: int
+
+    def fits(self, asked: Asked) -> bool:
+        """Return whether a prompt leaves room for a completion."""
+        return len(asked.ids) <= self.limit or not self.policy.counts_tokens
+
+    def complete(self, asked: Sequence[Asked], rngs: Sequence[np.random.Generator]) -> list[Completion]:
+        """Return one completion for each prompt, in one call of the policy."""
+        completions = self.policy.generate(
+            [prompt.ids for prompt in asked],
+            num_generations=1,
+            sampling=self.sampling,
+            rng=list(rngs),
+            max_batch_tokens=self.max_batch_tokens,
+        )
+        return [rows[0] for rows in completions]
+
+
+@dataclass(frozen=True, slots=True)
+class RandomMover:
+    """A player that draws uniformly among the legal moves, and says nothing."""
+
+    def choose(self, legal: Sequence[str], rng: np.random.Generator) -> str:
+        """Return one of the legal moves."""
+        return legal[int(rng.integers(len(legal)))]
+
+
+DialoguePlayer = PolicyPlayer | RandomMover
