@@ -21,7 +21,11 @@ from genrl_graph.runners.tracking.memory import settle_memory
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0, the code of the error, or 128 + the signal that ended a run."""
     settle_memory()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set by `genrl_graph/__init__.py`, for the imports
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     code = run_command(argv)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is left to tidy up
     gc.freeze()  # skip a last collection over a million objects of torch and transformers, which takes 1.5 s
     sys.exit(code)
 

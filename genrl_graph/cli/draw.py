@@ -15,6 +15,7 @@ from genrl_graph.drawing.measured import measured
 from genrl_graph.drawing.picture import Picture, picture
 from genrl_graph.drawing.text import text
 from genrl_graph.errors import ParamError
+from genrl_graph.store.durable import write_out
 from genrl_graph.store.run_folder import GRAPH, read_graph
 from genrl_graph.store.run_store import refuse_unsafe
 
@@ -66,7 +67,7 @@ def shown(drawn: Picture, out: TextIO) -> str:
 
 
 def _draw(args: argparse.Namespace) -> int:
-    from genrl_graph.drawing.render import format_of, render, write
+    from genrl_graph.drawing.render import format_of, render
 
     run_imports(args)
     format = format_of(args.out, args.format)
@@ -75,7 +76,7 @@ def _draw(args: argparse.Namespace) -> int:
         refuse_unsafe(args.run)
     drawn = picture_of(valid_graph(args).graph, params=args.params, run=args.run, round=args.round)
     if args.out is not None:
-        write(args.out, render(drawn, format))
+        write_out(args.out, render(drawn, format))
     elif format == "text":
         sys.stdout.write(shown(drawn, sys.stdout))
     else:

@@ -64,14 +64,6 @@ def format_of(out: Path | None, format: str | None) -> str:
     return ENDINGS[out.suffix.lower()]
 
 
-def write(out: Path, contents: bytes) -> None:
-    """Write a picture to a file; raises `ParamError` where it cannot be written."""
-    try:
-        out.write_bytes(contents)
-    except OSError as error:
-        raise ParamError(f"-o {out}: cannot write: {error.strerror or error}; name another file") from error
-
-
 def _html(drawn: Picture) -> str:
     from genrl_graph.drawing.html import html
 

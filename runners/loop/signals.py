@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +44,8 @@ class Stop:
         """Remember the first signal; give a later one its default effect."""
         if self.signum is None:
             self.signum = signum
-            print("genrl-graph: stopping after this step; once more ends at once", file=sys.stderr, flush=True)
+            # not by `print`: the main thread may be writing to sys.stderr, which is not reentrant
+            os.write(2, b"genrl-graph: stopping after this step; once more ends at once\n")
             self._deadline = threading.Timer(GRACE_S, self._end)
             self._deadline.daemon = True
             self._deadline.start()
