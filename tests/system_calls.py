@@ -199,10 +199,18 @@ def _install_filter() -> int:
 
 
 def _instructions() -> Iterator[bytes]:
-    """Yield a BPF program: ask about the calls of `_NAMES`, allow all others."""
+    """Yield a BPF program: ask about the calls of `_NAMES` that write, allow all others."""
     statement = struct.Struct("=HBBI")
-    yield statement.pack(0x20, 0, 0, 0)  # load the number of the call
-    for left, number in zip(range(len(_NAMES), 0, -1), _NAMES, strict=True):
-        yield statement.pack(0x15, left, 0, number)  # jump to the last instruction where it is this one
-    yield statement.pack(0x06, 0, 0, _ALLOW)
-    yield statement.pack(0x06, 0, 0, _ASK)
+    load, jump_if_equal, jump_if_any, answer = 0x20, 0x15, 0x45, 0x06
+    yield statement.pack(load, 0, 0, 0)  # the number of the call
+    for number in _NAMES:
+        if number in _CALLS["open"]:  # most calls open a file for reading
+            yield statement.pack(jump_if_equal, 0, 4, number)
+            yield statement.pack(load, 0, 0, 16 + 8 * (1 if number in _BY_PATH else 2))  # its flags
+            yield statement.pack(jump_if_any, 0, 1, _WRITES)
+            yield statement.pack(answer, 0, 0, _ASK)
+            yield statement.pack(answer, 0, 0, _ALLOW)
+        else:
+            yield statement.pack(jump_if_equal, 0, 1, number)
+            yield statement.pack(answer, 0, 0, _ASK)
+    yield statement.pack(answer, 0, 0, _ALLOW)

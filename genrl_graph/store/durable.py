@@ -3,7 +3,9 @@
 import errno
 import os
 import re
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from genrl_graph.errors import ParamError, StoreError
@@ -64,8 +66,14 @@ def replace_file(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
         partial.replace(path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        remove_draft(partial)
         raise
+
+
+def remove_draft(path: Path) -> None:
+    """Remove a file or folder that an interrupted write left; where the disk refuses that, too, it stays."""
+    with suppress(OSError):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_out(out: Path, data: bytes) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from genrl_graph.errors import ExchangeTimeout, NodeFailed, SwarmError
+
 GRACE_S = 4.0
 """Seconds from the first signal until the process is ended, wherever it is."""
 
@@ -69,7 +71,11 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Handle SIGINT and SIGTERM inside the block; outside the main thread, where Python cannot, leave them alone."""
+    """Handle SIGINT and SIGTERM inside the block; outside the main thread, where Python cannot, leave them alone.
+
+    A node or an exchange that fails after a signal raises `Interrupted`: what it needs, such as a worker process,
+    another rank or the daemon, may have got the signal, too.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -77,6 +83,10 @@ def stop_on_signals() -> Iterator[Stop]:
     before = {signum: signal.signal(signum, stop.receive) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
+    except (NodeFailed, ExchangeTimeout, SwarmError) as error:
+        if stop.signum is None:
+            raise
+        raise Interrupted(stop.signum) from error
     finally:
         stop.close()
         for signum, handler in before.items():

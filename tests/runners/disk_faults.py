@@ -55,7 +55,7 @@ nodes:
   track: {type: update.baselines, inputs: {baselines: baselines, scored: [score]}}
   credit: {type: advantage.group, inputs: {scored: score}}
   update: {type: update.grpo, inputs: {policy: policy, credited: [credit]}, params: {learning_rate: 1e-2}}
-run: {rounds: 3, checkpoint_every: 1, keep: 1, block_rounds: 2, mode: train_and_evaluate, eval_tasks: 1}
+run: {rounds: 2, checkpoint_every: 1, keep: 1, block_rounds: 2, mode: train_and_evaluate, eval_tasks: 1}
 """
 POLE = """\
 graph: pole
@@ -101,12 +101,12 @@ WRITERS = {
     "run": Writer("run text.yaml -o run -q", ("run",), "run text.yaml -o run -q --resume", base=False),
     "run of games": Writer("run pole.yaml -o run -q", ("run",), "run pole.yaml -o run -q --resume", base=False),
     "profile": Writer(
-        "run text.yaml -o run -q --profile ops run.rounds=2 run.trackers=[]",
+        "run text.yaml -o run -q --profile ops run.trackers=[]",
         ("run",),
-        "run text.yaml -o run -q --resume run.rounds=2 run.trackers=[]",
+        "run text.yaml -o run -q --resume run.trackers=[]",
         base=False,
     ),
-    "resume": Writer("resume run run.rounds=4 -q", ("run",)),
+    "resume": Writer("resume run run.rounds=3 -q", ("run",)),
     "evaluate": Writer("run text.yaml -o evaluated -q run.mode=evaluate", ("evaluated",), base=False),
     "rows.jsonl": Writer("rows run answer -o out/rows.jsonl", ("out/rows.jsonl",)),
     "rows.parquet": Writer("rows run answer -o out/rows.parquet", ("out/rows.parquet",)),
@@ -121,6 +121,18 @@ WRITERS = {
     "replay with update": Writer("replay run text.yaml -o replayed -q --update", ("replayed",)),
     "compact": Writer("store compact run", ("run",)),
 }
+READERS = (
+    "runs .",
+    "runs run",
+    "rollouts run --full",
+    "rows run answer -o {elsewhere}/rows.parquet",
+    "draw --run run",
+    "diff run text.yaml",
+    "store verify run",
+    "export run policy {elsewhere}/exported",
+    "replay run text.yaml -o {elsewhere}/replayed -q",
+)
+"""Commands that read a run, of which nothing may be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +191,15 @@ class Bench:
             wrong.append(f"another result afterwards: {', '.join(differing[:4])}")
         return [f"{where}: {what}" for what in wrong]
 
+    def read_only(self, command: str) -> list[str]:
+        """Run a command on a run in a folder that refuses to be written; return what is wrong."""
+        elsewhere = self._folder / "elsewhere"
+        shutil.rmtree(elsewhere, ignore_errors=True)
+        disk = Disk(self._base, 0, errno.EROFS, lasting=True)
+        code, said, _ = self._play(self._base, command.format(elsewhere=elsewhere), disk)
+        tried = [f"tries to {operation}" for operation in disk.refused]
+        return tried if not code else [*tried, f"code {code}: {last_line(said)}"]
+
     def _undisturbed(self, name: str) -> tuple[list[Operation], Mapping[str, object]]:
         if name not in self._whole:
             writer, disk = WRITERS[name], Disk(self._work, error=errno.EIO)
@@ -228,7 +249,7 @@ def wrong_end(code: int, said: str, reason: str, out: Sequence[str]) -> list[str
     lines = [line for line in said.splitlines() if line.startswith("genrl-graph: ")]
     if code == 0:
         return []
-    if len(lines) != 1 or reason not in lines[0] or not any(name in lines[0] for name in out):
+    if len(lines) != 1 or reason not in lines[0] or not any(name.partition("/")[0] in lines[0] for name in out):
         return [f"code {code} without one line that names the path and the reason: {lines or said[-300:]}"]
     return []
 

@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 python tests/runners/interrupts.py --signals 20 --runners torch
 
 A run is a session of processes that the command line starts: one process, two ranks of torchrun, or two peers of a
-swarm. Ctrl-C is a SIGINT for all of its processes, as from a terminal; SIGTERM is for those that were started. All
+swarm. Ctrl-C is a SIGINT for their process groups, as from a terminal; SIGTERM is for those that were started. All
 moments count, the start of the interpreter included. All of a run's processes must be gone within 5 s, with the exit
 code of the signal and without a traceback. The run is then resumed, and interrupted again, until it comes to its end:
 `store verify` must pass each time, and a run in one process, or of ranks, must end with the folder of an undisturbed
@@ -63,13 +63,11 @@ class Session:
         return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if self._is_mine(path)]
 
     def send(self, signum: int) -> None:
-        """Send a signal: Ctrl-C to all processes, any other signal to those that were started."""
-        ids = self.processes() if signum == signal.SIGINT else [process.pid for process in self.started]
-        for pid in ids:
-            try:
-                os.kill(pid, signum)
-            except ProcessLookupError:
-                continue
+        """Send a signal: Ctrl-C to the groups of the processes that were started, any other signal to these alone."""
+        send = os.killpg if signum == signal.SIGINT else os.kill
+        for process in self.started:
+            with contextlib.suppress(ProcessLookupError):
+                send(process.pid, signum)
 
     def wait(self, seconds: float) -> bool:
         """Wait until the started processes have ended; returns whether they have."""
