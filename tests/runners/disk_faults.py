@@ -16,6 +16,7 @@ import gc
 import json
 import os
 import re
+import resource
 import shutil
 import sys
 import tempfile
@@ -200,6 +201,15 @@ class Bench:
         tried = [f"tries to {operation}" for operation in disk.refused]
         return tried if not code else [*tried, f"code {code}: {last_line(said)}"]
 
+    def few_files(self, command: str, more: int) -> list[str]:
+        """Run a command in a process that may open only so many more files; return what is wrong."""
+        self._prepare(Writer(command, (), base=False))
+        code, said, _ = self._play(self._work, command, None, more)
+        if code == 0 and "Traceback" not in said:
+            return []
+        wrong = wrong_end(code, said, os.strerror(errno.EMFILE), ("",))
+        return wrong if "ulimit -n" in said else [*wrong, f"does not say what to do: {said[-300:]}"]
+
     def _undisturbed(self, name: str) -> tuple[list[Operation], Mapping[str, object]]:
         if name not in self._whole:
             writer, disk = WRITERS[name], Disk(self._work, error=errno.EIO)
@@ -213,10 +223,12 @@ class Bench:
         shutil.rmtree(self._work, ignore_errors=True)
         shutil.copytree(self._base, self._work, ignore=None if writer.base else shutil.ignore_patterns("run"))
 
-    def _play(self, work: Path, command: str, disk: Disk | None) -> tuple[int, str, Disk]:
+    def _play(
+        self, work: Path, command: str, disk: Disk | None, more_files: int | None = None
+    ) -> tuple[int, str, Disk]:
         """Run a command of the command line in a process of its own; returns its exit code and what it said."""
         told, disk = self._folder / "said", disk or Disk(self._folder / "none")
-        code = run_on(disk, partial(_run, work, command.split(), told))
+        code = run_on(disk, partial(_run, work, command.split(), told, more_files))
         return code, told.read_text(errors="replace"), disk
 
 
@@ -228,11 +240,14 @@ def _place(kind: str, path: Path) -> tuple[str, ...]:
     return kind, *parts
 
 
-def _run(work: Path, command: Sequence[str], told: Path) -> int:
+def _run(work: Path, command: Sequence[str], told: Path, more_files: int | None) -> int:
     handle = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.chdir(work)
+    if more_files is not None:
+        most = max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + more_files
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         return run_command(command)
     except BaseException:

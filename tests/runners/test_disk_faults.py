@@ -43,3 +43,8 @@ def test_every_other_writer_is_one_line_and_loses_nothing(bench: Bench, writer: 
 @pytest.mark.parametrize("command", READERS)
 def test_reading_needs_no_writing(bench: Bench, command: str) -> None:
     assert bench.read_only(command) == []
+
+
+@pytest.mark.parametrize("more", [2, 4, 7])
+def test_too_few_open_files_are_one_line_that_says_what_to_do(bench: Bench, more: int) -> None:
+    assert bench.few_files("run text.yaml -o run -q run.trackers=[]", more) == []
