@@ -264,7 +264,11 @@ def wrong_end(code: int, said: str, reason: str, out: Sequence[str]) -> list[str
     lines = [line for line in said.splitlines() if line.startswith("genrl-graph: ")]
     if code == 0:
         return []
-    if len(lines) != 1 or reason not in lines[0] or not any(name.partition("/")[0] in lines[0] for name in out):
+    if (
+        len(lines) != 1
+        or reason not in lines[0]
+        or not any(name.partition("/")[0] in lines[0] for name in (*out, " .: "))
+    ):
         return [f"code {code} without one line that names the path and the reason: {lines or said[-300:]}"]
     return []
 

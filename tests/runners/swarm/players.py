@@ -105,7 +105,7 @@ class Player:
         """Return whether the process is running."""
         return self.process.poll() is None
 
-    def address(self, *, limit_s: float = 120.0) -> str:
+    def address(self, *, limit_s: float = 300.0) -> str:
         """Wait for the address that others join, and return it."""
         until = time.monotonic() + limit_s
         while time.monotonic() < until:
