@@ -1,8 +1,14 @@
-"""Wording of errors and reports: hints, shortened values, counted nouns."""
+"""Wording of errors and reports: hints, shortened and escaped values, counted nouns."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from functools import lru_cache
+
+# control characters except newline and tab, marks that change the direction of text, half surrogate pairs
+_HOSTILE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
@@ -25,6 +31,11 @@ def short(value: object) -> str:
     """Return the `repr` of a value for a message, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def escaped(text: str) -> str:
+    """Escape all characters that could control the terminal or hide other text."""
+    return _HOSTILE.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def counted(number: int, noun: str, nouns: str = "") -> str:

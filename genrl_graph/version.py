@@ -66,9 +66,12 @@ def differing_from_lock() -> Mapping[str, str]:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     """Return the output of a git command, or None if it fails, prints nothing or git is not installed."""
-    command = ["git", "-C", str(folder), *arguments]
+    # without the monitor of a configuration, which git would start, and which would hold the output open
+    command = ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None

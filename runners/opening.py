@@ -15,7 +15,7 @@ from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.dag.schedule import Schedule
 from genrl_graph.long_work import shown_by
-from genrl_graph.messages import counted
+from genrl_graph.messages import counted, escaped
 from genrl_graph.runners.loop.context import StepReport
 from genrl_graph.runners.loop.diagnosis import Diagnosis
 from genrl_graph.runners.loop.evaluate import evaluation_schedule
@@ -68,7 +68,7 @@ class OpenFolder:
 
     def tell(self, line: str) -> None:
         """Print a line to the terminal."""
-        self.console.print(line, markup=False, soft_wrap=True)
+        self.console.print(escaped(line), markup=False, soft_wrap=True)
 
 
 def open_folder(

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.dag.schedule import Schedule
+from genrl_graph.messages import escaped
 from genrl_graph.runners.loop.budget import Budget
 from genrl_graph.runners.loop.context import RunContext, StepReport
 from genrl_graph.runners.loop.diagnosis import Diagnosis
@@ -199,7 +200,7 @@ class Session:
         )
 
     def _tell(self, line: str) -> None:
-        self._run.console.print(line, markup=False, soft_wrap=True)
+        self._run.console.print(escaped(line), markup=False, soft_wrap=True)
 
     def _new_evaluator(self, evaluation: Schedule) -> Evaluator:
         only = self._run.config.mode == "evaluate"  # else rows that fail in an evaluation do not end the training

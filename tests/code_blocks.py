@@ -22,7 +22,7 @@ from genrl_graph.docs.pictures import FENCE, FILE_NAME
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "genrl_graph" / "docs" / "pages"
 HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
-SECONDS = 240
+SECONDS = 540
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,7 +192,7 @@ def _install_filter() -> int:
     program = Program(len(code) // 8, ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0)
-    handle = libc.syscall(ctypes.c_long(_SECCOMP), _SET_FILTER, _NEW_LISTENER, ctypes.byref(program))
+    handle = libc.syscall(ctypes.c_long(_SECCOMP or 0), _SET_FILTER, _NEW_LISTENER, ctypes.byref(program))
     if handle < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return int(handle)

@@ -21,7 +21,7 @@ from genrl_graph.dag.fingerprint import full_fingerprint
 from genrl_graph.dag.schedule import compile_graph
 from genrl_graph.edge_types.trajectories import Trajectories
 from genrl_graph.errors import GraphError, StoreError
-from genrl_graph.nodes.reward.worker.worker_pool import shared_pool
+from genrl_graph.nodes.worker.worker_pool import shared_pool
 from genrl_graph.records.stored_run import StoredRun
 from genrl_graph.records.verify import verify_run
 from genrl_graph.runners.loop.peers import make_peers

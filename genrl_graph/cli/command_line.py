@@ -17,6 +17,7 @@ from genrl_graph.cli.run import add_export_command, add_run_commands
 from genrl_graph.cli.store import add_store_command
 from genrl_graph.cli.swarm import add_swarm_commands, spread_addresses
 from genrl_graph.errors import GenrlGraphError
+from genrl_graph.messages import escaped
 from genrl_graph.runners.tracking.memory import settle_memory
 from genrl_graph.store.durable import failed
 
@@ -46,7 +47,7 @@ def run_command(argv: Sequence[str] | None = None) -> int:
         return 130
     except GenrlGraphError as error:
         for line in str(error).splitlines():
-            print(f"genrl-graph: {line}", file=sys.stderr)
+            print(f"genrl-graph: {escaped(line)}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # the reader, such as `head`, closed the pipe
         _drop_output()

@@ -66,12 +66,12 @@ def add_graph_commands(commands: "_SubParsersAction[argparse.ArgumentParser]") -
 
 def _check(args: argparse.Namespace) -> int:
     from genrl_graph.dag.schedule import compile_graph
-    from genrl_graph.messages import counted
+    from genrl_graph.messages import counted, escaped
 
     run_imports(args)
     loaded = read_graph_argument(args).with_data()
     for line in loaded.lines(caret=True):
-        print(line)
+        print(escaped(line))
     graph = loaded.graph
     if loaded.problems:
         print(f"{args.graph}: {counted(len(loaded.problems), 'problem')}", file=sys.stderr)

@@ -1,21 +1,12 @@
 """Make text of models and peers safe to print in a terminal."""
 
-import re
-
 from rich.console import Console
 from rich.text import Text
 
-# control characters except newline and tab, marks that change the direction of text, half surrogate pairs
-_HOSTILE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+from genrl_graph.messages import escaped
+
 PIPE_WIDTH = 200
 """Width of tables, in characters, where the output is not a terminal."""
-
-
-def escaped(text: str) -> str:
-    """Escape all characters that could control the terminal or hide other text."""
-    return _HOSTILE.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def line(text: str) -> str:

@@ -12,8 +12,8 @@ from rich.text import Text
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.errors import ParamError
 from genrl_graph.inspection.judged import RewardVerdict, RewardVerdicts, RolloutText, Row, rollout_groups, rollout_texts
-from genrl_graph.inspection.text import escaped, line, say, short, truncated
-from genrl_graph.messages import did_you_mean
+from genrl_graph.inspection.text import line, say, short, truncated
+from genrl_graph.messages import did_you_mean, escaped
 from genrl_graph.records.stored_run import StoredRun
 from genrl_graph.records.write import EVAL_PREFIX
 

@@ -24,7 +24,7 @@ from genrl_graph.nodes.reward.scoring.rows import (
     judgeable,
     score_rows,
 )
-from genrl_graph.nodes.reward.worker.worker import Failure
+from genrl_graph.nodes.worker.worker import Failure
 
 _CHOICE = re.compile(
     r"\bchoice\W{0,4}:\W{0,4}(?:(?P<none>none)\b|student\s{0,4}#\s{0,4}(?P<number>[0-9]{1,9}))", re.IGNORECASE

@@ -20,9 +20,9 @@ from genrl_graph.nodes.reward.scoring.authors import judge_by_author
 from genrl_graph.nodes.reward.scoring.callables import call_here, importable_name, worker_target
 from genrl_graph.nodes.reward.scoring.returned import numbers_of
 from genrl_graph.nodes.reward.scoring.rows import Term, Texts, Verdict, call_until, judgeable, score_rows
-from genrl_graph.nodes.reward.worker.worker import Failure, WorkerError, WorkerRaised
-from genrl_graph.nodes.reward.worker.worker_main import call_factory, load_target
-from genrl_graph.nodes.reward.worker.worker_pool import Pool, shared_pool
+from genrl_graph.nodes.worker.worker import Failure, WorkerError, WorkerRaised
+from genrl_graph.nodes.worker.worker_main import call_factory, load_target
+from genrl_graph.nodes.worker.worker_pool import Pool, shared_pool
 
 _NAME = re.compile(r"(?!.*\.py:)[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 

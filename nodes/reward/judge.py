@@ -35,7 +35,7 @@ from genrl_graph.nodes.reward.llm_judge.judge_replies import (
 from genrl_graph.nodes.reward.scoring.answers import extract_answer
 from genrl_graph.nodes.reward.scoring.authors import judge_by_author
 from genrl_graph.nodes.reward.scoring.rows import Regex, Term, Texts, Verdict, judgeable, score_rows
-from genrl_graph.nodes.reward.worker.worker import Failure, OutOfTime
+from genrl_graph.nodes.worker.worker import Failure, OutOfTime
 from genrl_graph.seeds import digest
 
 MAX_STORED_CHARACTERS = 2000

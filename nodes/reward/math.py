@@ -13,7 +13,7 @@ from genrl_graph.nodes.reward.scoring.answer_types import AnswerType
 from genrl_graph.nodes.reward.scoring.answers import marks_asked_for
 from genrl_graph.nodes.reward.scoring.authors import judge_by_author
 from genrl_graph.nodes.reward.scoring.rows import Regex, Texts, Verdict, call_each, judgeable, number, score_rows
-from genrl_graph.nodes.reward.worker.worker import Failure
+from genrl_graph.nodes.worker.worker import Failure
 
 TARGET = "genrl_graph.nodes.reward.scoring.math_judge:math_score"
 

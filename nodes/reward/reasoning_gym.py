@@ -21,8 +21,8 @@ from genrl_graph.nodes.reward.scoring.rows import (
     number,
     score_rows,
 )
-from genrl_graph.nodes.reward.worker.worker import Failure
 from genrl_graph.nodes.source.data.gym_entries import GymEntry
+from genrl_graph.nodes.worker.worker import Failure
 
 TARGET = "genrl_graph.nodes.reward.scoring.gym_judge:score_entry"
 

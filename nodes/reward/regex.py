@@ -12,7 +12,7 @@ from genrl_graph.edge_types.rollouts import Rollouts, Scored
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.nodes.reward.scoring.authors import judge_by_author
 from genrl_graph.nodes.reward.scoring.rows import Regex, Term, Texts, Verdict, call_together, judgeable, score_rows
-from genrl_graph.nodes.reward.worker.worker import Failure
+from genrl_graph.nodes.worker.worker import Failure
 
 
 def matches(completion: str, pattern: str, answer: str | None) -> bool:

@@ -17,7 +17,7 @@ from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.games.environment_pool import GamePool
 from genrl_graph.nodes.games.game import Game
 from genrl_graph.nodes.reward.scoring.authors import judge_by_author
-from genrl_graph.nodes.reward.worker.worker import Failure, OutOfTime
+from genrl_graph.nodes.worker.worker import Failure, OutOfTime
 
 T = TypeVar("T", bound=Trajectories)
 

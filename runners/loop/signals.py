@@ -1,16 +1,26 @@
 """Signals: SIGINT and SIGTERM end a run after the running step, or within seconds; a second one ends it at once."""
 
+import atexit
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import FrameType
 
 from genrl_graph.errors import ExchangeTimeout, NodeFailed, SwarmError
+from genrl_graph.runners.loop import watchdog
 
 GRACE_S = 4.0
 """Seconds from the first signal until the process is ended, wherever it is."""
+KILL_S = 4.5
+"""Seconds until a process is killed that has not ended itself, because it never returns to Python code."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):
@@ -30,7 +40,6 @@ class Stop:
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        self._deadline: threading.Timer | None = None
 
     @property
     def wanted(self) -> bool:
@@ -48,25 +57,72 @@ class Stop:
             self.signum = signum
             # not by `print`: the main thread may be writing to sys.stderr, which is not reentrant
             os.write(2, b"genrl-graph: stopping after this step; once more ends at once\n")
-            self._deadline = threading.Timer(GRACE_S, self._end)
-            self._deadline.daemon = True
-            self._deadline.start()
             return
         signal.signal(signum, signal.SIG_DFL)
         os.kill(os.getpid(), signum)
 
-    def close(self) -> None:
-        """Let the process live: the run has ended."""
-        if self._deadline is not None:
-            self._deadline.cancel()
 
-    def _end(self) -> None:
-        """End the process without waiting for the main thread, which may hold the lock of `sys.stderr`."""
-        assert self.signum is not None
-        name = signal.Signals(self.signum).name
-        text = f"genrl-graph: ended by {name} within a step, which is lost; what was committed is kept\n"
-        os.write(2, text.encode())
-        os._exit(128 + self.signum)
+class _Deadline:
+    """Ends this process `GRACE_S` seconds after a signal that nobody has taken.
+
+    Python calls handlers in the main thread, between two of its instructions; a library may keep it from there. The
+    numbers of signals are therefore read from a socket, into which Python writes them at once: by a thread, and by a
+    process of its own, for libraries that keep the interpreter's lock.
+    """
+
+    def __init__(self) -> None:
+        self._read, self.write = socket.socketpair()
+        self.write.setblocking(False)
+        command = [sys.executable, "-I", "-S", watchdog.__file__, str(os.getpid()), str(KILL_S)]
+        self._watchdog = subprocess.Popen(
+            command, stdin=self._read.fileno(), stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        threading.Thread(target=self._wait, name="signals", daemon=True).start()
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # signals of a fork are its own
+        atexit.register(self._close)
+
+    def take(self) -> None:
+        """Take all signals from the socket: the run that they were for has ended."""
+        while self._receive(socket.MSG_DONTWAIT):
+            pass
+
+    def _wait(self) -> None:
+        """Wait for a signal, then for somebody to take it; end the process where nobody does."""
+        while numbers := self._receive(socket.MSG_PEEK):
+            signum = next((number for number in numbers if number in SIGNALS), None)
+            if signum is None:
+                self.take()
+                continue
+            ends = time.monotonic() + GRACE_S
+            while self._receive(socket.MSG_PEEK | socket.MSG_DONTWAIT) and time.monotonic() < ends:
+                time.sleep(0.05)
+            if time.monotonic() >= ends:
+                _end(signum)
+
+    def _receive(self, flags: int) -> bytes:
+        try:
+            return self._read.recv(64, flags)
+        except OSError:  # none is there, or the socket is closed
+            return b""
+
+    def _close(self) -> None:
+        """End the watchdog, which may sleep after a signal."""
+        self._watchdog.kill()
+        self._watchdog.wait()
+
+
+@cache
+def _deadline() -> _Deadline:
+    """Return the one deadline of this process, made at its first run."""
+    return _Deadline()
+
+
+def _end(signum: int) -> None:
+    """End the process without waiting for the main thread, which may hold the lock of `sys.stderr`."""
+    name = signal.Signals(signum).name
+    text = f"genrl-graph: ended by {name} within a step, which is lost; what was committed is kept\n"
+    os.write(2, text.encode())
+    os._exit(128 + signum)
 
 
 @contextmanager
@@ -80,7 +136,9 @@ def stop_on_signals() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {signum: signal.signal(signum, stop.receive) for signum in (signal.SIGINT, signal.SIGTERM)}
+    deadline = _deadline()
+    before = {signum: signal.signal(signum, stop.receive) for signum in SIGNALS}
+    woken = signal.set_wakeup_fd(deadline.write.fileno(), warn_on_full_buffer=False)
     try:
         yield stop
     except (NodeFailed, ExchangeTimeout, SwarmError) as error:
@@ -88,9 +146,10 @@ def stop_on_signals() -> Iterator[Stop]:
             raise
         raise Interrupted(stop.signum) from error
     finally:
-        stop.close()
         for signum, handler in before.items():
             signal.signal(signum, handler)
+        signal.set_wakeup_fd(woken)
+        deadline.take()
 
 
 @contextmanager
@@ -99,7 +158,7 @@ def ended_at_once() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {signum: signal.signal(signum, signal.SIG_DFL) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before = {signum: signal.signal(signum, signal.SIG_DFL) for signum in SIGNALS}
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from genrl_graph.dag.schedule import Schedule, Step
-from genrl_graph.messages import counted
+from genrl_graph.messages import counted, escaped
 from genrl_graph.runners.loop.stage_metrics import Peers, StageLine, Stages, StageTotal, speeds
 
 Digests = Mapping[tuple[str, str], str]
@@ -111,7 +111,7 @@ class Terminal:
             parts = [str(line) for line in lines if line.measured]
             speed = [f"{speed} {unit}/s" for unit, speed in speeds(lines).items()]
             text = f"{'; '.join(filter(None, [*parts, failed, *speed]))}  {seconds:.1f} s, {eta:.0f} s left"
-        self._console.print(f"round {round + 1}/{self._rounds}  {text}", soft_wrap=True, markup=False)
+        self._console.print(f"round {round + 1}/{self._rounds}  {escaped(text)}", soft_wrap=True, markup=False)
 
     def skipped(self, round: int, later: int) -> None:
         """Print that a round was skipped because the swarm is in a later one."""
@@ -143,7 +143,7 @@ class Terminal:
             self._console.print(f"{peer} {carry}: weights {change}", soft_wrap=True, markup=False)
         self._console.print(f"rollouts: {store}", soft_wrap=True, markup=False)
         for note in notes:
-            self._console.print(note, soft_wrap=True, markup=False)
+            self._console.print(escaped(note), soft_wrap=True, markup=False)
         self._console.print("\nwhat to look at next:")
         for what, command in then.items():
             self._console.print(Text.assemble((f"{what:<8}  ", "dim"), command), soft_wrap=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import genrl_graph.graphs
-from genrl_graph.nodes.reward.worker.worker_pool import shared_pool
+from genrl_graph.nodes.worker.worker_pool import shared_pool
 
 sys.path.append(str(Path(__file__).parents[1] / "runners"))  # the harnesses `crash` and `ranks`
 GRAPHS = Path(genrl_graph.graphs.__file__).resolve().parent

@@ -8,7 +8,7 @@ from fixture_types import MakeRollouts
 
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Rollouts
-from genrl_graph.nodes.reward.worker.worker_pool import shared_pool
+from genrl_graph.nodes.worker.worker_pool import shared_pool
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,7 @@ def test_a_critic_learns_from_what_its_critiques_led_to(tmp_path: Path) -> None:
     assert found["critique/entropy"][-1] < 0.5
 
 
+@pytest.mark.long
 def test_without_the_backup_it_learns_nothing_although_the_solver_does(tmp_path: Path) -> None:
     found = curves(tmp_path / "run", 45, "nodes.credit_critique.params.backed_up=0")
     assert found["score_answer/reward"][-5:].mean() > 0.9

@@ -82,6 +82,7 @@ def _raises(**columns: object) -> list[float]:
     raise KeyError("no column 'x'")
 
 
+@pytest.mark.long
 def test_the_command_plays_as_many_peers_as_the_exchanges_need(tmp_path: Path) -> None:
     text = (GRAPHS / "tiny_multistage.yaml").read_text()
     assert "peers: 2" in text

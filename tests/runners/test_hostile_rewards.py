@@ -11,7 +11,7 @@ import pytest
 
 from genrl_graph import load, play
 from genrl_graph.contract.registry import import_file
-from genrl_graph.nodes.reward.worker.worker_pool import shared_pool
+from genrl_graph.nodes.worker.worker_pool import shared_pool
 from genrl_graph.runners.play import Run
 from genrl_graph.store.run_store import RunStore
 

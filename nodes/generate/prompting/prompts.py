@@ -2,14 +2,13 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, nodes
-from jinja2.meta import find_undeclared_variables
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import TemplateError, nodes
 
 from genrl_graph.errors import ParamError
+from genrl_graph.nodes.templates.rendering import MOST_SOURCE, TemplateFailed, render
+from genrl_graph.nodes.templates.syntax import parsed, variables
 
 ANSWERS = """\
 {{ task.question }}
@@ -22,8 +21,6 @@ Student #{{ answer.number }}:
 {% endfor %}
 """
 """First part of templates that quote `answers` as those of numbered students."""
-
-_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,36 +48,33 @@ def check_template(template: str, names: Collection[str] | None) -> None:
 
     `names` are the variables allowed besides `task`, such as the names of quoted inputs; None allows all.
     """
+    if len(template) > MOST_SOURCE:
+        raise ValueError(f"the template has {len(template)} characters; at most {MOST_SOURCE} are read")
     try:
-        tree = _ENVIRONMENT.parse(template)
+        tree = parsed(template)
+        read = variables(tree)
+        accesses = list(tree.find_all(nodes.Getattr))
     except TemplateError as error:
         line = getattr(error, "lineno", 1)
         raise ValueError(f"line {line} of the template is not valid Jinja: {error}") from error
-    if names is not None and (unknown := sorted(_variables(tree) - {"task", *names})):
+    except RecursionError as error:
+        raise ValueError("the template is nested too deeply; split its expressions") from error
+    if names is not None and (unknown := sorted(read - {"task", *names})):
         raise ValueError(f"the template reads {unknown[0]!r}; it may read {', '.join(['task', *names])}")
     known = [field.name for field in fields(AskedTask)]
-    for access in tree.find_all(nodes.Getattr):
+    for access in accesses:
         if isinstance(access.node, nodes.Name) and access.node.name == "task" and access.attr not in known:
             raise ValueError(f"the template reads task.{access.attr}; a task shows {', '.join(known)}")
 
 
 def template_names(template: str) -> set[str]:
-    """Return the names of a template's variables, without `task`."""
-    return _variables(_ENVIRONMENT.parse(template)) - {"task"}
-
-
-def _variables(tree: nodes.Template) -> set[str]:
-    return set(find_undeclared_variables(tree)) - set(_ENVIRONMENT.globals)
-
-
-@lru_cache(maxsize=64)
-def _compiled(template: str) -> Template:
-    return _ENVIRONMENT.from_string(template)
+    """Return the names of the variables of a template that `check_template` passed, without `task`."""
+    return variables(parsed(template)) - {"task"}
 
 
 def fill(template: str, task: AskedTask, shown: Mapping[str, object], *, where: str) -> str:
-    """Render a template with `task` and the variables in `shown`; raises `ParamError` if rendering fails."""
+    """Render a template with `task` and the variables in `shown`; raises `ParamError` if it fails or has no end."""
     try:
-        return _compiled(template).render(task=task, **shown)
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-        raise ParamError(f"{where}.template: task {task.id!r}: {type(error).__name__}: {error}") from error
+        return render("prompt", template, {"task": task, **shown})
+    except TemplateFailed as error:
+        raise ParamError(f"{where}.template: task {task.id!r}: {error}") from error

@@ -7,10 +7,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from genrl_graph.errors import DataError, ParamError
+from genrl_graph.nodes.templates.rendering import TemplateFailed, TemplateTooCostly, render
 from genrl_graph.seeds import digest
 
 _ANSWER = "Zebra"
@@ -50,10 +50,10 @@ class ChatTokens:
             for m in messages
         ]
         try:
-            ids = self.tokenizer.apply_chat_template(
-                escaped, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-        except TemplateError as error:
+            ids = chat_ids(self.tokenizer, escaped)
+        except TemplateTooCostly as error:
+            raise ParamError(f"{self.where}: its chat template: {error}") from error
+        except TemplateFailed as error:
             roles = ", ".join(m["role"] for m in messages)
             raise ParamError(f"{self.where}: its chat template refuses the roles {roles}: {error}") from error
         return np.asarray(ids, dtype=np.int32)
@@ -63,10 +63,12 @@ class ChatTokens:
         """The id with which the chat template ends an assistant's turn; the tokenizer's end token if it writes none."""
         chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _ANSWER}]
         try:
-            text = self.tokenizer.apply_chat_template(chat, add_generation_prompt=False, tokenize=False)
-        except (TemplateError, TypeError, ValueError):  # a template that has no assistant, or wants other contents
+            text = _chat_text(self.tokenizer, chat, add_generation_prompt=False)
+        except TemplateTooCostly as error:
+            raise ParamError(f"{self.where}: its chat template: {error}") from error
+        except TemplateFailed:  # it has no assistant, or wants other contents
             return int(self.tokenizer.eos_token_id)
-        _, answered, after = str(text).rpartition(_ANSWER)
+        _, answered, after = text.rpartition(_ANSWER)
         added = {str(token): int(id) for id, token in self.tokenizer.added_tokens_decoder.items()}
         written = re.search("|".join(map(re.escape, sorted(added, key=len, reverse=True))), after) if answered else None
         return added[written[0]] if written else int(self.tokenizer.eos_token_id)
@@ -95,6 +97,21 @@ class ChatTokens:
         if backend is not None:  # about ten times as fast as its transformers wrapper
             return [str(backend.decode(row, skip_special_tokens=False)) for row in kept]
         return [str(self.tokenizer.decode(row, clean_up_tokenization_spaces=False)) for row in kept]
+
+
+def chat_ids(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
+    """Return the token ids of a chat, up to the start of the completion, as the tokenizer's `apply_chat_template` does.
+
+    Raises `TemplateFailed` if the chat template fails, or exceeds a limit, which transformers does not have.
+    """
+    text = _chat_text(tokenizer, messages, add_generation_prompt=True)
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _chat_text(tokenizer: Any, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> str:
+    values = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+    return render("chat", tokenizer.chat_template, {**tokenizer.special_tokens_map, **values})
 
 
 def _split(token: str) -> str:

@@ -13,8 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from genrl_graph.errors import DataError, GenrlGraphError
 from genrl_graph.long_work import long_work
+from genrl_graph.nodes.policy.compute.chat_tokens import chat_ids
 from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.compute.weights import WEIGHTS, named_tensors, save_weights
+from genrl_graph.nodes.templates.rendering import TemplateFailed
 from genrl_graph.seeds import digest
 
 CONVERSION = 1  # part of the folder's name; increase it when the conversion changes
@@ -128,9 +130,8 @@ def check_tokenizer(saved: Any, original: Any, *, where: str) -> None:
     for token, number in zip(original.all_special_tokens, original.all_special_ids, strict=True):
         if saved.encode(token, add_special_tokens=False) != [number]:
             raise DataError(f"{where}: the special token {token!r} is not one id")
-    if original.chat_template and _chat(saved) != _chat(original):
-        raise DataError(f"{where}: its chat template renders differently after saving")
-
-
-def _chat(tokenizer: Any) -> object:
-    return tokenizer.apply_chat_template(_CHAT, add_generation_prompt=True, return_dict=False)
+    try:
+        if original.chat_template and chat_ids(saved, _CHAT) != chat_ids(original, _CHAT):
+            raise DataError(f"{where}: its chat template renders differently after saving")
+    except TemplateFailed as error:
+        raise DataError(f"{where}: its chat template: {error}") from error

@@ -18,7 +18,7 @@ from pydantic import AfterValidator
 from genrl_graph.errors import ParamError
 from genrl_graph.nodes.reward.llm_judge.judge_replies import Reply
 from genrl_graph.nodes.reward.scoring.callables import call_here
-from genrl_graph.nodes.reward.worker.worker import Failure, OutOfTime
+from genrl_graph.nodes.worker.worker import Failure, OutOfTime
 
 if TYPE_CHECKING:
     import httpx2

@@ -8,7 +8,7 @@ from genrl_graph.contract.policy import Sampling, TextPolicy
 from genrl_graph.errors import ParamError
 from genrl_graph.nodes.reward.llm_judge.judge_prompt import Question
 from genrl_graph.nodes.reward.llm_judge.judge_replies import Reply
-from genrl_graph.nodes.reward.worker.worker import Failure
+from genrl_graph.nodes.worker.worker import Failure
 
 
 def ask_policy(

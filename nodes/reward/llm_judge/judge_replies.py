@@ -12,7 +12,7 @@ from pydantic import AfterValidator, ValidationInfo
 from genrl_graph.errors import StoreError
 from genrl_graph.nodes.reward.scoring.answers import extract_answer
 from genrl_graph.nodes.reward.scoring.rows import extract_answers
-from genrl_graph.nodes.reward.worker.worker import Failure
+from genrl_graph.nodes.worker.worker import Failure
 
 PATTERN = (
     r"(?i)\bscore[\s*_`\"]{0,8}[:=][\s*_`\"<\[(]{0,8}"

@@ -11,7 +11,7 @@ from typing import TypeVar
 from genrl_graph.contract.resources import OVER_BUDGET, Log
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.errors import GenrlGraphError
-from genrl_graph.nodes.reward.worker.worker import Failure, OutOfTime, WorkerRaised
+from genrl_graph.nodes.worker.worker import Failure, OutOfTime, WorkerRaised
 
 OWN_TIMES = 4  # a peer's rows may take this many times as long as the own ones
 

@@ -3,7 +3,7 @@
 import math
 
 from genrl_graph.messages import short
-from genrl_graph.nodes.reward.worker.worker import Failure
+from genrl_graph.nodes.worker.worker import Failure
 
 
 def numbers_of(returned: object, rows: int) -> list[float | Failure]:

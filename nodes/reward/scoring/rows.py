@@ -18,9 +18,9 @@ from genrl_graph.edge_types.rollouts import R, Rollouts, Scored, score
 from genrl_graph.errors import RewardFailed
 from genrl_graph.nodes.reward.scoring.answers import extract_answer, extract_each
 from genrl_graph.nodes.reward.scoring.authors import positions_by_author
-from genrl_graph.nodes.reward.worker.worker import Failure, OutOfTime, WorkerError, WorkerRaised
-from genrl_graph.nodes.reward.worker.worker_main import load_target
-from genrl_graph.nodes.reward.worker.worker_pool import shared_pool
+from genrl_graph.nodes.worker.worker import Failure, OutOfTime, WorkerError, WorkerRaised
+from genrl_graph.nodes.worker.worker_main import load_target
+from genrl_graph.nodes.worker.worker_pool import shared_pool
 
 Texts = TypeVar("Texts", bound=Rollouts, default=Rollouts)
 Verdict = Mapping[str, float] | Failure

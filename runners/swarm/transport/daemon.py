@@ -5,6 +5,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hivemind.proto import p2pd_pb2
 from hivemind.utils.multiaddr import Multiaddr
 
 from genrl_graph.errors import SwarmError
+from genrl_graph.messages import escaped
 from genrl_graph.runners.swarm.transport.identity import Identity
 from genrl_graph.runners.swarm.transport.network import NetworkOptions
 from genrl_graph.runners.swarm.transport.sockets import new_socket, remove_dead_sockets
@@ -126,18 +128,16 @@ class Daemon:
         return code + (panics or list(self._said) or ["it said nothing"])[-1]
 
     async def stop(self) -> None:
-        """End the process and remove its sockets."""
+        """End the process and remove its sockets, also while a process that it started holds its output open."""
         if self.p2p is not None:
             await self.p2p.shutdown()
         if self.running:
             self._child.terminate()
-            try:
-                async with asyncio.timeout(STOP_S):
-                    await self._child.wait()
-            except TimeoutError:
-                self._child.kill()
-                await self._child.wait()
-        await self._reader
+        for end in (self._child.kill, self._reader.cancel):
+            if (await asyncio.wait({self._reader}, timeout=STOP_S))[0]:
+                break
+            with suppress(ProcessLookupError):
+                end()
         self._socket.unlink(missing_ok=True)
 
     async def _read(self) -> None:
@@ -153,7 +153,7 @@ class Daemon:
                 break
             text = line.decode(errors="replace").strip()
             if text:
-                self._said.append(text)
+                self._said.append(escaped(text))
             if text.startswith("Peer ID:") and not self._ready.done():
                 self._ready.set_result(None)
         await self._child.wait()

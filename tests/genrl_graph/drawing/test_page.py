@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,14 +131,14 @@ def test_the_search_finds_names_and_types(browser: "ChromiumDriver", tmp_path: P
 def test_two_hundred_nodes_can_be_used_at_once(browser: "ChromiumDriver", tmp_path: Path) -> None:
     document = parse_document(dense_yaml(200), file="dense.yaml")
     schedule = compile_graph(read_document(document).graph)
-    start = time.perf_counter()
+    browser.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})  # processor time: others cost nothing
     show(browser, tmp_path, schedule)
     browser.find_element("id", "search").send_keys("sum3\n")
     assert "\nsum3\n" in panel(browser)
-    seconds = time.perf_counter() - start
-    ready = browser.execute_script("return performance.getEntriesByType('navigation')[0].domComplete")
-    print(f"200 nodes: drawn, opened, searched and shown in {seconds:.2f} s; the page was ready after {ready:.0f} ms")
-    assert ready < 2000
+    measured = browser.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+    (seconds,) = (metric["value"] for metric in measured if metric["name"] == "TaskDuration")
+    print(f"200 nodes: opened, searched and shown in {seconds:.2f} s of the processor")
+    assert 0 < seconds < 2
 
 
 def test_text_of_a_game_is_no_markup_in_the_page(browser: "ChromiumDriver", tmp_path: Path) -> None:

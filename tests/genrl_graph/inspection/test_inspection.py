@@ -13,7 +13,8 @@ from toys import Centred, Draw, Moves, Numbers, Parity, Same, Step, ToyPolicy, T
 from genrl_graph import Credited, Graph, Log, Rollouts, RunConfig, Source, Task, Tasks, Update, open_run
 from genrl_graph.cli import run_command
 from genrl_graph.inspection.plot import braille, smoothed
-from genrl_graph.inspection.text import escaped, line
+from genrl_graph.inspection.text import line
+from genrl_graph.messages import escaped
 from genrl_graph.runners.play import play
 from genrl_graph.store.run_store import RunStore
 

@@ -24,8 +24,8 @@ from genrl_graph.nodes.reward.judge import Judge
 from genrl_graph.nodes.reward.llm_judge import judge_replies
 from genrl_graph.nodes.reward.llm_judge.judge_prompt import ask
 from genrl_graph.nodes.reward.llm_judge.judge_replies import PATTERN, MemoryReplies, Reply, read_scores
-from genrl_graph.nodes.reward.worker.worker import Failure
 from genrl_graph.nodes.source.list import ListSource
+from genrl_graph.nodes.worker.worker import Failure
 from genrl_graph.store.run_store import RunStore
 
 HERE: dict[str, Any] = {"endpoint": "http://127.0.0.1:9/v1", "model": "m"}

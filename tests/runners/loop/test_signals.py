@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from genrl_graph.runners.loop.signals import GRACE_S, Interrupted, stop_on_signals
+from genrl_graph.runners.loop.signals import GRACE_S, KILL_S, Interrupted, stop_on_signals
 from genrl_graph.store.run_store import RunStore
 
 GAME = """\
@@ -167,3 +167,80 @@ def test_a_signal_while_a_policy_loads_ends_the_run_before_a_folder_is_made(tmp_
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     assert not (tmp_path / "run").exists()
+
+
+STUCK = """\
+import ctypes
+
+from genrl_graph import R, Select
+
+
+class Stuck(Select, name="stuck"):
+    library: str
+
+    def run(self, rows: R) -> R:
+        lock = ctypes.create_string_buffer(128)
+        wait = getattr(ctypes, self.library)(None).pthread_mutex_lock  # which no signal interrupts
+        wait(lock), wait(lock)
+        return rows
+"""
+
+
+@pytest.mark.parametrize(
+    ("library", "code", "says"),
+    [("CDLL", 143, "ended by SIGTERM within a step"), ("PyDLL", -9, "killed within a step")],
+    ids=["waits in C", "waits in C and keeps the lock of the interpreter"],
+)
+def test_a_step_that_never_returns_to_python_is_lost(
+    tmp_path: Path, toys_file: Path, library: str, code: int, says: str
+) -> None:
+    (tmp_path / "stuck.py").write_text(STUCK)
+    game = GAME.replace("select.toy_slow", "select.stuck").replace("{seconds: SECONDS}", f"{{library: {library}}}")
+    (tmp_path / "game.yaml").write_text(game)
+    command = [sys.executable, "-m", "genrl_graph", "run", "game.yaml", "-o", "run", "-q"]
+    command += ["--import", str(toys_file), "--import", "stuck.py"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    folder = tmp_path / "run"
+    for _ in range(600):
+        if (folder / "graph.yaml").exists() and "answer" in nodes(folder):
+            break
+        time.sleep(0.05)
+    time.sleep(0.3)  # committed, but the stuck step has perhaps not begun
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert GRACE_S - 0.5 < time.monotonic() - began < KILL_S + 1.0
+    assert process.returncode == code
+    assert err.splitlines()[-1] == f"genrl-graph: {says}, which is lost; what was committed is kept"
+    with RunStore.open(folder, "a") as store:
+        assert store.table("answer").num_rows == 4
+
+
+def test_a_fork_that_is_ended_ends_nothing_else() -> None:
+    with stop_on_signals() as stop:
+        forked, done = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(done, b"x")
+            time.sleep(60)
+            os._exit(0)
+        os.read(forked, 1)
+        for pipe in (forked, done):
+            os.close(pipe)
+        os.kill(child, signal.SIGTERM)
+        time.sleep(0.2)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        time.sleep(GRACE_S + 0.2)
+        assert not stop.wanted
+
+
+def test_a_signal_of_another_kind_ends_nothing() -> None:
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        with stop_on_signals() as stop:
+            for _ in range(200):  # more than the socket is read at a time
+                os.kill(os.getpid(), signal.SIGUSR1)
+            assert not stop.wanted
+    finally:
+        signal.signal(signal.SIGUSR1, before)

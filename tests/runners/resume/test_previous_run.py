@@ -150,9 +150,9 @@ EVALUATION = 8
         (1, 0),
         (4, 1),  # in the baseline
         (EVALUATION + 3, 1),  # one peer has closed the exchange, the other has not
-        (EVALUATION + STEPS - 3, 1),  # one peer is updated
+        pytest.param(EVALUATION + STEPS - 3, 1, marks=pytest.mark.long),  # one peer is updated
         (EVALUATION + 2 * STEPS + 5, 0),  # in the evaluation behind the checkpoint
-        (2 * EVALUATION + 3 * STEPS + 7, 1),
+        pytest.param(2 * EVALUATION + 3 * STEPS + 7, 1, marks=pytest.mark.long),
         (3 * EVALUATION + 4 * STEPS - 1, 0),  # in the last evaluation
     ],
 )

@@ -106,6 +106,7 @@ def test_large_tensors_leave_no_holes() -> None:
     assert settled < plain - 0.2, (settled, plain)
 
 
+@pytest.mark.long
 @glibc
 def test_what_is_free_between_tensors_is_given_back() -> None:
     plain, released = held("plain")[0], held("released")[0]

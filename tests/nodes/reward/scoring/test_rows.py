@@ -8,7 +8,7 @@ from genrl_graph.contract.resources import Log
 from genrl_graph.errors import RewardFailed
 from genrl_graph.nodes.reward.regex import RegexReward
 from genrl_graph.nodes.reward.scoring.rows import call_each, call_together, judgeable, score_rows
-from genrl_graph.nodes.reward.worker.worker import Failure
+from genrl_graph.nodes.worker.worker import Failure
 
 NODE = RegexReward(pattern="x")
 

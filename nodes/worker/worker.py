@@ -1,7 +1,7 @@
 """A worker process for rewards that may hang or crash.
 
 A hung thread cannot be stopped and `multiprocessing` imports the user's script again. The function therefore runs in
-a plain subprocess, which is killed with its process group after a timeout and restarted when needed.
+a plain subprocess, which is killed with all that it started after a timeout and restarted when needed.
 """
 
 import contextlib
@@ -19,8 +19,10 @@ from types import TracebackType
 from typing import Any
 
 from genrl_graph.errors import ParamError
-from genrl_graph.nodes.reward.worker.worker_main import OUT_OF_MEMORY, encode, error_message
-from genrl_graph.nodes.reward.worker.worker_process import END_GRACE_S, WorkerProcess
+from genrl_graph.messages import escaped
+from genrl_graph.nodes.worker.worker_main import OUT_OF_MEMORY, encode, error_message
+from genrl_graph.nodes.worker.worker_output import EchoedOutput
+from genrl_graph.nodes.worker.worker_process import END_GRACE_S, WorkerProcess
 
 MAX_IN_FLIGHT = 32
 
@@ -56,7 +58,7 @@ class WorkerRaised(WorkerError):
     """The function raised, or its value is not JSON; `where` is the last frame of its traceback."""
 
     def __init__(self, type_name: str, message: str, where: str) -> None:
-        first_line = message.strip().partition("\n")[0]
+        first_line = escaped(message.strip().partition("\n")[0])
         super().__init__(f"{type_name}: {first_line}" + (f" ({where})" if where else ""))
         self.type_name = type_name
         self.message = message
@@ -119,6 +121,7 @@ class Worker:
         self.memory_mb = memory_mb
         self.factory = factory
         self.start_timeout_s = start_timeout_s
+        self._output = EchoedOutput(f"worker {target}")
         self._child: WorkerProcess | None = None
         self._lock = threading.Lock()
 
@@ -189,7 +192,7 @@ class Worker:
         return self._child
 
     def _start(self) -> WorkerProcess:
-        child = self._child = WorkerProcess(self.target, self.memory_mb)
+        child = self._child = WorkerProcess(self.target, self.memory_mb, self._output)
         outcomes: dict[int, _Value | WorkerError] = {}
         greeting = deque([(0, encode({"sys_path": [str(path) for path in sys.path], "factory": self.factory}))])
         on_timeout = f"{self.target}: the worker process did not start"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from genrl_graph.nodes.reward.worker.worker import Failure, WorkerRaised
-from genrl_graph.nodes.reward.worker.worker_pool import Pool, shared_pool
+from genrl_graph.nodes.worker.worker import Failure, WorkerRaised
+from genrl_graph.nodes.worker.worker_pool import Pool, shared_pool
 
 SOURCE = """
 import os, time

@@ -4,34 +4,41 @@ import contextlib
 import json
 import os
 import selectors
-import signal
 import subprocess
 import sys
 import weakref
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
-from genrl_graph.nodes.reward.worker import worker_main
-from genrl_graph.nodes.reward.worker.worker_main import HEADER_BYTES, MAX_MESSAGE_BYTES
+from genrl_graph.messages import escaped
+from genrl_graph.nodes.worker import supervisor, worker_main
+from genrl_graph.nodes.worker.worker_main import HEADER_BYTES, MAX_MESSAGE_BYTES
+from genrl_graph.nodes.worker.worker_output import EchoedOutput
 
 CHUNK_BYTES = 2**20
 STDERR_TAIL_BYTES = 4096
 POLL_S = 0.1
 END_GRACE_S = 1.0
+KILL_S = supervisor.KILL_S + 2.0
+"""Seconds from SIGTERM until a supervisor that has not ended is killed itself."""
+DRAIN_READS = 16
+"""Most reads from a pipe whose writers have been killed; the system holds at most one `CHUNK_BYTES` in it."""
 
 
 class WorkerProcess:
-    """A process that runs `worker_main`; `pump` moves bytes, `reply` decodes the next complete answer."""
+    """A supervised process that runs `worker_main`; `pump` moves bytes, `reply` decodes the next complete answer."""
 
-    def __init__(self, target: str, memory_mb: int | None) -> None:
+    def __init__(self, target: str, memory_mb: int | None, output: EchoedOutput) -> None:
         limit = [] if memory_mb is None else ["--memory-mb", str(memory_mb)]
+        scripts = [supervisor.__file__, worker_main.__file__]  # -m would import all of genrl_graph
         self.process = subprocess.Popen(
-            [sys.executable, "-P", worker_main.__file__, *limit, "--", target],  # -m would import all of genrl_graph
+            [sys.executable, "-P", *scripts, *limit, "--", target],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
-            start_new_session=True,  # own process group: killed as a whole, and Ctrl-C only reaches the parent
+            start_new_session=True,  # Ctrl-C only reaches the parent
         )
         assert self.process.stdin and self.process.stdout and self.process.stderr
         self._stdin = self.process.stdin.fileno()
@@ -41,6 +48,7 @@ class WorkerProcess:
         self.hung_up = False
         self._inbox = bytearray()
         self._tail = b""
+        self._output = output
         self._selector = selectors.DefaultSelector()
         for pipe in (self._stdin, self._stdout, self._stderr):
             os.set_blocking(pipe, False)
@@ -66,8 +74,7 @@ class WorkerProcess:
             else:
                 self._read_stdout()
         if not self.hung_up and self.process.poll() is not None:
-            while self._read_stdout():  # drain it now: a grandchild may keep the pipe open forever
-                pass
+            self._drain(self._read_stdout)
             self.hung_up = True
         if not self.outbox and self._stdin in self._selector.get_map():
             self._selector.unregister(self._stdin)
@@ -94,20 +101,19 @@ class WorkerProcess:
         """Kill what is left of a process that hung up; return its exit code and its last lines of stderr."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(END_GRACE_S)
-        while self._read_stderr():
-            pass
+        _kill(self.process)  # first: the output of a process that still writes would never end
+        self._drain(self._read_stderr)
         self.end(grace_s=0.0)
-        lines = self._tail.decode(errors="replace").splitlines()
+        lines = escaped(self._tail.decode(errors="replace")).splitlines()
         return self.process.returncode, tuple(line for line in lines if line.strip())
 
     def interrupt(self) -> None:
-        """Kill the process group from a second thread; the thread that pumps then sees a hang-up."""
-        if os.getpid() == self._owner and self.process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+        """Kill the process from a second thread; the thread that pumps then sees a hang-up."""
+        if os.getpid() == self._owner:
+            self.process.terminate()
 
     def end(self, *, grace_s: float) -> None:
-        """Hang up, wait `grace_s` seconds for an idle process to exit by itself, then kill its group."""
+        """Hang up, wait `grace_s` seconds for an idle process to exit by itself, then kill it and its descendants."""
         if self._finalizer.detach() is not None:
             self._selector.close()
             _end(self.process, self._owner, grace_s)
@@ -127,19 +133,25 @@ class WorkerProcess:
 
     def _read_stdout(self) -> bool:
         chunk = self._read(self._stdout)
-        if chunk == b"":
-            self.hung_up = True
         self._inbox += chunk or b""
+        if chunk == b"" or len(self._inbox) > HEADER_BYTES + MAX_MESSAGE_BYTES + CHUNK_BYTES:
+            self.hung_up = True
         return bool(chunk)
 
     def _read_stderr(self) -> bool:
         chunk = self._read(self._stderr)
         self._tail = (self._tail + (chunk or b""))[-STDERR_TAIL_BYTES:]
-        if chunk and sys.stderr is not None:
-            sys.stderr.write(chunk.decode(errors="replace"))
+        self._output.write(chunk or b"")
         if chunk == b"" and self._stderr in self._selector.get_map():
             self._selector.unregister(self._stderr)
         return bool(chunk)
+
+    @staticmethod
+    def _drain(read: Callable[[], bool]) -> None:
+        """Read what an ended process has left in a pipe."""
+        for _ in range(DRAIN_READS):
+            if not read():
+                return
 
     @staticmethod
     def _read(pipe: int) -> bytes | None:
@@ -158,8 +170,16 @@ def _end(process: subprocess.Popen[bytes], owner: int, grace_s: float) -> None:
         if grace_s:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(grace_s)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        _kill(process)
     process.stdout.close()
     process.stderr.close()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Have the supervisor kill all that it supervises, and wait until it has ended."""
+    process.terminate()
+    try:
+        process.wait(KILL_S)
+    except subprocess.TimeoutExpired:  # it was stopped, or cannot be scheduled: the script dies with it
+        process.kill()
+        process.wait()

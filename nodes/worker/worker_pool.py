@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import lru_cache
 
-from genrl_graph.nodes.reward.worker.worker import Worker
+from genrl_graph.nodes.worker.worker import Worker
 
 MAX_POOLS = 32
 

@@ -1,4 +1,4 @@
-"""Main program of a worker process: `python -P worker_main.py TARGET`; imports only the standard library.
+"""Main program of a worker process, which `supervisor` runs; imports only the standard library.
 
 It reads calls from stdin and writes one answer per call to stdout, each as a frame: four bytes of length
 (big-endian), then JSON. The function runs in the main thread, because math-verify sets its time limit with signals.
@@ -12,11 +12,7 @@ import inspect
 import json
 import os
 import resource
-import select
-import signal
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -26,7 +22,6 @@ from typing import BinaryIO
 HEADER_BYTES = 4
 MAX_MESSAGE_BYTES = 256 * 2**20
 MAX_ERROR_CHARACTERS = 2000
-HANGUP_GRACE_S = 1.0
 OUT_OF_MEMORY = MemoryError.__name__  # reported for numpy's subclasses too
 
 
@@ -150,21 +145,6 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     return calls, answers
 
 
-def _die_with_parent(calls: BinaryIO) -> None:
-    """End this process group once the parent has hung up, even in the middle of a call."""
-
-    def wait_for_hangup() -> None:
-        poll = select.poll()
-        poll.register(calls.fileno(), 0)  # no events: poll always reports a hang-up
-        poll.poll()
-        time.sleep(HANGUP_GRACE_S)  # time for an idle worker to exit and run its exit handlers
-        if os.getpgrp() == os.getpid():
-            os.killpg(0, signal.SIGKILL)
-        os._exit(1)
-
-    threading.Thread(target=wait_for_hangup, name="parent-hangup", daemon=True).start()
-
-
 def main() -> None:
     """Load the target, confirm that to the parent, then answer calls until the parent hangs up."""
     parser = argparse.ArgumentParser()
@@ -172,7 +152,6 @@ def main() -> None:
     parser.add_argument("--memory-mb", type=int)
     options = parser.parse_args()
     calls, answers = _take_pipes()
-    _die_with_parent(calls)
     greeting = _read(calls)
     if greeting is None:
         return

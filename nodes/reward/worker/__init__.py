@@ -1,1 +1,0 @@
-"""Run reward functions in worker processes with time and memory limits."""

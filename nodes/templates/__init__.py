@@ -1,0 +1,1 @@
+"""Render Jinja templates of graph files and models in bounded time, memory and output."""

@@ -1,0 +1,1 @@
+"""Run functions in worker processes with limits of time, memory and output."""
