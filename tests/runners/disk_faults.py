@@ -244,6 +244,7 @@ def _run(work: Path, command: Sequence[str], told: Path, more_files: int | None)
     handle = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
+    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1, closefd=False)  # also where a test captures them
     os.chdir(work)
     if more_files is not None:
         most = max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + more_files
