@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
 TORCH ?= $(shell sed -n 's/^torch==//p' $(LOCK))
 
-.PHONY: quickstart test test-long coverage lint docs lock latest oldest build bench crash swarm fuzz pictures clean
+.PHONY: quickstart test test-long coverage lint docs lock latest oldest build bench crash faults swarm fuzz pictures clean
 
 quickstart: $(INSTALLED)
 	@rm -rf runs/quickstart
@@ -79,6 +79,11 @@ bench: $(INSTALLED)
 # Kill and resume a run a hundred times and compare it with one that was never interrupted.
 crash: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/crash.py --kills 100
+
+# Interrupt runs of all runners 400 times, by Ctrl-C and SIGTERM, and resume them; then refuse operations of all writers.
+faults: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/interrupts.py --signals 400
+	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/disk_faults.py
 
 # Run eight real peers for a hundred rounds: some die, join or come late, one is hostile. Then four honest ones and eight
 # attackers of different kinds, against the same game without attackers.

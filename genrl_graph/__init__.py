@@ -1,8 +1,14 @@
 """Multi-agent, multi-stage reinforcement learning where a game is a declared, typed graph."""
 
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+# Ctrl-C while the command line imports what follows ends it without a traceback; its `main` sets the handler again
+if Path(*sys.argv[:1]).name in ("-m", "genrl-graph") and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from genrl_graph.arrow.cast import Tensor
 from genrl_graph.contract.node import (

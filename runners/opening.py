@@ -243,6 +243,6 @@ def _terminal(opened: OpenFolder, start: Start, stack: ExitStack) -> Terminal:
 def _trace(opened: OpenFolder, start: Start, profile: ProfileOf | None, stack: ExitStack) -> Trace:
     if profile is None:
         return SILENT
-    trace = Profile(opened.folder, operators=profile == "ops", rounds=opened.rounds - start.first)
+    trace = Profile(opened.folder, operators=profile == "ops", rounds=opened.rounds - start.first, tell=opened.tell)
     stack.callback(trace.close)
     return trace

@@ -1,11 +1,13 @@
 """The command line of `genrl-graph`: check, plan, compare and play graphs, and inspect runs."""
 
 import argparse
+import errno
 import gc
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from genrl_graph.cli.docs import add_docs_command
@@ -18,12 +20,20 @@ from genrl_graph.cli.sweep import add_sweep_commands
 from genrl_graph.errors import GenrlGraphError
 from genrl_graph.messages import escaped
 from genrl_graph.runners.tracking.memory import settle_memory
+from genrl_graph.store.durable import failed
+
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE})
+"""Reasons for which the system refuses any file operation, be it the right one."""
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0, the code of the error, or 128 + the signal that ended a run."""
     settle_memory()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set by `genrl_graph/__init__.py`, for the imports
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     code = run_command(argv)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is left to tidy up
     gc.freeze()  # skip a last collection over a million objects of torch and transformers, which takes 1.5 s
     sys.exit(code)
 
@@ -41,9 +51,21 @@ def run_command(argv: Sequence[str] | None = None) -> int:
             print(f"genrl-graph: {escaped(line)}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # the reader, such as `head`, closed the pipe
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # the interpreter flushes it once more at the end
+        _drop_output()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        _drop_output()
+        refused = failed(Path(error.filename or "standard output, or a temporary file"), "write", error)
+        print(f"genrl-graph: {refused}", file=sys.stderr)
+        return refused.exit_code
     return code
+
+
+def _drop_output() -> None:
+    """Give the interpreter, which flushes standard output once more at the end, one that takes everything."""
+    sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

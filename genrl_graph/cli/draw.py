@@ -13,6 +13,7 @@ from genrl_graph.drawing.measured import measured
 from genrl_graph.drawing.picture import Look, Picture
 from genrl_graph.drawing.text import text
 from genrl_graph.errors import GraphError, ParamError
+from genrl_graph.store.durable import write_out
 from genrl_graph.store.peer_folders import graph_folder, refuse_unsafe
 from genrl_graph.store.run_folder import GRAPH
 
@@ -60,7 +61,7 @@ def shown(drawn: Picture, out: TextIO) -> str:
 
 
 def _draw(args: argparse.Namespace) -> int:
-    from genrl_graph.drawing.render import format_of, picture_of, render, write
+    from genrl_graph.drawing.render import format_of, picture_of, render
 
     run_imports(args)
     format = format_of(args.out, args.format)
@@ -74,7 +75,7 @@ def _draw(args: argparse.Namespace) -> int:
     for line in loaded.lines() if format != "text" or args.out is not None else ():
         print(f"genrl-graph: {line}", file=sys.stderr)
     if args.out is not None:
-        write(args.out, render(drawn, format))
+        write_out(args.out, render(drawn, format))
     elif format == "text":
         sys.stdout.write(shown(drawn, sys.stdout))
     else:

@@ -15,6 +15,7 @@ from genrl_graph.cli.arguments import (
 )
 from genrl_graph.cli.draw import add_draw_command
 from genrl_graph.errors import GraphError, ParamError
+from genrl_graph.store.durable import write_out
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -144,8 +145,5 @@ def _schema(args: argparse.Namespace) -> int:
     if args.out is None:
         print(schema_text(), end="")
         return 0
-    try:
-        args.out.write_text(schema_text(), encoding="utf-8")
-    except OSError as error:
-        raise ParamError(f"-o {args.out}: cannot be written: {error.strerror}; name a file") from error
+    write_out(args.out, schema_text().encode())
     return 0

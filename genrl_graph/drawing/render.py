@@ -16,6 +16,7 @@ from genrl_graph.drawing.measured import RunNumbers
 from genrl_graph.drawing.picture import Look, Picture, picture
 from genrl_graph.errors import ParamError
 from genrl_graph.messages import did_you_mean
+from genrl_graph.store.durable import write_out
 
 ENDINGS: Mapping[str, str] = {
     ".txt": "text",
@@ -58,8 +59,8 @@ def picture_of(
 
 
 def draw_file(graph: Graph, out: Path, *, params: bool, look: Look) -> None:
-    """Write the picture of a graph in the format that the ending of a file names; raise `ParamError` like `write`."""
-    write(out, render(picture_of(graph, params=params, look=look), format_of(out, None)))
+    """Write the picture of a graph in the format that the ending of a file names; raise as `write_out` does."""
+    write_out(out, render(picture_of(graph, params=params, look=look), format_of(out, None)))
 
 
 def render(drawn: Picture, format: str) -> bytes:
@@ -87,14 +88,6 @@ def format_of(out: Path | None, format: str | None) -> str:
         endings = ", ".join(ENDINGS)
         raise ParamError(f"-o {out}: the ending {out.suffix!r} stands for no format; use {endings} or give --format")
     return ENDINGS[out.suffix.lower()]
-
-
-def write(out: Path, contents: bytes) -> None:
-    """Write a picture to a file; raises `ParamError` where it cannot be written."""
-    try:
-        out.write_bytes(contents)
-    except OSError as error:
-        raise ParamError(f"-o {out}: cannot write: {error.strerror or error}; name another file") from error
 
 
 def _html(drawn: Picture) -> str:

@@ -1,6 +1,7 @@
 """Draw curves in a terminal, in Braille dots, and as a PNG."""
 
 import importlib.util
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrl_graph.errors import ParamError
-from genrl_graph.store.durable import failed
+from genrl_graph.store.durable import failed, replace_file
 
 Curve = tuple[Sequence[int], Sequence[float]]
 """Rounds and values; NaN marks a gap."""
@@ -78,7 +79,9 @@ def write_png(path: Path, curves: Mapping[str, Curve], *, title: str, window: in
         axis.grid(alpha=0.3)
     axes[-1].set_xlabel("round")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=150, format="png")
     try:
-        figure.savefig(path, dpi=150, format="png")
+        replace_file(path, drawn.getvalue())
     except OSError as error:
         raise failed(path, "write the picture", error) from error

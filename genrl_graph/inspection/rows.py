@@ -1,7 +1,6 @@
 """Export the rows of a node to files that pandas, pyarrow and `datasets` read."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from pyarrow import csv
 
 from genrl_graph.errors import ParamError, StoreError
 from genrl_graph.records.stored_run import Rounds, StoredRun
-from genrl_graph.store.durable import failed
+from genrl_graph.store.durable import failed, remove_draft
 
 
 def export_rows(run: StoredRun, node: str, out: Path, *, rounds: Rounds = None, holder: str | None = None) -> int:
@@ -29,14 +28,16 @@ def export_rows(run: StoredRun, node: str, out: Path, *, rounds: Rounds = None, 
     draft = out.with_name(f".{out.name}.partial")
     blocks = _uniform_blocks(run, node, rounds, holder)
     write = _WRITERS[out.suffix]
+    remove_draft(draft)  # of a process that was killed
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         count = write(draft, blocks)
         draft.rename(out)
-    except OSError as error:
-        raise failed(out, "write the rows", error) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True) if draft.is_dir() else draft.unlink(missing_ok=True)
+    except BaseException as error:
+        remove_draft(draft)
+        if isinstance(error, OSError):
+            raise failed(out, "write the rows", error) from error
+        raise
     return count
 
 

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,11 @@ class WriterLock:
             raise failed(path.path, "lock", error) from error
 
     def release(self) -> None:
-        """Release the lock, for the next writer."""
-        try:
+        """Release the lock, for the next writer; a process id that the disk keeps misleads nobody."""
+        with suppress(OSError):
             if not self._shared:
                 os.ftruncate(self._handle, 0)
-        finally:
-            os.close(self._handle)
+        os.close(self._handle)
 
 
 def refuse_taken(folder: Path, *, hint: str = "") -> None:

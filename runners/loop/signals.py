@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from types import FrameType
 
+from genrl_graph.errors import ExchangeTimeout, NodeFailed, SwarmError
 from genrl_graph.runners.loop import watchdog
 
 GRACE_S = 4.0
@@ -60,7 +61,8 @@ class Stop:
         """Remember the first signal; give a later one its default effect."""
         if self.signum is None:
             self.signum = signum
-            print(f"genrl-graph: {self._notice}", file=sys.stderr, flush=True)
+            # not by `print`: the main thread may be writing to sys.stderr, which is not reentrant
+            os.write(2, f"genrl-graph: {self._notice}\n".encode())
             return
         signal.signal(signum, signal.SIG_DFL)
         os.kill(os.getpid(), signum)
@@ -140,7 +142,11 @@ def _kept(folder: Path | None) -> str:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Handle SIGINT and SIGTERM inside the block; outside the main thread, where Python cannot, leave them alone."""
+    """Handle SIGINT and SIGTERM inside the block; outside the main thread, where Python cannot, leave them alone.
+
+    A node or an exchange that fails after a signal raises `Interrupted`: what it needs, such as a worker process,
+    another rank or the daemon, may have got the signal, too.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -151,6 +157,10 @@ def stop_on_signals() -> Iterator[Stop]:
     woken = signal.set_wakeup_fd(deadline.write.fileno(), warn_on_full_buffer=False)
     try:
         yield stop
+    except (NodeFailed, ExchangeTimeout, SwarmError) as error:
+        if stop.signum is None:
+            raise
+        raise Interrupted(stop.signum) from error
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

@@ -3,8 +3,8 @@
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -40,18 +40,28 @@ class Profile(Trace):
     The file is `profile.json`; a resumed run begins `profile-2.json`. Times are of the wall clock, so the files of
     peers and of parts of a run can be merged. The file of an interrupted run is a valid trace: readers of the format
     accept an array without its end. With `operators` the torch operators of one round, the second or the only one of
-    `rounds`, go to `profile-ops.json`.
+    `rounds`, go to `profile-ops.json`. Where the disk refuses, `tell` gets a line, and the run goes on without a trace.
     """
 
-    def __init__(self, folder: Path, *, operators: bool = False, rounds: int = 1) -> None:
-        self._file: IO[str] = free(folder, "profile").open("w", encoding="utf-8")
-        self._file.write("[")
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        operators: bool = False,
+        rounds: int = 1,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._tell, self._path = tell, free(folder, "profile")
         self._peers: dict[str, int] = {}
         self._lock = threading.Lock()
         self._start = time.time() * 1e6 - time.perf_counter() * 1e6
         self._first = True
         self._operators = Operators(free(folder, "profile-ops")) if operators else None
         self._wait = min(1, rounds - 1)  # not the first round, which also creates the optimiser's state
+        self._file: IO[str] | None = None
+        with self._dropped_where_refused():
+            self._file = self._path.open("w", encoding="utf-8")
+            self._file.write("[")
 
     @contextmanager
     def span(self, name: str, kind: str, peer: str, args: Mapping[str, object]) -> Iterator[dict[str, object]]:
@@ -80,14 +90,18 @@ class Profile(Trace):
         try:
             yield
         finally:
-            if recording is not None:
-                recording.stop()
-            self._file.flush()
+            with self._dropped_where_refused():
+                if recording is not None:
+                    recording.stop()
+                if self._file is not None:
+                    self._file.flush()
 
     def close(self) -> None:
         """Write the end of the array and close the file."""
-        self._file.write("\n]\n")
-        self._file.close()
+        with self._dropped_where_refused():
+            if self._file is not None:
+                self._file.write("\n]\n")
+                self._file.close()
 
     def _peer(self, name: str) -> int:
         with self._lock:
@@ -101,9 +115,21 @@ class Profile(Trace):
 
     def _write(self, event: Mapping[str, object]) -> None:
         line = json.dumps(event)
-        with self._lock:
-            self._file.write(("\n" if self._first else ",\n") + line)
-            self._first = False
+        with self._lock, self._dropped_where_refused():
+            if self._file is not None:
+                self._file.write(("\n" if self._first else ",\n") + line)
+                self._first = False
+
+    @contextmanager
+    def _dropped_where_refused(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            file, self._file, self._operators = self._file, None, None
+            if file is not None:
+                with suppress(OSError):
+                    file.close()
+            self._tell(f"{self._path}: cannot write the trace: {error.strerror or error}; the run goes on without it")
 
 
 class Operators:

@@ -1,6 +1,5 @@
 """Replay an edited graph over the stored rounds of a run: read rollouts, recompute rewards and advantages."""
 
-import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -39,6 +38,7 @@ from genrl_graph.runners.tracking.metrics import RoundMetrics
 from genrl_graph.runners.tracking.terminal import Terminal
 from genrl_graph.runners.tracking.trackers import JsonLines
 from genrl_graph.runners.tracking.waiting_bar import WaitingBar
+from genrl_graph.store.durable import remove_draft
 from genrl_graph.store.journal import Record
 from genrl_graph.store.run_folder import refuse_taken
 from genrl_graph.store.run_store import RunStore
@@ -111,7 +111,7 @@ def replay(
         versions["carries"] = {carry: before[stored.peers[0], carry] for carry in schedule.graph.carries}
     with ExitStack() as stack:
         store = RunStore.create(folder, schedule.graph.record(), versions)
-        stack.push(lambda kind, error, at: shutil.rmtree(folder) if kind is not None else None)
+        stack.push(lambda kind, error, at: remove_draft(folder) if kind is not None else None)
         stack.enter_context(store)
         played = _play_rounds(schedule, plan, stored, players, store, chosen, console)
         if update:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from genrl_graph.contract.policy import Carried
 from genrl_graph.errors import StoreError
-from genrl_graph.store.durable import failed
+from genrl_graph.store.durable import failed, refusal
 from genrl_graph.store.loading import loading_carry
 from genrl_graph.store.manifest import damaged_files, write_manifest
 from genrl_graph.store.run_folder import DRAFT, REPLACED, checkpoint_name, checkpoint_rounds
@@ -51,8 +51,11 @@ def save_checkpoint(folder: Path | RunPath, peers: Carries, *, keep: int | None 
             _remove(draft)  # a partial checkpoint takes disk space
         if keep is not None:
             _keep_newest(folder, keep)
-    except OSError as error:
-        raise failed(folder.path, "write a checkpoint", error) from error
+    except Exception as error:
+        refused = refusal(error)
+        if refused is None:
+            raise
+        raise failed(folder.path, "write a checkpoint", refused) from error
 
 
 def load_checkpoint(folder: Path | RunPath, peers: Carries) -> None:

@@ -16,6 +16,7 @@ from genrl_graph.errors import StoreError
 from genrl_graph.nodes.policy.compute.device import line_of
 from genrl_graph.nodes.policy.compute.logprobs import whole_of
 from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
+from genrl_graph.store.durable import refusal
 
 TOLERANCE = 1e-3
 """Largest difference of log-probs between a policy and its export, in nats; merging an adapter rounds its weights."""
@@ -34,6 +35,8 @@ def all_or_nothing(folder: Path) -> Iterator[None]:
     except BaseException as error:
         for path in set(folder.iterdir()) - before:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not isinstance(error, OSError) and (refused := refusal(error)) is not None:
+            raise refused from error
         if isinstance(error, (ValueError, RuntimeError, KeyError, NotImplementedError)):
             raise StoreError(f"{folder}: cannot export the policy: {line_of(error)}; nothing was written") from error
         raise

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from genrl_graph import seeds
 from genrl_graph.errors import StoreError
+from genrl_graph.store.durable import failed, refusal
 
 FORMAT = 1
 MOST_MOMENTS = 4  # numbers that an optimiser keeps for each weight
@@ -54,7 +55,9 @@ def save_weights(file: Path, tensors: Tensors) -> None:
     try:
         save_file(contiguous, file, metadata={"format": "pt"})
     except SafetensorError as error:  # a full disk, too, is reported as this
-        raise StoreError(f"{file}: cannot write weights: {error}; free space or mend the folder") from error
+        if (refused := refusal(error)) is not None:
+            raise failed(file, "write weights", refused) from error
+        raise StoreError(f"{file}: cannot write weights: {error}") from error
 
 
 def save_state(

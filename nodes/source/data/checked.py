@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from pathlib import Path
 
 from genrl_graph.nodes.source.data.data_set import DataState
+from genrl_graph.store.durable import replace_file
 
 _RULES = 1  # raise it when a row is refused that was not before
 
@@ -27,7 +28,7 @@ def remember(data: DataState, reader: Hashable, rows: int) -> None:
     file = _file(data, reader)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(str(rows), encoding="utf-8")
+        replace_file(file, str(rows).encode())
     except OSError:
         return
 

@@ -296,4 +296,4 @@ def test_the_schema_of_ones_own_nodes_is_written_to_a_file(
     assert capsys.readouterr().out == ""
     assert "select.toy_best" in json.loads(out.read_text())["$defs"]
     assert run_command(["schema", "-o", str(tmp_path)]) == 3
-    assert capsys.readouterr().err == f"genrl-graph: -o {tmp_path}: cannot be written: Is a directory; name a file\n"
+    assert capsys.readouterr().err == f"genrl-graph: -o {tmp_path}: cannot write: Is a directory; name another file\n"

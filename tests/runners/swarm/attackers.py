@@ -1,6 +1,7 @@
 """Attackers of a swarm: `ATTACK=KIND genrl-graph run ... --runner swarm --import attackers.py`.
 
-Each kind plays along like an honest peer but for one thing, which `ATTACKS` lists.
+Each kind plays along like an honest peer but for one thing, which `ATTACKS` lists. Once it has offered rows of round
+GATE_AT, there is a file of its kind in the folder ATTACKING.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ import numpy as np
 
 from genrl_graph.contract.node import Exchange
 from genrl_graph.edge_types.frame import Frame
+from genrl_graph.runners.swarm.admission.rules import LEAST_ROWS_PER_TASK, OWN_TIMES
 from genrl_graph.runners.swarm.exchange import PeerSwarm
 from genrl_graph.runners.swarm.host import Host
 from genrl_graph.runners.swarm.offers import MAX_INLINE, Offer
@@ -31,7 +33,7 @@ from genrl_graph.seeds import rollout_id
 from genrl_graph.wire.packet import encode
 
 FAR = 10**9
-SLOW_TEXT = r"\boxed{9^{9^{9}}}"
+SLOW_TEXT = r"\boxed{(x+y+z+w)^{60}}"  # short, and math-verify expands it until its limit
 KEYS, SWARMS, STREAMS = 60, 300, 64
 
 whole_open, whole_push, whole_beat = PeerSwarm.open, Host.push, Presence._beat
@@ -75,9 +77,9 @@ def beating(**changes: Callable[[Heartbeat], Any]) -> None:
 
 def more_rows(swarm: PeerSwarm, offer: Frame, count: int, completion: str) -> Frame:
     """Return many samples of the own rows with this text and valid ids."""
-    rows = []
+    rows, own = [], offer.rows()
     for at in range(count):
-        row = offer.rows()[at % len(offer)] | {"sample": at, "completion": completion}
+        row = own[at % len(own)] | {"sample": at, "completion": completion}
         where: dict[str, Any] = {
             name: row[name] for name in ("peer", "round", "node", "task_id", "parent_ids", "sample")
         }
@@ -87,10 +89,15 @@ def more_rows(swarm: PeerSwarm, offer: Frame, count: int, completion: str) -> Fr
 
 
 def judge_eater() -> None:
-    """Offer hundreds of rows, each of which takes a judge seconds."""
+    """Offer as many rows as a peer may, each of which takes a judge seconds; in every fourth round far more."""
+    made: dict[int, bytes] = {}  # by round: all members get the same
 
     def swap(swarm: PeerSwarm, node: Exchange, round: int, peer_id: str, offer: Frame) -> bytes:
-        return offer_of(swarm, node, round, encode(more_rows(swarm, offer, 400, SLOW_TEXT))).announced(swarm._sign)
+        if round not in made:
+            most = max(LEAST_ROWS_PER_TASK * len(set(offer.values("task_id"))), OWN_TIMES * len(offer))
+            rows = more_rows(swarm, offer, most if round % 4 else node.max_rows, SLOW_TEXT)
+            made[round] = offer_of(swarm, node, round, encode(rows)).announced(swarm._sign)
+        return made[round]
 
     sending(swap)
 
@@ -194,6 +201,20 @@ ATTACKS: dict[str, Callable[[], None]] = {
     each.__name__: each for each in (judge_eater, prophet, latecomer, thief, dripper, splitter, flooder, caller)
 }
 
+
+def announce(kind: str, folder: Path, *, at: int) -> None:
+    """Leave a file of this name in the folder when the attacker opens an exchange of round `at`."""
+    attacking = PeerSwarm.open
+
+    def opening(self: PeerSwarm, node: Exchange, *, round: int, peer: str, offer: Frame) -> None:
+        attacking(self, node, round=round, peer=peer, offer=offer)
+        if round >= at:
+            (folder / kind).touch()
+
+    PeerSwarm.open = opening  # type: ignore[method-assign]
+
+
 if kind := os.environ.get("ATTACK"):
     ATTACKS[kind]()
+    announce(kind, Path(os.environ["ATTACKING"]), at=int(os.environ["GATE_AT"]))
     threading.current_thread().name = kind

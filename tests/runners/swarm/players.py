@@ -5,9 +5,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from rich.console import Console
 
 from genrl_graph.errors import RoundsSkipped
 
@@ -32,7 +34,8 @@ session.run_round = playing
 """
 
 
-GATE = """
+GATE_S = 240
+GATE = f"""
 # Waits in round GATE_AT until the file GATE is there.
 import os, time
 from pathlib import Path
@@ -41,13 +44,47 @@ from genrl_graph.runners import session
 passing = session.run_round
 
 def gated(context, peers, round, *, only_recorded=False):
-    until = time.monotonic() + 120
+    until = time.monotonic() + {GATE_S}
     while round == int(os.environ["GATE_AT"]) and not Path(os.environ["GATE"]).exists() and time.monotonic() < until:
         time.sleep(0.05)
     return passing(context, peers, round, only_recorded=only_recorded)
 
 session.run_round = gated
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Resources that a peer and its daemon hold: resident memory in MB, file descriptors and threads."""
+
+    rss_mb: float
+    files: int
+    threads: int
+    daemon_mb: float
+    daemon_files: int
+
+    @classmethod
+    def of(cls, pid: int) -> "Usage":
+        """Return what a process, and the processes that it started, hold now."""
+        children = [
+            child
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in map(int, (task / "children").read_text().split())
+        ]
+        threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
+        return cls(_rss_mb(pid), _files(pid), threads, sum(map(_rss_mb, children)), sum(map(_files, children)))
+
+    def __str__(self) -> str:
+        own = f"{self.rss_mb:.0f} MB, {self.files} files, {self.threads} threads"
+        return f"{own}; daemon {self.daemon_mb:.0f} MB, {self.daemon_files} files"
+
+
+def _rss_mb(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 @dataclass
@@ -68,7 +105,7 @@ class Player:
         """Return whether the process is running."""
         return self.process.poll() is None
 
-    def address(self, *, limit_s: float = 120.0) -> str:
+    def address(self, *, limit_s: float = 300.0) -> str:
         """Wait for the address that others join, and return it."""
         until = time.monotonic() + limit_s
         while time.monotonic() < until:
@@ -84,9 +121,9 @@ class Player:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)
 
-    def rss(self) -> int:
-        """Return the resident memory in bytes."""
-        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    def usage(self) -> Usage:
+        """Return the resources that the process holds."""
+        return Usage.of(self.process.pid)
 
 
 @dataclass
@@ -144,3 +181,12 @@ def wait_until(what: str, holds: Callable[[], object], *, limit_s: float) -> Non
     while not holds():
         assert time.monotonic() < until, f"not within {limit_s} s: {what}"
         time.sleep(0.05)
+
+
+def print_claims(console: Console, claims: Iterable[tuple[str, bool]]) -> bool:
+    """Print each claim and whether it holds; returns whether all do."""
+    held = True
+    for what, holds in claims:
+        console.print(f"{'holds' if holds else 'FAILS'}: {what}")
+        held = held and holds
+    return held

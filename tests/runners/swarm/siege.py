@@ -19,21 +19,24 @@ from statistics import mean, median
 sys.path.append(str(Path(__file__).parent))
 
 from attackers import ATTACKS
-from players import GATE, Player, Players
+from players import GATE, GATE_S, Player, Players, Usage, print_claims, wait_until
 from rich.console import Console
 from rich.table import Table
 
+from genrl_graph.contract.resources import OVER_BUDGET
 from genrl_graph.inspection.overview import peer_accounts
 from genrl_graph.records.stored_run import open_run
 from genrl_graph.runners.loop.runner import BEHIND
 from genrl_graph.store.run_store import RunStore
 
 HONEST = ("ann", "bob", "eve", "kim")
-THIEF = "bob"
+THIEF, EATER = "bob", "judge_eater"
 TIMEOUT_S = 5.0
 PACE_S = 2.0  # so that attackers, which start later and share the machine, keep up
 GATE_AT = 1  # the round in which the honest peers wait until the attackers are there
+JUDGE_S = 2.0
 MOST_GROWTH_MB = 12.0
+MOST_THREADS, MOST_FILES = 4, 4 + 2 * 16  # two attackers may just have opened all streams that a peer may have
 GAME = f"""\
 graph: siege
 version: 1
@@ -49,7 +52,7 @@ nodes:
     params: {{template: "{{{{ task.question }}}}", num_generations: 8, max_new_tokens: 1}}
   paced: {{type: select.paced, inputs: {{rows: answer}}, params: {{seconds: {PACE_S}}}}}
   shared: {{type: exchange.gather, inputs: {{rows: paced}}, params: {{min_peers: 3, timeout_s: {TIMEOUT_S}}}}}
-  score: {{type: reward.math, inputs: {{rollouts: shared}}, params: {{peer_seconds: 2}}}}
+  score: {{type: reward.math, inputs: {{rollouts: shared}}, params: {{peer_seconds: {JUDGE_S}, answer_type: formula}}}}
   credit: {{type: advantage.group, inputs: {{scored: score}}}}
   update:
     type: update.grpo
@@ -74,11 +77,11 @@ class Paced(Select, name="paced"):
 
 @dataclass
 class Siege:
-    """One game: its processes, and the memory of the first honest peer by round."""
+    """One game: its processes, and what the first honest peer holds, by round."""
 
     swarm: Players
     rounds: int
-    rss: dict[int, int] = field(default_factory=dict)
+    usage: dict[int, Usage] = field(default_factory=dict)
 
     def play(self, *, attacked: bool, limit_s: float) -> None:
         """Play all rounds; attackers that are still there at the end are killed."""
@@ -92,8 +95,9 @@ class Siege:
         for peer in peers:
             peer.address()  # each has its name before one of the attackers claims it
         attackers = [self._attack(kind, join) for kind in ATTACKS] if attacked else []
-        for attacker in attackers:
-            attacker.address()
+        if attacked:
+            there = self._ready
+            wait_until("the attackers offer rows", lambda: len(list(there.iterdir())) == len(ATTACKS), limit_s=GATE_S)
         opened.touch()
         until = time.monotonic() + limit_s
         for round in (self.rounds // 4, self.rounds // 2, self.rounds - 1):
@@ -103,25 +107,33 @@ class Siege:
             if attacker.running:
                 attacker.kill()
 
+    @property
+    def _ready(self) -> Path:
+        """The folder with a file for each attacker that has offered rows."""
+        folder = self.swarm.folder / "attacking"
+        folder.mkdir(exist_ok=True)
+        return folder
+
     def _attack(self, kind: str, join: str) -> Player:
         """Start an attacker in a folder of its own: one of them has the name of an honest peer."""
         name = THIEF if kind == "thief" else kind
         out = ["--peer-name", name, "-o", str(self.swarm.folder / "attackers" / kind), "--join", join]
         command = ["-m", "genrl_graph", "run", str(self.swarm.graph), "--runner", "swarm", *out]
         script = [*self._imports("paced.py"), "--import", str(Path(__file__).with_name("attackers.py"))]
-        return self.swarm.launch(kind, [*command, *script, *self.swarm.arguments], {"ATTACK": kind})
+        env = {"ATTACK": kind, "ATTACKING": str(self._ready), "GATE_AT": str(GATE_AT)}
+        return self.swarm.launch(kind, [*command, *script, *self.swarm.arguments], env)
 
     def _imports(self, *names: str) -> list[str]:
         return [text for name in names for text in ("--import", str(self.swarm.folder / name))]
 
     def _reach(self, round: int, player: Player, until: float) -> None:
-        """Wait until a peer has ended a round, and record its memory."""
+        """Wait until a peer has ended a round, and record what it holds."""
         path = self.swarm.run(player.name) / "metrics.jsonl"
         while not path.exists() or len(path.read_text().splitlines()) < round:
             if not player.running or time.monotonic() > until:
                 raise SystemExit(f"{player.name} does not come to round {round}:\n{player.text[-3000:]}")
             time.sleep(0.1)
-        self.rss[round] = player.rss()
+        self.usage[round] = player.usage()
 
     def metrics(self, name: str) -> list[dict[str, float]]:
         """Return the metrics of a peer by round."""
@@ -142,9 +154,15 @@ class Siege:
         left = [json.loads(step["facts"])["to"] - step["round"] for step in steps if step["node"] == BEHIND]
         return sum(left) + self.rounds - (max(step["round"] for step in steps) + 1)
 
-    def growth_mb(self) -> float:
-        """Return the growth of the first peer in the second half of the rounds."""
-        return (self.rss[self.rounds - 1] - self.rss[self.rounds // 2]) / 2**20
+    def growth(self, unit: str) -> float:
+        """Return the growth of what the first peer holds in the second half of the rounds."""
+        middle, last = self.usage[self.rounds // 2], self.usage[self.rounds - 1]
+        return float(getattr(last, unit) - getattr(middle, unit))
+
+    def cut(self, peer: str, of: str) -> int:
+        """Return in how many rounds a peer left rows of another unjudged, because its time had ended."""
+        steps = RunStore.open(self.swarm.run(peer)).steps().to_pylist()
+        return sum(of in json.loads(step["facts"]).get(OVER_BUDGET, {}) for step in steps if step["node"] == "score")
 
 
 def claims(calm: Siege, siege: Siege) -> Iterator[tuple[str, bool]]:
@@ -160,11 +178,14 @@ def claims(calm: Siege, siege: Siege) -> Iterator[tuple[str, bool]]:
     yield f"all rounds together take {more:+.1f} s more, of {budget:.0f} s allowed", more <= budget
     slow, before = max(siege.slowest().values()), max(calm.slowest().values())
     yield f"the slowest round takes {slow:.1f} s, {before:.1f} s without attackers", slow <= before + budget
-    growth = siege.growth_mb(), calm.growth_mb()
-    flat = growth[0] <= max(growth[1], 0.0) + MOST_GROWTH_MB
-    yield f"memory is flat: {growth[0]:+.1f} MB in the second half, {growth[1]:+.1f} MB without attackers", flat
+    for unit, most in (("rss_mb", MOST_GROWTH_MB), ("files", MOST_FILES), ("threads", MOST_THREADS)):
+        grown, before = siege.growth(unit), calm.growth(unit)
+        what = f"{grown:+.1f} in the second half, {before:+.1f} without attackers"
+        yield f"{unit} of ann is flat: {what}", grown <= max(before, 0.0) + most
     accounts = peer_accounts(open_run(siege.swarm.run("ann")).metrics())
-    yield f"the accounts name {len(accounts)} peers", {"judge_eater", "latecomer"} <= accounts.keys()
+    yield f"the accounts name {len(accounts)} peers", {EATER, "latecomer"} <= accounts.keys()
+    cut = {name: siege.cut(name, EATER) for name in HONEST}
+    yield f"the rows of {EATER} take all of its time, in rounds: {cut}", min(cut.values()) > 0
 
 
 def report(calm: Siege, siege: Siege, seconds: float) -> bool:
@@ -180,14 +201,9 @@ def report(calm: Siege, siege: Siege, seconds: float) -> bool:
     for what, game in (("without attackers", calm), ("with attackers", siege)):
         times = [line["time/round"] for line in game.metrics("ann")[GATE_AT + 1 :]]
         console.print(f"{what}: rounds of ann take {median(times):.2f} s (median), {max(times):.2f} s at most")
-        console.print(
-            f"  memory of ann: {', '.join(f'round {at}: {rss / 2**20:.0f} MB' for at, rss in game.rss.items())}"
-        )
-    held = True
-    for what, holds in claims(calm, siege):
-        console.print(f"{'holds' if holds else 'FAILS'}: {what}")
-        held = held and holds
-    return held
+        for at, usage in game.usage.items():
+            console.print(f"  ann in round {at}: {usage}")
+    return print_claims(console, claims(calm, siege))
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from statistics import mean
 
 sys.path.append(str(Path(__file__).parent))
 
-from players import SLOW, TINY, Player, Players
+from players import SLOW, TINY, Player, Players, Usage, print_claims
 from rich.console import Console
 from rich.table import Table
 
@@ -47,18 +47,18 @@ GAME = (
 WANTED = {"peer", "round", "node", "finite", "lengths", "tokens", "hash", "task", "name", "stream", "protocol"}
 WANTED |= {"signed message", "announcement", "head"}
 """Rules that a hostile peer breaks in every run; others depend on when it is heard."""
-MOST_GROWTH = 8 << 20
-"""Bytes that an honest peer may grow in the second half beyond what a run without a swarm does."""
+MOST_GROWTH = {"rss_mb": 8, "files": 4, "threads": 4, "daemon_mb": 16, "daemon_files": 8}
+"""What an honest peer may grow in the second half beyond what a run without a swarm does."""
 
 
 @dataclass
 class Watched:
-    """Observations of a running swarm: rounds reached and resident memory."""
+    """Observations of a running swarm: rounds reached, and what a peer holds then."""
 
     swarm: Players
     rounds: int
     until: float
-    rss: dict[str, dict[int, int]] = field(default_factory=dict)
+    usage: dict[str, dict[int, Usage]] = field(default_factory=dict)
 
     def round_of(self, name: str) -> int:
         """Return the number of rounds that a peer has ended, abandoned ones included."""
@@ -67,19 +67,19 @@ class Watched:
         return max((json.loads(line)["round"] + 1 for line in lines[-1:]), default=0)
 
     def reach(self, round: int, *, of: Player) -> None:
-        """Wait until a peer has ended `round` rounds, and record its memory."""
+        """Wait until a peer has ended `round` rounds, and record what it holds."""
         while (at := self.round_of(of.name)) < round:
             if not of.running:
                 raise SystemExit(f"{of.name} ended with {of.process.poll()}:\n{of.text[-3000:]}")
             if time.monotonic() > self.until:
                 raise SystemExit(f"out of time: {of.name} is in round {at}, not {round}")
             time.sleep(0.1)
-        self.rss.setdefault(of.name, {})[round] = of.rss()
+        self.usage.setdefault(of.name, {})[round] = of.usage()
 
-    def growth(self, name: str) -> float:
-        """Return the growth of a process in the second half of the rounds, in MB."""
-        seen = self.rss[name]
-        return (seen[self.rounds - 1] - seen[self.rounds // 2]) / 2**20
+    def growth(self, name: str, unit: str) -> float:
+        """Return the growth of what a process holds in the second half of the rounds."""
+        middle, last = self.usage[name][self.rounds // 2], self.usage[name][self.rounds - 1]
+        return float(getattr(last, unit) - getattr(middle, unit))
 
 
 def play(swarm: Players, folder: Path, *, rounds: int, limit_s: float) -> Watched:
@@ -194,9 +194,10 @@ def claims(told: dict[str, Told], watched: Watched) -> Iterator[tuple[str, bool]
         yield f"{name}, killed, is named missing", named > 0
         yield f"{name}, restarted, goes on", told[name].played > rounds // 2
     yield f"{JOINS} joins half-way", any(to >= rounds // 2 - 1 for _, to in told[JOINS].left)
-    grown, alone = watched.growth("ann"), watched.growth(ALONE)
-    what = f"{grown:+.1f} MB in the second half, {alone:+.1f} MB without a swarm"
-    yield f"the memory of ann is flat: {what}", grown <= max(alone, 0.0) + MOST_GROWTH / 2**20
+    for unit, most in MOST_GROWTH.items():
+        grown, alone = watched.growth("ann", unit), watched.growth(ALONE, unit)
+        what = f"{grown:+.1f} in the second half, {alone:+.1f} without a swarm"
+        yield f"{unit} of ann is flat: {what}", grown <= max(alone, 0.0) + most
 
 
 def report(told: dict[str, Told], watched: Watched, seconds: float) -> bool:
@@ -223,14 +224,10 @@ def report(told: dict[str, Told], watched: Watched, seconds: float) -> bool:
     for (name, rule), count in sorted(refused.items()):
         by_rule.add_row(name, rule, str(count))
     console.print(by_rule)
-    for name, seen in watched.rss.items():
-        memory = ", ".join(f"round {round}: {rss / 2**20:.0f} MB" for round, rss in sorted(seen.items()))
-        console.print(f"resident memory of {name}: {memory}")
-    held = True
-    for what, holds in claims(told, watched):
-        console.print(f"{'holds' if holds else 'FAILS'}: {what}")
-        held = held and holds
-    return held
+    for name, seen in watched.usage.items():
+        for round, usage in sorted(seen.items()):
+            console.print(f"{name} in round {round}: {usage}")
+    return print_claims(console, claims(told, watched))
 
 
 def main() -> None:
