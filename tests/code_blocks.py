@@ -7,11 +7,15 @@ test (an installation, a model of gigabytes) is a block of another language, suc
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE
 from textwrap import dedent
 
 import yaml
@@ -99,16 +103,21 @@ def play(blocks: list[Block], folder: Path) -> None:
         elif block.language == "yaml":
             check_yaml(block.text, folder)
         if block.command:
-            done = subprocess.run(
-                block.command,
-                cwd=folder,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=SECONDS,
-                check=False,
-            )
+            done = _run(block.command, folder, environment)
             assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
+
+
+def _run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process group of its own, of which nothing is left in the end: blocks start peers by `&`."""
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            out, errors = process.communicate(timeout=SECONDS)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, process.returncode, out, errors)
 
 
 def check_yaml(text: str, folder: Path) -> None:
