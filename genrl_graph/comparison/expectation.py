@@ -49,7 +49,7 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether an expectation is met, the difference of its sides with a 95 % interval, and of what it is the mean."""
+    """The verdict on an expectation: the difference of its sides with a 95 % interval, and of what it is the mean."""
 
     text: str
     met: bool

@@ -7,11 +7,11 @@ T = TypeVar("T")
 
 if TYPE_CHECKING:
     OrDict: TypeAlias = Union[T, Mapping[str, Any]]  # noqa: UP007  # mypy takes no `T | ...` as a generic alias
-    """What a type checker accepts for a param whose values are of type `T`."""
+    """The type that a type checker sees for a param whose values are of type `T`."""
 else:
 
     class OrDict:
-        """What pydantic reads: `OrDict[T]` is `T`, and a dict is converted to it."""
+        """The type that pydantic reads: `OrDict[T]` is `T`, and a dict is converted to it."""
 
         def __class_getitem__(cls, model: type) -> type:
             return model

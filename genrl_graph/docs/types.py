@@ -172,7 +172,7 @@ def _models_in(annotation: Any, step: str = "") -> Iterator[tuple[str, type[Base
     elif origin in (Annotated, Union, UnionType):
         for part in inner:
             yield from _models_in(part, step)
-    elif origin in (list, tuple) and inner:
+    elif origin in (list, tuple, Sequence) and inner:
         yield from _models_in(inner[0], f"{step}[]")
     elif origin in (dict, Mapping):
         yield from _models_in(inner[1], f"{step}.<name>")

@@ -64,7 +64,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Whether a picture has a title and a legend, and whether its ground is transparent (SVG, PNG, PDF)."""
+    """Options of a picture: a title, a legend, a transparent ground (SVG, PNG, PDF)."""
 
     title: bool = True
     legend: bool = True

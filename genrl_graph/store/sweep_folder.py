@@ -67,7 +67,7 @@ class SweepRecord(_Record):
 
 
 class CellEnd(_Record):
-    """How a process of a cell ended: its exit code, its rounds, its seconds, and the reason where it failed.
+    """The end of a cell's process: its exit code, its rounds, its seconds, and the reason where it failed.
 
     `stopped` marks cells that the search stopped after these rounds; they have no process of their own.
     """

@@ -78,8 +78,12 @@ class ListSource(Source, name="list"):
     the list. An evaluation uses `eval_tasks`, with keys `eval-<position>`.
     """
 
-    tasks: Sequence[OrDict[ListedTask]] = Field(min_length=1, description="the tasks to train on")
-    eval_tasks: Sequence[OrDict[ListedTask]] = Field(default=[], description="the tasks of evaluations")
+    tasks: Annotated[Sequence[OrDict[ListedTask]], AfterValidator(tuple)] = Field(
+        min_length=1, description="the tasks to train on"
+    )
+    eval_tasks: Annotated[Sequence[OrDict[ListedTask]], AfterValidator(tuple)] = Field(
+        default=(), description="the tasks of evaluations"
+    )
     num_tasks: int | None = Field(
         default=None, ge=1, description="tasks per round, in the order of the list, which starts over; null: all"
     )

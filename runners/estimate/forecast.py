@@ -8,7 +8,7 @@ from genrl_graph.nodes.policy.compute.activation_checkpointing import GB
 from genrl_graph.runners.estimate.costs import Range
 
 ROW_BYTES, TOKEN_BYTES, LINE_BYTES = Range(8.0, 80.0), Range(1.0, 12.0), Range(1000.0, 10_000.0)
-"""What a row of a step, a token and the metrics of a peer's round take on the disk, after compression."""
+"""The bytes that a row of a step, a token and the metrics of a peer's round take on the disk, after compression."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""How many cells fit side by side, and with how many threads, by the estimate of what each needs."""
+"""Find how many cells fit side by side, and with how many threads, by the estimate of what each needs."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ MOST_ESTIMATED = 6
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How many cells are played side by side, with how many threads each, and why not more.
+    """The number of cells that are played side by side, the threads of each, and why not more.
 
     `unknown` says why a setting could not be estimated.
     """

@@ -28,7 +28,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How the cells of a sweep are started: graph, options of every run, and threads, None where the user set them."""
+    """The start of the cells of a sweep: graph, options of every run, and threads, None where the user set them."""
 
     folder: Path
     graph: str

@@ -21,7 +21,7 @@ GAME = "game.yaml"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepOptions:
-    """What a sweep plays: axes as overrides in Hydra's grammar, keys that change together, seeds, and a search.
+    """The contents of a sweep: axes as overrides in Hydra's grammar, keys that change together, seeds, and a search.
 
     `goal` is METRIC, max:METRIC or min:METRIC. With `keep`, one in so many settings goes on after each rung. `trials`
     settings are drawn instead of playing all. `imports` are hashes or versions by name, as `--import` gives them.

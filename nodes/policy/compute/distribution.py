@@ -145,7 +145,7 @@ def _invert(cumulative: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """What makes logits the distributions of a batch's completion tokens, place by place: row by row, in order.
+    """The options that make logits the distributions of completion tokens, place by place: row by row, in order.
 
     Attributes:
         temperature: Of each place, on the host, so that testing whether all are 1 does not wait for the device.

@@ -50,7 +50,7 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a model may sample: `unknown` ids never, and completions end with one of `eos_ids` or with a stop string.
+    """Limits of sampling: `unknown` ids never occur; completions end with one of `eos_ids` or with a stop string.
 
     `decode` gives the text in which stop strings are looked for; `silent` ids are not in it.
     """

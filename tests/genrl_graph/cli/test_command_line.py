@@ -68,7 +68,11 @@ def test_check_prints_every_problem_with_its_line_and_a_caret(game: Path, capsys
         (["check", "../none.yaml"], 2, "../none.yaml:1:1: no such file"),
         (["check", "broken.yaml"], 2, "broken.yaml:3:1: while parsing a flow node"),
         (["check", "game.yaml", "rounds"], 3, "'rounds': an override is written key=value"),
-        (["check", "game.yaml", "run.rounds=1,2"], 3, "a sweep over several values is not played"),
+        (
+            ["check", "game.yaml", "run.rounds=1,2"],
+            3,
+            "a sweep over several values: `genrl-graph sweep` plays",
+        ),
         (["plan", "two.yaml"], 2, "two.yaml:4:57 nodes.tasks.params.num_tasks: input should be a valid integer"),
         (["run", "two.yaml"], 2, "two.yaml:4:57 nodes.tasks.params.num_tasks"),
         (["nodes", "reward.maths"], 2, "no type named 'reward.maths'"),

@@ -23,7 +23,7 @@ def test_all_types_are_listed_by_kind_with_their_first_line() -> None:
 
 def test_a_node_is_described_by_its_sockets_resources_and_params() -> None:
     assert describe_type("generate.toy_draw") == (
-        "generate.toy_draw\n\nDraws numbers; may see what peers drew.\n\n"
+        "generate.toy_draw\n\nDraws numbers; may see what peers drew.\n\nin Python: from toys import Draw\n\n"
         "inputs:\n  tasks   Tasks\n  policy  ToyPolicy\n  seen    PeerRollouts (optional)\n\n"
         "output:\n  Rollouts\n\n"
         "resources:\n  rng\n  log\n  round\n  peer\n\n"
@@ -75,7 +75,7 @@ class Documented(Select, name="documented"):
 
 def test_own_types_say_what_inputs_output_and_params_mean() -> None:
     assert describe_type("select.documented") == (
-        "select.documented\n\nKeeps all rows.\n\n"
+        f"select.documented\n\nKeeps all rows.\n\nin Python: from {__name__} import Documented\n\n"
         "inputs:\n  rows  Frame  # rows that are kept: all\n"
         "  more  list[Frame]  # rows that are dropped, whatever they hold\n\n"
         "output:\n  Frame  # Return the rows of the first input.\n\n"

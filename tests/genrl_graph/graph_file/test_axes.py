@@ -43,7 +43,7 @@ def test_an_interval_is_drawn_from_evenly_or_by_its_logarithm() -> None:
         ("a=glob(*)", "files are not looked up in a sweep"),
         ("a=interval(2,1)", "an interval has two numbers, the lower first"),
         ("a=tag(log,interval(0,1))", "both above 0"),
-        ("a=(1,2", "write key=value"),
+        ("a=(1,2", "cannot read the value '(1,2'"),
         ("hydra.mode=1,2", "is no key of a graph"),
         ("a=range(0,20000)", "gives more than 10000 values"),
     ],

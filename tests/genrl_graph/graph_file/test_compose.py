@@ -228,7 +228,10 @@ def test_a_key_of_digits_is_the_number_that_the_file_has(load: Load) -> None:
         ("a=int(x)", "ValueError while evaluating"),
         ("a={1.5: x}", "the key 1.5 is not text; quote it"),
         ("a=[{true: x}]", "the key True is not text; quote it"),
-        ("run.rounds=1,2", "is not played; start one run per value (a list is key=[1,2]"),
+        (
+            "run.rounds=1,2",
+            "`genrl-graph sweep` plays one run per value (a list is key=[1,2]",
+        ),
         ("run.rounds=range(1,3)", "a sweep over several values"),
         ("run.rounds=choice(1,3)", "a sweep over several values"),
         ("policy=glob(*)", "a sweep over several values"),

@@ -1,4 +1,4 @@
-"""What is printed of runs fits a terminal: names are whole, numbers continue below, repeated branches are folded."""
+"""Tables of runs fit a terminal: names are whole, numbers continue below, repeated branches are folded."""
 
 import io
 

@@ -407,7 +407,7 @@ def test_a_listing_has_a_line_for_each_run_be_it_broken(place: Path, capsys: pyt
     lines = {line.split()[0]: line for line in said.splitlines() if line.strip()}
     assert code == 0 and "finished" in lines["run"]
     for name, reason in (("text", "no JSON"), ("pipe", "is a pipe"), ("elsewhere", "is a link"), ("evil", "record 2")):
-        assert "unreadable" in lines[name] and reason in lines[name]
+        assert "unreadable" in lines[f"{name}:"] and reason in lines[f"{name}:"]
 
 
 @pytest.mark.parametrize("name", ["writer.lock", "journal/00000001.wal", "metrics.jsonl"])

@@ -189,7 +189,7 @@ def test_an_adapter_of_another_base_rank_or_scale_is_refused(folder: Path, tmp_p
     for other in (lora(tmp_path / "other"), lora(folder, alpha=4.0)):
         with pytest.raises(StoreError, match=r"an adapter of base \w+, this policy has \w+; was it another base"):
             other.load(tmp_path / "saved")
-    with pytest.raises(StoreError, match=r"lora_A.weight' is torch.float32 \[4, 64\], this policy has .* \[8, 64\]"):
+    with pytest.raises(StoreError, match=r"lora_A.weight' is \[4, 64\], this policy has \[8, 64\]"):
         lora(folder, r=8).load(tmp_path / "saved")
 
 

@@ -1,4 +1,4 @@
-"""What a peer is told while an exchange waits for others."""
+"""A peer is told for whom an exchange waits."""
 
 import pytest
 

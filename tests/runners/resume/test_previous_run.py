@@ -186,9 +186,6 @@ def truncating_game() -> Graph:
     score = graph.add("score", RegexReward(pattern=r"(\d)", compare=True, term="correct"), rollouts=rows)
     credit = graph.add("credit", GroupAdvantage(), scored=score)
     update = Grpo(learning_rate=1e-2, minibatches=2, beta=0.1)
-    reference = graph.carry(
-        "reference", TinyLM(alphabet="0123456789+=", initializer_range=0.2, hidden_size=16, layers=1)
-    )
     graph.next_round(policy=graph.add("update", update, policy=policy, credited=credit, reference=reference))
     return graph
 

@@ -48,7 +48,7 @@ WANTED = {"peer", "round", "node", "finite", "lengths", "tokens", "hash", "task"
 WANTED |= {"signed message", "announcement", "head"}
 """Rules that a hostile peer breaks in every run; others depend on when it is heard."""
 MOST_GROWTH = {"rss_mb": 8, "files": 4, "threads": 4, "daemon_mb": 16, "daemon_files": 8}
-"""What an honest peer may grow in the second half beyond what a run without a swarm does."""
+"""The most that an honest peer may grow in the second half beyond what a run without a swarm does."""
 
 
 @dataclass

@@ -22,7 +22,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_package_that_is_not_installed_says_what_to_install() -> None:
-    with pytest.raises(DataError, match=r"package:llm_nowhere: not installed; run: pip install --no-deps llm-nowhere"):
+    with pytest.raises(DataError, match=r"package:llm_nowhere: not installed; no package 'llm-nowhere' is known here"):
         CausalLM(model="package:llm_nowhere").init("policy", seed=0)
 
 
