@@ -150,7 +150,7 @@ def test_a_data_set_that_reasoning_gym_does_not_have_is_told_before_a_model_is_l
     [
         (
             "package:not_there",
-            "package:not_there: not installed; no package 'not-there' is known here",
+            "package:not_there: not installed; no package 'not-there' is known here; install what holds it",
         ),
         ("package:yaml", "package:yaml: wants exactly one GGUF file in the package; found none"),
         ("./no_model", "policy.causal_lm.model './no_model': no such folder"),
