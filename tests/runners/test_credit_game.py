@@ -31,6 +31,7 @@ def curves(out: Path, rounds: int, *overrides: str) -> dict[str, np.ndarray]:
     return {name: np.asarray([line[name] for line in lines]) for name in lines[0] if name in lines[-1]}
 
 
+@pytest.mark.long
 def test_a_critic_learns_from_what_its_critiques_led_to(tmp_path: Path) -> None:
     """Measured over five seeds: what a critique earns is 0.12 to 0.16 in rounds 1 to 6, 0.92 to 0.97 in 55 to 60."""
     found = curves(tmp_path / "run", 60)

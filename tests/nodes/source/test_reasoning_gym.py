@@ -108,6 +108,7 @@ def test_a_mix_of_data_sets() -> None:
     assert names == {"basic_arithmetic", "leg_counting"}
 
 
+@pytest.mark.long
 def test_every_process_makes_the_same_tasks_or_says_that_it_cannot() -> None:
     names = ("leg_counting", "list_functions", "word_ladder")
     (legs, lists, message), fixed = in_a_process(*names, hash_seed="1"), in_a_process(*names, hash_seed="0")

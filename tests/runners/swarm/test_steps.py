@@ -23,6 +23,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("name", [pytest.param("tic_tac_toe_swarm", marks=pytest.mark.soak), "cartpole_swarm"])
+@pytest.mark.long
 def test_two_processes_share_their_games(name: str, tmp_path: Path) -> None:
     file, local = GAMES / f"{name}.yaml", tmp_path / "local"
     game = read(file, SMALL[name]).graph

@@ -101,6 +101,7 @@ def test_the_peak_is_no_less_than_what_is_held() -> None:
 
 
 @glibc
+@pytest.mark.long
 def test_large_tensors_leave_no_holes() -> None:
     plain, settled = held("plain")[0], held("settled")[0]
     assert settled < plain - 0.2, (settled, plain)

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.long
 def test_a_hub_s_files_give_their_text(tmp_path: Path) -> None:
     program = Path(__file__).parent / "hub_server.py"
     env = {name: value for name, value in os.environ.items() if not name.lower().endswith(("_proxy", "_offline"))}
