@@ -113,7 +113,7 @@ def _sweep(args: argparse.Namespace) -> int:
     try:
         sweep = play_sweep(plan, out=args.out, jobs=args.jobs, resume=args.resume, quiet=args.quiet)
     except Interrupted as interrupted:
-        print(f"genrl-graph: {interrupted}; --resume goes on", file=sys.stderr)
+        print(f"genrl-graph: {interrupted}", file=sys.stderr)
         return interrupted.exit_code
     if sweep.failed:
         names = ", ".join(f"{end.cell} ({end.exit_code})" for end in sweep.failed[:5])

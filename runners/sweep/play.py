@@ -161,7 +161,7 @@ class _Player:
         jobs = self._record.jobs or 1
         threads = "" if launch.threads is None else f" with {counted(launch.threads, 'thread')} each"
         _say(self._console, f"{self._folder}: {self._left()} played; {jobs} side by side{threads}")
-        play_work(self._work(), launch, jobs, ended=self._ended)
+        play_work(self._work(), launch, jobs, ended=self._ended, folder=self._folder)
         self._finish()
         return Sweep(self._folder, self._record, self._ends)
 

@@ -24,10 +24,11 @@ def play_work(
     jobs: int,
     *,
     ended: Callable[[Task, CellEnd], None],
+    folder: Path,
 ) -> None:
     """Start cells while there is work and room for them; raises `Interrupted` after a signal, when all have ended.
 
-    `ended` records the end of a cell before `work` learns of it.
+    `ended` records the end of a cell before `work` learns of it; the error names `folder`, that of the sweep.
     """
     running: list[CellProcess] = []
     stop = Stop(notice=NOTICE)
@@ -44,7 +45,7 @@ def play_work(
         finally:
             _stop_all(running)
         assert stop.signum is not None
-        raise Interrupted(stop.signum)
+        raise Interrupted(stop.signum, folder)
 
 
 def wait_for_orphans(folders: Iterable[Path]) -> None:
