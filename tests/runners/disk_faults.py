@@ -108,7 +108,12 @@ WRITERS = {
         base=False,
     ),
     "resume": Writer("resume run run.rounds=3 -q", ("run",)),
-    "evaluate": Writer("run text.yaml -o evaluated -q run.mode=evaluate", ("evaluated",), base=False),
+    "evaluate": Writer(
+        "run text.yaml -o evaluated -q run.mode=evaluate",
+        ("evaluated",),
+        "run text.yaml -o evaluated -q run.mode=evaluate --resume",
+        base=False,
+    ),
     "rows.jsonl": Writer("rows run answer -o out/rows.jsonl", ("out/rows.jsonl",)),
     "rows.parquet": Writer("rows run answer -o out/rows.parquet", ("out/rows.parquet",)),
     "rows": Writer("rows run answer -o out/rows", ("out/rows",)),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from interrupts import SHARES, SIGNALS, Bench, Interrupts, Tally
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("kind", SHARES)
