@@ -26,15 +26,16 @@ class TurnsAdvantage(BaselineAdvantage, name="turns"):
     """
 
     credit: Literal["outcome", "return_to_go"] = Field(
-        "outcome",
+        default="outcome",
         description="what a turn is credited with: the outcome of its episode, or the rewards from it to the end",
     )
-    gamma: float = Field(1.0, ge=0, le=1, description="discount of a turn in the return to go")
+    gamma: float = Field(default=1.0, ge=0, le=1, description="discount of a turn in the return to go")
     scope: Literal["task", "seat", "batch"] = Field(
-        "task", description="episodes with one baseline: of a task and seat, of a seat, or all of a node and peer"
+        default="task",
+        description="episodes with one baseline: of a task and seat, of a seat, or all of a node and peer",
     )
     weight: Literal["turn", "episode"] = Field(
-        "turn",
+        default="turn",
         description="what counts alike in the loss: every turn, so that long episodes weigh more, or every episode: "
         "advantages are divided by its turns and multiplied by the mean number of turns",
     )

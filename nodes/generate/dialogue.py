@@ -64,27 +64,29 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
     environment raises or returns what no game can; a failed episode is one failed row with its reason.
     """
 
-    system: str = Field("", description="Jinja template of the system message of a seat; empty: none")
+    system: str = Field(default="", description="Jinja template of the system message of a seat; empty: none")
     template: str = Field(
-        TEMPLATE, description="Jinja template of the message that tells a seat what it heard and which moves are legal"
+        default=TEMPLATE,
+        description="Jinja template of the message that tells a seat what it heard and which moves are legal",
     )
     extract: str = Field(
-        r"\s*(.*\S)\s*",
+        default=r"\s*(.*\S)\s*",
         description="regular expression of the move in a completion: the first group of the last match; by default the "
         "whole completion",
     )
     illegal: Illegal = "forfeit"
     illegal_reward: float = Field(
-        -1.0,
+        default=-1.0,
         allow_inf_nan=False,
         description="reward of a turn whose move is illegal, with forfeit and random; the other seats get none for it",
     )
     history: History = "sampled"
-    opponents: Opponents = Field({"self": 1.0}, description="who plays the other seats, by weight")
-    eval_opponents: Opponents = Field({"random": 1.0}, description="who plays the other seats in evaluations")
-    num_generations: int = Field(1, ge=1, description="times that each episode is played")
-    num_envs: int = Field(16, ge=1, description="episodes that are played concurrently")
-    max_turns: int = Field(32, ge=1, description="turns of one seat after which an episode is truncated")
+    opponents: Opponents = Field(default={"self": 1.0}, description="who plays the other seats, by weight")
+    eval_opponents: Opponents = Field(default={"random": 1.0}, description="who plays the other seats in evaluations")
+    num_generations: int = Field(default=1, ge=1, description="times that each episode is played")
+    num_envs: int = Field(default=16, ge=1, description="episodes that are played concurrently")
+    max_turns: int = Field(default=32, ge=1, description="turns of one seat after which an episode is truncated")
+
     _evaluating: bool = PrivateAttr(default=False)
     _pool: GamePool[CheckedTextGame] = PrivateAttr(default_factory=lambda: GamePool(Environment.open_text))
 

@@ -67,7 +67,7 @@ class Grpo(PacedUpdate, name="grpo"):
         description="multiply the KL by the importance ratio, which makes its gradient unbiased (arXiv 2512.02556)",
     )
     off_policy_mask_threshold: float | None = Field(
-        None,
+        default=None,
         description="drop sequences with a negative advantage whose log-probs have fallen by more than this since they "
         "were sampled, in nats per token (arXiv 2512.02556); null: none",
     )

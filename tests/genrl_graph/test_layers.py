@@ -98,3 +98,15 @@ def test_docstrings_open_with_a_verb_or_a_noun() -> None:
     assert questions('"""Whatever."""\ndef f():\n    """\n    How it ends."""') == ["How it ends."]
     assert questions('LIMIT = 1\n"""What it costs."""') == ["What it costs."]
     assert [(name, text) for name, source in sources.items() for text in questions(source)] == []
+
+
+def test_defaults_of_params_are_named_so_that_type_checkers_see_them() -> None:
+    """A type checker takes a param for required if its default is the first argument of `Field`."""
+    positional = [
+        f"{file.relative_to(PACKAGE.parent)}:{call.lineno}"
+        for folder in ("genrl_graph", "nodes", "runners")
+        for file in sorted((PACKAGE.parent / folder).rglob("*.py"))
+        for call in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Field" and call.args
+    ]
+    assert positional == []
