@@ -50,7 +50,7 @@ def _closest(name: str, known: tuple[str, ...]) -> str | None:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a hint such as " (did you mean 'critiques'?)", or "" if no known name is close."""
-    close = closest(name, known)
+    close = closest(name, (other for other in known if other != name))
     return f" (did you mean {close!r}?)" if close else ""
 
 

@@ -38,8 +38,8 @@ def qwen() -> PreTrainedModel:
     return Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8))
 
 
-def gpt2() -> PreTrainedModel:
-    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "initializer_range": 0.2}
+def gpt2(positions: int = 256) -> PreTrainedModel:
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": positions, "initializer_range": 0.2}
     sizes |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, eos_token_id=1, bos_token_id=1, **sizes))
 
@@ -54,10 +54,12 @@ def causal(policy: object) -> CausalPolicy:
     return policy
 
 
-def policy_of(make: Callable[[], PreTrainedModel] = llama, *, share: bool, **training: Any) -> CausalPolicy:
+def policy_of(
+    make: Callable[[], PreTrainedModel] = llama, *, share: bool, context: int = 256, **training: Any
+) -> CausalPolicy:
     torch.manual_seed(0)
     tokens = ChatTokens(character_tokenizer(PRINTABLE), chat_template=CONTENTS, where="test")
-    return CausalPolicy("p", make(), tokens, context=256, training=Training(share_prefixes=share, **training))
+    return CausalPolicy("p", make(), tokens, context=context, training=Training(share_prefixes=share, **training))
 
 
 def rows_of(seed: int = 0) -> list[TokenSequence]:

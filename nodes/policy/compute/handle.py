@@ -35,8 +35,8 @@ from genrl_graph.nodes.policy.compute.weights import restore_optimizer, save_sta
 FROZEN = "frozen.json"
 MEASURED = ("reading", "_has_plain_head", "_shares", "_saved_token", "_unknown")
 """Cached properties that are measured on a model and hold for its copies, too."""
-PROBE_LENGTHS = (32, 96)
-"""Probe lengths, in tokens, for estimating the activation bytes that a token adds."""
+PROBE_LENGTH = 96
+"""Tokens of the longer of two probes that measure the activation bytes of a token; less in a shorter context."""
 
 
 class CausalPolicy(TrainablePolicy):
@@ -211,13 +211,14 @@ class CausalPolicy(TrainablePolicy):
     @cached_property
     def _saved_token(self) -> float:
         """Bytes per token that a forward pass keeps for its backward pass, estimated from two probes."""
-        sizes = []
+        longer = min(PROBE_LENGTH, self.context_length)
+        lengths, sizes = (max(2, longer // 3), longer), []
         with torch.enable_grad():
-            for count in PROBE_LENGTHS:
+            for count in lengths:
                 ids = np.linspace(0, self.vocab_size - 1, count).astype(np.int32)
                 probe = [TokenSequence(ids[:-1], ids[-1:])]
                 sizes.append(kept_bytes(partial(self._logprobs, probe, np.ones(1, np.float32)), self.model))
-        return max(0.0, (sizes[1] - sizes[0]) / (PROBE_LENGTHS[1] - PROBE_LENGTHS[0]))
+        return max(0.0, (sizes[1] - sizes[0]) / max(1, lengths[1] - lengths[0]))
 
     def save(self, folder: Path) -> None:
         """Write weights, optimiser state and version, with the config and tokenizer that transformers needs."""

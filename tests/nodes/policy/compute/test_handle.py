@@ -1,11 +1,12 @@
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from architectures import causal
+from architectures import causal, gpt2, policy_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from genrl_graph.contract.policy import TokenSequence
@@ -58,6 +59,15 @@ def test_step_equals_adamw_on_clipped_gradients_and_returns_the_norm_before() ->
     expected, gradient = parameters[name].detach().clone(), gradients[name] / (total + 1e-6)
     expected -= 1e-3 * (0.1 * expected + gradient / (gradient.abs() + 1e-8))  # Adam's first step is the sign
     torch.testing.assert_close(dict(policy.model.named_parameters())[name].detach(), expected, rtol=1e-3, atol=2e-6)
+
+
+@pytest.mark.parametrize("positions", [16, 64])
+@pytest.mark.parametrize("share", [False, True])
+def test_a_model_trains_that_has_positions_for_its_context_only(positions: int, share: bool) -> None:
+    policy = policy_of(partial(gpt2, positions), share=share, context=positions, activation_bytes=1e4)
+    before = likelihood(policy)
+    train(policy)
+    assert likelihood(policy) > before
 
 
 def test_micro_batches_add_up_to_the_batch() -> None:
