@@ -104,6 +104,7 @@ class _Deadline:
             while self._receive(socket.MSG_PEEK | socket.MSG_DONTWAIT) and time.monotonic() < ends:
                 time.sleep(0.05)
             if time.monotonic() >= ends:
+                self.take()  # else the watchdog, too, says that it ends this process
                 _end(signum, self.stop.folder if self.stop is not None else None)
 
     def _receive(self, flags: int) -> bytes:

@@ -18,8 +18,8 @@ ALIVE_S = 10.0
 
 
 KILLED = (
-    "genrl-graph: killed within a step, which is lost; what was committed is kept; the same command with --resume, or "
-    "in Python resume=True, goes on from there\n"
+    "genrl-graph: killed within a step, which is lost; what was committed to its folder, if it has one, is kept; the "
+    "same command with --resume, or in Python resume=True, goes on from there\n"
 )
 
 
