@@ -74,7 +74,7 @@ def _means(comparison: Comparison, aligned: Aligned) -> Iterator[str]:
 
 
 def _differences(differences: list[Difference]) -> Iterator[str]:
-    yield "| Difference | Runs | Mean | 95 % interval | |"
+    yield "| Difference | Runs | Mean | 95 % interval | The first is |"
     yield "| --- | ---: | ---: | --- | --- |"
     for d in differences:
         runs = counted(d.pairs, "pair") if d.pairs else f"{d.runs[0]} and {d.runs[1]}"
