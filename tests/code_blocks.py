@@ -26,7 +26,7 @@ from genrl_graph.docs.pictures import FENCE, FILE_NAME
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "genrl_graph" / "docs" / "pages"
 HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
-SECONDS = 540
+SECONDS = 240
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,10 +215,9 @@ class Graph:
 
     def plan(self) -> str:
         """Return the schedule of a round as text, as `plan` prints it; raise `GraphError` for a broken graph."""
-        from genrl_graph.dag.plan import schedule_text
-        from genrl_graph.dag.schedule import compile_graph
+        from genrl_graph.dag.plan import plan_of
 
-        return schedule_text(compile_graph(self))
+        return plan_of(self)
 
     def draw(
         self,

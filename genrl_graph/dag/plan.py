@@ -1,7 +1,13 @@
 """A schedule as text: the steps of a round in order, shown before anything runs."""
 
-from genrl_graph.dag.schedule import Schedule, Step
+from genrl_graph.dag.graph import Graph
+from genrl_graph.dag.schedule import Schedule, Step, compile_graph
 from genrl_graph.messages import counted
+
+
+def plan_of(graph: Graph) -> str:
+    """Return the schedule of a graph as text; raises `GraphError` for a broken graph."""
+    return schedule_text(compile_graph(graph))
 
 
 def schedule_text(schedule: Schedule) -> str:

@@ -1,6 +1,6 @@
 """Rows that follow each other in a trajectory: number the trajectories of a frame, and find those with gaps."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,12 @@ def combined_codes(rows: "Frame", *columns: str) -> "NDArray[np.int64]":
         codes = codes * (int(values.max(initial=0)) + 1) + values
         codes = np.unique(codes, return_inverse=True)[1].astype(np.int64)
     return codes
+
+
+def in_order(codes: "NDArray[np.int64]", places: "NDArray[Any]") -> "list[NDArray[np.int64]]":
+    """Return the row numbers of each trajectory in the order of `places`, trajectories by their code."""
+    order = np.lexsort((places, codes))
+    return np.split(order, np.flatnonzero(np.diff(codes[order])) + 1) if len(order) else []
 
 
 def incomplete(

@@ -18,6 +18,7 @@ from genrl_graph.edge_types.sequences import (
     LARGEST_VALUE,
     MOST_SEATS,
     combined_codes,
+    in_order,
     incomplete,
     whole_or_none,
 )
@@ -82,10 +83,7 @@ class Trajectories(Frame):
 
     def transcripts(self) -> Iterator[Transcript]:
         """Render each trajectory, in order of its first row."""
-        codes = self.seat_codes()
-        order = np.lexsort((self.numpy("step"), codes))
-        parts = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1) if len(order) else []
-        for rows in sorted(parts, key=lambda part: int(part.min())):
+        for rows in sorted(in_order(self.trajectory_codes(), self.numpy("step")), key=lambda part: int(part.min())):
             yield trajectory_transcript(self.take(rows), rows)
 
     def finished(self) -> Self:
@@ -97,16 +95,12 @@ class Trajectories(Frame):
         mask: NDArray[np.bool_] = pc.equal(self._column("finish_reason"), finish).to_numpy(zero_copy_only=False)
         return mask
 
-    def seat_codes(self) -> "NDArray[np.int64]":
+    def trajectory_codes(self) -> "NDArray[np.int64]":
         """Return for each row the index of its trajectory (one seat of one episode), from 0, shape (rows,).
 
         Node and peer count, too: a peer cannot add steps to another's episode.
         """
         return combined_codes(self, "seat", "group_id", "node", "peer")
-
-    def trajectory_codes(self) -> "NDArray[np.int64]":
-        """Return `seat_codes`."""
-        return self.seat_codes()
 
     def content_ids(self, *, protocol: str) -> list[str]:
         """Return the id that each row must have in a graph with this protocol fingerprint.
@@ -114,9 +108,8 @@ class Trajectories(Frame):
         The ids of a trajectory are hashes over all of its steps, so the frame must hold all of them.
         """
         ids = [""] * len(self)
-        order = np.lexsort((self.numpy("step"), codes := self.seat_codes()))
         actions = self.numpy("action")
-        for rows in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1) if len(order) else []:
+        for rows in in_order(self.trajectory_codes(), self.numpy("step")):
             (first,) = self.take(rows[:1]).rows("peer", "round", "node", "task_id", "sample", "seat")
             name = trajectory_id(protocol=protocol, actions=actions[rows], where=first)
             for position, step in zip(rows.tolist(), self.numpy("step")[rows].tolist(), strict=True):
@@ -129,7 +122,7 @@ class Trajectories(Frame):
         A trajectory is refused as a whole if one of its steps is refused, if it does not start at step 0, if a step is
         missing, or if any step but the last is finished.
         """
-        codes, bad = self.seat_codes(), np.zeros(len(self), dtype=bool)
+        codes, bad = self.trajectory_codes(), np.zeros(len(self), dtype=bool)
         for flaw in self._row_flaws(known):
             bad |= flaw.rows
             yield flaw
@@ -159,7 +152,7 @@ class Trajectories(Frame):
 
     def _incomplete(self) -> "NDArray[np.bool_]":
         """Return a mask of rows whose trajectory is not steps 0, 1, ... with only the last one finished."""
-        return incomplete(self.seat_codes(), self.numpy("step").astype(np.int64), ~self.finish_is(""))
+        return incomplete(self.trajectory_codes(), self.numpy("step").astype(np.int64), ~self.finish_is(""))
 
 
 def episode_id(*, protocol: str, peer: str, round: int, node: str, task_id: str, sample: int) -> str:

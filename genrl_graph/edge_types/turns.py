@@ -16,6 +16,7 @@ from genrl_graph.edge_types.sequences import (
     LARGEST_VALUE,
     MOST_SEATS,
     combined_codes,
+    in_order,
     incomplete,
     whole_or_none,
 )
@@ -110,9 +111,7 @@ class Turns(Rollouts):
     def transcripts(self) -> Iterator[Transcript]:
         """Render each episode, in order of its first row: what each seat heard, said and did, move by move."""
         codes = combined_codes(self, "episode", "node", "peer")
-        order = np.lexsort((self.numpy("move"), codes))
-        parts = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1) if len(order) else []
-        for rows in sorted(parts, key=lambda part: int(part.min())):
+        for rows in sorted(in_order(codes, self.numpy("move")), key=lambda part: int(part.min())):
             yield _transcript(self.take(rows), rows)
 
 

@@ -23,7 +23,7 @@ class WholeTrajectories:
     @classmethod
     def of(cls, frame: Trajectories) -> Self:
         """Collect the complete trajectories; leave out failed episodes and those with missing or repeated steps."""
-        codes, steps = frame.seat_codes(), frame.numpy("step").astype(np.int64)
+        codes, steps = frame.trajectory_codes(), frame.numpy("step").astype(np.int64)
         order = np.lexsort((steps, codes))
         sizes = np.bincount(codes, minlength=0)
         starts = np.cumsum(sizes) - sizes

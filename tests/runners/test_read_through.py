@@ -49,7 +49,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@settings(max_examples=3)
+@settings(max_examples=6)
 @given(st.integers(0, 2**32))
 def test_what_passes_goes_through_every_command(base: Path, seed: int) -> None:
     with TemporaryDirectory() as name:

@@ -106,9 +106,9 @@ def test_a_reward_of_another_peer_is_a_number() -> None:
 
 
 def test_seats_of_an_episode_are_trajectories_of_their_own() -> None:
-    assert steps().seat_codes().tolist() == [0, 1, 0, 1]
-    assert len(set(steps(peer=["a", "a", "b", "b"]).seat_codes().tolist())) == 4
-    assert len(Trajectories.empty().seat_codes()) == 0
+    assert steps().trajectory_codes().tolist() == [0, 1, 0, 1]
+    assert len(set(steps(peer=["a", "a", "b", "b"]).trajectory_codes().tolist())) == 4
+    assert len(Trajectories.empty().trajectory_codes()) == 0
 
 
 def test_it_is_stored_as_flat_arrays_with_its_shapes() -> None:

@@ -115,7 +115,7 @@ def test_episodes_are_printed_with_their_boards(run: Path, capsys: pytest.Captur
 
 
 def _seats(rows: Trajectories) -> list[np.ndarray]:
-    codes = rows.seat_codes()
+    codes = rows.trajectory_codes()
     return [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
 
 

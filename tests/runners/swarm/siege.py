@@ -36,7 +36,7 @@ PACE_S = 2.0  # so that attackers, which start later and share the machine, keep
 GATE_AT = 1  # the round in which the honest peers wait until the attackers are there
 JUDGE_S = 2.0
 MOST_GROWTH_MB = 12.0
-MOST_THREADS, MOST_FILES = 4, 4 + 2 * 16  # two attackers may just have opened all streams that a peer may have
+MOST_THREADS, MOST_FILES = 4, 4
 GAME = f"""\
 graph: siege
 version: 1
