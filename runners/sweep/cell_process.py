@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from genrl_graph.store.durable import make_folder
+from genrl_graph.store.run_path import RunPath, refused_by_name
 from genrl_graph.store.sweep_folder import LOGS, Cell, CellEnd
 
 TIED = Path(__file__).with_name("tied.py")
@@ -46,9 +46,9 @@ class Launch:
         threads = {} if self.threads is None else {"OMP_NUM_THREADS": str(self.threads)}
         return dict(os.environ) | threads
 
-    def log(self, cell: Cell) -> Path:
+    def log(self, cell: Cell) -> RunPath:
         """Return the file that the output of a cell is appended to."""
-        return self.folder / LOGS / f"{cell.name}.log"
+        return RunPath(self.folder) / LOGS / f"{cell.name}.log"
 
 
 @dataclass(slots=True)
@@ -56,16 +56,22 @@ class CellProcess:
     """A running cell."""
 
     task: Task
-    log: Path
+    log: RunPath
     process: "subprocess.Popen[bytes]"
     started: float = field(default_factory=time.monotonic)
 
     @classmethod
     def start(cls, launch: Launch, task: Task) -> "CellProcess":
-        """Start a cell in a session of its own, so that a signal of the terminal reaches only the sweep."""
+        """Start a cell in a session of its own, so that a signal of the terminal reaches only the sweep.
+
+        Raises `StoreError` where a link, or anything else that leads out of the sweep, stands in place of its files.
+        """
         log = launch.log(task.cell)
-        make_folder(log.parent)
-        with log.open("ab") as output:
+        (RunPath(launch.folder) / task.cell.name).is_folder()
+        with refused_by_name(log, "write"):
+            log.parent.make_folder()
+            handle = log.open(os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        with os.fdopen(handle, "ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-S", str(TIED), str(os.getpid()), *launch.command(task)],
                 stdin=subprocess.DEVNULL,
@@ -94,9 +100,9 @@ class CellProcess:
             self.process.send_signal(signum)
 
 
-def _reason(log: Path, code: int) -> str:
+def _reason(log: RunPath, code: int) -> str:
     """Return why a process failed: the first line of its last error, else its last line, else the signal."""
-    with log.open("rb") as file:
+    with os.fdopen(log.open(os.O_RDONLY), "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     if code < 0:

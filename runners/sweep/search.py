@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from genrl_graph.errors import StoreError
+from genrl_graph.messages import short
 from genrl_graph.runners.sweep.cell_process import Task
 from genrl_graph.runners.sweep.study import Study
 from genrl_graph.runners.sweep.work import is_done
@@ -32,6 +34,10 @@ class Halving:
     stop: Callable[[Sequence[Cell], int], None]
 
     def __post_init__(self) -> None:
+        if unknown := self.study.settings().keys() - self.settings.keys():
+            raise StoreError(
+                f"{self.study.path}: {short(min(unknown))} is no setting of this sweep; restore it from a copy"
+            )
         self._at, self._waiting, self._open = -1, deque[Task](), set[str]()
         self._advance()
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genrl_graph.errors import ParamError
+from genrl_graph.errors import ParamError, StoreError
+from genrl_graph.messages import short
 from genrl_graph.runners.sweep.cells import Axes
+from genrl_graph.store.run_path import RunPath
 from genrl_graph.store.sweep_folder import Goal
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 STUDY = "optuna.jsonl"
 SETTING = "setting"
+MOST_BYTES = 64 * 2**20
 
 
 class Study:
@@ -34,12 +37,21 @@ class Study:
         self.goal = goal
         self._sign = 1.0 if goal.direction == "max" else -1.0
         self._keep = keep
-        self._study = optuna.create_study(
-            storage=_storage(folder / STUDY),
-            study_name="sweep",
-            direction="maximize" if goal.direction == "max" else "minimize",
-            load_if_exists=True,
-        )
+        self.path = RunPath(folder) / STUDY
+        if self.path.is_file() and self.path.status().st_size > MOST_BYTES:
+            raise StoreError(f"{self.path}: has more than {MOST_BYTES} bytes; restore it from a copy")
+        try:
+            self._study = optuna.create_study(
+                storage=_storage(self.path.path),
+                study_name="sweep",
+                direction="maximize" if goal.direction == "max" else "minimize",
+                load_if_exists=True,
+            )
+        except Exception as error:  # Optuna asserts, indexes and decodes what it reads
+            raise StoreError(
+                f"{self.path}: no search that a sweep writes ({short(f'{type(error).__name__}: {error}')}); restore it "
+                "from a copy"
+            ) from error
 
     def settings(self) -> dict[str, "optuna.trial.FrozenTrial"]:
         """Return the trials by the label of their setting; those without one were not begun."""
