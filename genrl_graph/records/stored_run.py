@@ -83,6 +83,11 @@ class StoredRun:
         return [store.folder for store in self._stores]
 
     @property
+    def stores(self) -> Sequence[RunStore]:
+        """The store of the run folder, or those of the peer processes."""
+        return self._stores
+
+    @property
     def versions(self) -> Mapping[str, Any]:
         """The versions of the software that ran it; where each peer was a process, those of the first."""
         return self._stores[0].versions
