@@ -31,7 +31,7 @@ def _limits(run: WatchedRun) -> Iterator[tuple[str, str]]:
 
 def picture_of_run(run: WatchedRun) -> Picture:
     """Return the picture of the graph that a run plays; that of an unknown or broken one shows its problems."""
-    return picture_of(run.stored.graph)
+    return picture_of(run.stored.graph, run.stored.problems)
 
 
 def game_values(run: WatchedRun) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def _picture(run: StoredRun) -> str:
         numbers = measured(run.folder, run.graph.nodes)
     except StoreError:  # no round has ended yet
         numbers = None
-    return f'<div style="overflow:auto">{svg(picture_of(run.graph, run=numbers))}</div>'
+    return f'<div style="overflow:auto">{svg(picture_of(run.graph, run.problems, run=numbers))}</div>'
 
 
 def _curve(name: str, points: Points) -> str:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from genrl_graph.dag.graph import Graph
+from genrl_graph.dag.problems import Problem
 from genrl_graph.dag.schedule import compile_graph
-from genrl_graph.errors import GraphError
 from genrl_graph.records.write import EVAL_PREFIX
 from genrl_graph.store.journal_tail import CommittedStep
 from genrl_graph.store.notes_file import Waiting
@@ -24,12 +24,11 @@ class Order:
     beside: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, graph: Graph) -> "Order":
-        """Return the order of a graph; that of the file where its node types are unknown here."""
-        try:
-            schedule = compile_graph(graph)
-        except GraphError:
+    def of(cls, graph: Graph, problems: Sequence[Problem] = ()) -> "Order":
+        """Return the order of a graph; that of the file where it has problems, such as node types unknown here."""
+        if problems:
             return cls(tuple(graph.nodes), {})
+        schedule = compile_graph(graph)
         last = {step.node: at for at, step in enumerate(schedule.steps)}
         exchanges = [step.node for step in schedule.steps if step.action == "close"]
         return cls(

@@ -164,6 +164,7 @@ def serve(watched: Watched, *, port: int, imports: Sequence[str], ready: Callabl
             listening.bind((LOOPBACK, port))
         except OSError as error:
             raise StoreError(f"--port {port}: {error.strerror}; name another port, or none") from error
+        listening.listen()  # whoever is told the address may come at once
         port = listening.getsockname()[1]
         guarded = Guard(View(watched, imports).app(), token=token, hosts=[f"{LOOPBACK}:{port}", f"localhost:{port}"])
         config = uvicorn.Config(

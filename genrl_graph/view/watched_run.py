@@ -47,7 +47,7 @@ class WatchedRun:
         self.lock = threading.RLock()
         self.stored: StoredRun = open_run(name.folder)
         self.metrics = RunMetrics(self.stored.folders)
-        self.order = Order.of(self.stored.graph)
+        self.order = Order.of(self.stored.graph, self.stored.problems)
         self.progress = Progress()
         self.problem = ""  # why the run could not be read further
         self.version = 0
