@@ -12,9 +12,10 @@ from genrl_graph.comparison.history import is_outcome
 from genrl_graph.errors import GenrlGraphError, StoreError
 from genrl_graph.records.stored_run import StoredRun, open_run, writer_of
 from genrl_graph.store.journal_tail import CommittedStep, JournalTail
-from genrl_graph.store.notes_file import FAILED, Note, Waiting, read_notes, waiting_of
+from genrl_graph.store.metrics_file import METRICS
+from genrl_graph.store.notes_file import FAILED, NOTES, Note, Waiting, read_notes, waiting_of
 from genrl_graph.store.peer_folders import run_folders
-from genrl_graph.store.run_folder import JOURNAL, inner_folders
+from genrl_graph.store.run_folder import GRAPH, JOURNAL, inner_folders
 from genrl_graph.store.run_path import RunPath
 from genrl_graph.store.run_store import RunStore
 from genrl_graph.store.strict_json import parse_object
@@ -56,6 +57,7 @@ class WatchedRun:
         self._notes: dict[Path, tuple[tuple[int, int], list[Note]]] = {}
         self._status = ("", "")
         self._looked = time.monotonic()
+        self._graph = _stamp(self.stored.folders[0], GRAPH)
 
     @cached_property
     def title(self) -> str:
@@ -122,7 +124,7 @@ class WatchedRun:
         return sorted(notes, key=lambda note: note.time)[-MOST_NOTES:]
 
     def _read(self) -> bool:
-        changed = self._look_for_peers()
+        changed = self._look_again()
         lines = self.metrics.read()
         self.loading = lines > 0
         for folder in self.stored.folders:
@@ -143,23 +145,27 @@ class WatchedRun:
         return self.progress.take(tail.steps())
 
     def _read_notes(self, folder: Path) -> bool:
-        stamp = _stamp(folder, "notes.jsonl")
+        stamp = _stamp(folder, NOTES)
         if stamp == self._notes.get(folder, ((0, 0), []))[0]:
             return False
         self._notes[folder] = (stamp, read_notes(folder)[-MOST_NOTES:])
         return True
 
-    def _look_for_peers(self) -> bool:
-        """Open the run again where the folder of another peer has appeared."""
+    def _look_again(self) -> bool:
+        """Open the run again where it was resumed with other options, or where the folder of a peer has appeared."""
+        if (stamp := _stamp(self.stored.folders[0], GRAPH)) == self._graph and not self._has_more_peers():
+            return False
+        self._graph = stamp
+        self.stored = open_run(self.names.folder)
+        self.metrics.folders = self.stored.folders
+        return True
+
+    def _has_more_peers(self) -> bool:
         now, known = time.monotonic(), self.stored.folders
         if known == [self.names.folder] or now - self._looked < FOLDERS_EVERY_S:
             return False
         self._looked = now
-        if len(inner_folders(self.names.folder)) == len(known) or run_folders(self.names.folder) == known:
-            return False
-        self.stored = open_run(self.names.folder)
-        self.metrics.folders = self.stored.folders
-        return True
+        return len(inner_folders(self.names.folder)) != len(known) and run_folders(self.names.folder) != known
 
     def _status_now(self) -> tuple[str, str]:
         state, writers = self._state()
@@ -228,7 +234,7 @@ def _stamp(folder: Path, name: str) -> tuple[int, int]:
 def _written(folder: Path) -> float:
     """Return when a run folder was last written, in seconds since 1970."""
     journal, root = RunPath(folder) / JOURNAL, RunPath(folder)
-    paths = [root / "metrics.jsonl", root / "graph.yaml"]
+    paths = [root / METRICS, root / GRAPH]
     if journal.is_folder():
         paths += [journal / name for name in journal.listing()[-2:]]
     times = []

@@ -99,7 +99,7 @@ def test_the_page_shows_a_step_within_two_seconds(browser: "ChromiumDriver", tmp
         assert "2 of 2 rounds" in text(browser, "#status")
         play(toy_game(), out=tmp_path / "run", rounds=5, quiet=True, resume=True)
         ended = time.monotonic()
-        until(lambda: "5 of 2 rounds" in text(browser, "#status"))
+        until(lambda: "5 of 5 rounds" in text(browser, "#status"))
         waited = time.monotonic() - ended
         print(f"the page showed the last round {waited:.2f} s after it")
         curve = 'figure [role="img"][aria-label^="stage1/reward"]'
@@ -142,3 +142,41 @@ def test_an_exported_page_needs_no_server(
     assert browser.get_log("browser") == []
     assert [url for url in requested(browser) if url.startswith("http")] == []
     assert HOSTILE not in page.read_text()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_axe_has_no_serious_findings(browser: "ChromiumDriver", address: str, mode: str) -> None:
+    axe = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
+    script = (Path(axe.__file__).parent / "axe.min.js").read_text()
+    feature = {"name": "prefers-color-scheme", "value": mode}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    opened(browser, address)
+    browser.execute_cdp_cmd("Runtime.evaluate", {"expression": script})  # the page's policy keeps other scripts out
+    findings = []
+    for tab, ready in AXE_TABS.items():
+        click(browser, f"#tab-{tab}")
+        one(browser, ready)
+        if tab == "now":
+            click(browser, '.picture .box[data-name="final"]')
+        if tab == "rollouts":
+            click(browser, ready)
+            until(lambda: "trained on" in text(browser, "#detail"))
+        found = browser.execute_async_script("axe.run().then(arguments[0])")["violations"]
+        findings += [
+            f"{tab}: {one['id']}: {one['nodes'][0]['html'][:200]}: {one['nodes'][0]['failureSummary'][:300]}"
+            for one in found
+            if one["impact"] in ("serious", "critical")
+        ]
+    assert findings == []
+
+
+AXE_TABS = {
+    "now": "#nodes table",
+    "curves": "#curves canvas",
+    "rollouts": "#rollouts .card",
+    "peers": "#peers table",
+    "plan": "#plan button",
+    "log": "#log p",
+}
+"""Each tab, and what is on it once it is shown."""

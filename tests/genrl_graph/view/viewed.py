@@ -15,6 +15,8 @@ import numpy as np
 from toys import Centred, Draw, Numbers, Parity, Step, ToyPolicy, ToyPolicyCarry
 
 from genrl_graph import Graph, Log, Rollouts, RunConfig, Tasks, play
+from genrl_graph.store.journal import Record as StepRecord
+from genrl_graph.store.run_store import RunStore
 
 TOYS = Path(__file__).parents[2] / "toys.py"
 HOSTILE = (
@@ -49,16 +51,34 @@ def make_hostile_run(folder: Path) -> None:
         file.write(json.dumps(line) + "\n")
 
 
+def make_long_run(folder: Path, graph: Graph, *, rounds: int) -> None:
+    """Write a run of many rounds: the metrics of every round, and the steps of the last ones."""
+    with RunStore.create(folder, graph.record(), {}) as store:
+        for round in range(rounds - 3, rounds):
+            store.commit([StepRecord(round, name, "peer0000") for name in graph.nodes])
+    with (folder / "metrics.jsonl").open("w") as file:
+        for round in range(rounds):
+            metrics = {f"{name}/rows": float(round) for name in graph.nodes} | {"time/round": 1.0}
+            file.write(json.dumps({"round": round, "peer": "peer0000", **metrics}) + "\n")
+
+
 @contextmanager
 def serving(*runs: Path) -> Iterator[str]:
     """Serve runs by the command line, and give the address of the page."""
+    with serving_process(*runs) as (address, _):
+        yield address
+
+
+@contextmanager
+def serving_process(*runs: Path) -> Iterator[tuple[str, int]]:
+    """Serve runs as `serving` does, and give the address and the id of the process."""
     command = [sys.executable, "-m", "genrl_graph", "view", *map(str, runs), "--import", str(TOYS)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None and server.stderr is not None
         try:
             address = server.stdout.readline().strip()
             assert address.startswith("http://127.0.0.1:"), server.stderr.read()
-            yield address
+            yield address, server.pid
         finally:
             server.terminate()
             assert server.wait(10) is not None
