@@ -15,7 +15,7 @@ from genrl_graph.store.journal_tail import CommittedStep, JournalTail
 from genrl_graph.store.metrics_file import METRICS
 from genrl_graph.store.notes_file import FAILED, NOTES, Note, Waiting, read_notes, waiting_of
 from genrl_graph.store.peer_folders import run_folders
-from genrl_graph.store.run_folder import GRAPH, JOURNAL, inner_folders
+from genrl_graph.store.run_folder import GRAPH, JOURNAL, LOCK, inner_folders
 from genrl_graph.store.run_path import RunPath
 from genrl_graph.store.run_store import RunStore
 from genrl_graph.store.strict_json import parse_object
@@ -55,6 +55,7 @@ class WatchedRun:
         self.loading = True
         self._tails: dict[Path, JournalTail] = {}
         self._notes: dict[Path, tuple[tuple[int, int], list[Note]]] = {}
+        self._free: dict[Path, tuple[int, int]] = {}  # the lock files that no process held, as they were then
         self._status = ("", "")
         self._looked = time.monotonic()
         self._graph = _stamp(self.stored.folders[0], GRAPH)
@@ -173,7 +174,7 @@ class WatchedRun:
 
     def _state(self) -> tuple[str, list[int]]:
         """Return running, finished, failed or stopped, and the ids of the processes that write."""
-        writers = [pid for folder in self.stored.folders if (pid := writer_of(folder)) is not None]
+        writers = [pid for folder in self.stored.folders if (pid := self._writer(folder)) is not None]
         if writers:
             return "running", writers
         config = self.stored.graph.run
@@ -182,6 +183,18 @@ class WatchedRun:
             return "finished", []
         notes = self.notes()
         return ("failed" if notes and notes[-1].text.startswith(FAILED) else "stopped"), []
+
+    def _writer(self, folder: Path) -> int | None:
+        """Return the process that writes a folder.
+
+        To ask takes the lock for a moment where no process has it, so a free lock is asked again once its file changes.
+        """
+        stamp = _stamp(folder, LOCK)
+        if self._free.get(folder) == stamp:
+            return None
+        if (pid := writer_of(folder)) is None:
+            self._free[folder] = stamp
+        return pid
 
     def _failed_node(self, notes: Sequence[Note]) -> str:
         words = notes[-1].text.removeprefix(FAILED).split(maxsplit=1)[0] if notes else ""

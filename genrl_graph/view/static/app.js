@@ -24,7 +24,7 @@ let busy = false;
 let again = false;
 
 function soon() {
-  if (waiting) return;
+  if (waiting || document.hidden) return;
   waiting = setTimeout(() => {
     waiting = 0;
     refresh();
@@ -277,6 +277,7 @@ listen(
   () => announce("the connection to genrl-graph view is lost; it is tried again"),
 );
 if (!frozen) {
+  document.addEventListener("visibilitychange", soon);
   // seconds of waiting pass without news of the run
   setInterval(() => {
     if (page.state?.state === "running" && !document.hidden) soon();

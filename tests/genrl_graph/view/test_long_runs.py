@@ -1,21 +1,23 @@
 """Long runs and large graphs on the page, what the viewer costs, and what it remembers."""
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from clicks import click, opened, text, until
+from dense import dense_yaml
 from toys import toy_game
 from viewed import make_long_run, serving_process
 
+from genrl_graph.graph_file.document import parse_document
+from genrl_graph.graph_file.read import read_document
 from genrl_graph.view.watched import Watched
 
 if TYPE_CHECKING:
     from selenium.webdriver.chromium.webdriver import ChromiumDriver
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "drawing"))
 ROUNDS = 5000
 
 
@@ -29,12 +31,6 @@ def cpu_seconds(pid: int) -> float:
 def test_five_thousand_rounds_of_two_hundred_nodes_can_be_used_at_once(
     browser: "ChromiumDriver", tmp_path: Path
 ) -> None:
-    from dense import dense_yaml
-    from test_page import click, opened, text, until
-
-    from genrl_graph.graph_file.document import parse_document
-    from genrl_graph.graph_file.read import read_document
-
     graph = read_document(parse_document(dense_yaml(200), file="dense.yaml")).graph
     make_long_run(tmp_path / "run", graph, rounds=ROUNDS)
     browser.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})  # processor time: others cost nothing

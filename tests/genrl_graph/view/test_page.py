@@ -1,13 +1,14 @@
 """The live page in a real browser: click paths, news of a run, hostile text, the exported page."""
 
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
 from browser import requested
+from clicks import click, is_shown, one, opened, text, until
 from toys import toy_game
 from viewed import HOSTILE, serving
 
@@ -16,42 +17,6 @@ from genrl_graph.cli import run_command
 
 if TYPE_CHECKING:
     from selenium.webdriver.chromium.webdriver import ChromiumDriver
-    from selenium.webdriver.remote.webelement import WebElement
-
-PATIENCE_S = 60.0
-
-
-def until(what: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
-    """Wait until a condition holds; a busy machine is no failure."""
-    end = time.monotonic() + patience_s
-    while not what():
-        assert time.monotonic() < end, "the page did not come to show it"
-        time.sleep(0.05)
-
-
-def one(browser: "ChromiumDriver", selector: str) -> "WebElement":
-    until(lambda: browser.find_elements("css selector", selector))
-    return browser.find_element("css selector", selector)
-
-
-def text(browser: "ChromiumDriver", selector: str) -> str:
-    shown: str = browser.execute_script("return document.querySelector(arguments[0])?.innerText ?? ''", selector)
-    return shown
-
-
-def click(browser: "ChromiumDriver", selector: str) -> None:
-    """Click the first element that matches; it may be replaced by news of the run while it is looked for."""
-    one(browser, selector)
-    found = "document.querySelector(arguments[0])"
-    browser.execute_script(f"{found}.dispatchEvent(new MouseEvent('click', {{bubbles: true}}))", selector)
-
-
-def opened(browser: "ChromiumDriver", address: str) -> None:
-    requested(browser)
-    browser.get_log("browser")
-    browser.get("about:blank")
-    browser.get(address)
-    until(lambda: "rounds" in text(browser, "#status"))
 
 
 def test_clicks_lead_from_the_picture_to_a_rollout_to_what_it_quotes(browser: "ChromiumDriver", address: str) -> None:
@@ -59,7 +24,7 @@ def test_clicks_lead_from_the_picture_to_a_rollout_to_what_it_quotes(browser: "C
     assert text(browser, "#status").startswith("finished, 3 of 3 rounds")
     until(lambda: len(browser.find_elements("css selector", ".picture .is-done")) == 11)
     click(browser, '.picture .box[data-name="final"]')
-    assert "generate.toy_draw" in text(browser, "#node") and "rows 24" in text(browser, "#node")
+    assert "generate.toy_draw" in text(browser, "#node") and "rows 12" in text(browser, "#node")
     browser.find_element("xpath", "//aside[@id='node']//button[text()='its rollouts']").click()
     click(browser, "#rollouts .card")
     until(lambda: "trained on" in text(browser, "#detail"))
@@ -119,7 +84,7 @@ def test_hostile_text_runs_nothing(browser: "ChromiumDriver", address: str) -> N
     assert "window.owned=1" in text(browser, "#detail")
     for tab in ("curves", "peers", "log", "now"):
         click(browser, f"#tab-{tab}")
-        until(lambda shown=tab: "window.owned=1" in text(browser, f"#{shown}"))
+        until(partial(is_shown, browser, f"#{tab}", "window.owned=1"))
     owned, scripts, images = browser.execute_script(
         "return [typeof window.owned, document.scripts.length, document.images.length]"
     )

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from clicks import until
 from toys import toy_game
 from viewed import HOSTILE, ask, get, serving
 
@@ -114,10 +115,12 @@ def test_the_server_changes_nothing_and_a_damaged_run_stays_on_the_page(tmp_path
         assert contents(tmp_path) == before
         with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
             file.write('{"round": -1}\n')
+        until(lambda: "wants an object with a round and a peer" in get(address, "state")["problem"])
         (tmp_path / "run" / "notes.jsonl").symlink_to("/etc/passwd")
-        states = [get(address, "state") for _ in range(40) if not get(address, "state")["problem"]]
-        assert len(states) < 40
-        assert "wants an object with a round and a peer" in get(address, "state")["problem"]
+        with (tmp_path / "run" / "graph.yaml").open("a") as file:
+            file.write("# so it is read again\n")
+        until(lambda: "notes.jsonl: is a link" in get(address, "state")["problem"])
+        assert "root:" not in ask(address, "api/state")[1]
 
 
 def test_a_folder_without_a_run_and_a_taken_port_are_lines(

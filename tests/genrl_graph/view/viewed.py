@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from toys import Centred, Draw, Numbers, Parity, Step, ToyPolicy, ToyPolicyCarry
+from toys import Centred, Draw, Numbers, Parity, Step, ToyPolicy, ToyPolicyCarry, toy_game
 
 from genrl_graph import Graph, Log, Rollouts, RunConfig, Tasks, play
 from genrl_graph.store.journal import Record as StepRecord
@@ -35,6 +35,13 @@ class Hostile(Draw, name="view_hostile"):
             row |= {"completion": HOSTILE, "messages": [{"role": HOSTILE, "content": HOSTILE}]}
         rows[-1] |= {"finish_reason": "failed", "error": HOSTILE}
         return Rollouts.from_rows(rows)
+
+
+def make_runs(folder: Path) -> Path:
+    """Play three rounds of the toy game with two peers, and the hostile run."""
+    play(toy_game(), out=folder / "toy", rounds=3, peers=2, quiet=True)
+    make_hostile_run(folder / "hostile")
+    return folder
 
 
 def make_hostile_run(folder: Path) -> None:
