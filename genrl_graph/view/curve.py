@@ -62,6 +62,11 @@ class Curve:
         self._highs[at] = max(self._highs[at], value)
 
     @property
+    def rounds(self) -> int:
+        """The number of rounds that the spans cover."""
+        return len(self._sums) * self.width
+
+    @property
     def last(self) -> float | None:
         """The mean over the peers in the last round."""
         return self._last_sum / self._last_count if self._last_count else None

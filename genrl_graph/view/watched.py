@@ -91,7 +91,9 @@ class Watched:
                 if (curve := run.metrics.curves.get(name)) is not None and curve.count:
                     by_setting.setdefault(run.names.setting, []).append((number, curve))
         widest = max((curve.width for curves in by_setting.values() for _, curve in curves), default=1)
-        widest *= max(1, SPANS // spans)
+        longest = max((curve.rounds for curves in by_setting.values() for _, curve in curves), default=0)
+        while longest > spans * widest:
+            widest *= 2
         settings = []
         for setting, curves in by_setting.items():
             points = {number: curve.points(widest) for number, curve in curves}

@@ -90,7 +90,7 @@ function show() {
   announce(statusLine(state));
   document.body.dataset.state = state.state;
   if (page.tab === "now") {
-    markStates(picture, state.nodes, game);
+    markStates(picture, state.nodes);
     keepFocus(byId("nodes"), [nodesTable(game, state, choose)]);
     byId("shares").replaceChildren(...[shares(state)].filter(Boolean));
     if (page.chosen) fillNode(false);
@@ -212,7 +212,7 @@ function open(name) {
     byId(`tab-${id}`).setAttribute("aria-selected", id === name);
     byId(`tab-${id}`).tabIndex = id === name ? 0 : -1;
   }
-  history.replaceState(null, "", `#${name}`);
+  history.replaceState(null, "", `#tab=${name}`); // no id: the browser would scroll to it
   if (page.state) show();
   if (!frozen) soon();
 }
@@ -265,7 +265,7 @@ window.addEventListener("keydown", (event) => {
 
 makeTabs();
 setTheme(prefersDark.matches ? "dark" : "light");
-const asked = location.hash.slice(1);
+const asked = location.hash.replace("#tab=", "");
 open(Object.hasOwn(TABS, asked) ? asked : "now");
 listen(
   (news) => {

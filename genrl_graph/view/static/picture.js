@@ -12,12 +12,16 @@ export function makePicture(game, choose) {
   svg.setAttribute("role", "group");
   svg.setAttribute("aria-label", `${game.name}: ${game.subtitle}`);
   const boxes = new Map();
+  const labels = new Map();
   for (const box of svg.querySelectorAll(".box[data-name]")) {
     const name = box.dataset.name;
     boxes.set(name, box);
     box.setAttribute("tabindex", "0");
     box.setAttribute("role", "button");
-    box.setAttribute("aria-label", `${name}: ${game.boxes[name]?.type ?? ""}`);
+    // the words in the box first: who speaks to the page says what is seen
+    const words = [...box.querySelectorAll("text")].map((part) => part.textContent).join(" ");
+    labels.set(name, words);
+    box.setAttribute("aria-label", words);
     box.addEventListener("click", () => choose(name));
     box.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" && event.key !== " ") return;
@@ -46,11 +50,11 @@ export function makePicture(game, choose) {
     button("fit", "fit the width", 0),
     el("span", { class: "key" }, "▶ running  ‖ waiting  ✓ done  ✗ failed"),
   );
-  return { element: el("div", {}, bar, view), boxes, shown: new Map() };
+  return { element: el("div", {}, bar, view), boxes, labels, shown: new Map() };
 }
 
 // Marks each box with its state: a sign and words, a dashed or thick border; colour comes on top.
-export function markStates(picture, nodes, game) {
+export function markStates(picture, nodes) {
   for (const [name, { state, text }] of Object.entries(nodes)) {
     const box = picture.boxes.get(name);
     const label = state === "done" || state === "failed" || state === "later" ? "" : text;
@@ -59,7 +63,7 @@ export function markStates(picture, nodes, game) {
     picture.shown.set(name, key);
     box.classList.remove("is-running", "is-waiting", "is-done", "is-failed", "is-later");
     box.classList.add(`is-${state}`);
-    box.setAttribute("aria-label", `${name}: ${game.boxes[name]?.type ?? ""}, ${text}`);
+    box.setAttribute("aria-label", `${picture.labels.get(name)}, ${text}`);
     box.querySelector(".state")?.remove();
     if (!SIGNS[state]) continue;
     const outline = box.querySelector(".outline").getBBox();
