@@ -19,7 +19,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python $(MEASURE) -m pytest -q --numprocesses 
 test: $(INSTALLED)
 	$(PYTEST)
 
-# Run the code blocks of the documentation and the longest tests: too long for `make test`, and CI runs them too.
+# Run the code blocks of README and the documentation, and the longest tests: too long for `make test`, and CI runs them too.
 test-long: $(INSTALLED)
 	$(PYTEST) -m "docs or long" --dist loadgroup
 
