@@ -105,6 +105,8 @@ METRICS = {
     "trackers/failures": "failed calls of trackers so far",
     "eval/<node>/<metric>": "a metric of the node in an evaluation, on held-out tasks",
     "eval/stage<k>/<metric>": "results of stage k in an evaluation, with <opponent>/draws and <opponent>/losses",
+    "eval/<eval>/exploitability": "mean over the seats of what a best response wins (eval.exploitability)",
+    "eval/<eval>/legal": "least probability that a policy gives to the legal moves of a state (eval.exploitability)",
     "eval/<reward>/tasks": "held-out tasks with at least one judged completion",
     "eval/<reward>/pass_at_<k>": "share of the held-out tasks that one of k completions solves",
     "eval/<reward>/<kind>/pass_at_<k>": "the same over the tasks of one kind",
