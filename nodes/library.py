@@ -7,6 +7,7 @@ from genrl_graph.nodes.advantage.pool import PoolAdvantage
 from genrl_graph.nodes.advantage.rae import RoleAdvantage
 from genrl_graph.nodes.advantage.return_to_go import ReturnToGo
 from genrl_graph.nodes.advantage.turns import TurnsAdvantage
+from genrl_graph.nodes.eval.exploitability import Exploitability
 from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.nodes.generate.answer import Answer
 from genrl_graph.nodes.generate.chat import Chat
@@ -64,6 +65,7 @@ __all__ = [
     "Dpo",
     "Dqn",
     "EnvironmentSource",
+    "Exploitability",
     "ForkPolicy",
     "FunctionReward",
     "GaeAdvantage",
