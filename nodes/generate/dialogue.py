@@ -194,12 +194,13 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
             environment, seed = _environment_of(metadata, row["id"])
             seats = seating.seats(_seats(environment), number)
             episodes.append(Dialogue(AskedTask(row["id"], "", metadata, []), sample, environment, seed, seats))
-        play_dialogues(episodes, self._table, self._rules(), num_envs=self.num_envs, rng=rng)
+        play_dialogues(episodes, self._table, self.rules(), num_envs=self.num_envs, rng=rng)
         log_results(log, episodes)
         self._report(log, episodes)
         return turn_rows(self.place, policy, episodes, sampling=self._sampling, round=round, peer=peer)
 
-    def _rules(self) -> Rules:
+    def rules(self) -> Rules:
+        """Return the rules by which episodes of this node are played."""
         wording = Wording(self.system, self.template, self.history, self.place.node)
         return Rules(wording, self.extract, self.illegal, self.illegal_reward, self.max_turns, self.step_timeout_s)
 
