@@ -195,7 +195,7 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
             environment, seed = environment_of(metadata, row["id"])
             seats = seating.seats(_seats(environment), number)
             episodes.append(Dialogue(AskedTask(row["id"], "", metadata, []), sample, environment, seed, seats))
-        play_dialogues(episodes, self._table, self._rules(), num_envs=self.num_envs, rng=rng)
+        play_dialogues(episodes, self._table, self.rules(), num_envs=self.num_envs, rng=rng)
         log_results(log, episodes)
         self._report(log, episodes)
         return turn_rows(self.place, policy, episodes, sampling=self._sampling, round=round, peer=peer)
@@ -231,7 +231,8 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
     def _wording(self) -> Wording:
         return Wording(self.system, self.template, self.history, self.place.node)
 
-    def _rules(self) -> Rules:
+    def rules(self) -> Rules:
+        """Return the rules by which episodes of this node are played."""
         return Rules(
             self._wording(), self.extract, self.illegal, self.illegal_reward, self.max_turns, self.step_timeout_s
         )
