@@ -210,8 +210,11 @@ def load(path: "Path | str", overrides: Sequence[str] = ()) -> Graph:
 
 
 def open_run(path: "Path | str") -> "StoredRun":
-    """Open a run for reading, even while another process writes it; raises `StoreError` if the path holds no run."""
-    from genrl_graph.records.stored_run import open_run as open_folder
+    """Open a run for reading, even while another process writes it; raises `StoreError` if the path holds no run.
+
+    In a notebook the run shows itself: its picture with numbers, its curves, its last transcripts.
+    """
+    from genrl_graph.view.notebook import open_run as open_folder
 
     return open_folder(path)
 
