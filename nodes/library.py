@@ -7,6 +7,7 @@ from genrl_graph.nodes.advantage.pool import PoolAdvantage
 from genrl_graph.nodes.advantage.rae import RoleAdvantage
 from genrl_graph.nodes.advantage.return_to_go import ReturnToGo
 from genrl_graph.nodes.advantage.turns import TurnsAdvantage
+from genrl_graph.nodes.eval.exploitability import Exploitability
 from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.nodes.generate.answer import Answer
 from genrl_graph.nodes.generate.chat import Chat
@@ -17,6 +18,7 @@ from genrl_graph.nodes.generate.revise import Revise
 from genrl_graph.nodes.policy.actor_critic import ActorCriticCarry
 from genrl_graph.nodes.policy.causal_lm import CausalLM
 from genrl_graph.nodes.policy.checkpoint import Checkpoint
+from genrl_graph.nodes.policy.endpoint import EndpointCarry
 from genrl_graph.nodes.policy.fork import ForkPolicy
 from genrl_graph.nodes.policy.lora import Lora
 from genrl_graph.nodes.policy.q_network import QNetworkCarry
@@ -63,7 +65,9 @@ __all__ = [
     "DialogueGenerator",
     "Dpo",
     "Dqn",
+    "EndpointCarry",
     "EnvironmentSource",
+    "Exploitability",
     "ForkPolicy",
     "FunctionReward",
     "GaeAdvantage",

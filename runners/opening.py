@@ -105,7 +105,7 @@ def open_folder(
     """
     evaluation = None if config.mode == "train" else evaluation_schedule(schedule, config.evaluation)
     stop = stack.enter_context(stop_on_signals())
-    graph = replace_run(schedule.graph, config)
+    graph, schedule = replace_run(schedule.graph, config), schedule.played_in("rounds")
     versions = run_versions(graph, imports)
     stack.push(lambda kind, error, at: runner.close(failed=kind is not None))
     free, tell = partial(free_folder, schedule.graph.name), NotedLines(console)
@@ -209,10 +209,11 @@ def _make_players(opened: OpenFolder, make: Make) -> list[Peer]:
     opened.console.print(line, soft_wrap=True)
     with displaying(WaitingBar(opened.console).show, opened.tell):
         prepare(schedule, ready=ready)
-        if opened.evaluation is not None:
-            prepare(opened.evaluation, known=schedule, ready=ready)
+        evaluations = [] if opened.evaluation is None else [opened.evaluation]
+        for evaluation in evaluations:
+            prepare(evaluation, known=schedule, ready=ready)
         peers = make_peers(schedule, names, seed=opened.config.seed, make=make, ready=ready)
-        refuse_unfit(schedule, peers[0])
+        refuse_unfit(peers[0], schedule, *evaluations)
         return peers
 
 

@@ -132,12 +132,12 @@ class Session:
 
     def _end(self, number: int, seconds: float) -> None:
         """Write the metrics of a round and show its results; a recalled round has the metrics of its first time."""
-        failed, stall, stalled = self._run.diagnosis.end(number)
+        failed, lines, stalled = self._run.diagnosis.end(number)
         more = {**self._budget.metrics(), **stalled, **self._run.runner.metrics()}
         peers = self._run.metrics.end(number, seconds, more)
         self._run.terminal.round(number, self._run.start.measured.get(number, peers), seconds, failed=failed)
-        if stall:
-            self._warn(stall)
+        for line in lines:
+            self._warn(line)
 
     def _drop(self) -> None:
         self._run.metrics.drop()

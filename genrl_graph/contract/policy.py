@@ -111,7 +111,8 @@ class Completion:
     """One sampled completion: token ids and log-probs of shape (tokens,), text, and finish reason (stop or length).
 
     `ids` include the end token, which is trained because the policy sampled it. `logprobs` come from the distribution
-    that was sampled; `support` holds what was left of it where it was truncated.
+    that was sampled; `support` holds what was left of it where it was truncated. `error` says why a remote policy gave
+    no completion.
     """
 
     ids: "NDArray[np.int32]"
@@ -119,6 +120,7 @@ class Completion:
     text: str
     finish_reason: str
     support: Support | None = None
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,11 +139,12 @@ class StoredRun:
     def rounds(self) -> list[int]:
         """The rounds of which at least one peer has committed every node, sorted."""
         played: set[int] = set()
+        nodes = self.graph.played_in("rounds").nodes
         for store in self._stores:
             steps = store.steps().select(["round", "node", "holder"])
             steps = steps.filter(pc.invert(pc.starts_with(steps.column("node"), EVAL_PREFIX)))
             peer_rounds = steps.group_by(["round", "holder"]).aggregate([("node", "count_distinct")])
-            complete = pc.equal(peer_rounds.column("node_count_distinct"), len(self.graph.nodes))
+            complete = pc.equal(peer_rounds.column("node_count_distinct"), len(nodes))
             played.update(peer_rounds.filter(complete).column("round").to_pylist())
         return sorted(played)
 
