@@ -73,10 +73,12 @@ class Carry(Declared, kind="carry"):
 class PolicyCarry(Carry, kind="policy"):
     """Declares a policy that each round passes to the next: trained by an update, or frozen.
 
-    Set `small` if it is created in a moment: estimates then time rounds with it.
+    Set `small` if it is created in a moment: estimates then time rounds with it. `untrainable` says why updates can
+    learn neither this policy nor from its rows; empty if they can.
     """
 
     small: ClassVar[bool] = False
+    untrainable: ClassVar[str] = ""
 
 
 class Node(Declared):
@@ -246,6 +248,10 @@ class Generator(Node, kind="generate"):
 
         Nodes that compare the rows of a group can never learn from such rows, which is then an error of the check.
         """
+        return None
+
+    def untrainable(self) -> Alike | None:
+        """Return the param by which no update can learn from the rows of this generator; None if one can."""
         return None
 
     @classmethod

@@ -1,10 +1,12 @@
 """Check all rules of a graph at once, without torch; each problem is one line."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from genrl_graph.contract.declared import named_carries
-from genrl_graph.contract.node import Carry, Exchange, Node, Reward
+from genrl_graph.contract.node import Carry, Exchange, Fork, Node, PolicyCarry, Reward, Update
+from genrl_graph.contract.origins import RowOrigin
+from genrl_graph.contract.policy import Policy
 from genrl_graph.dag.graph import Graph, Part, Section
 from genrl_graph.dag.hazards import find_hazards
 from genrl_graph.dag.infer import infer
@@ -112,8 +114,23 @@ def _never_learning(graph: Graph) -> Iterator[Problem]:
     origins = row_origins(graph)
     for name, part in graph.nodes.items():
         if isinstance(part.declared, Node):
-            for text in part.declared.check_origins(input_origins(part, origins)):
+            inputs = input_origins(part, origins)
+            for text in (*part.declared.check_origins(inputs), *_untrainable(graph, part, inputs)):
                 yield Problem(("nodes", name), text, at_key=True)
+
+
+def _untrainable(graph: Graph, part: Part, inputs: Mapping[str, Sequence[RowOrigin]]) -> Iterator[str]:
+    """Yield why an update of a policy can learn nothing from the rows that it reads, or not train its policy."""
+    node = part.declared
+    if not isinstance(node, Update | Fork) or not any(
+        issubclass(p.bound.base, Policy) for p in node.signature.outputs.values()
+    ):
+        return
+    for socket, giver in graph.givers(part).items():
+        if isinstance(giver, PolicyCarry) and giver.untrainable:
+            yield f"input {socket!r} is {giver.type_name}, {giver.untrainable}"
+    reasons = [origin.untrainable() for rows in inputs.values() for origin in rows if origin.own]
+    yield from (f"can never learn: {reason}" for reason in dict.fromkeys(reasons) if reason)
 
 
 def unknown_output(graph: Graph, ref: str) -> str:

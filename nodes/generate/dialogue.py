@@ -20,7 +20,8 @@ from genrl_graph.edge_types.turns import Turns
 from genrl_graph.errors import DataError, NodeFailed
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.games.environment_pool import GamePool
-from genrl_graph.nodes.games.text_game import NARRATOR, CheckedTextGame, TextSpaces
+from genrl_graph.nodes.games.text_game import NARRATOR, TextSpaces
+from genrl_graph.nodes.games.timed_calls import TimedCalls
 from genrl_graph.nodes.generate.acting.results import log_results
 from genrl_graph.nodes.generate.acting.seating import (
     OpponentKind,
@@ -31,7 +32,7 @@ from genrl_graph.nodes.generate.acting.seating import (
 )
 from genrl_graph.nodes.generate.prompting.prompts import AskedTask, check_template
 from genrl_graph.nodes.generate.speaking.chats import SHOWN, Chat, History, Wording
-from genrl_graph.nodes.generate.speaking.episodes import Dialogue, Rules, play_dialogues
+from genrl_graph.nodes.generate.speaking.episodes import Dialogue, Rules, Table, play_dialogues
 from genrl_graph.nodes.generate.speaking.moves import Illegal, Move, compiled, move_of
 from genrl_graph.nodes.generate.speaking.players import DialoguePlayer, PolicyPlayer, RandomMover
 from genrl_graph.nodes.generate.speaking.turn_rows import turn_rows
@@ -62,7 +63,8 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
     next seat in each episode. Evaluations use `eval_opponents`.
 
     An episode is truncated after `max_turns` turns of a seat, or when a prompt no longer fits. It fails if the
-    environment raises or returns what no game can; a failed episode is one failed row with its reason.
+    environment raises, takes longer than `step_timeout_s`, or returns what no game can; a failed episode is one failed
+    row with its reason.
     """
 
     system: str = Field(default="", description="Jinja template of the system message of a seat; empty: none")
@@ -87,9 +89,12 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
     num_generations: int = Field(default=1, ge=1, description="times that each episode is played")
     num_envs: int = Field(default=16, ge=1, description="episodes that are played concurrently")
     max_turns: int = Field(default=32, ge=1, description="turns of one seat after which an episode is truncated")
+    step_timeout_s: float = Field(
+        default=60.0, gt=0, le=86400, description="seconds in which the environment must begin, or answer a move"
+    )
 
     _evaluating: bool = PrivateAttr(default=False)
-    _pool: GamePool[CheckedTextGame] = PrivateAttr(default_factory=lambda: GamePool(Environment.open_text))
+    _table: Table = PrivateAttr(default_factory=lambda: Table(GamePool(Environment.open_text), TimedCalls()))
 
     @field_validator("opponents", "eval_opponents")
     @classmethod
@@ -112,9 +117,15 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
         return pattern
 
     def alike(self, per: Per) -> Alike | None:
-        """Return the param by which all episodes of a task are alike."""
-        if per == "seat" and self.num_generations == 1:
+        """Return the param by which all episodes of a task are alike, or a prompt has one turn.
+
+        After the first turn no two episodes have the same prompts.
+        """
+        if self.num_generations == 1 and per in ("seat", "prompt"):
             return Alike("a single episode", "num_generations", 1, "to 2 or more")
+        if per == "prompt" and self.max_turns > 1:
+            instead = "to 1, or compare episodes with advantage.turns"
+            return Alike("a single turn", "max_turns", self.max_turns, instead)
         return None
 
     def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:
@@ -184,7 +195,7 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
             environment, seed = environment_of(metadata, row["id"])
             seats = seating.seats(_seats(environment), number)
             episodes.append(Dialogue(AskedTask(row["id"], "", metadata, []), sample, environment, seed, seats))
-        play_dialogues(episodes, self._pool, self._rules(), num_envs=self.num_envs, rng=rng)
+        play_dialogues(episodes, self._table, self._rules(), num_envs=self.num_envs, rng=rng)
         log_results(log, episodes)
         self._report(log, episodes)
         return turn_rows(self.place, policy, episodes, sampling=self._sampling, round=round, peer=peer)
@@ -221,7 +232,9 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
         return Wording(self.system, self.template, self.history, self.place.node)
 
     def _rules(self) -> Rules:
-        return Rules(self._wording(), self.extract, self.illegal, self.illegal_reward, self.max_turns)
+        return Rules(
+            self._wording(), self.extract, self.illegal, self.illegal_reward, self.max_turns, self.step_timeout_s
+        )
 
     def _seating(
         self, policy: TextPolicy, opponent: TextPolicy | None, snapshots: Snapshots | None, rng: np.random.Generator

@@ -6,6 +6,7 @@ Randomness is drawn per episode, seat and turn, so that an episode does not depe
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.games.environment_pool import GamePool
 from genrl_graph.nodes.games.game import GameError
 from genrl_graph.nodes.games.text_game import CheckedTextGame, TextTurn
+from genrl_graph.nodes.games.timed_calls import TimedCalls
 from genrl_graph.nodes.generate.acting.seating import Seats
 from genrl_graph.nodes.generate.prompting.prompts import AskedTask
 from genrl_graph.nodes.generate.speaking.chats import Asked, Chat, Messages, Wording
@@ -57,25 +59,36 @@ class Dialogue:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Rules of a dialogue: the wording of turns, the reading of moves, and the turns after which it is truncated."""
+    """Rules of a dialogue: the wording of turns, the reading of moves, and limits on turns and seconds."""
 
     wording: Wording
     extract: str
     illegal: Illegal
     illegal_reward: float
     max_turns: int
+    step_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Where dialogues are played: a pool of environments, and the thread that calls them."""
+
+    pool: GamePool[CheckedTextGame]
+    calls: TimedCalls
 
 
 class _RunningDialogue:
     """An episode in progress on one copy of its environment."""
 
-    def __init__(self, episode: Dialogue, game: CheckedTextGame, rules: Rules, rng: np.random.Generator) -> None:
-        self.episode, self.game, self._rules, self._rng = episode, game, rules, rng
-        self._open = set(range(game.spaces.seats))
+    def __init__(self, episode: Dialogue, table: Table, rules: Rules, rng: np.random.Generator) -> None:
+        self.episode, self._rules, self._rng = episode, rules, rng
+        self._call = partial(table.calls.call, limit_s=rules.step_timeout_s)
+        self.game: CheckedTextGame = self._call(partial(table.pool.take, episode.environment))
+        self._open = set(range(self.game.spaces.seats))
         self._chats: dict[int, Chat] = {}
         self._heard: Messages = []
-        episode.returns = [0.0] * game.spaces.seats
-        self.turn: TextTurn = game.reset(episode.seed)
+        episode.returns = [0.0] * self.game.spaces.seats
+        self.turn: TextTurn = self._call(partial(self.game.reset, episode.seed))
         self.asked: Asked | None = None
 
     @property
@@ -128,7 +141,7 @@ class _RunningDialogue:
         if move.action is None:
             self._end("terminated")
             return
-        self.turn = self.game.step(move.action)
+        self.turn = self._call(partial(self.game.step, move.action))
         for at, reward in enumerate(self.turn.rewards):
             self._earn(at, reward)
         for at, ending in self.turn.ends.items():
@@ -160,7 +173,7 @@ class _RunningDialogue:
 
 def play_dialogues(
     episodes: Sequence[Dialogue],
-    pool: GamePool[CheckedTextGame],
+    table: Table,
     rules: Rules,
     *,
     num_envs: int,
@@ -168,7 +181,7 @@ def play_dialogues(
 ) -> None:
     """Play all episodes, `num_envs` at a time, and record the result in each of them.
 
-    An exception of an environment fails its episode; that copy of the environment is not used again.
+    An environment that raises or does not return fails its episode; that copy of it is not used again.
     """
     waiting = list(reversed(episodes))
     running: list[_RunningDialogue] = []
@@ -176,7 +189,7 @@ def play_dialogues(
         while waiting and len(running) < num_envs:
             episode = waiting.pop()
             with _recorded(episode):
-                running.append(_RunningDialogue(episode, pool.take(episode.environment), rules, rng))
+                running.append(_RunningDialogue(episode, table, rules, rng))
         for player, dialogues in _by_player(running):
             if isinstance(player, PolicyPlayer):
                 _speak(player, dialogues)
@@ -184,7 +197,7 @@ def play_dialogues(
                 _move_randomly(player, dialogues)
         for dialogue in running:
             if dialogue.episode.over and not dialogue.episode.error:
-                pool.give_back(dialogue.episode.environment, dialogue.game)
+                table.pool.give_back(dialogue.episode.environment, dialogue.game)
         running = [dialogue for dialogue in running if not dialogue.episode.over]
 
 

@@ -40,7 +40,7 @@ def test_shares_are_those_of_the_gradient_at_the_logits(policy: CausalPolicy) ->
         logprobs = (logits / TEMPERATURE).log_softmax(-1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
         (-row["advantage"] * logprobs.sum() / tokens).backward()
         role = f"generate.dialogue.seat{row['seat']}"
-        norms[role] += float(logits.grad.abs().sum())  # type: ignore[union-attr]
+        norms[role] += float(logits.grad.abs().sum())
         losses[role] -= row["advantage"] * len(completion) / tokens  # the ratio is 1
         counts[role] += len(completion) if row["advantage"] else 0
     Grpo(learning_rate=1e-2).run(policy, [rows], rng=np.random.default_rng(0), log=log, peer="peer0000")
