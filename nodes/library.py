@@ -18,6 +18,7 @@ from genrl_graph.nodes.generate.revise import Revise
 from genrl_graph.nodes.policy.actor_critic import ActorCriticCarry
 from genrl_graph.nodes.policy.causal_lm import CausalLM
 from genrl_graph.nodes.policy.checkpoint import Checkpoint
+from genrl_graph.nodes.policy.endpoint import EndpointCarry
 from genrl_graph.nodes.policy.fork import ForkPolicy
 from genrl_graph.nodes.policy.lora import Lora
 from genrl_graph.nodes.policy.q_network import QNetworkCarry
@@ -64,6 +65,7 @@ __all__ = [
     "DialogueGenerator",
     "Dpo",
     "Dqn",
+    "EndpointCarry",
     "EnvironmentSource",
     "Exploitability",
     "ForkPolicy",

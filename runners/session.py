@@ -26,6 +26,7 @@ from genrl_graph.runners.resume.previous_run import Start
 from genrl_graph.runners.tracking.metrics import RoundMetrics
 from genrl_graph.runners.tracking.terminal import Terminal
 from genrl_graph.store.metrics_file import METRICS
+from genrl_graph.store.notes_file import add_note
 from genrl_graph.store.run_path import RunPath
 from genrl_graph.store.run_store import RunStore
 
@@ -136,7 +137,7 @@ class Session:
         peers = self._run.metrics.end(number, seconds, more)
         self._run.terminal.round(number, self._run.start.measured.get(number, peers), seconds, failed=failed)
         for line in lines:
-            self._tell(line)
+            self._warn(line)
 
     def _drop(self) -> None:
         self._run.metrics.drop()
@@ -196,8 +197,13 @@ class Session:
             max_failed_rows=max_failed_rows,
             max_retries=self._run.config.max_retries,
             wait_s=self._run.config.retry_wait_s,
-            tell=self._tell,
+            tell=self._warn,
         )
+
+    def _warn(self, line: str) -> None:
+        """Print a line and add it to the notes of the run."""
+        self._tell(line)
+        add_note(self._run.store.folder, line)
 
     def _tell(self, line: str) -> None:
         self._run.console.print(escaped(line), markup=False, soft_wrap=True)

@@ -6,6 +6,7 @@ are inputs, keyword-only parameters are resources, and the return annotation is 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import ClassVar, Generic, Literal, Self, get_args
 
@@ -34,11 +35,15 @@ PHASES: frozenset[Phase] = frozenset(get_args(Phase))
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The place of a node in a graph: its name, its stage, and the protocol fingerprint of the graph."""
+    """The place of a node in a graph: its name, its stage, and the protocol fingerprint of the graph.
+
+    `origins` are the generators whose rows reach the node.
+    """
 
     node: str
     stage: int = 0
     protocol: str = ""
+    origins: tuple[RowOrigin, ...] = dataclass_field(default=(), compare=False, repr=False)
 
 
 class Carry(Declared, kind="carry"):

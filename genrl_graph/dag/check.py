@@ -129,6 +129,8 @@ def _untrainable(graph: Graph, part: Part, inputs: Mapping[str, Sequence[RowOrig
     for socket, giver in graph.givers(part).items():
         if isinstance(giver, PolicyCarry) and giver.untrainable:
             yield f"input {socket!r} is {giver.type_name}, {giver.untrainable}"
+    if not any(issubclass(pattern.bound.base, Policy) for pattern in node.signature.outputs.values()):
+        return
     reasons = [origin.untrainable() for rows in inputs.values() for origin in rows if origin.own]
     yield from (f"can never learn: {reason}" for reason in dict.fromkeys(reasons) if reason)
 

@@ -11,6 +11,7 @@ from genrl_graph.dag.fingerprint import protocol_fingerprint
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.hazards import orders, replaced_inputs
 from genrl_graph.dag.infer import carried, infer, inference_order
+from genrl_graph.dag.origins import input_origins, row_origins
 from genrl_graph.edge_types.edge_type import EdgeType
 from genrl_graph.errors import GraphError
 
@@ -90,10 +91,12 @@ def compile_graph(graph: Graph) -> Schedule:
     for name, action in _ordered(graph, types, stages):
         reads = {} if action == "close" else _carried_reads(graph, name, types)
         steps.append(Step(action, name, stages[name], reads))
-    nodes = {
-        name: part.node.wired(graph.givers(part)).placed(Place(name, stages[name], protocol))
-        for name, part in graph.nodes.items()
-    }
+    origins = row_origins(graph)
+    nodes = {}
+    for name, part in graph.nodes.items():
+        upstream = dict.fromkeys(origin for rows in input_origins(part, origins).values() for origin in rows)
+        place = Place(name, stages[name], protocol, tuple(upstream))
+        nodes[name] = part.node.wired(graph.givers(part)).placed(place)
     schedule = Schedule(graph, tuple(steps), nodes, types, protocol)
     return replace(schedule, steps=_with_background(schedule, _deferred(schedule)))
 

@@ -241,11 +241,11 @@ class RunPath:
             os.close(handle)
 
     def _mode(self) -> int:
-        return self.status().st_mode
+        return self.status().st_mode if self.names else os.stat(self.root).st_mode  # noqa: PTH116  # the user's own path
 
     def _has_kind(self, is_kind: Callable[[int], bool]) -> bool:
         try:
-            mode = self._mode() if self.names else os.stat(self.root).st_mode  # noqa: PTH116  # the user's own path
+            mode = self._mode()
         except FileNotFoundError:
             return False
         if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):

@@ -14,6 +14,8 @@ from genrl_graph.errors import DataError
 from genrl_graph.messages import did_you_mean
 from genrl_graph.nodes.games.game import Game, Spaces
 from genrl_graph.nodes.games.text_game import CheckedTextGame, TextGame, TextSpaces
+from genrl_graph.nodes.games.texts.guess_number import GuessNumber
+from genrl_graph.nodes.games.texts.negotiation import Negotiation
 
 if TYPE_CHECKING:
     from pettingzoo import AECEnv
@@ -28,7 +30,7 @@ AEC_FAMILIES = ("classic", "butterfly")
 MISSING = "is not installed; pip install 'genrl-graph[games]'"
 
 _registered: dict[str, "Callable[..., AECEnv[Any, Any, Any]]"] = {}
-_registered_text: dict[str, Callable[..., TextGame]] = {}
+_registered_text: dict[str, Callable[..., TextGame]] = {"guess_number": GuessNumber, "negotiation": Negotiation}
 
 
 class Environment(ExactNumbers):
@@ -47,8 +49,8 @@ class Environment(ExactNumbers):
     )
     kind: Kind = Field(
         default="gymnasium",
-        description="library that knows the id; pettingzoo also serves those of `register_aec`, and text is for those "
-        "of `register_text`",
+        description="library that knows the id; pettingzoo also serves those of `register_aec`, and text is for "
+        "guess_number, negotiation and those of `register_text`",
     )
     params: dict[str, Any] = Field(default={}, description="keyword arguments of the environment's constructor")
 

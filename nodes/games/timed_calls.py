@@ -36,7 +36,7 @@ class TimedCalls:
             self._thread = _Thread()
         self._thread.calls.put(function)
         try:
-            outcome: Callable[[], T] = self._thread.outcomes.get(timeout=limit_s)
+            outcome: Callable[[], T] = self._thread.outcomes.get(timeout=min(limit_s, threading.TIMEOUT_MAX))
         except BaseException as error:  # also a signal that interrupts the wait: the call's outcome is never read
             self._thread.end()
             self._thread = None

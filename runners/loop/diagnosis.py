@@ -23,7 +23,7 @@ TRAINS = frozenset({"optimiser_steps", "trained_rows", "left_out_rows"})
 GRADIENT_SHARE = "/gradient_share"
 """Ending of the metrics of an update that hold the share of a role."""
 EVERY_ROUNDS = 10
-"""What goes on is told again after so many rounds."""
+"""Rounds after which a reason that goes on is told again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from types import FrameType
 from genrl_graph.errors import ExchangeTimeout, NodeFailed, SwarmError
 from genrl_graph.runners.loop import watchdog
 
-GRACE_S = 3.0
+GRACE_S = 4.0
 """Seconds from the first signal until the process is ended, wherever it is."""
-KILL_S = 3.8
+KILL_S = 4.8
 """Seconds until a process is killed that has not ended itself, because it never returns to Python code."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -186,7 +186,10 @@ def noted_signals(stop: Stop) -> Iterator[None]:
 
 @contextmanager
 def ended_at_once() -> Iterator[None]:
-    """Let signals end the process inside the block, where a library waits in C code and nothing is committed yet."""
+    """Let signals end the process inside the block, where nothing is committed yet and libraries are in the way.
+
+    Some wait in C code, and some go on after a `KeyboardInterrupt`.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
