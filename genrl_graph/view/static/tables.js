@@ -1,5 +1,6 @@
 // Tables of nodes, peers, the plan's estimate and the log.
 import { clock, duration, el, number, table } from "./dom.js";
+import { frozen } from "./source.js";
 
 const COLUMNS = ["seconds", "rows", "tokens", "reward", "zero_variance", "refused", "failed_rows", "loss", "version"];
 
@@ -45,13 +46,13 @@ export function peersView(state, game) {
     String(peer.round),
     peer.doing || "–",
     `${peer.done} of ${peer.of}`,
-    peer.since ? `${duration(now - peer.since)} ago` : "–",
+    frozen ? clock(peer.since) : peer.since ? `${duration(now - peer.since)} ago` : "–",
     Object.entries(peer.missing).map(([other, why]) => `${other}: ${why}`).join("; ") || "–",
   ]);
   const accounts = Object.entries(state.accounts).sort((a, b) => (b[1].seconds ?? 0) - (a[1].seconds ?? 0));
   const units = [...new Set(accounts.flatMap(([, account]) => Object.keys(account)))];
   return [
-    table("peers whose steps are stored here", ["peer", "round", "doing", "nodes done", "last commit", "missed last"], peers),
+    table("peers whose steps are stored here", ["peer", "round", "doing", "nodes done", "last commit", "missed last"], peers, { className: "wrap" }),
     accounts.length
       ? table(
           "what other peers cost, over all rounds",
