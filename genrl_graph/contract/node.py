@@ -384,7 +384,21 @@ class Fork(Node, kind="policy"):
 
 
 class Coordinate(Node, kind="coordinate"):
-    """Reports the round to an external coordinator; it changes no rows."""
+    """Reports the round to an external coordinator; it changes no rows.
+
+    Its `run` computes what to report and calls `log.submit`: that is committed with the step, and the coordinator of
+    the run sends it, if there is one. It is left out in evaluations.
+    """
+
+    @property
+    def stages_needed(self) -> int:
+        """Return how many stages the coordinator must have for what this node submits."""
+        return 0
+
+    @property
+    def follows_round(self) -> bool:
+        """Return whether a new run begins at the round of the coordinator."""
+        return False
 
 
 KINDS: tuple[type[Node], ...] = (
