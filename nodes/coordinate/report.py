@@ -51,7 +51,10 @@ class Report(Coordinate, name="report"):
         reported = {0: sum(by_stage.values())} if self.stages == "sum" else by_stage
         for stage, reward in sorted(reported.items()):
             log.submit("reward", round=round, stage=stage, reward=max(-INT256_MAX, min(reward, INT256_MAX)))
-            log.metric("reward" if self.stages == "sum" else f"reward_stage{stage}", reward)
+            if self.stages == "sum":
+                log.metric("reward", reward)
+            else:
+                log.metric(f"reward_stage{stage}", reward)
         if self.audit:
             rows = [row for frame in own for row in canonical_rows(frame)]
             leaves = [leaf(row) for row in rows]

@@ -83,6 +83,7 @@ class ChainNode:
             self._again(line)
         if state is not None:
             self._state = os.open(state, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            os.ftruncate(self._state, _whole_bytes(state))
             if not known:
                 self._write({"owner": owner, "stages": stages})
         self.fund(owner)
@@ -164,14 +165,18 @@ def _read_state(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a file of transactions; a last line that a crash tore is left out."""
     if not path.exists():
         return []
-    whole, _, _ = path.read_bytes().rpartition(b"\n")
     try:
-        lines = [json.loads(line) for line in whole.splitlines()]
+        lines = [json.loads(line) for line in path.read_bytes()[: _whole_bytes(path)].splitlines()]
     except ValueError as error:
         raise ParamError(f"--state {path}: is no file of transactions; name another one") from error
     if lines and not {"owner", "stages"} <= lines[0].keys():
         raise ParamError(f"--state {path}: is no file of transactions; name another one")
     return lines
+
+
+def _whole_bytes(path: Path) -> int:
+    """Return the size of a file up to its last whole line."""
+    return path.read_bytes().rfind(b"\n") + 1
 
 
 def _reverted(error: TransactionFailed) -> dict[str, Any]:

@@ -189,7 +189,13 @@ def test_the_table_lists_all_that_a_run_measures(tmp_path: Path) -> None:
         assert [name for name in line.keys() - own if not listed(name)] == []
 
 
-KINDS = {"advantage": "advantage", "exchange": "exchange", "generate": "generator", "reward": "reward"}
+KINDS = {
+    "advantage": "advantage",
+    "coordinate": "coordinate",
+    "exchange": "exchange",
+    "generate": "generator",
+    "reward": "reward",
+}
 KINDS |= {"select": "select", "source": "source", "update": "update"}
 
 
