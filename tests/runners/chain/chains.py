@@ -36,6 +36,11 @@ class Chain:
         """Return one of several wallets."""
         return Wallet.from_key(key(OWNER + number), where="test")
 
+    @staticmethod
+    def account(secret: str) -> str:
+        """Return the address of a key."""
+        return Wallet.from_key(secret, where="test").address
+
     def funded(self, number: int) -> Wallet:
         """Return a wallet with ether."""
         wallet = self.wallet(number)
