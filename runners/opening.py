@@ -157,7 +157,7 @@ def open_run(
         before |= opened.previous.digests(opened.schedule, names, rounds=0)
         weights = opened.previous.digests(opened.schedule, names, rounds=start.first)
     opened.coordinator.open(store, opened.folder, names=names, peer_ids=opened.runner.peer_id)
-    stack.callback(opened.coordinator.close)
+    stack.push(lambda kind, error, at: opened.coordinator.close(failed=kind is not None))
     metrics = _metrics(opened, start, stack)
     diagnosis = Diagnosis(opened.schedule, weights=weights, passes=opened.config.eval_threshold)
     terminal = _terminal(opened, start, stack)

@@ -68,7 +68,7 @@ def reason_of(data: bytes) -> str:
 
 def named_in(text: str) -> str | None:
     """Return the error of the contract that a text names: older versions and proxies give words."""
-    return next((name for name in ERRORS if name in text), None)
+    return max((name for name in ERRORS if name in text), key=len, default=None)  # one is the beginning of another
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,7 +189,7 @@ def _reverted(error: TransactionFailed) -> dict[str, Any]:
 
 def _named(message: str) -> str:
     """Return the words that other nodes have for an error, where a client has to tell it from others."""
-    if "does not have enough" in message or "Sender account balance" in message or "insufficient" in message.lower():
+    if "cannot afford" in message or "Sender account balance" in message or "insufficient" in message.lower():
         return f"insufficient funds: {message}"[:300]
     return message[:300]
 

@@ -119,14 +119,15 @@ class ChainCoordinator:
         """Return how many submissions are pending."""
         return {} if self._outbox is None else {"chain/pending": float(len(self._outbox.open_entries()))}
 
-    def close(self) -> None:
-        """Send what can be sent within `drain_s`, and say what is left."""
+    def close(self, *, failed: bool) -> None:
+        """Send what can be sent within `drain_s`, unless the run `failed`, and say what is left."""
         if self._outbox is None or self._thread is None:
             return
-        self._thread.close(self._config.drain_s)
+        ended = self._thread.close(0.0 if failed else self._config.drain_s)
         if line := pending_line([self._outbox.state]):
             self._tell(f"coordinator: {line}")
-        self._outbox.close()
+        if ended:
+            self._outbox.close()
         self._outbox = self._thread = None
 
     def _queue_stored(self, store: RunStore, outbox: Outbox) -> None:

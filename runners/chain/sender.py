@@ -23,6 +23,7 @@ FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 30.0
 A_PASS = 64  # entries that are looked at before the first one is looked at again
 GAS_MARGIN = 1.25
+NO_DRAIN_S = 1.0
 
 CallOf = Callable[[Entry], Call]
 
@@ -45,6 +46,7 @@ class Sender:
         self._on_later, self._stuck_s, self._leads = on_later, stuck_s, leads
         self._since: dict[str, float] = {}  # when the newest transaction of an entry was sent, or found at start
         self.retry_after_s = 0.0
+        self.ends = threading.Event()  # set to end a pass early
 
     @property
     def _endpoint(self) -> Endpoint:
@@ -68,6 +70,8 @@ class Sender:
     def _pass(self) -> bool:
         moved, begun = False, None
         for entry in self._outbox.open_entries()[:A_PASS]:
+            if self.ends.is_set():
+                break
             of_round = entry.call not in ("register", "advance")
             if of_round and begun is not None and int(entry.submission.get("round", 0)) > begun:
                 if entry.state == "pending":
@@ -220,8 +224,7 @@ class SenderThread:
 
     def __init__(self, sender: Sender, outbox: Outbox) -> None:
         self._sender, self._outbox = sender, outbox
-        self._wake, self._ends = threading.Event(), threading.Event()
-        self._idle = threading.Event()
+        self._wake = threading.Event()
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
@@ -230,27 +233,31 @@ class SenderThread:
         """Look at the outbox now, unless the chain is down."""
         self._wake.set()
 
-    def close(self, drain_s: float) -> None:
-        """Send what can be sent, for at most `drain_s` seconds, then end the thread."""
+    def close(self, drain_s: float) -> bool:
+        """Send what can be sent, for at most `drain_s` seconds, then end the thread.
+
+        Returns whether it has ended: without time to drain, the answer of a slow endpoint is not awaited.
+        """
         until = time.monotonic() + drain_s
         self._wake.set()
         while time.monotonic() < until and self._thread.is_alive() and self._outbox.open_entries():
             time.sleep(0.02)
-        self._ends.set()
+        self._sender.ends.set()
         self._wake.set()
-        self._thread.join(timeout=max(1.0, drain_s))
+        self._thread.join(timeout=None if drain_s else NO_DRAIN_S)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         pause = FIRST_PAUSE_S
         try:
-            while not self._ends.is_set():
+            while not self._sender.ends.is_set():
                 self._wake.clear()
                 moved = bool(self._outbox.open_entries()) and self._sender.work()
                 pause = FIRST_PAUSE_S if moved else min(2 * pause, LONGEST_PAUSE_S)
                 if moved:
                     continue
                 if self._outbox.state.trouble:
-                    self._ends.wait(max(pause, self._sender.retry_after_s))
+                    self._sender.ends.wait(max(pause, self._sender.retry_after_s))
                 elif self._outbox.open_entries():
                     if self._wake.wait(pause):
                         pause = FIRST_PAUSE_S

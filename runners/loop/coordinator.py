@@ -30,8 +30,8 @@ class Coordinator(Protocol):
     def metrics(self) -> Mapping[str, float]:
         """Return metrics for the round that ended."""
 
-    def close(self) -> None:
-        """Send what is pending, for a limited time, and say what stays pending."""
+    def close(self, *, failed: bool) -> None:
+        """Send what is pending, for a limited time unless the run `failed`, and say what stays pending."""
 
 
 class NoCoordinator:
@@ -62,5 +62,5 @@ class NoCoordinator:
         """Return nothing."""
         return {}
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         """Do nothing."""

@@ -33,6 +33,8 @@ class ChangedProvider(NodeProvider):
         answer = None if self.instead is None else self.instead(str(method), params)
         if answer is None:
             answer = super().make_request(method, params)
+        else:
+            answer = {"jsonrpc": "2.0", "id": 1, **answer}
         if self.after is not None:
             self.after(str(method))
         return answer
@@ -198,6 +200,7 @@ def test_a_receipt_that_lies_does_not_make_a_report_done(post: Post, chain: Chai
     post.queue(REGISTER)
     post.provider.instead = pretend
     assert post.work(3) == {"register": "sent"}
+    assert post.outbox.state.trouble == ""
     assert post.entry("register").reason == "the receipt says that it is mined, but the contract does not have it"
     assert len(sent) == 1
     post.provider.instead = None
