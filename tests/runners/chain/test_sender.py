@@ -31,10 +31,7 @@ class ChangedProvider(NodeProvider):
 
     def make_request(self, method: Any, params: Any) -> Any:
         answer = None if self.instead is None else self.instead(str(method), params)
-        if answer is None:
-            answer = super().make_request(method, params)
-        else:
-            answer = {"jsonrpc": "2.0", "id": 1, **answer}
+        answer = super().make_request(method, params) if answer is None else {"jsonrpc": "2.0", "id": 1, **answer}
         if self.after is not None:
             self.after(str(method))
         return answer
