@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -57,7 +57,7 @@ def play(
     checkpoint_every: int | None = None,
     mode: Mode | None = None,
     eval_every: int | None = None,
-    coordinator: CoordinatorConfig | Literal["embedded"] | None = None,
+    coordinator: CoordinatorConfig | Mapping[str, Any] | Literal["embedded"] | None = None,
     quiet: bool = False,
     imports: Mapping[str, str] | None = None,
     resume: bool = False,
