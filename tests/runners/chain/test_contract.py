@@ -1,6 +1,7 @@
 """Our contract: every refusal, roles, leaderboards; random sequences against a plain model; what a call costs."""
 
 import re
+from typing import Any
 
 from chains import Chain, refusal
 from code_blocks import PAGES
@@ -23,7 +24,7 @@ def test_every_refusal_has_its_name(chain: Chain) -> None:
     chain.send(client, ann, abi.REWARD, 0, 0, -5, "ann")
     chain.send(client, ann, abi.WINNERS, 0, ["bob"], "ann")
     chain.send(client, ann, abi.ROOT, 0, b"\7" * 32, 3, "ann")
-    refused = {
+    refused: set[tuple[Any, ...]] = {
         ("PeerIdAlreadyRegistered", bob, abi.REGISTER, "ann"),
         ("PeerIdAlreadyRegistered", bob, abi.REGISTER, ""),
         ("RewardAlreadySubmitted", ann, abi.REWARD, 0, 0, 7, "ann"),
