@@ -36,6 +36,7 @@ from genrl_graph.runners.tracking.metrics import RoundMetrics
 from genrl_graph.runners.tracking.terminal import Terminal, headline
 from genrl_graph.runners.tracking.trackers import make_trackers
 from genrl_graph.runners.tracking.waiting_bar import WaitingBar
+from genrl_graph.store.notes_file import add_note
 from genrl_graph.store.run_folder import GRAPH, refuse_taken
 from genrl_graph.store.run_path import RunPath
 from genrl_graph.store.run_store import RunStore
@@ -75,6 +76,20 @@ class OpenFolder:
         self.console.print(escaped(line), markup=False, soft_wrap=True)
 
 
+@dataclass(slots=True)
+class NotedLines:
+    """Prints lines to the terminal, and adds them to the notes of the run once its `folder` is known."""
+
+    console: Console
+    folder: Path | None = None
+
+    def __call__(self, line: str) -> None:
+        """Print a line and note it."""
+        self.console.print(line, markup=False, soft_wrap=True)
+        if self.folder is not None:
+            add_note(self.folder, line)
+
+
 def open_folder(
     schedule: Schedule,
     config: RunConfig,
@@ -93,15 +108,15 @@ def open_folder(
     """
     evaluation = None if config.mode == "train" else evaluation_schedule(schedule, config.evaluation)
     stop = stack.enter_context(stop_on_signals())
-    graph = replace_run(schedule.graph, config)
+    graph, schedule = replace_run(schedule.graph, config), schedule.played_in("rounds")
     versions = run_versions(graph, imports)
     stack.push(lambda kind, error, at: runner.close(failed=kind is not None))
-    free, tell = partial(free_folder, schedule.graph.name), partial(console.print, markup=False, soft_wrap=True)
+    free, tell = partial(free_folder, schedule.graph.name), NotedLines(console)
     coordinator = make_coordinator(schedule, config, tell=tell, resume=resume)
     run_folder, swarm = runner.start(
         schedule, run=folder, free=free, stop=stop, tell=tell, bootnodes=coordinator.bootnodes
     )
-    home = runner.home(run_folder)
+    tell.folder = home = runner.home(run_folder)
     if home != run_folder and run_folder.is_dir():
         (RunPath(run_folder) / home.name).is_folder()  # raises where the folder of a peer is a link to another one
     rounds = 0 if config.mode == "evaluate" else config.rounds
@@ -220,10 +235,11 @@ def _make_players(opened: OpenFolder, make: Make) -> list[Peer]:
     opened.console.print(line, soft_wrap=True)
     with displaying(WaitingBar(opened.console).show, opened.tell):
         prepare(schedule, ready=ready)
-        if opened.evaluation is not None:
-            prepare(opened.evaluation, known=schedule, ready=ready)
+        evaluations = [] if opened.evaluation is None else [opened.evaluation]
+        for evaluation in evaluations:
+            prepare(evaluation, known=schedule, ready=ready)
         peers = make_peers(schedule, names, seed=opened.config.seed, make=make, ready=ready)
-        refuse_unfit(schedule, peers[0])
+        refuse_unfit(peers[0], schedule, *evaluations)
         return peers
 
 

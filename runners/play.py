@@ -1,7 +1,7 @@
 """Play a graph: open its run, play all rounds, and return the run that ended."""
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from genrl_graph.dag.coordinator_config import CoordinatorConfig
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.run_config import Mode, RunConfig
 from genrl_graph.dag.schedule import Schedule, compile_graph
-from genrl_graph.errors import ParamError
+from genrl_graph.errors import GenrlGraphError, ParamError
 from genrl_graph.messages import counted
 from genrl_graph.runners.loop.context import StepReport
 from genrl_graph.runners.loop.peers import Make, declared_value, digests
@@ -25,6 +25,7 @@ from genrl_graph.runners.session import Session
 from genrl_graph.runners.tracking.next_steps import next_steps
 from genrl_graph.runners.tracking.trackers import require_trackers
 from genrl_graph.runners.tracking.waiting_bar import WaitingBar
+from genrl_graph.store.notes_file import FAILED, add_note
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,7 @@ def play_schedule(
         )
         if opened.complete:
             return _complete_run(opened)
+        stack.enter_context(_noting_failure(opened.folder))
         run, before = open_run(opened, make, see, profile, stack)
         opened.stop.folder = opened.run_folder if resumable else None
         session = Session(run)
@@ -147,6 +149,16 @@ def play_schedule(
     run.terminal.summary(before=before, after=after, store=store, notes=notes, then=commands)
     run.terminal.unplayed(session.unplayed)
     return Run(opened.folder, run.rounds, before, after, session.unplayed)
+
+
+@contextmanager
+def _noting_failure(folder: Path) -> Iterator[None]:
+    """Add a failure of the block to the notes of the run, for those who look at it later."""
+    try:
+        yield
+    except GenrlGraphError as error:
+        add_note(folder, f"{FAILED}{error}")
+        raise
 
 
 def run_options(options: RunConfig, arguments: Mapping[str, object]) -> RunConfig:

@@ -28,6 +28,7 @@ from genrl_graph.runners.tracking.metrics import RoundMetrics
 from genrl_graph.runners.tracking.terminal import Terminal
 from genrl_graph.store.journal import Record
 from genrl_graph.store.metrics_file import METRICS
+from genrl_graph.store.notes_file import add_note
 from genrl_graph.store.run_path import RunPath
 from genrl_graph.store.run_store import RunStore
 
@@ -134,12 +135,12 @@ class Session:
 
     def _end(self, number: int, seconds: float) -> None:
         """Write the metrics of a round and show its results; a recalled round has the metrics of its first time."""
-        failed, stall, stalled = self._run.diagnosis.end(number)
+        failed, lines, stalled = self._run.diagnosis.end(number)
         more = {**self._budget.metrics(), **stalled, **self._run.runner.metrics(), **self._run.coordinator.metrics()}
         peers = self._run.metrics.end(number, seconds, more)
         self._run.terminal.round(number, self._run.start.measured.get(number, peers), seconds, failed=failed)
-        if stall:
-            self._tell(stall)
+        for line in lines:
+            self._warn(line)
 
     def _drop(self) -> None:
         self._run.metrics.drop()
@@ -205,8 +206,13 @@ class Session:
             max_failed_rows=max_failed_rows,
             max_retries=self._run.config.max_retries,
             wait_s=self._run.config.retry_wait_s,
-            tell=self._tell,
+            tell=self._warn,
         )
+
+    def _warn(self, line: str) -> None:
+        """Print a line and add it to the notes of the run."""
+        self._tell(line)
+        add_note(self._run.store.folder, line)
 
     def _tell(self, line: str) -> None:
         self._run.console.print(escaped(line), markup=False, soft_wrap=True)

@@ -1,5 +1,6 @@
 """Small games in text, as a script for `--import`: some that behave, and one for each way in which one breaks."""
 
+import threading
 from typing import Any
 
 import gymnasium
@@ -7,6 +8,9 @@ from gymnasium import spaces
 
 from genrl_graph.nodes.games.environment import register_text
 from genrl_graph.nodes.games.text_game import Spoken, TextEnding, TextTurn
+
+HANGING = threading.Event()
+"""Set by tests to let environments that hang return."""
 
 
 class Guess:
@@ -85,9 +89,15 @@ class Broken(Guess):
             "ending": TextTurn(0, [], [0.0], None, {0: "won"}, over=True),  # type: ignore[dict-item]
             "open": TextTurn(0, [], [0.0], None, {}, over=True),
             "nothing": None,
+            "long": TextTurn(0, [Spoken("more" * 2**16 + "!")], [0.0]),
+            "hang": None,
         }
         if self.steps == 2 and self.breaks == "raise":
             raise RuntimeError("the table\nfell over")
+        if self.steps == 2 and self.breaks == "exit":
+            raise SystemExit(3)
+        if self.steps == 2 and self.breaks == "hang":
+            HANGING.wait(60)
         return turns[self.breaks] if self.steps == 2 else TextTurn(0, [Spoken("more")], [0.0])
 
 

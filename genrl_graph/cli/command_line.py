@@ -18,6 +18,7 @@ from genrl_graph.cli.run import add_export_command, add_run_commands
 from genrl_graph.cli.store import add_store_command
 from genrl_graph.cli.swarm import add_swarm_commands, spread_addresses
 from genrl_graph.cli.sweep import add_sweep_commands
+from genrl_graph.cli.view import add_view_command
 from genrl_graph.errors import GenrlGraphError
 from genrl_graph.messages import escaped
 from genrl_graph.runners.tracking.memory import settle_memory
@@ -91,6 +92,7 @@ def command_parser() -> argparse.ArgumentParser:
     add_run_commands(commands)
     add_sweep_commands(commands)
     add_inspection_commands(commands)
+    add_view_command(commands)
     add_swarm_commands(commands)
     add_export_command(commands)
     add_store_command(commands)

@@ -11,6 +11,7 @@ from genrl_graph.cli.arguments import add_graph_arguments, add_import_argument, 
 from genrl_graph.cli.coordinator_option import add_coordinator_argument, coordinator_of
 from genrl_graph.cli.runner_options import add_runner_arguments, runner_of
 from genrl_graph.errors import ParamError, RoundsSkipped
+from genrl_graph.runners.loop.signals import ended_at_once
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -80,6 +81,7 @@ def _profile_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@ended_at_once()  # until the run handles signals itself: imports of libraries may swallow a KeyboardInterrupt
 def _run(args: argparse.Namespace) -> int:
     from genrl_graph.runners.dry import dry_play
 
@@ -96,6 +98,7 @@ def _run(args: argparse.Namespace) -> int:
     return _play(args, args.out, imports, runner, resume=args.resume)
 
 
+@ended_at_once()
 def _resume(args: argparse.Namespace) -> int:
     from genrl_graph.runners.resume.other_runner import refuse_other_runner
     from genrl_graph.runners.resume.previous_run import refuse_other_imports

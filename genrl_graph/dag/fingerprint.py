@@ -13,8 +13,10 @@ from genrl_graph.seeds import digest
 def protocol_fingerprint(graph: Graph) -> str:
     """Hash the topology, exchanges, edge schemas, and sources with their params.
 
-    Peers may differ in the rest: run options, models, and the params of generators, rewards and updates.
+    Peers may differ in the rest: run options, models, the params of generators, rewards and updates, and what they
+    evaluate.
     """
+    graph = graph.played_in("rounds")
     schemas = {
         ref: [str(kind), kind.base.version, {name: str(column) for name, column in kind.base.declared().items()}]
         for ref, kind in infer(graph).items()

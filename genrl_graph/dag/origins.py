@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from genrl_graph.contract.node import Exchange, Generator, Node
+from genrl_graph.contract.node import Exchange, Generator, Node, PolicyCarry
 from genrl_graph.contract.origins import RowOrigin
 from genrl_graph.dag.graph import Graph, Part
 from genrl_graph.dag.infer import inference_order
@@ -18,10 +18,20 @@ def row_origins(graph: Graph) -> Origins:
     origins: dict[str, tuple[RowOrigin, ...]] = {}
     for name in inference_order(graph):
         part = graph.nodes[name]
-        if isinstance(part.declared, Node):
+        if isinstance(part.declared, Generator):
+            origin = RowOrigin(name, part.declared, policy=_policy_of(graph, part))
+            origins |= {f"{name}.{field}" if field else name: (origin,) for field in part.declared.signature.outputs}
+        elif isinstance(part.declared, Node):
             for field in part.declared.signature.outputs:
                 origins[f"{name}.{field}" if field else name] = _output_origins(part, part.declared, field, origins)
     return origins
+
+
+def _policy_of(graph: Graph, part: Part) -> PolicyCarry | None:
+    """Return the carry that a generator reads as its input `policy`, None if it reads an update or nothing."""
+    wire = part.inputs.get("policy")
+    carry = graph.carries.get(wire) if isinstance(wire, str) else None
+    return carry.declared if carry is not None and isinstance(carry.declared, PolicyCarry) else None
 
 
 def input_origins(part: Part, origins: Origins) -> dict[str, list[RowOrigin]]:
@@ -33,8 +43,6 @@ def input_origins(part: Part, origins: Origins) -> dict[str, list[RowOrigin]]:
 
 
 def _output_origins(part: Part, node: Node, field: str, origins: Origins) -> tuple[RowOrigin, ...]:
-    if isinstance(node, Generator):
-        return (RowOrigin(part.name, node),)
     passed_on, inputs = _sockets_passed_on(node, field), input_origins(part, origins)
     found = dict.fromkeys(origin for socket in passed_on for origin in inputs.get(socket, ()))
     if isinstance(node, Exchange):

@@ -1,6 +1,6 @@
 """Stored rollouts with their rewards and advantages, as text."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,19 +21,24 @@ assert trajectories and turns  # imported to define their edge types, which `rea
 
 @dataclass(slots=True)
 class RewardVerdict:
-    """The reward of a rollout (of a chain of rewards, the last), all reward terms, and its advantage."""
+    """The reward of a rollout (of a chain of rewards, the last), all reward terms, and its advantage.
+
+    `seats` is the number of seats of an episode over which they are summed.
+    """
 
     reward: float | None = None
     advantage: float | None = None
     terms: dict[str, float] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)  # why a node could not judge it, by node
+    seats: int = 1
 
     def __str__(self) -> str:
-        parts = [f"reward {self.reward:.3f}" if self.reward is not None else "no reward"]
+        of = f"sum over {self.seats} seats: " if self.seats > 1 else ""
+        parts = [f"{of}reward {self.reward:.3f}" if self.reward is not None else "no reward"]
         if self.terms:
             parts.append(f"({', '.join(f'{name} {value:.3f}' for name, value in self.terms.items())})")
         if self.advantage is not None:
-            parts.append(f"advantage {self.advantage:+.3f}")
+            parts.append(f"{'mean ' * (self.seats > 1)}advantage {self.advantage:+.3f}")
         return " ".join(parts)
 
 
@@ -56,7 +61,7 @@ class RewardVerdicts:
         own = self._by_id_and_holder.get((row["id"], holder or row["peer"]))
         return own or self._by_id.get(row["id"]) or RewardVerdict()
 
-    def combined(self, rows: Iterable[Row], holder: str | None = None) -> RewardVerdict:
+    def combined(self, rows: Collection[Row], holder: str | None = None) -> RewardVerdict:
         """Return the verdict of the rows of one episode: sums of rewards and terms, and the mean advantage."""
         verdicts = [self.of(row, holder) for row in rows]
         if len(verdicts) == 1:
@@ -66,7 +71,8 @@ class RewardVerdicts:
         terms = {name: sum(v.terms.get(name, 0.0) for v in verdicts) for verdict in verdicts for name in verdict.terms}
         reasons = {node: reason for verdict in verdicts for node, reason in verdict.reasons.items()}
         mean = float(np.mean(advantages)) if advantages else None
-        return RewardVerdict(sum(rewards) if rewards else None, mean, terms, reasons)
+        seats = len({row.get("seat", 0) for row in rows})
+        return RewardVerdict(sum(rewards) if rewards else None, mean, terms, reasons, seats)
 
     def _add_rows(self, table: pa.Table) -> None:
         """Add the rewards and advantages of a group; called in the order of the steps, so the last of a chain wins."""
@@ -98,6 +104,7 @@ class RolloutText:
     facts: str
     gist: str
     parts: tuple[tuple[str, str], ...]
+    boards: tuple[tuple[str, ...], ...] = ()
 
 
 def readable_type(columns: Iterable[str]) -> type[Frame] | None:
@@ -120,7 +127,7 @@ def rollout_texts(kind: type[Frame], table: pa.Table) -> Iterator[RolloutText]:
         for transcript in frame.transcripts():
             chosen = [rows[at] for at in transcript.rows.tolist()]
             name = kind.trajectory_id(chosen[0]["id"])
-            yield RolloutText(name, chosen, transcript.facts, transcript.gist, transcript.parts)
+            yield RolloutText(name, chosen, transcript.facts, transcript.gist, transcript.parts, transcript.boards)
 
 
 def rollout_groups(run: StoredRun) -> dict[str, type[Frame]]:

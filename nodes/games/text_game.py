@@ -8,6 +8,8 @@ from genrl_graph.nodes.games.game import GameError, read_reward
 
 TextEnding = Literal["terminated", "truncated"]
 NARRATOR = "game"
+MOST_CHARACTERS = 2**18
+"""Most characters of one message or action."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,8 @@ def _spoken(message: Spoken) -> Spoken:
 def _text(value: object, what: str) -> str:
     if not isinstance(value, str):
         raise GameError(f"{what} is {str(value)[:40]!r}, which is a {type(value).__name__} and no text")
+    if len(value) > MOST_CHARACTERS:
+        raise GameError(f"{what} has {len(value)} characters; at most {MOST_CHARACTERS} are read")
     if any("\ud800" <= letter <= "\udfff" for letter in value):
         raise GameError(f"{what} holds a lone surrogate, which is no text")
     return value

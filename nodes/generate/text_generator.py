@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from genrl_graph.contract.node import Generator
+from genrl_graph.contract.origins import Alike
 from genrl_graph.contract.policy import Sampling, TextPolicy
 from genrl_graph.errors import ParamError
 
@@ -47,6 +48,11 @@ class TextGenerator(Generator):
     max_batch_tokens: int = Field(
         default=16384, ge=1, description="most tokens of a sampling batch, rows times the longest; bounds its memory"
     )
+
+    def untrainable(self) -> Alike | None:
+        """Return the param that leaves one token, which is certain whatever the weights are."""
+        certain = self.top_k == 1 and self.temperature > 0
+        return Alike("certain tokens", "top_k", 1, "to 0") if certain else None
 
     @property
     def _sampling(self) -> Sampling:

@@ -1,6 +1,7 @@
 """`source.environment`: episodes of an environment of Gymnasium, PettingZoo or OpenSpiel, or of your own."""
 
 import re
+from collections.abc import Iterable
 from typing import Self
 
 import numpy as np
@@ -32,6 +33,14 @@ class EnvironmentSource(Source, name="environment"):
     num_episodes: int = Field(default=16, ge=1, le=2**20, description="episodes per round")
 
     _evaluating: bool = PrivateAttr(default=False)
+
+    def check_data(self) -> Iterable[str]:
+        """Return why the environment cannot be opened here, for the command `check`."""
+        try:
+            self.environment.describe()
+        except DataError as error:
+            return [str(error)]
+        return []
 
     def prepare(self) -> None:
         """Make the environment; raises `DataError` if it does not exist or its spaces are not supported."""

@@ -172,3 +172,39 @@ def test_what_does_not_fit_is_a_line_before_the_first_round(tmp_path: Path) -> N
         ParamError, match=r"nodes.play: `policy`: policy.tiny_lm: its chat template cannot be continued"
     ):
         play(load(tmp_path / "guess.yaml"), out=tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        (
+            "advantage.turns, inputs: {scored: brief}, params: {credit: return_to_go}",
+            "advantage.group, inputs: {scored: brief}",
+            r"nodes.credit: can never learn: 'play' samples a single turn for each prompt \(max_turns is 4\); set "
+            r"nodes.play.params.max_turns to 1, or compare episodes with advantage.turns",
+        ),
+        (
+            "max_turns: 4",
+            "top_k: 1",
+            r"nodes.update: can never learn: 'play' samples certain tokens \(top_k is 1\); set "
+            r"nodes.play.params.top_k to 0",
+        ),
+    ],
+)
+def test_turns_that_teach_nothing_are_an_error_of_check(tmp_path: Path, old: str, new: str, line: str) -> None:
+    assert old in GUESS
+    (tmp_path / "guess.yaml").write_text(GUESS.replace(old, new))
+    with pytest.raises(GraphError, match=line):
+        load(tmp_path / "guess.yaml")
+
+
+def test_check_names_a_game_that_no_script_has_registered(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "guess.yaml").write_text(GUESS.replace("id: guess", "id: gess"))
+    assert run_command(["check", str(tmp_path / "guess.yaml")]) == 2
+    assert "nodes.tasks.params: text gess: no scri" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_transcript_says_that_its_reward_is_a_sum_over_seats(kuhn: Path, capsys: Any) -> None:
+    assert run_command(["rollouts", str(kuhn), "--limit", "1"]) == 0
+    assert "sum over 2 seats: reward " in capsys.readouterr().out

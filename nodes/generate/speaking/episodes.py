@@ -6,6 +6,7 @@ Randomness is drawn per episode, seat and turn, so that an episode does not depe
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -15,11 +16,12 @@ from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.games.environment_pool import GamePool
 from genrl_graph.nodes.games.game import GameError
 from genrl_graph.nodes.games.text_game import CheckedTextGame, TextTurn
+from genrl_graph.nodes.games.timed_calls import TimedCalls
 from genrl_graph.nodes.generate.acting.seating import Seats
 from genrl_graph.nodes.generate.prompting.prompts import AskedTask
 from genrl_graph.nodes.generate.speaking.chats import Asked, Chat, Messages, Wording
 from genrl_graph.nodes.generate.speaking.moves import Illegal, Move, move_of
-from genrl_graph.nodes.generate.speaking.players import DialoguePlayer, PolicyPlayer, RandomMover
+from genrl_graph.nodes.generate.speaking.players import DialoguePlayer, PolicyPlayer, RandomMover, RecordedPlayer
 from genrl_graph.seeds import substream
 
 
@@ -57,25 +59,36 @@ class Dialogue:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Rules of a dialogue: the wording of turns, the reading of moves, and the turns after which it is truncated."""
+    """Rules of a dialogue: the wording of turns, the reading of moves, and limits on turns and seconds."""
 
     wording: Wording
     extract: str
     illegal: Illegal
     illegal_reward: float
     max_turns: int
+    step_timeout_s: float
 
 
-class _RunningDialogue:
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Environments of dialogues: a pool of them, and the thread that calls them."""
+
+    pool: GamePool[CheckedTextGame]
+    calls: TimedCalls
+
+
+class RunningDialogue:
     """An episode in progress on one copy of its environment."""
 
-    def __init__(self, episode: Dialogue, game: CheckedTextGame, rules: Rules, rng: np.random.Generator) -> None:
-        self.episode, self.game, self._rules, self._rng = episode, game, rules, rng
-        self._open = set(range(game.spaces.seats))
+    def __init__(self, episode: Dialogue, table: Table, rules: Rules, rng: np.random.Generator) -> None:
+        self.episode, self._rules, self._rng = episode, rules, rng
+        self._call = partial(table.calls.call, limit_s=rules.step_timeout_s)
+        self.game: CheckedTextGame = self._call(partial(table.pool.take, episode.environment))
+        self._open = set(range(self.game.spaces.seats))
         self._chats: dict[int, Chat] = {}
         self._heard: Messages = []
-        episode.returns = [0.0] * game.spaces.seats
-        self.turn: TextTurn = game.reset(episode.seed)
+        episode.returns = [0.0] * self.game.spaces.seats
+        self.turn: TextTurn = self._call(partial(self.game.reset, episode.seed))
         self.asked: Asked | None = None
 
     @property
@@ -88,7 +101,7 @@ class _RunningDialogue:
         where = (self.episode.task.id, self.episode.sample, self.turn.seat, self.episode.moves)
         return substream(self._rng, purpose, *where)
 
-    def ask(self, player: PolicyPlayer) -> None:
+    def ask(self, player: PolicyPlayer | RecordedPlayer) -> None:
         """Set the prompt of the next turn; a seat without room or turns left truncates the episode."""
         seat = self.turn.seat
         chat = self._chats.get(seat)
@@ -99,19 +112,24 @@ class _RunningDialogue:
         if chat.turns < self._rules.max_turns:
             asked = chat.ask(seat, self._heard, self.turn.legal)
             self.asked = asked if player.fits(asked) else None
-            if len(asked.ids) == 0:
+            if len(asked.ids) == 0 and player.policy is not None:
                 raise GameError("the prompt has no tokens")
-            if self.asked is None and chat.turns == 0:
+            if self.asked is None and chat.turns == 0 and isinstance(player, PolicyPlayer):
                 raise GameError(f"the first prompt has {len(asked.ids)} tokens, but at most {player.limit} fit")
         if self.asked is None:
-            self._end("truncated")
+            self.end("truncated")
 
-    def say(self, completion: Completion) -> None:
-        """Play the move of a completion, and record the turn; raises whatever the environment raises."""
+    def say(self, completion: Completion, *, drawn: str | None = None) -> None:
+        """Play the move of a completion, and record the turn; raises whatever the environment raises.
+
+        `drawn` is the random move that a recorded episode played in place of an illegal one.
+        """
         assert self.asked is not None, "a prompt was asked"
         seat, chat, rules = self.turn.seat, self._chats[self.turn.seat], self._rules
         rng = self.stream("illegal")
         move = move_of(completion.text, self.turn.legal, pattern=rules.extract, illegal=rules.illegal, rng=rng)
+        if drawn is not None and not move.legal and rules.illegal == "random" and drawn in (self.turn.legal or ()):
+            move = Move(drawn, legal=False)
         spoken = SpokenTurn(seat, chat.turns, self.episode.moves, self._heard, self.asked, completion)
         spoken.action, spoken.legal = move.action or "", move.legal
         chat.answer(self.asked, completion)
@@ -126,16 +144,16 @@ class _RunningDialogue:
         if not move.legal and self._rules.illegal != "pass_on":
             self._earn(seat, self._rules.illegal_reward)
         if move.action is None:
-            self._end("terminated")
+            self.end("terminated")
             return
-        self.turn = self.game.step(move.action)
+        self.turn = self._call(partial(self.game.step, move.action))
         for at, reward in enumerate(self.turn.rewards):
             self._earn(at, reward)
         for at, ending in self.turn.ends.items():
             self._close(at, ending)
         self.episode.over = self.turn.over
 
-    def _end(self, ending: str) -> None:
+    def end(self, ending: str) -> None:
         """End the episode for all seats that are still in it."""
         for seat in sorted(self._open):
             self._close(seat, ending)
@@ -160,7 +178,7 @@ class _RunningDialogue:
 
 def play_dialogues(
     episodes: Sequence[Dialogue],
-    pool: GamePool[CheckedTextGame],
+    table: Table,
     rules: Rules,
     *,
     num_envs: int,
@@ -168,27 +186,27 @@ def play_dialogues(
 ) -> None:
     """Play all episodes, `num_envs` at a time, and record the result in each of them.
 
-    An exception of an environment fails its episode; that copy of the environment is not used again.
+    An environment that raises or does not return fails its episode; that copy of it is not used again.
     """
     waiting = list(reversed(episodes))
-    running: list[_RunningDialogue] = []
+    running: list[RunningDialogue] = []
     while waiting or running:
         while waiting and len(running) < num_envs:
             episode = waiting.pop()
             with _recorded(episode):
-                running.append(_RunningDialogue(episode, pool.take(episode.environment), rules, rng))
+                running.append(RunningDialogue(episode, table, rules, rng))
         for player, dialogues in _by_player(running):
             if isinstance(player, PolicyPlayer):
                 _speak(player, dialogues)
-            else:
+            elif isinstance(player, RandomMover):
                 _move_randomly(player, dialogues)
         for dialogue in running:
             if dialogue.episode.over and not dialogue.episode.error:
-                pool.give_back(dialogue.episode.environment, dialogue.game)
+                table.pool.give_back(dialogue.episode.environment, dialogue.game)
         running = [dialogue for dialogue in running if not dialogue.episode.over]
 
 
-def _speak(player: PolicyPlayer, dialogues: Sequence[_RunningDialogue]) -> None:
+def _speak(player: PolicyPlayer, dialogues: Sequence[RunningDialogue]) -> None:
     """Let a policy complete the next turn of each episode, in one call."""
     for dialogue in dialogues:
         with _recorded(dialogue.episode):
@@ -199,10 +217,12 @@ def _speak(player: PolicyPlayer, dialogues: Sequence[_RunningDialogue]) -> None:
     completions = player.complete(prompts, rngs) if prompts else []
     for (dialogue, _), completion in zip(asked, completions, strict=True):
         with _recorded(dialogue.episode):
+            if completion.error:
+                raise GameError(completion.error)
             dialogue.say(completion)
 
 
-def _move_randomly(player: RandomMover, dialogues: Sequence[_RunningDialogue]) -> None:
+def _move_randomly(player: RandomMover, dialogues: Sequence[RunningDialogue]) -> None:
     for dialogue in dialogues:
         with _recorded(dialogue.episode):
             legal = dialogue.turn.legal
@@ -224,9 +244,9 @@ def _recorded(episode: Dialogue) -> Iterator[None]:
         episode.over, episode.error = True, f"move {episode.moves}: {' '.join(reason.split())}"
 
 
-def _by_player(running: Sequence[_RunningDialogue]) -> list[tuple[DialoguePlayer, list[_RunningDialogue]]]:
+def _by_player(running: Sequence[RunningDialogue]) -> list[tuple[DialoguePlayer, list[RunningDialogue]]]:
     """Group episodes by the player to move; groups are in the order of their first episodes."""
-    groups: dict[int, tuple[DialoguePlayer, list[_RunningDialogue]]] = {}
+    groups: dict[int, tuple[DialoguePlayer, list[RunningDialogue]]] = {}
     for dialogue in running:
         player = dialogue.player
         groups.setdefault(id(player), (player, []))[1].append(dialogue)

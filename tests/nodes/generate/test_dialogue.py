@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -220,12 +221,18 @@ def test_an_episode_is_truncated_after_its_turns_or_when_the_context_is_full(par
         ("nan", "move 2: reward is nan", "4"),
         ("text", "move 2: a message is '7', which is a int and no text", "4"),
         ("seat", "move 2: seat 1 is to move, which is none of 0 to 0", "4"),
+        ("long", "move 2: a message has 262145 characters; at most 262144 are read", "4"),
+        ("exit", "move 2: SystemExit: 3", "4"),
+        ("hang", "move 2: the environment did not return within 0.1 s", "4"),
     ],
 )
 def test_a_game_that_breaks_costs_its_episode(breaks: str, reason: str, said: str) -> None:
     environment = {"kind": "text", "id": "broken", "params": {"breaks": breaks}}
     log = Log()
-    rows = play(DialogueGenerator(), tasks_of(environment, 2), scripted(lambda _: "4"), log=log)
+    node = DialogueGenerator(step_timeout_s=0.1 if breaks == "hang" else 60)
+    rows = play(node, tasks_of(environment, 2), scripted(lambda _: "4"), log=log)
+    if breaks == "hang":
+        sys.modules["text_games"].HANGING.set()
     assert rows.values("error") == [reason] * 2 and rows.values("completion") == [said] * 2
     assert set(rows.values("finish_reason")) == set(rows.values("ending")) == {"failed"}
     assert np.isnan(rows.numpy("reward")).all() and log.metrics["failed"] == 1.0
