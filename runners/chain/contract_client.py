@@ -41,7 +41,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer that the contract would give to a call now: `open` to it, `done` already, possible `later`, or `refused`."""
+    """The answer of the contract to a call as of now: `open` to it, `done` already, possible `later`, or `refused`."""
 
     outcome: Outcome
     reason: str = ""
