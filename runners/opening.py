@@ -112,6 +112,8 @@ def open_folder(
     versions = run_versions(graph, imports)
     stack.push(lambda kind, error, at: runner.close(failed=kind is not None))
     free, tell = partial(free_folder, schedule.graph.name), NotedLines(console)
+    if resume and folder is not None:  # before the runner writes a key into it
+        refuse_other_runner(folder, runner.home(folder), peers=config.peers)
     coordinator = make_coordinator(schedule, config, tell=tell, resume=resume)
     run_folder, swarm = runner.start(
         schedule, run=folder, free=free, stop=stop, tell=tell, bootnodes=coordinator.bootnodes
@@ -121,8 +123,6 @@ def open_folder(
         (RunPath(run_folder) / home.name).is_folder()  # raises where the folder of a peer is a link to another one
     rounds = 0 if config.mode == "evaluate" else config.rounds
     previous, progress = None, RunProgress()
-    if resume:
-        refuse_other_runner(run_folder, home)
     if resume and (home / GRAPH).exists():
         previous = PreviousRun(stack.enter_context(RunStore.open(home, "a", block_rounds=config.block_rounds)))
         previous.refuse_another(graph, versions)

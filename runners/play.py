@@ -18,6 +18,7 @@ from genrl_graph.messages import counted
 from genrl_graph.runners.loop.context import StepReport
 from genrl_graph.runners.loop.peers import Make, declared_value, digests
 from genrl_graph.runners.loop.runner import LocalRunner, Runner
+from genrl_graph.runners.loop.signals import what_is_left
 from genrl_graph.runners.loop.threads import set_threads
 from genrl_graph.runners.loop.trace import ProfileOf
 from genrl_graph.runners.opening import OpenFolder, open_folder, open_run, replace_run
@@ -138,8 +139,11 @@ def play_schedule(
         if opened.complete:
             return _complete_run(opened)
         stack.enter_context(_noting_failure(opened.folder))
+        if resumable:
+            opened.stop.left = what_is_left(None if opened.previous is None else opened.run_folder)
         run, before = open_run(opened, make, see, profile, stack)
-        opened.stop.folder = opened.run_folder if resumable else None
+        if resumable:
+            opened.stop.left = what_is_left(opened.run_folder)
         session = Session(run)
         session.play()
         after = digests(run.players)

@@ -11,11 +11,13 @@ from genrl_graph.cli.arguments import add_graph_arguments, add_import_argument, 
 from genrl_graph.cli.coordinator_option import add_coordinator_argument, coordinator_of
 from genrl_graph.cli.runner_options import add_runner_arguments, runner_of
 from genrl_graph.errors import ParamError, RoundsSkipped
+from genrl_graph.messages import counted
 from genrl_graph.runners.loop.signals import ended_at_once
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from genrl_graph.dag.graph import Graph
     from genrl_graph.runners.loop.runner import Runner
 
 
@@ -148,6 +150,8 @@ def _play(
 
     graph = valid_graph(args).graph
     coordinator = coordinator_of(args)
+    if not (args.quiet or resume):
+        _say_rounds(args.graph, graph)
     options = {
         "coordinator": coordinator,
         "quiet": args.quiet,
@@ -164,6 +168,16 @@ def _play(
             raise RoundsSkipped(f"{run.folder}: {what}; the others are complete")
 
     return _exit_code(whole)
+
+
+def _say_rounds(path: Path, graph: "Graph") -> None:
+    """Say that a script is played for the default number of rounds: it may ask for another one when it plays itself."""
+    from genrl_graph.graph_file.read import SCRIPT
+
+    if path.suffix == SCRIPT and "rounds" not in graph.run.model_fields_set:
+        played = f"its graph names no rounds, so that {counted(graph.run.rounds, 'round')} are played"
+        mend = "what the script gives to play(...) is not read; add run.rounds=N, or in it Graph(..., run=RunConfig())"
+        print(f"genrl-graph: {path}: {played}; {mend}", file=sys.stderr)
 
 
 def _exit_code(play: Callable[[], object]) -> int:
