@@ -2,9 +2,9 @@
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 # Ctrl-C while the command line imports what follows ends it without a traceback; its `main` sets the handler again
 if Path(*sys.argv[:1]).name in ("-m", "genrl-graph") and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -39,6 +39,7 @@ from genrl_graph.version import VERSION as __version__
 if TYPE_CHECKING:
     from genrl_graph.comparison.history import Unit
     from genrl_graph.comparison.result import Comparison
+    from genrl_graph.dag.coordinator_config import CoordinatorConfig
     from genrl_graph.runners.loop.runner import Runner
     from genrl_graph.runners.play import Run
     from genrl_graph.runners.replay.replay import Replay
@@ -60,11 +61,13 @@ def play(
     quiet: bool = False,
     resume: bool = False,
     runner: "Runner | None" = None,
+    coordinator: "CoordinatorConfig | Mapping[str, Any] | Literal['embedded'] | None" = None,
 ) -> "Run":
     """Play a graph from a script or notebook and return the run; options given here override the graph's `run:`.
 
     With `resume` an interrupted run in `out` continues from its newest checkpoint. `runner` says how peers meet: by
     default all play in this process; `genrl_graph.runners.torchrun.TorchRunner()` plays a rank of torchrun.
+    `coordinator` is the contract that `coordinate` nodes report to, as under `run.coordinator`.
 
     Raises:
         GraphError: The graph cannot be played; nothing has been loaded yet.
@@ -85,6 +88,7 @@ def play(
         quiet=quiet,
         resume=resume,
         runner=runner,
+        coordinator=coordinator,
     )
 
 

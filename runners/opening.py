@@ -14,9 +14,11 @@ from rich.console import Console
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.dag.schedule import Schedule
+from genrl_graph.errors import ChainError
 from genrl_graph.long_work import displaying
 from genrl_graph.messages import counted, escaped
 from genrl_graph.runners.loop.context import StepReport
+from genrl_graph.runners.loop.coordinator import Coordinator, NoCoordinator
 from genrl_graph.runners.loop.diagnosis import Diagnosis
 from genrl_graph.runners.loop.evaluate import evaluation_schedule
 from genrl_graph.runners.loop.exchange import Swarm
@@ -55,6 +57,7 @@ class OpenFolder:
     config: RunConfig
     runner: Runner
     swarm: Swarm
+    coordinator: Coordinator
     run_folder: Path
     folder: Path
     previous: PreviousRun | None
@@ -109,14 +112,17 @@ def open_folder(
     versions = run_versions(graph, imports)
     stack.push(lambda kind, error, at: runner.close(failed=kind is not None))
     free, tell = partial(free_folder, schedule.graph.name), NotedLines(console)
-    run_folder, swarm = runner.start(schedule, run=folder, free=free, stop=stop, tell=tell)
+    if resume and folder is not None:  # before the runner writes a key into it
+        refuse_other_runner(folder, runner.home(folder), peers=config.peers)
+    coordinator = make_coordinator(schedule, config, tell=tell, resume=resume)
+    run_folder, swarm = runner.start(
+        schedule, run=folder, free=free, stop=stop, tell=tell, bootnodes=coordinator.bootnodes
+    )
     tell.folder = home = runner.home(run_folder)
     if home != run_folder and run_folder.is_dir():
         (RunPath(run_folder) / home.name).is_folder()  # raises where the folder of a peer is a link to another one
     rounds = 0 if config.mode == "evaluate" else config.rounds
     previous, progress = None, RunProgress()
-    if resume:
-        refuse_other_runner(run_folder, home)
     if resume and (home / GRAPH).exists():
         previous = PreviousRun(stack.enter_context(RunStore.open(home, "a", block_rounds=config.block_rounds)))
         previous.refuse_another(graph, versions)
@@ -133,6 +139,7 @@ def open_folder(
         config=config,
         runner=runner,
         swarm=swarm,
+        coordinator=coordinator,
         run_folder=run_folder,
         folder=home,
         previous=previous,
@@ -164,6 +171,8 @@ def open_run(
         store, start = opened.previous.store, _restore(opened, opened.previous, players)
         before |= opened.previous.digests(opened.schedule, names, rounds=0)
         weights = opened.previous.digests(opened.schedule, names, rounds=start.first)
+    opened.coordinator.open(store, opened.folder, names=names, peer_ids=opened.runner.peer_id)
+    stack.push(lambda kind, error, at: opened.coordinator.close(failed=kind is not None))
     metrics = _metrics(opened, start, stack)
     diagnosis = Diagnosis(opened.schedule, weights=weights, passes=opened.config.eval_threshold)
     terminal = _terminal(opened, start, stack)
@@ -176,6 +185,7 @@ def open_run(
         players=players,
         runner=opened.runner,
         swarm=opened.swarm,
+        coordinator=opened.coordinator,
         config=opened.config,
         store=store,
         metrics=metrics,
@@ -188,6 +198,22 @@ def open_run(
         diagnosis=diagnosis,
     )
     return run, before
+
+
+def make_coordinator(
+    schedule: Schedule, config: RunConfig, *, tell: Callable[[str], None], resume: bool
+) -> Coordinator:
+    """Connect to the coordinator that the options name; raises `ChainError` where it cannot serve.
+
+    A run that trains nothing reports nothing. With `resume` the chain may be down for now.
+    """
+    if config.coordinator is None or config.mode == "evaluate":
+        return NoCoordinator(tell)
+    try:
+        from genrl_graph.runners.chain.run_coordinator import chain_coordinator
+    except ModuleNotFoundError as error:
+        raise ChainError(f"a coordinator needs {error.name}; pip install 'genrl-graph[chain]'") from error
+    return chain_coordinator(config.coordinator, schedule, tell=tell, may_be_down=resume)
 
 
 def replace_run(graph: Graph, config: RunConfig) -> Graph:

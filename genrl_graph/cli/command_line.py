@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from genrl_graph.cli.chain import add_chain_command
 from genrl_graph.cli.docs import add_docs_command
 from genrl_graph.cli.graph import add_graph_commands
 from genrl_graph.cli.inspection import add_inspection_commands
@@ -95,6 +96,7 @@ def command_parser() -> argparse.ArgumentParser:
     add_swarm_commands(commands)
     add_export_command(commands)
     add_store_command(commands)
+    add_chain_command(commands)
     add_docs_command(commands)
     return parser
 

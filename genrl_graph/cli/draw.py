@@ -76,6 +76,8 @@ def _draw(args: argparse.Namespace) -> int:
         print(f"genrl-graph: {line}", file=sys.stderr)
     if args.out is not None:
         write_out(args.out, render(drawn, format))
+        if loaded.problems:
+            print(f"genrl-graph: {args.out}: drawn all the same, what is wrong in red", file=sys.stderr)
     elif format == "text":
         sys.stdout.write(shown(drawn, sys.stdout))
     else:

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genrl_graph.cli.arguments import add_graph_arguments, add_import_argument, run_imports, valid_graph
+from genrl_graph.cli.coordinator_option import add_coordinator_argument, coordinator_of
 from genrl_graph.cli.runner_options import add_runner_arguments, runner_of
 from genrl_graph.errors import ParamError, RoundsSkipped
+from genrl_graph.messages import counted
 from genrl_graph.runners.loop.signals import ended_at_once
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from genrl_graph.dag.graph import Graph
     from genrl_graph.runners.loop.runner import Runner
 
 
@@ -44,6 +47,7 @@ def add_run_commands(commands: "_SubParsersAction[argparse.ArgumentParser]") -> 
     run.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     _profile_argument(run)
     add_runner_arguments(run)
+    add_coordinator_argument(run)
     run.set_defaults(command=_run)
 
     resume = commands.add_parser("resume", help="resume an interrupted run, bit-identical to an uninterrupted one")
@@ -55,6 +59,7 @@ def add_run_commands(commands: "_SubParsersAction[argparse.ArgumentParser]") -> 
     resume.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     _profile_argument(resume)
     add_runner_arguments(resume)
+    add_coordinator_argument(resume)
     resume.set_defaults(command=_resume)
 
     replay = commands.add_parser("replay", help="play an edited graph over the rollouts of a run, without a model")
@@ -144,7 +149,17 @@ def _play(
     from genrl_graph.runners.play import play
 
     graph = valid_graph(args).graph
-    options = {"quiet": args.quiet, "imports": imports, "resume": resume, "runner": runner, "profile": args.profile}
+    coordinator = coordinator_of(args)
+    if not (args.quiet or resume):
+        _say_rounds(args.graph, graph)
+    options = {
+        "coordinator": coordinator,
+        "quiet": args.quiet,
+        "imports": imports,
+        "resume": resume,
+        "runner": runner,
+        "profile": args.profile,
+    }
 
     def whole() -> None:
         run = play(graph, out=out, **options)
@@ -153,6 +168,16 @@ def _play(
             raise RoundsSkipped(f"{run.folder}: {what}; the others are complete")
 
     return _exit_code(whole)
+
+
+def _say_rounds(path: Path, graph: "Graph") -> None:
+    """Say that a script is played for the default number of rounds: it may ask for another one when it plays itself."""
+    from genrl_graph.graph_file.read import SCRIPT
+
+    if path.suffix == SCRIPT and "rounds" not in graph.run.model_fields_set:
+        played = f"its graph names no rounds, so that {counted(graph.run.rounds, 'round')} are played"
+        mend = "what the script gives to play(...) is not read; add run.rounds=N, or in it Graph(..., run=RunConfig())"
+        print(f"genrl-graph: {path}: {played}; {mend}", file=sys.stderr)
 
 
 def _exit_code(play: Callable[[], object]) -> int:

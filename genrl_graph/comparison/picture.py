@@ -75,7 +75,10 @@ def _panel(axis: Any, comparison: Comparison, aligned: Aligned, labels: Sequence
         band, style = comparison.bands[aligned.metric, label], look(number)
         every = max(1, len(aligned.positions) // MARKS)
         offset = (number * every // max(len(labels), 1)) % every
-        axis.fill_between(aligned.positions, band.low, band.high, color=style["color"], alpha=0.13, linewidth=0)
+        axis.fill_between(aligned.positions, band.low, band.high, color=style["color"], alpha=0.1, linewidth=0)
+        edge = {"color": style["color"], "linestyle": style["linestyle"], "linewidth": 0.6, "alpha": 0.7}
+        for end in (band.low, band.high):  # where bands overlap, their edges tell them apart
+            axis.plot(aligned.positions, end, **edge)
         axis.plot(aligned.positions, band.mean, label=label, markevery=(offset, every), **style)
     smoothing = f" (mean of {aligned.window} rounds)" if aligned.window > 1 else ""
     axis.set_title(f"{aligned.metric}{smoothing}", fontsize=10, parse_math=False)

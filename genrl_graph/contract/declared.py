@@ -160,6 +160,9 @@ def problem_text(item: Mapping[str, Any]) -> str:
     message = message[:1].lower() + message[1:]
     if not item["loc"]:
         return message
+    if item["type"] in ("tuple_type", "list_type"):
+        one = "" if isinstance(item["input"], Mapping) else f"; for one value write [{item['input']}]"
+        return f"wants a list, got {short(item['input'])}{one}"
     wants_text = item["type"] in ("string_type", "literal_error") and isinstance(item["input"], bool | int | float)
     return f"{message}, got {short(item['input'])}" + ("; put it in quotes to keep it text" if wants_text else "")
 

@@ -411,9 +411,23 @@ class Fork(Node, kind="policy"):
 
 
 class Coordinate(Node, kind="coordinate"):
-    """Reports the round to an external coordinator; it changes no rows, and nobody outside hears of evaluations."""
+    """Reports the round to an external coordinator; it changes no rows, and nobody outside hears of evaluations.
+
+    Its `run` computes what to report and calls `log.submit`: that is committed with the step, and the coordinator of
+    the run sends it, if there is one.
+    """
 
     phases = frozenset({"rounds"})
+
+    @property
+    def stages_needed(self) -> int:
+        """Return how many stages the coordinator must have for what this node submits."""
+        return 0
+
+    @property
+    def follows_round(self) -> bool:
+        """Return whether a new run begins at the round of the coordinator."""
+        return False
 
 
 class Eval(Node, kind="eval"):

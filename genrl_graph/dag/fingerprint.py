@@ -28,9 +28,9 @@ def protocol_fingerprint(graph: Graph) -> str:
 
 
 def full_fingerprint(graph: Graph) -> str:
-    """Hash every part with all params, and the run options."""
+    """Hash every part with all params, and the run options, but for where reports go, which changes no row."""
     parts = [_describe(part, params=True) for part in (*graph.carries.values(), *graph.nodes.values())]
-    return _hash("full", [graph.name, parts, graph.run.model_dump(mode="json")])
+    return _hash("full", [graph.name, parts, graph.run.model_dump(mode="json", exclude={"coordinator"})])
 
 
 def _agreed(part: Part) -> bool:

@@ -24,12 +24,17 @@ def schedule_text(schedule: Schedule) -> str:
     ]
     width = max(len(str(step)) for step in schedule.steps)
     types = max(len(graph.nodes[step.node].type_name) for step in schedule.steps)
-    stage = -1
-    for number, step in enumerate(schedule.steps, start=1):
-        mark = f"stage {step.stage}" if step.stage != stage else ""
-        stage = step.stage
+
+    def line(mark: str, number: str, step: Step) -> str:
         kind = graph.nodes[step.node].type_name if step.action != "close" else ""
-        lines.append(f"{mark:<8} {number:>3}. {step!s:<{width}}  {kind:<{types}}  {_notes(schedule, step)}".rstrip())
+        return f"{mark:<8} {number:>4} {step!s:<{width}}  {kind:<{types}}  {_notes(schedule, step)}".rstrip()
+
+    stage = -1
+    for number, step in enumerate(schedule.played_in("rounds").steps, start=1):
+        lines.append(line(f"stage {step.stage}" if step.stage != stage else "", f"{number}.", step))
+        stage = step.stage
+    # beside what rounds play, and no step of theirs
+    lines += [line("", "", step) for step in schedule.steps if "rounds" not in graph.nodes[step.node].node.phases]
     lines += ["", *_carries(schedule)]
     return "\n".join(lines) + "\n"
 

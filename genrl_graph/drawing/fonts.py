@@ -10,6 +10,9 @@ _WIDTHS = {
 }
 _EM = {character: width for characters, width in _WIDTHS.items() for character in characters}
 
+ROUNDING = 1e-6
+"""By how much a sum of widths may be off: a box as wide as its text holds it."""
+
 
 def text_width(text: str, size: float, *, bold: bool = False) -> float:
     """Return an upper estimate of the width of a text at a font size, in the unit of the size."""
@@ -20,7 +23,7 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
 def fitted(text: str, size: float, width: float) -> str:
     """Return the text in one line, truncated where it would be wider than `width`."""
     text = " ".join(text.split())
-    if text_width(text, size) <= width:
+    if text_width(text, size) <= width + ROUNDING:
         return text
     while text and text_width(text + "…", size) > width:
         text = text[:-1]

@@ -59,15 +59,20 @@ def picture_of(
 
 
 def draw_file(graph: Graph, out: Path, *, params: bool, look: Look) -> None:
-    """Write the picture of a graph in the format that the ending of a file names; raise as `write_out` does."""
-    write_out(out, render(picture_of(graph, params=params, look=look), format_of(out, None)))
+    """Write the picture of a graph in the format that the ending of a file names.
+
+    Raises `ParamError` for an unknown ending, and as `write_out` does.
+    """
+    if out.suffix.lower() not in ENDINGS:
+        raise ParamError(f"{out}: {_no_format(out)}")
+    write_out(out, render(picture_of(graph, params=params, look=look), ENDINGS[out.suffix.lower()]))
 
 
 def render(drawn: Picture, format: str) -> bytes:
     """Render a picture in one of `FORMATS`; raises `ParamError` for any other format."""
     if format not in _RENDERERS:
         hint = did_you_mean(format, FORMATS) or f"; it is one of {', '.join(FORMATS)}"
-        raise ParamError(f"--format {format}: no such format{hint}")
+        raise ParamError(f"format {format!r}: no such format{hint}")
     contents = _RENDERERS[format](drawn)
     return contents if isinstance(contents, bytes) else contents.encode()
 
@@ -85,9 +90,13 @@ def format_of(out: Path | None, format: str | None) -> str:
     if format is not None or out is None:
         return format or "text"
     if out.suffix.lower() not in ENDINGS:
-        endings = ", ".join(ENDINGS)
-        raise ParamError(f"-o {out}: the ending {out.suffix!r} stands for no format; use {endings} or give --format")
+        raise ParamError(f"-o {out}: {_no_format(out)} or give --format")
     return ENDINGS[out.suffix.lower()]
+
+
+def _no_format(out: Path) -> str:
+    what = f"the ending {out.suffix!r}" if out.suffix else "a name without an ending"
+    return f"{what} stands for no format; use {', '.join(ENDINGS)}"
 
 
 def _html(drawn: Picture) -> str:

@@ -19,7 +19,7 @@ from genrl_graph.messages import counted, did_you_mean
 from genrl_graph.records.stored_run import Rounds, StoredRun
 from genrl_graph.records.write import EVAL_PREFIX
 
-CHARACTERS = 60
+CHARACTERS = 32
 QUESTION_CHARACTERS = 400
 
 
@@ -187,7 +187,7 @@ def ancestors(index: LineageIndex, id: str) -> Tree:
 
 
 def rollout_line(index: LineageIndex, id: str) -> Text:
-    """Return two lines on a rollout: id, node, round, peer, policy version, verdict; start of its text, seed."""
+    """Return three lines: id, node, round, peer, policy version; reward and advantage; seed and start of the text."""
     match = index.rollout(id)
     if match is None:
         return Text(f"{short(id)}  is not in this run", style="red")
@@ -199,7 +199,7 @@ def rollout_line(index: LineageIndex, id: str) -> Text:
     stream = f"seed ({', '.join(line(str(part)) for part in parts)}), sample {row['sample']}"
     text = line(rollout.gist[:CHARACTERS])
     verdict = index.verdict(rollout, group)
-    return Text.assemble((short(id), "bold"), where, f"  {verdict}\n", (f"{text!r}  {stream}", "dim"))
+    return Text.assemble((short(id), "bold"), f"{where}\n{verdict}\n", (f"{stream}  {text!r}", "dim"))
 
 
 def training(run: StoredRun, ids: Sequence[str], *, rounds: Rounds = None) -> Iterator[str]:

@@ -5,7 +5,7 @@ from rich.text import Text
 
 from genrl_graph.messages import escaped
 
-PIPE_WIDTH = 200
+PIPE_WIDTH = 80
 """Width of tables, in characters, where the output is not a terminal."""
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Self
 
 import numpy as np
@@ -91,6 +92,13 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
     max_turns: int = Field(default=32, ge=1, description="turns of one seat after which an episode is truncated")
     step_timeout_s: float = Field(
         default=60.0, gt=0, le=86400, description="seconds in which the environment must begin, or answer a move"
+    )
+
+    session_mb: int = Field(
+        default=1024,
+        ge=0,
+        description="memory of a policy for keys and values of chats between turns, so that each turn reads only what "
+        "is new; 0: every turn reads its whole prompt",
     )
 
     _evaluating: bool = PrivateAttr(default=False)
@@ -195,7 +203,10 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
             environment, seed = environment_of(metadata, row["id"])
             seats = seating.seats(_seats(environment), number)
             episodes.append(Dialogue(AskedTask(row["id"], "", metadata, []), sample, environment, seed, seats))
-        play_dialogues(episodes, self._table, self.rules(), num_envs=self.num_envs, rng=rng)
+        with ExitStack() as kept:
+            for reader in self._readers(episodes):
+                kept.enter_context(reader.keeping(self.session_mb * 2**20))
+            play_dialogues(episodes, self._table, self.rules(), num_envs=self.num_envs, rng=rng)
         log_results(log, episodes)
         self._report(log, episodes)
         return turn_rows(self.place, policy, episodes, sampling=self._sampling, round=round, peer=peer)
@@ -230,6 +241,13 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
 
     def _wording(self) -> Wording:
         return Wording(self.system, self.template, self.history, self.place.node)
+
+    def _readers(self, episodes: list[Dialogue]) -> list[TextPolicy]:
+        """Return the policies whose chats grow, each once."""
+        if self.history != "sampled" or self.max_turns == 1 or not self.session_mb:
+            return []
+        players = (player for episode in episodes for player in episode.seats.players)
+        return list({id(p.policy): p.policy for p in players if isinstance(p, PolicyPlayer)}.values())
 
     def rules(self) -> Rules:
         """Return the rules by which episodes of this node are played."""

@@ -173,6 +173,8 @@ class Diagnosis:
         """Return the first step on the way from samples to weights at which nothing was left."""
         if any(failed.total and failed.count == failed.total for failed in facts.failed.values()):
             return Cause(f"no row was judged: {facts.failures()}", "mending that first")
+        if any(2 * failed.count > failed.total for failed in facts.failed.values()):
+            return Cause(f"few rows were judged: {facts.failures()}", "mending that first")
         if no_variance or (facts.rewards and min(facts.rewards) == max(facts.rewards)):
             return self._equal_rewards(facts, no_variance=no_variance)
         for name, kept in facts.kept.items():

@@ -27,11 +27,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupted(Exception):
     """Raised where a signal ends the run; `exit_code` is 128 + the number of the signal.
 
-    `folder` is where the run is stored, None where nothing can be resumed.
+    `left` says what is left of the run, and how it goes on.
     """
 
-    def __init__(self, signum: int, folder: Path | None = None) -> None:
-        super().__init__(f"ended by {signal.Signals(signum).name}{_kept(folder)}")
+    def __init__(self, signum: int, left: str = "") -> None:
+        super().__init__(f"ended by {signal.Signals(signum).name}{left}")
         self.exit_code = 128 + signum
 
 
@@ -39,13 +39,14 @@ class Stop:
     """Remembers the first signal; `check` raises `Interrupted` from then on.
 
     A step that is still running after `GRACE_S` seconds is lost: code of a node, or of a library, may never return,
-    and a run that loses a step resumes as after a crash. `folder` is where the run can be resumed, once it can.
+    and a run that loses a step resumes as after a crash. `left` ends the message of a run that is interrupted: what is
+    left of it, see `what_is_left`.
     """
 
     def __init__(self, *, notice: str = "stopping after this step; once more ends at once") -> None:
         self.signum: int | None = None
         self._notice = notice
-        self.folder: Path | None = None
+        self.left = ""
 
     @property
     def wanted(self) -> bool:
@@ -55,7 +56,7 @@ class Stop:
     def check(self) -> None:
         """Raise `Interrupted` where a signal was received; called after every commit."""
         if self.signum is not None:
-            raise Interrupted(self.signum, self.folder)
+            raise Interrupted(self.signum, self.left)
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
         """Remember the first signal; give a later one its default effect."""
@@ -105,7 +106,7 @@ class _Deadline:
                 time.sleep(0.05)
             if time.monotonic() >= ends:
                 self.take()  # else the watchdog, too, says that it ends this process
-                _end(signum, self.stop.folder if self.stop is not None else None)
+                _end(signum, self.stop.left if self.stop is not None else "")
 
     def _receive(self, flags: int) -> bytes:
         try:
@@ -125,18 +126,21 @@ def _deadline() -> _Deadline:
     return _Deadline()
 
 
-def _end(signum: int, folder: Path | None) -> None:
+def _end(signum: int, left: str) -> None:
     """End the process without waiting for the main thread, which may hold the lock of `sys.stderr`."""
     name = signal.Signals(signum).name
-    text = f"genrl-graph: ended by {name} within a step, which is lost{_kept(folder)}\n"
+    text = f"genrl-graph: ended by {name} within a step, which is lost{left}\n"
     os.write(2, text.encode())
     os._exit(128 + signum)
 
 
-def _kept(folder: Path | None) -> str:
-    """Return what is left of an interrupted run, and how to resume it; the command is right for every runner."""
+def what_is_left(folder: Path | None) -> str:
+    """Return what is left of an interrupted run, and how to resume it; the command is right for every runner.
+
+    `folder` is None before the first write.
+    """
     if folder is None:
-        return ""
+        return "; nothing was written yet; the same command starts it again"
     how = f"the same command with `-o {folder} --resume`, or in Python `out={str(folder)!r}, resume=True`"
     return f"; what was committed is kept; {how}, goes on from there"
 
@@ -161,7 +165,7 @@ def stop_on_signals() -> Iterator[Stop]:
     except (NodeFailed, ExchangeTimeout, SwarmError) as error:
         if stop.signum is None:
             raise
-        raise Interrupted(stop.signum) from error
+        raise Interrupted(stop.signum, stop.left) from error
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

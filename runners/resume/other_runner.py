@@ -2,14 +2,19 @@
 
 from pathlib import Path
 
+import yaml
+
 from genrl_graph.errors import ParamError
 from genrl_graph.records.stored_run import open_run
 from genrl_graph.store.peer_folders import is_part_of_a_run, run_folders
-from genrl_graph.store.run_folder import GRAPH
+from genrl_graph.store.run_folder import GRAPH, read_graph
 
 
-def refuse_other_runner(run: Path, home: Path) -> None:
-    """Raise `ParamError` where the process that would resume `run` in its own folder `home` is of another runner."""
+def refuse_other_runner(run: Path, home: Path, *, peers: int | None = None) -> None:
+    """Raise `ParamError` where the process that would resume `run` in its own folder `home` is of another runner.
+
+    `peers` is the number of peers that the process would write into its graph: 1 where it is a peer of a swarm.
+    """
     if (run / GRAPH).exists():
         if is_part_of_a_run(run):
             raise ParamError(f"{run}: is the folder of one peer of {run.parent}; {_how(run.parent)}")
@@ -17,6 +22,15 @@ def refuse_other_runner(run: Path, home: Path) -> None:
             raise ParamError(f"{run}: was played in one process; resume it without --runner")
     elif home == run and run_folders(run):
         raise ParamError(f"{run}: was played with a process for each peer; {_how(run)}")
+    elif peers is not None and (home / GRAPH).exists() and (peers == 1) != (_stored_peers(home) == 1):
+        by = "torchrun" if peers == 1 else "peers of a swarm"
+        raise ParamError(f"{run}: was played by {by}; {_how(run)}")
+
+
+def _stored_peers(folder: Path) -> int:
+    """Return the number of peers that the graph of a folder names: 1 for a peer of a swarm, all for a rank."""
+    text, _ = read_graph(folder)
+    return int((yaml.safe_load(text).get("run") or {}).get("peers", 1))
 
 
 def _how(run: Path) -> str:

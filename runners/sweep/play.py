@@ -29,7 +29,7 @@ from genrl_graph.runners.sweep.study import SETTING, Study, chosen
 from genrl_graph.runners.sweep.work import Queue, Work
 from genrl_graph.store.durable import make_folder
 from genrl_graph.store.peer_folders import run_folders
-from genrl_graph.store.run_folder import WriterLock
+from genrl_graph.store.run_folder import GRAPH, WriterLock
 from genrl_graph.store.run_path import RunPath, refused_by_name
 from genrl_graph.store.sweep_folder import Cell, CellEnd, SweepRecord, add_end, write_sweep
 
@@ -153,6 +153,8 @@ class _Player:
         self._study: Study | None = None
         self._metric = ""
         self._begun = time.monotonic()
+        self._played_before = any(end.exit_code == 0 for end in ends.values())
+        self._continued: set[str] = set()  # cells of which an earlier process played some rounds
 
     def play(self) -> Sweep:
         """Play what is left."""
@@ -161,7 +163,7 @@ class _Player:
         jobs = self._record.jobs or 1
         threads = "" if launch.threads is None else f" with {counted(launch.threads, 'thread')} each"
         _say(self._console, f"{self._folder}: {self._left()} played; {jobs} side by side{threads}")
-        play_work(self._work(), launch, jobs, ended=self._ended, folder=self._folder)
+        play_work(self._work(), launch, jobs, starts=self._starts, ended=self._ended, folder=self._folder)
         self._finish()
         return Sweep(self._folder, self._record, self._ends)
 
@@ -233,13 +235,21 @@ class _Player:
             )
         return float(np.mean(values))
 
+    def _starts(self, task: Task) -> None:
+        name, how = task.cell.name, "starts"
+        if (self._folder / name / GRAPH).exists():
+            self._continued.add(name)
+            how = "goes on"
+        _say(self._console, f"{name}: {how}, to play {counted(task.rounds, 'round')}")
+
     def _ended(self, task: Task, end: CellEnd) -> None:
         self._ends[task.cell.name] = end
         add_end(self._folder, end)
         if end.exit_code:
             what = f"failed with exit code {end.exit_code}: {end.reason}"
         else:
-            what = f"{counted(task.rounds, 'round')} in {end.seconds:.0f} s"
+            since = " since it went on" if task.cell.name in self._continued else ""
+            what = f"{counted(task.rounds, 'round')} in {end.seconds:.0f} s{since}"
         _say(self._console, f"{task.cell.name}: {what}; {self._left()}")
 
     def _left(self) -> str:
@@ -256,10 +266,10 @@ class _Player:
 
     def _finish(self) -> None:
         sweep = Sweep(self._folder, self._record, self._ends)
-        seconds = time.monotonic() - self._begun
+        seconds, since = time.monotonic() - self._begun, " since it went on" if self._played_before else ""
         _say(
             self._console,
-            f"{self._folder}: {self._left()} in {seconds:.0f} s, {counted(len(sweep.failed), 'failed cell')}",
+            f"{self._folder}: {self._left()} in {seconds:.0f} s{since}, {counted(len(sweep.failed), 'failed cell')}",
         )
         for end in sweep.failed:
             _say(self._console, f"  {end.cell}: exit code {end.exit_code}: {end.reason}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from genrl_graph.records.stored_run import writer_of
 from genrl_graph.runners.loop import signals
-from genrl_graph.runners.loop.signals import Interrupted, Stop, noted_signals
+from genrl_graph.runners.loop.signals import Interrupted, Stop, noted_signals, what_is_left
 from genrl_graph.runners.sweep.cell_process import CellProcess, Launch, Task
 from genrl_graph.runners.sweep.work import Work
 from genrl_graph.store.run_folder import GRAPH, LOCK
@@ -23,19 +23,21 @@ def play_work(
     launch: Launch,
     jobs: int,
     *,
+    starts: Callable[[Task], None],
     ended: Callable[[Task, CellEnd], None],
     folder: Path,
 ) -> None:
     """Start cells while there is work and room for them; raises `Interrupted` after a signal, when all have ended.
 
-    `ended` records the end of a cell before `work` learns of it; the error names `folder`, that of the sweep.
+    `starts` is told of a cell before it starts; `ended` records its end before `work` learns of it. The error names
+    `folder`, that of the sweep.
     """
     running: list[CellProcess] = []
     stop = Stop(notice=NOTICE)
     with noted_signals(stop):
         try:
             while not stop.wanted:
-                _fill(running, work, launch, jobs, stop)
+                _fill(running, work, launch, jobs, stop, starts)
                 if not running:
                     return
                 time.sleep(POLL_S)
@@ -45,7 +47,7 @@ def play_work(
         finally:
             _stop_all(running)
         assert stop.signum is not None
-        raise Interrupted(stop.signum, folder)
+        raise Interrupted(stop.signum, what_is_left(folder))
 
 
 def wait_for_orphans(folders: Iterable[Path]) -> None:
@@ -57,8 +59,11 @@ def wait_for_orphans(folders: Iterable[Path]) -> None:
                 time.sleep(POLL_S)
 
 
-def _fill(running: list[CellProcess], work: Work, launch: Launch, jobs: int, stop: Stop) -> None:
+def _fill(
+    running: list[CellProcess], work: Work, launch: Launch, jobs: int, stop: Stop, starts: Callable[[Task], None]
+) -> None:
     while len(running) < jobs and not stop.wanted and (task := work.next()) is not None:
+        starts(task)
         running.append(CellProcess.start(launch, task))
 
 

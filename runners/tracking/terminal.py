@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column, Table
 from rich.text import Text
 
+from genrl_graph.contract.policy import Policy
 from genrl_graph.dag.schedule import Schedule, Step
 from genrl_graph.messages import counted, escaped
 from genrl_graph.runners.loop.stage_metrics import Peers, StageLine, Stages, StageTotal, speeds
@@ -22,7 +23,7 @@ LINE_EVERY_S = 1.0
 def headline(schedule: Schedule, *, rounds: int, peers: int, folder: Path) -> Text:
     """Return the first line of a run: graph, number of rounds, stages and peers, and the folder."""
     parts = (counted(rounds, "round"), counted(schedule.stages, "stage"), counted(peers, "peer"))
-    return Text.assemble((schedule.graph.name, "bold"), f": {', '.join(parts)}, written to {folder}")
+    return Text.assemble((schedule.graph.name, "bold"), f": {', '.join(parts)}, folder {folder}")
 
 
 class _TimeLeft(ProgressColumn):
@@ -45,6 +46,7 @@ class Terminal:
 
     def __init__(self, schedule: Schedule, *, rounds: int, console: Console, played: int = 0) -> None:
         self._stages = Stages(schedule)
+        self._policies = {name for name in schedule.graph.carries if issubclass(schedule.types[name].base, Policy)}
         self._places = {str(step): at for at, step in enumerate(schedule.steps)}
         self._rounds = rounds
         self._console = console
@@ -132,7 +134,7 @@ class Terminal:
     def summary(
         self, *, before: Digests, after: Digests, store: Path, notes: Sequence[str] = (), then: Mapping[str, str]
     ) -> None:
-        """Print the totals per stage, the weights per peer, the store, `notes`, and the commands of `then` by purpose.
+        """Print totals per stage, digests of the carries per peer, the store, `notes`, and the commands of `then`.
 
         The totals cover the whole run, rounds that a previous run played included.
         """
@@ -140,7 +142,8 @@ class Terminal:
         for (peer, carry), digest in before.items():
             now = after.get((peer, carry), digest)
             change = f"{digest[:16]} -> {now[:16]}" + ("" if digest != now else " (unchanged)")
-            self._console.print(f"{peer} {carry}: weights {change}", soft_wrap=True, markup=False)
+            what = "weights" if carry in self._policies else "state"
+            self._console.print(f"{peer} {carry}: {what} {change}", soft_wrap=True, markup=False)
         self._console.print(f"rollouts: {store}", soft_wrap=True, markup=False)
         for note in notes:
             self._console.print(escaped(note), soft_wrap=True, markup=False)

@@ -77,7 +77,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     printed = capsys.readouterr()
     assert printed.out == ""
     *headline, line = printed.err.splitlines()
-    assert all(", written to " in said or said.startswith("loading ") for said in headline), headline
+    assert all(", folder " in said or said.startswith("loading ") for said in headline), headline
     name, _, text = line.partition(": ")
     assert name == "genrl-graph"
     return text

@@ -8,6 +8,7 @@ import pytest
 from ranks import CUT, ROOT, Ended, digests_of, free_port, play_ranks, rows_of, start, wait
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from genrl_graph.cli import run_command
 from genrl_graph.errors import ParamError
 from genrl_graph.graph_file.read import read
 from genrl_graph.runners.play import play
@@ -44,13 +45,20 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_ranks_play_what_the_peers_of_one_process_play(local: Path, tmp_path: Path) -> None:
+def test_ranks_play_what_the_peers_of_one_process_play(
+    local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ended = play_ranks(["run", str(TINY), "-o", str(tmp_path / "run"), f"run.rounds={ROUNDS}"], own=[[], []])
     all_well(ended)
     same_as_local(local, tmp_path / "run")
     assert "round 4/4" in ended[0].text
     assert ended[1].text == "", "only the first rank speaks"
     assert (tmp_path / "run/peer0001/metrics.jsonl").read_text().count('"peer": "peer0001"') == ROUNDS
+    before = sorted((tmp_path / "run").iterdir())
+    swarm = ["--runner", "swarm", "--peer-name", PEERS[0]]
+    assert run_command(["resume", str(tmp_path / "run"), "run.rounds=9", *swarm]) == 3
+    assert "was played by torchrun; resume it with `torchrun --nproc-per-node 2" in capsys.readouterr().err
+    assert sorted((tmp_path / "run").iterdir()) == before, "not even a key is left"
 
 
 @pytest.mark.long

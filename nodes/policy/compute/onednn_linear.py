@@ -52,8 +52,8 @@ def can_prepack() -> bool:
     if not cast(Any, torch.backends.mkldnn).is_available():
         return False
     with torch.no_grad():
-        layer, inputs = cast(Any, nn.utils).skip_init(nn.Linear, 8, 6, bias=False), torch.linspace(0, 1, 16).view(2, 8)
-        layer.weight.copy_(torch.linspace(-1, 1, 48).view(6, 8))
+        layer, inputs = nn.Linear(8, 6, bias=False, device="meta"), torch.linspace(0, 1, 16).view(2, 8)
+        layer.weight = nn.Parameter(torch.linspace(-1, 1, 48).view(6, 8))
         try:
             product = Prepacked(layer)(inputs)
         except (AttributeError, RuntimeError, TypeError, NotImplementedError):

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # peft's prefix of weight names in its files
 ADAPTER = "default"
+FUSED = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
+"""Model types whose `out_proj` peft refuses to wrap, because fused kernels read its weight and never call it."""
 
 
 class SharedBase:
@@ -227,11 +229,17 @@ def _config(params: "Lora", base: SharedBase) -> Any:
         lora_alpha=params.alpha,
         lora_dropout=0.0,
         target_modules=targets if isinstance(targets, str) else list(targets),
-        exclude_modules=_not_plain(base.model) if isinstance(targets, str) else None,
+        exclude_modules=_unfit(base.model) if isinstance(targets, str) else None,
         base_model_name_or_path=base.source,
         revision=params.revision,
         inference_mode=False,
     )
+
+
+def _unfit(model: torch.nn.Module) -> list[str] | None:
+    """Return the linear modules that all-linear leaves out."""
+    fused = cast(Any, model).config.model_type in FUSED
+    return [*(_not_plain(model) or ()), *(["out_proj"] if fused else ())] or None
 
 
 def _not_plain(model: torch.nn.Module) -> list[str] | None:

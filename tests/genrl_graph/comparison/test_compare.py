@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -284,6 +285,8 @@ def test_it_writes_a_table_a_parquet_file_and_pictures(two_settings: list[Path],
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     svg = (out / "curves.svg").read_text()
     assert "game rate=2.0" in svg
+    dashed = re.findall(r"stroke-dasharray: [^;]+; stroke-dashoffset: 0; stroke: #e69f00; stroke-opacity: 0.7", svg)
+    assert len(dashed) == 2 * len(compared.metrics), "each band has two edges, drawn as its curve"
     shutil.rmtree(out)
     genrl_graph.compare(*two_settings, out=out)
     assert (out / "curves.svg").read_text() == svg

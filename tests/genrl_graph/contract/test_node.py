@@ -492,6 +492,8 @@ def test_a_kind_of_ones_own_has_the_rules_of_a_plain_node() -> None:
         ({"size": 101}, "select.test_many: size 101 is above 100; lower it"),
         ({"turns": [{"user": "a"}, {}]}, "select.test_many.turns.1.user: missing; this param has no default"),
         ({"turns": [{"user": "a", "wieght": 2}]}, r"unknown param 'turns.0.wieght' \(did you mean 'weight'\?\)"),
+        ({"turns": 5}, r"select.test_many.turns: wants a list, got 5; for one value write \[5\]"),
+        ({"turns": {"user": "a"}}, r"select.test_many.turns: wants a list, got \{'user': 'a'\}$"),
         ({"either": ["x", 1]}, "select.test_many.either"),
         ({"table": {"a": "x"}}, "select.test_many.table.a: input should be a valid number, .*, got 'x'"),
         ({"ratio": "x" * 500}, r"got 'x{70,80}\.\.\."),

@@ -53,6 +53,13 @@ def assert_clean(drawn: Layout) -> None:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_no_text_of_a_shipped_graph_is_cut(path: Path) -> None:
+    drawn = layout(picture(compile_graph(load(path))))
+    texts = [text.text for text in (*drawn.texts, *(text for box in drawn.boxes for text in box.texts))]
+    assert [text for text in texts if "…" in text] == []
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 @pytest.mark.parametrize("params", [False, True])
 def test_shipped_games_are_drawn_clean(path: Path, params: bool) -> None:
     assert_clean(layout(picture(compile_graph(load(path)), params=params)))

@@ -55,6 +55,18 @@ def test_a_run_of_a_script_resumes_with_it(script: Path, tmp_path: Path, capsys:
     assert open_run(folder).rounds == [0, 1]
 
 
+def test_a_script_whose_graph_names_no_rounds_is_told_how_many_are_played(
+    script: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = script.read_text()
+    script.write_text(text.replace(", run=RunConfig(rounds=1)", ""))
+    assert run_command(["run", str(script), "-o", str(tmp_path / "ten"), "run.rounds=1"]) == 0
+    assert "its graph names no rounds" not in capsys.readouterr().err
+    script.write_text(text.replace("rounds=1", "seed=1"))
+    assert run_command(["run", str(script), "-o", str(tmp_path / "default")]) == 0
+    assert f"{script}: its graph names no rounds, so that 10 rounds are played; " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

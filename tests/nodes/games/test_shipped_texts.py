@@ -15,7 +15,7 @@ def game(id: str, **params: int) -> CheckedTextGame:
 
 def test_a_number_is_found_by_halving_within_its_guesses() -> None:
     guessing, secrets = game("guess_number"), set()
-    for seed in range(30):
+    for seed in range(60):
         turn, low, high, said = guessing.reset(seed), 1, 10, 0
         assert turn.heard[0].text == "Guess my number from 1 to 10. You have 4 guesses."
         while not turn.over:

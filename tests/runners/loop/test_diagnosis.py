@@ -31,9 +31,14 @@ class Nobody(Select, name="nobody"):
 
 
 def game(
-    *, pays: Pays | None = None, select: Select | None = None, limit: int | None = None, **update: object
+    *,
+    pays: Pays | None = None,
+    select: Select | None = None,
+    limit: int | None = None,
+    share: float = 0.5,
+    **update: object,
 ) -> Graph:
-    graph = Graph("stalls", run=RunConfig(rounds=1))
+    graph = Graph("stalls", run=RunConfig(rounds=1, max_failed_share=share))
     policy = graph.carry("policy", TinyLM())
     tasks = graph.add("tasks", ListSource(tasks=[{"question": "ab"}, {"question": "cd"}]))
     node = Answer(template="{{ task.question }}", num_generations=4, max_new_tokens=2, max_prompt_tokens=limit)
@@ -52,7 +57,9 @@ def told(text: str, start: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith(start)]
 
 
+NAN = float("nan")
 WRONG, RIGHT, ALIKE = (Pays(pattern=(value,)) for value in (0.0, 1.0, 0.5))
+FEW = Pays(pattern=(1.0, NAN, NAN, NAN))
 EACH = Pays(pattern=(0.0,), tasks=(0.25, 1.0))
 
 
@@ -65,9 +72,13 @@ EACH = Pays(pattern=(0.0,), tasks=(0.25, 1.0))
         (game(pays=EACH), "in each of 2 groups all rewards are equal, from 0.25 to 1; try a larger num_generations, "),
         (game(pays=WRONG, select=NonzeroAdvantage()), "because every reward is 0 (all wrong); "),
         (game(select=Nobody()), "the weights did not change, because the select 'kept' kept none of the rows; try a "),
+        (
+            game(pays=Pays(pattern=(1.0, NAN, NAN, NAN)), share=1.0),
+            "because few rows were judged: 6 of 8 rows could not",
+        ),
         (game(learning_rate=1e-30), "the optimiser steps are too small for the weights (learning_rate 1e-30); try a "),
     ],
-    ids=["wrong", "right", "alike", "each", "filtered", "none kept", "too small"],
+    ids=["wrong", "right", "alike", "each", "filtered", "none kept", "few judged", "too small"],
 )
 def test_the_line_names_the_step_at_which_nothing_was_left(
     graph: Graph, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -167,6 +167,7 @@ def test_a_signal_while_a_policy_loads_ends_the_run_before_a_folder_is_made(tmp_
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     assert not (tmp_path / "run").exists()
+    assert "ended by SIGINT; nothing was written yet; the same command starts it again" in err
 
 
 SWALLOWING = """\

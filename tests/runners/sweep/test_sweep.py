@@ -47,6 +47,7 @@ def test_cells_are_ordinary_runs_and_a_failed_one_does_not_end_the_others(
     assert "no idea" in told
     assert "genrl-graph: s: 1 of 2 cells failed: round_1-seed_0 (21); see logs/" in told
     assert "2 side by side: as asked for" in told
+    assert "round_99-seed_0: starts, to play 4 rounds" in told
     run = genrl_graph.open_run("s/round_99-seed_0")
     assert run.metrics().num_rows == 4
     assert "ValueError" not in (tmp_path / "s/logs/round_99-seed_0.log").read_text()
@@ -58,6 +59,9 @@ def test_cells_are_ordinary_runs_and_a_failed_one_does_not_end_the_others(
     assert (
         run_command(["sweep", str(game), axis, "--import", str(toys_file), "-o", "s", "--jobs", "2", "--resume"]) == 16
     )
+    told = capfd.readouterr().err
+    assert "round_1-seed_0: goes on, to play 4 rounds" in told and "round_99" not in told
+    assert "s: 1 of 2 cells in " in told and " s since it went on, 1 failed cell" in told
     assert (tmp_path / "s/logs/round_99-seed_0.log").stat().st_size == before
     assert len((tmp_path / "s/cells.jsonl").read_text().splitlines()) == 3
 

@@ -191,6 +191,7 @@ def test_the_table_lists_all_that_a_run_measures(tmp_path: Path) -> None:
 
 KINDS = {"advantage": "<advantage>", "exchange": "<exchange>", "generate": "<generator>", "reward": "<reward>"}
 KINDS |= {"select": "<select>", "source": "<source>", "update": "<update>", "eval": "eval/<eval>"}
+KINDS |= {"coordinate": "<coordinate>"}
 
 
 def logged(folder: Path) -> Iterator[str]:

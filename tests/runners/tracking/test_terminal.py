@@ -51,7 +51,7 @@ def test_plain_lines_and_the_summary(schedule: Schedule, tmp_path: Path) -> None
         terminal.round(1, PEERS, 0.5)
     store = Path("runs/x[bold]y/rollouts.zarr")
     terminal.summary(
-        before={("peer0000", "policy"): "a" * 32},
+        before={("peer0000", "level"): "c" * 32, ("peer0000", "policy"): "a" * 32},
         after={("peer0000", "policy"): "b" * 32},
         store=store,
         then={"rewards": "genrl-graph runs runs/x[bold]y"},
@@ -59,6 +59,7 @@ def test_plain_lines_and_the_summary(schedule: Schedule, tmp_path: Path) -> None
     lines = [line.rstrip() for line in shown.getvalue().splitlines()]
     assert lines[0].startswith("round 1/2  stage 0 reward 6.000; 10 tokens/s  1.5 s, ")
     assert lines[1].startswith("round 2/2  ")
+    assert lines[-6] == f"peer0000 level: state {'c' * 16} -> {'c' * 16} (unchanged)", "it has no weights"
     assert lines[-5:] == [
         f"peer0000 policy: weights {'a' * 16} -> {'b' * 16}",
         f"rollouts: {store}",
@@ -95,7 +96,7 @@ def test_a_round_in_few_words() -> None:
 
 def test_the_head_says_what_is_played_and_where_it_goes(schedule: Schedule) -> None:
     head = headline(schedule, rounds=1, peers=2, folder=Path("runs/x[bold]y"))
-    assert head.plain == "chained: 1 round, 1 stage, 2 peers, written to runs/x[bold]y"
+    assert head.plain == "chained: 1 round, 1 stage, 2 peers, folder runs/x[bold]y"
 
 
 def test_the_summary_adds_up_rounds_and_keeps_none(schedule: Schedule) -> None:

@@ -25,7 +25,7 @@ def trained(policy: CausalPolicy) -> CausalPolicy:
     return policy
 
 
-@pytest.mark.parametrize("kind", ["mixtral", "phimoe", "falcon"])  # experts, and linear layers that write out a product
+@pytest.mark.parametrize("kind", ["mixtral", "phimoe", "falcon", "falcon_mamba"])
 @pytest.mark.parametrize("policy_type", [CausalLM, Lora])
 def test_an_export_is_what_transformers_reads(policy_type: type, kind: str, tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "model", kind)

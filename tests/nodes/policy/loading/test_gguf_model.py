@@ -200,7 +200,7 @@ def test_the_first_round_of_the_quickstart_warns_of_nothing_and_prints_its_own_l
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     ours = (
-        r"quickstart: 1 round, 3 stages, 2 peers, written to run",
+        r"quickstart: 1 round, 3 stages, 2 peers, folder run",
         r"loading (torch|\w+ \([\w.]+\)|policy of peer000[01])",
         r"unpacking small \(once\)",
         r"round 1/1  stage 0 reward .*",

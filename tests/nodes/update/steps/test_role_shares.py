@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import genrl_graph
 from genrl_graph import Log, Rollouts, credit, load, play
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.generate.dialogue import DialogueGenerator
@@ -17,14 +18,15 @@ from genrl_graph.nodes.update.grpo import Grpo
 from genrl_graph.seeds import stream
 
 TEMPERATURE = 0.7
+SHIPPED = Path(genrl_graph.__file__).parent / "graphs"
 
 
-def turns_of(policy: CausalPolicy) -> Rollouts:
+def turns_of(policy: CausalPolicy, *, round: int = 0) -> Rollouts:
     """Turns of both seats of Kuhn poker, with advantages of which some are 0."""
     rng = stream("shares")
     source = EnvironmentSource(environment=Environment(kind="open_spiel", id="kuhn_poker"), num_episodes=6)
     node = DialogueGenerator(max_new_tokens=3, illegal="random", temperature=TEMPERATURE)
-    rows = node.run(source.run(rng=rng, round=0), policy, rng=rng, log=Log(), round=0, peer="peer0000")
+    rows = node.run(source.run(rng=rng, round=round), policy, rng=rng, log=Log(), round=round, peer="peer0000")
     return credit(rows, np.round(rng.normal(size=len(rows)), 1) * (rng.random(len(rows)) < 0.8))
 
 
@@ -54,7 +56,7 @@ def test_shares_are_those_of_the_gradient_at_the_logits(policy: CausalPolicy) ->
 
 def test_rows_of_another_policy_are_a_role_of_their_own(policy: CausalPolicy) -> None:
     own, log = turns_of(policy), Log()
-    other = turns_of(policy.fork("teacher"))
+    other = turns_of(policy.fork("teacher"), round=1)
     Grpo().run(policy, [own, other], rng=np.random.default_rng(0), log=log, peer="peer0000")
     shares = {name: value for name, value in log.metrics.items() if name.endswith("/gradient_share")}
     assert list(shares) == [
@@ -64,9 +66,8 @@ def test_rows_of_another_policy_are_a_role_of_their_own(policy: CausalPolicy) ->
 
 
 @pytest.mark.parametrize("name", ["tic_tac_toe", "leduc"])
-@pytest.mark.usefixtures("one_thread")
-def test_the_seats_of_games_of_numbers_have_shares(name: str, graphs: Path, tmp_path: Path) -> None:
-    graph = load(graphs / "games" / f"{name}.yaml", ["nodes.tasks.params.num_episodes=4", "run.trackers=[]"])
+def test_the_seats_of_games_of_numbers_have_shares(name: str, tmp_path: Path) -> None:
+    graph = load(SHIPPED / "games" / f"{name}.yaml", ["nodes.tasks.params.num_episodes=4", "run.trackers=[]"])
     run = play(graph, out=tmp_path / "run", rounds=1, mode="train", eval_every=0, quiet=True)
     line = json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[0])
     names = [name for name in line if name.endswith("/gradient_share")]
