@@ -24,7 +24,7 @@ nodes:
   play:
     type: generate.dialogue
     inputs: {tasks: tasks, policy: policy}
-    params: {num_generations: 2, max_turns: 4, max_new_tokens: 2}
+    params: {num_generations: 2, max_turns: 4, max_new_tokens: 2, illegal: pass_on}
   others: {type: exchange.gather, inputs: {rows: play}, params: {min_peers: 2, timeout_s: 120}}
   verified: {type: select.verified, inputs: {rows: others, policy: policy}}
   credit: {type: advantage.turns, inputs: {scored: verified}, params: {credit: return_to_go, scope: seat}}
