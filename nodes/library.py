@@ -7,6 +7,10 @@ from genrl_graph.nodes.advantage.pool import PoolAdvantage
 from genrl_graph.nodes.advantage.rae import RoleAdvantage
 from genrl_graph.nodes.advantage.return_to_go import ReturnToGo
 from genrl_graph.nodes.advantage.turns import TurnsAdvantage
+from genrl_graph.nodes.coordinate.report import Report
+from genrl_graph.nodes.coordinate.round import Round
+from genrl_graph.nodes.coordinate.vote import Vote
+from genrl_graph.nodes.eval.exploitability import Exploitability
 from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.nodes.generate.answer import Answer
 from genrl_graph.nodes.generate.chat import Chat
@@ -66,6 +70,7 @@ __all__ = [
     "Dqn",
     "EndpointCarry",
     "EnvironmentSource",
+    "Exploitability",
     "ForkPolicy",
     "FunctionReward",
     "GaeAdvantage",
@@ -91,9 +96,11 @@ __all__ = [
     "RegexReward",
     "Reinforce",
     "ReplayCarry",
+    "Report",
     "ReturnToGo",
     "Revise",
     "RoleAdvantage",
+    "Round",
     "Sft",
     "SnapshotsCarry",
     "SwarmSapo",
@@ -103,5 +110,6 @@ __all__ = [
     "TrackBaselines",
     "TurnsAdvantage",
     "Verified",
+    "Vote",
     "WeightedSum",
 ]

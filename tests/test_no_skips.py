@@ -24,6 +24,8 @@ def test_that_passes():
 """
 FILE = 'import pytest\npytest.importorskip("nothing_of_this_name")\n'
 ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # those of libraries take seconds to import
+# A temporary folder of its own: pytest ends by removing those of earlier runs from the shared one, which takes minutes.
+PLAIN = ("-p", "no:cacheprovider", "-p", "xdist", "--basetemp=temporary")
 PAGE = "test_some.py::test_of_a_page"
 
 
@@ -35,7 +37,7 @@ def run_pytest(folder: Path, *arguments: str, no_skips: str, allowed: tuple[str,
     (folder / "conftest.py").write_text("\n".join(["import no_skips", 'pytest_plugins = ["no_skips"]', *lines]))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "GENRL_GRAPH_NO_SKIPS": no_skips, **ALONE}
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "xdist", *arguments, "."],
+        [sys.executable, "-m", "pytest", "-q", *PLAIN, *arguments, "."],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     *_, counts, below = re.split(r"^(.*1 passed.*)\n", ran.stdout, flags=re.MULTILINE)

@@ -1,5 +1,6 @@
 """A schedule as text: the steps of a round in order, shown before anything runs."""
 
+from genrl_graph.contract.node import PHASES
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.schedule import Schedule, Step, compile_graph
 from genrl_graph.messages import counted
@@ -47,6 +48,8 @@ def _notes(schedule: Schedule, step: Step) -> str:
         notes.append(f"wanted by {', '.join(waiting)}")
     if step.beside:
         notes.append(f"runs beside {step.beside}")
+    if (phases := part.node.phases) != PHASES:
+        notes.append(f"in {' and '.join(sorted(phases))} only")
     for field in schedule.replaced(step.node):
         notes.append(f"gives {f'{step.node}.{field}' if field else step.node}: new weights")
     return "; ".join(notes)

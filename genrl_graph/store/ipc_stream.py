@@ -29,7 +29,7 @@ def decode_table(stream: memoryview, where: str) -> pa.Table:
     """Return the table of a stream, which takes no memory beyond the stream's own.
 
     Raises `StoreError` where the stream is not what `encode_table` gives: compressed, with dictionaries, types or
-    names that the store cannot hold, nulls, offsets outside their values, or text that is not UTF-8.
+    names that the store cannot hold, nulls, offsets outside their values, or names or text that are not UTF-8.
     """
     try:
         reader = pa.ipc.MessageReader.open_stream(pa.py_buffer(stream))
@@ -38,7 +38,7 @@ def decode_table(stream: memoryview, where: str) -> pa.Table:
         batches = [_read_batch(message, schema, where) for message in reader]
         table = pa.Table.from_batches(batches, schema)
         table.validate(full=True)
-    except (pa.ArrowException, StopIteration, struct.error, OSError, NotImplementedError) as error:
+    except (pa.ArrowException, StopIteration, struct.error, OSError, UnicodeDecodeError, NotImplementedError) as error:
         what = " ".join(str(error).split())[:200] or type(error).__name__
         raise StoreError(f"{where}: is no Arrow stream that a run writes ({what}); {RESTORE}") from error
     return conform(table, None, fixed=False, where=where)

@@ -20,6 +20,8 @@ from genrl_graph.nodes.games.texts.negotiation import Negotiation
 if TYPE_CHECKING:
     from pettingzoo import AECEnv
 
+    from genrl_graph.nodes.games.open_spiel_game import OpenSpielGame
+
 Kind = Literal["gymnasium", "pettingzoo", "open_spiel", "textarena", "text"]
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*(/[A-Za-z0-9][A-Za-z0-9_.\-]*)?")
@@ -85,6 +87,12 @@ class Environment(ExactNumbers):
         if not isinstance(game, CheckedTextGame):
             raise DataError(f"{self}: has {game.spaces}, not text; play it with generate.play")
         return game
+
+    def open_spiel(self) -> "OpenSpielGame":
+        """Open the game of OpenSpiel that this names; raises `DataError` for an environment of another library."""
+        if self.kind != "open_spiel":
+            raise DataError(f"{self}: has no game tree; name a game of open_spiel")
+        return _open_spiel_game(self)
 
     def describe(self) -> Spaces | TextSpaces:
         """Return what is known of the environment before it is played; raises `DataError` if it cannot be opened."""
@@ -164,6 +172,10 @@ def _open_gymnasium(environment: Environment) -> Game | CheckedTextGame:
 
 
 def _open_open_spiel(environment: Environment) -> CheckedTextGame:
+    return CheckedTextGame(_open_spiel_game(environment))
+
+
+def _open_spiel_game(environment: Environment) -> "OpenSpielGame":
     if find_spec("pyspiel") is None:
         raise DataError(f"{environment}: open_spiel {MISSING}")
     import pyspiel
@@ -176,7 +188,7 @@ def _open_open_spiel(environment: Environment) -> CheckedTextGame:
     ours = {name: value for name, value in environment.params.items() if name in ("actions", "shows")}
     theirs = {name: value for name, value in environment.params.items() if name not in ours}
     game = _construct(environment, lambda _: pyspiel.load_game(environment.id, theirs))
-    return CheckedTextGame(OpenSpielGame(game, where=str(environment), **ours))
+    return OpenSpielGame(game, where=str(environment), **ours)
 
 
 def _open_textarena(environment: Environment) -> CheckedTextGame:

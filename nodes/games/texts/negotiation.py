@@ -8,7 +8,7 @@ from genrl_graph.nodes.games.text_game import Spoken, TextEnding, TextTurn
 
 ACCEPT = "ok"
 TOTAL = 10
-"""What all items together are worth to each seat."""
+"""Worth of all items together, the same for each seat."""
 
 
 class Negotiation:

@@ -71,7 +71,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Where dialogues are played: a pool of environments, and the thread that calls them."""
+    """Environments of dialogues: a pool of them, and the thread that calls them."""
 
     pool: GamePool[CheckedTextGame]
     calls: TimedCalls

@@ -11,19 +11,23 @@ ROWS = 16
 """Number of input rows that the layout is optimised for; other numbers are not slower."""
 
 
-class Prepacked(nn.Module):
-    """A linear layer that computes in bfloat16 from a matrix [outputs, inputs] in oneDNN's layout."""
+class Prepacked(nn.Linear):
+    """A linear layer that computes in bfloat16 from a matrix [outputs, inputs] in oneDNN's layout.
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        super().__init__()
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().bfloat16(), ROWS)
-        self._bias = None if bias is None else bias.detach().bfloat16()
-        self.weight = weight  # models read its shape and dtype
+    It has the weight, bias and sizes of the layer that it replaces: Mamba and others compute with them directly.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        nn.Module.__init__(self)  # that of `nn.Linear` would allocate weights
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.weight, self.bias = layer.weight, layer.bias
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().bfloat16(), ROWS)
+        self._packed_bias = None if layer.bias is None else layer.bias.detach().bfloat16()
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the product, in bfloat16."""
         result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            inputs.bfloat16(), self._packed, self._bias, "none", [], ""
+            inputs.bfloat16(), self._packed, self._packed_bias, "none", [], ""
         )
         return result
 
@@ -38,7 +42,7 @@ def prepacked(model: nn.Module) -> nn.Module:
     shared: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
     for layer in model.modules():
         if type(layer) is nn.Linear:
-            shared[id(layer)] = Prepacked(layer.weight, layer.bias)
+            shared[id(layer)] = Prepacked(layer)
     return copy.deepcopy(model, shared)
 
 
@@ -48,10 +52,11 @@ def can_prepack() -> bool:
     if not cast(Any, torch.backends.mkldnn).is_available():
         return False
     with torch.no_grad():
-        weight, inputs = torch.linspace(-1, 1, 48).view(6, 8), torch.linspace(0, 1, 16).view(2, 8)
+        layer, inputs = cast(Any, nn.utils).skip_init(nn.Linear, 8, 6, bias=False), torch.linspace(0, 1, 16).view(2, 8)
+        layer.weight.copy_(torch.linspace(-1, 1, 48).view(6, 8))
         try:
-            product = Prepacked(weight, None)(inputs)
+            product = Prepacked(layer)(inputs)
         except (AttributeError, RuntimeError, TypeError, NotImplementedError):
             return False
-        expected = nn.functional.linear(inputs.bfloat16(), weight.bfloat16())
+        expected = nn.functional.linear(inputs.bfloat16(), layer.weight.bfloat16())
     return bool(torch.allclose(product.float(), expected.float(), atol=0.05))

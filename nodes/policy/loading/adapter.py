@@ -237,7 +237,25 @@ def _config(params: "Lora", base: SharedBase) -> Any:
 def _not_plain(model: torch.nn.Module) -> list[str] | None:
     """Return the linear modules that compute more than a product, such as routers of experts: LoRA cannot wrap them."""
     linear = ((name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
-    return [name for name, module in linear if type(module).forward is not torch.nn.Linear.forward] or None
+    return [name for name, module in linear if not _is_plain(module)] or None
+
+
+def _is_plain(linear: torch.nn.Linear) -> bool:
+    """Test whether a module computes a plain product; a `forward` of its own is tried, as Falcon's writes out one."""
+    if type(linear).forward is torch.nn.Linear.forward:
+        return True
+    weight = linear.weight
+    inputs = torch.linspace(-1, 1, 2 * linear.in_features, dtype=weight.dtype, device=weight.device).view(2, -1)
+    with torch.no_grad():
+        try:
+            outputs = linear(inputs)
+        except (TypeError, ValueError, RuntimeError):  # it takes other arguments or shapes
+            return False
+        expected = torch.nn.functional.linear(inputs, weight, linear.bias)
+    if not isinstance(outputs, torch.Tensor) or outputs.shape != expected.shape:
+        return False
+    gap = torch.linalg.vector_norm((outputs - expected).float())
+    return bool(gap <= torch.finfo(weight.dtype).eps * 8 * torch.linalg.vector_norm(expected.float()))
 
 
 def _inject(config: Any, model: torch.nn.Module, *, where: str) -> torch.nn.Module:

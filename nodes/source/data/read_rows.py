@@ -78,6 +78,8 @@ def _parsed(text: bytes, where: str) -> Any:
         return json.loads(_text(text, where), object_pairs_hook=_unique)
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{where}: no JSON: {_first_line(error)}; write one object per line") from error
+    except ValueError as error:  # Python converts no more than 4300 digits
+        raise DataError(f"{where}: holds a number that is too long; write it as text, in quotes") from error
     except KeyError as error:
         raise DataError(f"{where}: {error} is given twice in one object; keep one of them") from error
 
@@ -156,7 +158,7 @@ def _arrow_rows(name: str, data: BinaryIO, columns: Sequence[str]) -> Iterator[R
 def _file_errors(name: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, csv.Error, pa.ArrowException) as error:
+    except (OSError, csv.Error, pa.ArrowException, ValueError, OverflowError) as error:  # names, text, dates
         raise DataError(f"{name}: cannot be read: {_first_line(error)}") from error
 
 

@@ -8,6 +8,7 @@ from code_blocks import PAGES, Block, blocks_of, check_yaml, is_played, pages_in
 from genrl_graph.errors import GraphError
 
 
+@pytest.mark.docs
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", pages_in("."))
 def test_the_code_blocks_run(page: str, tmp_path: Path) -> None:

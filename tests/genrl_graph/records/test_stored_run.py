@@ -358,6 +358,7 @@ play(load(Path(sys.argv[2])), out=sys.argv[3], quiet=True)
 """
 
 
+@pytest.mark.long
 def test_a_reader_beside_the_writer_never_sees_a_torn_row(toys_file: Path, tmp_path: Path) -> None:
     game, folder = tmp_path / "game.yaml", tmp_path / "run"
     game.write_text(toy_game().dump() + "run: {rounds: 15, peers: 2, block_rounds: 3}\n")

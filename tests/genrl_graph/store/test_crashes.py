@@ -220,6 +220,7 @@ class Refusals:
         return guard
 
 
+@pytest.mark.long
 def test_a_full_disk_at_any_operation_is_one_line_and_loses_nothing(
     whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,6 +162,11 @@ def bad_text(table: pa.Table) -> bytes:
     return bytes(encode_table(table)).replace(b"aaaa", b"\xff\xff\xff\xff", 1)
 
 
+def bad_name(table: pa.Table) -> bytes:
+    renamed = table.rename_columns(["name" if column == "x" else column for column in table.column_names])
+    return bytes(encode_table(renamed)).replace(b"name", b"\xff\xff\xff\xff", 1)
+
+
 def linked(name: str, target: str = "{precious}") -> Change:
     """Put a link in place of a file or folder of the run."""
 
@@ -280,6 +285,7 @@ REFUSED_BY_ALL: dict[str, tuple[Change, str]] = {
     "a dictionary": (append_stream(dictionary), "type dictionary"),
     "offsets outside the text": (append_stream(bad_offsets), "no Arrow stream that a run writes"),
     "text that is not UTF-8": (append_stream(bad_text), "no Arrow stream that a run writes"),
+    "a name that is not UTF-8": (append_stream(bad_name), "no Arrow stream that a run writes"),
     "no stream": (append_stream(lambda table: b"\xff\xff\xff\xff\xff\xff\xff\x7f"), "no Arrow stream"),
     "a round that is text": (append_header(round="2"), "'2' is no round"),
     "a round beyond all": (append_header(round=10**30), "is no round"),
@@ -388,6 +394,38 @@ def test_verify_finds_what_some_commands_would_trip_over(
             shutil.rmtree(place / path, ignore_errors=True)
             (place / path).unlink(missing_ok=True)
         assert outside(place) == before, command
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "checkpoints",
+        "checkpoints/000001",
+        "graph.yaml",
+        "journal",
+        "journal/00000001.wal",
+        "metrics.jsonl",
+        "rollouts.zarr",
+        "rollouts.zarr/tasks",
+        "rollouts.zarr/tasks/id",
+        "rollouts.zarr/tasks/zarr.json",
+        "writer.lock",
+    ],
+)
+def test_a_file_in_place_of_a_folder_and_the_other_way_round_are_one_line(
+    place: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = place / "run" / name
+    if path.is_dir():
+        shutil.rmtree(path)
+        path.write_bytes(b"")
+    else:
+        path.unlink(missing_ok=True)
+        path.mkdir()
+    code, said = said_by("store verify run", capsys)
+    assert code == StoreError.exit_code and name in said
+    for command in COMMANDS:
+        said_by(command, capsys)  # raises nothing but what it reports
 
 
 def test_the_sound_run_passes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -252,6 +252,7 @@ def test_the_summary_of_a_resumed_run_covers_all_of_its_rounds(
     assert summary(capsys.readouterr().err) == expected
 
 
+@pytest.mark.long
 def test_rows_that_fail_in_evaluations_are_not_among_those_of_the_training_after_a_resume(tmp_path: Path) -> None:
     def failed_rows(folder: Path) -> list[float]:
         lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())

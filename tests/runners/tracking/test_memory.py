@@ -125,6 +125,7 @@ def test_threads_share_the_heaps_that_there_are(variables: dict[str, str], more:
     assert (after > before) == more, (before, after)
 
 
+@pytest.mark.long
 @glibc
 def test_what_the_variables_say_stays() -> None:
     size, huge = held("settled", MALLOC_MMAP_THRESHOLD_="33554432", THP_MEM_ALLOC_ENABLE="0")
@@ -145,6 +146,7 @@ def kept(**variables: str) -> tuple[int, float]:
     return again, float(size)
 
 
+@pytest.mark.long
 @makes_code
 def test_code_for_matrix_products_is_kept_for_so_many_shapes() -> None:
     """The last 200 shapes are found again, the last 400 are not: half a megabyte each, 0.2 GB where all are kept."""
@@ -153,6 +155,7 @@ def test_code_for_matrix_products_is_kept_for_so_many_shapes() -> None:
     assert size < 0.1
 
 
+@pytest.mark.long
 @makes_code
 @pytest.mark.parametrize(("name", "found"), [("ONEDNN_PRIMITIVE_CACHE_CAPACITY", 600), ("LRU_CACHE_CAPACITY", 200)])
 def test_what_the_variables_say_of_code_stays(name: str, found: int) -> None:

@@ -36,7 +36,8 @@ def printed_steps(text: str) -> dict[str, str]:
     return dict(re.findall(r"^(\w+) +(.+)$", text.partition("what to look at next:\n")[2], re.MULTILINE))
 
 
-@pytest.mark.parametrize("program", [pytest.param("-m genrl_graph", marks=pytest.mark.long), "genrl-graph"])
+@pytest.mark.long
+@pytest.mark.parametrize("program", ["-m genrl_graph", "genrl-graph"])
 def test_the_printed_commands_show_the_run_and_draw_it(tmp_path: Path, program: str) -> None:
     python, script = shlex.quote(sys.executable), Path(sys.executable).with_name("genrl-graph")
     if program == "genrl-graph" and not script.is_file():

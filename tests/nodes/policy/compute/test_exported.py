@@ -25,9 +25,9 @@ def trained(policy: CausalPolicy) -> CausalPolicy:
     return policy
 
 
-@pytest.mark.parametrize("kind", ["mixtral", "phimoe"])
+@pytest.mark.parametrize("kind", ["mixtral", "phimoe", "falcon"])  # experts, and linear layers that write out a product
 @pytest.mark.parametrize("policy_type", [CausalLM, Lora])
-def test_experts_are_exported_as_transformers_reads_them(policy_type: type, kind: str, tmp_path: Path) -> None:
+def test_an_export_is_what_transformers_reads(policy_type: type, kind: str, tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "model", kind)
     policy = trained(policy_type(model=str(folder), device="cpu", compute_dtype="float32").init("policy", seed=0))
     (tmp_path / "exported").mkdir()

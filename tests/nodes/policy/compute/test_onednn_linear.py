@@ -36,7 +36,7 @@ def test_a_product_is_that_of_autocast(rows: int, biased: bool) -> None:
     layer, inputs = nn.Linear(48, 80, bias=biased), torch.randn(2, rows, 48)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         expected = layer(inputs)
-        product = Prepacked(layer.weight, layer.bias)(inputs)
+        product = Prepacked(layer)(inputs)
     assert product.dtype == expected.dtype == torch.bfloat16
     torch.testing.assert_close(product, expected, rtol=1e-2, atol=1e-2)
 

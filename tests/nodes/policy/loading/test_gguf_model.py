@@ -183,6 +183,7 @@ def test_bars_of_libraries_come_back_after_an_error_and_their_warnings_always_sh
     assert "mine: 100%" in capfd.readouterr().err
 
 
+@pytest.mark.long
 def test_the_first_round_of_the_quickstart_warns_of_nothing_and_prints_its_own_lines_alone(tmp_path: Path) -> None:
     """Run the quickstart as a new user would, from an unconverted GGUF file, with every warning an error."""
     write_gguf(tmp_path / "small.gguf", context=2048, template=ENDED)

@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from genrl_graph.errors import DataError
@@ -63,6 +66,7 @@ def test_every_way_in_gives_the_text_of_the_file(tmp_path: Path, name: str, stre
             r"h.json: item 1: row 1: no column 'answer'",
         ),
         ("i.jsonl", '\n\n{"question": "q", "answer": " "}\n', r"i.jsonl:3: row 0: column 'answer' holds nothing"),
+        ("j.jsonl", '{"question": "q", "answer": ' + "9" * 5000 + "}", r"j.jsonl:1: holds a number that is too long"),
     ],
 )
 def test_malformed_rows_are_errors_with_their_line(
@@ -71,6 +75,34 @@ def test_malformed_rows_are_errors_with_their_line(
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=message) as raised:
         HfDataset(path=str(tmp_path / name), num_tasks=1, streaming=streaming).prepare()
+    assert "\n" not in str(raised.value)
+
+
+def text_of(data: bytes) -> pa.Array:
+    return pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, len(data)], np.int32)), pa.py_buffer(data))
+
+
+@pytest.mark.parametrize(
+    ("column", "replaced"),
+    [
+        (text_of(b"\xff\xfe"), b""),
+        (pa.array(["q"]), b"answer"),
+        (pa.array(["q"]), b"unused"),
+        (pa.array([2**62], pa.timestamp("us")), b""),
+        (pa.array([2**30], pa.date32()), b""),
+    ],
+    ids=["text", "name", "name that is not read", "time", "day"],
+)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_values_and_names_that_python_cannot_hold_are_one_line(
+    tmp_path: Path, column: pa.Array, replaced: bytes, streaming: bool
+) -> None:
+    path = tmp_path / "data.parquet"
+    pq.write_table(pa.table({"question": column, "answer": ["1"], "unused": ["1"]}), path)
+    if replaced:
+        path.write_bytes(path.read_bytes().replace(replaced, b"\xff" * len(replaced)))
+    with pytest.raises(DataError, match=r"data.parquet: cannot be read: ") as raised:
+        HfDataset(path=str(path), num_tasks=1, streaming=streaming).prepare()
     assert "\n" not in str(raised.value)
 
 
