@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from genrl_graph.comparison.history import Unit
     from genrl_graph.comparison.result import Comparison
     from genrl_graph.dag.coordinator_config import CoordinatorConfig
+    from genrl_graph.records.stored_run import StoredRun
     from genrl_graph.runners.loop.runner import Runner
     from genrl_graph.runners.play import Run
     from genrl_graph.runners.replay.replay import Replay
     from genrl_graph.runners.sweep.play import Sweep
-    from genrl_graph.view.notebook import ShownRun
 
 
 def play(
@@ -213,7 +213,7 @@ def load(path: "Path | str", overrides: Sequence[str] = ()) -> Graph:
     return load_file(Path(path), overrides)
 
 
-def open_run(path: "Path | str") -> "ShownRun":
+def open_run(path: "Path | str") -> "StoredRun":
     """Open a run for reading, even while another process writes it; raises `StoreError` if the path holds no run.
 
     In a notebook the run shows itself: its picture with numbers, its curves, its last transcripts.

@@ -1,5 +1,7 @@
 """Make text of models and peers safe to print in a terminal."""
 
+import os
+
 from rich.console import Console
 from rich.text import Text
 
@@ -32,9 +34,11 @@ def number(value: float | None) -> str:
 
 
 def new_console() -> Console:
-    """Return a console for standard output: in colour in a terminal, else plain and `PIPE_WIDTH` wide."""
+    """Return a console for standard output: in colour in a terminal, else plain, COLUMNS or `PIPE_WIDTH` wide."""
     console = Console(markup=False, highlight=False, emoji=False)
-    return console if console.is_terminal else Console(markup=False, highlight=False, emoji=False, width=PIPE_WIDTH)
+    if console.is_terminal or "COLUMNS" in os.environ:
+        return console
+    return Console(markup=False, highlight=False, emoji=False, width=PIPE_WIDTH)
 
 
 def say(console: Console, *parts: str | tuple[str, str], indent: int = 0) -> None:

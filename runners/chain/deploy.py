@@ -1,23 +1,37 @@
 """Compile our contract with the vyper package, and deploy it."""
 
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
 import eth_abi
-import vyper
 
 from genrl_graph.errors import ChainError
 from genrl_graph.runners.chain.endpoint import Endpoint, Refused, Reverted
 from genrl_graph.runners.chain.sending import await_receipt, fees_of, send_signed
 from genrl_graph.runners.chain.wallet import Wallet
 
+COMPILE_S = 120.0
 SOURCE = Path(__file__).parent / "contract" / "coordinator.vy"
 
 
 @cache
 def compiled() -> bytes:
     """Return the creation code of our contract, without the arguments of its constructor."""
-    return bytes.fromhex(vyper.compile_code(SOURCE.read_text(), output_formats=["bytecode"])["bytecode"][2:])
+    return compile_vyper(SOURCE)
+
+
+def compile_vyper(source: Path) -> bytes:
+    """Return the creation code of a contract; raises `ChainError` if it cannot be compiled.
+
+    The compiler runs in a process of its own: it forbids the process that imports it to change the decimal precision.
+    """
+    command = [sys.executable, "-W", "ignore", "-m", "vyper.cli.vyper_compile", "-f", "bytecode", source.name]
+    done = subprocess.run(command, cwd=source.parent, capture_output=True, text=True, timeout=COMPILE_S, check=False)
+    if done.returncode:
+        raise ChainError(f"{source}: cannot be compiled: {(done.stderr.strip() or 'no reason').splitlines()[-1]}")
+    return bytes.fromhex(done.stdout.strip().removeprefix("0x"))
 
 
 def creation_code(owner: str, *, stages: int) -> bytes:

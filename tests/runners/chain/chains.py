@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
-
-import vyper
 
 from genrl_graph.runners.chain import abi
 from genrl_graph.runners.chain.contract_client import Call, ContractClient
-from genrl_graph.runners.chain.deploy import creation_code
+from genrl_graph.runners.chain.deploy import compile_vyper, creation_code
 from genrl_graph.runners.chain.endpoint import Endpoint, Reverted
 from genrl_graph.runners.chain.node import ChainNode, NodeProvider
 from genrl_graph.runners.chain.sending import fees_of
@@ -55,8 +54,10 @@ class Chain:
         """Deploy a test contract; of one function it may lack, it has another name."""
         source = (CONTRACTS / name).read_text()
         source = source.replace(f"def {without}(", "def another(") if without else source
-        code = bytes.fromhex(vyper.compile_code(source, output_formats=["bytecode"])["bytecode"][2:])
-        return ContractClient(self.endpoint, self.node.deploy(code))
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / name
+            file.write_text(source)
+            return ContractClient(self.endpoint, self.node.deploy(compile_vyper(file)))
 
     def deploy_gas(self, code: bytes) -> int:
         """Return the gas of deploying a contract."""

@@ -1,4 +1,4 @@
-"""What an endpoint does wrong is one line without its path; a proxy is asked as the contract would be."""
+"""Faults of an endpoint are one line without its path; a proxy is asked as the contract would be."""
 
 import json
 import threading

@@ -135,7 +135,9 @@ def test_an_unchanged_graph_gives_the_very_bytes_and_computes_nothing(tiny: Path
         assert now.column(name).equals(then.column(name)), name
 
 
-def test_one_changed_weight_needs_no_model_and_moves_what_depends_on_it(tiny: Path, tmp_path: Path) -> None:
+def test_one_changed_weight_needs_no_model_and_moves_what_depends_on_it(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a process of its own, which must never load torch."""
     change = ["nodes.score_critique.params.correct=0.25", "nodes.score_critique.params.exists=0.3"]
     script = (
@@ -145,6 +147,7 @@ def test_one_changed_weight_needs_no_model_and_moves_what_depends_on_it(tiny: Pa
         "assert not {'torch', 'transformers'} & set(sys.modules), 'a model library was loaded'\n"
         "sys.exit(code)\n"
     )
+    monkeypatch.setenv("COLUMNS", "200")
     command = ["replay", str(tiny), str(TINY), "-o", str(tmp_path / "y"), *SMALL, *change]
     done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -308,6 +311,7 @@ def test_a_changed_script_is_run_again_and_told(
     toys_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
     file = tmp_path / "replayed_script.py"
     file.write_text(SCRIPT)
     text = toy_game().dump().replace("reward.toy_matches", "reward.replay_script")
