@@ -2,9 +2,9 @@
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 # Ctrl-C while the command line imports what follows ends it without a traceback; its `main` sets the handler again
 if Path(*sys.argv[:1]).name in ("-m", "genrl-graph") and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -15,6 +15,7 @@ from genrl_graph.contract.node import (
     Advantage,
     Carry,
     Coordinate,
+    Eval,
     Exchange,
     Fork,
     Generator,
@@ -38,11 +39,12 @@ from genrl_graph.version import VERSION as __version__
 if TYPE_CHECKING:
     from genrl_graph.comparison.history import Unit
     from genrl_graph.comparison.result import Comparison
-    from genrl_graph.records.stored_run import StoredRun
+    from genrl_graph.dag.coordinator_config import CoordinatorConfig
     from genrl_graph.runners.loop.runner import Runner
     from genrl_graph.runners.play import Run
     from genrl_graph.runners.replay.replay import Replay
     from genrl_graph.runners.sweep.play import Sweep
+    from genrl_graph.view.notebook import ShownRun
 
 
 def play(
@@ -59,11 +61,13 @@ def play(
     quiet: bool = False,
     resume: bool = False,
     runner: "Runner | None" = None,
+    coordinator: "CoordinatorConfig | Mapping[str, Any] | Literal['embedded'] | None" = None,
 ) -> "Run":
     """Play a graph from a script or notebook and return the run; options given here override the graph's `run:`.
 
     With `resume` an interrupted run in `out` continues from its newest checkpoint. `runner` says how peers meet: by
     default all play in this process; `genrl_graph.runners.torchrun.TorchRunner()` plays a rank of torchrun.
+    `coordinator` is the contract that `coordinate` nodes report to, as under `run.coordinator`.
 
     Raises:
         GraphError: The graph cannot be played; nothing has been loaded yet.
@@ -84,6 +88,7 @@ def play(
         quiet=quiet,
         resume=resume,
         runner=runner,
+        coordinator=coordinator,
     )
 
 
@@ -208,9 +213,12 @@ def load(path: "Path | str", overrides: Sequence[str] = ()) -> Graph:
     return load_file(Path(path), overrides)
 
 
-def open_run(path: "Path | str") -> "StoredRun":
-    """Open a run for reading, even while another process writes it; raises `StoreError` if the path holds no run."""
-    from genrl_graph.records.stored_run import open_run as open_folder
+def open_run(path: "Path | str") -> "ShownRun":
+    """Open a run for reading, even while another process writes it; raises `StoreError` if the path holds no run.
+
+    In a notebook the run shows itself: its picture with numbers, its curves, its last transcripts.
+    """
+    from genrl_graph.view.notebook import open_run as open_folder
 
     return open_folder(path)
 
@@ -222,6 +230,7 @@ __all__ = [
     "Completion",
     "Coordinate",
     "Credited",
+    "Eval",
     "Exchange",
     "Fork",
     "Frame",

@@ -13,7 +13,8 @@
     │   ├── PeerRefused    13    a peer that breaks the protocol
     │   ├── SwarmError     14    the connection to other peers: identity, addresses, daemon, streams
     │   ├── RoundsSkipped  15    a run that came to its end, but left rounds out because the swarm was ahead
-    │   └── CellsFailed    16    a sweep that came to its end, but with cells that failed
+    │   ├── CellsFailed    16    a sweep that came to its end, but with cells that failed
+    │   └── ChainError     17    a chain or its contract: unreachable, another one, or without what is needed
     └── NodeFailed         20    a node that failed while it ran
         ├── RewardFailed   21    a reward that raised, hung, returned too few values or judged nothing
         └── TooManyFailed  22    more rows failed, or could not be judged, than the run allows
@@ -104,6 +105,12 @@ class CellsFailed(WorldError):
     """A sweep came to its end, but some of its cells failed; the others are complete."""
 
     exit_code = 16
+
+
+class ChainError(WorldError):
+    """A chain cannot be used: its endpoint, the contract, the wallet."""
+
+    exit_code = 17
 
 
 class NodeFailed(GenrlGraphError):

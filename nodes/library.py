@@ -7,6 +7,10 @@ from genrl_graph.nodes.advantage.pool import PoolAdvantage
 from genrl_graph.nodes.advantage.rae import RoleAdvantage
 from genrl_graph.nodes.advantage.return_to_go import ReturnToGo
 from genrl_graph.nodes.advantage.turns import TurnsAdvantage
+from genrl_graph.nodes.coordinate.report import Report
+from genrl_graph.nodes.coordinate.round import Round
+from genrl_graph.nodes.coordinate.vote import Vote
+from genrl_graph.nodes.eval.exploitability import Exploitability
 from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.nodes.generate.answer import Answer
 from genrl_graph.nodes.generate.chat import Chat
@@ -17,6 +21,7 @@ from genrl_graph.nodes.generate.revise import Revise
 from genrl_graph.nodes.policy.actor_critic import ActorCriticCarry
 from genrl_graph.nodes.policy.causal_lm import CausalLM
 from genrl_graph.nodes.policy.checkpoint import Checkpoint
+from genrl_graph.nodes.policy.endpoint import EndpointCarry
 from genrl_graph.nodes.policy.fork import ForkPolicy
 from genrl_graph.nodes.policy.lora import Lora
 from genrl_graph.nodes.policy.q_network import QNetworkCarry
@@ -63,7 +68,9 @@ __all__ = [
     "DialogueGenerator",
     "Dpo",
     "Dqn",
+    "EndpointCarry",
     "EnvironmentSource",
+    "Exploitability",
     "ForkPolicy",
     "FunctionReward",
     "GaeAdvantage",
@@ -89,9 +96,11 @@ __all__ = [
     "RegexReward",
     "Reinforce",
     "ReplayCarry",
+    "Report",
     "ReturnToGo",
     "Revise",
     "RoleAdvantage",
+    "Round",
     "Sft",
     "SnapshotsCarry",
     "SwarmSapo",
@@ -101,5 +110,6 @@ __all__ = [
     "TrackBaselines",
     "TurnsAdvantage",
     "Verified",
+    "Vote",
     "WeightedSum",
 ]

@@ -86,6 +86,7 @@ def dry_play(
         "eval_tasks": min(graph.run.eval_tasks, EVAL_TASKS),
         "trackers": (),
         "max_retries": 0,
+        "coordinator": None,
     }
     config = graph.run.model_copy(update=changes)
     console = Console(stderr=True, highlight=False, quiet=quiet)

@@ -1,17 +1,19 @@
 """Play a graph: open its run, play all rounds, and return the run that ended."""
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import ValidationError
 from rich.console import Console
 
+from genrl_graph.dag.coordinator_config import CoordinatorConfig
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.run_config import Mode, RunConfig
 from genrl_graph.dag.schedule import Schedule, compile_graph
-from genrl_graph.errors import ParamError
+from genrl_graph.errors import GenrlGraphError, ParamError
 from genrl_graph.messages import counted
 from genrl_graph.runners.loop.context import StepReport
 from genrl_graph.runners.loop.peers import Make, declared_value, digests
@@ -24,6 +26,7 @@ from genrl_graph.runners.session import Session
 from genrl_graph.runners.tracking.next_steps import next_steps
 from genrl_graph.runners.tracking.trackers import require_trackers
 from genrl_graph.runners.tracking.waiting_bar import WaitingBar
+from genrl_graph.store.notes_file import FAILED, add_note
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ def play(
     checkpoint_every: int | None = None,
     mode: Mode | None = None,
     eval_every: int | None = None,
+    coordinator: CoordinatorConfig | Mapping[str, Any] | Literal["embedded"] | None = None,
     quiet: bool = False,
     imports: Mapping[str, str] | None = None,
     resume: bool = False,
@@ -67,8 +71,8 @@ def play(
     Arguments win over the graph's `run:` options. Without `out` the run gets a new folder `runs/<graph>-<n>`.
     `imports` records the scripts that define nodes (path: hash). With `resume` the run in the folder continues from
     its newest checkpoint and the steps that were committed since; the result is bit-identical to that of a run that
-    was never interrupted. `profile` writes a Chrome trace of the steps into the folder, with "ops" also one of the
-    torch operators of a round.
+    was never interrupted. `coordinator` is the contract that `coordinate` nodes report to. `profile` writes a
+    Chrome trace of the steps into the folder, with "ops" also one of the torch operators of a round.
 
     Raises `GraphError` before anything is loaded; `StoreError` where the folder is taken, or where an update that is
     executed again has another result than the first time; `NodeFailed` where a node fails. Committed steps stay.
@@ -81,6 +85,7 @@ def play(
         "checkpoint_every": checkpoint_every,
         "mode": mode,
         "eval_every": eval_every,
+        "coordinator": coordinator,
     }
     config = run_options(graph.run, arguments)
     if resume and out is None:
@@ -135,6 +140,7 @@ def play_schedule(
             return _complete_run(opened)
         if resumable:
             opened.stop.left = what_is_left(None if opened.previous is None else opened.run_folder)
+        stack.enter_context(_noting_failure(opened.folder))
         run, before = open_run(opened, make, see, profile, stack)
         if resumable:
             opened.stop.left = what_is_left(opened.run_folder)
@@ -149,7 +155,17 @@ def play_schedule(
     return Run(opened.folder, run.rounds, before, after, session.unplayed)
 
 
-def run_options(options: RunConfig, arguments: Mapping[str, int | str | None]) -> RunConfig:
+@contextmanager
+def _noting_failure(folder: Path) -> Iterator[None]:
+    """Add a failure of the block to the notes of the run, for those who look at it later."""
+    try:
+        yield
+    except GenrlGraphError as error:
+        add_note(folder, f"{FAILED}{error}")
+        raise
+
+
+def run_options(options: RunConfig, arguments: Mapping[str, object]) -> RunConfig:
     """Return the `run:` options of a graph with the arguments that are not None; raises `ParamError` for bad values."""
     overrides = {name: value for name, value in arguments.items() if value is not None}
     try:

@@ -79,7 +79,7 @@ def _replay(run: StoredRun) -> None:
     for number, holders in stored.holders.items():
         for holder in holders:
             rebuilt = stored.holder_round(number, holder)
-            for node in run.nodes:
+            for node in run.graph.played_in("rounds").nodes:
                 rebuilt.record(node)
                 _ = rebuilt.recorded(node).metrics
             for output in run.row_outputs():

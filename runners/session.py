@@ -12,6 +12,7 @@ from genrl_graph.dag.schedule import Schedule
 from genrl_graph.messages import escaped
 from genrl_graph.runners.loop.budget import Budget
 from genrl_graph.runners.loop.context import RunContext, StepReport
+from genrl_graph.runners.loop.coordinator import Coordinator
 from genrl_graph.runners.loop.diagnosis import Diagnosis
 from genrl_graph.runners.loop.evaluate import Evaluator, evaluation_line, evaluation_table
 from genrl_graph.runners.loop.exchange import PeerBehind, Swarm
@@ -25,7 +26,9 @@ from genrl_graph.runners.resume.checkpoint import checkpoint_folder, save_checkp
 from genrl_graph.runners.resume.previous_run import Start
 from genrl_graph.runners.tracking.metrics import RoundMetrics
 from genrl_graph.runners.tracking.terminal import Terminal
+from genrl_graph.store.journal import Record
 from genrl_graph.store.metrics_file import METRICS
+from genrl_graph.store.notes_file import add_note
 from genrl_graph.store.run_path import RunPath
 from genrl_graph.store.run_store import RunStore
 
@@ -43,6 +46,7 @@ class OpenRun:
     players: Sequence[Peer]
     runner: Runner
     swarm: Swarm
+    coordinator: Coordinator
     config: RunConfig
     store: RunStore
     metrics: RoundMetrics
@@ -72,7 +76,7 @@ class Session:
             schedule=run.schedule,
             swarm=run.swarm,
             seed=run.config.seed,
-            commit=run.store.commit,
+            commit=self._commit,
             begin=run.terminal.step,
             watch=self._watch,
             budget=self._budget,
@@ -131,12 +135,12 @@ class Session:
 
     def _end(self, number: int, seconds: float) -> None:
         """Write the metrics of a round and show its results; a recalled round has the metrics of its first time."""
-        failed, stall, stalled = self._run.diagnosis.end(number)
-        more = {**self._budget.metrics(), **stalled, **self._run.runner.metrics()}
+        failed, lines, stalled = self._run.diagnosis.end(number)
+        more = {**self._budget.metrics(), **stalled, **self._run.runner.metrics(), **self._run.coordinator.metrics()}
         peers = self._run.metrics.end(number, seconds, more)
         self._run.terminal.round(number, self._run.start.measured.get(number, peers), seconds, failed=failed)
-        if stall:
-            self._tell(stall)
+        for line in lines:
+            self._warn(line)
 
     def _drop(self) -> None:
         self._run.metrics.drop()
@@ -150,9 +154,15 @@ class Session:
             lines.append(f"rows that failed or could not be judged: {self._budget.failed_rows}{first}")
         return [line for line in (*lines, self._run.diagnosis.summary()) if line]
 
+    def _commit(self, records: Sequence[Record]) -> None:
+        """Commit records, then let the coordinator take what they submit."""
+        self._run.store.commit(records)
+        self._run.coordinator.committed(records)
+
     def _begin(self, number: int) -> None:
         """Announce the round; when the others are in a later one, restore what a previous run committed of this one."""
         try:
+            self._run.coordinator.begin(number)
             self._run.runner.begin(number)
         except PeerBehind:
             run_round(self._context, self._run.players, number, only_recorded=True)
@@ -196,8 +206,13 @@ class Session:
             max_failed_rows=max_failed_rows,
             max_retries=self._run.config.max_retries,
             wait_s=self._run.config.retry_wait_s,
-            tell=self._tell,
+            tell=self._warn,
         )
+
+    def _warn(self, line: str) -> None:
+        """Print a line and add it to the notes of the run."""
+        self._tell(line)
+        add_note(self._run.store.folder, line)
 
     def _tell(self, line: str) -> None:
         self._run.console.print(escaped(line), markup=False, soft_wrap=True)

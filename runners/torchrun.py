@@ -18,7 +18,7 @@ from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ExchangeTimeout, ParamError
 from genrl_graph.runners.loop.exchange import ExchangeResult, Swarm, WaitReport
 from genrl_graph.runners.loop.peers import peer_names, require_enough
-from genrl_graph.runners.loop.runner import RunProgress, Tell, exchanges
+from genrl_graph.runners.loop.runner import Bootnodes, RunProgress, Tell, exchanges
 from genrl_graph.runners.loop.signals import Stop, ended_at_once
 from genrl_graph.wire.packet import decode, encode
 
@@ -58,7 +58,14 @@ class TorchRunner:
         return config.model_copy(update={"peers": self.size})
 
     def start(
-        self, schedule: Schedule, *, run: Path | None, free: Callable[[], Path], stop: Stop, tell: Tell
+        self,
+        schedule: Schedule,
+        *,
+        run: Path | None,
+        free: Callable[[], Path],
+        stop: Stop,
+        tell: Tell,
+        bootnodes: Bootnodes,
     ) -> tuple[Path, Swarm]:
         """Join the job; the first rank chooses a free run folder. Raises `ParamError` where graphs differ."""
         names = peer_names(self.size)
@@ -75,6 +82,10 @@ class TorchRunner:
     def home(self, run: Path) -> Path:
         """Return `<run folder>/<peer name>`."""
         return run / self.names[0]
+
+    def peer_id(self, name: str) -> str | None:
+        """Return None: ranks have names only."""
+        return None
 
     def agree(self, kept: RunProgress) -> tuple[RunProgress, int | None]:
         """Return the shared progress, and the round of the first exchange that some rank has not closed."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from genrl_graph.cli.chain import add_chain_command
 from genrl_graph.cli.docs import add_docs_command
 from genrl_graph.cli.graph import add_graph_commands
 from genrl_graph.cli.inspection import add_inspection_commands
@@ -17,6 +18,7 @@ from genrl_graph.cli.run import add_export_command, add_run_commands
 from genrl_graph.cli.store import add_store_command
 from genrl_graph.cli.swarm import add_swarm_commands, spread_addresses
 from genrl_graph.cli.sweep import add_sweep_commands
+from genrl_graph.cli.view import add_view_command
 from genrl_graph.errors import GenrlGraphError
 from genrl_graph.messages import escaped
 from genrl_graph.runners.tracking.memory import settle_memory
@@ -90,9 +92,11 @@ def command_parser() -> argparse.ArgumentParser:
     add_run_commands(commands)
     add_sweep_commands(commands)
     add_inspection_commands(commands)
+    add_view_command(commands)
     add_swarm_commands(commands)
     add_export_command(commands)
     add_store_command(commands)
+    add_chain_command(commands)
     add_docs_command(commands)
     return parser
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genrl_graph.cli.arguments import add_graph_arguments, add_import_argument, run_imports, valid_graph
+from genrl_graph.cli.coordinator_option import add_coordinator_argument, coordinator_of
 from genrl_graph.cli.runner_options import add_runner_arguments, runner_of
 from genrl_graph.errors import ParamError, RoundsSkipped
 from genrl_graph.messages import counted
+from genrl_graph.runners.loop.signals import ended_at_once
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -45,6 +47,7 @@ def add_run_commands(commands: "_SubParsersAction[argparse.ArgumentParser]") -> 
     run.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     _profile_argument(run)
     add_runner_arguments(run)
+    add_coordinator_argument(run)
     run.set_defaults(command=_run)
 
     resume = commands.add_parser("resume", help="resume an interrupted run, bit-identical to an uninterrupted one")
@@ -56,6 +59,7 @@ def add_run_commands(commands: "_SubParsersAction[argparse.ArgumentParser]") -> 
     resume.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     _profile_argument(resume)
     add_runner_arguments(resume)
+    add_coordinator_argument(resume)
     resume.set_defaults(command=_resume)
 
     replay = commands.add_parser("replay", help="play an edited graph over the rollouts of a run, without a model")
@@ -79,6 +83,7 @@ def _profile_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@ended_at_once()  # until the run handles signals itself: imports of libraries may swallow a KeyboardInterrupt
 def _run(args: argparse.Namespace) -> int:
     from genrl_graph.runners.dry import dry_play
 
@@ -95,6 +100,7 @@ def _run(args: argparse.Namespace) -> int:
     return _play(args, args.out, imports, runner, resume=args.resume)
 
 
+@ended_at_once()
 def _resume(args: argparse.Namespace) -> int:
     from genrl_graph.runners.resume.other_runner import refuse_other_runner
     from genrl_graph.runners.resume.previous_run import refuse_other_imports
@@ -145,7 +151,15 @@ def _play(
     graph = valid_graph(args).graph
     if not (args.quiet or resume):
         _say_rounds(args.graph, graph)
-    options = {"quiet": args.quiet, "imports": imports, "resume": resume, "runner": runner, "profile": args.profile}
+    coordinator = coordinator_of(args)
+    options = {
+        "coordinator": coordinator,
+        "quiet": args.quiet,
+        "imports": imports,
+        "resume": resume,
+        "runner": runner,
+        "profile": args.profile,
+    }
 
     def whole() -> None:
         run = play(graph, out=out, **options)

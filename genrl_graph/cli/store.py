@@ -1,11 +1,11 @@
-"""The `store` command: verify or compact the files of a run."""
+"""The `store` command: verify or compact the files of a run, or prove a rollout."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genrl_graph.cli.arguments import add_import_argument, run_imports
-from genrl_graph.errors import StoreError
+from genrl_graph.errors import ParamError, StoreError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -13,11 +13,31 @@ if TYPE_CHECKING:
 
 def add_store_command(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare `store`."""
-    store = commands.add_parser("store", help="verify what a run has recorded, or compact it")
-    store.add_argument("action", choices=("verify", "compact"), help="check every file; finish what a crash left")
+    store = commands.add_parser("store", help="verify what a run has recorded, compact it, or prove a rollout")
+    actions = "check every file; finish what a crash left; prove what a rollout was paid"
+    store.add_argument("action", choices=("verify", "compact", "prove"), help=actions)
     store.add_argument("folder", metavar="RUN", type=Path, help="run folder, such as runs/tiny")
+    store.add_argument("rollout", metavar="ROLLOUT_ID", nargs="?", help="of prove: id of the rollout")
+    store.add_argument(
+        "-o", "--out", type=Path, metavar="FILE", help="of prove: write the proof here, not to the terminal"
+    )
     add_import_argument(store)
     store.set_defaults(command=_store)
+
+
+def _prove(args: argparse.Namespace) -> int:
+    from genrl_graph.records.proof import prove
+    from genrl_graph.records.stored_run import open_run
+    from genrl_graph.store.durable import write_out
+
+    if args.rollout is None:
+        raise ParamError("prove: name the rollout, as in `store prove RUN ROLLOUT_ID`")
+    proof = prove(open_run(args.folder), args.rollout).json()
+    if args.out is None:
+        print(proof, end="")
+    else:
+        write_out(args.out, proof.encode())
+    return 0
 
 
 def _store(args: argparse.Namespace) -> int:
@@ -29,6 +49,10 @@ def _store(args: argparse.Namespace) -> int:
     from genrl_graph.store.run_store import RunStore
 
     run_imports(args)
+    if args.action == "prove":
+        return _prove(args)
+    if args.rollout is not None or args.out is not None:
+        raise ParamError(f"{args.action}: takes a run folder only")
     folders = run_folders(args.folder)
     if not folders:
         raise missing_run(args.folder)

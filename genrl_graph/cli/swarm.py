@@ -49,7 +49,9 @@ def add_network_arguments(parser: argparse.ArgumentParser, *, identity: str) -> 
     group.add_argument("--nat-port-map", action="store_true", help="ask the router for a port (UPnP, NAT-PMP)")
     group.add_argument("--client-mode", action="store_true", help="hold no part of the DHT")
     group.add_argument("--start-timeout", type=_seconds, default=20.0, metavar="SECONDS", help="for the libp2p daemon")
-    group.add_argument("--join-timeout", type=_seconds, default=10.0, metavar="SECONDS", help="for each joined peer")
+    group.add_argument(
+        "--join-timeout", type=_seconds, default=10.0, metavar="SECONDS", help="for a joined peer to answer"
+    )
 
 
 def spread_addresses(argv: Sequence[str]) -> list[str]:

@@ -52,7 +52,7 @@ class Setting:
 
 
 @dataclass(slots=True)
-class _Found:
+class NamedRun:
     """A run folder and what an argument says of it: a label, empty where it says none."""
 
     folder: Path
@@ -75,9 +75,9 @@ def read_settings(arguments: Sequence[Path | str], wanted: Wanted) -> Settings:
     `ParamError` for an argument that names no run, or a setting with two runs of one seed.
     """
     result = Settings()
-    grouped: dict[tuple[str, str], list[tuple[_Found, ComparedRun]]] = {}
+    grouped: dict[tuple[str, str], list[tuple[NamedRun, ComparedRun]]] = {}
     for argument in arguments:
-        for found in _folders(str(argument), result.notes):
+        for found in named_runs(str(argument), result.notes):
             run = _read(found.folder, wanted)
             grouped.setdefault((found.label, "" if found.label else _identity(run)), []).append((found, run))
     unnamed = [runs[0][1] for (label, _), runs in grouped.items() if not label]
@@ -89,8 +89,11 @@ def read_settings(arguments: Sequence[Path | str], wanted: Wanted) -> Settings:
     return result
 
 
-def _folders(argument: str, notes: list[str]) -> Iterator[_Found]:
-    """Yield the run folders that an argument names; raises `ParamError` where it names none."""
+def named_runs(argument: str, notes: list[str]) -> Iterator[NamedRun]:
+    """Yield the run folders that an argument names: a run, a sweep, a folder of runs, or LABEL=PATTERN.
+
+    Raises `ParamError` where it names none; cells of a sweep that have no run are told of in `notes`.
+    """
     label, equals, pattern = argument.partition("=")
     if not equals or Path(argument).exists():
         label, pattern = "", argument
@@ -105,16 +108,16 @@ def _folders(argument: str, notes: list[str]) -> Iterator[_Found]:
     yield from runs
 
 
-def _folders_of(path: Path, label: str, notes: list[str]) -> Iterator[_Found]:
+def _folders_of(path: Path, label: str, notes: list[str]) -> Iterator[NamedRun]:
     if is_sweep(path):
         yield from _cells(path, label, notes)
     elif run_folders(path):
-        yield _Found(path, label)
+        yield NamedRun(path, label)
     else:
-        yield from (_Found(inner, label) for inner in inner_folders(path))
+        yield from (NamedRun(inner, label) for inner in inner_folders(path))
 
 
-def _cells(path: Path, label: str, notes: list[str]) -> Iterator[_Found]:
+def _cells(path: Path, label: str, notes: list[str]) -> Iterator[NamedRun]:
     """Yield the cells of a sweep that have a run; the others are told of."""
     record, ends = read_sweep(path), read_ends(path)
     missing = [cell.name for cell in record.cells if not run_folders(path / cell.name)]
@@ -128,24 +131,34 @@ def _cells(path: Path, label: str, notes: list[str]) -> Iterator[_Found]:
         if cell.name not in missing:
             end = ends.get(cell.name)
             name = f"{label}/{cell.setting}" if label and several else label or cell.setting
-            yield _Found(path / cell.name, name, end.rounds if end is not None and end.stopped else None)
+            yield NamedRun(path / cell.name, name, end.rounds if end is not None and end.stopped else None)
+
+
+def params_of(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return all params of the graph in a run folder by dotted name, and its versions."""
+    text, versions = read_graph(folder)
+    return dict(_flat(parse_document(text, file=str(folder / GRAPH)).values)), versions
+
+
+def setting_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the params in which runs of one setting agree."""
+    return {name: value for name, value in params.items() if name not in NO_SETTING}
 
 
 def _read(folder: Path, wanted: Wanted) -> ComparedRun:
     folders = run_folders(folder)
-    text, versions = read_graph(folders[0])
-    params = dict(_flat(parse_document(text, file=str(folders[0] / GRAPH)).values))
+    params, versions = params_of(folders[0])
     seed, rounds = (params.get(f"run.{name}", default) for name, default in (("seed", 0), ("rounds", 10)))
     if not isinstance(seed, int) or not isinstance(rounds, int):
         raise ParamError(f"{folder}: run.seed is {short(seed)}, run.rounds is {short(rounds)}; restore {GRAPH}")
-    setting = {name: value for name, value in params.items() if name not in NO_SETTING}
+    setting = setting_params(params)
     types = {name.split(".")[1]: kind for name, kind in params.items() if re.fullmatch(r"nodes\.[^.]+\.type", name)}
     rewards = {name for name, kind in types.items() if str(kind).startswith("reward.")}
     history = read_history(folders, lambda name: wanted(name, rewards))
     return ComparedRun(folder, seed, rounds, setting, code_versions(versions), history)
 
 
-def _by_code(label: str, runs: Sequence[tuple[_Found, ComparedRun]], notes: list[str]) -> list[Setting]:
+def _by_code(label: str, runs: Sequence[tuple[NamedRun, ComparedRun]], notes: list[str]) -> list[Setting]:
     """Return the setting of these runs, or one for each version of the code where they were played by several."""
     codes = list({tuple(sorted(run.code.items())): run.code for _, run in runs}.values())
     if len(codes) == 1:
@@ -161,7 +174,7 @@ def _by_code(label: str, runs: Sequence[tuple[_Found, ComparedRun]], notes: list
     return settings
 
 
-def _setting(label: str, runs: Sequence[tuple[_Found, ComparedRun]], notes: list[str]) -> Setting:
+def _setting(label: str, runs: Sequence[tuple[NamedRun, ComparedRun]], notes: list[str]) -> Setting:
     by_seed: dict[int, ComparedRun] = {}
     for _, run in runs:
         if (other := by_seed.get(run.seed)) is not None:

@@ -6,8 +6,9 @@ are inputs, keyword-only parameters are resources, and the return annotation is 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
-from typing import ClassVar, Generic, Literal, Self
+from typing import ClassVar, Generic, Literal, Self, get_args
 
 from pydantic import Field, PrivateAttr
 
@@ -27,13 +28,22 @@ Wire = str | tuple[str, ...] | Mapping[str, str]
 """The wiring of an input: one `node` or `node.field`, several in order, or several by name."""
 
 
+Phase = Literal["rounds", "evaluations"]
+"""Rounds train, evaluations measure: the two occasions on which the nodes of a graph are played."""
+PHASES: frozenset[Phase] = frozenset(get_args(Phase))
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The place of a node in a graph: its name, its stage, and the protocol fingerprint of the graph."""
+    """The place of a node in a graph: its name, its stage, and the protocol fingerprint of the graph.
+
+    `origins` are the generators whose rows reach the node.
+    """
 
     node: str
     stage: int = 0
     protocol: str = ""
+    origins: tuple[RowOrigin, ...] = dataclass_field(default=(), compare=False, repr=False)
 
 
 class Carry(Declared, kind="carry"):
@@ -80,6 +90,7 @@ class Node(Declared):
     """One typed step of a graph. Subclass a kind below and name the type: `class Mine(Reward, name="mine")`."""
 
     signature: ClassVar[Signature]
+    phases: ClassVar[frozenset[Phase]] = PHASES
     _place: Place | None = PrivateAttr(default=None)
 
     @property
@@ -115,6 +126,14 @@ class Node(Declared):
         `parts` maps each input with a single edge to the node or carry behind it, if that part could be read.
         """
         return ()
+
+    def wired(self, parts: Mapping[str, Declared]) -> Self:
+        """Return this node as it works on what these parts make; called once, where a graph is compiled.
+
+        `parts` is that of `check_parts`. Override this for a node that needs params of the part it reads, so that the
+        graph does not state them twice.
+        """
+        return self
 
     def check_origins(self, origins: Mapping[str, Sequence[RowOrigin]]) -> Iterable[str]:
         """Return why this node can never do its work on rows of these generators, one line each, for the graph check.
@@ -155,6 +174,8 @@ class Node(Declared):
         cls.signature = Signature(inputs, read_outputs(cls.type_name, run), resources, read_summary(run))
         cls._require(not any(map(_from_peers, cls._outputs())), "only an exchange returns Peer[...]")
         cls._check_kind()
+        for phase in sorted(PHASES - cls.phases):
+            cls._require(not cls._outputs(), f"a node without a part in {phase} returns None, as nothing could read it")
 
     @classmethod
     def _check_kind(cls) -> None:
@@ -390,7 +411,32 @@ class Fork(Node, kind="policy"):
 
 
 class Coordinate(Node, kind="coordinate"):
-    """Reports the round to an external coordinator; it changes no rows."""
+    """Reports the round to an external coordinator; it changes no rows, and nobody outside hears of evaluations.
+
+    Its `run` computes what to report and calls `log.submit`: that is committed with the step, and the coordinator of
+    the run sends it, if there is one.
+    """
+
+    phases = frozenset({"rounds"})
+
+    @property
+    def stages_needed(self) -> int:
+        """Return how many stages the coordinator must have for what this node submits."""
+        return 0
+
+    @property
+    def follows_round(self) -> bool:
+        """Return whether a new run begins at the round of the coordinator."""
+        return False
+
+
+class Eval(Node, kind="eval"):
+    """Measures a policy or rows in evaluations, and takes no part in rounds. All it gives are the metrics that it logs.
+
+    Nothing reads it, so adding one to a graph changes no row and no id.
+    """
+
+    phases = frozenset({"evaluations"})
 
 
 KINDS: tuple[type[Node], ...] = (
@@ -403,4 +449,5 @@ KINDS: tuple[type[Node], ...] = (
     Update,
     Fork,
     Coordinate,
+    Eval,
 )

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -111,7 +112,8 @@ class Completion:
     """One sampled completion: token ids and log-probs of shape (tokens,), text, and finish reason (stop or length).
 
     `ids` include the end token, which is trained because the policy sampled it. `logprobs` come from the distribution
-    that was sampled; `support` holds what was left of it where it was truncated.
+    that was sampled; `support` holds what was left of it where it was truncated. `error` says why a remote policy gave
+    no completion.
     """
 
     ids: "NDArray[np.int32]"
@@ -119,6 +121,7 @@ class Completion:
     text: str
     finish_reason: str
     support: Support | None = None
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +203,13 @@ class TextPolicy(Policy):
         `rng` is one generator, or one for each prompt.
         A batch of B sequences counts B x (longest prompt + max_new_tokens) tokens.
         """
+
+    def keeping(self, max_bytes: int) -> AbstractContextManager[None]:
+        """Keep what `generate` has read for prompts that go on from there, in at most `max_bytes`, within a block.
+
+        The weights do not change in the block. By default nothing is kept.
+        """
+        return nullcontext()
 
     def micro_batches(self, sequences: Sequence[TokenSequence], *, max_batch_tokens: int) -> "list[NDArray[np.int64]]":
         """Split sequences into micro-batches for which `logprobs` reads at most `max_batch_tokens` tokens.

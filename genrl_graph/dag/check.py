@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from genrl_graph.contract.declared import Declared, named_carries
+from genrl_graph.contract.declared import named_carries
 from genrl_graph.contract.node import Carry, Exchange, Fork, Node, PolicyCarry, Reward, Update
 from genrl_graph.contract.origins import RowOrigin
 from genrl_graph.contract.policy import Policy
@@ -126,9 +126,11 @@ def _untrainable(graph: Graph, part: Part, inputs: Mapping[str, Sequence[RowOrig
         issubclass(p.bound.base, Policy) for p in node.signature.outputs.values()
     ):
         return
-    for socket, giver in _givers_of(graph, part).items():
+    for socket, giver in graph.givers(part).items():
         if isinstance(giver, PolicyCarry) and giver.untrainable:
             yield f"input {socket!r} is {giver.type_name}, {giver.untrainable}"
+    if not any(issubclass(pattern.bound.base, Policy) for pattern in node.signature.outputs.values()):
+        return
     reasons = [origin.untrainable() for rows in inputs.values() for origin in rows if origin.own]
     yield from (f"can never learn: {reason}" for reason in dict.fromkeys(reasons) if reason)
 
@@ -192,15 +194,8 @@ def _check_inputs(
             givers = _givers(graph, socket.pattern.bound, types, reader=part.name)
             yield Problem(at, f"input {socket.name!r} ({socket}) is missing{givers}", at_key=True)
     if isinstance(part.declared, Node) and not misspelt and not unreadable:
-        for text in (*part.declared.check_inputs(part.inputs), *part.declared.check_parts(_givers_of(graph, part))):
+        for text in (*part.declared.check_inputs(part.inputs), *part.declared.check_parts(graph.givers(part))):
             yield Problem(("nodes", part.name), text, at_key=True)
-
-
-def _givers_of(graph: Graph, part: Part) -> dict[str, Declared]:
-    """Return the declared node or carry that each single-edge input reads, where it is known and valid."""
-    names = {socket: wire.partition(".")[0] for socket, wire in part.inputs.items() if isinstance(wire, str)}
-    known = {s: graph.part(name).declared for s, name in names.items() if name in graph.nodes or name in graph.carries}
-    return {socket: declared for socket, declared in known.items() if declared is not None}
 
 
 def _unknown_input(part: Part, name: str, sockets: Mapping[str, Socket]) -> str:

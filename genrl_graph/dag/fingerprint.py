@@ -13,8 +13,10 @@ from genrl_graph.seeds import digest
 def protocol_fingerprint(graph: Graph) -> str:
     """Hash the topology, exchanges, edge schemas, and sources with their params.
 
-    Peers may differ in the rest: run options, models, and the params of generators, rewards and updates.
+    Peers may differ in the rest: run options, models, the params of generators, rewards and updates, and what they
+    evaluate.
     """
+    graph = graph.played_in("rounds")
     schemas = {
         ref: [str(kind), kind.base.version, {name: str(column) for name, column in kind.base.declared().items()}]
         for ref, kind in infer(graph).items()
@@ -26,9 +28,9 @@ def protocol_fingerprint(graph: Graph) -> str:
 
 
 def full_fingerprint(graph: Graph) -> str:
-    """Hash every part with all params, and the run options."""
+    """Hash every part with all params, and the run options, but for where reports go, which changes no row."""
     parts = [_describe(part, params=True) for part in (*graph.carries.values(), *graph.nodes.values())]
-    return _hash("full", [graph.name, parts, graph.run.model_dump(mode="json")])
+    return _hash("full", [graph.name, parts, graph.run.model_dump(mode="json", exclude={"coordinator"})])
 
 
 def _agreed(part: Part) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from genrl_graph.contract.data_path import without_folders
 from genrl_graph.contract.declared import Declared
-from genrl_graph.contract.node import Carry, Node, Wire
+from genrl_graph.contract.node import Carry, Node, Phase, Wire
 from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.edge_types.edge_type import EdgeType, Socket
 from genrl_graph.errors import GraphError, ParamError
@@ -198,10 +198,27 @@ class Graph:
         """Return the node or carry of this name."""
         return self.nodes.get(name) or self.carries[name]
 
+    def played_in(self, phase: Phase) -> "Graph":
+        """Return this graph without the nodes that take no part in a phase; no other node reads them."""
+        graph = Graph(self.name, run=self.run)
+        graph.carries = dict(self.carries)
+        graph.nodes = {name: part for name, part in self.nodes.items() if _plays_in(part, phase)}
+        return graph
+
     def edges(self) -> Iterator[Edge]:
         """Yield all edges between parts, in the order written."""
         for part in self.nodes.values():
             yield from part.edges()
+
+    def givers(self, part: Part) -> dict[str, Declared]:
+        """Return the declared part that each single-edge input of a part reads, where it is known and valid."""
+        names = {socket: wire.partition(".")[0] for socket, wire in part.inputs.items() if isinstance(wire, str)}
+        known = {socket: self.part(name).declared for socket, name in names.items() if self.has(name)}
+        return {socket: declared for socket, declared in known.items() if declared is not None}
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a node or carry of this name."""
+        return name in self.nodes or name in self.carries
 
     def readers(self, name: str) -> list[Edge]:
         """Return the edges that leave a part."""
@@ -305,6 +322,10 @@ class Graph:
         if value.graph is not self:
             raise GraphError(f"{where}: the handle of {value.ref!r} belongs to graph {value.graph.name!r}")
         return value.ref
+
+
+def _plays_in(part: Part, phase: Phase) -> bool:
+    return part.cls is None or not issubclass(part.cls, Node) or phase in part.cls.phases
 
 
 def _refuse_class(where: str, value: object, wanted: type[Declared]) -> None:

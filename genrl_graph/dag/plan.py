@@ -1,5 +1,6 @@
 """A schedule as text: the steps of a round in order, shown before anything runs."""
 
+from genrl_graph.contract.node import PHASES
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.schedule import Schedule, Step, compile_graph
 from genrl_graph.messages import counted
@@ -23,12 +24,17 @@ def schedule_text(schedule: Schedule) -> str:
     ]
     width = max(len(str(step)) for step in schedule.steps)
     types = max(len(graph.nodes[step.node].type_name) for step in schedule.steps)
-    stage = -1
-    for number, step in enumerate(schedule.steps, start=1):
-        mark = f"stage {step.stage}" if step.stage != stage else ""
-        stage = step.stage
+
+    def line(mark: str, number: str, step: Step) -> str:
         kind = graph.nodes[step.node].type_name if step.action != "close" else ""
-        lines.append(f"{mark:<8} {number:>3}. {step!s:<{width}}  {kind:<{types}}  {_notes(schedule, step)}".rstrip())
+        return f"{mark:<8} {number:>4} {step!s:<{width}}  {kind:<{types}}  {_notes(schedule, step)}".rstrip()
+
+    stage = -1
+    for number, step in enumerate(schedule.played_in("rounds").steps, start=1):
+        lines.append(line(f"stage {step.stage}" if step.stage != stage else "", f"{number}.", step))
+        stage = step.stage
+    # beside what rounds play, and no step of theirs
+    lines += [line("", "", step) for step in schedule.steps if "rounds" not in graph.nodes[step.node].node.phases]
     lines += ["", *_carries(schedule)]
     return "\n".join(lines) + "\n"
 
@@ -47,6 +53,8 @@ def _notes(schedule: Schedule, step: Step) -> str:
         notes.append(f"wanted by {', '.join(waiting)}")
     if step.beside:
         notes.append(f"runs beside {step.beside}")
+    if (phases := part.node.phases) != PHASES:
+        notes.append(f"in {' and '.join(sorted(phases))} only")
     for field in schedule.replaced(step.node):
         notes.append(f"gives {f'{step.node}.{field}' if field else step.node}: new weights")
     return "; ".join(notes)

@@ -1,11 +1,12 @@
 """Run options that a graph file sets under `run:`; the command line overrides them."""
 
-from typing import Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from genrl_graph.contract.evaluation import Evaluation
 from genrl_graph.contract.exact_numbers import ExactNumbers
+from genrl_graph.dag.coordinator_config import CoordinatorConfig, from_name
 
 Mode = Literal["train", "evaluate", "train_and_evaluate"]
 TrackerName = Literal["jsonl", "tensorboard", "wandb", "mlflow"]
@@ -68,6 +69,10 @@ class RunConfig(ExactNumbers):
     retry_wait_s: float = Field(
         default=1.0, ge=0, description="seconds before a step is tried again; doubled each time"
     )
+    coordinator: Annotated[
+        CoordinatorConfig | None,
+        BeforeValidator(from_name, json_schema_input_type=CoordinatorConfig | Literal["embedded"] | None),
+    ] = Field(default=None, description="contract to which `coordinate` nodes report; null: they report to nobody")
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:

@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from genrl_graph.contract.node import Advantage, Exchange, Generator, Node, Place, Select
+from genrl_graph.contract.node import Advantage, Exchange, Generator, Node, Phase, Place, Select
 from genrl_graph.dag.check import check
 from genrl_graph.dag.fingerprint import protocol_fingerprint
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.hazards import orders, replaced_inputs
 from genrl_graph.dag.infer import carried, infer, inference_order
+from genrl_graph.dag.origins import input_origins, row_origins
 from genrl_graph.edge_types.edge_type import EdgeType
 from genrl_graph.errors import GraphError
 
@@ -61,6 +62,13 @@ class Schedule:
                 started.setdefault(step.beside, []).append(step)
         return started
 
+    def played_in(self, phase: Phase) -> "Schedule":
+        """Return this schedule without the nodes that take no part in a phase."""
+        graph = self.graph.played_in(phase)
+        steps = tuple(step for step in self.steps if step.node in graph.nodes)
+        nodes = {name: node for name, node in self.nodes.items() if name in graph.nodes}
+        return replace(self, graph=graph, steps=steps, nodes=nodes)
+
     def replaced(self, name: str) -> Mapping[str, str]:
         """Return, for each output field of an update, the input whose value it replaces; empty for other nodes."""
         return replaced_inputs(self.graph.nodes[name])
@@ -83,7 +91,12 @@ def compile_graph(graph: Graph) -> Schedule:
     for name, action in _ordered(graph, types, stages):
         reads = {} if action == "close" else _carried_reads(graph, name, types)
         steps.append(Step(action, name, stages[name], reads))
-    nodes = {name: part.node.placed(Place(name, stages[name], protocol)) for name, part in graph.nodes.items()}
+    origins = row_origins(graph)
+    nodes = {}
+    for name, part in graph.nodes.items():
+        upstream = dict.fromkeys(origin for rows in input_origins(part, origins).values() for origin in rows)
+        place = Place(name, stages[name], protocol, tuple(upstream))
+        nodes[name] = part.node.wired(graph.givers(part)).placed(place)
     schedule = Schedule(graph, tuple(steps), nodes, types, protocol)
     return replace(schedule, steps=_with_background(schedule, _deferred(schedule)))
 

@@ -15,6 +15,7 @@ _SHAPES: dict[Shape, str] = {
     "double": 'shape=box, style="filled", peripheries=2',
     "ellipse": 'shape=ellipse, style="filled"',
     "pentagon": 'shape=cds, style="filled"',
+    "trapezium": 'shape=trapezium, style="filled"',
     "box": 'shape=box, style="filled"',
     "rounded": 'shape=folder, style="filled"',
 }

@@ -53,7 +53,7 @@ def html(picture: Picture) -> str:
         "width": width,
         "height": height,
         "measured": picture.measured,
-        "boxes": {name: _panel_data(picture, box) for name, box in picture.boxes.items()},
+        "boxes": {name: panel_data(picture, box) for name, box in picture.boxes.items()},
     }
     assets = files("genrl_graph.drawing")
     return _PAGE.format(
@@ -63,12 +63,12 @@ def html(picture: Picture) -> str:
         height=height,
         font=FONT,
         body="\n".join(svg_body(drawn)),
-        data=_script_safe_json(data),
+        data=script_safe_json(data),
         js=assets.joinpath("page.js").read_text(),
     )
 
 
-def _panel_data(picture: Picture, box: Box) -> dict[str, Any]:
+def panel_data(picture: Picture, box: Box) -> dict[str, Any]:
     """Return the data that page.js shows in the panel of a box."""
     place = "carried from round to round" if box.stage is None else f"stage {box.stage}"
     if len(box.steps) == 1:
@@ -89,7 +89,7 @@ def _panel_data(picture: Picture, box: Box) -> dict[str, Any]:
     }
 
 
-def _script_safe_json(data: object) -> str:
+def script_safe_json(data: object) -> str:
     """Return data as JSON that cannot close the script element around it."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
@@ -98,15 +98,19 @@ def _script_safe_json(data: object) -> str:
 
 
 def _dark_styles(picture: Picture) -> str:
-    """Return CSS with the colours of kinds for dark mode: lighter borders, darker fills."""
+    return "@media (prefers-color-scheme: dark) {\n" + "\n".join(dark_rules(picture, "  #picture")) + "\n}\n"
+
+
+def dark_rules(picture: Picture, within: str) -> list[str]:
+    """Return CSS rules with the colours of kinds for dark mode: lighter borders, darker fills; `within` a selector."""
     rules = []
     for kind in dict.fromkeys([*picture.kinds(), "carry"]):
         style = style_of(kind)
         line, fill = _mixed_colour(style.line, "#ffffff", 0.45), _mixed_colour(style.line, "#0d1117", 0.72)
-        rules.append(f"  #picture .k-{kind} .outline {{ fill: {fill}; stroke: {line}; }}")
-        rules.append(f"  #picture .k-{kind} .inner, #picture .k-{kind} .way {{ stroke: {line}; }}")
-        rules.append(f"  #picture .k-{kind} .head, #picture .k-{kind} .time {{ fill: {line}; }}")
-    return "@media (prefers-color-scheme: dark) {\n" + "\n".join(rules) + "\n}\n"
+        rules.append(f"{within} .k-{kind} .outline {{ fill: {fill}; stroke: {line}; }}")
+        rules.append(f"{within} .k-{kind} .inner, {within.strip()} .k-{kind} .way {{ stroke: {line}; }}")
+        rules.append(f"{within} .k-{kind} .head, {within.strip()} .k-{kind} .time {{ fill: {line}; }}")
+    return rules
 
 
 def _mixed_colour(rgb: str, other: str, share: float) -> str:

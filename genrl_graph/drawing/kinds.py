@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 Shape = Literal[
-    "cylinder", "stadium", "hexagon", "funnel", "bevel", "slant", "double", "ellipse", "pentagon", "box", "rounded"
+    "cylinder",
+    "stadium",
+    "hexagon",
+    "funnel",
+    "bevel",
+    "slant",
+    "double",
+    "ellipse",
+    "pentagon",
+    "trapezium",
+    "box",
+    "rounded",
 ]
 
 
@@ -33,6 +44,7 @@ STYLES = {
     "update": KindStyle("double", "#c24e00", "#fbd5c0", "■", '[["{}"]]'),
     "policy": KindStyle("ellipse", "#a8437f", "#f5dcea", "◆", '(("{}"))'),
     "coordinate": KindStyle("pentagon", "#222222", "#f4f4f4", "▷", '>"{}"]'),
+    "eval": KindStyle("trapezium", "#7a4b1f", "#efe2d3", "△", '[/"{}"\\]'),
     "carry": KindStyle("rounded", "#a8437f", "#f5dcea", "◇", '("{}")'),
 }
 WRONG = "#c00000"

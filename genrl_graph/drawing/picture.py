@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from genrl_graph.contract.node import PHASES
 from genrl_graph.dag.graph import Part
 from genrl_graph.dag.infer import carried
 from genrl_graph.dag.schedule import Schedule, Step
@@ -137,6 +138,8 @@ def _box(schedule: Schedule, part: Part, numbers: Numbers | None) -> Box:
         note = "frozen"
     elif len(steps) == 2:
         note = f"opens at step {steps[0]}, closes at {steps[1]}"
+    elif not is_carry and part.node.phases != PHASES:
+        note = f"in {' and '.join(sorted(part.node.phases))} only"
     elif beside := next((step.beside for step in schedule.steps if step.node == part.name and step.beside), ""):
         note = f"runs beside {beside}"
     return Box(

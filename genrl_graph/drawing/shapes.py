@@ -119,6 +119,11 @@ def _funnel(x: float, y: float, w: float, h: float) -> list[Path]:
     return [polygon((x, y), (x + w, y), (x + w - c, y + h), (x + c, y + h))]
 
 
+def _trapezium(x: float, y: float, w: float, h: float) -> list[Path]:
+    c = min(12.0, h / 2)
+    return [polygon((x + c, y), (x + w - c, y), (x + w, y + h), (x, y + h))]
+
+
 def _pentagon(x: float, y: float, w: float, h: float) -> list[Path]:
     c = min(13.0, h / 2)
     return [polygon((x, y), (x + w - c, y), (x + w, y + h / 2), (x + w - c, y + h), (x, y + h))]
@@ -134,6 +139,7 @@ _OUTLINES: dict[Shape, Callable[[float, float, float, float], list[Path]]] = {
     "double": _double,
     "ellipse": _ellipse,
     "pentagon": _pentagon,
+    "trapezium": _trapezium,
     "box": _box,
     "rounded": _smooth(6.0),
 }

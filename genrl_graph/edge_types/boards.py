@@ -1,5 +1,6 @@
 """Render one trajectory for people: as boards if the observations are boards, else one line per step."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,8 +28,9 @@ def trajectory_transcript(steps: "Trajectories", rows: NDArray[np.int64]) -> Tra
     finish = last["finish_reason"] or "no end"
     facts = f"seat {last['seat']}, {len(steps)} {'step' if len(steps) == 1 else 'steps'}, {finish}"
     observations = steps.numpy("observation")
-    text = _boards(steps, observations) if is_board(observations) else _lines(steps, observations)
-    return Transcript(rows, facts, f"actions {' '.join(map(str, actions))}", (("[moves]", text),))
+    boards = tuple(tuple(board(each)) for each in observations) if is_board(observations) else ()
+    text = _boards(steps, boards) if boards else _lines(steps, observations)
+    return Transcript(rows, facts, f"actions {' '.join(map(str, actions))}", (("[moves]", text),), boards)
 
 
 def is_board(observations: NDArray[np.float32]) -> bool:
@@ -44,11 +46,11 @@ def board(observation: NDArray[np.float32]) -> list[str]:
     return [" ".join(row) for row in SIGNS[cells].tolist()]
 
 
-def _boards(steps: "Trajectories", observations: NDArray[np.float32]) -> str:
+def _boards(steps: "Trajectories", boards: Sequence[Sequence[str]]) -> str:
     """Render as many boards side by side as fit, each below its step, action and reward."""
     blocks = []
-    for step, (head, observation) in enumerate(zip(_heads(steps), observations, strict=True)):
-        lines = [f"{step}: {head}", *board(observation)]
+    for step, (head, shown) in enumerate(zip(_heads(steps), boards, strict=True)):
+        lines = [f"{step}: {head}", *shown]
         width = max(map(len, lines))
         blocks.append([line.ljust(width) for line in lines])
     width = max(len(line) for block in blocks for line in block) + 3

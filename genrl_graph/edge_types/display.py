@@ -42,10 +42,12 @@ class Transcript:
     """The text form of rows that belong together: one completion, or the steps of one trajectory.
 
     `rows` are their positions in the frame, in order of time. `facts` give the length and the end, `gist` is a preview
-    in one line, and `parts` are pairs of heading and text.
+    in one line, and `parts` are pairs of heading and text. `boards` are what a game shows before each step, one line a
+    row of the board, empty where it shows no boards.
     """
 
     rows: NDArray[np.int64]
     facts: str
     gist: str
     parts: tuple[tuple[str, str], ...]
+    boards: tuple[tuple[str, ...], ...] = ()

@@ -104,6 +104,7 @@ class RolloutText:
     facts: str
     gist: str
     parts: tuple[tuple[str, str], ...]
+    boards: tuple[tuple[str, ...], ...] = ()
 
 
 def readable_type(columns: Iterable[str]) -> type[Frame] | None:
@@ -126,7 +127,7 @@ def rollout_texts(kind: type[Frame], table: pa.Table) -> Iterator[RolloutText]:
         for transcript in frame.transcripts():
             chosen = [rows[at] for at in transcript.rows.tolist()]
             name = kind.trajectory_id(chosen[0]["id"])
-            yield RolloutText(name, chosen, transcript.facts, transcript.gist, transcript.parts)
+            yield RolloutText(name, chosen, transcript.facts, transcript.gist, transcript.parts, transcript.boards)
 
 
 def rollout_groups(run: StoredRun) -> dict[str, type[Frame]]:

@@ -16,7 +16,7 @@ from genrl_graph.errors import ParamError
 from genrl_graph.inspection.judged import RewardVerdicts, RolloutText, rollout_groups, rollout_texts
 from genrl_graph.inspection.text import line, say, short, truncated
 from genrl_graph.messages import counted, did_you_mean
-from genrl_graph.records.stored_run import StoredRun
+from genrl_graph.records.stored_run import Rounds, StoredRun
 from genrl_graph.records.write import EVAL_PREFIX
 
 CHARACTERS = 32
@@ -202,15 +202,18 @@ def rollout_line(index: LineageIndex, id: str) -> Text:
     return Text.assemble((short(id), "bold"), f"{where}\n{verdict}\n", (f"{stream}  {text!r}", "dim"))
 
 
-def training(run: StoredRun, ids: Sequence[str]) -> Iterator[str]:
-    """Yield a line for each record of an update that it trained on a row; the steps of an episode share one line."""
+def training(run: StoredRun, ids: Sequence[str], *, rounds: Rounds = None) -> Iterator[str]:
+    """Yield a line for each record of an update in `rounds` that it trained on a row.
+
+    The steps of an episode share one line.
+    """
     kinds = {name: part.type_name.partition(".")[0] for name, part in run.graph.nodes.items()}
     wanted = pa.array(ids, pa.string())
     for group in run.groups:
         node, _, name = group.partition("/")
         if name != "trained" or kinds.get(node) != "update":
             continue
-        for span in run.spans(group, rows=65536):
+        for span in run.spans(group, rounds, rows=65536):
             table = run.table(group, span)
             texts = [column for column in table.columns if column.type == pa.string()]
             hits = reduce(pc.or_, [pc.is_in(column, wanted) for column in texts])  # `id`, `chosen_id`, `rejected_id`

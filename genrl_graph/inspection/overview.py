@@ -14,6 +14,7 @@ from genrl_graph.inspection.listing import RunStatus, ago, stage_metrics
 from genrl_graph.inspection.plot import Curve, braille, default_window, smoothed, write_png
 from genrl_graph.inspection.text import line, number, say
 from genrl_graph.records.stored_run import StoredRun
+from genrl_graph.store.outbox import pending_line, read_outbox
 
 SHOWN = (
     *("rows", "reward", "return", "zero_variance", "completion_length", "episode_length", "truncated", "failed_rows"),
@@ -92,6 +93,8 @@ def _print_head(run: StoredRun, console: Console) -> None:
         computed = [name for name, (fate, _) in replayed["nodes"].items() if fate in ("recomputed", "updated")]
         rounds = f"rounds {first} to {end - 1}"
         say(console, line(f"replay of {replayed['run']}, {rounds}; computed: {', '.join(computed) or 'nothing'}"))
+    if reports := pending_line([read_outbox(folder) for folder in run.folders]):
+        say(console, f"coordinator: {line(reports)}")
     if scripts := run.versions.get("imports"):
         say(console, f"imports: {line(', '.join(scripts))}")
 

@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.infer import infer
+from genrl_graph.dag.problems import Problem
 from genrl_graph.edge_types.edge_type import EdgeType
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.errors import ParamError, StoreError
 from genrl_graph.graph_file.document import parse_document
-from genrl_graph.graph_file.read import read_document, refuse_newer
+from genrl_graph.graph_file.read import Loaded, read_document, refuse_newer
 from genrl_graph.messages import did_you_mean
 from genrl_graph.records.facts import read_facts
 from genrl_graph.records.join import Snapshot, as_frame, columns_of
@@ -83,20 +84,34 @@ class StoredRun:
         return [store.folder for store in self._stores]
 
     @property
+    def stores(self) -> Sequence[RunStore]:
+        """The store of the run folder, or those of the peer processes."""
+        return self._stores
+
+    @property
     def versions(self) -> Mapping[str, Any]:
         """The versions of the software that ran it; where each peer was a process, those of the first."""
         return self._stores[0].versions
 
-    @cached_property
+    @property
     def graph(self) -> Graph:
         """The graph that ran; node types that are not registered here stay unknown, and only `frame` needs them.
 
         Raises `StoreError` where it is written in a newer version of graph files.
         """
+        return self._loaded.graph
+
+    @property
+    def problems(self) -> Sequence[Problem]:
+        """The problems of the graph, such as node types that are not registered here."""
+        return self._loaded.problems
+
+    @cached_property
+    def _loaded(self) -> Loaded:
         store = self._stores[0]
         document = parse_document(store.graph_yaml, file=str(store.folder / GRAPH))
         refuse_newer(document.values, store.folder / GRAPH)
-        return read_document(document, folder=store.folder).graph
+        return read_document(document, folder=store.folder)
 
     @property
     def nodes(self) -> list[str]:
@@ -124,11 +139,12 @@ class StoredRun:
     def rounds(self) -> list[int]:
         """The rounds of which at least one peer has committed every node, sorted."""
         played: set[int] = set()
+        nodes = self.graph.played_in("rounds").nodes
         for store in self._stores:
             steps = store.steps().select(["round", "node", "holder"])
             steps = steps.filter(pc.invert(pc.starts_with(steps.column("node"), EVAL_PREFIX)))
             peer_rounds = steps.group_by(["round", "holder"]).aggregate([("node", "count_distinct")])
-            complete = pc.equal(peer_rounds.column("node_count_distinct"), len(self.graph.nodes))
+            complete = pc.equal(peer_rounds.column("node_count_distinct"), len(nodes))
             played.update(peer_rounds.filter(complete).column("round").to_pylist())
         return sorted(played)
 

@@ -15,6 +15,7 @@ from genrl_graph.edge_types.frame import Frame
 from genrl_graph.records.inherit import IN_FULL, OwnSpans
 from genrl_graph.records.rebuild import inherited_columns, own_spans, rebuilds_exactly, type_json
 from genrl_graph.store.journal import Record
+from genrl_graph.store.outbox import SUBMISSIONS
 
 Inputs = Mapping[str, Any]
 
@@ -62,6 +63,8 @@ def step_record(
             if isinstance(value, Policy):
                 facts.setdefault("versions", {})[ref] = value.version
     tables |= {f"{name}/{table_name}": table for table_name, table in _logged_tables(log)}
+    if log.submissions:
+        facts[SUBMISSIONS] = log.submissions
     if metrics:
         facts["metrics"] = {key: value if math.isfinite(value) else str(value) for key, value in metrics.items()}
     return Record(round, name, peer, facts, tables)

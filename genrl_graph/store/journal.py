@@ -209,7 +209,7 @@ def torn_tail(folder: RunPath, *, since: int) -> tuple[RunPath, int, int] | None
 
 def segments(folder: RunPath) -> list[int]:
     """Return the position of the first record of each segment, sorted; none where git left out the empty folder."""
-    if not folder.is_folder():
+    if not folder.exists():
         return []
     matches = filter(None, map(_SEGMENT.fullmatch, folder.listing()))
     return sorted(int(match[1]) for match in matches if match[0] == segment_path(folder, int(match[1])).name)

@@ -66,6 +66,39 @@ def metric_lines(folder: Path) -> Iterator[dict[str, Any]]:
             yield _checked(line, f"{path}:{number}", names)
 
 
+class MetricsTail:
+    """Reads the lines that metrics.jsonl gains, a few at a time, from where the last call stopped."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = RunPath(folder) / METRICS
+        self._offset, self._number = 0, 0
+        self._names: set[str] = set()
+
+    def lines(self, limit: int) -> list[dict[str, Any]] | None:
+        """Return at most `limit` new lines as `metric_lines` does; None where another file took the place of the first.
+
+        After None the next call begins with the first line. Raises `StoreError` for a line that a run does not write.
+        """
+        try:
+            handle = self._path.open(os.O_RDONLY)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise failed(self._path.path, "read", error) from error
+        with os.fdopen(handle, "rb") as file:
+            if os.fstat(file.fileno()).st_size < self._offset:
+                self._offset = self._number = 0
+                return None
+            file.seek(self._offset)
+            lines: list[dict[str, Any]] = []
+            while len(lines) < limit and (line := file.readline(MAX_LINE_BYTES)):
+                if len(line) < MAX_LINE_BYTES and not line.endswith(b"\n"):
+                    break
+                self._offset, self._number = self._offset + len(line), self._number + 1
+                lines.append(_checked(line, f"{self._path}:{self._number}", self._names))
+            return lines
+
+
 def end_of_whole_lines(file: BinaryIO) -> int:
     """Return where the last whole line of metrics.jsonl ends; a crash or a full disk tears only the last one."""
     end = file.seek(0, os.SEEK_END)

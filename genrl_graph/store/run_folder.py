@@ -99,7 +99,7 @@ def tidy_checkpoints(checkpoints: RunPath) -> int:
 
 def checkpoint_rounds(checkpoints: RunPath) -> list[int]:
     """List after how many rounds there is a checkpoint, sorted; none where there is no folder of checkpoints."""
-    if not checkpoints.is_folder():
+    if not checkpoints.exists():
         return []
     names = [name for name in checkpoints.listing() if name.isdecimal() and name.isascii() and len(name) <= 18]
     return sorted(int(name) for name in names if name == checkpoint_name(int(name)))

@@ -26,6 +26,10 @@ _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # opening a pipe must not 
 _STRANGE = {stat.S_IFLNK: "a link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
+class _NotAFolderError(StoreError):
+    """There is a file in place of a folder of the run."""
+
+
 def check_name(name: str, where: object) -> str:
     """Return a name that is safe as one part of a path and in a terminal; raises `StoreError` for any other."""
     try:
@@ -80,7 +84,7 @@ class RunPath:
         """Return whether anything has this name, be it a link."""
         try:
             return self._mode() is not None
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, _NotAFolderError):
             return False
 
     def is_folder(self) -> bool:
@@ -228,7 +232,8 @@ class RunPath:
                         mode = os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode
                         if not stat.S_ISREG(mode):
                             at._refuse(mode, error)
-                        raise
+                        what = "is a file where a run has a folder; remove it, or restore the run from a copy"
+                        raise _NotAFolderError(f"{at}: {what}") from error
                 os.close(handle)
                 handle = inner
             yield handle
@@ -236,11 +241,11 @@ class RunPath:
             os.close(handle)
 
     def _mode(self) -> int:
-        return self.status().st_mode
+        return self.status().st_mode if self.names else os.stat(self.root).st_mode  # noqa: PTH116  # the user's own path
 
     def _has_kind(self, is_kind: Callable[[int], bool]) -> bool:
         try:
-            mode = self._mode() if self.names else os.stat(self.root).st_mode  # noqa: PTH116  # the user's own path
+            mode = self._mode()
         except FileNotFoundError:
             return False
         if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):

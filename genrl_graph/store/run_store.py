@@ -209,6 +209,10 @@ class RunStore:
         """
         return self._reader.steps(self._view(), rounds)
 
+    def last_steps(self, count: int) -> pa.Table:
+        """Return the `count` records that were committed last, in the form of `steps`, without reading the others."""
+        return self._reader.last_steps(self._view(), count)
+
     def _view(self) -> StoreView:
         if self._journal is not None:
             return StoreView(self._arrays.counts, self._pending_entries(self._journal))

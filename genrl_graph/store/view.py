@@ -175,6 +175,14 @@ class StoreReader:
         pending = [entry for entry in view.pending if _in_rounds(entry.record.round, rounds)]
         return pa.concat_tables([empty(STEPS_SCHEMA), *self._published(view, STEPS, rounds), steps_table(pending)])
 
+    def last_steps(self, view: StoreView, count: int) -> pa.Table:
+        """Return the last `count` records, in order of commit."""
+        pending = steps_table(view.pending[-count:])
+        end = archived_records(view.counts)
+        start = max(0, end - max(0, count - pending.num_rows))
+        published = [self.arrays.read(STEPS, start, end)] if start < end else []
+        return pa.concat_tables([empty(STEPS_SCHEMA), *published, pending])
+
     def _schema(self, view: StoreView, group: str, pending: Sequence[pa.Table]) -> pa.Schema:
         """Return the types of the published rows, else of the first pending rows, else of the last empty table."""
         if view.counts.get(group) or not pending:

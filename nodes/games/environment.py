@@ -14,9 +14,13 @@ from genrl_graph.errors import DataError
 from genrl_graph.messages import did_you_mean
 from genrl_graph.nodes.games.game import Game, Spaces
 from genrl_graph.nodes.games.text_game import CheckedTextGame, TextGame, TextSpaces
+from genrl_graph.nodes.games.texts.guess_number import GuessNumber
+from genrl_graph.nodes.games.texts.negotiation import Negotiation
 
 if TYPE_CHECKING:
     from pettingzoo import AECEnv
+
+    from genrl_graph.nodes.games.open_spiel_game import OpenSpielGame
 
 Kind = Literal["gymnasium", "pettingzoo", "open_spiel", "text"]
 
@@ -26,7 +30,7 @@ AEC_FAMILIES = ("classic", "butterfly")
 MISSING = "is not installed; pip install 'genrl-graph[games]'"
 
 _registered: dict[str, "Callable[..., AECEnv[Any, Any, Any]]"] = {}
-_registered_text: dict[str, Callable[..., TextGame]] = {}
+_registered_text: dict[str, Callable[..., TextGame]] = {"guess_number": GuessNumber, "negotiation": Negotiation}
 
 
 class Environment(ExactNumbers):
@@ -45,8 +49,8 @@ class Environment(ExactNumbers):
     )
     kind: Kind = Field(
         default="gymnasium",
-        description="library that knows the id; pettingzoo also serves those of `register_aec`, and text is for those "
-        "of `register_text`",
+        description="library that knows the id; pettingzoo also serves those of `register_aec`, and text is for "
+        "guess_number, negotiation and those of `register_text`",
     )
     params: dict[str, Any] = Field(default={}, description="keyword arguments of the environment's constructor")
 
@@ -82,6 +86,12 @@ class Environment(ExactNumbers):
         if not isinstance(game, CheckedTextGame):
             raise DataError(f"{self}: has {game.spaces}, not text; play it with generate.play")
         return game
+
+    def open_spiel(self) -> "OpenSpielGame":
+        """Open the game of OpenSpiel that this names; raises `DataError` for an environment of another library."""
+        if self.kind != "open_spiel":
+            raise DataError(f"{self}: has no game tree; name a game of open_spiel")
+        return _open_spiel_game(self)
 
     def describe(self) -> Spaces | TextSpaces:
         """Return what is known of the environment before it is played; raises `DataError` if it cannot be opened."""
@@ -160,6 +170,10 @@ def _open_gymnasium(environment: Environment) -> Game | CheckedTextGame:
 
 
 def _open_open_spiel(environment: Environment) -> CheckedTextGame:
+    return CheckedTextGame(_open_spiel_game(environment))
+
+
+def _open_spiel_game(environment: Environment) -> "OpenSpielGame":
     if find_spec("pyspiel") is None:
         raise DataError(f"{environment}: open_spiel {MISSING}")
     import pyspiel
@@ -172,7 +186,7 @@ def _open_open_spiel(environment: Environment) -> CheckedTextGame:
     ours = {name: value for name, value in environment.params.items() if name in ("actions", "shows")}
     theirs = {name: value for name, value in environment.params.items() if name not in ours}
     game = _construct(environment, lambda _: pyspiel.load_game(environment.id, theirs))
-    return CheckedTextGame(OpenSpielGame(game, where=str(environment), **ours))
+    return OpenSpielGame(game, where=str(environment), **ours)
 
 
 def _open_registered_text(environment: Environment) -> CheckedTextGame:

@@ -31,7 +31,7 @@ class OpenSpielGame:
             game = pyspiel.convert_to_turn_based(game)
         if kind.dynamics == pyspiel.GameType.Dynamics.MEAN_FIELD:
             raise DataError(f"{where}: is a mean-field game, which has no seats that move in turn")
-        self._game, self._names = game, actions == "names"
+        self.spiel, self.where, self._names = game, where, actions == "names"
         self._shows = _state_of(kind, shows, where=where)
         self.seats = int(game.num_players())
         self.deterministic = kind.chance_mode != pyspiel.GameType.ChanceMode.SAMPLED_STOCHASTIC
@@ -41,16 +41,15 @@ class OpenSpielGame:
     def reset(self, seed: int) -> TextTurn:
         """Start an episode; the seed determines the draws of chance."""
         self._rng = np.random.default_rng(seed)
-        self._state = self._game.new_initial_state()
+        self._state = self.spiel.new_initial_state()
         self._draw_chance()
         return self._turn((0.0,) * self.seats)
 
     def step(self, action: str) -> TextTurn:
         """Play the legal action of this text; raises ValueError if there is none."""
         state = self._state
-        legal = state.legal_actions()
         before = state.returns()
-        state.apply_action(legal[self._texts(legal).index(action)])
+        state.apply_action(state.legal_actions()[self.texts(state).index(action)])
         self._draw_chance()
         return self._turn(tuple(np.subtract(state.returns(), before).tolist()))
 
@@ -63,13 +62,17 @@ class OpenSpielGame:
             ends: dict[int, TextEnding] = dict.fromkeys(range(self.seats), "terminated")
             return TextTurn(0, (), rewards, None, ends, over=True)
         seat = int(state.current_player())
-        heard = [Spoken(getattr(state, self._shows)(seat))]
-        return TextTurn(seat, heard, rewards, self._texts(state.legal_actions()))
+        return TextTurn(seat, [Spoken(self.heard(state))], rewards, self.texts(state))
 
-    def _texts(self, actions: list[int]) -> list[str]:
-        if self._names:
-            return [self._state.action_to_string(self._state.current_player(), action) for action in actions]
-        return list(map(str, actions))
+    def heard(self, state: Any) -> str:
+        """Return the text that the seat to move hears in a state of the game."""
+        text: str = getattr(state, self._shows)(state.current_player())
+        return text
+
+    def texts(self, state: Any) -> list[str]:
+        """Return the legal actions of a state as text, in their order."""
+        seat, actions = state.current_player(), state.legal_actions()
+        return [state.action_to_string(seat, action) if self._names else str(action) for action in actions]
 
     def _draw_chance(self) -> None:
         while self._state.is_chance_node():

@@ -32,11 +32,11 @@ class TimedCalls:
 
         Raises `GameError` if it takes longer than `limit_s` seconds.
         """
-        if self._thread is None:
+        if self._thread is None or not self._thread.lives:  # threads do not survive a fork
             self._thread = _Thread()
         self._thread.calls.put(function)
         try:
-            outcome: Callable[[], T] = self._thread.outcomes.get(timeout=limit_s)
+            outcome: Callable[[], T] = self._thread.outcomes.get(timeout=min(limit_s, threading.TIMEOUT_MAX))
         except BaseException as error:  # also a signal that interrupts the wait: the call's outcome is never read
             self._thread.end()
             self._thread = None
@@ -53,7 +53,14 @@ class _Thread:
         self.calls: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
         self.outcomes: SimpleQueue[Callable[[], Any]] = SimpleQueue()
         self.end = weakref.finalize(self, self.calls.put, None)
-        threading.Thread(target=_serve, args=(self.calls, self.outcomes), name="environment", daemon=True).start()
+        serving = threading.Thread(target=_serve, args=(self.calls, self.outcomes), name="environment", daemon=True)
+        self._serving = serving
+        serving.start()
+
+    @property
+    def lives(self) -> bool:
+        """Return whether the thread takes calls in this process."""
+        return self._serving.is_alive()
 
 
 def _serve(calls: "SimpleQueue[Callable[[], Any] | None]", outcomes: "SimpleQueue[Callable[[], Any]]") -> None:

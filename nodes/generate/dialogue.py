@@ -2,10 +2,12 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr, field_validator
 
 from genrl_graph.contract.declared import Declared
@@ -19,7 +21,7 @@ from genrl_graph.edge_types.turns import Turns
 from genrl_graph.errors import DataError, NodeFailed
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.games.environment_pool import GamePool
-from genrl_graph.nodes.games.text_game import TextSpaces
+from genrl_graph.nodes.games.text_game import NARRATOR, TextSpaces
 from genrl_graph.nodes.games.timed_calls import TimedCalls
 from genrl_graph.nodes.generate.acting.results import log_results
 from genrl_graph.nodes.generate.acting.seating import (
@@ -30,9 +32,9 @@ from genrl_graph.nodes.generate.acting.seating import (
     check_weights,
 )
 from genrl_graph.nodes.generate.prompting.prompts import AskedTask, check_template
-from genrl_graph.nodes.generate.speaking.chats import SHOWN, History, Wording
+from genrl_graph.nodes.generate.speaking.chats import SHOWN, Chat, History, Wording
 from genrl_graph.nodes.generate.speaking.episodes import Dialogue, Rules, Table, play_dialogues
-from genrl_graph.nodes.generate.speaking.moves import Illegal, compiled
+from genrl_graph.nodes.generate.speaking.moves import Illegal, Move, compiled, move_of
 from genrl_graph.nodes.generate.speaking.players import DialoguePlayer, PolicyPlayer, RandomMover
 from genrl_graph.nodes.generate.speaking.turn_rows import turn_rows
 from genrl_graph.nodes.generate.text_generator import TextGenerator
@@ -90,6 +92,13 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
     max_turns: int = Field(default=32, ge=1, description="turns of one seat after which an episode is truncated")
     step_timeout_s: float = Field(
         default=60.0, gt=0, le=86400, description="seconds in which the environment must begin, or answer a move"
+    )
+
+    session_mb: int = Field(
+        default=1024,
+        ge=0,
+        description="memory of a policy for keys and values of chats between turns, so that each turn reads only what "
+        "is new; 0: every turn reads its whole prompt",
     )
 
     _evaluating: bool = PrivateAttr(default=False)
@@ -191,17 +200,60 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
         episodes = []
         for number, (row, sample) in enumerate(planned, start=first):
             metadata = json.loads(row["metadata"]) if row["metadata"] else {}
-            environment, seed = _environment_of(metadata, row["id"])
+            environment, seed = environment_of(metadata, row["id"])
             seats = seating.seats(_seats(environment), number)
             episodes.append(Dialogue(AskedTask(row["id"], "", metadata, []), sample, environment, seed, seats))
-        play_dialogues(episodes, self._table, self._rules(), num_envs=self.num_envs, rng=rng)
+        with ExitStack() as kept:
+            for reader in self._readers(episodes):
+                kept.enter_context(reader.keeping(self.session_mb * 2**20))
+            play_dialogues(episodes, self._table, self.rules(), num_envs=self.num_envs, rng=rng)
         log_results(log, episodes)
         self._report(log, episodes)
         return turn_rows(self.place, policy, episodes, sampling=self._sampling, round=round, peer=peer)
 
-    def _rules(self) -> Rules:
-        wording = Wording(self.system, self.template, self.history, self.place.node)
-        return Rules(wording, self.extract, self.illegal, self.illegal_reward, self.max_turns, self.step_timeout_s)
+    def prompt(
+        self, policy: TextPolicy, task: AskedTask, seat: int, turn: int, heard: str, legal: Sequence[str]
+    ) -> NDArray[np.int32]:
+        """Return the ids of the prompt of one turn in a game that shows its whole state at each turn.
+
+        Raises `NodeFailed` if it leaves no room for a completion.
+        """
+        chat = Chat(policy, self._wording(), task, turns=turn)
+        ids = chat.ask(seat, [{"role": NARRATOR, "content": heard}], legal).ids
+        if policy.counts_tokens and len(ids) > (room := self._room(policy)):
+            raise NodeFailed(f"the prompt of {heard!r} has {len(ids)} tokens, but at most {room} fit")
+        return ids
+
+    def spoken(self, policy: TextPolicy, move: str, legal: Sequence[str]) -> NDArray[np.int32]:
+        """Return the ids of a completion that says a legal move and nothing else.
+
+        Raises `NodeFailed` if `extract` does not find the move in it, or it has more tokens than a completion may have.
+        """
+        read = move_of(move, legal, pattern=self.extract, illegal="pass_on", rng=np.random.default_rng(0))
+        if read != Move(move):
+            raise NodeFailed(
+                f"extract {self.extract!r} does not find the legal move {move!r} in a completion of it alone"
+            )
+        ids = policy.encode(move, ended=False)
+        if policy.counts_tokens and len(ids) > self.max_new_tokens:
+            raise NodeFailed(f"the move {move!r} has {len(ids)} tokens, but max_new_tokens is {self.max_new_tokens}")
+        return ids if len(ids) >= self.max_new_tokens else policy.encode(move, ended=True)
+
+    def _wording(self) -> Wording:
+        return Wording(self.system, self.template, self.history, self.place.node)
+
+    def _readers(self, episodes: list[Dialogue]) -> list[TextPolicy]:
+        """Return the policies whose chats grow, each once."""
+        if self.history != "sampled" or self.max_turns == 1 or not self.session_mb:
+            return []
+        players = (player for episode in episodes for player in episode.seats.players)
+        return list({id(p.policy): p.policy for p in players if isinstance(p, PolicyPlayer)}.values())
+
+    def rules(self) -> Rules:
+        """Return the rules by which episodes of this node are played."""
+        return Rules(
+            self._wording(), self.extract, self.illegal, self.illegal_reward, self.max_turns, self.step_timeout_s
+        )
 
     def _seating(
         self, policy: TextPolicy, opponent: TextPolicy | None, snapshots: Snapshots | None, rng: np.random.Generator
@@ -235,7 +287,7 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
             log.metric("entropy", -float(np.mean(np.concatenate(logprobs))))
 
 
-def _environment_of(metadata: Mapping[str, object], task_id: str) -> tuple[Environment, int]:
+def environment_of(metadata: Mapping[str, object], task_id: str) -> tuple[Environment, int]:
     """Return the environment and the seed of a task."""
     environment, seed = metadata.get("environment"), metadata.get("seed")
     if environment is None or not isinstance(seed, int):

@@ -20,7 +20,7 @@ from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Rollouts, Scored
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ParamError
-from genrl_graph.nodes.reward.llm_judge.judge_client import BaseUrl, Endpoint, read_key
+from genrl_graph.nodes.endpoint.client import BaseUrl, Endpoint, Reply, read_key
 from genrl_graph.nodes.reward.llm_judge.judge_policy import ask_policy
 from genrl_graph.nodes.reward.llm_judge.judge_prompt import TEMPLATE, Question, ask, check_rubric
 from genrl_graph.nodes.reward.llm_judge.judge_replies import (
@@ -28,7 +28,6 @@ from genrl_graph.nodes.reward.llm_judge.judge_replies import (
     CachePath,
     MemoryReplies,
     Replies,
-    Reply,
     read_scores,
     replies_in,
 )
@@ -325,6 +324,7 @@ class Judge(Reward, name="judge"):
             max_retries=self.retries,
             retry_wait_s=self.retry_wait_s,
             concurrency=self.concurrency,
+            who="the judge",
         )
 
     def _replies(self) -> AbstractContextManager[Replies]:

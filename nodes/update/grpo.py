@@ -14,6 +14,7 @@ from genrl_graph.edge_types.rollouts import Credited, Rollouts
 from genrl_graph.errors import ParamError
 from genrl_graph.nodes.update.steps.cadence import PacedUpdate
 from genrl_graph.nodes.update.steps.loss_config import Importance, LossConfig, LossType
+from genrl_graph.nodes.update.steps.role_shares import MaxGradientShare, roles_of
 from genrl_graph.nodes.update.steps.schedules import (
     Decay,
     DecaySteps,
@@ -108,6 +109,7 @@ class Grpo(PacedUpdate, name="grpo"):
     max_completion_tokens: int = Field(default=256, ge=1, description="token budget that dr_grpo divides by")
     max_grad_norm: MaxGradNorm = 1.0
     mask_truncated: MaskTruncated = False
+    max_gradient_share: MaxGradientShare = 0.9
 
     @model_validator(mode="after")
     def _check(self) -> "Grpo":
@@ -148,7 +150,8 @@ class Grpo(PacedUpdate, name="grpo"):
             return policy
         from genrl_graph.nodes.update.steps.training import Trainer
 
-        trainer = Trainer(self, policy, reference, rng=rng, log=log, peer=peer)
+        roles = roles_of(credited, policy.name)
+        trainer = Trainer(self, policy, reference, rng=rng, log=log, peer=peer, roles=roles)
         trainer.train([Rollouts.concat(credited)] if self.steps == "joint" else credited)
         trainer.report()
         return policy

@@ -8,6 +8,7 @@ from genrl_graph.edge_types.rollouts import Credited
 from genrl_graph.edge_types.trajectories import Trajectories
 from genrl_graph.nodes.policy.actors.acting import ActorCritic
 from genrl_graph.nodes.update.steps.actor_update import ActorUpdate
+from genrl_graph.nodes.update.steps.role_shares import MaxGradientShare
 
 
 class Ppo(ActorUpdate, name="ppo"):
@@ -32,6 +33,7 @@ class Ppo(ActorUpdate, name="ppo"):
     target_kl: float | None = Field(
         default=None, gt=0, description="stop after an epoch whose KL to the old policy exceeds it"
     )
+    max_gradient_share: MaxGradientShare = 0.9
 
     def run(
         self,

@@ -8,6 +8,7 @@ from genrl_graph.edge_types.rollouts import Credited
 from genrl_graph.edge_types.trajectories import Trajectories
 from genrl_graph.nodes.policy.actors.acting import ActorCritic
 from genrl_graph.nodes.update.steps.actor_update import ActorUpdate
+from genrl_graph.nodes.update.steps.role_shares import MaxGradientShare
 
 
 class Reinforce(ActorUpdate, name="reinforce"):
@@ -23,6 +24,7 @@ class Reinforce(ActorUpdate, name="reinforce"):
     entropy_coef: float = Field(default=0.0, ge=0, description="weight of the entropy bonus")
     minibatches: int = Field(default=1, ge=1, description="optimiser steps per round")
     normalize: bool = Field(default=False, description="scale the advantages of a step to mean 0 and deviation 1")
+    max_gradient_share: MaxGradientShare = 0.9
 
     def run(
         self,

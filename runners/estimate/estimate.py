@@ -70,7 +70,7 @@ def estimate(
     """
     if completion_tokens is not None and completion_tokens < 1:
         raise ParamError(f"completion_tokens: {completion_tokens:g}; wants at least 1")
-    schedule = compile_graph(graph)
+    schedule = compile_graph(graph).played_in("rounds")
     if is_small(schedule):
         if completion_tokens is not None:
             raise ParamError(f"completion_tokens: {graph.name!r} samples no tokens; leave it out")
@@ -115,7 +115,7 @@ class _Estimator:
     def __init__(self, graph: Graph, *, calibration: Calibration) -> None:
         set_threads(graph.run.threads)
         self.graph, self.calibration = graph, calibration
-        self.schedule = compile_graph(graph)
+        self.schedule = compile_graph(graph).played_in("rounds")
         self.names = peer_names(graph.run.peers)
         require_enough(self.schedule, self.names)
         self.sized, self.unknown = _sizes(graph)

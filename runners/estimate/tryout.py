@@ -5,10 +5,10 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from genrl_graph.contract.node import Coordinate, PolicyCarry
+from genrl_graph.contract.node import PolicyCarry
 from genrl_graph.dag.schedule import Schedule
 from genrl_graph.edge_types.display import DisplayMetrics
 from genrl_graph.errors import named
@@ -52,8 +52,7 @@ def is_small(schedule: Schedule) -> bool:
 
 def try_out(schedule: Schedule) -> TrialTimes:
     """Play the first rounds in a temporary folder with untrained policies and without coordinators, and time them."""
-    steps = tuple(step for step in schedule.steps if not isinstance(schedule.nodes[step.node], Coordinate))
-    schedule = replace(schedule, steps=steps)
+    schedule = schedule.played_in("evaluations")  # without coordinators
     run, tried, shown = schedule.graph.run, TrialTimes(), display_metrics(schedule)
     names = peer_names(run.peers)
     for name, node in schedule.nodes.items():

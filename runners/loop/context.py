@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from genrl_graph.contract.node import Exchange, Node
+from genrl_graph.contract.node import Exchange
 from genrl_graph.contract.resources import OVER_BUDGET
 from genrl_graph.dag.schedule import Schedule, Step
 from genrl_graph.records.recall import RecordedStep
@@ -56,7 +56,7 @@ class RunContext:
     default are the outputs of this round, as the graph wires them. Background steps overlap only with the default.
 
     An `evaluating` context plays the schedule of an evaluation (`evaluate.evaluation_schedule`): updates and forks
-    return their input, coordinators are left out, random streams and groups of the store are its own, and the round
+    return their input, random streams and groups of the store are its own, and the round
     number is the number of rounds trained so far. In a replay, `replayed` returns the facts that the run recorded of a
     node and peer in this round, None for a new node.
     """
@@ -102,8 +102,9 @@ class RunContext:
             return rows
         return {} if self.swarm.trusted and self.replayed is None else None
 
-    def is_awaited(self, node: Node, round: int) -> bool:
+    def is_awaited(self, step: Step, round: int) -> bool:
         """Return whether the swarm still waits for this peer's offer, although a previous run closed the exchange."""
+        node = self.schedule.nodes[step.node]
         return isinstance(node, Exchange) and self.swarm.wanted(node, round=round)
 
     def span(self, kind: str, step: Step, round: int, peer: Peer) -> AbstractContextManager[dict[str, object]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from genrl_graph.contract.node import Advantage, Generator, Reward, Select
+from genrl_graph.contract.node import Advantage, Generator, Node, Reward, Select
 from genrl_graph.contract.policy import Policy
 from genrl_graph.dag.schedule import Schedule
 from genrl_graph.edge_types.frame import Frame
@@ -20,8 +20,10 @@ NO_VARIANCE, UNCHANGED = "stalled/no_variance", "stalled/unchanged"
 """Metrics: rounds in a row in which no group had variance, and in which no weights changed."""
 TRAINS = frozenset({"optimiser_steps", "trained_rows", "left_out_rows"})
 """Metrics of an update of a policy that was due in a round; one that waits for its round reports none of them."""
+GRADIENT_SHARE = "/gradient_share"
+"""Ending of the metrics of an update that hold the share of a role."""
 EVERY_ROUNDS = 10
-"""A stall that goes on is told again after so many rounds."""
+"""Rounds after which a reason that goes on is told again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class RoundFacts:
     rewards: list[float] = field(default_factory=list)  # the lowest and the highest of each step
     updates: list[Mapping[str, float]] = field(default_factory=list)
     digests: dict[tuple[str, str], str] = field(default_factory=dict)  # by peer and output
+    takeovers: dict[str, str] = field(default_factory=dict)  # by update: the role whose share is beyond its limit
 
     def failures(self) -> str:
         """Return the failed and unjudged rows as text, with the first reason; empty where there are none."""
@@ -101,16 +104,19 @@ class Diagnosis:
                 facts.advantages[metric] = facts.advantages.get(metric, 0) + int(done.metrics.get(metric, 0))
         if any(isinstance(value, Policy) for value in done.outputs.values()) and TRAINS & done.metrics.keys():
             facts.updates.append(done.metrics)
+            if takeover := _takeover(node, done.metrics):
+                facts.takeovers[name] = takeover
         facts.digests |= {(done.peer, ref): digest for ref, digest in done.digests.items()}
 
     def drop(self) -> None:
         """Forget a round that was skipped."""
         self._facts = RoundFacts()
 
-    def end(self, round: int) -> tuple[str, str, dict[str, float]]:
-        """End a round; return its failed rows as text, a line on why it taught nothing, and the metrics of stalls.
+    def end(self, round: int) -> tuple[str, list[str], dict[str, float]]:
+        """End a round; return its failed rows as text, lines to print, and the metrics of stalls.
 
-        Both texts may be empty. The line comes in the first round of a stall, and in every tenth of one that goes on.
+        The lines say why the round taught nothing, and which role takes over a policy: in the first such round, and in
+        every tenth while it goes on.
         """
         facts, self._facts = self._facts, RoundFacts()
         no_variance = bool(facts.advantages.get("groups")) and not facts.advantages["groups_with_variance"]
@@ -118,8 +124,9 @@ class Diagnosis:
         for name, stalled in stalls.items():
             self._streaks[name] = self._streaks[name] + 1 if stalled else 0
         self._count()
-        line = self._stall(facts, round, no_variance=no_variance) if any(stalls.values()) else ""
-        return facts.failures(), line, {name: float(streak) for name, streak in self._streaks.items()}
+        stall = self._stall(facts, round, no_variance=no_variance) if any(stalls.values()) else ""
+        lines = [line for line in (stall, *self._takeovers(facts, round)) if line]
+        return facts.failures(), lines, {name: float(streak) for name, streak in self._streaks.items()}
 
     def summary(self) -> str:
         """Return a line on all rounds that taught nothing, or an empty one."""
@@ -144,6 +151,13 @@ class Diagnosis:
         self._told[cause.advice] = round
         when = f"round {round + 1}" if streak == 1 else f"{streak} rounds in a row, up to round {round + 1}"
         return f"{when}: {what}, because {cause}"
+
+    def _takeovers(self, facts: RoundFacts, round: int) -> Iterable[str]:
+        """Yield a line for each update that one role takes over, unless it was told in the last ten rounds."""
+        for name, what in facts.takeovers.items():
+            if round - self._told.get(name, -EVERY_ROUNDS) >= EVERY_ROUNDS:
+                self._told[name] = round
+                yield f"round {round + 1}: nodes.{name}: {what}"
 
     def _unchanged(self, facts: RoundFacts) -> bool:
         """Return whether an update was due, or nothing to train on was left, and no trained policy has new weights."""
@@ -184,6 +198,20 @@ class Diagnosis:
             )
             return Cause(f"every reward is {low:g} (all wrong)", advice)
         return Cause(f"every reward is {low:g} (all alike)", "a reward that tells completions apart")
+
+
+def _takeover(node: Node, metrics: Mapping[str, float]) -> str:
+    """Return which of several roles has more of an update's gradient than its `max_gradient_share`, or ""."""
+    ending, limit = GRADIENT_SHARE, float(getattr(node, "max_gradient_share", 1.0))
+    shares = {name.removesuffix(ending): value for name, value in metrics.items() if name.endswith(ending)}
+    role = max(shares, key=lambda role: shares[role], default="")
+    if len(shares) < 2 or shares[role] <= limit:
+        return ""
+    others = counted(len(shares) - 1, "other role")
+    return (
+        f"{shares[role]:.0%} of the gradient is that of {role}, which takes the policy over from {others} "
+        f"(max_gradient_share {limit:g}); give it a policy of its own, or fewer rows"
+    )
 
 
 def _not_trained(updates: list[Mapping[str, float]]) -> Cause:

@@ -31,11 +31,11 @@ Metrics = dict[str, dict[str, float]]
 
 
 def evaluation_schedule(schedule: Schedule, how: Evaluation) -> Schedule:
-    """Return the schedule with every node in its evaluation form.
+    """Return the schedule of evaluations, with every node in its evaluation form.
 
     Raises `ParamError` where a source holds out no tasks.
     """
-    nodes = {}
+    schedule, nodes = schedule.played_in("evaluations"), {}
     for name, node in schedule.nodes.items():
         with named(f"nodes.{name}"):
             nodes[name] = node.evaluated(how)

@@ -9,6 +9,7 @@ from genrl_graph.contract.node import Exchange, Packet
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ExchangeTimeout
+from genrl_graph.store.notes_file import Waiting
 
 
 class PeerBehind(Exception):
@@ -153,8 +154,8 @@ class WaitReport:
         now = time.monotonic()
         if now - self._began >= self._next_s:
             self._next_s *= 2
-            spent = f"{now - self._since:.0f} of {self._node.timeout_s:g} s"
-            self._tell(f"{self._node.place.node}: waiting for {whom() or 'nobody'} ({spent})")
+            name, spent = self._node.place.node, now - self._since
+            self._tell(str(Waiting(name, whom() or "nobody", spent, self._node.timeout_s)))
 
     def closed(self, without: Sequence[str]) -> None:
         """Tell which peers gave nothing, if any."""

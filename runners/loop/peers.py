@@ -63,7 +63,7 @@ def prepare(schedule: Schedule, *, known: Schedule | None = None, ready: Callabl
     to end the run. Errors name the node.
     """
     for name, node in schedule.nodes.items():
-        if known is None or known.nodes[name] is not node:
+        if known is None or known.nodes.get(name) is not node:
             with named(f"nodes.{name}"), long_work(f"loading {name} ({node.type_name})"):
                 node.prepare()
             ready()
@@ -108,11 +108,15 @@ def make_peers(
     return peers
 
 
-def refuse_unfit(schedule: Schedule, peer: Peer) -> None:
-    """Raise `ParamError` with every line of the nodes that say why a carried value cannot serve them."""
-    lines = []
-    for name, node in schedule.nodes.items():
-        wires = {socket: wire for socket, wire in schedule.graph.nodes[name].inputs.items() if isinstance(wire, str)}
+def refuse_unfit(peer: Peer, *schedules: Schedule) -> None:
+    """Raise `ParamError` with every line of the nodes that say why a carried value cannot serve them.
+
+    A node that is in several schedules is asked once, as it is in the first.
+    """
+    lines: list[str] = []
+    asked = {name: (node, plan.graph) for plan in reversed(schedules) for name, node in plan.nodes.items()}
+    for name, (node, graph) in asked.items():
+        wires = {socket: wire for socket, wire in graph.nodes[name].inputs.items() if isinstance(wire, str)}
         carries = {socket: peer.carries[wire] for socket, wire in wires.items() if wire in peer.carries}
         lines += [f"nodes.{name}: {line}" for line in node.check_carries(carries)]
     if lines:

@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from genrl_graph.allocator import release_memory
-from genrl_graph.contract.node import Coordinate, Generator
+from genrl_graph.contract.node import Generator
 from genrl_graph.contract.policy import Policy
 from genrl_graph.dag.schedule import Step
 from genrl_graph.runners.loop.background import BackgroundSteps
@@ -49,7 +49,7 @@ def run_round(context: RunContext, peers: Sequence[Peer], round: int, *, only_re
                     if step.action == "open":  # opening has no record; committed steps may follow
                         continue
                     break
-                if _is_left_out(context, step, round, recorded=recorded):
+                if step.action == "open" and recorded and not context.is_awaited(step, round):
                     continue
                 if not recorded:
                     _start_background(context, step, round, peers, background)
@@ -96,14 +96,6 @@ def needs_others(context: RunContext, peers: Sequence[Peer], round: int) -> bool
     """Return whether this round needs other processes: False where a previous run has closed all of its exchanges."""
     closes = [step for step in context.schedule.steps if step.action == "close"]
     return not closes or not all(context.recorded(step, round, peer) for step in closes for peer in peers)
-
-
-def _is_left_out(context: RunContext, step: Step, round: int, *, recorded: bool) -> bool:
-    """Return whether to skip a coordinator in an evaluation, or a recorded exchange whose offer nobody awaits."""
-    node = context.schedule.nodes[step.node]
-    if context.evaluating and isinstance(node, Coordinate):
-        return True
-    return step.action == "open" and recorded and not context.is_awaited(node, round)
 
 
 def _start_background(

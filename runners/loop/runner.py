@@ -17,6 +17,7 @@ BEHIND = "swarm/behind"
 """The node name of the record of a round that was skipped because the swarm was in a later one."""
 
 Tell = Callable[[str], None]
+Bootnodes = Callable[[], Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,24 @@ class Runner(Protocol):
         """Return the folder that this process writes, inside the run folder."""
 
     def start(
-        self, schedule: Schedule, *, run: Path | None, free: Callable[[], Path], stop: Stop, tell: Tell
+        self,
+        schedule: Schedule,
+        *,
+        run: Path | None,
+        free: Callable[[], Path],
+        stop: Stop,
+        tell: Tell,
+        bootnodes: Bootnodes,
     ) -> tuple[Path, Swarm]:
         """Connect to the other processes; returns the run folder, which all share, and the swarm.
 
-        The run folder is `run`, or where that is None the one that `free` returns. Raises `ExchangeTimeout` where
-        there can never be enough peers for an exchange.
+        The run folder is `run`, or where that is None the one that `free` returns. `bootnodes` returns the addresses
+        that a coordinator has of the swarm. Raises `ExchangeTimeout` where there can never be enough peers for an
+        exchange.
         """
+
+    def peer_id(self, name: str) -> str | None:
+        """Return the id by which a coordinator knows a peer; None where this runner gives peers none."""
 
     def agree(self, kept: RunProgress) -> tuple[RunProgress, int | None]:
         """Return the progress that all processes share, and the latest round they may resume from (None: any)."""
@@ -81,11 +93,22 @@ class LocalRunner:
         return run
 
     def start(
-        self, schedule: Schedule, *, run: Path | None, free: Callable[[], Path], stop: Stop, tell: Tell
+        self,
+        schedule: Schedule,
+        *,
+        run: Path | None,
+        free: Callable[[], Path],
+        stop: Stop,
+        tell: Tell,
+        bootnodes: Bootnodes,
     ) -> tuple[Path, Swarm]:
         """Return the run folder and a local swarm; raises `ExchangeTimeout` where an exchange wants more peers."""
         require_enough(schedule, self.names)
         return run or free(), LocalSwarm(self.names)
+
+    def peer_id(self, name: str) -> str | None:
+        """Return None: peers of one process have names only."""
+        return None
 
     def agree(self, kept: RunProgress) -> tuple[RunProgress, int | None]:
         """Return the progress of this process: there are no others."""

@@ -190,7 +190,10 @@ def noted_signals(stop: Stop) -> Iterator[None]:
 
 @contextmanager
 def ended_at_once() -> Iterator[None]:
-    """Let signals end the process inside the block, where a library waits in C code and nothing is committed yet."""
+    """Let signals end the process inside the block, where nothing is committed yet and libraries are in the way.
+
+    Some wait in C code, and some go on after a `KeyboardInterrupt`.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

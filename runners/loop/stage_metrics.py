@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from genrl_graph.contract.node import Advantage, Generator, Node, Reward
+from genrl_graph.contract.node import Advantage, Eval, Generator, Node, Reward
 from genrl_graph.dag.schedule import Schedule
 from genrl_graph.edge_types.display import DisplayMetrics
 from genrl_graph.edge_types.frame import Frame
@@ -124,6 +124,7 @@ class Stages:
                 [name for name in totals(schedule) if stages[name] == stage],
                 named(Advantage, stage),
                 named(Generator, stage),
+                named(Eval, stage),
             )
             for stage in range(schedule.stages)
         ]
@@ -131,12 +132,13 @@ class Stages:
     def lines(self, peers: Peers) -> list[StageLine]:
         """Return one line per stage from the metrics of all peers."""
         lines = []
-        for stage, (rewards, advantages, generators) in enumerate(self._nodes):
+        for stage, (rewards, advantages, generators, evals) in enumerate(self._nodes):
             means = [value for name in rewards if (value := mean(peers, f"{name}/reward")) is not None]
             groups = sum(total(peers, f"{name}/groups") for name in advantages)
             varied = sum(total(peers, f"{name}/groups_with_variance") for name in advantages)
             reward = sum(means) / len(means) if means else None
-            produced, results = self._produced(peers, generators), self._results(peers, generators)
+            produced = self._produced(peers, generators)
+            results = self._results(peers, generators) | self._measured(peers, evals)
             lines.append(StageLine(stage, reward, int(groups), int(varied), produced, results))
         return lines
 
@@ -146,6 +148,12 @@ class Stages:
             unit = self._shown[node].unit or "tokens"
             add_produced(produced, {unit: (total(peers, f"{node}/{unit}"), total(peers, f"time/{node}"))})
         return produced
+
+    def _measured(self, peers: Peers, evals: Iterable[str]) -> dict[str, float]:
+        """Return all metrics of the evals of a stage, means over the peers, with the names of the evals in front."""
+        names = dict.fromkeys(name for metrics in peers.values() for name in metrics)
+        own = [name for node in evals for name in names if name.startswith(f"{node}/")]
+        return {name: value for name in own if (value := mean(peers, name)) is not None}
 
     def _results(self, peers: Peers, generators: Iterable[str]) -> dict[str, float]:
         """Return the display metrics of a stage's generators, means over the peers.

@@ -170,7 +170,7 @@ def _recalled_step(
     recorded: RecordedStep,
 ) -> StepResult:
     """Rebuild the outputs of a committed step; an exchange that others still wait for is closed again with them."""
-    if step.action == "close" and context.is_awaited(node, round):
+    if step.action == "close" and context.is_awaited(step, round):
         _close(context, step, node, round, peer)
     outputs = recorded.outputs(node, context.schedule.types, inputs, holder=peer.name, prefix=context.prefix)
     context.budget.retries += recorded.retries

@@ -95,7 +95,8 @@ def replay(
     stored = StoredRounds(source)
     chosen = stored.chosen(*(rounds or (min(stored.holders, default=0), None)))
     origins = CodeVersions(source.versions)
-    plan = plan_replay(source.graph, graph, origins, where=str(run), update=update, recompute=recompute)
+    then, now = source.graph.played_in("rounds"), graph.played_in("rounds")
+    plan = plan_replay(then, now, origins, where=str(run), update=update, recompute=recompute)
     schedule = compile_graph(replace_run(plan.graph, _options(source.graph.run, len(chosen))))
     if update and not plan.names("updated"):
         raise ParamError(f"--update: graph {graph.name!r} has no update; leave it out")

@@ -35,7 +35,7 @@ class StoredRounds:
         for folder in run.folders:
             store = RunStore.open(folder)
             self._recalls[folder] = Recall(store, last=sys.maxsize)
-            for number, holders in _complete(store, set(run.graph.nodes)):
+            for number, holders in _complete(store, set(run.graph.played_in("rounds").nodes)):
                 holders_by_round.setdefault(number, []).extend(holders)
                 self._folders |= {(number, holder): store for holder in holders}
         self.holders = {number: sorted(holders_by_round[number]) for number in sorted(holders_by_round)}

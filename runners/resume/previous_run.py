@@ -35,6 +35,7 @@ MAY_DIFFER = frozenset(
         "checkpoint_every",
         "trackers",
         "keep",
+        "coordinator",
         "max_failed_share",
         "max_failed_rows",
         "max_retries",

@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.dag.schedule import Schedule
+from genrl_graph.errors import ParamError
 from genrl_graph.runners.loop.exchange import Swarm
-from genrl_graph.runners.loop.runner import RunProgress, Tell, exchanges
+from genrl_graph.runners.loop.runner import Bootnodes, RunProgress, Tell, exchanges
 from genrl_graph.runners.loop.signals import Stop
 from genrl_graph.runners.swarm.admission.rules import Admission, makers
 from genrl_graph.runners.swarm.claims import proof_of
@@ -42,6 +44,7 @@ class SwarmRunner:
         self._swarm: PeerSwarm | None = None
         self._stop: Stop | None = None
         self._rounds = 0
+        self._peer_ids: dict[str, str] = {}
         self._linger_s = 0.0
 
     def configured(self, config: RunConfig) -> RunConfig:
@@ -66,9 +69,19 @@ class SwarmRunner:
         return own, False
 
     def start(
-        self, schedule: Schedule, *, run: Path | None, free: Callable[[], Path], stop: Stop, tell: Tell
+        self,
+        schedule: Schedule,
+        *,
+        run: Path | None,
+        free: Callable[[], Path],
+        stop: Stop,
+        tell: Tell,
+        bootnodes: Bootnodes,
     ) -> tuple[Path, Swarm]:
-        """Join the swarm, or start one as its first peer; raises `SwarmError` if that fails."""
+        """Join the swarm, or start one as its first peer; raises `SwarmError` if that fails.
+
+        Without an address to join, those of `bootnodes` are joined.
+        """
         run, self._stop = run or free(), stop
         path = self._identity or run / f"{self.names[0]}.key"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +95,7 @@ class SwarmRunner:
         host = Host.start(
             identity,
             play,
-            network=self._network,
+            network=self._joining(bootnodes, identity.peer_id, tell),
             limits=TransportLimits(push_bytes=MAX_ANNOUNCEMENT),
             on_push=inbox.take,
             tell=tell,
@@ -107,6 +120,23 @@ class SwarmRunner:
         for address in host.addresses:
             tell(f"{self.names[0]}: others come with --join {address}")
         return run, self._swarm
+
+    def peer_id(self, name: str) -> str | None:
+        """Return the libp2p id of a peer that was on the roster once, None for another name."""
+        assert self._host is not None
+        self._peer_ids |= {member.name: member.peer_id for member in self._host.roster()}
+        return self._peer_ids.get(name)
+
+    def _joining(self, bootnodes: Bootnodes, own_id: str, tell: Tell) -> NetworkOptions:
+        """Return the network options, with the bootnodes of others to join where the user names no address."""
+        known: list[str] = []
+        for address in () if self._network.join else bootnodes():
+            try:
+                if not address.endswith(f"/p2p/{own_id}"):
+                    known = [*replace(self._network, join=(*known, address)).join]
+            except ParamError:
+                tell(f"bootnode {address[:100]}: is no address of a peer; left out")
+        return replace(self._network, join=tuple(known)) if known else self._network
 
     def agree(self, kept: RunProgress) -> tuple[RunProgress, int | None]:
         """Resume from this peer's own progress, without asking the others; they may still fetch its last offers."""

@@ -60,6 +60,7 @@ def rollout_rows(
             **_completion_columns(rows),
             **local_columns(rows, sampling),
             "id": ids,
+            "error": [prompts[at].error or row.error for at, row in zip(of_row, rows, strict=True)],
             "peer": [peer] * count,
             "node": [place.node] * count,
             "stage": np.full(count, place.stage, np.int32),
@@ -89,7 +90,6 @@ def _prompt_columns(
         "parent_ids": pa.array([prompt.parent_ids for prompt in prompts], TEXTS),
         "messages": pa.array([prompt.messages for prompt in prompts], CHAT),
         "prompt_ids": pa.array([prompt.ids for prompt in prompts], IDS),
-        "error": pa.array([prompt.error for prompt in prompts]),
     }
 
 
@@ -100,7 +100,7 @@ def _completion_columns(rows: Sequence[Completion]) -> dict[str, Any]:
         "completion_mask": pa.ListArray.from_arrays(pa.array(ends), np.ones(ends[-1], np.int8)),
         "logprobs": [row.logprobs for row in rows],
         "completion": [row.text for row in rows],
-        "finish_reason": [row.finish_reason for row in rows],
+        "finish_reason": ["failed" if row.error else row.finish_reason for row in rows],
     }
 
 

@@ -44,9 +44,12 @@ class Asked:
 
 @dataclass(slots=True)
 class Chat:
-    """The chat of a seat: all messages so far, and the ids of the last prompt and its completion."""
+    """The chat of a seat: all messages so far, and the ids of the last prompt and its completion.
 
-    policy: TextPolicy
+    Without a policy prompts have messages, but no ids.
+    """
+
+    policy: TextPolicy | None
     wording: Wording
     task: AskedTask
     messages: Messages = field(default_factory=list)
@@ -65,19 +68,21 @@ class Chat:
         if begins:
             system = fill(wording.system, self.task, shown, where=wording.where)
             new = [{"role": "system", "content": system}] * bool(system) + new
-        if begins:
-            messages, ids = new, self.policy.render(new)
-        else:
-            messages = [*self.messages, *new]
-            if wording.history == "template":
-                ids = self.policy.render(messages)
-            else:
-                ids = self.policy.extend(self.ids, self.messages, new)
+        messages = new if begins else [*self.messages, *new]
+        ids = self._ids(messages, new, begins=begins)
         self.messages = messages
         return Asked(messages, ids)
+
+    def _ids(self, messages: Messages, new: Messages, *, begins: bool) -> NDArray[np.int32]:
+        if self.policy is None:
+            return self.ids
+        if begins or self.wording.history == "template":
+            return self.policy.render(messages)
+        return self.policy.extend(self.ids, self.messages, new)
 
     def answer(self, asked: Asked, completion: Completion) -> None:
         """Add the completion of a turn."""
         self.messages = [*asked.messages, {"role": "assistant", "content": completion.text}]
-        self.ids = np.concatenate([asked.ids, completion.ids]).astype(np.int32)
+        if self.policy is not None:
+            self.ids = np.concatenate([asked.ids, completion.ids]).astype(np.int32)
         self.turns += 1

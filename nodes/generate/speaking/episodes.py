@@ -21,7 +21,7 @@ from genrl_graph.nodes.generate.acting.seating import Seats
 from genrl_graph.nodes.generate.prompting.prompts import AskedTask
 from genrl_graph.nodes.generate.speaking.chats import Asked, Chat, Messages, Wording
 from genrl_graph.nodes.generate.speaking.moves import Illegal, Move, move_of
-from genrl_graph.nodes.generate.speaking.players import DialoguePlayer, PolicyPlayer, RandomMover
+from genrl_graph.nodes.generate.speaking.players import DialoguePlayer, PolicyPlayer, RandomMover, RecordedPlayer
 from genrl_graph.seeds import substream
 
 
@@ -71,13 +71,13 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Where dialogues are played: a pool of environments, and the thread that calls them."""
+    """Environments of dialogues: a pool of them, and the thread that calls them."""
 
     pool: GamePool[CheckedTextGame]
     calls: TimedCalls
 
 
-class _RunningDialogue:
+class RunningDialogue:
     """An episode in progress on one copy of its environment."""
 
     def __init__(self, episode: Dialogue, table: Table, rules: Rules, rng: np.random.Generator) -> None:
@@ -101,7 +101,7 @@ class _RunningDialogue:
         where = (self.episode.task.id, self.episode.sample, self.turn.seat, self.episode.moves)
         return substream(self._rng, purpose, *where)
 
-    def ask(self, player: PolicyPlayer) -> None:
+    def ask(self, player: PolicyPlayer | RecordedPlayer) -> None:
         """Set the prompt of the next turn; a seat without room or turns left truncates the episode."""
         seat = self.turn.seat
         chat = self._chats.get(seat)
@@ -112,19 +112,24 @@ class _RunningDialogue:
         if chat.turns < self._rules.max_turns:
             asked = chat.ask(seat, self._heard, self.turn.legal)
             self.asked = asked if player.fits(asked) else None
-            if len(asked.ids) == 0:
+            if len(asked.ids) == 0 and player.policy is not None:
                 raise GameError("the prompt has no tokens")
-            if self.asked is None and chat.turns == 0:
+            if self.asked is None and chat.turns == 0 and isinstance(player, PolicyPlayer):
                 raise GameError(f"the first prompt has {len(asked.ids)} tokens, but at most {player.limit} fit")
         if self.asked is None:
-            self._end("truncated")
+            self.end("truncated")
 
-    def say(self, completion: Completion) -> None:
-        """Play the move of a completion, and record the turn; raises whatever the environment raises."""
+    def say(self, completion: Completion, *, drawn: str | None = None) -> None:
+        """Play the move of a completion, and record the turn; raises whatever the environment raises.
+
+        `drawn` is the random move that a recorded episode played in place of an illegal one.
+        """
         assert self.asked is not None, "a prompt was asked"
         seat, chat, rules = self.turn.seat, self._chats[self.turn.seat], self._rules
         rng = self.stream("illegal")
         move = move_of(completion.text, self.turn.legal, pattern=rules.extract, illegal=rules.illegal, rng=rng)
+        if drawn is not None and not move.legal and rules.illegal == "random" and drawn in (self.turn.legal or ()):
+            move = Move(drawn, legal=False)
         spoken = SpokenTurn(seat, chat.turns, self.episode.moves, self._heard, self.asked, completion)
         spoken.action, spoken.legal = move.action or "", move.legal
         chat.answer(self.asked, completion)
@@ -139,7 +144,7 @@ class _RunningDialogue:
         if not move.legal and self._rules.illegal != "pass_on":
             self._earn(seat, self._rules.illegal_reward)
         if move.action is None:
-            self._end("terminated")
+            self.end("terminated")
             return
         self.turn = self._call(partial(self.game.step, move.action))
         for at, reward in enumerate(self.turn.rewards):
@@ -148,7 +153,7 @@ class _RunningDialogue:
             self._close(at, ending)
         self.episode.over = self.turn.over
 
-    def _end(self, ending: str) -> None:
+    def end(self, ending: str) -> None:
         """End the episode for all seats that are still in it."""
         for seat in sorted(self._open):
             self._close(seat, ending)
@@ -184,16 +189,16 @@ def play_dialogues(
     An environment that raises or does not return fails its episode; that copy of it is not used again.
     """
     waiting = list(reversed(episodes))
-    running: list[_RunningDialogue] = []
+    running: list[RunningDialogue] = []
     while waiting or running:
         while waiting and len(running) < num_envs:
             episode = waiting.pop()
             with _recorded(episode):
-                running.append(_RunningDialogue(episode, table, rules, rng))
+                running.append(RunningDialogue(episode, table, rules, rng))
         for player, dialogues in _by_player(running):
             if isinstance(player, PolicyPlayer):
                 _speak(player, dialogues)
-            else:
+            elif isinstance(player, RandomMover):
                 _move_randomly(player, dialogues)
         for dialogue in running:
             if dialogue.episode.over and not dialogue.episode.error:
@@ -201,7 +206,7 @@ def play_dialogues(
         running = [dialogue for dialogue in running if not dialogue.episode.over]
 
 
-def _speak(player: PolicyPlayer, dialogues: Sequence[_RunningDialogue]) -> None:
+def _speak(player: PolicyPlayer, dialogues: Sequence[RunningDialogue]) -> None:
     """Let a policy complete the next turn of each episode, in one call."""
     for dialogue in dialogues:
         with _recorded(dialogue.episode):
@@ -212,10 +217,12 @@ def _speak(player: PolicyPlayer, dialogues: Sequence[_RunningDialogue]) -> None:
     completions = player.complete(prompts, rngs) if prompts else []
     for (dialogue, _), completion in zip(asked, completions, strict=True):
         with _recorded(dialogue.episode):
+            if completion.error:
+                raise GameError(completion.error)
             dialogue.say(completion)
 
 
-def _move_randomly(player: RandomMover, dialogues: Sequence[_RunningDialogue]) -> None:
+def _move_randomly(player: RandomMover, dialogues: Sequence[RunningDialogue]) -> None:
     for dialogue in dialogues:
         with _recorded(dialogue.episode):
             legal = dialogue.turn.legal
@@ -237,9 +244,9 @@ def _recorded(episode: Dialogue) -> Iterator[None]:
         episode.over, episode.error = True, f"move {episode.moves}: {' '.join(reason.split())}"
 
 
-def _by_player(running: Sequence[_RunningDialogue]) -> list[tuple[DialoguePlayer, list[_RunningDialogue]]]:
+def _by_player(running: Sequence[RunningDialogue]) -> list[tuple[DialoguePlayer, list[RunningDialogue]]]:
     """Group episodes by the player to move; groups are in the order of their first episodes."""
-    groups: dict[int, tuple[DialoguePlayer, list[_RunningDialogue]]] = {}
+    groups: dict[int, tuple[DialoguePlayer, list[RunningDialogue]]] = {}
     for dialogue in running:
         player = dialogue.player
         groups.setdefault(id(player), (player, []))[1].append(dialogue)

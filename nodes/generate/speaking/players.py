@@ -1,4 +1,4 @@
-"""Players of dialogues: a language model, or random legal moves."""
+"""Players of dialogues: a language model, random legal moves, or a record that is played again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,17 @@ import numpy as np
 
 from genrl_graph.contract.policy import Completion, Sampling, TextPolicy
 from genrl_graph.nodes.generate.speaking.chats import Asked
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedPlayer:
+    """A player whose completions are recorded; `policy`, if there is one, has the tokenizer that they are made with."""
+
+    policy: TextPolicy | None
+
+    def fits(self, asked: Asked) -> bool:
+        """Return that a prompt fits: it has been completed."""
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,4 +54,4 @@ class RandomMover:
         return legal[int(rng.integers(len(legal)))]
 
 
-DialoguePlayer = PolicyPlayer | RandomMover
+DialoguePlayer = PolicyPlayer | RandomMover | RecordedPlayer

@@ -20,6 +20,7 @@ from genrl_graph.nodes.policy.compute import exported
 from genrl_graph.nodes.policy.compute.activation_checkpointing import ActivationCheckpointing, kept_bytes
 from genrl_graph.nodes.policy.compute.call_state import remember
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
+from genrl_graph.nodes.policy.compute.kv_session import KvSession
 from genrl_graph.nodes.policy.compute.logprobs import has_plain_head, logprobs_by_group, read_of, vocab_size
 from genrl_graph.nodes.policy.compute.onednn_linear import prepacked
 from genrl_graph.nodes.policy.compute.packed_forward import prepare
@@ -65,6 +66,7 @@ class CausalPolicy(TrainablePolicy):
         self.tokens = tokens
         self.unknown_ids = tokens.unknown_ids(self.vocab_size)
         self._eos_ids = _eos_ids(model, tokens)
+        self._session: KvSession | None = None
 
     @property
     def computes(self) -> str:
@@ -131,6 +133,7 @@ class CausalPolicy(TrainablePolicy):
                 max_batch_tokens=max_batch_tokens,
                 shared=shared,
                 reading=self.reading,
+                session=self._session if self.reading.caches and not self.reading.whole_rows else None,
             )
         ids = [row[:length] for row, length in zip(sampled.ids, sampled.lengths, strict=True)]
         logprobs = [row[:length] for row, length in zip(sampled.logprobs, sampled.lengths, strict=True)]
@@ -149,6 +152,15 @@ class CausalPolicy(TrainablePolicy):
         finish = ["stop" if stopped else "length" for stopped in sampled.stopped.tolist()]
         rows = [Completion(*parts) for parts in zip(ids, logprobs, texts, finish, supports, strict=True)]
         return [rows[at : at + num_generations] for at in range(0, len(rows), num_generations)]
+
+    @contextmanager
+    def keeping(self, max_bytes: int) -> Iterator[None]:
+        """Keep keys and values of at most `max_bytes` between calls of `generate`, until the block ends."""
+        self._session = KvSession(max_bytes)
+        try:
+            yield
+        finally:
+            self._session = None
 
     def _beyond_border(
         self, sampler: torch.nn.Module, rows: Sequence[TokenSequence], temperature: float

@@ -24,6 +24,7 @@ from genrl_graph.nodes.policy.compute.kv_cache import (
     position_argument,
     reset_rows,
 )
+from genrl_graph.nodes.policy.compute.kv_session import KvSession, Past, can_keep, fill, past_of
 from genrl_graph.nodes.policy.compute.packed_forward import packed_hidden_states
 from genrl_graph.nodes.policy.compute.packing import Packed
 from genrl_graph.nodes.policy.compute.reading import EXACT, Reading
@@ -72,12 +73,13 @@ def sample_completions(
     max_batch_tokens: int,
     shared: bool = False,
     reading: Reading = EXACT,
+    session: KvSession | None = None,
 ) -> Sampled:
     """Sample `num_generations` completions of every prompt from a Hugging Face causal language model.
 
     A row that alone exceeds `max_batch_tokens` is a batch of its own. `shared` computes prefixes that prompts share
-    only once; the model must be `prepare`d for it. `reading` says what may be in one call. The caller sets evaluation
-    mode and autocast.
+    only once; the model must be `prepare`d for it. `reading` says what may be in one call. Of prompts whose beginning
+    is in the `session` only the rest is read. The caller sets evaluation mode and autocast.
     """
     rows, steps = len(prompts) * num_generations, sampling.max_new_tokens
     uniforms = _uniforms(rng, rows, steps) if sampling.temperature > 0 else None
@@ -86,10 +88,13 @@ def sample_completions(
     supports: dict[int, Support] = {}
     prompt_of_row = np.repeat(np.arange(len(prompts)), num_generations)
     prompt_lengths = np.array([len(prompt) for prompt in prompts], np.int64)[prompt_of_row]
+    pasts = session.pasts(prompts) if session is not None else [None] * len(prompts)
+    begun = np.array([pasts[at] is not None for at in prompt_of_row], np.bool_)
     with torch.no_grad():
-        for in_batch in _batches(prompt_lengths, steps, max_batch_tokens, reading):
+        for in_batch in _batches(prompt_lengths, begun, steps, max_batch_tokens, reading):
             own = [prompts[at] for at in prompt_of_row[in_batch]]
-            batch = _Batch(model, own, sampling, limits, shared=shared, reading=reading)
+            past = [pasts[at] for at in prompt_of_row[in_batch]]
+            batch = _Batch(model, own, sampling, limits, shared=shared, reading=reading, session=session, pasts=past)
             batch.run(None if uniforms is None else uniforms[in_batch])
             width = batch.ids.shape[1]
             ids[in_batch, :width] = batch.ids.cpu().numpy()
@@ -109,12 +114,17 @@ def _uniforms(rng: Randomness, rows: int, steps: int) -> NDArray[np.float32]:
 
 
 def _batches(
-    prompt_lengths: NDArray[np.int64], steps: int, max_batch_tokens: int, reading: Reading
+    prompt_lengths: NDArray[np.int64],
+    begun: NDArray[np.bool_],
+    steps: int,
+    max_batch_tokens: int,
+    reading: Reading,
 ) -> Iterator[NDArray[np.int64]]:
-    """Yield the token batches of each group of prompts that may be in one call."""
-    for group in reading.prompt_groups(prompt_lengths, steps):
-        for rows in token_batches(prompt_lengths[group] + steps, max_batch_tokens):
-            yield group[rows]
+    """Yield the token batches of each group of prompts that may be in one call; those with a past are apart."""
+    for part in (np.flatnonzero(~begun), np.flatnonzero(begun)):
+        for group in reading.prompt_groups(prompt_lengths[part], steps):
+            for rows in token_batches(prompt_lengths[part][group] + steps, max_batch_tokens):
+                yield part[group[rows]]
 
 
 def token_batches(lengths: NDArray[np.int64], max_batch_tokens: int) -> Iterator[NDArray[np.int64]]:
@@ -147,6 +157,8 @@ class _Batch:
         *,
         shared: bool,
         reading: Reading,
+        session: KvSession | None = None,
+        pasts: Sequence[Past | None] = (),
     ) -> None:
         self.model, self.sampling, self.reading, self.limits = model, sampling, reading, limits
         self.device = next(model.parameters()).device
@@ -159,7 +171,11 @@ class _Batch:
         self.stops = self._stop_strings(rows)
         self.repeated: torch.Tensor | None = None  # the ids of each row so far, where they are penalized
         self._support: list[list[NDArray[np.int32]]] = [[] for _ in range(rows if sampling.truncates else 0)]
-        self._prefill(prompts, shared=shared)
+        self.session, self._asked, self._pasts = session, prompts, pasts
+        if any(past is not None for past in pasts):
+            self._read_rest(prompts, pasts)
+        else:
+            self._prefill(prompts, shared=shared)
         if sampling.repetition_penalty != 1.0:
             self.repeated = torch.zeros(self.logits.shape, dtype=torch.bool, device=self.device)
             for row, prompt in enumerate(prompts):
@@ -190,13 +206,47 @@ class _Batch:
         index = torch.tensor([numbers[key] for key in keys], device=self.device)
         packed = Packed.of(distinct) if shared and len(distinct) > 1 else None
         # on a GPU the many small products of `SharedPrompts` would take longer than attention to copies
-        share_prompts = shared and self.device.type == "cpu" and len(distinct) < len(prompts)
+        share_prompts = shared and self.device.type == "cpu" and len(distinct) < len(prompts) and self.session is None
         if packed is not None and len(packed.ids) < PACKED * len(distinct) * self.width:
             logits = self._read_packed(packed, index, share_prompts=share_prompts)
         else:
             logits = self._read_rows(distinct, mask[:, : self.width], index, share_prompts=share_prompts)
         self.logits = logits[index]
         self.mask = None if self.mask is None else self.mask[index]
+
+    def _read_rest(self, prompts: Sequence[NDArray[np.int32]], pasts: Sequence[Past | None]) -> None:
+        """Read what is new in each prompt behind its past; set logits, cache and mask."""
+        known = [0 if past is None else past.length for past in pasts]
+        before, new = max(known), max(len(prompt) - length for prompt, length in zip(prompts, known, strict=True))
+        self.width = before + new
+        self.next_position = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        self.rereading, self.prompts = None, None
+        ids, positions = np.zeros((2, len(prompts), new), np.int64)
+        mask = np.zeros((len(prompts), self.width + self.sampling.max_new_tokens), np.int64)
+        for row, (prompt, length) in enumerate(zip(prompts, known, strict=True)):
+            start = new - (len(prompt) - length)
+            mask[row, before - length : before], mask[row, before + start :] = 1, 1
+            ids[row, start:], positions[row, start:] = prompt[length:], np.arange(length, len(prompt))
+        self.mask = torch.from_numpy(mask).to(self.device) if not mask.all() else None
+        self._start()
+        fill(self.cache, pasts, before)
+        self.seen = before
+        expand_rows(self.cache, torch.arange(len(prompts), device=self.device), new + self.sampling.max_new_tokens)
+        self.logits = self._forward(torch.from_numpy(ids), torch.from_numpy(positions))
+
+    def _remember(self, rows: torch.Tensor, active: torch.Tensor, step: int) -> None:
+        """Keep the past of these rows of the cache, which hold the prompt and `step` tokens, in the session."""
+        if self.session is None or self.rereading is not None or not can_keep(self.cache):
+            return
+        for row in rows.tolist():
+            at = int(active[row])
+            mask = self.mask
+            places = torch.arange(self.seen, device=self.device)
+            places = places if mask is None else places[mask[row, : self.seen].bool()]
+            ids = np.concatenate([self._asked[at], self.ids[at, :step].cpu().numpy()])
+            past = self._pasts[at]
+            length = past.length if past is not None else 0
+            self.session.keep(ids, past_of(self.cache, row, places), grown_from=length)
 
     def _start(self) -> None:
         """Forget what was read: the model's next call begins its rows."""
@@ -294,7 +344,9 @@ class _Batch:
             self.done[active[ended]] = True
             running = ~self.done[active]
             remaining = int(running.sum())
-            if remaining == 0 or step + 1 == self.sampling.max_new_tokens:
+            last = step + 1 == self.sampling.max_new_tokens
+            self._remember((ended | running if last else ended).nonzero()[:, 0], active, step)
+            if remaining == 0 or last:
                 break
             if remaining <= 0.8 * len(active):
                 active, token = active[running], token[running]

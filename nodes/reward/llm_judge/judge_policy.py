@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from genrl_graph.contract.policy import Sampling, TextPolicy
+from genrl_graph.contract.policy import Completion, Sampling, TextPolicy
 from genrl_graph.errors import ParamError
+from genrl_graph.nodes.endpoint.client import Reply
 from genrl_graph.nodes.reward.llm_judge.judge_prompt import Question
-from genrl_graph.nodes.reward.llm_judge.judge_replies import Reply
 from genrl_graph.nodes.worker.worker import Failure
 
 
@@ -45,5 +45,11 @@ def ask_policy(
         max_batch_tokens=max_batch_tokens,
     )
     for question, completions in zip(fitting, generated, strict=True):
-        answers[question] = [Reply(completion.text, completion.finish_reason == "length") for completion in completions]
+        answers[question] = [_reply(completion) for completion in completions]
     return answers
+
+
+def _reply(completion: Completion) -> Reply | Failure:
+    if completion.error:
+        return Failure(completion.error)
+    return Reply(completion.text, completion.finish_reason == "length")

@@ -3,13 +3,13 @@
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Protocol
 
 from pydantic import AfterValidator, ValidationInfo
 
 from genrl_graph.errors import StoreError
+from genrl_graph.nodes.endpoint.client import Reply
 from genrl_graph.nodes.reward.scoring.answers import extract_answer
 from genrl_graph.nodes.reward.scoring.rows import extract_answers
 from genrl_graph.nodes.worker.worker import Failure
@@ -26,14 +26,6 @@ MEMORY_CHARACTERS = 64 * 2**20
 APPLICATION_ID = 0x67676A72  # "ggjr"
 SUFFIXES = (".sqlite", ".db")
 LOCK_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A judge's reply; `truncated` if it reached its token limit."""
-
-    text: str
-    truncated: bool = False
 
 
 def read_scores(

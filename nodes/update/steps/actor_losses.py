@@ -6,10 +6,10 @@ from torch.nn.functional import smooth_l1_loss
 
 
 def clipped_surrogate(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, epsilon: float) -> Tensor:
-    """Minus the mean of min(ratio A, clip(ratio, 1 - epsilon, 1 + epsilon) A) (arXiv 1707.06347, equation 7)."""
+    """Minus min(ratio A, clip(ratio, 1 - epsilon, 1 + epsilon) A) of each row (arXiv 1707.06347, equation 7)."""
     ratio = torch.exp(logprobs - old_logprobs)
     clipped = ratio.clamp(1.0 - epsilon, 1.0 + epsilon)
-    return -torch.minimum(ratio * advantages, clipped * advantages).mean()
+    return -torch.minimum(ratio * advantages, clipped * advantages)
 
 
 def value_loss(values: Tensor, old_values: Tensor, targets: Tensor, *, epsilon: float | None) -> Tensor:
@@ -30,8 +30,8 @@ def entropies(logprobs: Tensor) -> Tensor:
 
 
 def reinforce_loss(logprobs: Tensor, advantages: Tensor) -> Tensor:
-    """Minus the mean of log-prob times advantage."""
-    return -(logprobs * advantages).mean()
+    """Minus log-prob times advantage of each row."""
+    return -(logprobs * advantages)
 
 
 def q_targets(

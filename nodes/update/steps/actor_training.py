@@ -19,6 +19,7 @@ from genrl_graph.nodes.update.steps.actor_losses import (
     reinforce_loss,
     value_loss,
 )
+from genrl_graph.nodes.update.steps.role_shares import RoleShares, action_gradient, roles_of
 from genrl_graph.nodes.update.steps.step_means import StepMeans
 
 if TYPE_CHECKING:
@@ -71,16 +72,17 @@ def train_ppo(
 ) -> None:
     """Take the optimiser steps of all epochs and log their metrics."""
     usable = rows.where(np.isfinite(rows.numpy("advantage")))
-    steps, means = StepBatch.of(usable, policy), StepMeans()
+    steps, means, shares = StepBatch.of(usable, policy), StepMeans(), RoleShares(roles_of([usable], policy.name))
     steps.reevaluate(_sampled_elsewhere(usable, policy, peer), policy)
     ratios = torch.ones(len(usable))
     for _ in range(node.epochs):
         for part in _minibatches(len(usable), node.minibatch_size, rng):
             at = policy.tensor(part)
-            ratios[torch.from_numpy(part)] = _ppo_step(node, policy, steps, at, means).cpu()
+            ratios[torch.from_numpy(part)] = _ppo_step(node, policy, steps, at, means, shares).cpu()
         if node.target_kl is not None and _kl(policy, steps) > node.target_kl:
             break
     means.report(node, policy, log)
+    shares.report(log, steps=means.steps)
     _count(log, rows, usable)
     log.rows("trained", {"id": steps.ids, "ratio": ratios.tolist()})
 
@@ -90,27 +92,34 @@ def train_reinforce(
 ) -> None:
     """Take the optimiser steps of one pass over the rows and log their metrics."""
     usable = rows.where(np.isfinite(rows.numpy("advantage")))
-    steps, means = StepBatch.of(usable, policy), StepMeans()
+    steps, means, shares = StepBatch.of(usable, policy), StepMeans(), RoleShares(roles_of([usable], policy.name))
     for part in _minibatches(len(usable), -(-len(usable) // node.minibatches), rng):
         at = policy.tensor(part)
         logprobs, _ = policy.evaluate(steps.observations[at], steps.masks[at])
+        logprobs.retain_grad()
         chosen = logprobs.gather(-1, steps.actions[at, None])[:, 0]
         advantages = steps.advantages[at]
+        losses = reinforce_loss(chosen, normalized(advantages) if node.normalize else advantages)
         entropy = entropies(logprobs).mean()
-        loss = reinforce_loss(chosen, normalized(advantages) if node.normalize else advantages)
-        means.take(node, policy, loss - node.entropy_coef * entropy, {"entropy": entropy})
+        means.take(node, policy, losses.mean() - node.entropy_coef * entropy, {"entropy": entropy})
+        _share(shares, steps, at, logprobs, losses)
     means.report(node, policy, log)
+    shares.report(log, steps=means.steps)
     _count(log, rows, usable)
     log.rows("trained", {"id": steps.ids})
 
 
-def _ppo_step(node: "Ppo", policy: ActorCritic, steps: StepBatch, at: Tensor, means: StepMeans) -> Tensor:
+def _ppo_step(
+    node: "Ppo", policy: ActorCritic, steps: StepBatch, at: Tensor, means: StepMeans, shares: RoleShares
+) -> Tensor:
     """Take one optimiser step on the rows at positions `at`; return their importance ratios."""
     logprobs, values = policy.evaluate(steps.observations[at], steps.masks[at])
+    logprobs.retain_grad()
     chosen, old = logprobs.gather(-1, steps.actions[at, None])[:, 0], steps.logprobs[at]
     advantages = normalized(steps.advantages[at]) if node.normalize else steps.advantages[at]
     entropy = entropies(logprobs).mean()
-    loss = clipped_surrogate(chosen, old, advantages, epsilon=node.epsilon) - node.entropy_coef * entropy
+    losses = clipped_surrogate(chosen, old, advantages, epsilon=node.epsilon)
+    loss = losses.mean() - node.entropy_coef * entropy
     measures = {"policy_loss": loss.detach(), "entropy": entropy}
     if steps.targets is not None:
         critic = value_loss(values, steps.values[at], steps.targets[at], epsilon=node.value_epsilon)
@@ -121,7 +130,14 @@ def _ppo_step(node: "Ppo", policy: ActorCritic, steps: StepBatch, at: Tensor, me
     measures["approx_kl"] = (ratio - 1.0 - log_ratio).mean()
     measures["clipped"] = ((ratio - 1.0).abs() > node.epsilon).float().mean()
     means.take(node, policy, loss, measures)
+    _share(shares, steps, at, logprobs, losses)
     return ratio
+
+
+def _share(shares: RoleShares, steps: StepBatch, at: Tensor, logprobs: Tensor, losses: Tensor) -> None:
+    """Add a step to the shares of the roles: its gradient, and its loss without entropy bonus and critic."""
+    ids = [steps.ids[i] for i in at.tolist()]
+    shares.add(ids, gradient=action_gradient(logprobs), loss=losses / len(ids), tokens=torch.ones_like(losses))
 
 
 def _count(log: Log, rows: Trajectories, usable: Trajectories) -> None:

@@ -90,9 +90,13 @@ class LossSums:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyLoss:
-    """Loss of one micro-batch: a scalar with a gradient, the mean ratio of each row [B] (detached), and metric sums."""
+    """Loss of one micro-batch: a scalar with a gradient, its parts by row [B] (detached), and metric sums.
+
+    `row_losses` add up to the loss; `ratio` is the mean ratio of each row.
+    """
 
     loss: Tensor
+    row_losses: Tensor
     ratio: Tensor
     sums: LossSums
 
@@ -170,9 +174,9 @@ def policy_loss(
             raise ParamError(f"beta: {config.beta!r} needs a reference policy, but none is given; wire one or set 0")
         objective = objective - config.beta * (kl * terms.ratio if config.unbiased_kl else kl)
     weights = loss.weight(mask.sum(-1).to(objective.dtype), totals).unsqueeze(-1)
-    total = -(torch.where(mask, objective, 0.0) * weights).sum()
+    losses = -(torch.where(mask, objective, 0.0) * weights)
     sums = replace(_sums(terms, kl), off_policy_rows=dropped)
-    return PolicyLoss(loss=total, ratio=_row_ratio(terms), sums=sums)
+    return PolicyLoss(loss=losses.sum(), row_losses=losses.detach().sum(-1), ratio=_row_ratio(terms), sums=sums)
 
 
 def importance_ratio(log_ratio: Tensor, mask: Tensor, importance: Importance) -> Tensor:

@@ -1,6 +1,6 @@
 """Optimiser steps of `update.grpo` (imports torch: loaded when an update runs)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from genrl_graph.errors import ParamError
 from genrl_graph.nodes.update.steps.batches import split_groups
 from genrl_graph.nodes.update.steps.external import ExternalRows
 from genrl_graph.nodes.update.steps.losses import LossSums, Totals, policy_loss
+from genrl_graph.nodes.update.steps.role_shares import RoleShares, token_gradient
 from genrl_graph.nodes.update.steps.truncated import truncated
 from genrl_graph.seeds import digest
 
@@ -67,6 +68,7 @@ class Trainer:
         rng: np.random.Generator,
         log: Log,
         peer: str,
+        roles: Mapping[str, str],
     ) -> None:
         self._node, self._policy, self._reference = node, policy, reference
         self._rng, self._log, self._peer = rng, log, peer
@@ -75,7 +77,7 @@ class Trainer:
             raise ParamError(f"reference {reference.name!r} reads other tokens than policy {policy.name!r}")
         self._external = ExternalRows(policy, peer=peer)
         self._first_version = policy.version
-        self._sums = LossSums()
+        self._sums, self._shares = LossSums(), RoleShares(roles)
         self._loss = self._grad_norm = 0.0
         self._steps = self._left_out = self._truncated = self._other_tokenizer_rows = self._zero_variance_groups = (
             self._rows_without_forward
@@ -140,6 +142,7 @@ class Trainer:
         }
         for name, value in {**metrics, **(means if self._sums.tokens else {})}.items():
             self._log.metric(name, value)
+        self._shares.report(self._log, steps=self._steps)
         self._external.report(self._log, trained=self._trained)
         self._log.rows(
             "trained",
@@ -183,20 +186,25 @@ class Trainer:
     def _micro(self, batch: TrainingBatch, at: NDArray[np.int64], totals: Totals) -> None:
         sequences, temperatures = [batch.sequences[i] for i in at], batch.temperatures[at]
         logprobs = self._policy.logprobs(sequences, temperatures=temperatures)
+        logprobs.retain_grad()
         reference = None
         if self._config.beta > 0 and self._reference is not None:
             with torch.no_grad():
                 reference = self._reference.logprobs(sequences, temperatures=temperatures)
+        mask = _padded([batch.masks[i] for i in at], logprobs) > 0
         result = policy_loss(
             logprobs=logprobs,
             old_logprobs=self._old(batch, at, logprobs.detach()),
             ref_logprobs=reference,
             advantages=torch.as_tensor(batch.advantages[at], dtype=torch.float32, device=logprobs.device),
-            mask=_padded([batch.masks[i] for i in at], logprobs) > 0,
+            mask=mask,
             config=self._config,
             totals=totals,
         )
         self._policy.backward(result.loss)
+        gradient = token_gradient(logprobs, torch.as_tensor(temperatures.copy()))
+        ids = [batch.ids[i] for i in at]
+        self._shares.add(ids, gradient=gradient, loss=result.row_losses, tokens=mask.sum(-1))
         self._loss += float(result.loss.detach())
         self._sums += result.sums
         for i, ratio in zip(at.tolist(), result.ratio.tolist(), strict=True):

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from hivemind.dht import DHTNode
@@ -16,6 +17,7 @@ from genrl_graph.runners.swarm.transport.dht import HeartbeatValidator, greet, o
 from genrl_graph.runners.swarm.transport.identity import Identity
 from genrl_graph.runners.swarm.transport.network import NetworkOptions, dialable
 
+DIAL_AGAIN_S = 0.5
 MAX_PLACES = 8
 Tell = Callable[[str], None]
 
@@ -95,7 +97,7 @@ class MeetingPoint:
 
     async def _join(self, tell: Tell) -> None:
         wanted = self.network.joined()
-        failures = await asyncio.gather(*(self._dial(peer, address) for _, peer, address in wanted))
+        failures = await self._dial_until_one_answers(wanted)
         for (text, peer, _), failure in zip(wanted, failures, strict=True):
             if failure is None:
                 self.joined.append(peer)
@@ -109,6 +111,20 @@ class MeetingPoint:
             )
         if self.joined and not await greet(self.dht, self.joined):
             raise SwarmError(f"--join {wanted[0][0]}: answers, but is no peer of a swarm (no hivemind DHT there)")
+
+    async def _dial_until_one_answers(self, wanted: Sequence[tuple[str, PeerID, Multiaddr]]) -> list[str | None]:
+        """Dial the peers to join, which may be starting, too, until one answers or the time is up.
+
+        Returns the reason of failure of each, None for those that answer.
+        """
+        until = time.monotonic() + self.network.join_timeout_s
+        failures = reasons = await asyncio.gather(*(self._dial(peer, address) for _, peer, address in wanted))
+        strangers = any(peer != self.p2p.peer_id for _, peer, _ in wanted)
+        while strangers and None not in failures and time.monotonic() < until - DIAL_AGAIN_S:
+            await asyncio.sleep(DIAL_AGAIN_S)
+            failures = await asyncio.gather(*(self._dial(peer, address) for _, peer, address in wanted))
+        # the first reasons: later ones may only say that libp2p waits before it dials again
+        return [failure and reason for failure, reason in zip(failures, reasons, strict=True)]
 
     async def _dial(self, peer: PeerID, address: Multiaddr) -> str | None:
         if peer == self.p2p.peer_id:

@@ -17,6 +17,7 @@ from genrl_graph import (
     Carry,
     Coordinate,
     Credited,
+    Eval,
     Exchange,
     Fork,
     Frame,
@@ -331,6 +332,12 @@ def breaks_coordinate() -> None:
             return policy
 
 
+def breaks_eval() -> None:
+    class Bad(Eval, name="bad"):
+        def run(self, rows: Rollouts) -> Rollouts:
+            return rows
+
+
 def breaks_exchange_methods() -> None:
     class Bad(Exchange, name="bad"):
         def offer(self, rows: R) -> R:
@@ -438,6 +445,7 @@ def breaks_declared_twice() -> None:
         (breaks_update_field, "update.bad: output 'new_policy' replaces no input; .* of this name"),
         (breaks_fork, "policy.bad: a fork returns a policy, but this policy returns Rollouts"),
         (breaks_coordinate, "coordinate.bad: only an update or a fork returns a carried value"),
+        (breaks_eval, "eval.bad: a node without a part in rounds returns None, .* this eval returns Rollouts"),
         (breaks_exchange_methods, "exchange.bad: an exchange has two methods, `offer` and `admit`"),
         (breaks_exchange_output, r"exchange.bad: a node of kind exchange must return Peer\[...\]"),
         (breaks_exchange_resources, "exchange.bad.offer: takes the resource 'peer'; only `admit` has resources"),

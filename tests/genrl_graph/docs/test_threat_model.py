@@ -4,9 +4,11 @@ from code_blocks import PAGES
 
 from genrl_graph import messages
 from genrl_graph.graph_file import document
+from genrl_graph.nodes.endpoint import client
+from genrl_graph.nodes.endpoint.policy import MOST_BYTES
+from genrl_graph.nodes.policy.endpoint import EndpointCarry
 from genrl_graph.nodes.policy.loading import checked_folder, checked_model
 from genrl_graph.nodes.reward.judge import Judge
-from genrl_graph.nodes.reward.llm_judge import judge_client
 from genrl_graph.nodes.reward.regex import RegexReward
 from genrl_graph.nodes.templates import rendering
 from genrl_graph.nodes.worker import worker_output
@@ -33,8 +35,10 @@ def test_its_numbers_are_those_of_the_code() -> None:
         f"{worker_output.BURST_BYTES >> 20} MiB at once and {worker_output.BYTES_PER_S >> 10} KiB a second",
         f"a try | `timeout_s`, {default(Judge, 'timeout_s'):g} s",
         f"1 and `retries`, {default(Judge, 'retries')}",
-        f"{judge_client.MAX_WAIT_S:g} s, whatever `Retry-After` says",
-        f"a reply | {judge_client.MAX_BODY_BYTES >> 20} MiB",
+        f"{client.MAX_WAIT_S:g} s, whatever `Retry-After` says",
+        f"a reply | {client.MAX_BODY_BYTES >> 20} MiB",
+        f"a chat that is sent by a policy | {MOST_BYTES >> 20} MiB",
+        f"`call_timeout_s`, {default(EndpointCarry, 'call_timeout_s'):g} s",
         f"within {signals.GRACE_S:g} s is lost",
         f"killed after {signals.KILL_S:g} s",
     ):

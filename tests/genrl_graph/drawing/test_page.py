@@ -1,12 +1,10 @@
-"""The HTML page in a real browser: headless Chromium, driven by WebDriver, with nothing to download."""
+"""The HTML page in a real browser."""
 
-import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from browser import requested
 from dense import dense_yaml
 from hostile_game import HOSTILE, hostile_game
 
@@ -22,25 +20,6 @@ if TYPE_CHECKING:
     from selenium.webdriver.remote.webelement import WebElement
 
 QUICKSTART = Path(__file__).parents[3] / "graphs" / "quickstart.yaml"
-
-
-@pytest.fixture(scope="module")
-def browser() -> "Iterator[ChromiumDriver]":
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("page tests need a browser: apt-get install chromium chromium-driver (Debian), or both on PATH")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SE_OFFLINE", "true")
-        opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield opened
-    opened.quit()
 
 
 def show(browser: "ChromiumDriver", folder: Path, schedule: Schedule, run: RunNumbers | None = None) -> None:
@@ -62,11 +41,6 @@ def panel(browser: "ChromiumDriver") -> str:
 def view(browser: "ChromiumDriver") -> list[float]:
     shown: str = browser.execute_script("return document.getElementById('picture').getAttribute('viewBox')")
     return [float(number) for number in shown.split()]
-
-
-def requested(browser: "ChromiumDriver") -> list[str]:
-    messages = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
-    return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
 
 
 def test_the_page_asks_for_nothing_and_complains_of_nothing(browser: "ChromiumDriver", tmp_path: Path) -> None:

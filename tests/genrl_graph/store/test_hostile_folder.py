@@ -396,6 +396,38 @@ def test_verify_finds_what_some_commands_would_trip_over(
         assert outside(place) == before, command
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "checkpoints",
+        "checkpoints/000001",
+        "graph.yaml",
+        "journal",
+        "journal/00000001.wal",
+        "metrics.jsonl",
+        "rollouts.zarr",
+        "rollouts.zarr/tasks",
+        "rollouts.zarr/tasks/id",
+        "rollouts.zarr/tasks/zarr.json",
+        "writer.lock",
+    ],
+)
+def test_a_file_in_place_of_a_folder_and_the_other_way_round_are_one_line(
+    place: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = place / "run" / name
+    if path.is_dir():
+        shutil.rmtree(path)
+        path.write_bytes(b"")
+    else:
+        path.unlink(missing_ok=True)
+        path.mkdir()
+    code, said = said_by("store verify run", capsys)
+    assert code == StoreError.exit_code and name in said
+    for command in COMMANDS:
+        said_by(command, capsys)  # raises nothing but what it reports
+
+
 def test_the_sound_run_passes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said_by("store verify run", capsys) == (0, ANY)
     assert said_by("store compact run", capsys)[0] == 0

@@ -18,12 +18,13 @@ from genrl_graph.contract.policy import Completion, Randomness, Sampling
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.task import Task, TaskBook
 from genrl_graph.errors import GraphError, ParamError
+from genrl_graph.nodes.endpoint.client import Reply
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 from genrl_graph.nodes.reward.judge import Judge
 from genrl_graph.nodes.reward.llm_judge import judge_replies
 from genrl_graph.nodes.reward.llm_judge.judge_prompt import ask
-from genrl_graph.nodes.reward.llm_judge.judge_replies import PATTERN, MemoryReplies, Reply, read_scores
+from genrl_graph.nodes.reward.llm_judge.judge_replies import PATTERN, MemoryReplies, read_scores
 from genrl_graph.nodes.source.list import ListSource
 from genrl_graph.nodes.worker.worker import Failure
 from genrl_graph.store.run_store import RunStore

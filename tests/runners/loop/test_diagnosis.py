@@ -135,3 +135,36 @@ def test_a_run_that_learns_or_waits_for_its_round_says_nothing(
         shown = capsys.readouterr().err
         assert not told(shown, "nothing was learned"), name
         assert not [line for line in shown.splitlines() if "did not change" in line or "varies, because" in line], name
+
+
+def shared_game(limit: float) -> Graph:
+    """Two roles of one policy; the second samples four times as many rows."""
+    graph = Graph("shared", run=RunConfig(rounds=3, trackers=()))
+    policy = graph.carry("policy", TinyLM())
+    tasks = graph.add("tasks", ListSource(tasks=[{"question": "ab"}, {"question": "cd"}]))
+    rows = []
+    for name, samples in (("few", 2), ("many", 8)):
+        node = Answer(template="{{ task.question }}", num_generations=samples, max_new_tokens=2)
+        answer = graph.add(name, node, tasks=tasks, policy=policy)
+        rows.append(
+            graph.add(f"{name}_credit", GroupAdvantage(), scored=graph.add(f"{name}_score", Pays(), rollouts=answer))
+        )
+    grpo = Grpo(learning_rate=1e-3, max_gradient_share=limit)
+    graph.next_round(policy=graph.add("update", grpo, policy=policy, credited=rows))
+    return graph
+
+
+def test_a_role_that_takes_a_policy_over_is_told_once_in_ten_rounds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = play(shared_game(0.6), out=tmp_path / "run")
+    share = json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[0])["update/many/gradient_share"]
+    assert told(capsys.readouterr().err, "round 1: nodes.update") == [
+        f"round 1: nodes.update: {share:.0%} of the gradient is that of many, which takes the policy over from 1 other "
+        "role (max_gradient_share 0.6); give it a policy of its own, or fewer rows"
+    ]
+
+
+def test_a_role_within_its_limit_is_not_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    play(shared_game(1.0), out=tmp_path / "run")
+    assert "takes the policy over" not in capsys.readouterr().err

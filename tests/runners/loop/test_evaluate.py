@@ -1,6 +1,7 @@
 """Evaluations: held-out tasks without updates, measured as pass@k, which leave the training unchanged."""
 
 import json
+import re
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -15,6 +16,7 @@ from toys import Centred, Draw, Matches, Numbers, Step, ToyPolicyCarry
 
 from genrl_graph import (
     Coordinate,
+    Eval,
     Graph,
     Log,
     R,
@@ -26,15 +28,20 @@ from genrl_graph import (
     Task,
     TaskBook,
     Tasks,
+    open_run,
     play,
+    replay,
     score,
 )
+from genrl_graph.cli import run_command
 from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.dag.schedule import compile_graph
 from genrl_graph.errors import GraphError
 from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import read_document
 from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.nodes.reward.weighted_sum import TermWeight, WeightedSum
+from genrl_graph.runners.dry import dry_play
 from genrl_graph.runners.loop.evaluate import Tally, pass_at_k
 from genrl_graph.runners.play import Run
 from genrl_graph.store.run_store import RunStore
@@ -70,6 +77,13 @@ class Teller(Coordinate, name="held_teller"):
 
 
 TOLD: list[int] = []
+
+
+class Spread(Eval, name="held_spread"):
+    """Measures how many answers differ."""
+
+    def run(self, rows: Rollouts, *, log: Log) -> None:
+        log.metric("distinct", len(set(rows.values("completion"))))
 
 
 class Say(Draw, name="held_say"):
@@ -279,3 +293,57 @@ class MakeScored:
 def make_scored() -> MakeScored:
     """Scored rollouts with chosen rewards."""
     return MakeScored()
+
+
+def measured_game(**options: Any) -> Graph:
+    """The game with an eval between its nodes."""
+    graph = held_game(**options)
+    graph.add("spread", Spread(), rows=graph.output("answer"))
+    return graph
+
+
+def test_an_eval_measures_evaluations_and_changes_no_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"mode": "train_and_evaluate", "eval_samples": 4, "peers": 2, "rounds": 2}
+    assert compile_graph(measured_game(**options)).protocol == compile_graph(held_game(**options)).protocol
+    plain = play(held_game(**options), out=tmp_path / "plain", quiet=True)
+    run = play(measured_game(**options), out=tmp_path / "run")
+    assert "spread/distinct" in capsys.readouterr().err
+    found = lines(run)
+    assert [sorted(name for name in line if "spread" in name) for line in found if "eval/time" in line] == [
+        ["eval/spread/distinct", "eval/stage0/spread/distinct"]
+    ] * 4
+    assert not any("spread" in name for line in found if "eval/time" not in line for name in line)
+    with RunStore.open(plain.folder) as without, RunStore.open(run.folder) as store:
+        assert {group: without.table(group).to_pydict() for group in without.groups()} == {
+            group: store.table(group).to_pydict() for group in store.groups()
+        }
+    assert plain.after == run.after
+
+
+def test_a_run_with_an_eval_is_whole_resumes_and_is_replayed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = measured_game(mode="train_and_evaluate", eval_samples=4, peers=2, rounds=1, trackers=())
+    run = play(graph, out=tmp_path / "run", quiet=True)
+    assert run_command(["store", "verify", str(run.folder)]) == 0
+    assert open_run(run.folder).rounds == [0]
+    resumed = play(measured_game(**RESUMED), out=tmp_path / "run", quiet=True, resume=True)
+    assert resumed.after == play(measured_game(**RESUMED), out=tmp_path / "whole", quiet=True).after
+    again = replay(run.folder, graph, out=tmp_path / "replay")
+    assert list(again.rounds) == [0, 1] and "spread" not in again.verdicts
+
+
+RESUMED: dict[str, Any] = {"mode": "train_and_evaluate", "eval_samples": 4, "peers": 2, "rounds": 2, "trackers": ()}
+
+
+def test_an_eval_is_drawn_and_planned_with_its_place(tmp_path: Path) -> None:
+    graph = measured_game(mode="train_and_evaluate")
+    assert re.search(r"spread +eval.held_spread +reads answer; in evaluations only", graph.plan())
+    assert re.search(r"tell +coordinate.held_teller .*; in rounds only", graph.plan())
+    graph.draw(tmp_path / "game.mmd")
+    assert '[/"<b>spread</b>' in (tmp_path / "game.mmd").read_text()
+
+
+def test_an_eval_is_played_dry(capsys: pytest.CaptureFixture[str]) -> None:
+    dry_play(measured_game(mode="train_and_evaluate", peers=2))
+    assert "spread (evaluation)" in capsys.readouterr().err

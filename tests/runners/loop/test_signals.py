@@ -68,7 +68,7 @@ def nodes(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_after_the_running_step(start: Start, signum: signal.Signals, code: int) -> None:
-    process, folder = start(1.0)
+    process, folder = start(0.7)
     process.send_signal(signum)
     out, err = process.communicate(timeout=30)
     assert process.returncode == code
@@ -168,6 +168,33 @@ def test_a_signal_while_a_policy_loads_ends_the_run_before_a_folder_is_made(tmp_
     assert process.returncode == 130, err
     assert not (tmp_path / "run").exists()
     assert "ended by SIGINT; nothing was written yet; the same command starts it again" in err
+
+
+SWALLOWING = """\
+import time
+from pathlib import Path
+
+Path("importing").touch()
+for _ in range(3):
+    try:
+        time.sleep(20)
+    except BaseException:
+        pass
+"""
+
+
+def test_a_signal_that_an_import_swallows_ends_the_start(tmp_path: Path, toys_file: Path) -> None:
+    (tmp_path / "swallowing.py").write_text(SWALLOWING)
+    (tmp_path / "game.yaml").write_text(GAME.replace("SECONDS", "0"))
+    command = [sys.executable, "-m", "genrl_graph", "run", "game.yaml", "-q"]
+    command += ["--import", str(toys_file), "--import", "swallowing.py"]
+    process = subprocess.Popen(command, cwd=tmp_path)
+    for _ in range(600):
+        if (tmp_path / "importing").exists():
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(15) == -signal.SIGINT
 
 
 STUCK = """\

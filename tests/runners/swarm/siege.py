@@ -227,7 +227,8 @@ def main() -> None:
             with Players(folder, [f"run.rounds={args.rounds}"], graph=graph) as swarm:
                 games.append(Siege(swarm, args.rounds))
                 games[-1].play(guests=guests, attacks=attacks, limit_s=args.limit)
-        held = report(*games, time.monotonic() - started)
+        calm, crowd, siege = games
+        held = report(calm, crowd, siege, time.monotonic() - started)
     raise SystemExit(0 if held else 1)
 
 

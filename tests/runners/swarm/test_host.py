@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from fixture_types import IdentityOf, StartHost
 from hivemind.dht.routing import DHTID
 from hivemind.p2p import PeerID
+from ranks import free_port
 
 from genrl_graph.errors import ParamError, SwarmError
 from genrl_graph.runners.swarm.host import Host, PeerIdentity
@@ -201,6 +203,17 @@ def test_a_peer_that_does_not_answer_is_named_in_bounded_time(
     assert time.monotonic() - started < 15 and "\n" not in str(caught.value)
 
 
+def test_a_peer_may_start_before_the_one_that_it_joins(start_host: StartHost, key: IdentityOf) -> None:
+    address = f"/ip4/127.0.0.1/tcp/{free_port()}"
+    early = NetworkOptions(join=[f"{address}/p2p/{key('founder').peer_id}"], join_timeout_s=60.0)
+    with ThreadPoolExecutor(1) as pool:
+        joining = pool.submit(start_host, "early", network=early, swarm="other")
+        time.sleep(1.0)
+        assert not joining.done()
+        start_host("founder", network=NetworkOptions(listen=[address]), swarm="other")
+        assert "founder" in names(joining.result())
+
+
 def test_one_answering_peer_of_several_is_enough(first: Host, start_host: StartHost, key: IdentityOf) -> None:
     told: list[str] = []
     dead = f"/ip4/127.0.0.1/tcp/1/p2p/{key('nobody').peer_id}"
@@ -273,7 +286,9 @@ def test_a_host_that_cannot_start_leaves_nothing(key: IdentityOf) -> None:
 
     with pytest.raises(SwarmError):
         Host.start(
-            key("failing"), PeerIdentity(swarm="game", protocol="p1", name="failing"), network=NetworkOptions(join=join)
+            key("failing"),
+            PeerIdentity(swarm="game", protocol="p1", name="failing"),
+            network=NetworkOptions(join=join, join_timeout_s=0.5),
         )
 
     after = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "pid="], capture_output=True, text=True).stdout

@@ -189,8 +189,9 @@ def test_the_table_lists_all_that_a_run_measures(tmp_path: Path) -> None:
         assert [name for name in line.keys() - own if not listed(name)] == []
 
 
-KINDS = {"advantage": "advantage", "exchange": "exchange", "generate": "generator", "reward": "reward"}
-KINDS |= {"select": "select", "source": "source", "update": "update"}
+KINDS = {"advantage": "<advantage>", "exchange": "<exchange>", "generate": "<generator>", "reward": "<reward>"}
+KINDS |= {"select": "<select>", "source": "<source>", "update": "<update>", "eval": "eval/<eval>"}
+KINDS |= {"coordinate": "<coordinate>"}
 
 
 def logged(folder: Path) -> Iterator[str]:
@@ -208,4 +209,4 @@ def logged(folder: Path) -> Iterator[str]:
 @pytest.mark.parametrize("folder", KINDS)
 def test_the_table_lists_all_that_the_nodes_of_the_library_log(folder: str) -> None:
     nodes = Path(genrl_graph.__file__).parent / "nodes" / folder
-    assert [name for name in logged(nodes) if f"<{KINDS[folder]}>/{name}" not in METRICS] == []
+    assert [name for name in logged(nodes) if f"{KINDS[folder]}/{name}" not in METRICS] == []

@@ -34,7 +34,7 @@ def test_the_clipped_surrogate(rows: list[tuple[float, ...]], epsilon: float) ->
         ratio = math.exp(new - old)
         total += min(ratio * advantage, min(max(ratio, 1 - epsilon), 1 + epsilon) * advantage)
     news, olds, advantages, _, _ = tensors(rows)
-    assert float(clipped_surrogate(news, olds, advantages, epsilon=epsilon)) == pytest.approx(-total / len(rows))
+    assert float(clipped_surrogate(news, olds, advantages, epsilon=epsilon).mean()) == pytest.approx(-total / len(rows))
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_the_clipped_surrogate(rows: list[tuple[float, ...]], epsilon: float) ->
 )
 def test_the_gradient_stops_where_the_ratio_has_gone_far_enough(ratio: float, advantage: float, moves: bool) -> None:
     new = torch.tensor([math.log(ratio)], requires_grad=True)
-    clipped_surrogate(new, torch.zeros(1), torch.tensor([advantage]), epsilon=0.2).backward()
+    clipped_surrogate(new, torch.zeros(1), torch.tensor([advantage]), epsilon=0.2).mean().backward()
     assert new.grad is not None
     assert float(new.grad) == pytest.approx(-ratio * advantage if moves else 0.0)
 
@@ -75,7 +75,7 @@ def test_reinforce_follows_the_score_function() -> None:
     logits = torch.tensor([[0.3, -0.2], [0.1, 0.4]], dtype=torch.float64, requires_grad=True)
     actions, advantages = torch.tensor([0, 1]), torch.tensor([2.0, -1.0], dtype=torch.float64)
     chosen = torch.log_softmax(logits, -1)[torch.arange(2), actions]
-    reinforce_loss(chosen, advantages).backward()
+    reinforce_loss(chosen, advantages).mean().backward()
     chances = torch.softmax(logits.detach(), -1)
     score = torch.eye(2, dtype=torch.float64)[actions] - chances  # the gradient of a log-prob by its logits
     assert logits.grad is not None

@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator
 
 from genrl_graph.errors import ParamError
-from genrl_graph.nodes.reward.llm_judge.judge_replies import Reply
 from genrl_graph.nodes.reward.scoring.callables import call_here
 from genrl_graph.nodes.worker.worker import Failure, OutOfTime
 
@@ -56,6 +55,14 @@ def read_key(variable: str | None) -> str | None:
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply of a model; `truncated` if it reached its token limit."""
+
+    text: str
+    truncated: bool = False
+
+
 async def _by(until: float, reply: Awaitable[Reply | Failure]) -> Reply | Failure:
     """Await a reply, at most until a monotonic time."""
     try:
@@ -89,6 +96,7 @@ class Endpoint:
     max_retries: int
     retry_wait_s: float
     concurrency: int
+    who: str = "the endpoint"
     requests: int = 0
     retries: int = 0
 
@@ -139,7 +147,7 @@ class Endpoint:
                 return reply
             if not reply.retryable or attempt == self.max_retries:
                 tries = f" ({attempt + 1} tries)" if attempt else ""
-                return Failure(f"the judge at {self.url} did not answer: {self._without_key(reply.reason)}{tries}")
+                return Failure(f"{self.who} at {self.url} did not answer: {self._without_key(reply.reason)}{tries}")
             wait_s = self.retry_wait_s * 2**attempt if reply.wait_s is None else reply.wait_s
             await asyncio.sleep(min(wait_s, MAX_WAIT_S))
             attempt += 1

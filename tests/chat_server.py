@@ -49,7 +49,7 @@ class Seen:
         return str(self.body["messages"][-1]["content"])
 
 
-class JudgeServer:
+class ChatServer:
     """A server that answers `script(request, number of earlier requests with the same messages)`."""
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class JudgeServer:
         self._http.server_close()
 
 
-def _handler(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
+def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 

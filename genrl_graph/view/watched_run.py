@@ -1,0 +1,259 @@
+"""One run as the page shows it: opened once, then read by what it gains."""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from genrl_graph.comparison.history import is_outcome
+from genrl_graph.errors import GenrlGraphError, StoreError
+from genrl_graph.records.stored_run import StoredRun, open_run, writer_of
+from genrl_graph.store.journal_tail import CommittedStep, JournalTail
+from genrl_graph.store.metrics_file import METRICS
+from genrl_graph.store.notes_file import FAILED, NOTES, Note, Waiting, read_notes, waiting_of
+from genrl_graph.store.peer_folders import run_folders
+from genrl_graph.store.run_folder import GRAPH, JOURNAL, LOCK, inner_folders
+from genrl_graph.store.run_path import RunPath
+from genrl_graph.store.run_store import RunStore
+from genrl_graph.store.strict_json import parse_object
+from genrl_graph.view.progress import Order, Progress
+from genrl_graph.view.run_metrics import RunMetrics
+
+MOST_NOTES = 200
+"""The newest notes of a run that the page shows."""
+FOLDERS_EVERY_S = 5.0
+"""Seconds between looks for peers that joined, each in a folder of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunName:
+    """The names of a run on the page: its folder, the setting that it belongs to, and its seed."""
+
+    folder: Path
+    setting: str
+    seed: int
+
+
+class WatchedRun:
+    """A run that is read as it grows; each call of `refresh` reads what is new, and no call reads all of it.
+
+    Calls from several threads wait for each other. Raises `StoreError` where the folder holds no run.
+    """
+
+    def __init__(self, name: RunName) -> None:
+        self.names = name
+        self.lock = threading.RLock()
+        self.stored: StoredRun = open_run(name.folder)
+        self.metrics = RunMetrics(self.stored.folders)
+        self.order = Order.of(self.stored.graph, self.stored.problems)
+        self.progress = Progress()
+        self.problem = ""  # why the run could not be read further
+        self.version = 0
+        self.loading = True
+        self._tails: dict[Path, JournalTail] = {}
+        self._notes: dict[Path, tuple[tuple[int, int], list[Note]]] = {}
+        self._free: dict[Path, tuple[int, int]] = {}  # the lock files that no process held, as they were then
+        self._status = ("", "")
+        self._looked = time.monotonic()
+        self._graph = _stamp(self.stored.folders[0], GRAPH)
+
+    @cached_property
+    def title(self) -> str:
+        """The name of the folder, and that of its sweep if it is in one."""
+        return self.stored.name
+
+    @property
+    def latest_round(self) -> int:
+        """The last round of which a step is known."""
+        return max((peer.round for peer in self.progress.peers.values()), default=0)
+
+    def refresh(self) -> bool:
+        """Read what the run has gained, a bounded part of it; returns whether anything changed."""
+        with self.lock:
+            try:
+                changed = self._read()
+                self.problem = ""
+            except GenrlGraphError as error:  # a damaged run stays on the page, with the reason
+                changed, problem = str(error) != self.problem, str(error)
+                self.problem, self.loading = problem, False
+            self.version += changed
+            return changed
+
+    def read_all(self) -> None:
+        """Read all that the run has; raises `StoreError` where it cannot be read."""
+        self.refresh()
+        while self.loading:
+            self.refresh()
+        if self.problem:
+            raise StoreError(self.problem)
+
+    def state(self) -> dict[str, Any]:
+        """Return the state of the run now, as plain values."""
+        with self.lock:
+            state, writers = self._state()
+            notes, config = self.notes(), self.stored.graph.run
+            failed = self._failed_node(notes) if state == "failed" else ""
+            waiting = _latest_waiting(notes, self.progress.latest) if state == "running" else None
+            nodes = self.progress.nodes(self.order, running=state == "running", failed=failed, waiting=waiting)
+            for name, shown in nodes.items():
+                shown["numbers"] = self.metrics.of_node(name)
+            return {
+                "version": self.version,
+                "state": state,
+                "writers": writers,
+                "problem": self.problem,
+                "loading": self.loading,
+                "rounds": 0 if config.mode == "evaluate" else config.rounds,
+                "played": max(self.metrics.rounds.values(), default=-1) + 1,
+                "changed": self._changed(),
+                "nodes": nodes,
+                "peers": self._peers(state == "running"),
+                "accounts": self.metrics.accounts(),
+                "shares": self.metrics.shares(),
+                "outcomes": self._outcomes(),
+                "notes": [{"time": note.time, "text": note.text} for note in notes],
+            }
+
+    def notes(self) -> list[Note]:
+        """Return the newest notes of all folders, oldest first."""
+        notes = [note for _, known in self._notes.values() for note in known]
+        if self.metrics.dropped:
+            notes.append(Note(0.0, "the run has more metrics than this page keeps; the others are left out"))
+        return sorted(notes, key=lambda note: note.time)[-MOST_NOTES:]
+
+    def _read(self) -> bool:
+        changed = self._look_again()
+        lines = self.metrics.read()
+        self.loading = lines > 0
+        for folder in self.stored.folders:
+            changed |= self._follow(folder)
+            changed |= self._read_notes(folder)
+        self.progress.reported(self.metrics.rounds, self.order)
+        status = self._status_now()
+        changed, self._status = changed or status != self._status, status
+        return changed or lines > 0
+
+    def _follow(self, folder: Path) -> bool:
+        """Read the steps that a folder gained; the first time, the last ones that it has, wherever they are."""
+        journal = RunPath(folder) / JOURNAL
+        if (tail := self._tails.get(folder)) is None:
+            tail = self._tails[folder] = JournalTail(journal)
+            tail.steps()
+            return self.progress.take(_last_steps(folder, 2 * len(self.order.nodes) * 8), _written(folder))
+        return self.progress.take(tail.steps())
+
+    def _read_notes(self, folder: Path) -> bool:
+        stamp = _stamp(folder, NOTES)
+        if stamp == self._notes.get(folder, ((0, 0), []))[0]:
+            return False
+        self._notes[folder] = (stamp, read_notes(folder)[-MOST_NOTES:])
+        return True
+
+    def _look_again(self) -> bool:
+        """Open the run again where it was resumed with other options, or where the folder of a peer has appeared."""
+        if (stamp := _stamp(self.stored.folders[0], GRAPH)) == self._graph and not self._has_more_peers():
+            return False
+        self._graph = stamp
+        self.stored = open_run(self.names.folder)
+        self.metrics.folders = self.stored.folders
+        return True
+
+    def _has_more_peers(self) -> bool:
+        now, known = time.monotonic(), self.stored.folders
+        if known == [self.names.folder] or now - self._looked < FOLDERS_EVERY_S:
+            return False
+        self._looked = now
+        return len(inner_folders(self.names.folder)) != len(known) and run_folders(self.names.folder) != known
+
+    def _status_now(self) -> tuple[str, str]:
+        state, writers = self._state()
+        return state, ",".join(map(str, writers))
+
+    def _state(self) -> tuple[str, list[int]]:
+        """Return running, finished, failed or stopped, and the ids of the processes that write."""
+        writers = [pid for folder in self.stored.folders if (pid := self._writer(folder)) is not None]
+        if writers:
+            return "running", writers
+        config = self.stored.graph.run
+        played = max(self.metrics.rounds.values(), default=-1) + 1
+        if played >= (0 if config.mode == "evaluate" else config.rounds):
+            return "finished", []
+        notes = self.notes()
+        return ("failed" if notes and notes[-1].text.startswith(FAILED) else "stopped"), []
+
+    def _writer(self, folder: Path) -> int | None:
+        """Return the process that writes a folder.
+
+        To ask takes the lock for a moment where no process has it, so a free lock is asked again once its file changes.
+        """
+        stamp = _stamp(folder, LOCK)
+        if self._free.get(folder) == stamp:
+            return None
+        if (pid := writer_of(folder)) is None:
+            self._free[folder] = stamp
+        return pid
+
+    def _failed_node(self, notes: Sequence[Note]) -> str:
+        words = notes[-1].text.removeprefix(FAILED).split(maxsplit=1)[0] if notes else ""
+        name = words.strip(":(").removeprefix("nodes.")
+        return name if name in self.order.nodes else ""
+
+    def _outcomes(self) -> list[str]:
+        """List the metrics that the page shows first: results of stages and evaluations."""
+        nodes = self.stored.graph.nodes.items()
+        rewards = {name for name, part in nodes if part.type_name.startswith("reward.")}
+        return sorted(name for name, c in self.metrics.curves.items() if c.count and is_outcome(name, rewards))
+
+    def _peers(self, running: bool) -> list[dict[str, Any]]:
+        peers = []
+        for name, progress in sorted(self.progress.peers.items()):
+            current = progress.current(self.order) if running else []
+            doing = progress.evaluating or ", ".join(current)
+            peers.append(
+                {"name": name, "round": progress.round, "doing": doing, "since": progress.since}
+                | {"done": len(progress.done), "of": len(self.order.nodes), "missing": dict(progress.missing)}
+            )
+        return peers
+
+    def _changed(self) -> float:
+        return max((_written(folder) for folder in self.stored.folders), default=0.0)
+
+
+def _last_steps(folder: Path, count: int) -> list[CommittedStep]:
+    table = RunStore.open(folder).last_steps(max(count, 64))
+    columns: Mapping[str, list[Any]] = table.select(["round", "node", "holder", "facts"]).to_pydict()
+    rows = zip(*columns.values(), strict=True)
+    return [CommittedStep(round, node, holder, parse_object(facts, folder)) for round, node, holder, facts in rows]
+
+
+def _latest_waiting(notes: Sequence[Note], committed: float) -> Waiting | None:
+    """Return the last note if it is of waiting and no step was committed later, with the seconds that passed since."""
+    if not notes or notes[-1].time < committed or (waiting := waiting_of(notes[-1].text)) is None:
+        return None
+    return replace(waiting, spent_s=waiting.spent_s + max(0.0, time.time() - notes[-1].time))
+
+
+def _stamp(folder: Path, name: str) -> tuple[int, int]:
+    try:
+        status = (RunPath(folder) / name).status()
+    except (FileNotFoundError, StoreError):
+        return (0, 0)
+    return status.st_size, status.st_mtime_ns
+
+
+def _written(folder: Path) -> float:
+    """Return when a run folder was last written, in seconds since 1970."""
+    journal, root = RunPath(folder) / JOURNAL, RunPath(folder)
+    paths = [root / METRICS, root / GRAPH]
+    if journal.is_folder():
+        paths += [journal / name for name in journal.listing()[-2:]]
+    times = []
+    for path in paths:
+        try:
+            times.append(path.status().st_mtime)
+        except (FileNotFoundError, NotADirectoryError, OSError):
+            continue
+    return max(times, default=0.0)

@@ -1,0 +1,1 @@
+"""Coordinate nodes: what a round reports to a contract, if the run names one."""

@@ -1,0 +1,1 @@
+"""Evals: what a policy is worth, measured in evaluations only."""

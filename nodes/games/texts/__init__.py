@@ -1,0 +1,1 @@
+"""Small games in text that the library ships, for dialogues on a laptop."""

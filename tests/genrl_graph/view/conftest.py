@@ -1,0 +1,26 @@
+"""Make the helper modules of this folder and of the pictures' tests importable by name; share a server of some runs."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "drawing")]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of two stages and two peers, `toy`, and a run with hostile text, `hostile`."""
+    from viewed import make_runs
+
+    return make_runs(tmp_path_factory.mktemp("view") / "runs")
+
+
+@pytest.fixture(scope="module")
+def address(runs: Path) -> Iterator[str]:
+    """The address of a server of these runs."""
+    from viewed import serving
+
+    with serving(runs / "toy", runs / "hostile") as address:
+        yield address
