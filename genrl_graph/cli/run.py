@@ -149,9 +149,9 @@ def _play(
     from genrl_graph.runners.play import play
 
     graph = valid_graph(args).graph
+    coordinator = coordinator_of(args)
     if not (args.quiet or resume):
         _say_rounds(args.graph, graph)
-    coordinator = coordinator_of(args)
     options = {
         "coordinator": coordinator,
         "quiet": args.quiet,

@@ -59,7 +59,7 @@ class Entry:
 
     @property
     def is_open(self) -> bool:
-        """Whether something is left to do."""
+        """True where something is left to do."""
         return self.state in ("pending", "sent")
 
 

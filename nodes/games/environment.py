@@ -1,4 +1,4 @@
-"""Environments by id: named in a graph, opened from Gymnasium, PettingZoo or OpenSpiel, or registered by a script."""
+"""Environments by id: named in a graph, opened from the library that has them, or registered by a script."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from genrl_graph.nodes.games.open_spiel_game import OpenSpielGame
 
-Kind = Literal["gymnasium", "pettingzoo", "open_spiel", "text"]
+Kind = Literal["gymnasium", "pettingzoo", "open_spiel", "textarena", "text"]
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*(/[A-Za-z0-9][A-Za-z0-9_.\-]*)?")
 _AEC_MODULE = re.compile(r"[a-z][a-z0-9_]*_v[0-9]+")
@@ -34,12 +34,13 @@ _registered_text: dict[str, Callable[..., TextGame]] = {"guess_number": GuessNum
 
 
 class Environment(ExactNumbers):
-    """An environment by id, from Gymnasium, PettingZoo, OpenSpiel, `register_aec` or `register_text`.
+    """An environment by id, from Gymnasium, PettingZoo, OpenSpiel, TextArena, `register_aec` or `register_text`.
 
     `params` are its keyword arguments; those of OpenSpiel may also have `actions` (names or numbers) and `shows` (auto,
-    observation or information_state). An id is looked up and never imported, so a graph file runs no code. To use an
-    environment of your own, call `gymnasium.register`, `register_aec` or `register_text` in a script and pass it with
-    `--import`. Games of OpenSpiel, own ones of `register_text` and Gymnasium's with `Text` spaces speak text.
+    observation or information_state), those of TextArena `players`. An id is looked up and never imported, so a graph
+    file runs no code. To use an environment of your own, call `gymnasium.register`, `register_aec` or `register_text`
+    in a script and pass it with `--import`. Games of OpenSpiel and TextArena, own ones of `register_text` and
+    Gymnasium's with `Text` spaces speak text.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -116,6 +117,7 @@ class Environment(ExactNumbers):
             "gymnasium": _open_gymnasium,
             "pettingzoo": _open_aec,
             "open_spiel": _open_open_spiel,
+            "textarena": _open_textarena,
             "text": _open_registered_text,
         }
         return openers[self.kind](self)
@@ -189,6 +191,17 @@ def _open_spiel_game(environment: Environment) -> "OpenSpielGame":
     return OpenSpielGame(game, where=str(environment), **ours)
 
 
+def _open_textarena(environment: Environment) -> CheckedTextGame:
+    if find_spec("textarena") is None:
+        raise DataError(f"{environment}: textarena is not installed; pip install 'genrl-graph[textarena]'")
+    from genrl_graph.nodes.games.textarena_game import TextArenaGame
+
+    def make(params: Mapping[str, Any]) -> TextArenaGame:
+        return TextArenaGame(environment.id, where=str(environment), **params)
+
+    return CheckedTextGame(cast(TextGame, _construct(environment, make)))
+
+
 def _open_registered_text(environment: Environment) -> CheckedTextGame:
     make = _registered_text.get(environment.id)
     if make is None:
@@ -226,6 +239,8 @@ def _shipped_aec(environment: Environment) -> "Callable[..., AECEnv[Any, Any, An
 def _construct(environment: Environment, make: Callable[[Mapping[str, Any]], Any]) -> Any:
     try:
         return make(environment.params)
+    except DataError:
+        raise
     except Exception as error:  # environments are third-party code and raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise DataError(f"{environment}: cannot be made with params {environment.params}: {reason}") from error

@@ -41,7 +41,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the contract would say of a call now: `open` to it, `done` already, possible `later`, or `refused`."""
+    """The answer of the contract to a call as of now: `open` to it, `done` already, possible `later`, or `refused`."""
 
     outcome: Outcome
     reason: str = ""
@@ -106,7 +106,7 @@ class ContractClient:
 
     @cached_property
     def has_roots(self) -> bool:
-        """Whether the contract takes the roots of audited rounds; only ours does."""
+        """True where the contract takes the roots of audited rounds; only ours does."""
         return self._has(abi.ROOT, (), (FAR, b"\1" * 32, 0, ""))
 
     def eoa(self, peer_id: str) -> str | None:

@@ -13,7 +13,7 @@ BLOCKS_A_READ = 10_000
 
 @dataclass(slots=True)
 class Standing:
-    """What the contract has recorded of a peer: its total reward, votes that named it, and votes that it cast."""
+    """The record that the contract has of a peer: its total reward, votes that named it, and votes that it cast."""
 
     peer_id: str
     reward: int = 0

@@ -1,4 +1,4 @@
-"""What the `chain` command shows and does besides a run: the state of a contract, of outboxes, single transactions."""
+"""The `chain` command besides a run: the state of a contract, of outboxes, single transactions."""
 
 import time
 from collections.abc import Sequence

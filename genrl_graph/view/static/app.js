@@ -9,7 +9,7 @@ import { logView, nodesTable, peersView, planView, shares } from "./tables.js";
 const TABS = { now: "now", curves: "curves", rollouts: "rollouts", peers: "peers", plan: "plan and fact", log: "log" };
 const FIRST = /^(eval\/)?stage\d+\/(?!zero_variance)|\/gradient_share$/;
 const MOST_CHARTS = 24;
-const AT_MOST_EVERY_MS = 700;
+const AT_MOST_EVERY_MS = 1300; // news after a pause are shown at once
 
 const page = { run: 0, tab: "now", overview: null, game: null, state: null, versions: [], chosen: null, metrics: null };
 const byId = (id) => document.getElementById(id);
@@ -20,15 +20,18 @@ let charts = new Map();
 // --- what is read, and when
 
 let waiting = 0;
+let refreshed = 0;
 let busy = false;
 let again = false;
 
 function soon() {
   if (waiting || document.hidden) return;
+  const pause = Math.max(0, refreshed + AT_MOST_EVERY_MS - Date.now());
   waiting = setTimeout(() => {
     waiting = 0;
+    refreshed = Date.now();
     refresh();
-  }, AT_MOST_EVERY_MS);
+  }, pause);
 }
 
 async function refresh() {
@@ -52,7 +55,7 @@ async function refresh() {
 async function read() {
   const run = page.run;
   const first = page.game === null;
-  if (page.overview === null || page.tab === "curves" || page.tab === "now") page.overview = await get("overview");
+  if (page.overview === null || page.tab === "curves") page.overview = await get("overview");
   if (first) page.game = await get("game", { run });
   const state = await get("state", { run });
   if (run !== page.run) return refresh();
@@ -137,7 +140,8 @@ function fillNode(opened) {
         rollouts.only(name);
         open("rollouts");
       },
-      curves(name) {
+      async curves(name) {
+        page.overview = await get("overview");
         page.metrics = page.overview.metrics.filter((metric) => metric.startsWith(`${name}/`) || metric === `time/${name}`).slice(0, MOST_CHARTS);
         byId("curves").replaceChildren();
         open("curves");

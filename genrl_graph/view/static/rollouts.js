@@ -34,6 +34,7 @@ export function makeRollouts(page) {
   let before = null;
   let asked = 0;
   let stale = true;
+  let chosen = null;
 
   form.addEventListener("change", () => load(null));
   let typing = 0;
@@ -144,13 +145,15 @@ export function makeRollouts(page) {
     // Follow new rounds only while nobody reads further back or one rollout in full.
     refresh(game, state) {
       options(node, game.rollouts);
+      if (chosen !== null) node.value = chosen;
+      chosen = null;
       options(peer, ["", ...state.peers.map((one) => one.name)], { "": "all" });
       if (stale || (before !== null && list.children.length <= 20 && detail.hidden && document.activeElement?.closest(".cards") === null)) {
         load(null);
       }
     },
     only(name) {
-      node.value = name;
+      chosen = name; // the list of nodes may not be filled yet
       stale = true;
     },
     reset() {

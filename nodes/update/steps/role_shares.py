@@ -72,13 +72,15 @@ def roles_of(frames: Iterable[Frame], policy: str) -> dict[str, str]:
     Rows that another policy than the named one sampled have its name at the end.
     """
     roles: dict[str, str] = {}
+    named: dict[tuple[str, int | None, str], str] = {}
     for rows in frames:
-        nodes, seats = rows.values("node"), [""] * len(rows)
-        if "seat" in rows.table.column_names:
-            seats = [f".seat{seat}" for seat in rows.values("seat")]
-        others = ["" if name == policy else f".{name}" for name in rows.values("policy")]
-        parts = zip(rows.values("id"), nodes, seats, others, strict=True)
-        roles |= {id: f"{node}{seat}{other}" for id, node, seat, other in parts}
+        is_game = "seat" in rows.table.column_names
+        seats: list[int | None] = rows.numpy("seat").tolist() if is_game else [None] * len(rows)
+        keys = list(zip(rows.values("node"), seats, rows.values("policy"), strict=True))
+        for node, seat, other in dict.fromkeys(keys):
+            seated = node if seat is None else f"{node}.seat{seat}"
+            named[node, seat, other] = seated if other == policy else f"{seated}.{other}"
+        roles |= {id: named[key] for id, key in zip(rows.values("id"), keys, strict=True)}
     return roles
 
 

@@ -1,4 +1,4 @@
-"""Make the helper modules of this folder and of the pictures' tests importable by name; share a server of some runs."""
+"""Make the helper modules of this folder importable by name, and share a server of some runs."""
 
 import sys
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "drawing")]
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="module")

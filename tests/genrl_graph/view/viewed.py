@@ -72,20 +72,13 @@ def make_long_run(folder: Path, graph: Graph, *, rounds: int) -> None:
 @contextmanager
 def serving(*runs: Path) -> Iterator[str]:
     """Serve runs by the command line, and give the address of the page."""
-    with serving_process(*runs) as (address, _):
-        yield address
-
-
-@contextmanager
-def serving_process(*runs: Path) -> Iterator[tuple[str, int]]:
-    """Serve runs as `serving` does, and give the address and the id of the process."""
     command = [sys.executable, "-m", "genrl_graph", "view", *map(str, runs), "--import", str(TOYS)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None and server.stderr is not None
         try:
             address = server.stdout.readline().strip()
             assert address.startswith("http://127.0.0.1:"), server.stderr.read()
-            yield address, server.pid
+            yield address
         finally:
             server.terminate()
             assert server.wait(10) is not None

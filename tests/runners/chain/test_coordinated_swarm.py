@@ -38,12 +38,20 @@ def test_four_peers_with_four_wallets(tmp_path: Path) -> None:
     file = tmp_path / "chain.yaml"
     funds = [part for account in accounts.values() for part in ("--fund", account)]
     min_peers = f"nodes.answers.params.min_peers={len(NAMES)}"
-    arguments = (f"run.rounds={ROUNDS}", "--coordinator", str(file), min_peers, "run.threads=1")
+    arguments = (
+        f"run.rounds={ROUNDS}",
+        "--coordinator",
+        str(file),
+        min_peers,
+        "run.threads=1",
+        "nodes.answers.params.timeout_s=600",
+    )
     command_lines: set[str] = set()
     with Players(tmp_path, arguments=arguments, graph=ROOT / "graphs/coordinated.yaml") as players:
         serve = ["-m", "genrl_graph", "chain", "serve", "--port", "0", "-o", str(file), *funds]
         players.launch("serve", serve, {KEY: KEYS["ann"]})
         wait_until("the chain is served", file.exists, limit_s=240)
+        file.write_text(file.read_text() + "drain_s: 600\n")
         leader = players.start("ann", "nodes.round.params.advance=true", env={KEY: KEYS["ann"]})
         address = leader.address()
         chain_command("bootnodes", "--add", address, "--coordinator", str(file), secret=KEYS["ann"])

@@ -1,6 +1,8 @@
 """The served chain: what it answers over HTTP, and that a file keeps it through a restart."""
 
 import json
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -62,3 +64,9 @@ def test_a_file_keeps_the_chain(tmp_path: Path) -> None:
     again = ChainNode("0x" + "22" * 20, state=state)
     assert again.owner == wallet.address
     assert again.contract == client.address
+
+
+def test_the_libraries_leave_the_limit_of_recursion() -> None:
+    script = "import sys; limit = sys.getrecursionlimit(); import genrl_graph.runners.chain.node; "
+    script += "assert sys.getrecursionlimit() == limit"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=120)

@@ -24,7 +24,7 @@ nodes:
   play:
     type: generate.dialogue
     inputs: {tasks: tasks, policy: policy}
-    params: {num_generations: 2, max_turns: 4, max_new_tokens: 2}
+    params: {num_generations: 2, max_turns: 4, max_new_tokens: 2, illegal: pass_on}
   others: {type: exchange.gather, inputs: {rows: play}, params: {min_peers: 2, timeout_s: 120}}
   verified: {type: select.verified, inputs: {rows: others, policy: policy}}
   credit: {type: advantage.turns, inputs: {scored: verified}, params: {credit: return_to_go, scope: seat}}
@@ -65,11 +65,10 @@ def test_forged_episodes_of_a_peer_are_refused_and_its_true_ones_are_trained_on(
         play(game, out=tmp_path / "run", rounds=ROUNDS, quiet=True, threads=1, runner=honest)
         swarm.wait(liar, limit_s=LIMIT_S)
     store = RunStore.open(swarm.run("ann"))
-    admitted, kept = store.table("others").to_pylist(), set(store.table("verified")["id"].to_pylist())
-    of = {"mallory": {row["episode"]: row["task_id"] for row in admitted if row["peer"] == "mallory"}}
+    admitted = [row for row in store.table("others").to_pylist() if row["peer"] == "mallory"]
+    forged = {row["episode"] for row in admitted if int(row["task_id"].partition("/")[2]) % 2 == 0}
     refuted = store.table("verified/refuted").to_pylist()
-    forged = {episode for episode, task in of["mallory"].items() if int(task.partition("/")[2]) % 2 == 0}
     assert forged and {row["id"] for row in refuted} == forged and {row["peer"] for row in refuted} == {"mallory"}
     assert all("the reward is" in row["reason"] for row in refuted)
-    assert {row["id"] for row in admitted if row["episode"] not in forged} == kept
-    assert kept & {row["id"] for row in admitted if row["peer"] == "mallory"}
+    true = {row["id"] for row in admitted if row["episode"] not in forged}
+    assert true and true == set(store.table("verified")["id"].to_pylist()) & {row["id"] for row in admitted}
