@@ -125,9 +125,9 @@ def test_a_lineage_leads_from_any_step_to_the_seed_and_the_update(
     id = open_run(run).frame("play", 1, holder="peer0001").values("id")[1]
     whole = printed(capsys, "lineage", run, id)
     assert whole == printed(capsys, "lineage", run, id[:12])
-    task, first, text, *rest = whole.splitlines()
-    assert first.startswith(id[:10]) and text.startswith("'actions ")
-    assert text.endswith("seed (0, 1, play, peer0001), sample 0")
+    task, first, verdict, text, *rest = whole.splitlines()
+    assert first.startswith(id[:10]) and verdict.startswith("reward 1.000")
+    assert text.startswith("seed (0, 1, play, peer0001), sample 0  'actions ")
     assert task.endswith(f"task {open_run(run).frame('play', 1, holder='peer0001').values('task_id')[1]}")
     assert any(text.startswith("trained on by update  round 1  peer0001  ") for text in rest)
     assert any(text.startswith("trained on by update  round 1  peer0000  ") for text in rest), "it was shared"
