@@ -92,7 +92,7 @@ faults: $(INSTALLED)
 # Run eight real peers for a hundred rounds: some die, join or come late, one is hostile. Then four honest ones and eight
 # attackers of different kinds, against the same game with eight honest guests.
 swarm: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m soak tests/runners/swarm
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m soak tests/runners/swarm tests/runners/chain
 	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/swarm/soak.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/swarm/siege.py
 

@@ -40,6 +40,9 @@ def prepacked(model: nn.Module) -> nn.Module:
     if not can_prepack():
         return model
     shared: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    kept = (value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor))
+    # recurrent models keep the state of their last call, which only a call without gradients leaves as it can be copied
+    shared |= {id(value): value.detach() for value in kept if value.grad_fn is not None}
     for layer in model.modules():
         if type(layer) is nn.Linear:
             shared[id(layer)] = Prepacked(layer)

@@ -126,7 +126,7 @@ def require_counted_once(folder: Path, config: CoordinatorConfig, rounds: int) -
     assert not any(secret in data for data in files for secret in secrets)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_kills_around_every_moment_lose_nothing_and_double_nothing(server: Server, tmp_path: Path) -> None:
     import torch  # before the forks, which then have it
