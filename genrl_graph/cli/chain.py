@@ -84,7 +84,7 @@ def _needs_chain(command: Command) -> Command:
     @wraps(command)
     def run(args: argparse.Namespace) -> int:
         try:
-            import web3  # noqa: F401
+            import genrl_graph.runners.chain.endpoint  # noqa: F401
         except ModuleNotFoundError as error:
             raise ChainError(f"chain needs {error.name}; pip install 'genrl-graph[chain]'") from error
         return command(args)

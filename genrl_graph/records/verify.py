@@ -27,6 +27,7 @@ from genrl_graph.store.group_names import METADATA, STEPS, check_group, group_pa
 from genrl_graph.store.journal import Record, check_origin, digest_of, torn_tail
 from genrl_graph.store.manifest import damaged_files
 from genrl_graph.store.metrics_file import metric_lines
+from genrl_graph.store.notes_file import read_notes
 from genrl_graph.store.renamed import ColumnNames
 from genrl_graph.store.run_path import RunPath, refused_by_name
 from genrl_graph.store.strict_json import RESTORE, parse_object
@@ -92,6 +93,8 @@ def verify_run(folder: Path) -> Report:
         with report.noting():
             for _ in metric_lines(folder):
                 pass
+        with report.noting():
+            read_notes(folder)
         _ArraysVerifier(arrays, report, pyarrow).run()
     finally:
         lock.release()

@@ -63,7 +63,7 @@ def read_frames(path: Path, data: memoryview, *, last: bool) -> Iterator[RecordS
     """
     offset, commit = 0, list[RecordSpan]()
     while offset < len(data):
-        _refuse_newer(data, offset, path)
+        refuse_newer(data[offset : offset + HEAD_BYTES], path)
         frame = _record_at(data, offset)
         if frame is None or (frame.index, frame.count) != (len(commit), commit[0].count if commit else frame.count):
             if last and not _has_commit_after(data, offset):
@@ -86,27 +86,33 @@ def _record_at(data: memoryview, offset: int) -> RecordSpan | None:
 
 def _span_at(data: memoryview, offset: int) -> RecordSpan | None:
     """Return the span that an intact head at an offset claims, None where there is none or the data ends before it."""
+    span = claimed_span(data[offset : offset + HEAD_BYTES], offset)
+    return span if span is not None and span.end <= len(data) else None
+
+
+def claimed_span(head: Bytes, offset: int) -> RecordSpan | None:
+    """Return the span that a head at an offset claims, None where it is cut short or not intact."""
+    if len(head) < HEAD_BYTES:
+        return None
+    magic, _, index, count, header_bytes, body_bytes = HEAD.unpack_from(head)
+    if magic != MAGIC or CRC.unpack_from(head, HEAD.size)[0] != zlib.crc32(head[: HEAD.size]):
+        return None
     header = offset + HEAD_BYTES
-    if len(data) < header:
-        return None
-    magic, _, index, count, header_bytes, body_bytes = HEAD.unpack_from(data, offset)
-    if magic != MAGIC or CRC.unpack_from(data, offset + HEAD.size)[0] != zlib.crc32(data[offset : offset + HEAD.size]):
-        return None
     body = header + header_bytes
     hash_at = body + body_bytes
-    end = hash_at + HASH_BYTES
-    return RecordSpan(offset, header, body, hash_at, end, index, count) if end <= len(data) else None
+    return RecordSpan(offset, header, body, hash_at, hash_at + HASH_BYTES, index, count)
 
 
 def _is_intact(data: memoryview, frame: RecordSpan) -> bool:
     return content_hash([data[frame.header : frame.hash]]) == data[frame.hash : frame.end]
 
 
-def _refuse_newer(data: memoryview, offset: int, path: Path) -> None:
-    if len(data) - offset >= HEAD.size:
-        magic, version, *_ = HEAD.unpack_from(data, offset)
+def refuse_newer(head: Bytes, where: object) -> None:
+    """Raise `StoreError` where the head of a record says that a newer version wrote it."""
+    if len(head) >= HEAD.size:
+        magic, version, *_ = HEAD.unpack_from(head)
         if magic == MAGIC and version > VERSION:
-            raise StoreError(f"{path}: journal version {version} is newer than {VERSION}; upgrade genrl-graph")
+            raise StoreError(f"{where}: journal version {version} is newer than {VERSION}; upgrade genrl-graph")
 
 
 def _has_commit_after(data: memoryview, offset: int) -> bool:

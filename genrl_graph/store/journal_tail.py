@@ -1,7 +1,6 @@
 """Follow the journal of a run by the headers of its records: which steps were committed, without reading their rows."""
 
 import os
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from genrl_graph.errors import StoreError
 from genrl_graph.store.durable import failed
 from genrl_graph.store.journal import check_origin, segment_path, segments
-from genrl_graph.store.journal_format import CRC, HASH_BYTES, HEAD, HEAD_BYTES, MAGIC, VERSION
+from genrl_graph.store.journal_format import HEAD_BYTES, claimed_span, refuse_newer
 from genrl_graph.store.run_path import RunPath
 from genrl_graph.store.strict_json import parse_object
 
@@ -61,21 +60,16 @@ class JournalTail:
             while limit > 0:
                 file.seek(at)
                 head = file.read(HEAD_BYTES)
-                if len(head) < HEAD_BYTES:
-                    return
-                magic, version, index, count, header_bytes, body_bytes = HEAD.unpack_from(head)
-                end = at + HEAD_BYTES + header_bytes + body_bytes + HASH_BYTES
-                if magic != MAGIC or CRC.unpack_from(head, HEAD.size)[0] != zlib.crc32(head[: HEAD.size]):
-                    return  # torn: a resumed run removes it
-                if version > VERSION:
-                    raise StoreError(f"{path}: journal version {version} is newer than {VERSION}; upgrade genrl-graph")
-                if end > size:
-                    return
-                commit.append(_step(file.read(min(header_bytes, MAX_HEADER_BYTES + 1)), f"{path}: byte {at}"))
-                at = end
-                if index + 1 == count:
+                refuse_newer(head, path)
+                span = claimed_span(head, at)
+                if span is None or span.end > size:
+                    return  # not whole yet, or torn: a resumed run removes it
+                header_bytes = min(span.body - span.header, MAX_HEADER_BYTES + 1)
+                commit.append(_step(file.read(header_bytes), f"{path}: byte {at}"))
+                at = span.end
+                if span.index + 1 == span.count:
                     yield from commit
-                    self._offset, limit, commit = at, limit - count, []
+                    self._offset, limit, commit = at, limit - span.count, []
 
 
 def _step(header: bytes, where: str) -> CommittedStep:

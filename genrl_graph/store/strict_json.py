@@ -1,26 +1,25 @@
 """Parse JSON of a run folder, bounded in depth."""
 
 import json
+import re
 from typing import Any
 
 from genrl_graph.errors import StoreError
 
 MAX_DEPTH = 64
 RESTORE = "restore it from a copy"
+_NESTING = re.compile(r'"(?:[^"\\]|\\.?)*+"?|[\[\]{}]', re.DOTALL)  # strings, which may hold brackets, and brackets
 
 
 def parse_json(data: bytes | str, where: object) -> Any:
     """Return the value of a JSON text; raises `StoreError` where it is none, or one that we never write."""
     try:
         text = data if isinstance(data, str) else data.decode()
-        value = json.loads(text)
-    except RecursionError as error:
-        raise StoreError(f"{where}: is nested more than {MAX_DEPTH} deep; {RESTORE}") from error
+        if text.count("[") + text.count("{") > MAX_DEPTH:
+            _refuse_deep(text, where)
+        return json.loads(text)
     except ValueError as error:
         raise StoreError(f"{where}: no JSON that a run writes ({error}); {RESTORE}") from error
-    if text.count("[") + text.count("{") > MAX_DEPTH:
-        _refuse_deep(value, where)
-    return value
 
 
 def parse_object(data: bytes | str, where: object) -> dict[str, Any]:
@@ -36,11 +35,10 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
 
 
-def _refuse_deep(value: Any, where: object) -> None:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
-        level = [item for items in inner for item in items]
-        if not level:
-            return
-    raise StoreError(f"{where}: is nested more than {MAX_DEPTH} deep; {RESTORE}")
+def _refuse_deep(text: str, where: object) -> None:
+    """Raise `StoreError` before the text is parsed, which crashes where a library has raised the limit of recursion."""
+    depth = 0
+    for token in _NESTING.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
+        if depth > MAX_DEPTH:
+            raise StoreError(f"{where}: is nested more than {MAX_DEPTH} deep; {RESTORE}")

@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self, cast
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from genrl_graph.errors import ParamError
 from genrl_graph.nodes.reward.scoring.callables import call_here
@@ -52,7 +52,54 @@ def read_key(variable: str | None) -> str | None:
     return key
 
 
+def key_variable(prefix: str) -> Callable[[str | None], str | None]:
+    """Return a validator of `api_key_env`: the name of a variable that begins with the prefix, or None."""
+
+    def check(name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(rf"{prefix}[A-Za-z0-9_]+", name):
+            reason = "so that a graph file cannot send your other secrets to its endpoint"
+            raise ValueError(f"{name!r} does not begin with {prefix}, {reason}; export the key under such a name")
+        return name
+
+    return check
+
+
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+TrySeconds = Annotated[float, Field(gt=0, description="seconds for a try of a request")]
+Retries = Annotated[
+    int,
+    Field(
+        ge=0,
+        description="further tries of a request that fails for a while (timeout, connection, status 408, "
+        "409, 429, 5xx)",
+    ),
+]
+RetryWait = Annotated[float, Field(ge=0, description="seconds before a further try, doubled each time; at most 60")]
+Concurrency = Annotated[int, Field(ge=1, description="requests that run at the same time")]
+
+
+class RequestParams(Protocol):
+    """Params of a declared part that sends requests to an endpoint."""
+
+    @property
+    def api_key_env(self) -> str | None:
+        """The environment variable of the API key."""
+
+    @property
+    def timeout_s(self) -> float:
+        """The seconds for a try."""
+
+    @property
+    def retries(self) -> int:
+        """The number of further tries."""
+
+    @property
+    def retry_wait_s(self) -> float:
+        """The seconds before a further try."""
+
+    @property
+    def concurrency(self) -> int:
+        """The number of requests at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +146,12 @@ class Endpoint:
     who: str = "the endpoint"
     requests: int = 0
     retries: int = 0
+
+    @classmethod
+    def of(cls, url: str, params: RequestParams, *, who: str) -> Self:
+        """Return the API at `url` with its key from the environment; raises `ParamError` without a valid key."""
+        key, wait_s = read_key(params.api_key_env), params.retry_wait_s
+        return cls(url, key, params.timeout_s, params.retries, wait_s, params.concurrency, who)
 
     def ask(
         self,

@@ -82,7 +82,8 @@ class EndpointPolicy(TextPolicy):
             for sample, seed in enumerate(seeds[at])
         }
         until = time.monotonic() + self._params.call_timeout_s
-        replies = self._client().ask(bodies, keep=lambda key, reply: None, until=until)
+        client = Endpoint.of(self._params.endpoint, self._params, who="the endpoint")
+        replies = client.ask(bodies, keep=lambda key, reply: None, until=until)
         too_long = Failure(f"the chat has more than {MOST_BYTES} bytes")
         return [
             [self._completion(replies.get(f"{at} {sample}", too_long)) for sample in range(num_generations)]
@@ -114,17 +115,6 @@ class EndpointPolicy(TextPolicy):
         if isinstance(reply, Failure):
             return Completion(_NO_IDS, _NO_LOGPROBS, "", "failed", error=reply.reason)
         return Completion(_NO_IDS, _NO_LOGPROBS, reply.text, "length" if reply.truncated else "stop")
-
-    def _client(self) -> Endpoint:
-        params = self._params
-        return Endpoint(
-            params.endpoint,
-            read_key(params.api_key_env),
-            timeout_s=params.timeout_s,
-            max_retries=params.retries,
-            retry_wait_s=params.retry_wait_s,
-            concurrency=params.concurrency,
-        )
 
     def save(self, folder: Path) -> None:
         """Write which model this is; never the key."""

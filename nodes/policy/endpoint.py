@@ -1,13 +1,12 @@
 """`policy.endpoint`: a model behind an OpenAI-compatible API, as a frozen policy in any seat."""
 
-import re
 from typing import ClassVar
 
 from pydantic import Field, JsonValue, field_validator
 
 from genrl_graph.contract.node import PolicyCarry
 from genrl_graph.contract.policy import TextPolicy
-from genrl_graph.nodes.endpoint.client import BaseUrl
+from genrl_graph.nodes.endpoint.client import BaseUrl, Concurrency, Retries, RetryWait, TrySeconds, key_variable
 
 SET_HERE = ("messages", "model", "n", "stream", "temperature", "top_p", "max_tokens", "stop", "seed")
 
@@ -31,30 +30,17 @@ class EndpointCarry(PolicyCarry, name="endpoint"):
     request: dict[str, JsonValue] = Field(
         default={}, description="further keys of the request body; null removes one, such as {seed: null}"
     )
-    timeout_s: float = Field(default=60.0, gt=0, description="seconds for a try of a request")
+    timeout_s: TrySeconds = 60.0
     call_timeout_s: float = Field(
         default=600.0,
         gt=0,
         description="seconds for all requests that a node sends at once, waits and retries included",
     )
-    retries: int = Field(
-        default=3,
-        ge=0,
-        description="further tries of a request that fails for a while (timeout, connection, status 408, "
-        "409, 429, 5xx)",
-    )
-    retry_wait_s: float = Field(
-        default=1.0, ge=0, description="seconds before a further try, doubled each time; at most 60"
-    )
-    concurrency: int = Field(default=8, ge=1, description="requests that run at the same time")
+    retries: Retries = 3
+    retry_wait_s: RetryWait = 1.0
+    concurrency: Concurrency = 8
 
-    @field_validator("api_key_env")
-    @classmethod
-    def _is_endpoint_key(cls, name: str | None) -> str | None:
-        if name is not None and not re.fullmatch(r"ENDPOINT_[A-Za-z0-9_]+", name):
-            reason = "so that a graph file cannot send your other secrets to its endpoint"
-            raise ValueError(f"{name!r} does not begin with ENDPOINT_, {reason}; export the key under such a name")
-        return name
+    _has_prefix = field_validator("api_key_env")(key_variable("ENDPOINT_"))
 
     @field_validator("request")
     @classmethod

@@ -20,7 +20,17 @@ from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Rollouts, Scored
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ParamError
-from genrl_graph.nodes.endpoint.client import BaseUrl, Endpoint, Reply, read_key
+from genrl_graph.nodes.endpoint.client import (
+    BaseUrl,
+    Concurrency,
+    Endpoint,
+    Reply,
+    Retries,
+    RetryWait,
+    TrySeconds,
+    key_variable,
+    read_key,
+)
 from genrl_graph.nodes.reward.llm_judge.judge_policy import ask_policy
 from genrl_graph.nodes.reward.llm_judge.judge_prompt import TEMPLATE, Question, ask, check_rubric
 from genrl_graph.nodes.reward.llm_judge.judge_replies import (
@@ -93,17 +103,10 @@ class Judge(Reward, name="judge"):
         default=None, description="environment variable of the API key, JUDGE_...; null: no key"
     )
     request: dict[str, JsonValue] = Field(default={}, description="further keys of the request body; null removes one")
-    timeout_s: float = Field(default=60.0, gt=0, description="seconds for a try of a request")
-    retries: int = Field(
-        default=3,
-        ge=0,
-        description="further tries of a request that fails for a while (timeout, connection, status 408, "
-        "409, 429, 5xx)",
-    )
-    retry_wait_s: float = Field(
-        default=1.0, ge=0, description="seconds before a further try, doubled each time; at most 60"
-    )
-    concurrency: int = Field(default=8, ge=1, description="requests that run at the same time")
+    timeout_s: TrySeconds = 60.0
+    retries: Retries = 3
+    retry_wait_s: RetryWait = 1.0
+    concurrency: Concurrency = 8
     cache: CachePath | None = Field(
         default=None,
         description="sqlite file that keeps replies for later runs; null: they are kept in memory for later rounds",
@@ -132,13 +135,7 @@ class Judge(Reward, name="judge"):
             raise ValueError("a scale is [worst, best] with worst < best")
         return scale
 
-    @field_validator("api_key_env")
-    @classmethod
-    def _is_judge_key(cls, name: str | None) -> str | None:
-        if name is not None and not re.fullmatch(r"JUDGE_[A-Za-z0-9_]+", name):
-            reason = "so that a graph file cannot send your other secrets to its endpoint"
-            raise ValueError(f"{name!r} does not begin with JUDGE_, {reason}; export the key under such a name")
-        return name
+    _has_prefix = field_validator("api_key_env")(key_variable("JUDGE_"))
 
     @field_validator("request")
     @classmethod
@@ -317,15 +314,7 @@ class Judge(Reward, name="judge"):
 
     def _client(self) -> Endpoint:
         assert self.endpoint is not None
-        return Endpoint(
-            self.endpoint,
-            read_key(self.api_key_env),
-            timeout_s=self.timeout_s,
-            max_retries=self.retries,
-            retry_wait_s=self.retry_wait_s,
-            concurrency=self.concurrency,
-            who="the judge",
-        )
+        return Endpoint.of(self.endpoint, self, who="the judge")
 
     def _replies(self) -> AbstractContextManager[Replies]:
         if self.cache is not None:

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import ANY
@@ -405,6 +407,7 @@ def test_verify_finds_what_some_commands_would_trip_over(
         "journal",
         "journal/00000001.wal",
         "metrics.jsonl",
+        "notes.jsonl",
         "rollouts.zarr",
         "rollouts.zarr/tasks",
         "rollouts.zarr/tasks/id",
@@ -426,6 +429,15 @@ def test_a_file_in_place_of_a_folder_and_the_other_way_round_are_one_line(
     assert code == StoreError.exit_code and name in said
     for command in COMMANDS:
         said_by(command, capsys)  # raises nothing but what it reports
+
+
+@pytest.mark.parametrize("text", ["[" * 10**6, '{"a": "]]]", "b": ' * 10**5, '["' + "[" * 100 + '\\"'])
+def test_json_is_bounded_where_a_library_has_raised_the_limit_of_recursion(text: str) -> None:
+    script = "import sys; sys.setrecursionlimit(10**6)\n"
+    script += "from genrl_graph.store.strict_json import StoreError, parse_json\n"
+    script += "try: parse_json(sys.stdin.read(), 'x')\nexcept StoreError as error: print(error)"
+    done = subprocess.run([sys.executable, "-c", script], input=text, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.startswith(("x: is nested more than 64 deep; ", "x: no JSON "))
 
 
 def test_the_sound_run_passes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,7 @@ def test_filters_and_tabs_are_used_by_keyboard(browser: "ChromiumDriver", addres
     until(lambda: "metrics (" in text(browser, "#metrics legend"))
 
 
-def test_the_page_shows_a_step_within_two_seconds(browser: "ChromiumDriver", tmp_path: Path) -> None:
+def test_the_page_shows_a_step_of_a_run_that_goes_on(browser: "ChromiumDriver", tmp_path: Path) -> None:
     play(toy_game(), out=tmp_path / "run", rounds=2, quiet=True)
     with serving(tmp_path / "run") as address:
         opened(browser, address)

@@ -8,6 +8,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pytest
 from chains import Chain
 
 from genrl_graph.runners.chain import abi
@@ -66,7 +67,14 @@ def test_a_file_keeps_the_chain(tmp_path: Path) -> None:
     assert again.contract == client.address
 
 
-def test_the_libraries_leave_the_limit_of_recursion() -> None:
-    script = "import sys; limit = sys.getrecursionlimit(); import genrl_graph.runners.chain.node; "
-    script += "assert sys.getrecursionlimit() == limit"
+@pytest.mark.parametrize(
+    "used",
+    [
+        "import genrl_graph.runners.chain.node",
+        "from genrl_graph.cli import run_command; assert run_command(['chain', 'status', 'nowhere'])",
+    ],
+    ids=["module", "command"],
+)
+def test_the_libraries_leave_the_limit_of_recursion(used: str) -> None:
+    script = f"import sys; limit = sys.getrecursionlimit(); {used}; assert sys.getrecursionlimit() == limit"
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=120)
