@@ -10,6 +10,7 @@ from genrl_graph.errors import ParamError, StoreError
 from genrl_graph.records import merkle
 from genrl_graph.records.stored_run import StoredRun
 from genrl_graph.store.outbox import submissions_of
+from genrl_graph.store.strict_json import parse_object
 
 VERSION = 1
 MAX_PROOF_BYTES = 64 * 2**20
@@ -58,7 +59,7 @@ def read_proof(path: Path) -> Proof:
     try:
         if path.stat().st_size > MAX_PROOF_BYTES:
             raise ParamError(f"{path}: has more than {MAX_PROOF_BYTES} bytes, so it is no proof")
-        values = json.loads(path.read_bytes())
+        values = parse_object(path.read_bytes(), path)
         if values["version"] != VERSION:
             raise ParamError(f"{path}: is a proof of version {str(values['version'])[:20]}, this reads {VERSION}")
         hashes = tuple(bytes.fromhex(text) for text in values["hashes"])
@@ -69,7 +70,7 @@ def read_proof(path: Path) -> Proof:
         return Proof(*texts, numbers[0], values["row"], numbers[1], numbers[2], hashes, root)
     except OSError as error:
         raise ParamError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (StoreError, ValueError, KeyError, TypeError) as error:
         raise ParamError(f"{path}: is no proof of `store prove` ({type(error).__name__}: {str(error)[:80]})") from error
 
 
