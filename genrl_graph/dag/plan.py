@@ -25,16 +25,15 @@ def schedule_text(schedule: Schedule) -> str:
     width = max(len(str(step)) for step in schedule.steps)
     types = max(len(graph.nodes[step.node].type_name) for step in schedule.steps)
 
-    def line(mark: str, number: str, step: Step) -> str:
-        kind = graph.nodes[step.node].type_name if step.action != "close" else ""
-        return f"{mark:<8} {number:>4} {step!s:<{width}}  {kind:<{types}}  {_notes(schedule, step)}".rstrip()
-
-    stage = -1
-    for number, step in enumerate(schedule.played_in("rounds").steps, start=1):
-        lines.append(line(f"stage {step.stage}" if step.stage != stage else "", f"{number}.", step))
+    stage, numbers = -1, schedule.numbers()
+    for step in sorted(
+        schedule.steps, key=lambda step: str(step) not in numbers
+    ):  # those of evaluations alone are last
+        number = f"{numbers[str(step)]}." if str(step) in numbers else ""
+        mark = f"stage {step.stage}" if step.stage != stage else ""
         stage = step.stage
-    # beside what rounds play, and no step of theirs
-    lines += [line("", "", step) for step in schedule.steps if "rounds" not in graph.nodes[step.node].node.phases]
+        kind = graph.nodes[step.node].type_name if step.action != "close" else ""
+        lines.append(f"{mark:<8} {number:>4} {step!s:<{width}}  {kind:<{types}}  {_notes(schedule, step)}".rstrip())
     lines += ["", *_carries(schedule)]
     return "\n".join(lines) + "\n"
 

@@ -69,6 +69,10 @@ class Schedule:
         nodes = {name: node for name, node in self.nodes.items() if name in graph.nodes}
         return replace(self, graph=graph, steps=steps, nodes=nodes)
 
+    def numbers(self) -> dict[str, int]:
+        """Return the number of each step of a round, by the step's text; steps of evaluations alone have none."""
+        return {str(step): at for at, step in enumerate(self.played_in("rounds").steps, start=1)}
+
     def replaced(self, name: str) -> Mapping[str, str]:
         """Return, for each output field of an update, the input whose value it replaces; empty for other nodes."""
         return replaced_inputs(self.graph.nodes[name])

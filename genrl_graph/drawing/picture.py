@@ -132,7 +132,9 @@ def picture(
 
 def _box(schedule: Schedule, part: Part, numbers: Numbers | None) -> Box:
     is_carry = part.name in schedule.graph.carries
-    steps = tuple(at for at, step in enumerate(schedule.steps, start=1) if step.node == part.name)
+    numbers_of = schedule.numbers()
+    named = [str(step) for step in schedule.steps if step.node == part.name]
+    steps = tuple(numbers_of[name] for name in named if name in numbers_of)
     note = ""
     if is_carry and part.next is None:
         note = "frozen"

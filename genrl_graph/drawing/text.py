@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from genrl_graph.dag.schedule import Step
 from genrl_graph.drawing.kinds import MISSING, WEIGHTS, WRONG, style_of
 from genrl_graph.drawing.picture import Box, Picture, clipped
 
@@ -82,18 +83,18 @@ def _rows(picture: Picture) -> Iterator[_Row]:
     for box in carries:
         cells = ("", f"{box.name}{_problem_mark(box)}", box.type_name, _output_types(picture, box.name))
         yield _Row(cells, box, gives=_outputs(picture, box.name))
-    stage, places = -1, {str(step): at for at, step in enumerate(picture.steps, start=1)}
-    for number, step in enumerate(picture.steps, start=1):
-        box = picture.boxes[step.node]
+    stage, places = -1, {str(step): _number(picture, step) for step in picture.steps}
+    for step in picture.steps:
+        box, number = picture.boxes[step.node], places[str(step)]
         if step.stage != stage:
             stage = step.stage
             yield _Row(plain=f"stage {stage}")
         name = f"{step} {BESIDE}{places[step.beside]}" if step.beside else f"{step}{_problem_mark(box)}"
-        row = _Row((str(number), name, box.type_name, _output_types(picture, box.name)), box)
+        row = _Row((number, name, box.type_name, _output_types(picture, box.name)), box)
         if step.action == "open":
-            row = _Row((str(number), f"open {box.name}", box.type_name, ""), box, exchange=box.name)
+            row = _Row((number, f"open {box.name}", box.type_name, ""), box, exchange=box.name)
         elif step.action == "close":
-            row = _Row((str(number), f"close {box.name}", "", _output_types(picture, box.name)), exchange=box.name)
+            row = _Row((number, f"close {box.name}", "", _output_types(picture, box.name)), exchange=box.name)
         row.reads = [line.ref for _, line in picture.inputs(box.name)] if step.action != "close" else []
         row.gives = _outputs(picture, box.name) if step.action != "open" else []
         yield row
@@ -103,6 +104,12 @@ def _rows(picture: Picture) -> Iterator[_Row]:
     for line in nexts:
         name = line.reads[0].reader
         yield _Row(("", name, f"is {line.ref}", ""), reads=[line.ref])
+
+
+def _number(picture: Picture, step: Step) -> str:
+    """Return the number of a step in the round, nothing for one of evaluations alone."""
+    numbers = picture.boxes[step.node].steps
+    return str(numbers[-1] if step.action == "close" else numbers[0]) if numbers else ""
 
 
 def _problem_mark(box: Box) -> str:

@@ -13,6 +13,7 @@ from genrl_graph import load
 from genrl_graph.cli import run_command
 from genrl_graph.contract.node import Exchange
 from genrl_graph.dag.schedule import compile_graph
+from genrl_graph.drawing.picture import picture
 from genrl_graph.runners.dry import dry_schedule
 from genrl_graph.runners.play import play_schedule
 
@@ -50,6 +51,9 @@ def test_the_steps_of_the_plan_are_played_in_its_order(
     lines = PLANNED.findall(capsys.readouterr().out)
     assert [int(number) for number, _, _ in lines] == list(range(1, len(lines) + 1))
     planned = [(step, BESIDE.findall(rest)) for _, step, rest in lines]
+    drawn = picture(compile_graph(load(FOLDER / name))).boxes.values()
+    numbered = {number: box.name for box in drawn for number in box.steps}
+    assert [numbered[int(number)] for number, _, _ in lines] == [step.split()[-1] for _, step, _ in lines]
     spans = played(FOLDER / name, tmp_path / "run")
     in_turn = [span for span in spans if span["tid"] == 0]
     assert [span["name"].removeprefix("await ") for span in in_turn] == [step for step, _ in planned]
