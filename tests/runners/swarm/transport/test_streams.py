@@ -43,7 +43,7 @@ class Stranger:
         self.thread.run(self.p2p._client.connect(self.host, [address]))
 
     def say(self, verb: str, data: bytes, *, answer: int = 64, wait_s: float = 15.0) -> bytes:
-        """Send raw bytes on a new stream and return the answer, read until the stream closes."""
+        """Send raw bytes on a new stream and return the answer; nothing if the stream ends while they are sent."""
         return self.thread.run(self._say(verb, data, answer, wait_s))
 
     async def _say(self, verb: str, data: bytes, answer: int, wait_s: float) -> bytes:
@@ -52,6 +52,8 @@ class Stranger:
             writer.write(data)
             async with asyncio.timeout(wait_s):
                 return await reader.read(answer)
+        except ConnectionError:  # refused before all was sent: whether the answer still arrives is a race
+            return b""
         finally:
             writer.close()
 
@@ -201,12 +203,14 @@ def test_one_peer_cannot_take_all_streams(honest: Host, other: Host, stranger: S
         held.extend(stranger.hold(PUSH, LIMITS.streams_per_peer))
         return stranger.say(PUSH, struct.pack(">I", 0)) == b"\x01"
 
-    until(are_taken)
-    assert "4 streams of this peer are open" in str(refused())
+    try:
+        until(are_taken)
+        assert "4 streams of this peer are open" in str(refused())
 
-    other.push(honest.peer_id, b"still served").result()
-    for _, writer in held:
-        stranger.thread.loop.call_soon_threadsafe(writer.close)
+        other.push(honest.peer_id, b"still served").result()
+    finally:  # the host serves the tests after this one, too
+        for _, writer in held:
+            stranger.thread.loop.call_soon_threadsafe(writer.close)
     until(lambda: stranger.say(PUSH, struct.pack(">I", 0)) == b"\x00")
 
 
