@@ -40,6 +40,7 @@ from genrl_graph.nodes.select.verified import Verified
 from genrl_graph.nodes.source.environment import EnvironmentSource
 from genrl_graph.nodes.source.hf_dataset import HfDataset
 from genrl_graph.nodes.source.image_folder import ImageFolder
+from genrl_graph.nodes.source.images import ImageData
 from genrl_graph.nodes.source.list import ListSource
 from genrl_graph.nodes.source.mix import Mix
 from genrl_graph.nodes.source.reasoning_gym import ReasoningGym
@@ -78,6 +79,7 @@ __all__ = [
     "GroupAdvantage",
     "Grpo",
     "HfDataset",
+    "ImageData",
     "ImageFolder",
     "Judge",
     "LevelCarry",
