@@ -28,10 +28,10 @@ SHADES = np.array(list(" .:-=+*#%@"))
 class Images(Frame):
     """Images that a diffusion policy sampled, with the log-probs of its denoising steps.
 
-    `png` is the image (8-bit RGB) of `height` x `width` pixels, `caption` the text that it was made of, and `scheduler`,
-    `eta` and `guidance` say how. `logprobs` has one value per random denoising step: the log-density of the next
-    latents, averaged over their dimensions. `finish_reason` is stop or failed; a failed row has no image, and `error`
-    says why.
+    `png` is the image (8-bit RGB) of `height` x `width` pixels and `caption` the text that it was made of; `scheduler`,
+    `steps`, `eta` and `guidance` say how. `logprobs` has one value per random denoising step: the log-density of the
+    next latents, averaged over their dimensions. `finish_reason` is stop or failed; a failed row has no image, and
+    `error` says why.
 
     Generators add `latents` and `latent_shape`: the latents before the first random step and after each of them,
     float32, flat. Updates train on them; other peers do not get these columns, as nothing proves that an image was
@@ -51,6 +51,7 @@ class Images(Frame):
         "policy": TEXT,
         "policy_version": pa.int64(),
         "scheduler": TEXT,
+        "steps": pa.int32(),
         "eta": pa.float32(),
         "guidance": pa.float32(),
         "caption": TEXT,
@@ -99,7 +100,7 @@ class Images(Frame):
         steps = pc.list_value_length(self.table.column("logprobs")).to_numpy()
         finishes = pc.is_in(self._column("finish_reason"), pa.array(FINISHES)).to_numpy(zero_copy_only=False)
         yield Violation("finish_reason", "finish_reason", ~finishes)
-        for name in ("sample", "policy_version", "eta"):
+        for name in ("sample", "policy_version", "steps", "eta"):
             yield Violation("negative", name, self.numpy(name) < 0)
         yield Violation("steps", "logprobs", steps > MOST_STEPS)
         large = [bool(np.abs(values).max(initial=0.0) > LARGEST_LOGPROB) for values in self.ragged("logprobs")]

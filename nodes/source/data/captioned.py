@@ -57,10 +57,7 @@ class CaptionedSource(Source):
         description="share of the images kept for evaluations, chosen by a hash of their keys",
     )
     max_pixels: int = Field(
-        default=2**25,
-        ge=1,
-        le=2**28,
-        description="most pixels of an image before it is resized; larger ones are errors",
+        default=2**26, ge=1, le=2**28, description="most pixels of an image as it is stored; larger ones are errors"
     )
 
     _evaluating: bool = PrivateAttr(default=False)
@@ -79,9 +76,8 @@ class CaptionedSource(Source):
         if not self._evaluating:
             require_enough_rows(num_tasks=self.num_tasks, size=len(self._keys(images, held_out=False)))
         if self.holdout and not self._keys(images, held_out=True):
-            raise DataError(
-                f"{self.where()}: holdout {self.holdout} of {len(images.captions)} images is none; raise it"
-            )
+            total = len(images.captions)
+            raise DataError(f"{self.where()}: holdout {self.holdout} of {total} images is none; raise it")
         for key in images.captions:
             images.read(key, self.size, self.max_pixels)
 
@@ -99,9 +95,8 @@ class CaptionedSource(Source):
         node, images = self.place.node, self.images()
         key = task_id.removeprefix(f"{node}/")
         if key == task_id or key not in images.captions:
-            raise DataError(
-                f"{node}: {task_id[:200]!r} is no task of this source; its ids are {node}/<{self.key_name}>"
-            )
+            ids = f"{node}/<{self.key_name}>"
+            raise DataError(f"{node}: {task_id[:200]!r} is no task of this source; its ids are {ids}")
         return Task(task_id, [], images.captions[key], {self.key_name: key}, raw=self._image(images, key))
 
     def evaluated(self, how: Evaluation) -> Self:
