@@ -6,6 +6,7 @@ only. Its header says how many pixels it holds, so the size is known before anyt
 
 import io
 import struct
+import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,7 @@ def decode_png(data: bytes) -> "Pixels":
     import PIL.Image
 
     height, width = png_size(data)
+    _require_whole(data, height * (1 + 3 * width))
     try:
         with PIL.Image.open(io.BytesIO(data), formats=("PNG",)) as opened:
             opened.load()
@@ -67,6 +69,21 @@ def decode_png(data: bytes) -> "Pixels":
     if pixels.shape != (height, width, 3):
         raise ValueError(f"it decodes to {list(pixels.shape)}, not [{height}, {width}, 3]")
     return pixels
+
+
+def _require_whole(data: bytes, size: int) -> None:
+    """Raise `ValueError` unless the pixels unpack to exactly `size` bytes; Pillow takes images that lack their end.
+
+    Unpacks one byte more at most, whatever the data would come to.
+    """
+    unpacking = zlib.decompressobj()
+    packed = b"".join(body for name, body in _chunks(data) if name == b"IDAT")
+    try:
+        unpacked = len(unpacking.decompress(packed, size + 1))
+    except zlib.error as error:
+        raise ValueError(f"it cannot be decoded: {error}") from error
+    if unpacked != size:
+        raise ValueError(f"it unpacks to {'more than ' * (unpacked > size)}{min(unpacked, size)} bytes, not {size}")
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

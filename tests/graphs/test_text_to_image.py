@@ -1,0 +1,75 @@
+"""The shipped game of images: stored, cut and resumed, replayed with an edited reward, checked and exchanged."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import genrl_graph
+from genrl_graph import Graph, load
+from genrl_graph.cli import run_command
+from genrl_graph.edge_types.images import Images
+from genrl_graph.nodes.exchange.gather import Gather
+from genrl_graph.nodes.policy.denoising import tiny_pipeline
+
+SMALL = [
+    "carry.policy.params={tiny: {height: 8, width: 8, channels: 8, caption_characters: 4}, device: cpu}",
+    "nodes.paint.params={num_generations: 2, steps: 2}",
+    "run.checkpoint_every=2",
+]
+
+
+def small(graphs: Path, *more: str) -> Graph:
+    return load(graphs / "text_to_image.yaml", [*SMALL, *more])
+
+
+def test_it_plays_and_replays_with_another_reward_without_a_model(
+    graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genrl_graph.play(small(graphs), out=tmp_path / "run", rounds=3, quiet=True)
+    assert run_command(["store", "verify", str(tmp_path / "run")]) == 0
+    stored = genrl_graph.open_run(tmp_path / "run")
+    images = stored.frame("paint", 2)
+    assert isinstance(images, Images) and len(images) == 8 and images.pixels(0).shape == (8, 8, 3)
+    assert [len(latents) for latents in images.latents()] == [3] * 8
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a replay of rewards loads no model")
+
+    monkeypatch.setattr(tiny_pipeline, "tiny_parts", never)
+    edited = small(graphs, "nodes.score.params.function=brightness")
+    genrl_graph.replay(tmp_path / "run", edited, out=tmp_path / "replay")
+    bright = genrl_graph.open_run(tmp_path / "replay").frame("score", 2)
+    expected = [images.pixels(row).mean() / 255 for row in range(8)]
+    np.testing.assert_allclose(bright.numpy("reward"), expected, rtol=1e-9)
+
+
+@pytest.mark.long
+def test_a_run_that_was_cut_goes_on_bit_for_bit(graphs: Path, tmp_path: Path) -> None:
+    whole = genrl_graph.play(small(graphs), out=tmp_path / "whole", rounds=5, quiet=True)
+    genrl_graph.play(small(graphs), out=tmp_path / "cut", rounds=3, quiet=True)  # the last checkpoint is of round 2
+    cut = genrl_graph.play(small(graphs), out=tmp_path / "cut", rounds=5, quiet=True, resume=True)
+    assert cut.after == whole.after
+    first, second = (genrl_graph.open_run(run.folder).frame("paint", 4) for run in (whole, cut))
+    assert first == second
+
+
+@pytest.mark.long
+def test_peers_judge_the_images_of_all_and_train_on_their_own(graphs: Path, tmp_path: Path) -> None:
+    g = Graph("shared_images")
+    base = small(graphs)
+    policy = g.carry("policy", base.carries["policy"].declared)
+    captions = g.add("captions", base.nodes["captions"].declared)
+    paint = g.add("paint", base.nodes["paint"].declared, tasks=captions, policy=policy)
+    images = g.add("images", Gather(min_peers=2), rows=paint)
+    score = g.add("score", base.nodes["score"].declared, images=images)
+    credit = g.add("credit", base.nodes["credit"].declared, scored=score)
+    g.next_round(policy=g.add("update", base.nodes["update"].declared, policy=policy, credited=[credit]))
+    genrl_graph.play(g, out=tmp_path / "run", rounds=1, peers=2, quiet=True)
+    run = genrl_graph.open_run(tmp_path / "run")
+    seen = run.frame("images", 0, holder="peer0000")
+    assert isinstance(seen, Images)
+    assert sorted(set(seen.values("peer"))) == ["peer0000", "peer0001"] and len(seen) == 16
+    assert sorted(len(latents) for latents in seen.latents()) == [0] * 8 + [3] * 8
+    trained = run.table("update/trained")
+    assert len(trained) == 16 and not set(trained.column("id").to_pylist()) - set(run.frame("paint").values("id"))
