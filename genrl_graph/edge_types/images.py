@@ -72,7 +72,8 @@ class Images(Frame):
 
     def encoded(self, row: int) -> bytes:
         """Return the PNG of a row, empty for a failed one."""
-        return self.table.column("png")[row].values.to_numpy(zero_copy_only=False).astype(np.uint8).tobytes()
+        data: NDArray[np.uint8] = self.table.column("png")[row].values.to_numpy(zero_copy_only=False)
+        return data.astype(np.uint8).tobytes()
 
     def latents(self) -> "list[NDArray[np.float32]]":
         """Return the latents of each row, [random steps + 1, ...]; empty for rows without them."""

@@ -9,7 +9,6 @@ import genrl_graph
 from genrl_graph import Graph, load
 from genrl_graph.cli import run_command
 from genrl_graph.edge_types.images import Images
-from genrl_graph.nodes.exchange.gather import Gather
 from genrl_graph.nodes.policy.denoising import tiny_pipeline
 
 SMALL = [
@@ -56,16 +55,9 @@ def test_a_run_that_was_cut_goes_on_bit_for_bit(graphs: Path, tmp_path: Path) ->
 
 @pytest.mark.long
 def test_peers_judge_the_images_of_all_and_train_on_their_own(graphs: Path, tmp_path: Path) -> None:
-    g = Graph("shared_images")
-    base = small(graphs)
-    policy = g.carry("policy", base.carries["policy"].declared)
-    captions = g.add("captions", base.nodes["captions"].declared)
-    paint = g.add("paint", base.nodes["paint"].declared, tasks=captions, policy=policy)
-    images = g.add("images", Gather(min_peers=2), rows=paint)
-    score = g.add("score", base.nodes["score"].declared, images=images)
-    credit = g.add("credit", base.nodes["credit"].declared, scored=score)
-    g.next_round(policy=g.add("update", base.nodes["update"].declared, policy=policy, credited=[credit]))
-    genrl_graph.play(g, out=tmp_path / "run", rounds=1, peers=2, quiet=True)
+    gather = "nodes.images={type: exchange.gather, inputs: {rows: paint}, params: {min_peers: 2}}"
+    shared = small(graphs, gather, "nodes.score.inputs.images=images")
+    genrl_graph.play(shared, out=tmp_path / "run", rounds=1, peers=2, quiet=True)
     run = genrl_graph.open_run(tmp_path / "run")
     seen = run.frame("images", 0, holder="peer0000")
     assert isinstance(seen, Images)
