@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 
 WIDTH = 32  # of the text encoder
 LATENT_CHANNELS = 4
+CONTRAST = 8.0
+"""Factor on the last layer of the decoder, whose default weights give nearly grey images."""
 
 
 def tiny_parts(sizes: "TinySizes", *, seed: int, name: str) -> PipelineParts:
     """Return a pipeline of these sizes; its weights are drawn from seed and name."""
     require_diffusers()
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     tokenizer = character_tokenizer(sizes.caption_characters)
@@ -37,15 +39,17 @@ def tiny_parts(sizes: "TinySizes", *, seed: int, name: str) -> PipelineParts:
             attention_head_dim=sizes.channels // 2,
             cross_attention_dim=WIDTH,
         )
-        vae = AutoencoderKL(
-            block_out_channels=(16, 16),
-            down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
-            up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
+        # without the group norms of AutoencoderKL, which with random weights would give all latents the same contrast
+        vae = AutoencoderTiny(
+            encoder_block_out_channels=(16, 16),
+            decoder_block_out_channels=(16, 16),
+            num_encoder_blocks=(1, 1),
+            num_decoder_blocks=(1, 1),
             latent_channels=LATENT_CHANNELS,
-            norm_num_groups=8,
-            sample_size=max(sizes.height, sizes.width),
             scaling_factor=1.0,
         )
+        with torch.no_grad():
+            vae.decoder.layers[-1].weight.mul_(CONTRAST)
         text = CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=WIDTH,
