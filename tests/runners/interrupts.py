@@ -56,7 +56,7 @@ class Session:
     started: list["subprocess.Popen[bytes]"]
     mark: str
     logs: Path
-    launched: bool  # by torchrun, which prints a traceback of its own when a signal ends it
+    launched: bool  # by torchrun, which has exit codes of its own
 
     def processes(self) -> list[int]:
         """Return the ids of all processes of the run that are still there."""
@@ -90,10 +90,12 @@ class Session:
         return "\n".join(f"{path.name}: {path.read_text(errors='replace')}" for path in self._written())
 
     def tracebacks(self) -> list[str]:
-        """Return the last lines of the tracebacks of the processes, the launcher of ranks apart."""
-        paths = [path for path in self._written() if not self.launched or path.parent != self.logs]
-        texts = [path.read_text(errors="replace") for path in paths]
-        return [text.strip().splitlines()[-1] for text in texts if "Traceback" in text]
+        """Return the last lines of what processes said that show a frame of this package.
+
+        Before its first line runs, the interpreter and the launcher of ranks print tracebacks of their own.
+        """
+        texts = [path.read_text(errors="replace") for path in self._written()]
+        return [text.strip().splitlines()[-1] for text in texts if f'File "{ROOT}/genrl_graph/' in text]
 
     def _written(self) -> list[Path]:
         return sorted(path for path in self.logs.rglob("*.log") if path.stat().st_size)
