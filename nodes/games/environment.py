@@ -5,24 +5,26 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from json import dumps, loads
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from genrl_graph.contract.exact_numbers import ExactNumbers
 from genrl_graph.errors import DataError
 from genrl_graph.messages import did_you_mean
 from genrl_graph.nodes.games.game import Game, Spaces
+from genrl_graph.nodes.games.openenv.params import OpenEnvParams, openenv_params
 from genrl_graph.nodes.games.text_game import CheckedTextGame, TextGame, TextSpaces
 from genrl_graph.nodes.games.texts.guess_number import GuessNumber
 from genrl_graph.nodes.games.texts.negotiation import Negotiation
+from genrl_graph.nodes.games.texts.stand_in import StandIn
 
 if TYPE_CHECKING:
     from pettingzoo import AECEnv
 
     from genrl_graph.nodes.games.open_spiel_game import OpenSpielGame
 
-Kind = Literal["gymnasium", "pettingzoo", "open_spiel", "textarena", "text"]
+Kind = Literal["gymnasium", "pettingzoo", "open_spiel", "textarena", "openenv", "text"]
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*(/[A-Za-z0-9][A-Za-z0-9_.\-]*)?")
 _AEC_MODULE = re.compile(r"[a-z][a-z0-9_]*_v[0-9]+")
@@ -30,7 +32,12 @@ AEC_FAMILIES = ("classic", "butterfly")
 MISSING = "is not installed; pip install 'genrl-graph[games]'"
 
 _registered: dict[str, "Callable[..., AECEnv[Any, Any, Any]]"] = {}
-_registered_text: dict[str, Callable[..., TextGame]] = {"guess_number": GuessNumber, "negotiation": Negotiation}
+_registered_text: dict[str, Callable[..., TextGame]] = {
+    "guess_number": GuessNumber,
+    "negotiation": Negotiation,
+    "stand_in": StandIn,
+}
+_declared_servers: set[str] = set()
 
 
 class Environment(ExactNumbers):
@@ -39,8 +46,9 @@ class Environment(ExactNumbers):
     `params` are its keyword arguments; those of OpenSpiel may also have `actions` (names or numbers) and `shows` (auto,
     observation or information_state), those of TextArena `players`. An id is looked up and never imported, so a graph
     file runs no code. To use an environment of your own, call `gymnasium.register`, `register_aec` or `register_text`
-    in a script and pass it with `--import`. Games of OpenSpiel and TextArena, own ones of `register_text` and
-    Gymnasium's with `Text` spaces speak text.
+    in a script and pass it with `--import`. An OpenEnv server has the `params` of `OpenEnvParams`, and its id is a name
+    that you give it. Games of OpenSpiel, TextArena and OpenEnv, own ones of `register_text` and Gymnasium's with `Text`
+    spaces speak text.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,8 +58,8 @@ class Environment(ExactNumbers):
     )
     kind: Kind = Field(
         default="gymnasium",
-        description="library that knows the id; pettingzoo also serves those of `register_aec`, and text is for "
-        "guess_number, negotiation and those of `register_text`",
+        description="library that knows the id; pettingzoo also serves those of `register_aec`, openenv is a server at "
+        "`params.url`, and text is for guess_number, negotiation and those of `register_text`",
     )
     params: dict[str, Any] = Field(default={}, description="keyword arguments of the environment's constructor")
 
@@ -71,8 +79,35 @@ class Environment(ExactNumbers):
             raise ValueError(f"no value of a graph file: {error}") from error
         return params
 
+    @model_validator(mode="after")
+    def _server(self) -> Self:
+        if self.kind == "openenv":
+            try:
+                openenv_params(self.params)
+            except ValueError as error:
+                raise ValueError(f"params.{error}") from error
+        return self
+
     def __str__(self) -> str:
         return f"{self.kind} {self.id}"
+
+    @property
+    def remote(self) -> OpenEnvParams | None:
+        """The params of the server that plays this environment; None for one of this machine."""
+        return openenv_params(self.params) if self.kind == "openenv" else None
+
+    def declare(self) -> None:
+        """Let this environment be played: a row of data may name an environment, but no server."""
+        if server := self.remote:
+            _declared_servers.add(server.url)
+
+    def prove(self) -> None:
+        """Raise `DataError` if it cannot be opened, or its server does not play it."""
+        self.describe()
+        if server := self.remote:
+            from genrl_graph.nodes.games.openenv.server import prove_server
+
+            prove_server(server, where=str(self))
 
     def open(self) -> Game:
         """Open a new copy for networks; raises `DataError` if it is unknown, unusable here, or speaks text."""
@@ -118,6 +153,7 @@ class Environment(ExactNumbers):
             "pettingzoo": _open_aec,
             "open_spiel": _open_open_spiel,
             "textarena": _open_textarena,
+            "openenv": _open_openenv,
             "text": _open_registered_text,
         }
         return openers[self.kind](self)
@@ -200,6 +236,15 @@ def _open_textarena(environment: Environment) -> CheckedTextGame:
         return TextArenaGame(environment.id, where=str(environment), **params)
 
     return CheckedTextGame(cast(TextGame, _construct(environment, make)))
+
+
+def _open_openenv(environment: Environment) -> CheckedTextGame:
+    from genrl_graph.nodes.games.openenv.game import OpenEnvGame
+
+    params = openenv_params(environment.params)
+    if params.url not in _declared_servers:
+        raise DataError(f"{environment}: no source.environment names {params.url}; a row of data opens no server")
+    return CheckedTextGame(OpenEnvGame(params, where=str(environment)))
 
 
 def _open_registered_text(environment: Environment) -> CheckedTextGame:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, cast, runtime_checkable
 
 from genrl_graph.nodes.games.game import GameError, read_reward
 
@@ -68,11 +68,23 @@ class TextGame(Protocol):
         """Release the environment's resources."""
 
 
+@runtime_checkable
+class RemoteTextGame(TextGame, Protocol):
+    """A game that a server plays: moves of several games are sent first, and their turns are awaited then."""
+
+    def send(self, action: str) -> None:
+        """Send the action that the next `step` plays."""
+
+    def release(self) -> None:
+        """Give back what an episode takes at the server; the game may begin another."""
+
+
 class CheckedTextGame:
     """A game in text whose turns are checked: `GameError` names what an environment returned that no game can."""
 
     def __init__(self, game: TextGame) -> None:
         self._game = game
+        self._remote = game if isinstance(game, RemoteTextGame) else None
         self._ended: set[int] = set()
         self.spaces = TextSpaces(int(game.seats), bool(game.deterministic))
 
@@ -84,9 +96,24 @@ class CheckedTextGame:
             raise GameError("the game is over before the first move")
         return turn
 
+    @property
+    def remote(self) -> bool:
+        """Whether a server plays the game."""
+        return self._remote is not None
+
+    def send(self, action: str) -> None:
+        """Let a server compute the next `step` from now on; other games compute in `step`."""
+        if self._remote is not None:
+            self._remote.send(action)
+
     def step(self, action: str) -> TextTurn:
         """Play an action; raises `GameError` for a turn that is none."""
         return self._checked(self._game.step(action))
+
+    def release(self) -> None:
+        """Give back what the last episode takes at a server."""
+        if self._remote is not None:
+            self._remote.release()
 
     def close(self) -> None:
         """Close the environment."""

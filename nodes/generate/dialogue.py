@@ -36,7 +36,7 @@ from genrl_graph.nodes.generate.speaking.chats import SHOWN, Chat, History, Word
 from genrl_graph.nodes.generate.speaking.episodes import Dialogue, Rules, Table, play_dialogues
 from genrl_graph.nodes.generate.speaking.moves import Illegal, Move, compiled, move_of
 from genrl_graph.nodes.generate.speaking.players import DialoguePlayer, PolicyPlayer, RandomMover
-from genrl_graph.nodes.generate.speaking.turn_rows import turn_rows
+from genrl_graph.nodes.generate.speaking.turn_rows import restart_rows, turn_rows
 from genrl_graph.nodes.generate.text_generator import TextGenerator
 from genrl_graph.nodes.source.environment import EnvironmentSource
 from genrl_graph.nodes.update.snapshots import Snapshots
@@ -65,7 +65,7 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
 
     An episode is truncated after `max_turns` turns of a seat, or when a prompt no longer fits. It fails if the
     environment raises, takes longer than `step_timeout_s`, or returns what no game can; a failed episode is one failed
-    row with its reason.
+    row with its reason. An episode that a server loses begins again, and the table `restarts` says why.
     """
 
     system: str = Field(default="", description="Jinja template of the system message of a seat; empty: none")
@@ -209,6 +209,10 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
             play_dialogues(episodes, self._table, self.rules(), num_envs=self.num_envs, rng=rng)
         log_results(log, episodes)
         self._report(log, episodes)
+        restarts = restart_rows(self.place, episodes, round=round, peer=peer)
+        if restarts["episode"]:
+            log.metric("restarts", len(restarts["episode"]))
+            log.rows("restarts", restarts)
         return turn_rows(self.place, policy, episodes, sampling=self._sampling, round=round, peer=peer)
 
     def prompt(

@@ -14,7 +14,7 @@ from genrl_graph.contract.policy import BrokenChat, Completion
 from genrl_graph.errors import UserError
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.games.environment_pool import GamePool
-from genrl_graph.nodes.games.game import GameError
+from genrl_graph.nodes.games.game import EpisodeLost, GameError
 from genrl_graph.nodes.games.text_game import CheckedTextGame, TextTurn
 from genrl_graph.nodes.games.timed_calls import TimedCalls
 from genrl_graph.nodes.generate.acting.seating import Seats
@@ -43,7 +43,10 @@ class SpokenTurn:
 
 @dataclass(slots=True)
 class Dialogue:
-    """One episode to play, and its result; `error` is the reason of a failure."""
+    """One episode to play, and its result; `error` is the reason of a failure.
+
+    An episode that its environment has `lost` begins again; `restarts` are the reasons.
+    """
 
     task: AskedTask
     sample: int
@@ -55,6 +58,15 @@ class Dialogue:
     moves: int = 0
     over: bool = False
     error: str = ""
+    lost: bool = False
+    restarts: list[str] = field(default_factory=list)
+
+    def again(self) -> "Dialogue":
+        """Return this episode as it was before it began, and note why it begins again."""
+        self.restarts.append(self.error)
+        self.turns, self.returns, self.moves = [], [], 0
+        self.over, self.error, self.lost = False, "", False
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +102,7 @@ class RunningDialogue:
         episode.returns = [0.0] * self.game.spaces.seats
         self.turn: TextTurn = self._call(partial(self.game.reset, episode.seed))
         self.asked: Asked | None = None
+        self._sent: str | None = None
 
     @property
     def player(self) -> DialoguePlayer:
@@ -124,6 +137,11 @@ class RunningDialogue:
 
         `drawn` is the random move that a recorded episode played in place of an illegal one.
         """
+        self.speak(completion, drawn=drawn)
+        self.listen()
+
+    def speak(self, completion: Completion, *, drawn: str | None = None) -> None:
+        """Record the turn of a completion as `say` does, and send its move; `listen` plays it."""
         assert self.asked is not None, "a prompt was asked"
         seat, chat, rules = self.turn.seat, self._chats[self.turn.seat], self._rules
         rng = self.stream("illegal")
@@ -135,10 +153,15 @@ class RunningDialogue:
         chat.answer(self.asked, completion)
         if seat in self.episode.seats.own:
             self.episode.turns.append(spoken)
-        self.play(move)
+        self._send(move)
 
     def play(self, move: Move) -> None:
         """Play a move of the seat to move; raises whatever the environment raises."""
+        self._send(move)
+        self.listen()
+
+    def _send(self, move: Move) -> None:
+        """Send a move to a server, which computes while those of other episodes are sent; keep it for `listen`."""
         seat = self.turn.seat
         self.episode.moves += 1
         if not move.legal and self._rules.illegal != "pass_on":
@@ -146,7 +169,16 @@ class RunningDialogue:
         if move.action is None:
             self.end("terminated")
             return
-        self.turn = self._call(partial(self.game.step, move.action))
+        if self.game.remote:
+            self._call(partial(self.game.send, move.action))
+        self._sent = move.action
+
+    def listen(self) -> None:
+        """Play the move that was sent, if one was; raises whatever the environment raises."""
+        if self._sent is None:
+            return
+        action, self._sent = self._sent, None
+        self.turn = self._call(partial(self.game.step, action))
         for at, reward in enumerate(self.turn.rewards):
             self._earn(at, reward)
         for at, ending in self.turn.ends.items():
@@ -186,13 +218,15 @@ def play_dialogues(
 ) -> None:
     """Play all episodes, `num_envs` at a time, and record the result in each of them.
 
-    An environment that raises or does not return fails its episode; that copy of it is not used again.
+    An environment that raises or does not return fails its episode; that copy of it is not used again. An episode that
+    a server loses begins again from its seed, as often as its environment allows.
     """
     waiting = list(reversed(episodes))
     running: list[RunningDialogue] = []
     while waiting or running:
+        active = [dialogue.episode for dialogue in running]
         while waiting and len(running) < num_envs:
-            episode = waiting.pop()
+            active.append(episode := waiting.pop())
             with _recorded(episode):
                 running.append(RunningDialogue(episode, table, rules, rng))
         for player, dialogues in _by_player(running):
@@ -202,8 +236,10 @@ def play_dialogues(
                 _move_randomly(player, dialogues)
         for dialogue in running:
             if dialogue.episode.over and not dialogue.episode.error:
+                dialogue.game.release()
                 table.pool.give_back(dialogue.episode.environment, dialogue.game)
         running = [dialogue for dialogue in running if not dialogue.episode.over]
+        waiting += [episode.again() for episode in active if episode.lost]
 
 
 def _speak(player: PolicyPlayer, dialogues: Sequence[RunningDialogue]) -> None:
@@ -219,7 +255,11 @@ def _speak(player: PolicyPlayer, dialogues: Sequence[RunningDialogue]) -> None:
         with _recorded(dialogue.episode):
             if completion.error:
                 raise GameError(completion.error)
-            dialogue.say(completion)
+            dialogue.speak(completion)
+    for dialogue, _ in asked:  # all moves are sent: servers compute side by side
+        if not dialogue.episode.over:
+            with _recorded(dialogue.episode):
+                dialogue.listen()
 
 
 def _move_randomly(player: RandomMover, dialogues: Sequence[RunningDialogue]) -> None:
@@ -242,6 +282,7 @@ def _recorded(episode: Dialogue) -> Iterator[None]:
         plain = isinstance(error, GameError | BrokenChat)
         reason = str(error) if plain else f"{type(error).__name__}: {error}"
         episode.over, episode.error = True, f"move {episode.moves}: {' '.join(reason.split())}"
+        episode.lost = isinstance(error, EpisodeLost) and len(episode.restarts) < error.restarts
 
 
 def _by_player(running: Sequence[RunningDialogue]) -> list[tuple[DialoguePlayer, list[RunningDialogue]]]:

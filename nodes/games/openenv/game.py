@@ -1,0 +1,105 @@
+"""A game in text that an OpenEnv server plays."""
+
+import time
+from json import dumps
+from typing import Any
+
+from genrl_graph.nodes.games.game import GameError
+from genrl_graph.nodes.games.openenv.params import OpenEnvParams
+from genrl_graph.nodes.games.openenv.replies import (
+    Refusal,
+    Reply,
+    heard,
+    is_truncated,
+    legal_of,
+    read_reply,
+    rewards_of,
+    seat_of,
+)
+from genrl_graph.nodes.games.openenv.session import Session, begin, require_websockets
+from genrl_graph.nodes.games.text_game import Spoken, TextTurn
+from genrl_graph.store.strict_json import bounded_json
+
+
+class OpenEnvGame:
+    """A game whose every episode is a session of its own, on a server at a URL.
+
+    The server has no way back into a session that is lost: such an episode raises `EpisodeLost`.
+    """
+
+    def __init__(self, params: OpenEnvParams, *, where: str) -> None:
+        require_websockets(where)
+        self.seats, self.deterministic = params.seats, params.deterministic
+        self._params = params
+        self._session: Session | None = None
+        self._turn = TextTurn(0, (), ())
+        self._unheard: dict[int, list[Spoken]] = {}
+        self._waiting: Refusal | float | None = None  # for the reply to a move: its refusal, or the time until when
+
+    def reset(self, seed: int, *, waits: bool = True) -> TextTurn:
+        """Begin an episode in a new session; with `waits` a server that is away or full is waited for."""
+        self.release()
+        self._unheard = {}
+        request = {"type": "reset", "data": {**self._params.reset, "seed": seed}}
+        self._session, message = begin(self._params, request, waits=waits)
+        reply = read_reply(message)
+        if isinstance(reply, Refusal):
+            raise GameError(f"the server begins no episode: {reply}")
+        return self._read(reply)
+
+    def send(self, action: str) -> None:
+        """Send a move, so that the server computes while other moves are sent; `step` returns what it leads to."""
+        assert self._session is not None, "an episode has begun"
+        try:
+            data = self._action(action)
+        except ValueError as error:
+            self._waiting = Refusal("INVALID_JSON", f"an action is a JSON object ({error})")
+            return
+        self._session.send({"type": "step", "data": data})
+        self._waiting = time.monotonic() + self._params.timeout_s
+
+    def step(self, action: str) -> TextTurn:
+        """Return what a move leads to, after sending it if `send` has not."""
+        if self._waiting is None:
+            self.send(action)
+        assert self._session is not None and self._waiting is not None, "a move was sent"
+        waiting, self._waiting = self._waiting, None
+        reply = waiting if isinstance(waiting, Refusal) else read_reply(self._session.receive(waiting))
+        if isinstance(reply, Reply):
+            return self._read(reply)
+        if self._params.errors == "fail":
+            raise GameError(f"the server refuses the action: {reply}")
+        return TextTurn(self._turn.seat, [Spoken(f"Error: {reply.message}")], (0.0,) * self.seats, self._turn.legal)
+
+    def release(self) -> None:
+        """End the session, if there is one: an idle game takes no place at the server."""
+        self._waiting = None
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def close(self) -> None:
+        """End the session."""
+        self.release()
+
+    def _action(self, move: str) -> dict[str, Any]:
+        """Return the action of a move; raises `ValueError` if it is none."""
+        if self._params.action is not None:
+            return {**self._params.constants, self._params.action: move}
+        action = bounded_json(move)
+        if not isinstance(action, dict):
+            raise ValueError(f"it is {dumps(action)[:40]}")
+        return {**action, **self._params.constants}
+
+    def _read(self, reply: Reply) -> TextTurn:
+        """Return the turn of a reply; ends the session of an episode that is over."""
+        rewards = rewards_of(reply, self._params)
+        if reply.done:
+            ending = "truncated" if is_truncated(reply, self._params) else "terminated"
+            self.release()
+            return TextTurn(0, (), rewards, None, dict.fromkeys(range(self.seats), ending), over=True)
+        seat = seat_of(reply, self._params)
+        for at, text in heard(reply, self._params, seat).items():
+            self._unheard.setdefault(at, []).append(Spoken(text))
+        self._turn = TextTurn(seat, self._unheard.pop(seat, []), rewards, legal_of(reply, self._params))
+        return self._turn
