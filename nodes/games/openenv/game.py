@@ -24,24 +24,25 @@ from genrl_graph.store.strict_json import bounded_json
 class OpenEnvGame:
     """A game whose every episode is a session of its own, on a server at a URL.
 
-    The server has no way back into a session that is lost: such an episode raises `EpisodeLost`.
+    The server has no way back into a session that is lost: such an episode raises `EpisodeLost`. With `waits` a server
+    that is away or full is waited for as an episode begins.
     """
 
-    def __init__(self, params: OpenEnvParams, *, where: str) -> None:
+    def __init__(self, params: OpenEnvParams, *, where: str, waits: bool = True) -> None:
         require_websockets(where)
         self.seats, self.deterministic = params.seats, params.deterministic
-        self._params = params
+        self._params, self._waits = params, waits
         self._session: Session | None = None
         self._turn = TextTurn(0, (), ())
         self._unheard: dict[int, list[Spoken]] = {}
         self._waiting: Refusal | float | None = None  # for the reply to a move: its refusal, or the time until when
 
-    def reset(self, seed: int, *, waits: bool = True) -> TextTurn:
-        """Begin an episode in a new session; with `waits` a server that is away or full is waited for."""
+    def reset(self, seed: int) -> TextTurn:
+        """Begin an episode in a new session."""
         self.release()
         self._unheard = {}
         request = {"type": "reset", "data": {**self._params.reset, "seed": seed}}
-        self._session, message = begin(self._params, request, waits=waits)
+        self._session, message = begin(self._params, request, waits=self._waits)
         reply = read_reply(message)
         if isinstance(reply, Refusal):
             raise GameError(f"the server begins no episode: {reply}")

@@ -121,7 +121,7 @@ class OpenEnvParams(ExactNumbers):
             raise ValueError("give text or template, not both")
         if self.seats > 1 and (self.seat is None or self.rewards is None):
             raise ValueError(
-                f"seats is {self.seats}; name the fields of the seat to move and of rewards: seat, rewards"
+                f"seats is {self.seats}; name `seat` and `rewards`, the fields of the seat to move and of rewards"
             )
         if self.action is not None and self.action in self.constants:
             raise ValueError(f"constants holds {self.action!r}, which a move becomes")

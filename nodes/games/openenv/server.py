@@ -15,6 +15,7 @@ from genrl_graph.nodes.games.text_game import CheckedTextGame
 from genrl_graph.store.strict_json import bounded_json
 
 MOST_SCHEMA_BYTES = 2**20
+PLAIN = {"Accept-Encoding": "identity"}
 SCALARS = frozenset({"string", "integer", "number", "boolean"})
 """Types of fields that a server makes of a text."""
 
@@ -27,9 +28,9 @@ def prove_server(params: OpenEnvParams, *, where: str) -> None:
     require_websockets(where)
     if problem := action_problem(_action_schema(params, where), params):
         raise DataError(f"{where}: {problem}")
-    game = OpenEnvGame(params, where=where)
+    game = CheckedTextGame(OpenEnvGame(params, where=where, waits=False))
     try:
-        CheckedTextGame(_Unwaited(game)).reset(0)
+        game.reset(0)
     except GameError as error:
         raise DataError(f"{where}: an episode cannot begin at {params.url}: {error}") from error
     finally:
@@ -42,30 +43,17 @@ def action_problem(schema: Mapping[str, Any], params: OpenEnvParams) -> str:
     fields = fields if isinstance(fields, dict) else {}
     named = [name for name in (params.action, *params.constants) if name is not None]
     if fields and (unknown := [name for name in named if name not in fields]):
-        return (
-            f"the server's actions have no field {unknown[0]!r}; their fields are {preview(', '.join(sorted(fields)))}"
-        )
+        known = preview(", ".join(sorted(fields)))
+        return f"the server's actions have no field {unknown[0]!r}; their fields are {known}"
     if params.action is None:
         return ""
-    types = _types(fields.get(params.action, {}))
+    types = _types(fields.get(params.action, {})) - {"null"}
     if types and not types & SCALARS:
         wanted = preview(", ".join(sorted(types)))
-        return f"the server's field {params.action!r} is of type {wanted}, not a text; leave out `action`: moves are JSON then"
+        return f"the server's field {params.action!r} is of type {wanted}, no text; leave out `action`: moves are JSON"
     required = schema.get("required")
     missing = [name for name in required if name not in named] if isinstance(required, list) else []
     return f"the server's actions need {short(missing[0])}, too; give it in constants" if missing else ""
-
-
-class _Unwaited:
-    """A game whose server is there now, or never."""
-
-    def __init__(self, game: OpenEnvGame) -> None:
-        self.seats, self.deterministic = game.seats, game.deterministic
-        self._game = game
-        self.step, self.close = game.step, game.close
-
-    def reset(self, seed: int) -> Any:
-        return self._game.reset(seed, waits=False)
 
 
 def _types(field: Any) -> set[str]:
@@ -77,7 +65,7 @@ def _types(field: Any) -> set[str]:
     if either:
         return set().union(*either) if all(either) else set()
     types = field.get("type", [])
-    return {str(one) for one in (types if isinstance(types, list) else [types])} - {"null"}
+    return {str(one) for one in (types if isinstance(types, list) else [types])}
 
 
 def _action_schema(params: OpenEnvParams, where: str) -> Mapping[str, Any]:
@@ -87,7 +75,7 @@ def _action_schema(params: OpenEnvParams, where: str) -> Mapping[str, Any]:
     if status != 200:
         phrase = HTTPStatus(status).phrase if status in list(HTTPStatus) else ""
         raise DataError(
-            f"{where}: {url} answers {f'{status} {phrase}'.strip()}: it is no OpenEnv server, or of a version before 0.2; "
+            f"{where}: {url} answers {f'{status} {phrase}'.strip()}: it is no OpenEnv server, or one before 0.2; "
             "correct params.url, or update the server"
         )
     try:
@@ -96,9 +84,8 @@ def _action_schema(params: OpenEnvParams, where: str) -> Mapping[str, Any]:
                 return action
     except ValueError:
         pass
-    raise DataError(
-        f"{where}: {url} gives no schemas of actions and observations, but {preview(content)}: it is no OpenEnv server; correct params.url"
-    )
+    what = f"gives no schemas of actions and observations, but {preview(content)}"
+    raise DataError(f"{where}: {url} {what}: it is no OpenEnv server; correct params.url")
 
 
 def _get(url: str, params: OpenEnvParams, where: str) -> tuple[int, bytes]:
@@ -108,16 +95,14 @@ def _get(url: str, params: OpenEnvParams, where: str) -> tuple[int, bytes]:
     content, until = bytearray(), time.monotonic() + params.timeout_s
     try:
         with (
-            httpx2.Client(headers=headers(params), timeout=params.timeout_s, trust_env=False) as client,
+            httpx2.Client(headers=headers(params) | PLAIN, timeout=params.timeout_s, trust_env=False) as client,
             client.stream("GET", url) as response,
         ):
-            for chunk in response.iter_bytes():
+            for chunk in response.iter_raw():
                 content += chunk
                 if len(content) > MOST_SCHEMA_BYTES or time.monotonic() > until:
                     most = f"{MOST_SCHEMA_BYTES} bytes in {params.timeout_s:g} s"
-                    raise DataError(
-                        f"{where}: {url} gives more than {most}: it is no OpenEnv server; correct params.url"
-                    )
+                    raise DataError(f"{where}: {url} gives more than {most}; correct params.url")
             return response.status_code, bytes(content)
     except httpx2.HTTPError as error:
         reason = preview(error) if str(error) else type(error).__name__

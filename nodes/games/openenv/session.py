@@ -166,9 +166,7 @@ def _connected(params: OpenEnvParams, stack: ExitStack, seconds: float) -> "Clie
         return stack.enter_context(opening)
     except InvalidStatus as error:
         status = error.response.status_code
-        raise SessionRefused(
-            f"{params.url}/ws answers {status}, and opens no WebSocket", waits=status >= 500
-        ) from error
+        raise SessionRefused(f"{params.url}/ws answers {status}, no WebSocket", waits=status >= 500) from error
     except InvalidHandshake as error:
         waits = isinstance(error, InvalidMessage)  # also where a server ends as it is asked
         raise SessionRefused(f"{params.url}/ws opens no WebSocket: {preview(error)}", waits=waits) from error

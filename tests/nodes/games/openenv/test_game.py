@@ -196,7 +196,7 @@ def test_a_server_that_is_silent_or_full_costs_its_seconds() -> None:
             GameError, match="CAPACITY_REACHED: '1 of 1 sessions'; lower num_envs, or raise its max_con"
         ):
             opened(server, timeout_s=0.3).reset(0)
-        with pytest.raises(GameError, match="the server did not answer within 0.3 s") as silent:
+        with pytest.raises(GameError, match=r"the server did not answer within 0\.3 s") as silent:
             game.step("1")
         assert not isinstance(silent.value, EpisodeLost)
         game.close()
@@ -214,5 +214,7 @@ def test_a_key_is_sent_to_the_server_and_to_no_error(monkeypatch: pytest.MonkeyP
 
 
 def test_a_row_of_data_opens_no_server() -> None:
-    with pytest.raises(DataError, match="openenv digit: no source.environment names http://127.0.0.1:9; a row of data"):
+    with pytest.raises(
+        DataError, match=r"openenv digit: no source\.environment names http://127.0.0.1:9; a row of data"
+    ):
         environment("http://127.0.0.1:9").open_text()

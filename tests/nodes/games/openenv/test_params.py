@@ -36,7 +36,7 @@ def test_an_environment_is_described_without_its_server(url: str) -> None:
         ({"url": URL, "text": "a", "template": "b"}, "give text or template, not both"),
         ({"url": URL, "template": "{{ board }}"}, "the template reads 'board'; it may read observation, metadata, rew"),
         ({"url": URL, "template": "{{"}, "params.template is .*: is not valid Jinja"),
-        ({"url": URL, "seats": 2}, "seats is 2; name the fields of the seat to move and of rewards: seat, rewards"),
+        ({"url": URL, "seats": 2}, "seats is 2; name `seat` and `rewards`, the fields"),
         ({"url": URL, "seats": True}, "params.seats is true: wants a number"),
         ({"url": URL, "action": "a", "constants": {"a": 1}}, "constants holds 'a', which a move becomes"),
         ({"url": URL, "errors": "ignore"}, "params.errors is \"ignore\": Input should be 'tell' or 'fail'"),
