@@ -36,6 +36,7 @@ METRICS = {
     "<generator>/turns": "moves of all seats in all episodes (generate.dialogue)",
     "<generator>/illegal": "share of the recorded turns whose move could not be extracted or was not legal",
     "<generator>/truncated_episodes": "share of the episodes that met a limit of turns or of the context",
+    "<generator>/restarts": "times that an episode began again because its server lost it; only if one did",
     "<generator>/return": "mean sum of the rewards of an episode, over the seats of the policy",
     "<generator>/episode_length": "mean moves of an episode, of all seats",
     "<generator>/<term>/episodes": "episodes against an opponent: self, random, policy or snapshots",

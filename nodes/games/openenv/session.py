@@ -52,6 +52,7 @@ class Session:
         self._restarts, self._timeout_s = params.restarts, params.timeout_s
         stack = ExitStack()
         self.close = weakref.finalize(self, stack.close)
+        self.close.atexit = False  # the end of the process closes them all at once
         self._socket = _connected(params, stack, seconds)
 
     def send(self, message: dict[str, Any]) -> None:
