@@ -94,7 +94,7 @@ class OpenEnvServer:
         self.stop()
 
     def _page(self, connection: ServerConnection, request: Request) -> Response | None:
-        self.headers.append(dict(request.headers.raw_items()))
+        self.headers.append({name.lower(): value for name, value in request.headers.raw_items()})
         if request.path in self.pages:
             return connection.respond(self.pages[request.path], "no")
         if request.path == "/schema" and self.schema is not None:

@@ -3,7 +3,7 @@
 import socket
 import time
 import weakref
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from json import dumps
 from typing import TYPE_CHECKING, Any
@@ -56,13 +56,11 @@ class Session:
         self._socket = _connected(params, stack, seconds)
 
     def send(self, message: dict[str, Any]) -> None:
-        """Send a request; raises `EpisodeLost` if the connection is gone."""
+        """Send a request; if the connection is gone, `receive` tells, after what the server has said before."""
         from websockets.exceptions import ConnectionClosed
 
-        try:
+        with suppress(ConnectionClosed):
             self._socket.send(dumps(message))
-        except ConnectionClosed as error:
-            raise self._lost(error) from error
 
     def receive(self, until: float) -> Any:
         """Return the JSON of the next message, at most until a monotonic time.

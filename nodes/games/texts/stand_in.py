@@ -30,5 +30,4 @@ class StandIn:
         nothing = (0.0,) * self.seats
         if self._moves == MOVES * self.seats:
             return TextTurn(0, (), nothing, ends=dict.fromkeys(range(self.seats), "terminated"), over=True)
-        heard = [Spoken(f"(what a server says before move {self._moves})")]
-        return TextTurn(self._moves % self.seats, heard, nothing, self._legal)
+        return TextTurn(self._moves % self.seats, [Spoken("?")], nothing, self._legal)

@@ -206,10 +206,12 @@ def test_a_server_that_is_silent_or_full_costs_its_seconds() -> None:
 def test_a_key_is_sent_to_the_server_and_to_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENENV_KEY", "secret7")
     with OpenEnvServer() as server:
-        environment(server, api_key_env="OPENENV_KEY").prove()
-        assert {one.get("Authorization") for one in server.headers} == {"Bearer secret7"}
+        declared = environment(server, api_key_env="OPENENV_KEY")
+        declared.declare()
+        declared.prove()
+        assert {one["authorization"] for one in server.headers} == {"Bearer secret7"}
     with pytest.raises(DataError) as gone:
-        environment(server, api_key_env="OPENENV_KEY").prove()
+        declared.prove()
     assert "secret7" not in str(gone.value)
 
 
