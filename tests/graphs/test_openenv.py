@@ -71,8 +71,8 @@ def test_a_lost_episode_begins_again_is_recorded_and_changes_nothing_else(graphs
     assert len(restarts["episode"]) == 2 and set(restarts["episode"]) <= set(rows["play"]["episode"])
     assert all("the server closed the connection" in reason for reason in restarts["reason"])
     assert sum(line.get("play/restarts", 0) for line in metrics(cut)) == 2
-    logprobs = [np.concatenate(one["play"].pop("logprobs")) for one in (rows, without)]
-    np.testing.assert_allclose(*logprobs, atol=1e-5)  # episodes side by side are other ones: rounding
+    after, before = (np.concatenate(one["play"].pop("logprobs")) for one in (rows, without))
+    np.testing.assert_allclose(after, before, atol=1e-5)  # episodes side by side are other ones: rounding
     assert rows == without
     assert "failed" not in rows["play"]["finish_reason"]
     assert run_command(["store", "verify", str(cut)]) == 0

@@ -17,7 +17,7 @@ from genrl_graph.nodes.games.openenv.replies import (
     seat_of,
 )
 from genrl_graph.nodes.games.openenv.session import Session, begin, require_websockets
-from genrl_graph.nodes.games.text_game import Spoken, TextTurn
+from genrl_graph.nodes.games.text_game import Spoken, TextEnding, TextTurn
 from genrl_graph.store.strict_json import bounded_json
 
 
@@ -96,7 +96,7 @@ class OpenEnvGame:
         """Return the turn of a reply; ends the session of an episode that is over."""
         rewards = rewards_of(reply, self._params)
         if reply.done:
-            ending = "truncated" if is_truncated(reply, self._params) else "terminated"
+            ending: TextEnding = "truncated" if is_truncated(reply, self._params) else "terminated"
             self.release()
             return TextTurn(0, (), rewards, None, dict.fromkeys(range(self.seats), ending), over=True)
         seat = seat_of(reply, self._params)

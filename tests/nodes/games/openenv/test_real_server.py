@@ -86,6 +86,7 @@ def source(server: Server, **params: Any) -> EnvironmentSource:
 
 def test_a_server_that_is_killed_and_comes_back_costs_no_episode(server: Server, tmp_path: Path) -> None:
     options = ["run.rounds=3", "run.trackers=[]", "nodes.tasks.params.num_episodes=64"]
+    options += ["nodes.tasks.params.environment.params.timeout_s=100", "nodes.play.params.step_timeout_s=300"]
     graph = load(GAME, [f"nodes.tasks.params.environment.params.url={server.url}", *options])
     play(graph, out=tmp_path / "whole", rounds=1, quiet=True)
     running = threading.Thread(target=play, args=(graph,), kwargs={"out": tmp_path / "cut", "quiet": True})
