@@ -13,7 +13,7 @@ from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
 LOST = object()
-"""What an environment returns that loses its session: the socket ends without a close frame."""
+"""Reply that loses a session: its socket ends without a close frame."""
 ACTION = {"type": "object", "properties": {"guess": {"type": "integer"}, "metadata": {}}, "required": ["guess"]}
 
 

@@ -98,7 +98,7 @@ class CheckedTextGame:
 
     @property
     def remote(self) -> bool:
-        """Whether a server plays the game."""
+        """Return whether a server plays the game."""
         return self._remote is not None
 
     def send(self, action: str) -> None:

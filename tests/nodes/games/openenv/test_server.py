@@ -1,4 +1,4 @@
-"""What is proven of a server before round 0."""
+"""The proof of a server before round 0."""
 
 import json
 import socket
