@@ -179,7 +179,7 @@ class Shop:
     stock = {"apple": 2, "pear": 0}
 
     def reset(self, budget: float = 10.0, **kwargs: Any) -> str:
-        self.budget, self.basket = budget, []
+        self.budget, self.basket = budget, list[str]()
         return f"You have {budget:g} francs."
 
     def buy(self, items: list[str], amount: int | None = None) -> str:

@@ -26,10 +26,10 @@ class ToolError(Exception):
 class Tool(Declared, kind="tool"):
     """Gives functions that a language model may call in its turns; `generate.dialogue` names tools in `tools`.
 
-    The function is `run`: its name is that of the type, and the model sees its type hints and its docstring, in Google's
-    form with a line for each argument. Define `functions` for several, or for those that keep a state. What a function
-    returns is shown to the model as text, and so is an error that it raises. Set `parallel` if calls of several
-    episodes may run at the same time, in threads of their own; then the tool has to keep its own time limit.
+    The function is `run`: its name is that of the type, and the model sees its type hints and its docstring, in the
+    form of Google with a line for each argument. Define `functions` for several, or for those that keep a state. What a
+    function returns is shown to the model as text, and so is an error that it raises. Set `parallel` if calls of
+    several episodes may run at the same time, in threads of their own; the tool then has to keep its own time limit.
     """
 
     parallel: ClassVar[bool] = False

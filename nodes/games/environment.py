@@ -48,9 +48,10 @@ class Environment(ExactNumbers):
     `params` are its keyword arguments; those of OpenSpiel may also have `actions` (names or numbers) and `shows` (auto,
     observation or information_state), those of TextArena `players`, those of `trl` `rewards` (names of reward functions
     that read `environments`). An id is looked up and never imported, so a graph file runs no code; that of `trl` is
-    module:name of a class written for TRL's `environment_factory`, in a module that `--import` allows. To use an environment of your own, call `gymnasium.register`, `register_aec` or `register_text`
-    in a script and pass it with `--import`. Games of OpenSpiel and TextArena, own ones of `register_text` and
-    Gymnasium's with `Text` spaces speak text.
+    module:name of a class written for TRL's `environment_factory`, in a module that `--import` allows. To use an
+    environment of your own, call `gymnasium.register`, `register_aec` or `register_text` in a script and pass it with
+    `--import`. Games of OpenSpiel and TextArena, own ones of `register_text`, classes of `trl` and Gymnasium's with
+    `Text` spaces speak text.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -94,7 +95,7 @@ class Environment(ExactNumbers):
             if info.context is not None:  # read from a graph file, which may come from a stranger
                 require_allowed(*name.split(":"))
         if self.kind != "trl" and ":" in self.id:
-            raise ValueError(f"{self.id!r} names a class, which is for kind trl; a {self.kind} has an id without `:`")
+            raise ValueError(f"{self.id!r} is no id of an environment of {self.kind}; module:name is for kind trl")
         return self
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""A class written for `environment_factory` of TRL's trainers, as a game of one seat that calls its methods as tools."""
+"""A class written for `environment_factory` of TRL's trainers, as a game of one seat with its methods as tools."""
 
 import asyncio
 import functools
@@ -24,9 +24,9 @@ class TrlGame:
 
     `id` is module:name of the class, or of a function that makes it. The seat hears the prompt of the row, with what
     `reset` returns after its last message, and calls public methods as tools; its first reply without a call ends the
-    episode. Then it earns what `get_reward` returns, and what each of the `rewards` (module:name of functions with TRL's
-    signature, which read `environments`) gives; so it does where the episode is truncated. Instances are kept and reset.
-    Python's global random numbers are seeded by the episode. Async methods run on one event loop.
+    episode. Then it earns what `get_reward` returns, and what each of the `rewards` (module:name of functions with
+    the signature of TRL, which read `environments`) gives; so it does where the episode is truncated. Instances are
+    kept and reset. Python's global random numbers are seeded by the episode. Async methods run on one event loop.
     """
 
     seats, deterministic = 1, False
@@ -36,7 +36,7 @@ class TrlGame:
         self._loop = asyncio.Runner()
         weakref.finalize(self, self._loop.close)
         with self._random.drawn():
-            self._env = load_target(id)(**params)
+            self._env: Any = load_target(id)(**params)
         self._rewards = [load_target(name) for name in rewards]
         self._prompt: Sequence[Mapping[str, str]] = PLACEHOLDER
         self._row: Mapping[str, Any] = {}

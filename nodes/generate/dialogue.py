@@ -72,16 +72,16 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
     environment raises, takes longer than `step_timeout_s`, or returns what no game can; a failed episode is one failed
     row with its reason.
 
-    A seat with `tools`, or in an environment with tools of its own, may call them instead of moving. A turn of calls is a
-    row like any other, and no move: its results are what the seat hears in its next turn, and so part of the prompt,
+    A seat with `tools`, or in an environment with tools of its own, may call them instead of moving. A turn of calls is
+    a row like any other, and no move: its results are what the seat hears in its next turn, and so part of the prompt,
     which is never trained. Malformed calls, unknown tools, wrong arguments and errors are messages to the policy, too,
     and are counted.
     """
 
     environment: Environment | None = Field(
         default=None,
-        description="environment that plays each task of another source, such as question, or a class of kind trl; null: "
-        "that of source.environment",
+        description="environment that plays each task of another source, such as question, or a class of kind trl; "
+        "null: that of source.environment",
     )
     system: str = Field(default="", description="Jinja template of the system message of a seat; empty: none")
     template: str = Field(
@@ -226,7 +226,7 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
                     yield f"`{socket}`: {error}"
 
     def _prove(self, policy: TextPolicy) -> None:
-        """Raise `DataError` if chats of a policy cannot be continued, or its chat template takes no tools as it must."""
+        """Raise `DataError` if chats of a policy cannot be continued, or its template takes no tools as it must."""
         if self.history == "sampled":
             policy.prove_extend()
         if self.tools and self.tool_format in ("auto", "template"):
@@ -330,7 +330,7 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
         limits = (self.max_tool_calls, self.max_result_characters)
         tools = ToolRules(self.tools, self.tool_format, self.tool_prompt, *limits, where)
         moves = (self.extract, self.illegal, self.illegal_reward)
-        return Rules(self._wording(), *moves, self.max_turns, self.step_timeout_s, tools)
+        return Rules(self._wording(), *moves, self.max_turns, self.step_timeout_s, tools, self.environment)
 
     def _seating(
         self, policy: TextPolicy, opponent: TextPolicy | None, snapshots: Snapshots | None, rng: np.random.Generator

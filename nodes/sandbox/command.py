@@ -16,7 +16,7 @@ from genrl_graph.nodes.sandbox.limits import SandboxLimits
 from genrl_graph.nodes.sandbox.syscalls import seccomp_filter
 
 NOBODY = 65534
-"""User and group of the program, and of bubblewrap itself where this process is root: no limit on processes binds root."""
+"""User and group of the program, and of bubblewrap itself where this process is root: its processes are not counted."""
 PYTHON = Path("/py")
 _OF_SANDBOX = 1
 """Processes of bubblewrap in the sandbox, which count like those of the program."""

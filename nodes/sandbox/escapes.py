@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 MARK, DONE = "mark", "tried"
 _NEW_USER = 0x10000000
@@ -28,35 +29,33 @@ def local_sockets() -> bool:
 
 def read_outside(folder: str) -> bool:
     """Read a file outside that everybody may read; the parent looks for what is printed."""
-    with open(f"{folder}/secret") as file:
-        print(file.read())
+    print(Path(folder, "secret").read_text())
     return True
 
 
 def write_outside(folder: str) -> bool:
     """Write a file in a folder outside that everybody may write."""
-    with open(f"{folder}/{MARK}", "w"):
-        return True
+    Path(folder, MARK).touch()
+    return True
 
 
 def write_system() -> bool:
     """Write anywhere but in /tmp."""
-    return any(_writes(f"{folder}/{MARK}") for folder in ("", "/usr", "/py", "/dev", "/dev/shm", "/proc"))
+    return any(_writes(Path(folder, MARK)) for folder in ("/", "/usr", "/py", "/dev", "/dev/shm", "/proc"))
 
 
-def _writes(path: str) -> bool:
+def _writes(path: Path) -> bool:
     try:
-        with open(path, "w"):
-            return True
+        path.touch()
     except OSError:
         return False
+    return True
 
 
 def fill_tmp(size_mb: int) -> bool:
     """Write more to /tmp than it may hold, in files that are each small enough."""
     for number in range(3):
-        with open(f"/tmp/{number}", "wb") as file:
-            file.write(bytes(size_mb * 2**19 + 2**12))
+        Path("/tmp", str(number)).write_bytes(bytes(size_mb * 2**19 + 2**12))
     return True
 
 
@@ -82,7 +81,7 @@ def processes(most: int) -> bool:
 
 def foreign_processes() -> bool:
     """See processes outside."""
-    return max(int(name) for name in os.listdir("/proc") if name.isdigit()) > 64
+    return max(int(folder.name) for folder in Path("/proc").glob("[0-9]*")) > 64
 
 
 def memory(size_mb: int) -> bool:
@@ -97,7 +96,7 @@ def uncounted_memory() -> bool:
 
 def descriptors() -> bool:
     """Inherit open files, but for the standard ones and that of the listing."""
-    return len(os.listdir("/proc/self/fd")) > 4
+    return len(list(Path("/proc/self/fd").iterdir())) > 4
 
 
 def user_namespace() -> bool:
@@ -109,8 +108,8 @@ def user_namespace() -> bool:
 
 def privileges() -> bool:
     """Have capabilities, gain new ones, or make unfiltered system calls."""
-    with open("/proc/self/status") as file:
-        status = {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
+    lines = Path("/proc/self/status").read_text().splitlines()
+    status = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
     return int(status["CapEff"], 16) != 0 or status["NoNewPrivs"] != "1" or status["Seccomp"] != "2"
 
 

@@ -43,7 +43,7 @@ def _proven(_: int) -> Path | str:
     if bwrap is None:
         return f"bubblewrap is not installed; {INSTALL}"
     if python_binary() is None:
-        return f"its user nobody cannot read {sys.executable}; install Python in /usr, or run this as another user than root"
+        return f"its user nobody cannot read {sys.executable}; install Python in /usr, or use another user than root"
     if seccomp_filter() is None:
         return "the system calls of this processor are not known; use one with x86_64 or aarch64"
     try:

@@ -49,7 +49,7 @@ def run_once(bwrap: Path, source: str, stdin: bytes, limits: SandboxLimits) -> S
 
 
 def _start(command: Command) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+    process: subprocess.Popen[bytes] = subprocess.Popen(
         command.arguments,
         executable=command.executable,
         stdin=subprocess.PIPE,
@@ -62,6 +62,7 @@ def _start(command: Command) -> subprocess.Popen[bytes]:
         start_new_session=True,  # Ctrl-C only reaches the parent
         **identity(),  # type: ignore[call-overload]
     )
+    return process
 
 
 def _reason(code: int, stderr: str, seconds: float, limits: SandboxLimits) -> Reason:

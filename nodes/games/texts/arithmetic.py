@@ -8,8 +8,7 @@ from genrl_graph.nodes.games.text_game import Spoken, TextTurn
 class Arithmetic:
     """One seat says the result of a product or sum of `terms` whole numbers of `digits` digits, drawn from the seed.
 
-    Success pays 1. The game takes the action for the result, so the dialogue extracts a number: `extract: '-?\\d+'`. It
-    knows the number by its value, and every other action is wrong.
+    Success pays 1. The action is the result, so the dialogue has to extract a number; every other action is wrong.
     """
 
     seats, deterministic = 1, True

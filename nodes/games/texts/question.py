@@ -8,7 +8,7 @@ from genrl_graph.nodes.games.text_game import Spoken, TextTurn
 
 
 class Question:
-    """One seat hears the messages of a task; its first move is its answer, which rewards judge: the game pays nothing."""
+    """One seat hears the messages of a task, and its first move is its answer: rewards judge it, the game pays none."""
 
     seats, deterministic = 1, True
 

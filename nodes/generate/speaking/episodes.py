@@ -69,7 +69,10 @@ class Dialogue:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Rules of a dialogue: the wording of turns, the reading of moves, tools, and limits on turns and seconds."""
+    """Rules of a dialogue: the wording of turns, the reading of moves, tools, and limits on turns and seconds.
+
+    `environment` plays the tasks; None: each task names its own.
+    """
 
     wording: Wording
     extract: str
@@ -78,6 +81,7 @@ class Rules:
     max_turns: int
     step_timeout_s: float
     tools: ToolRules
+    environment: Environment | None = None
 
 
 @dataclass(frozen=True, slots=True)

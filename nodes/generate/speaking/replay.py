@@ -8,7 +8,6 @@ import numpy as np
 from genrl_graph.contract.policy import Completion, TextPolicy
 from genrl_graph.edge_types.task import Task
 from genrl_graph.edge_types.turns import Turns
-from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.generate.acting.replay import MissingSeatError
 from genrl_graph.nodes.generate.acting.seating import Seats
 from genrl_graph.nodes.generate.speaking.episodes import Dialogue, Rules, RunningDialogue, SpokenTurn, Table
@@ -25,22 +24,20 @@ def replay_turns(
     table: Table,
     rules: Rules,
     *,
-    environment: Environment | None,
     policy: TextPolicy | None,
     room: int,
     tolerance: float,
 ) -> str:
     """Play the episode's completions; return the first deviation from its recorded turns, "" if there is none.
 
-    The replay hears, words, extracts, calls tools, rewards and ends as `rules` say, in the `environment` of the
-    generator, or in that of the task. With a `policy` of the same tokenizer it
-    computes the prompt ids too, and admits that an episode was truncated because its next prompt has more than `room`
-    tokens. Raises `MissingSeatError` if a seat is missing, and whatever the environment raises.
+    The replay hears, words, extracts, calls tools, rewards and ends as `rules` say. With a `policy` of the same
+    tokenizer it computes the prompt ids too, and admits that an episode was truncated because its next prompt has more
+    than `room` tokens. Raises `MissingSeatError` if a seat is missing, and whatever the environment raises.
     """
-    start = start_of(task, environment)
+    start = start_of(task, rules.environment)
     seats = start.environment.text_spaces().seats
     player = RecordedPlayer(policy)
-    seated = Seats[DialoguePlayer]((player,) * seats, tuple(range(seats)), "self")
+    seated: Seats[DialoguePlayer] = Seats((player,) * seats, tuple(range(seats)), "self")
     played = Dialogue(start.task, 0, start.environment, start.seed, seated, start.row)
     rows = sorted(episode.rows(*_READ, "ending"), key=lambda row: (row["seat"], row["turn"]))
     waiting = {seat: [row for row in rows if row["seat"] == seat] for seat in {row["seat"] for row in rows}}

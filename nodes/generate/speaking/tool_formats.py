@@ -17,7 +17,7 @@ from genrl_graph.store.strict_json import parse_json
 ToolFormat = Annotated[
     Literal["auto", "template", "json", "block"],
     Field(
-        description="how calls are written: as the chat template has it (template), as JSON in <tool_call> tags (json), "
+        description="how calls are written: as the chat template has it (template), JSON in <tool_call> tags (json), "
         "or as a code block with the name of a tool, whose text is the one argument (block); auto: as the chat "
         "template has it, or else json"
     ),
@@ -88,7 +88,7 @@ def _block_calls(text: str, functions: Mapping[str, Function]) -> list[ToolCall]
 def one_argument(name: str, function: Function) -> str:
     """Return the name of the only required argument; raises `DataError` if a block cannot be the argument."""
     parameters: list[Any] = list(inspect.signature(function).parameters.values())
-    required = [one.name for one in parameters if one.default is one.empty and one.kind is not one.VAR_KEYWORD]
+    required = [str(one.name) for one in parameters if one.default is one.empty and one.kind is not one.VAR_KEYWORD]
     if len(required) != 1:
         listed = ", ".join(required) or "none"
         raise DataError(f"{name}: has the required arguments {listed}, and a block is one; set tool_format: json")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import GetJsonSchemaHandler, PlainSerializer, ValidationError, ValidationInfo
 from pydantic.functional_validators import BeforeValidator
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema
 
 from genrl_graph.contract import registry
 from genrl_graph.contract.declared import param_problems

@@ -147,7 +147,7 @@ class RunningCalls:
         self._results: list[Result] | None = None
 
     def results(self) -> list[Result]:
-        """Return the results in the order of the calls, none longer than allowed; raises `GameError` for a broken tool."""
+        """Return the results in the order of the calls, cut to their limit; raises `GameError` for a broken tool."""
         if self._results is None:
             try:
                 self._results = [self._cut(call.result()) for call in self._calls]

@@ -43,7 +43,8 @@ class TurnTokens:
     def prove(self, *, role: str = "user") -> None:
         """Check on a chat of three messages that continuing it spells what the chat template spells.
 
-        `role` is that of the message after the completion. Raises `DataError` if the template drops or rewrites completions or messages, or joins tokens across them.
+        `role` is that of the message after the completion. Raises `DataError` if the template drops or rewrites
+        completions or messages, or joins tokens across them.
         """
         asked, said, then = PROBE
         first, answer = {"role": "user", "content": asked}, {"role": "assistant", "content": said}

@@ -1,4 +1,4 @@
-"""Classes written for TRL's `environment_factory`: ten run unchanged, and five malformed ones are a line before round 0."""
+"""Classes for TRL's `environment_factory`: ten run unchanged, and five malformed ones are a line before round 0."""
 
 import inspect
 import json
@@ -42,8 +42,8 @@ class Agent(CausalPolicy):
     ) -> list[list[Completion]]:
         said = [self.script(self.decode(prompt.tolist())) for prompt in prompts]
         ids = [self.encode(text, ended=True) for text in said]
-        logprobs = [np.zeros(len(row), np.float32) for row in ids]
-        return [[Completion(*row, text, "stop")] for *row, text in zip(ids, logprobs, said, strict=True)]
+        rows = zip(ids, said, strict=True)
+        return [[Completion(row, np.zeros(len(row), np.float32), text, "stop")] for row, text in rows]
 
 
 def call(name: str, **arguments: Any) -> str:

@@ -241,7 +241,7 @@ def tokens(template: str) -> ChatTokens:
 )
 def test_a_chat_template_with_tools_tells_of_them_and_its_calls_are_read(template: str, reply: str) -> None:
     own = tokens(template)
-    schema = schema_of("double", registry.lookup("tool.double")().run, where="test")  # type: ignore[misc,union-attr,attr-defined]
+    schema = schema_of("double", registry.lookup("tool.double")().run, where="test")  # type: ignore[misc,union-attr]
     chat = tool_tokens(own, [schema], ends=[own.end_of_turn])
     assert chat is not None
     chat.prove_extend()
@@ -263,7 +263,7 @@ def test_a_chat_template_with_tools_tells_of_them_and_its_calls_are_read(templat
 def test_a_chat_template_without_tools_needs_a_convention() -> None:
     policy = says()
     node = DialogueGenerator(tools=[{"type": "tool.double"}], tool_format="template")
-    assert [line for line in node.check_carries({"policy": policy})] == [
+    assert list(node.check_carries({"policy": policy})) == [
         "`policy`: its chat template takes no tools, or one that TRL cannot read calls of; set tool_format: json"
     ]
     assert list(node.model_copy(update={"tool_format": "auto"}).check_carries({"policy": policy})) == []

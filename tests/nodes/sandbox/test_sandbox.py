@@ -1,4 +1,4 @@
-"""The sandbox against programs that mean harm: each is contained, for the reason that is recorded, and nothing is left."""
+"""The sandbox against programs that mean harm: each is contained, its reason is recorded, and nothing is left."""
 
 import os
 import signal
