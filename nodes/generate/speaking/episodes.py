@@ -3,10 +3,11 @@
 Randomness is drawn per episode, seat and turn, so that an episode does not depend on those beside it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -22,12 +23,16 @@ from genrl_graph.nodes.generate.prompting.prompts import AskedTask
 from genrl_graph.nodes.generate.speaking.chats import Asked, Chat, Messages, Wording
 from genrl_graph.nodes.generate.speaking.moves import Illegal, Move, move_of
 from genrl_graph.nodes.generate.speaking.players import DialoguePlayer, PolicyPlayer, RandomMover, RecordedPlayer
+from genrl_graph.nodes.generate.speaking.toolbox import RunningCalls, Toolbox, ToolRules
 from genrl_graph.seeds import substream
 
 
 @dataclass(slots=True)
 class SpokenTurn:
-    """A turn of a recorded seat: what it heard and was asked, what it said and did, and what that earned."""
+    """A turn of a recorded seat: what it heard and was asked, what it said and did, and what that earned.
+
+    A turn with `calls` of tools is no move of the game.
+    """
 
     seat: int
     turn: int
@@ -39,13 +44,15 @@ class SpokenTurn:
     legal: bool = True
     reward: float = 0.0
     ending: str = ""
+    calls: RunningCalls | None = None
 
 
 @dataclass(slots=True)
 class Dialogue:
     """One episode to play, and its result; `error` is the reason of a failure.
 
-    An episode that its environment has `lost` begins again; `restarts` are the reasons.
+    `row` is the task that the environment plays, None if the seed is all of it. An episode that its environment has
+    `lost` begins again; `restarts` are the reasons.
     """
 
     task: AskedTask
@@ -53,6 +60,7 @@ class Dialogue:
     environment: Environment
     seed: int
     seats: Seats[DialoguePlayer]
+    row: Mapping[str, Any] | None = None
     turns: list[SpokenTurn] = field(default_factory=list)  # of the recorded seats, in order
     returns: list[float] = field(default_factory=list)  # by seat
     moves: int = 0
@@ -71,7 +79,10 @@ class Dialogue:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Rules of a dialogue: the wording of turns, the reading of moves, and limits on turns and seconds."""
+    """Rules of a dialogue: the wording of turns, the reading of moves, tools, and limits on turns and seconds.
+
+    `environment` plays the tasks; None: each task names its own.
+    """
 
     wording: Wording
     extract: str
@@ -79,6 +90,8 @@ class Rules:
     illegal_reward: float
     max_turns: int
     step_timeout_s: float
+    tools: ToolRules
+    environment: Environment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +112,9 @@ class RunningDialogue:
         self._open = set(range(self.game.spaces.seats))
         self._chats: dict[int, Chat] = {}
         self._heard: Messages = []
+        self._calls: dict[int, RunningCalls] = {}
         episode.returns = [0.0] * self.game.spaces.seats
-        self.turn: TextTurn = self._call(partial(self.game.reset, episode.seed))
+        self.turn: TextTurn = self._call(partial(self.game.reset, episode.seed, episode.row))
         self.asked: Asked | None = None
         self._sent: str | None = None
 
@@ -119,11 +133,14 @@ class RunningDialogue:
         seat = self.turn.seat
         chat = self._chats.get(seat)
         if chat is None:
-            chat = self._chats[seat] = Chat(player.policy, self._rules.wording, self.episode.task)
-        self._heard = [{"role": message.speaker, "content": message.text} for message in self.turn.heard]
+            tools = self._toolbox(player)
+            chat = self._chats[seat] = Chat(player.policy, self._rules.wording, self.episode.task, tools)
+        calls = self._calls.pop(seat, None)
+        heard = [{"role": message.speaker, "content": message.text} for message in self.turn.heard]
+        self._heard = heard if calls is None else calls.heard()
         self.asked = None
         if chat.turns < self._rules.max_turns:
-            asked = chat.ask(seat, self._heard, self.turn.legal)
+            asked = chat.ask(seat, self._heard, self.turn.legal, results=calls is not None)
             self.asked = asked if player.fits(asked) else None
             if len(asked.ids) == 0 and player.policy is not None:
                 raise GameError("the prompt has no tokens")
@@ -132,10 +149,18 @@ class RunningDialogue:
         if self.asked is None:
             self.end("truncated")
 
-    def say(self, completion: Completion, *, drawn: str | None = None) -> None:
-        """Play the move of a completion, and record the turn; raises whatever the environment raises.
+    def _toolbox(self, player: PolicyPlayer | RecordedPlayer) -> Toolbox | None:
+        """Return the tools of a seat: those of the dialogue, and those of the environment; None if there are none."""
+        rules, own = self._rules.tools, self.game.functions
+        if not rules.tools and not own:
+            return None
+        return self._call(partial(Toolbox, rules, own, player.policy))
 
-        `drawn` is the random move that a recorded episode played in place of an illegal one.
+    def say(self, completion: Completion, *, drawn: str | None = None) -> None:
+        """Start the calls of tools in a completion or else play its move, and record the turn.
+
+        Raises whatever the environment raises. `drawn` is the random move that a recorded episode played in place of an
+        illegal one.
         """
         self.speak(completion, drawn=drawn)
         self.listen()
@@ -143,17 +168,32 @@ class RunningDialogue:
     def speak(self, completion: Completion, *, drawn: str | None = None) -> None:
         """Record the turn of a completion as `say` does, and send its move; `listen` plays it."""
         assert self.asked is not None, "a prompt was asked"
-        seat, chat, rules = self.turn.seat, self._chats[self.turn.seat], self._rules
+        chat, rules = self._chats[self.turn.seat], self._rules
+        if chat.tools is not None and (calls := chat.tools.read(self.asked.ids, completion)):
+            self._call_tools(chat, chat.tools.run(calls, self._call), completion)
+            return
         rng = self.stream("illegal")
         move = move_of(completion.text, self.turn.legal, pattern=rules.extract, illegal=rules.illegal, rng=rng)
         if drawn is not None and not move.legal and rules.illegal == "random" and drawn in (self.turn.legal or ()):
             move = Move(drawn, legal=False)
-        spoken = SpokenTurn(seat, chat.turns, self.episode.moves, self._heard, self.asked, completion)
+        spoken = self._record(chat, completion)
         spoken.action, spoken.legal = move.action or "", move.legal
-        chat.answer(self.asked, completion)
-        if seat in self.episode.seats.own:
-            self.episode.turns.append(spoken)
         self._send(move)
+
+    def _call_tools(self, chat: Chat, calls: RunningCalls, completion: Completion) -> None:
+        """Record a turn of calls; the seat hears their results in its next turn, before anybody moves."""
+        self._record(chat, completion).calls = calls
+        self._calls[self.turn.seat] = calls
+        self.episode.moves += 1
+
+    def _record(self, chat: Chat, completion: Completion) -> SpokenTurn:
+        """Add a completion to its chat, and to the episode if the seat is recorded."""
+        assert self.asked is not None, "a prompt was asked"
+        spoken = SpokenTurn(self.turn.seat, chat.turns, self.episode.moves, self._heard, self.asked, completion)
+        chat.answer(self.asked, completion)
+        if self.turn.seat in self.episode.seats.own:
+            self.episode.turns.append(spoken)
+        return spoken
 
     def play(self, move: Move) -> None:
         """Play a move of the seat to move; raises whatever the environment raises."""
@@ -186,7 +226,10 @@ class RunningDialogue:
         self.episode.over = self.turn.over
 
     def end(self, ending: str) -> None:
-        """End the episode for all seats that are still in it."""
+        """End the episode for all seats that are still in it, with what the environment pays for it as it stands."""
+        if ending == "truncated":
+            for at, reward in enumerate(self._call(self.game.truncate)):
+                self._earn(at, reward)
         for seat in sorted(self._open):
             self._close(seat, ending)
         self.episode.over = True
