@@ -76,7 +76,10 @@ class TextGame(Protocol):
 
 @runtime_checkable
 class RemoteTextGame(TextGame, Protocol):
-    """A game that a server plays: moves of several games are sent first, and their turns are awaited then."""
+    """A game that a server plays: what several games ask of it is sent first, and their turns are awaited then."""
+
+    def start(self, seed: int) -> None:
+        """Ask for the episode that the next `reset` begins."""
 
     def send(self, action: str) -> None:
         """Send the action that the next `step` plays."""
@@ -139,6 +142,11 @@ class CheckedTextGame:
     def remote(self) -> bool:
         """Return whether a server plays the game."""
         return self._remote is not None
+
+    def start(self, seed: int) -> None:
+        """Let a server begin the episode of the next `reset` from now on; other games begin it in `reset`."""
+        if self._remote is not None:
+            self._remote.start(seed)
 
     def send(self, action: str) -> None:
         """Let a server compute the next `step` from now on; other games compute in `step`."""

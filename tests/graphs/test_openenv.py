@@ -95,12 +95,18 @@ def test_an_episode_that_is_lost_every_time_is_a_failed_row(graphs: Path, tmp_pa
     assert server.sessions == 1 + 8 + 2 * len(lost), "the proof, and every lost episode three times"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_thread")
-def test_an_edited_reward_is_replayed_without_the_server(graphs: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_exactly_and_an_edited_reward_is_replayed_without_the_server(graphs: Path, tmp_path: Path) -> None:
     brief = "  brief: {type: reward.regex, inputs: {rollouts: play}, params: {pattern: '^[0-4]$'}}\n"
     with OpenEnvServer() as server:
-        folder = play(game(graphs, server), out=tmp_path / "run", quiet=True).folder
         text = game(graphs, server).dump()
+        (tmp_path / "game.yaml").write_text(text)
+        folder = play(game(graphs, server), out=tmp_path / "whole", quiet=True).folder
+        cut = ["run", str(tmp_path / "game.yaml"), "-o", str(tmp_path / "cut")]
+        assert run_command([*cut, "run.rounds=1"]) == 0
+        assert run_command([*cut, "--resume"]) == 0
+    assert stored(tmp_path / "cut") == stored(folder)
     edited = tmp_path / "edited.yaml"
     edited.write_text(text.replace("  credit:\n", f"{brief}  credit:\n").replace("scored: play", "scored: brief"))
     assert run_command(["replay", str(folder), str(edited), "-o", str(tmp_path / "replay")]) == 0

@@ -1,6 +1,7 @@
 """A game in text that an OpenEnv server plays."""
 
 import time
+from contextlib import suppress
 from json import dumps
 from typing import Any
 
@@ -16,7 +17,7 @@ from genrl_graph.nodes.games.openenv.replies import (
     rewards_of,
     seat_of,
 )
-from genrl_graph.nodes.games.openenv.session import Session, begin, require_websockets
+from genrl_graph.nodes.games.openenv.session import AGAIN_S, Session, SessionRefused, ask, begin, require_websockets
 from genrl_graph.nodes.games.text_game import Spoken, TextEnding, TextTurn
 from genrl_graph.store.strict_json import bounded_json
 
@@ -33,16 +34,22 @@ class OpenEnvGame:
         self.seats, self.deterministic = params.seats, params.deterministic
         self._params, self._waits = params, waits
         self._session: Session | None = None
+        self._asked: Session | None = None  # for the next episode
         self._turn = TextTurn(0, (), ())
         self._unheard: dict[int, list[Spoken]] = {}
         self._waiting: Refusal | float | None = None  # for the reply to a move: its refusal, or the time until when
 
-    def reset(self, seed: int) -> TextTurn:
-        """Begin an episode in a new session."""
+    def start(self, seed: int) -> None:
+        """Ask for an episode in a new session, so that the server begins it while others are asked for, too."""
         self.release()
-        self._unheard = {}
-        request = {"type": "reset", "data": {**self._params.reset, "seed": seed}}
-        self._session, message = begin(self._params, request, waits=self._waits)
+        with suppress(SessionRefused):  # `reset` tries again, and waits
+            self._asked = ask(self._params, self._reset(seed), seconds=min(AGAIN_S, self._params.timeout_s))
+
+    def reset(self, seed: int) -> TextTurn:
+        """Begin an episode, that of `start` or one in a new session."""
+        asked, self._asked, self._unheard = self._asked, None, {}
+        self.release()
+        self._session, message = begin(self._params, self._reset(seed), asked=asked, waits=self._waits)
         reply = read_reply(message)
         if isinstance(reply, Refusal):
             raise GameError(f"the server begins no episode: {reply}")
@@ -74,14 +81,17 @@ class OpenEnvGame:
 
     def release(self) -> None:
         """End the session, if there is one: an idle game takes no place at the server."""
-        self._waiting = None
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+        for session in (self._session, self._asked):
+            if session is not None:
+                session.close()
+        self._session, self._asked, self._waiting = None, None, None
 
     def close(self) -> None:
         """End the session."""
         self.release()
+
+    def _reset(self, seed: int) -> dict[str, Any]:
+        return {"type": "reset", "data": {**self._params.reset, "seed": seed}}
 
     def _action(self, move: str) -> dict[str, Any]:
         """Return the action of a move; raises `ValueError` if it is none."""

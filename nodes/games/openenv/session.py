@@ -86,8 +86,17 @@ class Session:
         return EpisodeLost(f"the server closed the connection ({_shown(error)})", restarts=self._restarts)
 
 
-def begin(params: OpenEnvParams, request: dict[str, Any], *, waits: bool = True) -> tuple[Session, Any]:
-    """Return a new session and the reply to its first request.
+def ask(params: OpenEnvParams, request: dict[str, Any], *, seconds: float) -> Session:
+    """Return a new session to which a request was sent; raises `SessionRefused`."""
+    session = Session(params, seconds=seconds)
+    session.send(request)
+    return session
+
+
+def begin(
+    params: OpenEnvParams, request: dict[str, Any], *, asked: Session | None = None, waits: bool = True
+) -> tuple[Session, Any]:
+    """Return a session, `asked` or a new one, and the reply to its first request.
 
     With `waits` a server that is away or full is waited for: `timeout_s`, or `AGAIN_S` after one that was waited for in
     vain. Raises `SessionRefused` if it stays so, and `GameError` as `Session` does.
@@ -96,28 +105,29 @@ def begin(params: OpenEnvParams, request: dict[str, Any], *, waits: bool = True)
     until, pause_s = time.monotonic() + seconds, PAUSE_S
     while True:
         try:
-            begun = _begun(params, request, max(until - time.monotonic(), PAUSE_S))
+            session = asked or ask(params, request, seconds=max(until - time.monotonic(), PAUSE_S))
+            reply = _first_reply(params, session)
         except SessionRefused as error:
+            asked = None
             if not (waits and error.waits and time.monotonic() + pause_s < until):
                 _unreachable.add(params.url)
                 raise
         else:
             _unreachable.discard(params.url)
-            return begun
+            return session, reply
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, MOST_PAUSE_S)
 
 
-def _begun(params: OpenEnvParams, request: dict[str, Any], seconds: float) -> tuple[Session, Any]:
-    session = Session(params, seconds=seconds)
-    session.send(request)
+def _first_reply(params: OpenEnvParams, session: Session) -> Any:
+    """Return the reply to the first request of a session; raises `SessionRefused` if the server has none for it."""
     reply = session.receive(time.monotonic() + params.timeout_s)
     match reply:
         case {"type": "error", "data": {"code": "CAPACITY_REACHED" | "FACTORY_ERROR" as code, **rest}}:
             advice = "; lower num_envs, or raise its max_concurrent_envs" if code == "CAPACITY_REACHED" else ""
             reason = f"the server begins no session: {code}: {preview(rest.get('message', ''))}{advice}"
             raise SessionRefused(reason, waits=code == "CAPACITY_REACHED")
-    return session, reply
+    return reply
 
 
 def preview(data: object) -> str:

@@ -103,7 +103,7 @@ class Table:
 
 
 class RunningDialogue:
-    """An episode in progress on one copy of its environment."""
+    """An episode in progress on one copy of its environment; a server begins it from the start, others at `begin`."""
 
     def __init__(self, episode: Dialogue, table: Table, rules: Rules, rng: np.random.Generator) -> None:
         self.episode, self._rules, self._rng = episode, rules, rng
@@ -114,9 +114,15 @@ class RunningDialogue:
         self._heard: Messages = []
         self._calls: dict[int, RunningCalls] = {}
         episode.returns = [0.0] * self.game.spaces.seats
-        self.turn: TextTurn = self._call(partial(self.game.reset, episode.seed, episode.row))
+        self.turn = TextTurn(0, (), ())
         self.asked: Asked | None = None
         self._sent: str | None = None
+        if self.game.remote:
+            self._call(partial(self.game.start, episode.seed))
+
+    def begin(self) -> None:
+        """Begin the episode; raises whatever the environment raises."""
+        self.turn = self._call(partial(self.game.reset, self.episode.seed, self.episode.row))
 
     @property
     def player(self) -> DialoguePlayer:
@@ -267,11 +273,14 @@ def play_dialogues(
     waiting = list(reversed(episodes))
     running: list[RunningDialogue] = []
     while waiting or running:
-        active = [dialogue.episode for dialogue in running]
+        active, first = [dialogue.episode for dialogue in running], len(running)
         while waiting and len(running) < num_envs:
             active.append(episode := waiting.pop())
             with _recorded(episode):
                 running.append(RunningDialogue(episode, table, rules, rng))
+        for dialogue in running[first:]:
+            with _recorded(dialogue.episode):
+                dialogue.begin()
         for player, dialogues in _by_player(running):
             if isinstance(player, PolicyPlayer):
                 _speak(player, dialogues)
@@ -279,7 +288,6 @@ def play_dialogues(
                 _move_randomly(player, dialogues)
         for dialogue in running:
             if dialogue.episode.over and not dialogue.episode.error:
-                dialogue.game.release()
                 table.pool.give_back(dialogue.episode.environment, dialogue.game)
         running = [dialogue for dialogue in running if not dialogue.episode.over]
         waiting += [episode.again() for episode in active if episode.lost]
@@ -332,6 +340,8 @@ def _by_player(running: Sequence[RunningDialogue]) -> list[tuple[DialoguePlayer,
     """Group episodes by the player to move; groups are in the order of their first episodes."""
     groups: dict[int, tuple[DialoguePlayer, list[RunningDialogue]]] = {}
     for dialogue in running:
+        if dialogue.episode.over:  # it could not begin
+            continue
         player = dialogue.player
         groups.setdefault(id(player), (player, []))[1].append(dialogue)
     return list(groups.values())

@@ -42,6 +42,7 @@ def replay_turns(
     rows = sorted(episode.rows(*_READ, "ending"), key=lambda row: (row["seat"], row["turn"]))
     waiting = {seat: [row for row in rows if row["seat"] == seat] for seat in {row["seat"] for row in rows}}
     running = RunningDialogue(played, table, rules, np.random.default_rng(0))
+    running.begin()
     recorded: list[Row] = []
     while not played.over:
         seat = running.turn.seat

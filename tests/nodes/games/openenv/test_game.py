@@ -1,6 +1,7 @@
 """Games that an OpenEnv server plays: what a seat hears, does and earns, and what a server may not send."""
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -220,3 +221,46 @@ def test_a_row_of_data_opens_no_server() -> None:
         DataError, match=r"openenv digit: no source\.environment names http://127.0.0.1:9; a row of data"
     ):
         environment("http://127.0.0.1:9").open_text()
+
+
+class Late(Digit):
+    """Takes 0.2 s for everything."""
+
+    def reset(self, data: Mapping[str, Any]) -> Any:
+        time.sleep(0.2)
+        return super().reset(data)
+
+    def step(self, data: Mapping[str, Any]) -> Any:
+        time.sleep(0.2)
+        return super().step(data)
+
+
+def test_a_server_computes_for_several_games_at_once() -> None:
+    with OpenEnvServer(Late) as server:
+        games = [opened(server) for _ in range(8)]
+        began = time.monotonic()
+        for seed, game in enumerate(games):
+            game.start(seed)
+        turns = [game.reset(seed) for seed, game in enumerate(games)]
+        for game in games:
+            game.send("7")
+        turns = [game.step("7") for game in games]
+        assert time.monotonic() - began < 8 * 0.2, "four times as long one by one"
+        assert [turn.over for turn in turns] == [seed == 1 for seed in range(8)]
+        assert server.sessions == 8
+        for game in games:
+            game.close()
+
+
+def test_an_episode_that_was_asked_for_in_vain_is_waited_for() -> None:
+    with OpenEnvServer() as server:
+        game = opened(server, restarts=1)
+        server.stop()
+        game.start(1)
+        again = threading.Timer(0.3, server.start)
+        again.start()
+        assert game.reset(1).heard == (Spoken("?"),)
+        again.join()
+        game.start(2)
+        assert game.reset(2).heard == (Spoken("?"),) and server.sessions == 2
+        game.close()

@@ -117,6 +117,8 @@ def test_64_sessions_side_by_side(server: Server) -> None:
     declared.prepare()
     games = [declared.environment.open_text() for _ in range(64)]
     began = time.perf_counter()
+    for seed, game in enumerate(games):
+        game.start(seed)
     turns = [game.reset(seed) for seed, game in enumerate(games)]
     print(f"\n64 sessions begin in {time.perf_counter() - began:.2f} s")
     with pytest.raises(Exception, match="CAPACITY_REACHED"):
