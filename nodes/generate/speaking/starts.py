@@ -1,4 +1,4 @@
-"""What an episode starts from: the environment, the seed, and the task that it plays."""
+"""The start of an episode: the environment, the seed, and the task that it plays."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
