@@ -1,4 +1,4 @@
-"""What a program in the sandbox may use, and what is known of it when it has ended."""
+"""Limits of a program in the sandbox, and the result of running it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,11 +8,11 @@ from pydantic import ConfigDict, Field
 from genrl_graph.contract.exact_numbers import ExactNumbers
 
 Reason = Literal["ended", "failed", "cpu", "wall", "memory", "output", "killed"]
-"""Why a program ended: by itself, with an exit code other than 0, at a limit, or by a signal."""
+"""The reason for which a program ended: by itself, with an exit code other than 0, at a limit, or by a signal."""
 
 
 class SandboxLimits(ExactNumbers):
-    """What a program may use at most; all processes together hold `processes` x `memory_mb` and `tmp_mb`."""
+    """Limits on what a program may use; all its processes together hold `processes` x `memory_mb` and `tmp_mb`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,7 +27,7 @@ class SandboxLimits(ExactNumbers):
 
 @dataclass(frozen=True, slots=True)
 class SandboxResult:
-    """How a program ended, told by the kernel and by bubblewrap: nothing that the program writes is taken for it.
+    """The end of a program, told by the kernel and by bubblewrap: nothing that the program writes is taken for it.
 
     `exit_code` is None if it was ended, or died of a signal. `stdout` and `stderr` are what it wrote, up to the limit;
     `seconds` is its time from start to end, that of the sandbox included. For what reason it failed is what the exit

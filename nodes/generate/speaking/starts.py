@@ -1,4 +1,4 @@
-"""What an episode starts from: the environment, the seed, and the task that it plays."""
+"""The start of an episode: the environment, the seed, and the task that it plays."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,5 +37,7 @@ def environment_of(metadata: Mapping[str, object], task_id: str) -> tuple[Enviro
     """Return the environment and the seed of a task of `source.environment`; raises `NodeFailed` for another task."""
     environment, seed = metadata.get("environment"), metadata.get("seed")
     if environment is None or not isinstance(seed, int):
-        raise NodeFailed(f"task {task_id!r} names no environment and seed; wire a source.environment")
+        raise NodeFailed(
+            f"task {task_id!r} names no environment and seed; wire a source.environment, or set `environment`"
+        )
     return Environment.model_validate(environment), seed

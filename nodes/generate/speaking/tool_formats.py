@@ -1,4 +1,4 @@
-"""How a model writes calls of tools in text: conventions for chat templates that have none of their own."""
+"""Calls of tools in text: conventions for chat templates that have none of their own."""
 
 import inspect
 import json

@@ -62,7 +62,7 @@ class _Bound:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a call gave, as text; `error` is the kind of an error, "" for none."""
+    """The result of a call, as text; `error` is the kind of an error, "" for none."""
 
     name: str
     text: str
