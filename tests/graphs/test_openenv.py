@@ -97,7 +97,7 @@ def test_an_episode_that_is_lost_every_time_is_a_failed_row(graphs: Path, tmp_pa
 
 @pytest.mark.long
 @pytest.mark.usefixtures("one_thread")
-def test_a_run_resumes_exactly_and_an_edited_reward_is_replayed_without_the_server(graphs: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_exactly_and_its_replay_needs_no_server(graphs: Path, tmp_path: Path) -> None:
     brief = "  brief: {type: reward.regex, inputs: {rollouts: play}, params: {pattern: '^[0-4]$'}}\n"
     with OpenEnvServer() as server:
         text = game(graphs, server).dump()
