@@ -16,7 +16,7 @@ from genrl_graph.nodes.source.environment import EnvironmentSource
 
 def source(server: OpenEnvServer | str, **params: Any) -> EnvironmentSource:
     url = server if isinstance(server, str) else server.url
-    params = {"url": url, "text": "prompt", "action": "guess", "timeout_s": 2, **params}
+    params = {"url": url, "text": "prompt", "action": "guess", "timeout_s": 20, **params}
     return EnvironmentSource(environment={"kind": "openenv", "id": "digit", "params": params})
 
 
@@ -46,7 +46,7 @@ class Old(Digit):
         (Digit, {"schema": None}, "/schema answers 404 Not Found: it is no OpenEnv server, or one before 0.2"),
         (Digit, {"schema": "<html>"}, "/schema gives no schemas of actions and observations, but '<html>'"),
         (Digit, {"schema": "[1]"}, "gives no schemas"),
-        (Digit, {"schema": "x" * 2**21}, "/schema gives more than 1048576 bytes in 2 s"),
+        (Digit, {"schema": "x" * 2**21}, "/schema gives more than 1048576 bytes in 20 s"),
         (Digit, {"pages": {"/ws": 404}}, "an episode cannot begin at .*/ws answers 404, no WebSocket"),
         (Digit, {"pages": {"/ws": 503}}, "/ws answers 503, no WebSocket"),
         (Old, {}, "an episode cannot begin at .*: the server does not speak the protocol of OpenEnv 0.2 to 0.10"),
