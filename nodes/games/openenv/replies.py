@@ -46,7 +46,7 @@ def read_reply(message: Any) -> Reply | Refusal:
         case {"type": "error", "data": {"message": str(text), **rest}}:
             return Refusal(str(rest.get("code", "ERROR"))[:40], text[:MOST_CHARACTERS])
     shown = preview(dumps(message, ensure_ascii=False))
-    raise GameError(f"the server does not speak the protocol of OpenEnv 0.2 to 0.10: {shown}")
+    raise GameError(f"the server does not speak the protocol of OpenEnv 0.10: {shown}")
 
 
 def field_of(reply: Reply, path: str) -> Any:

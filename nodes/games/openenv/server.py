@@ -75,7 +75,7 @@ def _action_schema(params: OpenEnvParams, where: str) -> Mapping[str, Any]:
     if status != 200:
         phrase = HTTPStatus(status).phrase if status in list(HTTPStatus) else ""
         raise DataError(
-            f"{where}: {url} answers {f'{status} {phrase}'.strip()}: it is no OpenEnv server, or one before 0.2; "
+            f"{where}: {url} answers {f'{status} {phrase}'.strip()}: it is no OpenEnv server, or too old a one; "
             "correct params.url, or update the server"
         )
     try:

@@ -121,7 +121,7 @@ def test_a_move_that_the_server_refuses_is_told_or_fails_the_episode() -> None:
         ("hello", "sends no JSON that is read .*: 'hello'"),
         ("[" * 10**5, "sends no JSON that is read .is nested more than 64 deep"),
         (b"\xff\xfe", "sends no JSON"),
-        ("[]", r"does not speak the protocol of OpenEnv 0.2 to 0.10: '\[\]'"),
+        ("[]", r"does not speak the protocol of OpenEnv 0.10: '\[\]'"),
         ('{"type": "observation", "data": {"reward": 1}}', "does not speak the protocol"),
         ('{"type": "result", "data": {"observation": {}}}', "does not speak the protocol"),
         (observed(reward=float("nan"), prompt="?"), "reward is nan"),

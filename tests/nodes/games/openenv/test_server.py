@@ -43,13 +43,13 @@ class Old(Digit):
 @pytest.mark.parametrize(
     ("make", "faults", "message"),
     [
-        (Digit, {"schema": None}, "/schema answers 404 Not Found: it is no OpenEnv server, or one before 0.2"),
+        (Digit, {"schema": None}, "/schema answers 404 Not Found: it is no OpenEnv server, or too old a one"),
         (Digit, {"schema": "<html>"}, "/schema gives no schemas of actions and observations, but '<html>'"),
         (Digit, {"schema": "[1]"}, "gives no schemas"),
         (Digit, {"schema": "x" * 2**21}, "/schema gives more than 1048576 bytes in 20 s"),
         (Digit, {"pages": {"/ws": 404}}, "an episode cannot begin at .*/ws answers 404, no WebSocket"),
         (Digit, {"pages": {"/ws": 503}}, "/ws answers 503, no WebSocket"),
-        (Old, {}, "an episode cannot begin at .*: the server does not speak the protocol of OpenEnv 0.2 to 0.10"),
+        (Old, {}, "an episode cannot begin at .*: the server does not speak the protocol of OpenEnv 0.10"),
         (Digit, {"most": 0}, "CAPACITY_REACHED"),
     ],
 )
