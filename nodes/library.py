@@ -43,6 +43,8 @@ from genrl_graph.nodes.source.image_folder import ImageFolder
 from genrl_graph.nodes.source.list import ListSource
 from genrl_graph.nodes.source.mix import Mix
 from genrl_graph.nodes.source.reasoning_gym import ReasoningGym
+from genrl_graph.nodes.tool.function import FunctionTool
+from genrl_graph.nodes.tool.python import PythonTool
 from genrl_graph.nodes.update.baselines import BaselinesCarry, TrackBaselines
 from genrl_graph.nodes.update.dpo import Dpo
 from genrl_graph.nodes.update.dqn import Dqn
@@ -73,6 +75,7 @@ __all__ = [
     "Exploitability",
     "ForkPolicy",
     "FunctionReward",
+    "FunctionTool",
     "GaeAdvantage",
     "Gather",
     "GroupAdvantage",
@@ -89,6 +92,7 @@ __all__ = [
     "Play",
     "PoolAdvantage",
     "Ppo",
+    "PythonTool",
     "QNetworkCarry",
     "RaiseLevel",
     "ReasoningGym",

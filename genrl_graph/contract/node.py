@@ -223,6 +223,10 @@ class Source(Node, kind="source"):
         """Return the task of an id; raises `DataError` for an id that this source cannot have made."""
         raise NotImplementedError
 
+    def prepare_to_resolve(self) -> None:
+        """Load what `resolve` needs, for a replay, which plays no task again; by default all that `prepare` loads."""
+        self.prepare()
+
     def task_id(self, key: str | int) -> str:
         """Return the id of the task that this source makes from `key`."""
         return f"{self.place.node}/{key}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
+from genrl_graph.contract.tool_chat import ToolChat, ToolSchema
 from genrl_graph.edge_types.edge_type import EdgeValue
 from genrl_graph.edge_types.rollouts import Rollouts
 from genrl_graph.errors import ParamError
@@ -176,6 +177,10 @@ class TextPolicy(Policy):
 
     def prove_extend(self) -> None:
         """Raise `DataError` unless `extend` spells what the chat template spells; by default nothing is checked."""
+
+    def tool_chat(self, tools: Sequence[ToolSchema]) -> ToolChat | None:
+        """Return chats with these tools in the policy's own format, None if it has none or it is not known."""
+        return None
 
     @abstractmethod
     def encode(self, text: str, *, ended: bool) -> "NDArray[np.int32]":

@@ -7,6 +7,7 @@ from genrl_graph.contract.declared import named_carries
 from genrl_graph.contract.node import Carry, Exchange, Fork, Node, PolicyCarry, Reward, Update
 from genrl_graph.contract.origins import RowOrigin
 from genrl_graph.contract.policy import Policy
+from genrl_graph.contract.tool import Tool
 from genrl_graph.dag.graph import Graph, Part, Section
 from genrl_graph.dag.hazards import find_hazards
 from genrl_graph.dag.infer import infer
@@ -62,8 +63,9 @@ def check_part(
     """Check one part: its name, its section, its inputs and, where types are known, the types of its edges."""
     problems = list(_check_name(graph, section, part.name))
     if part.cls is not None and not issubclass(part.cls, Carry if section == "carry" else Node):
-        other = "nodes" if section == "carry" else "carry"
-        text = f"{part.type_name!r} belongs under `{other}:`, not under `{section}:`"
+        other = "`nodes:`" if section == "carry" else "`carry:`"
+        other = "`tools` of generate.dialogue" if issubclass(part.cls, Tool) else other
+        text = f"{part.type_name!r} belongs under {other}, not under `{section}:`"
         return [*problems, Problem((section, part.name, "type"), text)]
     if section == "nodes":
         problems += _unknown_refs(graph, part)

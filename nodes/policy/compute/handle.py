@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from genrl_graph.allocator import release_memory
 from genrl_graph.contract.policy import Completion, Randomness, Sampling, Support, TokenSequence
+from genrl_graph.contract.tool_chat import ToolChat, ToolSchema
 from genrl_graph.errors import NodeFailed
 from genrl_graph.nodes.policy.compute import exported
 from genrl_graph.nodes.policy.compute.activation_checkpointing import ActivationCheckpointing, kept_bytes
@@ -29,6 +30,7 @@ from genrl_graph.nodes.policy.compute.probing.probes import reading_of
 from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.compute.reading import Reading
 from genrl_graph.nodes.policy.compute.sampling import Limits, sample_completions
+from genrl_graph.nodes.policy.compute.tool_tokens import tool_tokens
 from genrl_graph.nodes.policy.compute.trainable import TrainablePolicy, Training
 from genrl_graph.nodes.policy.compute.turn_tokens import TurnTokens
 from genrl_graph.nodes.policy.compute.weights import restore_optimizer, save_state
@@ -95,6 +97,10 @@ class CausalPolicy(TrainablePolicy):
     def prove_extend(self) -> None:
         """Raise `DataError` unless `extend` spells what the chat template spells."""
         self._turns.prove()
+
+    def tool_chat(self, tools: Sequence[ToolSchema]) -> ToolChat | None:
+        """Return chats with these tools, if the chat template takes tools and TRL knows its format of calls."""
+        return tool_tokens(self.tokens, tools, ends=self._eos_ids)
 
     @cached_property
     def _turns(self) -> TurnTokens:
