@@ -214,16 +214,17 @@ def test_a_peer_may_start_before_the_one_that_it_joins(
         await asyncio.sleep(answers_before_s)
         return await open_dht(*args, **options)
 
+    founder, early = f"founder{answers_before_s:g}", f"early{answers_before_s:g}"
     address = f"/ip4/127.0.0.1/tcp/{free_port()}"
-    early = NetworkOptions(join=[f"{address}/p2p/{key('founder').peer_id}"], join_timeout_s=60.0)
+    joins = NetworkOptions(join=[f"{address}/p2p/{key(founder).peer_id}"], join_timeout_s=60.0)
     with ThreadPoolExecutor(1) as pool:
-        joining = pool.submit(start_host, "early", network=early, swarm="other")
+        joining = pool.submit(start_host, early, network=joins, swarm="other")
         time.sleep(1.0)
         assert not joining.done()
         monkeypatch.setattr(point, "open_dht", late_dht)
-        start_host("founder", network=NetworkOptions(listen=[address]), swarm="other")
+        start_host(founder, network=NetworkOptions(listen=[address]), swarm="other")
         host = joining.result()
-    until(lambda: "founder" in names(host))
+    until(lambda: founder in names(host))
 
 
 def test_one_answering_peer_of_several_is_enough(first: Host, start_host: StartHost, key: IdentityOf) -> None:
