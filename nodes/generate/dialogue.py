@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator
 
 from genrl_graph.contract.declared import Declared
 from genrl_graph.contract.evaluation import Evaluation
@@ -33,16 +33,14 @@ from genrl_graph.nodes.generate.acting.seating import (
     check_weights,
 )
 from genrl_graph.nodes.generate.prompting.prompts import AskedTask, check_template
-from genrl_graph.nodes.generate.speaking.chats import SHOWN, Chat, History, Wording
+from genrl_graph.nodes.generate.speaking.chats import SHOWN, Chat, Wording
 from genrl_graph.nodes.generate.speaking.episodes import Dialogue, Rules, Table, play_dialogues
 from genrl_graph.nodes.generate.speaking.moves import Illegal, Move, compiled, move_of
 from genrl_graph.nodes.generate.speaking.players import DialoguePlayer, PolicyPlayer, RandomMover
 from genrl_graph.nodes.generate.speaking.starts import start_of
-from genrl_graph.nodes.generate.speaking.tool_formats import TEXT_FORMATS, ToolFormat
-from genrl_graph.nodes.generate.speaking.tool_parts import ToolPart
-from genrl_graph.nodes.generate.speaking.toolbox import NO_TEMPLATE, PROBE, Toolbox, ToolRules, log_calls
+from genrl_graph.nodes.generate.speaking.tool_params import ToolGenerator
+from genrl_graph.nodes.generate.speaking.toolbox import log_calls
 from genrl_graph.nodes.generate.speaking.turn_rows import restart_rows, turn_rows
-from genrl_graph.nodes.generate.text_generator import TextGenerator
 from genrl_graph.nodes.source.environment import EnvironmentSource
 from genrl_graph.nodes.update.snapshots import Snapshots
 
@@ -56,7 +54,7 @@ Legal moves: {{ legal | join(", ") }}
 """
 
 
-class DialogueGenerator(TextGenerator, name="dialogue"):
+class DialogueGenerator(ToolGenerator, name="dialogue"):
     """Plays the episodes of `tasks` in text, `num_envs` at a time, and returns the turns of `policy` with rewards.
 
     At each turn a seat reads what it has not heard yet, put into words by `template` (sandboxed Jinja, which sees
@@ -99,7 +97,6 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
         allow_inf_nan=False,
         description="reward of a turn whose move is illegal, with forfeit and random; the other seats get none for it",
     )
-    history: History = "sampled"
     opponents: Opponents = Field(default={"self": 1.0}, description="who plays the other seats, by weight")
     eval_opponents: Opponents = Field(default={"random": 1.0}, description="who plays the other seats in evaluations")
     num_generations: int = Field(default=1, ge=1, description="times that each episode is played")
@@ -111,19 +108,7 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
         le=86400,
         description="seconds in which the environment must begin, or answer a move or call",
     )
-    tools: tuple[ToolPart, ...] = Field(
-        default=(), description="tools that seats may call, each a type of kind tool with its params"
-    )
-    tool_format: ToolFormat = "auto"
-    tool_prompt: str | None = Field(
-        default=None,
-        description="Jinja template of what the system message says of `tools` (each with name, description and "
-        "parameters); null: that of the format; unused where the chat template tells of tools",
-    )
-    max_tool_calls: int = Field(default=8, ge=1, le=256, description="calls of one turn; those beyond are refused")
-    max_result_characters: int = Field(
-        default=4096, ge=1, le=2**18, description="characters of a result; the rest is cut, and its length told"
-    )
+
     session_mb: int = Field(
         default=1024,
         ge=0,
@@ -153,32 +138,6 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
         except re.error as error:
             raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
         return pattern
-
-    @field_validator("tool_prompt")
-    @classmethod
-    def _tells(cls, template: str | None) -> str | None:
-        if template is not None:
-            check_template(template, ("tools",))
-        return template
-
-    @model_validator(mode="after")
-    def _remembers_results(self) -> Self:
-        if self.tools and self.history == "none":
-            raise ValueError(
-                "history is none, so a seat would read the result of a call without the question; set sampled"
-            )
-        return self
-
-    def prepare(self) -> None:
-        """Load the tools; raises `DataError` if one cannot be used here, or two have one name."""
-        for tool in self.tools:
-            tool.prepare()
-        if self.tools and self.tool_format in TEXT_FORMATS:
-            Toolbox(self.rules().tools, {}, None)
-
-    def check_data(self) -> Iterable[str]:
-        """Return what the tools miss on this machine, for the command `check`."""
-        return [problem for tool in self.tools for problem in tool.check_data()]
 
     def alike(self, per: Per) -> Alike | None:
         """Return the param by which all episodes of a task are alike, or a prompt has one turn.
@@ -221,20 +180,9 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
         for socket, carried in carries.items():
             if isinstance(carried, TextPolicy):
                 try:
-                    self._prove(carried)
+                    self.prove_chats(carried)
                 except DataError as error:
                     yield f"`{socket}`: {error}"
-
-    def _prove(self, policy: TextPolicy) -> None:
-        """Raise `DataError` if chats of a policy cannot be continued, or its template takes no tools as it must."""
-        if self.history == "sampled":
-            policy.prove_extend()
-        if self.tools and self.tool_format in ("auto", "template"):
-            chat = policy.tool_chat(PROBE)
-            if chat is not None:
-                chat.prove_extend()
-            elif self.tool_format == "template":
-                raise DataError(NO_TEMPLATE)
 
     def evaluated(self, how: Evaluation) -> Self:
         """Return a copy that plays against `eval_opponents`, with the same seats in every evaluation."""
@@ -330,11 +278,8 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
 
     def rules(self) -> Rules:
         """Return the rules by which episodes of this node are played."""
-        where = self.place.node
-        limits = (self.max_tool_calls, self.max_result_characters)
-        tools = ToolRules(self.tools, self.tool_format, self.tool_prompt, *limits, where)
         moves = (self.extract, self.illegal, self.illegal_reward)
-        return Rules(self._wording(), *moves, self.max_turns, self.step_timeout_s, tools, self.environment)
+        return Rules(self._wording(), *moves, self.max_turns, self.step_timeout_s, self.tool_rules(), self.environment)
 
     def _seating(
         self, policy: TextPolicy, opponent: TextPolicy | None, snapshots: Snapshots | None, rng: np.random.Generator

@@ -152,7 +152,16 @@ class Verified(Select, name="verified"):
         rules = generator.placed(Place(node)).rules()
         rules = replace(rules, step_timeout_s=min(seconds, rules.step_timeout_s))
         room = policy.context_length - generator.max_new_tokens if policy is not None else 0
-        return replay_turns(episode, task, self._table, rules, policy=policy, room=room, tolerance=self.tolerance)
+        return replay_turns(
+            episode,
+            task,
+            self._table,
+            rules,
+            policy=policy,
+            room=room,
+            tolerance=self.tolerance,
+            until=time.monotonic() + seconds,
+        )
 
     def _dialogue(self, node: str) -> DialogueGenerator | None:
         """Return the own generator of dialogues of this name."""

@@ -143,7 +143,10 @@ class RunningDialogue:
             chat = self._chats[seat] = Chat(player.policy, self._rules.wording, self.episode.task, tools)
         calls = self._calls.pop(seat, None)
         heard = [{"role": message.speaker, "content": message.text} for message in self.turn.heard]
-        self._heard = heard if calls is None else calls.heard()
+        if calls is not None:
+            # the programs of another peer's episode count for its time
+            heard = calls.heard() if isinstance(player, PolicyPlayer) else self._call(calls.heard)
+        self._heard = heard
         self.asked = None
         if chat.turns < self._rules.max_turns:
             asked = chat.ask(seat, self._heard, self.turn.legal, results=calls is not None)

@@ -1,5 +1,6 @@
 """Play another peer's dialogue again from its recorded completions, and compare what happens with what was recorded."""
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from genrl_graph.contract.policy import Completion, TextPolicy
 from genrl_graph.edge_types.task import Task
 from genrl_graph.edge_types.turns import Turns
+from genrl_graph.nodes.games.game import GameError
 from genrl_graph.nodes.generate.acting.replay import MissingSeatError
 from genrl_graph.nodes.generate.acting.seating import Seats
 from genrl_graph.nodes.generate.speaking.episodes import Dialogue, Rules, RunningDialogue, SpokenTurn, Table
@@ -27,12 +29,14 @@ def replay_turns(
     policy: TextPolicy | None,
     room: int,
     tolerance: float,
+    until: float,
 ) -> str:
     """Play the episode's completions; return the first deviation from its recorded turns, "" if there is none.
 
     The replay hears, words, extracts, calls tools, rewards and ends as `rules` say. With a `policy` of the same
     tokenizer it computes the prompt ids too, and admits that an episode was truncated because its next prompt has more
-    than `room` tokens. Raises `MissingSeatError` if a seat is missing, and whatever the environment raises.
+    than `room` tokens. It may take until a monotonic time. Raises `MissingSeatError` if a seat is missing, and whatever
+    the environment raises.
     """
     start = start_of(task, rules.environment)
     seats = start.environment.text_spaces().seats
@@ -45,6 +49,8 @@ def replay_turns(
     running.begin()
     recorded: list[Row] = []
     while not played.over:
+        if time.monotonic() > until:
+            raise GameError("its time is over")
         seat = running.turn.seat
         if seat not in waiting:
             raise MissingSeatError

