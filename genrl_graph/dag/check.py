@@ -43,6 +43,7 @@ def check(graph: Graph, *, unread: Collection[Path] = ()) -> list[Problem]:
     problems += _cycles(graph)
     problems += _unused(graph, types)
     problems += _not_evaluable(graph)
+    problems += _misread(graph)
     problems += _never_learning(graph)
     return problems + find_hazards(graph, types, unread=unread)
 
@@ -105,6 +106,19 @@ def _not_evaluable(graph: Graph) -> Iterator[Problem]:
                 part.node.evaluated(graph.run.evaluation)
             except UserError as error:
                 yield Problem(("nodes", name), f"{error} (run.mode is {graph.run.mode})", at_key=True)
+
+
+def _misread(graph: Graph) -> Iterator[Problem]:
+    """Report carries whose params do not fit the nodes that read them, such as a critic that nothing trains."""
+    readers: dict[str, list[Node]] = {}
+    for part in graph.nodes.values():
+        if isinstance(part.declared, Node):
+            for name in dict.fromkeys(graph.begun_as(edge.ref) for edge in part.edges()):
+                readers.setdefault(name, []).append(part.declared)
+    for name, part in graph.carries.items() if graph.run.mode != "evaluate" else ():
+        if isinstance(part.declared, Carry):
+            for text in part.declared.check_readers(readers.get(name, [])):
+                yield Problem(("carry", name), text, at_key=True)
 
 
 def _never_learning(graph: Graph) -> Iterator[Problem]:
