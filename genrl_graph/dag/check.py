@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from genrl_graph.contract import registry
 from genrl_graph.contract.declared import named_carries
 from genrl_graph.contract.node import Carry, Exchange, Fork, Node, PolicyCarry, Reward, Update
 from genrl_graph.contract.origins import RowOrigin
@@ -236,7 +237,21 @@ def _mismatches(graph: Graph, part: Part, types: Mapping[str, EdgeType]) -> Iter
         if socket is not None and actual is not None and not socket.pattern.bound.accepts(actual):
             wanted = socket.pattern.bound
             givers = _givers(graph, wanted, types, reader=part.name)
-            yield Problem(edge_path(edge), f"wants {wanted}, but {edge.ref!r} gives {actual}{givers}")
+            sibling = _sibling(part, socket.name, actual)
+            yield Problem(edge_path(edge), f"wants {wanted}, but {edge.ref!r} gives {actual}{sibling or givers}")
+
+
+def _sibling(part: Part, socket: str, actual: EdgeType) -> str:
+    """Return that a type of the same method takes what is wired here, as update.text_ppo does for update.ppo."""
+    assert part.cls is not None
+    method = part.type_name.rpartition(".")[2]
+    for name, cls in registry.types().items():
+        other = name.rpartition(".")[2]
+        if cls.kind == part.cls.kind and (other.endswith(f"_{method}") or method.endswith(f"_{other}")):
+            sockets = cls.signature.inputs if issubclass(cls, Node) else ()
+            if any(each.name == socket and each.pattern.bound.accepts(actual) for each in sockets):
+                return f"; {name} takes that"
+    return ""
 
 
 def _givers(graph: Graph, wanted: EdgeType, types: Mapping[str, EdgeType], *, reader: str = "") -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-import numpy as np
 from pydantic import Field
 from typing_extensions import TypeVar
 

@@ -146,7 +146,7 @@ def _readable(rows: Rollouts, policy: TextPolicy) -> NDArray[np.bool_]:
             name == policy.tokenizer_fingerprint
             and prompt > 0
             and len(row) <= policy.context_length
-            and 0 <= int(row.min(initial=0))
+            and int(row.min(initial=0)) >= 0
             and int(row.max(initial=0)) < policy.vocab_size
             for name, prompt, row in zip(names, prompts, ids, strict=True)
         ],

@@ -48,9 +48,9 @@ class Grpo(PacedUpdate, name="grpo"):
     `mask_truncated` rows cut by the length limit. Zero-variance groups count in the means of the loss, but need no
     forward pass.
 
-    `importance_correction` weighs the loss by p_trainer / p_sampler where own rows were sampled in another precision, by
-    another engine or by older weights; old log-probs are then this policy's from before the first step. Rejected tokens
-    leave the means of the loss, too. How far sampler and trainer are apart is a metric of every run.
+    `importance_correction` weighs the loss by p_trainer / p_sampler where own rows were sampled in another precision,
+    by another engine or by older weights; old log-probs are then this policy's from before the first step. Rejected
+    tokens leave the means of the loss, too. How far sampler and trainer are apart is a metric of every run.
     """
 
     renamed_inputs = {"scored": "credited"}

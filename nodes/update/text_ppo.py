@@ -32,8 +32,8 @@ class TextPpo(ScheduledUpdate, name="text_ppo"):
 
     The loss is the mean clipped surrogate over all tokens of an optimiser step, plus `value_coef` times half the mean
     squared error of the critic over all targets, clipped around the values that `advantage.text_gae` saw
-    (`value_epsilon`). `whiten` scales the advantages of all tokens of the round to mean 0 and deviation 1. Old log-probs,
-    rows that are left out, `mask_truncated` and `importance_correction` are those of `update.grpo`.
+    (`value_epsilon`). `whiten` scales the advantages of all tokens of the round to mean 0 and deviation 1. Old
+    log-probs, rows that are left out, `mask_truncated` and `importance_correction` are those of `update.grpo`.
     """
 
     trains_critic = True

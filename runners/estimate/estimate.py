@@ -181,9 +181,7 @@ class _Estimator:
             return part.carry.dry(name, seed=self.graph.run.seed)
         sized = self.sized.get(name)
         if sized is not None:
-            return CountingPolicy(
-                name, sized.tokens, context=sized.context, shares=sized.shares, critic=sized.critic
-            )
+            return CountingPolicy(name, sized.tokens, context=sized.context, shares=sized.shares, critic=sized.critic)
         stub = stub_policy(name, seed=0)
         tokens = ChatTokens(stub.hf_tokenizer, chat_template=CHAT, where="estimate")
         critic = getattr(part.carry, "critic", None)

@@ -115,9 +115,7 @@ def _tiny(carry: TinyLM) -> PolicySize:
     policy: Any = carry.init("sized", seed=0)  # so small that it is simply made
     model = model_of(policy.model.config, bfloat16=carry.compute_dtype == "bfloat16", critic=carry.critic)
     tokens = ChatTokens.of(carry, policy.hf_tokenizer, where=carry.type_name)
-    return PolicySize(
-        model, policy.model.config, tokens, policy.context_length, policy.device, critic=carry.critic
-    )
+    return PolicySize(model, policy.model.config, tokens, policy.context_length, policy.device, critic=carry.critic)
 
 
 def _pretrained(carry: CausalLM) -> PolicySize:
@@ -139,9 +137,7 @@ def _pretrained(carry: CausalLM) -> PolicySize:
         raise UnknownSize(f"model {carry.model!r}: {' '.join(str(error).split())[:200]}") from error
     read = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     shares = carry.share_prefixes and is_full(config.get_text_config())
-    return PolicySize(
-        model, config, tokens, context_of(config, carry.max_context), device, read, shares, carry.critic
-    )
+    return PolicySize(model, config, tokens, context_of(config, carry.max_context), device, read, shares, carry.critic)
 
 
 def _local(carry: CausalLM) -> Path:

@@ -166,9 +166,7 @@ class CountingPolicy(TextPolicy):
 
     def fork(self, name: str) -> Self:
         """Return a policy with counts of its own."""
-        return type(self)(
-            name, self._tokens, context=self.context_length, shares=self._shares, critic=self.critic
-        )
+        return type(self)(name, self._tokens, context=self.context_length, shares=self._shares, critic=self.critic)
 
     def save(self, folder: Path) -> None:
         """Do nothing: there are no weights."""

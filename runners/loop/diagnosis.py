@@ -119,8 +119,8 @@ class Diagnosis:
     def end(self, round: int) -> tuple[str, list[str], dict[str, float]]:
         """End a round; return its failed rows as text, lines to print, and the metrics of stalls.
 
-        The lines say why the round taught nothing, which role takes over a policy, and where sampler and trainer differ:
-        in the first such round, and in every tenth while it goes on.
+        The lines say why the round taught nothing, which role takes over a policy, and where sampler and trainer
+        differ: in the first such round, and in every tenth while it goes on.
         """
         facts, self._facts = self._facts, RoundFacts()
         no_variance = bool(facts.advantages.get("groups")) and not facts.advantages["groups_with_variance"]

@@ -64,7 +64,7 @@ METRICS = {
     "<update>/policy_loss": "the clipped surrogate alone (update.ppo, update.text_ppo)",
     "<update>/value_loss": "half the squared error of the critic",
     "<update>/clipped_values": "share of the values whose gradient the clip range stops (update.text_ppo)",
-    "<update>/log_ratio_mean": "mean |log-prob of the trainer - log-prob of the sampler|, in nats a token; of the first "
+    "<update>/log_ratio_mean": "mean |log-prob of the trainer - log-prob of the sampler| in nats a token, in the first "
     "optimiser step, over own rows of the present version",
     "<update>/log_ratio_max": "the largest of these",
     "<update>/effective_sample_size": "(sum w)^2 / (n sum w^2) over the weights w = p_trainer / p_sampler of the same "

@@ -77,9 +77,7 @@ def completion_logprobs(
     with_logits = torch.arange(first, ids.shape[1], device=ids.device)
     logits = model(input_ids=ids, use_cache=False, logits_to_keep=with_logits).logits
     first = ids.shape[1] - logits.shape[1]  # some models give all logits whatever they are asked for
-    return completions.padded(
-        completions.into.logprobs(logits[completions.rows, places - first], completions.target)
-    )
+    return completions.padded(completions.into.logprobs(logits[completions.rows, places - first], completions.target))
 
 
 def hidden_logprobs(

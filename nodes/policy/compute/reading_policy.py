@@ -1,4 +1,4 @@
-"""The part of a language model's policy that reads rows: log-probs and values, in as few forward passes as are exact."""
+"""The part of a language model's policy that reads rows: log-probs and values, in few forward passes."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -167,9 +167,7 @@ class LoraPolicy(CausalPolicy):
 
     def _read(self, folder: Path, *, optimizer: bool) -> tuple[int, dict[str, torch.Tensor] | None]:
         critic = self._critic_weights()
-        return load_state(
-            folder, self.weights(), critic=critic, file=WEIGHTS, base=self._identity, optimizer=optimizer
-        )
+        return load_state(folder, self.weights(), critic=critic, file=WEIGHTS, base=self._identity, optimizer=optimizer)
 
     def _copied(self, module: M) -> M:
         other = self._base.copy_around(module)

@@ -1,6 +1,5 @@
 """Importance weights between the trainer's and the sampler's log-probs, and how far apart these are (imports torch)."""
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np

@@ -16,8 +16,8 @@ ImportanceCorrection = Annotated[
     Method,
     Field(
         description="correction of the gap between the log-probs of sampler and trainer: tis truncates importance "
-        "weights (doi:10.1198/106186008X320456), mis rejects sequences and icepop tokens (arXiv 2510.18855) whose weight "
-        "is out of bounds"
+        "weights (doi:10.1198/106186008X320456), mis rejects sequences and icepop tokens (arXiv 2510.18855) whose "
+        "weight is out of bounds"
     ),
 ]
 CorrectionLevel = Annotated[
@@ -68,7 +68,7 @@ class Correction:
         low, high = _LOW[method] if low is None else low, _HIGH[method] if high is None else high
         if not 0.0 <= low <= 1.0:
             raise ParamError(f"correction_low: {low!r} must be a number from 0 to 1; weights without a gap are 1")
-        if not 1.0 <= high:
+        if not high >= 1.0:
             raise ParamError(f"correction_high: {high!r} must be a number from 1; weights without a gap are 1")
         return cls(method, level or ("sequence" if method == "mis" else "token"), low, high)
 

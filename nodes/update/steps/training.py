@@ -1,7 +1,7 @@
 """Optimiser steps of updates of language models (imports torch: loaded when an update runs)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,35 +14,16 @@ from genrl_graph.edge_types.rollouts import Rollouts
 from genrl_graph.errors import ParamError
 from genrl_graph.nodes.update.steps.batches import split_groups
 from genrl_graph.nodes.update.steps.correction import SamplerGap, correction_weights, kept
-from genrl_graph.nodes.update.steps.correction_config import Correction
 from genrl_graph.nodes.update.steps.external import ExternalRows
-from genrl_graph.nodes.update.steps.loss_config import LossConfig
 from genrl_graph.nodes.update.steps.losses import LossSums, PolicyLoss, Totals, policy_loss
 from genrl_graph.nodes.update.steps.role_shares import RoleShares, token_gradient
 from genrl_graph.nodes.update.steps.training_batch import TrainingBatch, padded
 from genrl_graph.nodes.update.steps.truncated import truncated
 from genrl_graph.seeds import digest
 
-
-
-class TokenUpdate(Protocol):
-    """The params of an update that a `Trainer` reads."""
-
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def minibatches(self) -> int: ...
-    @property
-    def max_batch_tokens(self) -> int: ...
-    @property
-    def max_completion_tokens(self) -> int: ...
-    @property
-    def max_grad_norm(self) -> float: ...
-    @property
-    def mask_truncated(self) -> bool: ...
-    def learning_rate_at(self, step: int) -> float: ...
-    def loss_config(self) -> LossConfig: ...
-    def correction(self) -> Correction: ...
+if TYPE_CHECKING:
+    from genrl_graph.nodes.update.grpo import Grpo
+    from genrl_graph.nodes.update.text_ppo import TextPpo
 
 
 class Trainer:
@@ -54,7 +35,7 @@ class Trainer:
 
     def __init__(
         self,
-        node: TokenUpdate,
+        node: "Grpo | TextPpo",
         policy: TextPolicy,
         reference: TextPolicy | None,
         *,

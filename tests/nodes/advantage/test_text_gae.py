@@ -1,4 +1,4 @@
-"""`advantage.text_gae` against a recursion that is written out: tokens, turns, truncation, and rows that are left out."""
+"""`advantage.text_gae` against a recursion that is written out: tokens, turns, truncation, rows left out."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,9 @@ from genrl_graph.nodes.policy.tiny_lm import TinyLM
 @pytest.fixture(scope="module")
 def critic() -> CausalPolicy:
     """A tiny policy whose critic says other than 0."""
-    policy = causal(TinyLM(hidden_size=16, heads=2, layers=1, initializer_range=0.5, critic=CriticParams()).init("p", seed=0))
+    policy = causal(
+        TinyLM(hidden_size=16, heads=2, layers=1, initializer_range=0.5, critic=CriticParams()).init("p", seed=0)
+    )
     assert policy.critic is not None
     with torch.no_grad():
         policy.critic.head.weight.normal_(generator=torch.Generator().manual_seed(0))
@@ -104,7 +106,9 @@ def test_a_cut_completion_is_an_end_or_bootstraps(make_rollouts: MakeRollouts, c
 
 
 def test_tokens_that_were_not_sampled_are_no_steps(make_rollouts: MakeRollouts, critic: CausalPolicy) -> None:
-    rows = rollouts(make_rollouts, critic, [1.0], completion_ids=[[5, 6, 7]], completion_mask=[[1, 0, 1]], logprobs=[[-1.0] * 3])
+    rows = rollouts(
+        make_rollouts, critic, [1.0], completion_ids=[[5, 6, 7]], completion_mask=[[1, 0, 1]], logprobs=[[-1.0] * 3]
+    )
     result, _ = credited(rows, critic)
     values = plain_values(critic, rows.rows()[0])
     expected = recursion([0.0, 1.0], [values[0], values[2]], 0.0, 1.0, 0.95)
@@ -112,7 +116,9 @@ def test_tokens_that_were_not_sampled_are_no_steps(make_rollouts: MakeRollouts, 
     assert np.isnan(result.ragged("token_advantages")[0][1]) and np.isnan(result.ragged("targets")[0][1])
 
 
-def episode(policy: CausalPolicy, sample: int, rewards: Sequence[float], ending: str = "terminated") -> list[dict[str, Any]]:
+def episode(
+    policy: CausalPolicy, sample: int, rewards: Sequence[float], ending: str = "terminated"
+) -> list[dict[str, Any]]:
     """The turns of a seat; later prompts hold the earlier turns, and what was heard."""
     rng, prompt = np.random.default_rng(sample), [5, 6, 7]
     rows = []

@@ -12,6 +12,7 @@ from fixture_types import Sample
 
 from genrl_graph import Graph, GraphError, Log, ParamError, Rollouts, RunConfig, TextPolicy, play
 from genrl_graph.dag.check import check
+from genrl_graph.nodes.advantage.gae import GaeAdvantage
 from genrl_graph.nodes.advantage.group import GroupAdvantage
 from genrl_graph.nodes.advantage.text_gae import TextGae
 from genrl_graph.nodes.generate.answer import Answer
@@ -23,6 +24,7 @@ from genrl_graph.nodes.policy.tiny_lm import TinyLM
 from genrl_graph.nodes.reward.regex import RegexReward
 from genrl_graph.nodes.source.list import ListSource
 from genrl_graph.nodes.update.grpo import Grpo
+from genrl_graph.nodes.update.ppo import Ppo
 from genrl_graph.nodes.update.text_ppo import TextPpo
 
 
@@ -134,8 +136,7 @@ def test_the_first_gradient_is_that_of_plain_torch(policy: CausalPolicy, sample:
     stepped = policy.step
 
     def step(**options: float) -> float:
-        norm = stepped(**options | {"learning_rate": 0.0})
-        return norm
+        return stepped(**options | {"learning_rate": 0.0})
 
     backward = policy.backward
 
@@ -156,9 +157,14 @@ def test_rows_without_a_finite_advantage_are_left_out(policy: CausalPolicy, samp
     rewards = scored.numpy("reward").copy()
     rewards[:5] = np.nan
     gae = TextGae()
-    rows = gae.run(Rollouts.from_columns(
-        {name: scored.table.column(name) for name in scored.table.column_names} | {"reward": rewards}, marks=scored.marks
-    ), policy, log=Log())
+    rows = gae.run(
+        Rollouts.from_columns(
+            {name: scored.table.column(name) for name in scored.table.column_names} | {"reward": rewards},
+            marks=scored.marks,
+        ),
+        policy,
+        log=Log(),
+    )
     some, other = scored.where(np.isfinite(rewards)), policy.fork("policy")
     start = weights(policy)
     metrics = train(TextPpo(learning_rate=1e-2, epochs=1), policy, rows)
@@ -231,7 +237,7 @@ def test_a_critic_that_nothing_trains_is_refused() -> None:
 
 def test_a_loaded_policy_without_a_critic_is_refused_before_round_0(tmp_path: Path) -> None:
     play(game(TinyLM(**TINY), update=Grpo(), credit=GroupAdvantage(), rounds=1), out=tmp_path / "grpo", quiet=True)
-    with pytest.raises(ParamError, match="nodes.update: input 'policy' reads a policy without a critic"):
+    with pytest.raises(ParamError, match=r"nodes\.update: input 'policy' reads a policy without a critic"):
         play(game(Checkpoint(run=str(tmp_path / "grpo"))), out=tmp_path / "ppo", quiet=True)
 
 
@@ -244,7 +250,10 @@ def test_rows_without_values_do_not_fit_the_input() -> None:
     ("params", "message"),
     [
         ({"epsilon": 0.0}, "update.text_ppo.epsilon: input should be greater than 0, got 0.0"),
-        ({"correction_high": 3.0}, "correction_high: 3.0 has no effect; set importance_correction to tis, mis or icepop"),
+        (
+            {"correction_high": 3.0},
+            "correction_high: 3.0 has no effect; set importance_correction to tis, mis or icepop",
+        ),
         ({"decay": "linear"}, "decay 'linear' needs decay_steps > 0"),
     ],
 )
@@ -265,3 +274,13 @@ def test_a_kl_to_a_reference_holds_the_policy_back(policy: CausalPolicy, sample:
         return float((torch.cat([w.flatten() for w in other.model.parameters()]) - start).norm())
 
     assert metrics["kl"] > 0 and distance(policy) < distance(free)
+
+
+def test_ppo_and_gae_of_networks_name_those_of_language_models() -> None:
+    with pytest.raises(GraphError, match=r"but 'score' gives Scored; advantage\.text_gae takes that"):
+        game(TinyLM(**TINY, critic=CriticParams()), credit=GaeAdvantage())
+    with pytest.raises(GraphError) as caught:
+        game(TinyLM(**TINY, critic=CriticParams()), update=Ppo())
+    assert "nodes.update.policy: wants ActorCritic, but 'policy' gives TextPolicy; update.text_ppo takes that" in str(
+        caught.value
+    )

@@ -1,4 +1,4 @@
-"""The critic of a language model: values and gradients of plain calls, on padded and packed rows, saved and exported."""
+"""The critic of a language model: values and gradients of plain calls, on padded and packed rows; saved, exported."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Importance corrections against loops in plain Python, and through updates of rows with another sampler's log-probs."""
+"""Importance corrections of updates, on rows with another sampler's log-probs, against loops in plain Python."""
 
 import math
 from collections.abc import Mapping
@@ -119,7 +119,7 @@ def test_without_a_gap_a_correction_changes_nothing(policy: CausalPolicy, sample
 
 
 def test_later_steps_are_corrected_from_the_first_weights(policy: CausalPolicy, sample: Sample) -> None:
-    """Over two epochs the ratio leads from the weights before the first step, the correction from the sampler to them."""
+    """The ratio leads from the weights before the first step, the correction from the sampler to these."""
     rows, other = perturbed(sample(policy), 0.5), policy.fork("policy")
     before = {row["id"]: read(policy, row).detach() for row in rows.rows()}
     train(Grpo(learning_rate=1e-2, epochs=2, importance_correction="tis"), policy, rows)
@@ -144,13 +144,9 @@ def test_later_steps_are_corrected_from_the_first_weights(policy: CausalPolicy, 
 
 
 @pytest.mark.parametrize("method", ["none", "tis", "icepop"])
-def test_the_gap_is_measured_with_and_without_a_correction(
-    policy: CausalPolicy, sample: Sample, method: Any
-) -> None:
+def test_the_gap_is_measured_with_and_without_a_correction(policy: CausalPolicy, sample: Sample, method: Any) -> None:
     rows = perturbed(sample(policy), 0.3)
-    gaps = [
-        (read(policy, row).detach() - torch.tensor(row["logprobs"])).double().numpy() for row in rows.rows()
-    ]
+    gaps = [(read(policy, row).detach() - torch.tensor(row["logprobs"])).double().numpy() for row in rows.rows()]
     flat = np.concatenate(gaps)
     metrics = train(Grpo(importance_correction=method), policy, rows)
     assert metrics["log_ratio_mean"] == pytest.approx(np.abs(flat).mean(), abs=1e-5)
@@ -162,9 +158,7 @@ def test_the_gap_is_measured_with_and_without_a_correction(
         assert metrics["rejected_tokens"] == pytest.approx(((weights < 0.5) | (weights > 5)).mean(), abs=1e-6)
 
 
-def test_the_effective_sample_size_of_sequences_is_that_of_their_products(
-    policy: CausalPolicy, sample: Sample
-) -> None:
+def test_the_effective_sample_size_of_sequences_is_that_of_their_products(policy: CausalPolicy, sample: Sample) -> None:
     rows = perturbed(sample(policy), 0.3)
     weights = np.exp([float((read(policy, r).detach() - torch.tensor(r["logprobs"])).sum()) for r in rows.rows()])
     metrics = train(Grpo(importance_correction="mis"), policy, rows)
@@ -190,7 +184,9 @@ def test_if_all_is_rejected_nothing_is_trained(policy: CausalPolicy, sample: Sam
     columns = {name: rows.table.column(name) for name in rows.table.column_names}
     before = policy.digest()
     metrics = train(
-        Grpo(importance_correction="icepop"), policy, Rollouts.from_columns(columns | {"logprobs": far}, marks=[CREDITED])
+        Grpo(importance_correction="icepop"),
+        policy,
+        Rollouts.from_columns(columns | {"logprobs": far}, marks=[CREDITED]),
     )
     assert metrics["rejected_tokens"] == 1.0 and metrics["optimiser_steps"] == 0 and policy.digest() == before
 
