@@ -77,8 +77,8 @@ class _TokenColumns:
     @classmethod
     def blank(cls, rows: Rollouts) -> "_TokenColumns":
         lengths = [len(ids) for ids in rows.ragged("completion_ids")]
-        lists = ([np.full(length, np.nan, np.float32) for length in lengths] for _ in range(3))
-        return cls(*lists, means=np.full(len(rows), np.nan))
+        values, advantages, targets = ([np.full(size, np.nan, np.float32) for size in lengths] for _ in range(3))
+        return cls(values, advantages, targets, np.full(len(rows), np.nan))
 
     def set(self, row: int, sampled: NDArray[np.int64], values: NDArray[np.float32], advantages: Floats) -> None:
         """Set a row: advantages of all of its sampled tokens, or one of the whole turn, before its first token."""

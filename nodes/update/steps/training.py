@@ -222,9 +222,9 @@ class Trainer:
         The first step uses the current ones in place of the initial ones: they differ only by rounding, as another
         micro-batch computed them.
         """
-        old = current.clone()
+        old, first = current.clone(), self._policy.version == self._first_version
         for row, i in enumerate(at.tolist()):
-            known = None if self._first_step else batch.initial_logprobs.get(i)
+            known = None if first else batch.initial_logprobs.get(i)
             if batch.own[i] and batch.versions[i] != self._policy.version and not self._correction.active:
                 known = batch.logprobs[i]
             if known is not None:
@@ -243,21 +243,16 @@ class Trainer:
         for at in self._micro_batches(batch, np.flatnonzero(wanted)):
             with torch.no_grad():
                 values = self._policy.logprobs([batch.sequences[i] for i in at], temperatures=batch.temperatures[at])
+            self._measure(batch, at, values)
             for row, i in enumerate(at.tolist()):
                 batch.initial_logprobs[i] = values[row, : len(batch.sequences[i].completion_ids)].float().cpu().numpy()
 
-    @property
-    def _first_step(self) -> bool:
-        """True before the first optimiser step of this run of the update."""
-        return self._policy.version == self._first_version
-
     def _measure(self, batch: TrainingBatch, at: NDArray[np.int64], current: Tensor) -> None:
-        """Measure the gap to the sampler, in the first step, of the rows that the present weights sampled."""
-        if not self._first_step:
-            return
-        values = current.float().cpu().numpy()
+        """Measure the gap to the sampler, once and before the first step, of rows that the present weights sampled."""
+        values = current.float().cpu().numpy() if self._policy.version == self._first_version else None
         for row, i in enumerate(at.tolist()):
-            if batch.own[i] and batch.versions[i] == self._policy.version:
+            skip = i in batch.initial_logprobs or not batch.own[i] or batch.versions[i] != self._first_version
+            if values is not None and not skip:
                 sampled = batch.logprobs[i]
                 self._gap.add(values[row, : len(sampled)], sampled, batch.sampled[i])
 
