@@ -150,7 +150,7 @@ class TokenSequence:
 
 
 NO_CRITIC = "give its carry params.critic: {head: true}"
-"""What to do about a policy whose critic is missing."""
+"""The advice where a policy lacks a critic."""
 
 
 class TextPolicy(Policy):

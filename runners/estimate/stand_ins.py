@@ -130,7 +130,7 @@ class CountingPolicy(TextPolicy):
 
     @property
     def has_critic(self) -> bool:
-        """Whether the policy that this one stands for has a critic."""
+        """True if the policy that this one stands for has a critic."""
         return self.critic is not None
 
     def values(self, sequences: Sequence[TokenSequence]) -> torch.Tensor:

@@ -78,7 +78,7 @@ class TrainablePolicy(TextPolicy):
 
     @property
     def has_critic(self) -> bool:
-        """Whether the policy has a critic."""
+        """True if the policy has a critic."""
         return self.critic is not None
 
     @property

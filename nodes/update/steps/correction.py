@@ -1,4 +1,4 @@
-"""Importance weights between the trainer's and the sampler's log-probs, and how far apart these are (imports torch)."""
+"""Importance weights between the log-probs of trainer and sampler, and measures of their gap (imports torch)."""
 
 from dataclasses import dataclass, field
 
@@ -42,7 +42,7 @@ def correction_weights(log_ratio: Tensor, mask: Tensor, correction: Correction) 
 
 @dataclass(slots=True)
 class SamplerGap:
-    """How far the trainer's log-probs are from the sampler's, over the tokens of rows that the same weights sampled."""
+    """The gap between the log-probs of trainer and sampler, over the tokens of rows that the same weights sampled."""
 
     level: Importance
     tokens: int = 0

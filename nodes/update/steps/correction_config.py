@@ -74,10 +74,10 @@ class Correction:
 
     @property
     def active(self) -> bool:
-        """Whether there is a correction at all."""
+        """True if there is a correction at all."""
         return self.method != "none"
 
     @property
     def rejects(self) -> bool:
-        """Whether tokens or sequences out of bounds leave the loss."""
+        """True if tokens or sequences out of bounds leave the loss."""
         return self.method in ("mis", "icepop")

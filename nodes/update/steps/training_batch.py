@@ -15,7 +15,7 @@ from genrl_graph.edge_types.rollouts import TOKEN_VALUED, Rollouts
 
 @dataclass(slots=True)
 class TokenValues:
-    """What `advantage.text_gae` added to each row, as arrays of shape (tokens,)."""
+    """The columns that `advantage.text_gae` added to each row, as arrays of shape (tokens,)."""
 
     values: list[NDArray[np.float32]]
     advantages: list[NDArray[np.float32]]
