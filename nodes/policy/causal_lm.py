@@ -9,7 +9,7 @@ from genrl_graph.contract.data_path import DataPath
 from genrl_graph.contract.node import Node, PolicyCarry
 from genrl_graph.contract.policy import TextPolicy
 from genrl_graph.nodes.policy.chat_format import AssistantPrefix, ChatTemplateKwargs, TemplateText
-from genrl_graph.nodes.policy.critic_params import Critic, untrained_critic
+from genrl_graph.nodes.policy.critic_params import CriticOption, untrained_critic
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -61,7 +61,7 @@ class CausalLM(PolicyCarry, name="causal_lm"):
         default=True, description="compute a prefix that several rows share, such as their prompt, only once"
     )
 
-    critic: Critic = None
+    critic: CriticOption = None
 
     def check_readers(self, readers: Sequence[Node]) -> Iterable[str]:
         """Report a critic that nothing trains."""

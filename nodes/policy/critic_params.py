@@ -1,9 +1,9 @@
 """Params of the critic of a language model, which estimates the return that is still to come at each token."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from genrl_graph.contract.declared import Declared
 from genrl_graph.contract.exact_numbers import ExactNumbers
@@ -30,8 +30,14 @@ class CriticParams(ExactNumbers):
         default=1.0, gt=0, description="learning rate of the critic's own weights, as a multiple of the update's"
     )
 
+    @model_validator(mode="after")
+    def _trains(self) -> Self:
+        if self.detach and not self.head:
+            raise ValueError("detach serves head: true; a model of the critic's own would never learn")
+        return self
 
-Critic = Annotated[
+
+CriticOption = Annotated[
     CriticParams | None,
     Field(description="critic for advantage.text_gae and update.text_ppo, such as {head: true}; null: none"),
 ]

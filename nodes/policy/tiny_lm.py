@@ -11,7 +11,7 @@ from genrl_graph.contract.node import Node, PolicyCarry
 from genrl_graph.contract.policy import TextPolicy
 from genrl_graph.nodes.policy.causal_lm import Beta
 from genrl_graph.nodes.policy.chat_format import AssistantPrefix, ChatTemplateKwargs, TemplateText
-from genrl_graph.nodes.policy.critic_params import Critic, untrained_critic
+from genrl_graph.nodes.policy.critic_params import CriticOption, untrained_critic
 
 PRINTABLE = "".join(sorted(set(string.printable) - set("\r\x0b\x0c")))
 CONTENTS = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -60,7 +60,7 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
         description="carry whose initial weights it gets, such as the policy of a frozen reference; null: its own",
     )
 
-    critic: Critic = None
+    critic: CriticOption = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

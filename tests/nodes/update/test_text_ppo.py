@@ -190,7 +190,7 @@ def game(carry: Any, *, update: Any = None, credit: Any = None, rounds: int = 4)
 TINY: dict[str, Any] = {"alphabet": "0123456789+=", "hidden_size": 16, "heads": 2, "initializer_range": 0.3}
 
 
-@pytest.mark.parametrize("head", [True, False])
+@pytest.mark.parametrize("head", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_run_that_is_resumed_ends_like_one_that_was_not(tmp_path: Path, head: bool) -> None:
     whole = game(TinyLM(**TINY, critic=CriticParams(head=head)))
     half = game(TinyLM(**TINY, critic=CriticParams(head=head)), rounds=2)

@@ -77,15 +77,20 @@ def gradient(policy: CausalPolicy, node: Grpo, rows: Rollouts) -> tuple[torch.Te
 
 
 CASES = [
-    ("tis", None, None, None),
     ("tis", "token", 0.8, 1.2),
     ("tis", "sequence", None, 1.5),
     ("mis", None, None, None),
-    ("mis", "token", 0.5, 1.3),
-    ("mis", "sequence", 0.7, 1.5),
-    ("icepop", None, None, None),
     ("icepop", None, 0.8, 1.25),
-    ("icepop", "sequence", 0.6, 1.6),
+    *(
+        pytest.param(*case, marks=pytest.mark.long)
+        for case in (
+            ("tis", None, None, None),
+            ("mis", "token", 0.5, 1.3),
+            ("mis", "sequence", 0.7, 1.5),
+            ("icepop", None, None, None),
+            ("icepop", "sequence", 0.6, 1.6),
+        )
+    ),
 ]
 
 
