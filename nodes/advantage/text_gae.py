@@ -53,6 +53,6 @@ class TextGae(Advantage, name="text_gae"):
             scored: completions or turns with their rewards, in whole episodes
             critic: policy whose critic values them
         """
-        from genrl_graph.nodes.advantage.token_values import estimate
+        from genrl_graph.nodes.advantage.token_values import with_token_values
 
-        return estimate(self, scored, critic, log=log)
+        return with_token_values(self, scored, critic, log=log)

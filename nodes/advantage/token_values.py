@@ -52,7 +52,7 @@ class TokenRows:
         return cls(order, rewards, truncated, sampled)
 
 
-def estimate(node: "TextGae", rows: T, policy: TextPolicy, *, log: Log) -> T:
+def with_token_values(node: "TextGae", rows: T, policy: TextPolicy, *, log: Log) -> T:
     """Return the rows with values, advantages and targets of their tokens; log how well the critic predicts."""
     steps = TokenRows.of(rows, policy, bootstrap_length=node.on_length == "bootstrap")
     used = np.concatenate([np.zeros(0, np.int64), *steps.order])
