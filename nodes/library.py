@@ -6,6 +6,7 @@ from genrl_graph.nodes.advantage.group import GroupAdvantage
 from genrl_graph.nodes.advantage.pool import PoolAdvantage
 from genrl_graph.nodes.advantage.rae import RoleAdvantage
 from genrl_graph.nodes.advantage.return_to_go import ReturnToGo
+from genrl_graph.nodes.advantage.text_gae import TextGae
 from genrl_graph.nodes.advantage.turns import TurnsAdvantage
 from genrl_graph.nodes.coordinate.report import Report
 from genrl_graph.nodes.coordinate.round import Round
@@ -55,6 +56,7 @@ from genrl_graph.nodes.update.reinforce import Reinforce
 from genrl_graph.nodes.update.replay_buffer import AddToReplay, ReplayCarry
 from genrl_graph.nodes.update.sft import Sft
 from genrl_graph.nodes.update.snapshots import SnapshotsCarry, TakeSnapshot
+from genrl_graph.nodes.update.text_ppo import TextPpo
 
 __all__ = [
     "ActorCriticCarry",
@@ -109,6 +111,8 @@ __all__ = [
     "SnapshotsCarry",
     "SwarmSapo",
     "TakeSnapshot",
+    "TextGae",
+    "TextPpo",
     "TinyLM",
     "Top",
     "TrackBaselines",

@@ -13,6 +13,14 @@ from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Credited, Rollouts
 from genrl_graph.errors import ParamError
 from genrl_graph.nodes.update.steps.cadence import PacedUpdate
+from genrl_graph.nodes.update.steps.correction_config import (
+    Correction,
+    CorrectionHigh,
+    CorrectionLevel,
+    CorrectionLow,
+    ImportanceCorrection,
+    MaxLogRatio,
+)
 from genrl_graph.nodes.update.steps.loss_config import Importance, LossConfig, LossType
 from genrl_graph.nodes.update.steps.role_shares import MaxGradientShare, roles_of
 from genrl_graph.nodes.update.steps.schedules import (
@@ -39,6 +47,10 @@ class Grpo(PacedUpdate, name="grpo"):
     finite advantage, own rows of another tokenizer, other peers' rows that do not fit this policy, and with
     `mask_truncated` rows cut by the length limit. Zero-variance groups count in the means of the loss, but need no
     forward pass.
+
+    `importance_correction` weighs the loss by p_trainer / p_sampler where own rows were sampled in another precision,
+    by another engine or by older weights; old log-probs are then this policy's from before the first step. Rejected
+    tokens leave the means of the loss, too. How far sampler and trainer are apart is a metric of every run.
     """
 
     renamed_inputs = {"scored": "credited"}
@@ -109,6 +121,11 @@ class Grpo(PacedUpdate, name="grpo"):
     max_completion_tokens: int = Field(default=256, ge=1, description="token budget that dr_grpo divides by")
     max_grad_norm: MaxGradNorm = 1.0
     mask_truncated: MaskTruncated = False
+    importance_correction: ImportanceCorrection = "none"
+    correction_level: CorrectionLevel = None
+    correction_low: CorrectionLow = None
+    correction_high: CorrectionHigh = None
+    max_log_ratio: MaxLogRatio = 0.1
     max_gradient_share: MaxGradientShare = 0.9
 
     @model_validator(mode="after")
@@ -117,6 +134,7 @@ class Grpo(PacedUpdate, name="grpo"):
             raise ValueError(f"decay {self.decay!r} needs decay_steps > 0")
         try:
             self.loss_config()
+            self.correction()
         except ParamError as error:
             raise ValueError(str(error)) from error
         return self
@@ -166,3 +184,9 @@ class Grpo(PacedUpdate, name="grpo"):
         params = {field.name: getattr(self, field.name) for field in fields(LossConfig)}
         default: Importance = "sequence" if self.loss_type == "luspo" else "token"
         return LossConfig(**params | {"importance": self.importance or default})
+
+    def correction(self) -> Correction:
+        """Return the importance correction; raises `ParamError` for invalid bounds."""
+        return Correction.of(
+            self.importance_correction, self.correction_level, self.correction_low, self.correction_high
+        )
