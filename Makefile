@@ -9,7 +9,7 @@ PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python
 unexport PYTHONDONTWRITEBYTECODE  # else each of hundreds of processes compiles the package anew
 TORCH ?= $(shell sed -n 's/^torch==//p' $(LOCK))
 
-.PHONY: quickstart test test-long coverage lint docs lock latest oldest build bench crash faults swarm fuzz pictures clean
+.PHONY: quickstart test test-long coverage lint docs lock latest oldest build bench crash faults swarm page fuzz pictures clean
 
 quickstart: $(INSTALLED)
 	@rm -rf runs/quickstart
@@ -95,6 +95,10 @@ swarm: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m soak tests/runners/swarm tests/runners/chain
 	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/swarm/soak.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/swarm/siege.py
+
+# Measure the live page in Chromium: how old what it shows is, what it costs a run, how its memory grows.
+page: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m soak tests/genrl_graph/view
 
 # Offer hostile payloads for ten minutes, then hostile run folders for as long; `make fuzz SECONDS=60` is shorter. Without
 # atheris, payloads are mutated at random.
