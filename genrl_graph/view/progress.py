@@ -1,7 +1,7 @@
 """The progress of the peers of a run: the steps that each has committed in its round, and what follows of them."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -108,14 +108,15 @@ class Progress:
                 known.round, known.done = round, set(order.nodes)
 
     def nodes(
-        self, order: Order, *, running: bool, failed: str, waiting: tuple[Waiting, float] | None
+        self, order: Order, *, running: Collection[str], failed: str, waiting: tuple[Waiting, float] | None
     ) -> dict[str, dict[str, Any]]:
-        """Return the state of each node over all peers, and what it says.
+        """Return the state of each node over the peers that are `running`, over all where none is, and what it says.
 
         It says `words`; between two of them belong the seconds that have passed since the time `since`. `waiting` is
         whom an exchange waits for, and since when.
         """
-        states = {peer: self._of(progress, order, running) for peer, progress in self.peers.items()}
+        chosen = {peer: progress for peer, progress in self.peers.items() if peer in running} or self.peers
+        states = {peer: self._of(progress, order, peer in running) for peer, progress in chosen.items()}
         shown: dict[str, dict[str, Any]] = {}
         for name in order.nodes:
             by_peer = {peer: known[name] for peer, known in states.items()}

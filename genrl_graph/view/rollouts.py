@@ -1,7 +1,8 @@
 """Rollouts of a run as the page shows them: the newest first, a few rounds at a time, as plain values."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -111,7 +112,7 @@ def newest_rollouts(run: StoredRun, wanted: Wanted, *, latest: int) -> dict[str,
     while first > 0 and end - first < MOST_ROUNDS and read < MOST_READ and len(found) < wanted.limit:
         first -= 1
         texts = rounds.texts(wanted.node, first)
-        found += _matching(texts.values(), wanted)[: MOST_ROLLOUTS - len(found)]
+        found += islice(_matching(texts.values(), wanted), MOST_ROLLOUTS - len(found))
         read += sum(len(rollout.rows) for rollout, _ in texts.values())
     span = {"before": first if first > 0 else None, "from": first, "to": end - 1}
     return {"rollouts": found, "nodes": nodes, "node": wanted.node, **span}
@@ -151,8 +152,8 @@ def cut(text: str) -> str:
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} … (+{len(text) - MOST_CHARACTERS})"
 
 
-def _matching(texts: Iterable[JudgedText], wanted: Wanted) -> list[dict[str, Any]]:
-    return [as_values(*each, wanted.node) for each in texts if wanted.matches(*each)]
+def _matching(texts: Iterable[JudgedText], wanted: Wanted) -> Iterator[dict[str, Any]]:
+    return (as_values(*each, wanted.node) for each in texts if wanted.matches(*each))
 
 
 def _text(rollout: RolloutText) -> dict[str, Any]:

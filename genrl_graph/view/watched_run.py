@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,6 +62,7 @@ class WatchedRun:
         self._notes: dict[Path, tuple[tuple[int, int], list[Note]]] = {}
         self._free: dict[Path, tuple[int, int]] = {}  # the lock files that no process held, as they were then
         self._status: tuple[str, list[int]] = ("", [])
+        self._written_now: set[Path] = set()  # the folders that a process writes
         self._looked = time.monotonic()
         self._graph = _stamp(self.stored.folders[0], GRAPH)
         self._stamps: list[Stamps] = []
@@ -122,7 +123,8 @@ class WatchedRun:
         (state, writers), notes, config = self._status, self.notes(), self.stored.graph.run
         failed = self._failed_node(notes) if state == "failed" else ""
         waiting = _latest_waiting(notes, self.progress.latest) if state == "running" else None
-        nodes = self.progress.nodes(self.order, running=state == "running", failed=failed, waiting=waiting)
+        running = self._running()
+        nodes = self.progress.nodes(self.order, running=running, failed=failed, waiting=waiting)
         for name, shown in nodes.items():
             shown["numbers"] = self.metrics.of_node(name)
         return {
@@ -134,7 +136,7 @@ class WatchedRun:
             "played": self._played,
             "changed": max((_written(folder) for folder in self.stored.folders), default=0.0),
             "nodes": nodes,
-            "peers": self._peers(state == "running"),
+            "peers": self._peers(running),
             "accounts": self.metrics.accounts(),
             "shares": self.metrics.shares(),
             "outcomes": self._outcomes(),
@@ -199,9 +201,10 @@ class WatchedRun:
 
     def _status_now(self) -> tuple[str, list[int]]:
         """Return running, finished, failed or stopped, and the ids of the processes that write."""
-        writers = [pid for folder in self.stored.folders if (pid := self._writer(folder)) is not None]
-        if writers:
-            return "running", writers
+        written = {folder: pid for folder in self.stored.folders if (pid := self._writer(folder)) is not None}
+        self._written_now = set(written)
+        if written:
+            return "running", list(dict.fromkeys(written.values()))
         config = self.stored.graph.run
         if self._played >= (0 if config.mode == "evaluate" else config.rounds):
             return "finished", []
@@ -240,11 +243,17 @@ class WatchedRun:
             self._first = len(curves), sorted(name for name in curves if is_outcome(name, rewards))
         return self._first[1]
 
-    def _peers(self, running: bool) -> list[dict[str, Any]]:
+    def _running(self) -> set[str]:
+        """Return the peers that a process plays; where each peer has a folder of its own, some may be dead."""
+        if len(self.stored.folders) == 1:
+            return set(self.progress.peers) if self._written_now else set()
+        return {folder.name for folder in self._written_now}
+
+    def _peers(self, running: Collection[str]) -> list[dict[str, Any]]:
         peers = []
         for name, progress in sorted(self.progress.peers.items()):
-            current = progress.current(self.order) if running else []
-            doing = progress.evaluating or ", ".join(current)
+            current = progress.current(self.order) if name in running else []
+            doing = progress.evaluating or ", ".join(current) if name in running else "stopped" if running else ""
             peers.append(
                 {"name": name, "round": progress.round, "doing": doing, "since": progress.since}
                 | {"done": len(progress.done), "of": len(self.order.nodes), "missing": dict(progress.missing)}

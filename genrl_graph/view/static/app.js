@@ -63,7 +63,8 @@ async function start() {
 
 function showRun() {
   const { runs } = page.overview;
-  byId("title").textContent = `${runs[page.run].name}: ${page.game.name}`;
+  const { name } = runs[page.run];
+  byId("title").textContent = name === page.game.name ? name : `${name}: ${page.game.name}`;
   document.title = `${runs[page.run].name} · genrl-graph`;
   byId("choose-run").hidden = runs.length < 2;
   byId("run").replaceChildren(...runs.map((one, at) => el("option", { value: at }, one.name)));

@@ -66,18 +66,19 @@ export function markStates(picture, nodes, now) {
     box.classList.remove("is-running", "is-waiting", "is-done", "is-failed", "is-later");
     box.classList.add(`is-${state}`);
     box.setAttribute("aria-label", `${picture.labels.get(name)}, ${text}`);
-    box.querySelector(".state")?.remove();
+    for (const old of box.querySelectorAll(".state")) old.remove();
     if (!SIGNS[state]) continue;
-    const outline = box.querySelector(".outline").getBBox();
-    const mark = document.createElementNS(SVG, "text");
-    mark.setAttribute("class", "state");
-    mark.setAttribute("x", outline.x + outline.width - 8);
-    mark.setAttribute("y", outline.y + 13);
-    mark.setAttribute("font-size", "11");
-    mark.setAttribute("text-anchor", "end");
-    mark.textContent = `${label.length > 44 ? `${label.slice(0, 43)}…` : label} ${SIGNS[state]}`.trim();
-    box.append(mark);
+    const { x, y, width } = box.querySelector(".outline").getBBox();
+    box.append(mark(SIGNS[state], x + width - 8, y + 13, "end"));
+    if (label) box.append(mark(label.length > 44 ? `${label.slice(0, 43)}…` : label, x + 24, y - 5, "start")); // beside its step
   }
+}
+
+function mark(words, x, y, anchor) {
+  const text = document.createElementNS(SVG, "text");
+  for (const [name, value] of Object.entries({ class: "state", x, y, "font-size": 11, "text-anchor": anchor })) text.setAttribute(name, value);
+  text.textContent = words;
+  return text;
 }
 
 export function nodePanel(name, game, state, now, { choose, rollouts, curves }) {

@@ -5,7 +5,7 @@ import { frozen, get } from "./source.js";
 const SIGNS = { ".": ["", "empty"], x: ["✕", "x"], o: ["◯", "o"], "*": ["⊗", "both"] };
 
 const PAUSE_MS = 1400;
-const COST = 20; // pauses are this many times as long as the last answer took: reading them must not cost the run
+const COST = 50; // pauses are this many times as long as the last answer took: reading them must not cost the run
 
 export function makeRollouts(page) {
   const field = (name, label, input) => {
@@ -75,7 +75,8 @@ export function makeRollouts(page) {
       list.append(...answer.rollouts.map(card));
       before = answer.before;
       more.hidden = before === null;
-      const where = answer.to === null ? "" : `, rounds ${answer.to} to ${answer.from} looked through`;
+      const rounds = answer.to === answer.from ? `round ${answer.to}` : `rounds ${answer.to} to ${answer.from}`;
+      const where = answer.to === null ? "" : `, ${rounds} looked through`;
       told.textContent = answer.node ? `${list.children.length} shown${where}` : "no rollouts are stored yet";
     } catch (error) {
       told.textContent = error.message;

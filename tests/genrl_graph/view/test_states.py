@@ -58,7 +58,14 @@ def test_a_run_whose_peers_are_processes_is_one_run_and_late_peers_join_it(tmp_p
             run.refresh()
             state = run.state()
             assert [peer["name"] for peer in state["peers"]] == ["alice", "bob"]
-            assert state["nodes"]["answers"]["state"] == "waiting" and len(state["writers"]) == 2
+            assert state["nodes"]["answers"]["state"] == "waiting" and len(state["writers"]) == 1
+        run._read_at = -1e9
+        run.refresh()
+        assert [(peer["name"], peer["doing"]) for peer in run.state()["peers"]] == [
+            ("alice", "answers"),
+            ("bob", "stopped"),
+        ]
+        assert "bob" not in said(run.state()["nodes"]["answers"], 0.0)
 
 
 def test_runs_that_differ_in_their_seed_are_one_line_with_an_interval(tmp_path: Path) -> None:
