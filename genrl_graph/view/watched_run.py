@@ -158,9 +158,9 @@ class WatchedRun:
             changed |= self._follow(folder)
             changed |= self._read_notes(folder)
         self.progress.reported(self.metrics.rounds, self.order)
-        status = self._status_now()
-        changed, self._status = changed or status != self._status, status
-        return changed or lines > 0
+        before = self._status, self._written_now
+        self._status = self._status_now()
+        return changed or lines > 0 or before != (self._status, self._written_now)
 
     def _follow(self, folder: Path) -> bool:
         """Read the steps that a folder gained; the first time, the last ones that it has, wherever they are."""
