@@ -20,6 +20,7 @@ from genrl_graph.runners.swarm.host import Host
 from genrl_graph.runners.swarm.offers import MAX_INLINE, Inbox, Offer
 from genrl_graph.runners.swarm.open_exchange import OpenExchange, Taken
 from genrl_graph.runners.swarm.roster import RosterMember
+from genrl_graph.runners.swarm.whereabouts import Lookout, Whereabouts
 from genrl_graph.wire.packet import encode
 
 PAUSE_S = 0.05
@@ -50,9 +51,9 @@ class PeerSwarm:
         proof: Proof | None = None,
     ) -> None:
         self._host, self._inbox, self._name, self._protocol = host, inbox, name, protocol
-        self._admissions, self._staleness, self._order = admissions, staleness, list(admissions)
+        self._admissions, self._order = admissions, list(admissions)
         self._sign, self._stop, self._tell = sign, stop, tell
-        self.conduct = Conduct(host, inbox, proof)
+        self.conduct, self._where = Conduct(host, inbox, proof), Whereabouts(host, inbox, staleness=staleness)
         self._opened: dict[str, OpenExchange] = {}
         self._served: list[Offer] = []
         self._taken: set[Taken] = set()
@@ -77,11 +78,11 @@ class PeerSwarm:
         self.conduct.judged(round=round, seconds=seconds, offenders=offenders)
 
     def begin(self, round: int) -> None:
-        """Announce the round and forget old offers; raises `PeerBehind` if most of the others are in a later round."""
+        """Announce the round and forget old offers; raises `PeerBehind` if most of the others are far ahead of it."""
         self._host.beat(round)
         self._inbox.begin(round)
         self._give_up()
-        oldest = round - 1 - self._staleness
+        oldest = self._where.oldest_served(round)
         for offer in [offer for offer in self._served if offer.round < oldest]:
             self._host.forget(offer.key)
             self._host.forget(offer.announcement_key)
@@ -100,8 +101,12 @@ class PeerSwarm:
         self._host.beat(rounds)
 
     def is_needed(self, rounds: int) -> bool:
-        """Return whether a member of the last exchange has not finished yet."""
-        return any(member.peer_id in self._met and self._round_of(member) < rounds for member in self._others())
+        """Return whether a member of the last exchange, or one that has served rows, has not finished yet."""
+        return any(
+            self._where.round_of(member) < rounds
+            for member in self._where.others()
+            if member.peer_id in self._met or self.conduct.claims.has_served(member.peer_id)
+        )
 
     def open(self, node: Exchange, *, round: int, peer: str, offer: Frame) -> None:
         """Wait for enough peers, freeze the roster, and announce the offer to its members."""
@@ -140,10 +145,9 @@ class PeerSwarm:
         if self._is_closed(node, round):
             return ExchangeResult(())
         exchange = self._opened[node.place.node]
-        report = WaitReport(node, self._tell, since=exchange.since)
+        report, lookout = WaitReport(node, self._tell, since=exchange.since), Lookout(self._host, round)
         while True:
-            seen = self._inbox.count
-            rounds = {member.peer_id: self._round_of(member) for member in self._others()}
+            seen, rounds = self._inbox.count, self._where.rounds()
             with self._inbox.changed:
                 over = exchange.look(rounds)
             exchange.verify()
@@ -151,7 +155,8 @@ class PeerSwarm:
             if over and not self._is_short(exchange, node):
                 break
             self._stop.check()
-            report.waiting(lambda: ", ".join(exchange.awaited))
+            report.waiting(lambda: ", ".join(exchange.awaited) or self._how_many(node, exchange))
+            lookout.waiting()
             self._inbox.wait(seen, timeout_s=PAUSE_S)
         with self._inbox.changed:
             del self._opened[node.place.node]
@@ -180,9 +185,9 @@ class PeerSwarm:
         self.conduct.claims.patience = False
         if exchange.came >= node.min_peers or node.on_short != "wait":
             return False
-        self._require_not_behind(exchange.round)
+        self._require_not_behind(exchange.round, is_over=True)
         with self._inbox.changed:
-            exchange.ask(self._in_reach(node, exchange.round))
+            exchange.ask(self._where.in_reach(node, exchange.round))
         return True
 
     def _admit(
@@ -238,10 +243,10 @@ class PeerSwarm:
         Offenders, late ones among them, are left out for their back-off if the others are enough. After the timeout,
         they are let in too.
         """
-        report = WaitReport(node, self._tell, since=since)
+        report, lookout = WaitReport(node, self._tell, since=since), Lookout(self._host, round)
         while True:
             seen, waited = self._inbox.count, time.monotonic() - since
-            here = self._in_reach(node, round)
+            here = self._where.in_reach(node, round)
             heard = [member for member in here if not self.conduct.backoff.is_out(member.peer_id, round=round)]
             is_over = waited >= node.timeout_s
             self.conduct.claims.patience &= not is_over
@@ -254,18 +259,18 @@ class PeerSwarm:
             if is_over and node.on_short == "fail":
                 what = f"wants {node.min_peers} peers within {node.timeout_s:g} s, but {len(here) + 1} are here"
                 raise ExchangeTimeout(f"{what}; start more, or lower min_peers")
-            self._require_not_behind(round)
+            self._require_not_behind(round, is_over=is_over)
             self._stop.check()
+            lookout.waiting()
             self._inbox.wait(seen, timeout_s=PAUSE_S)
 
     def _who_is_missing(self, node: Exchange, members: Sequence[RosterMember]) -> str:
         here = ", ".join([self._name, *(member.name for member in members)])
         return f"{counted(node.min_peers, 'peer')}, here: {here}"
 
-    def _in_reach(self, node: Exchange, round: int) -> list[RosterMember]:
-        """Return the other members whose round lets them take part in this one, sorted by name."""
-        earliest = round - 1 - node.max_staleness
-        return [member for member in self._others() if earliest <= self._round_of(member) <= round]
+    @staticmethod
+    def _how_many(node: Exchange, exchange: OpenExchange) -> str:
+        return f"{counted(node.min_peers, 'peer')}, {exchange.came} came"
 
     def _watch(self, peer_id: str, offer: Offer) -> None:
         """Fetch newly announced rows while this peer computes; called on the host's thread, under the inbox's lock."""
@@ -273,15 +278,16 @@ class PeerSwarm:
         if exchange is not None:
             exchange.announced(peer_id)
 
-    def _others(self) -> list[RosterMember]:
-        return [member for member in self._host.roster() if member.peer_id != self._host.peer_id]
+    def _require_not_behind(self, round: int, *, is_over: bool = False) -> None:
+        """Raise `PeerBehind` if the others no longer serve rows of this round, as far as later rows prove it.
 
-    def _round_of(self, member: RosterMember) -> int:
-        return max(member.round, self._inbox.round_of(member.peer_id))
-
-    def _require_not_behind(self, round: int) -> None:
-        """Raise `PeerBehind` if the others are in a later round, as far as their rows prove it."""
-        others = [member for member in self._others() if not self.conduct.backoff.is_out(member.peer_id, round=round)]
-        there = self.conduct.claims.later_round({member: self._round_of(member) for member in others}, round=round)
+        Once the exchange's time is over, the word of those in back-off counts too: it may be all of the swarm.
+        """
+        rounds = {
+            member: self._where.round_of(member)
+            for member in self._where.others()
+            if is_over or not self.conduct.backoff.is_out(member.peer_id, round=round)
+        }
+        there = self.conduct.claims.later_round(rounds, round=self._where.last_to_serve(round))
         if there is not None:
             raise PeerBehind(there)

@@ -265,6 +265,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts this with `&` has it ignored
     tally, started = Tally(), time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         for kind in args.runners:

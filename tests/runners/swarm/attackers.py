@@ -190,7 +190,7 @@ def caller() -> None:
             writer.close()
 
     def opening(self: PeerSwarm, node: Exchange, *, round: int, peer: str, offer: Frame) -> None:
-        for member in self._others():
+        for member in self._where.others():
             self._host._thread.submit(hold(self._host, member.peer_id))
         whole_open(self, node, round=round, peer=peer, offer=offer)
 

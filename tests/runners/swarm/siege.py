@@ -30,6 +30,7 @@ from genrl_graph.contract.resources import OVER_BUDGET
 from genrl_graph.inspection.overview import peer_accounts
 from genrl_graph.records.stored_run import open_run
 from genrl_graph.runners.loop.runner import BEHIND
+from genrl_graph.runners.swarm.transport.limits import TransportLimits
 from genrl_graph.store.run_store import RunStore
 
 HONEST = ("ann", "bob", "eve", "kim")
@@ -40,7 +41,7 @@ PACE_S = 2.0  # so that attackers, which start later and share the machine, keep
 GATE_AT = 1  # the round in which the honest peers wait until the attackers are there
 JUDGE_S = 2.0
 MOST_GROWTH_MB = 12.0
-MOST_THREADS, MOST_FILES = 4, 4
+MOST_THREADS, MOST_FILES = 4, 4 + TransportLimits().streams_per_peer  # one attacker holds all streams that it may
 GAME = f"""\
 graph: siege
 version: 1

@@ -275,6 +275,30 @@ def test_a_peer_that_has_begun_a_round_proves_it_by_the_rows_of_the_one_before(s
     assert behind.value.round == 4
 
 
+def test_a_peer_that_is_a_round_behind_plays_it_with_the_rows_that_the_others_still_serve(sit: Sit) -> None:
+    ann, bob, eve = sit("ann", min_peers=3, timeout_s=20.0), sit("bob"), sit("eve")
+    for other in (bob, eve):
+        other.meet(1)
+        other.appear(2)
+    began = time.monotonic()
+    assert peers_of(ann.meet(1)) == ["ann", "bob", "eve"]
+    assert time.monotonic() - began < 10, "waits for nobody"
+
+
+def test_a_peer_that_lets_all_others_back_off_still_sees_that_they_have_gone_on(sit: Sit, later: Later) -> None:
+    ann, bob = sit("ann", min_peers=2, timeout_s=1.0), sit("bob")
+    bob.open(0)
+    assert peers_of(ann.meet(0)) == ["ann", "bob"]
+    bob.close(0)
+    for round in range(1, 5):
+        ann.swarm.conduct.backoff.offend(bob.host.peer_id, round=round)
+    meeting = later(ann.meet, 5)
+    bob.open(9)  # announces it to nobody, and its heartbeat is in the DHT alone
+    with pytest.raises(PeerBehind) as behind:
+        meeting.result(20)
+    assert behind.value.round == 9
+
+
 def test_heartbeats_and_announcements_alone_move_nobody(sit: Sit) -> None:
     ann, bob, eve = sit("ann"), sit("bob"), sit("eve")
     bob.appear(10**9)
