@@ -255,8 +255,8 @@ def _read(folder: RunPath, first: int) -> memoryview:
     return memoryview(segment_path(folder, first).read(MAX_SEGMENT_BYTES))
 
 
-def _decode(data: memoryview, frame: RecordSpan, position: int, where: str, begin: int = 0) -> JournalEntry:
-    """Return the record in a span of a segment's bytes from `begin` on; raises `StoreError` for one of no run."""
+def _decode(data: memoryview, frame: RecordSpan, position: int, where: str, base: int = 0) -> JournalEntry:
+    """Return the record in a span of a segment's bytes from `base` on; raises `StoreError` for one of no run."""
     values = parse_object(bytes(data[frame.header : frame.body]), where)
     check_origin(values.get("round"), values.get("node"), values.get("holder"), where)
     facts, sizes = values.get("facts"), _sizes(values.get("tables"), frame.hash - frame.body, where)
@@ -268,7 +268,7 @@ def _decode(data: memoryview, frame: RecordSpan, position: int, where: str, begi
         check_group(name)
         tables[name] = decode_table(data[begin:end], f"{where}: {name}")
     record = Record(values["round"], values["node"], values["holder"], facts, tables)
-    return JournalEntry(position, record, bytes(data[frame.hash : frame.end]).hex(), begin + frame.end)
+    return JournalEntry(position, record, bytes(data[frame.hash : frame.end]).hex(), base + frame.end)
 
 
 def _sizes(tables: Any, total: int, where: str) -> list[tuple[str, int]]:
