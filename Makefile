@@ -9,7 +9,7 @@ PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python
 unexport PYTHONDONTWRITEBYTECODE  # else each of hundreds of processes compiles the package anew
 TORCH ?= $(shell sed -n 's/^torch==//p' $(LOCK))
 
-.PHONY: quickstart test test-long coverage lint docs lock latest oldest build bench crash faults swarm openenv fuzz pictures clean
+.PHONY: quickstart test test-long coverage lint docs lock latest oldest build bench crash faults swarm page openenv fuzz pictures clean
 
 quickstart: $(INSTALLED)
 	@rm -rf runs/quickstart
@@ -99,6 +99,10 @@ swarm: $(INSTALLED)
 # Play against the server of OpenEnv, in an environment of its own that this installs (480 MB): kill it, fill it, time it.
 openenv: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m soak tests/nodes/games/openenv
+
+# Measure the live page in Chromium: how old what it shows is, what it costs a run, how its memory grows.
+page: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m soak tests/genrl_graph/view
 
 # Offer hostile payloads for ten minutes, then hostile run folders for as long; `make fuzz SECONDS=60` is shorter. Without
 # atheris, payloads are mutated at random.

@@ -26,9 +26,9 @@ from genrl_graph.store.ipc_stream import encode_table
 from genrl_graph.store.journal import Journal, Record
 from genrl_graph.store.journal_format import content_hash, pack
 from genrl_graph.store.manifest import write_manifest
+from genrl_graph.store.pending import archived_records
 from genrl_graph.store.run_path import MAX_DEPTH, RunPath
 from genrl_graph.store.run_store import RunStore
-from genrl_graph.store.view import archived_records
 
 GRAPH = """\
 graph: toy
