@@ -1,4 +1,4 @@
-"""What one open page lacks: the state of its run and the curves that it shows, as far as they have changed."""
+"""News for one open page: the state of its run and the curves that it shows, as far as they have changed."""
 
 import time
 from collections.abc import Sequence

@@ -15,7 +15,7 @@ MOST_WINNERS = 32
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a node of a peer submits for a round of the contract."""
+    """A submission by a node of a peer for a round of the contract."""
 
     round: int
     node: str
