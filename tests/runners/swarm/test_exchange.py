@@ -301,6 +301,22 @@ def test_a_peer_that_lets_all_others_back_off_still_sees_that_they_have_gone_on(
     assert behind.value.round == 9
 
 
+def test_a_peer_that_waits_for_those_that_have_finished_and_left_ends_as_well(sit: Sit, later: Later) -> None:
+    ann, bob = sit("ann", min_peers=3, timeout_s=1.5), sit("bob")
+    bob.meet(1)
+    bob.appear(2)
+    ann.swarm.begin(1)  # and hears that bob has played round 1
+    eve = sit("eve")
+    eve.appear(1)  # and serves nothing
+    meeting = later(ann.meet, 1)
+    time.sleep(1.0)
+    for other in (bob, eve):
+        other.host.close()
+    with pytest.raises(PeerBehind) as behind:
+        meeting.result(20)
+    assert behind.value.round == 2
+
+
 def test_heartbeats_and_announcements_alone_move_nobody(sit: Sit) -> None:
     ann, bob, eve = sit("ann"), sit("bob"), sit("eve")
     bob.appear(10**9)
