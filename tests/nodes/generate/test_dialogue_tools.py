@@ -185,6 +185,7 @@ def test_what_a_class_keeps_is_forgotten_with_the_episode() -> None:
     assert [text for _, text in heard(rows) if len(text) < 4] == ["2", "4", "2", "4"]
 
 
+@pytest.mark.usefixtures("contained")
 def test_a_block_is_a_program_that_runs_in_the_sandbox() -> None:
     node = DialogueGenerator(tools=[{"type": "tool.python"}], tool_format="block", extract=r"-?\d+", max_new_tokens=200)
     node.prepare()

@@ -17,6 +17,7 @@ from genrl_graph.nodes.sandbox import probe
 from genrl_graph.nodes.sandbox.limits import SandboxLimits
 from genrl_graph.nodes.sandbox.python import run_python
 
+pytestmark = pytest.mark.usefixtures("contained")
 T = TypeVar("T")
 
 TIGHT = SandboxLimits(cpu_s=1, wall_s=60, memory_mb=64, processes=4, output_kb=16, tmp_mb=1)
