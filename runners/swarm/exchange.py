@@ -18,7 +18,7 @@ from genrl_graph.runners.swarm.admission.verdict import PAYLOAD, Admitted, refus
 from genrl_graph.runners.swarm.claims import Proof
 from genrl_graph.runners.swarm.conduct import Conduct
 from genrl_graph.runners.swarm.host import Host
-from genrl_graph.runners.swarm.offers import MAX_INLINE, Inbox, Offer
+from genrl_graph.runners.swarm.offers import MAX_INLINE, Inbox, Offer, newest_key
 from genrl_graph.runners.swarm.open_exchange import OpenExchange, Taken
 from genrl_graph.runners.swarm.roster import RosterMember
 from genrl_graph.runners.swarm.whereabouts import Lookout, Whereabouts
@@ -118,7 +118,8 @@ class PeerSwarm:
         own = Offer(peer, round, node.place.node, self._protocol, len(data), hashlib.sha256(data).hexdigest(), inline)
         announcement = own.announced(self._sign)
         self._host.serve(own.key, data)
-        self._host.serve(own.announcement_key, announcement)
+        for key in (own.announcement_key, newest_key(node.place.node)):
+            self._host.serve(key, announcement)
         self._served.append(own)
         if again:  # peers that still wait for it will pull it
             return

@@ -277,6 +277,15 @@ def test_a_peer_that_has_begun_a_round_proves_it_by_the_rows_of_the_one_before(s
     assert behind.value.round == 4
 
 
+def test_a_heartbeat_that_is_rounds_old_leads_to_where_its_peer_is_now(sit: Sit) -> None:
+    ann, bob = sit("ann"), sit("bob")
+    bob.appear(4)
+    bob.swarm.open(bob.node, round=9, peer="bob", offer=offered("bob", 9))
+    with pytest.raises(PeerBehind) as behind:
+        ann.swarm.begin(0)
+    assert behind.value.round == 9
+
+
 def test_a_peer_that_is_a_round_behind_plays_it_with_the_rows_that_the_others_still_serve(sit: Sit) -> None:
     ann, bob, eve = sit("ann", min_peers=3, timeout_s=20.0), sit("bob"), sit("eve")
     for other in (bob, eve):
