@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from genrl_graph.errors import ParamError
-from genrl_graph.nodes.reward.scoring.callables import call_here
+from genrl_graph.nodes.functions.callables import call_here
 from genrl_graph.nodes.worker.worker import Failure, OutOfTime
 from genrl_graph.store.strict_json import bounded_json
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from genrl_graph.contract.exact_numbers import ExactNumbers
+from genrl_graph.contract.graph_values import GraphValues
 from genrl_graph.errors import DataError
 from genrl_graph.messages import did_you_mean
+from genrl_graph.nodes.functions.named import require_name
 from genrl_graph.nodes.games.game import Game, Spaces
 from genrl_graph.nodes.games.openenv.params import OpenEnvParams, openenv_params
 from genrl_graph.nodes.games.text_game import CheckedTextGame, TextGame, TextSpaces
@@ -20,7 +22,6 @@ from genrl_graph.nodes.games.texts.guess_number import GuessNumber
 from genrl_graph.nodes.games.texts.negotiation import Negotiation
 from genrl_graph.nodes.games.texts.question import Question
 from genrl_graph.nodes.games.texts.stand_in import StandIn
-from genrl_graph.nodes.reward.scoring.allowed import require_allowed
 
 if TYPE_CHECKING:
     from pettingzoo import AECEnv
@@ -69,7 +70,7 @@ class Environment(ExactNumbers):
         description="library that knows the id; pettingzoo also serves those of `register_aec`, openenv is a server at "
         "`params.url`, and text is for arithmetic, guess_number, negotiation, question and those of `register_text`",
     )
-    params: dict[str, Any] = Field(default={}, description="keyword arguments of the environment's constructor")
+    params: GraphValues = Field(default={}, description="keyword arguments of the environment's constructor")
 
     @field_validator("id")
     @classmethod
@@ -77,15 +78,6 @@ class Environment(ExactNumbers):
         if not _ID.fullmatch(id) and not _CLASS.fullmatch(id):
             raise ValueError(f"{id!r} is no id of an environment; import modules with --import and name the id here")
         return id
-
-    @field_validator("params")
-    @classmethod
-    def _json(cls, params: dict[str, Any]) -> dict[str, Any]:
-        try:
-            dumps(params)
-        except TypeError as error:
-            raise ValueError(f"no value of a graph file: {error}") from error
-        return params
 
     @model_validator(mode="after")
     def _server(self) -> Self:
@@ -102,12 +94,7 @@ class Environment(ExactNumbers):
         """Refuse code that a graph file names and the user has not allowed."""
         names = [self.id, *self.params.get("rewards", ())] if self.kind == "trl" else []
         for name in names:
-            if not isinstance(name, str) or not _CLASS.fullmatch(name):
-                raise ValueError(
-                    f"{name!r} is no name of a class or function; write module:name, and --import the module"
-                )
-            if info.context is not None:  # read from a graph file, which may come from a stranger
-                require_allowed(*name.split(":"))
+            require_name(name, info)
         if self.kind != "trl" and ":" in self.id:
             raise ValueError(f"{self.id!r} is no id of an environment of {self.kind}; module:name is for kind trl")
         return self

@@ -1,21 +1,17 @@
 """`tool.function`: functions of your own as tools."""
 
 import inspect
-import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 
+from genrl_graph.contract.graph_values import GraphValues
 from genrl_graph.contract.tool import Function, Tool
 from genrl_graph.errors import DataError, ParamError
-from genrl_graph.nodes.reward.scoring.allowed import require_allowed
-from genrl_graph.nodes.reward.scoring.callables import importable_name
+from genrl_graph.nodes.functions.named import NamedFunction
 from genrl_graph.nodes.tool.schemas import methods_of, schema_of
 from genrl_graph.nodes.worker.worker_main import load_target
-
-_NAME = re.compile(r"(?!.*\.py:)[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 
 
 class FunctionTool(Tool, name="function"):
@@ -26,36 +22,10 @@ class FunctionTool(Tool, name="function"):
     is for `tool.python`. What it keeps outside of the instance is shared by all episodes.
     """
 
-    function: str | Callable[..., Any] = Field(
+    function: NamedFunction = Field(
         description="module:name of a function or class; in Python the function or class itself"
     )
-    params: dict[str, Any] = Field(default={}, description="keyword arguments of the class")
-
-    @field_validator("function", mode="before", json_schema_input_type=str)
-    @classmethod
-    def _by_name(cls, function: object) -> object:
-        return (importable_name(function) or function) if callable(function) else function
-
-    @field_validator("function")
-    @classmethod
-    def _nameable(cls, function: object, info: ValidationInfo) -> object:
-        if isinstance(function, str):
-            if not _NAME.fullmatch(function):
-                raise ValueError(
-                    f"{function!r} is no function name; write module:name (a file: --import it, then stem:name)"
-                )
-            if info.context is not None:  # read from a graph file, which may come from a stranger
-                require_allowed(*function.split(":"))
-        return function
-
-    @field_validator("params")
-    @classmethod
-    def _json(cls, params: dict[str, Any]) -> dict[str, Any]:
-        try:
-            json.dumps(params)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"no value of a graph file: {error}") from error
-        return params
+    params: GraphValues = Field(default={}, description="keyword arguments of the class")
 
     def plain_params(self) -> dict[str, Any]:
         """Return the params as YAML writes them; raises `ParamError` for a function without an importable name."""

@@ -148,7 +148,7 @@ def test_a_run_that_is_killed_in_a_call_resumes_exactly_and_is_replayed(graph_fi
             "but its source names text arithmetic",
         ),
         ("kind: text, id: arithmetic", "kind: trl, id: 'os:system'", "a graph file may not run 'os' by itself"),
-        ("kind: text, id: arithmetic", "kind: trl, id: arithmetic", "'arithmetic' is no name of a class or function"),
+        ("kind: text, id: arithmetic", "kind: trl, id: arithmetic", "'arithmetic' is no name of a function or class"),
     ],
 )
 def test_tools_that_do_not_fit_are_a_line_of_check(graph_file: Path, old: str, new: str, line: str) -> None:
