@@ -22,6 +22,7 @@ from genrl_graph.nodes.update.steps.correction_config import (
     MaxLogRatio,
 )
 from genrl_graph.nodes.update.steps.loss_config import Importance, LossConfig, LossType
+from genrl_graph.nodes.update.steps.reference import KlWeight, check_reference
 from genrl_graph.nodes.update.steps.role_shares import MaxGradientShare, roles_of
 from genrl_graph.nodes.update.steps.schedules import (
     Decay,
@@ -74,7 +75,7 @@ class Grpo(PacedUpdate, name="grpo"):
         default=None,
         description="upper bound of the ratio for negative advantages, above 1 + epsilon_high (arXiv 2505.07291)",
     )
-    beta: float = Field(default=0.0, ge=0, description="weight of the KL to the policy wired as `reference`")
+    beta: KlWeight = 0.0
     unbiased_kl: bool = Field(
         default=True,
         description="multiply the KL by the importance ratio, which makes its gradient unbiased (arXiv 2512.02556)",
@@ -141,10 +142,7 @@ class Grpo(PacedUpdate, name="grpo"):
 
     def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:
         """Report a KL weight without a reference policy, and a reference without a KL weight."""
-        if self.beta > 0 and "reference" not in inputs:
-            yield f"beta is {self.beta:g}, but no `reference` is wired; wire a frozen policy or set beta to 0"
-        if self.beta == 0 and "reference" in inputs:
-            yield "`reference` is wired, but beta is 0, so it is never used; set beta or remove it"
+        return check_reference(self.beta, inputs)
 
     def run(
         self,

@@ -22,6 +22,7 @@ from genrl_graph.nodes.update.steps.correction_config import (
     MaxLogRatio,
 )
 from genrl_graph.nodes.update.steps.loss_config import LossConfig
+from genrl_graph.nodes.update.steps.reference import KlWeight, check_reference
 from genrl_graph.nodes.update.steps.role_shares import MaxGradientShare, roles_of
 from genrl_graph.nodes.update.steps.schedules import LearningRate, MaxGradNorm, ScheduledUpdate
 from genrl_graph.nodes.update.steps.truncated import MaskTruncated
@@ -44,7 +45,7 @@ class TextPpo(ScheduledUpdate, name="text_ppo"):
     )
     value_coef: float = Field(default=0.1, ge=0, description="weight of the critic's loss")
     whiten: bool = Field(default=True, description="scale the advantages of a round to mean 0 and deviation 1")
-    beta: float = Field(default=0.0, ge=0, description="weight of the KL to the policy wired as `reference`")
+    beta: KlWeight = 0.0
     learning_rate: LearningRate = 1e-6
     epochs: int = Field(default=4, ge=1, description="passes over the rows of a round")
     minibatches: int = Field(default=1, ge=1, description="optimiser steps per epoch; groups are never split")
@@ -68,10 +69,7 @@ class TextPpo(ScheduledUpdate, name="text_ppo"):
 
     def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:
         """Report a KL weight without a reference policy, and a reference without a KL weight."""
-        if self.beta > 0 and "reference" not in inputs:
-            yield f"beta is {self.beta:g}, but no `reference` is wired; wire a frozen policy or set beta to 0"
-        if self.beta == 0 and "reference" in inputs:
-            yield "`reference` is wired, but beta is 0, so it is never used; set beta or remove it"
+        return check_reference(self.beta, inputs)
 
     def check_parts(self, parts: Mapping[str, Declared]) -> Iterable[str]:
         """Report a policy without a critic."""

@@ -1,6 +1,6 @@
 """Optimiser steps of `update.text_ppo` (imports torch: loaded when an update runs)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,8 +8,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genrl_graph.contract.policy import TextPolicy
-from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Rollouts
 from genrl_graph.nodes.update.steps.actor_losses import value_errors
 from genrl_graph.nodes.update.steps.losses import Totals
@@ -23,27 +21,15 @@ if TYPE_CHECKING:
 class PpoTrainer(Trainer):
     """Takes the optimiser steps of one run of `update.text_ppo`: advantages of tokens, and the loss of the critic."""
 
-    def __init__(
-        self,
-        node: "TextPpo",
-        policy: TextPolicy,
-        reference: TextPolicy | None,
-        *,
-        rng: np.random.Generator,
-        log: Log,
-        peer: str,
-        roles: Mapping[str, str],
-    ) -> None:
-        super().__init__(node, policy, reference, rng=rng, log=log, peer=peer, roles=roles)
-        self._ppo = node
-        self._policy_losses = self._value_losses = 0.0
-        self._clipped_values = self._learned_values = 0
+    _node: "TextPpo"
+    _policy_losses = _value_losses = 0.0
+    _clipped_values = _learned_values = 0
 
     def _batch(self, rows: Rollouts) -> TrainingBatch:
         fits = _fits(rows)
         self._left_out += int((~fits).sum())
         batch = super()._batch(rows.where(fits))
-        if self._ppo.whiten and batch.ids:
+        if self._node.whiten and batch.ids:
             tokens = _tokens(batch)
             tokens.advantages = whitened(tokens.advantages, batch.masks)
         return batch
@@ -75,7 +61,7 @@ class PpoTrainer(Trainer):
         logprobs, values = self._policy.logprobs_and_values(sequences, temperatures=batch.temperatures[at])
         result = self._policy_loss(batch, at, logprobs, totals)
         critic = self._value_loss(batch, at, values[:, : logprobs.shape[1]], totals)
-        loss = result.loss + self._ppo.value_coef * critic
+        loss = result.loss + self._node.value_coef * critic
         self._policy.backward(loss)
         self._policy_losses += float(result.loss.detach())
         self._value_losses += float(critic.detach())
@@ -91,7 +77,7 @@ class PpoTrainer(Trainer):
         # NaN would reach the gradient, also through values that are left out
         targets = padded([tokens.targets[i] for i in at], values).nan_to_num(0.0)
         old = padded([tokens.values[i] for i in at], values).nan_to_num(0.0)
-        errors, clipped = value_errors(values, old, targets, epsilon=self._ppo.value_epsilon)
+        errors, clipped = value_errors(values, old, targets, epsilon=self._node.value_epsilon)
         self._clipped_values += int((clipped & inside).sum())
         self._learned_values += int(inside.sum())
         return 0.5 * torch.where(inside, errors, 0.0).sum() / totals.targets

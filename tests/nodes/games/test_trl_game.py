@@ -3,47 +3,22 @@
 import inspect
 import json
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
+from scripted import says
 
-from genrl_graph import Log, Sampling, Tasks
+from genrl_graph import Log, Tasks
 from genrl_graph.contract import registry
-from genrl_graph.contract.policy import Completion, Randomness
 from genrl_graph.edge_types.turns import Turns
 from genrl_graph.errors import DataError
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.generate.dialogue import DialogueGenerator
-from genrl_graph.nodes.policy.compute.handle import CausalPolicy
-from genrl_graph.nodes.policy.tiny_lm import TinyLM
 from genrl_graph.nodes.source.environment import EnvironmentSource
 from genrl_graph.seeds import stream
 
 registry.import_file(Path(__file__).parents[2] / "trl_environments.py")
-
-
-class Agent(CausalPolicy):
-    """A tiny model that says what `script` makes of its prompt."""
-
-    script: Callable[[str], str]
-
-    def generate(
-        self,
-        prompts: Sequence[NDArray[np.int32]],
-        *,
-        num_generations: int,
-        sampling: Sampling,
-        rng: Randomness,
-        max_batch_tokens: int,
-    ) -> list[list[Completion]]:
-        said = [self.script(self.decode(prompt.tolist())) for prompt in prompts]
-        ids = [self.encode(text, ended=True) for text in said]
-        rows = zip(ids, said, strict=True)
-        return [[Completion(row, np.zeros(len(row), np.float32), text, "stop")] for row, text in rows]
 
 
 def call(name: str, **arguments: Any) -> str:
@@ -58,16 +33,11 @@ def play(
     of: Environment, *replies: str, row: dict[str, Any] | None = None, log: Log | None = None, **params: Any
 ) -> Turns:
     """Play one episode in which a policy says the replies; a row is one of a data set, with its prompt."""
-    policy = TinyLM(hidden_size=8, heads=1, layers=1, max_context=4096).init("policy", seed=0)
-    policy.__class__ = Agent
-    assert isinstance(policy, Agent)
-    left = iter(replies)
-    policy.script = lambda _: next(left)
     metadata = {"environment": of.model_dump(mode="json"), "seed": 7} if row is None else row
     prompt = [{"role": "user", "content": row["question"]}] if row else []
     tasks = Tasks.from_rows([{"id": "tasks/7", "messages": prompt, "answer": "", "metadata": json.dumps(metadata)}])
     node = DialogueGenerator(environment=None if row is None else of, max_new_tokens=256, **params)
-    return node.run(tasks, policy, rng=stream(0), log=log or Log(), round=0, peer="peer0000")
+    return node.run(tasks, says(*replies), rng=stream(0), log=log or Log(), round=0, peer="peer0000")
 
 
 def results(rows: Turns) -> list[str]:

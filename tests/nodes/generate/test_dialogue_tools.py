@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,58 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 import trl
-from numpy.typing import NDArray
+from scripted import Scripted, says
 
-from genrl_graph import Log, Sampling, Tasks
+from genrl_graph import Log, Tasks
 from genrl_graph.contract import registry
-from genrl_graph.contract.policy import Completion, Randomness
 from genrl_graph.edge_types.turns import Turns
 from genrl_graph.errors import DataError, ParamError
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.generate.dialogue import DialogueGenerator
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
-from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.compute.tool_tokens import tool_tokens
 from genrl_graph.nodes.policy.loading.stub import stub_policy
-from genrl_graph.nodes.policy.tiny_lm import TinyLM
 from genrl_graph.nodes.tool.schemas import schema_of
 from genrl_graph.seeds import stream
 
 SCRIPT = Path(__file__).parents[2] / "tool_script.py"
 registry.import_file(SCRIPT)
-ROLES = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
+
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
-
-
-class Scripted(CausalPolicy):
-    """A tiny model that says `script(prompt)` and keeps its own tokens of it."""
-
-    script: Callable[[str], str]
-
-    def generate(
-        self,
-        prompts: Sequence[NDArray[np.int32]],
-        *,
-        num_generations: int,
-        sampling: Sampling,
-        rng: Randomness,
-        max_batch_tokens: int,
-    ) -> list[list[Completion]]:
-        rows = []
-        for prompt in prompts:
-            ids = self.encode(self.script(self.decode(prompt.tolist())), ended=True)[: sampling.max_new_tokens]
-            rows.append([Completion(ids, np.zeros(len(ids), np.float32), self.decode(ids.tolist()), "stop")])
-        return rows
-
-
-def says(*replies: str) -> Scripted:
-    """A policy that says these replies one after the other."""
-    policy = TinyLM(hidden_size=8, heads=1, layers=1, max_context=8192, chat_template=ROLES).init("policy", seed=0)
-    policy.__class__ = Scripted
-    assert isinstance(policy, Scripted)
-    left = iter(replies)
-    policy.script = lambda _: next(left)
-    return policy
 
 
 def tools(*names: str, **params: Any) -> dict[str, Any]:
