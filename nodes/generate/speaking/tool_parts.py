@@ -8,7 +8,7 @@ from pydantic.functional_validators import BeforeValidator
 from pydantic_core import CoreSchema
 
 from genrl_graph.contract import registry
-from genrl_graph.contract.declared import param_problems
+from genrl_graph.contract.declared import param_problems, told
 from genrl_graph.contract.tool import Tool
 from genrl_graph.messages import did_you_mean, short
 
@@ -21,21 +21,21 @@ def tool_types() -> dict[str, type[Tool]]:
 
 
 def _built(value: object, info: ValidationInfo) -> Tool:
-    """Return the tool that a graph file names; raises `ValueError` with the first thing that is wrong."""
+    """Return the tool that a graph file names; raises what `told` makes of the first thing that is wrong."""
     if isinstance(value, Tool):
         return value
     if not isinstance(value, Mapping) or "type" not in value or set(value) - KEYS:
-        raise ValueError(f"a tool is {{type: tool.python, params: {{...}}}}, not {short(value)}")
+        raise told(f"a tool is {{type: tool.python, params: {{...}}}}, not {short(value)}")
     known = tool_types()
     cls = known.get(value["type"])
     if cls is None:
         hint = did_you_mean(str(value["type"]), known) or f"; there are {', '.join(known)}"
-        raise ValueError(f"no tool named {value['type']!r}{hint}; a tool of your own needs --import FILE")
+        raise told(f"no tool named {value['type']!r}{hint}; a tool of your own needs --import FILE")
     params = dict(value.get("params") or {})
     try:
         return cls.model_validate(params, context=info.context)
     except ValidationError as error:
-        raise ValueError("; ".join(map(str, param_problems(cls, error, params)))) from error
+        raise told("; ".join(map(str, param_problems(cls, error, params)))) from error
 
 
 def _plain(tool: Tool) -> dict[str, Any]:

@@ -248,7 +248,7 @@ def test_a_chat_template_without_tools_needs_a_convention() -> None:
 def test_tools_that_cannot_be_are_refused_with_the_graph(params: dict[str, Any], message: str) -> None:
     with pytest.raises(ParamError) as refused:
         DialogueGenerator(**params)
-    assert message in str(refused.value)
+    assert message in str(refused.value) and str(refused.value).count(", got ") <= 1
 
 
 @pytest.mark.parametrize(
