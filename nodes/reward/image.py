@@ -1,19 +1,35 @@
 """`reward.image`: a function of images as a reward."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.images import Images
 from genrl_graph.edge_types.rollouts import Scored
 from genrl_graph.edge_types.task import TaskBook
+from genrl_graph.nodes.functions.callables import worker_target
+from genrl_graph.nodes.functions.named import by_name, require_name
 from genrl_graph.nodes.reward.scoring.arguments import image_arguments
-from genrl_graph.nodes.reward.scoring.callables import worker_target
 from genrl_graph.nodes.reward.scoring.function_calls import CallingReward, Keywords
 from genrl_graph.nodes.reward.scoring.image_calls import in_base64, on_images, with_decoded
 from genrl_graph.nodes.reward.scoring.image_functions import READY
+
+
+def _ready_or_named(function: object, info: ValidationInfo) -> object:
+    if isinstance(function, str) and ":" not in function:
+        if function not in READY:
+            raise ValueError(f"{function!r} is none of {', '.join(READY)}; for an own function write module:name")
+    elif isinstance(function, str):
+        require_name(function, info)
+    return function
+
+
+ImageFunction = Annotated[
+    str | Callable[..., Any], BeforeValidator(by_name, json_schema_input_type=str), AfterValidator(_ready_or_named)
+]
+"""A ready function by its name, or one of the user's."""
 
 
 class ImageReward(CallingReward, name="image"):
@@ -27,14 +43,9 @@ class ImageReward(CallingReward, name="image"):
     `workers` processes with limits of time and memory, and never on images of two peers in one call.
     """
 
-    @field_validator("function")
-    @classmethod
-    def _nameable(cls, function: object, info: ValidationInfo) -> object:
-        if isinstance(function, str) and ":" not in function:
-            if function not in READY:
-                raise ValueError(f"{function!r} is none of {', '.join(READY)}; for an own function write module:name")
-            return function
-        return super()._nameable(function, info)
+    function: ImageFunction = Field(
+        description="brightness, jpeg_compressibility or jpeg_incompressibility, or module:name of an own function"
+    )
 
     @property
     def overlaps(self) -> bool:
