@@ -20,17 +20,19 @@ from genrl_graph.seeds import substream
 class DiffusionGenerator(Generator, name="diffusion"):
     """Samples `num_generations` images for the last message of each task, in `steps` denoising steps.
 
-    `scheduler` is `ddim` (arXiv 2010.02502), whose steps have the noise `eta`, or `ddpm` (arXiv 2006.11239). Every
+    `scheduler` is `ddim` (arXiv 2010.02502), whose steps have the noise `eta`, `ddpm` (arXiv 2006.11239), or `flow` for
+    policies of flow matching: steps that keep the shares of image and noise (arXiv 2509.05952) and have `eta` of the
+    noise that is left, so 0 is Euler's method and 1 the stochastic sampling of diffusers. Every
     random step is an action: its log-prob is kept, and so are the latents, which `update.ddpo` trains on. Each image
     has a random stream of its own, so it does not depend on `batch_size`, but for rounding. An image whose latents are
     not finite is a failed row.
     """
 
     num_generations: int = Field(default=4, ge=1, description="images per task")
-    scheduler: Scheduler = Field(default="ddim", description="denoising steps of DDIM or of DDPM")
+    scheduler: Scheduler = Field(default="ddim", description="denoising steps of DDIM, DDPM or flow matching")
     steps: int = Field(default=20, ge=1, le=1000, description="denoising steps of an image")
     eta: float = Field(
-        default=1.0, ge=0, le=1, description="noise of DDIM's steps: 0 none, which cannot be trained, 1 that of DDPM"
+        default=1.0, ge=0, le=1, description="noise of the steps of ddim and flow: 0 none, which cannot be trained"
     )
     guidance: float = Field(
         default=1.0, ge=0, description="classifier-free guidance (arXiv 2207.12598); 1: none, and half the work"
@@ -40,7 +42,7 @@ class DiffusionGenerator(Generator, name="diffusion"):
     @model_validator(mode="after")
     def _eta_is_ddims(self) -> Self:
         if self.scheduler == "ddpm" and self.eta != 1.0:
-            raise ValueError(f"eta is {self.eta:g}, but the noise of ddpm is fixed; leave it out, or use ddim")
+            raise ValueError(f"eta is {self.eta:g}, but the noise of ddpm is fixed; leave it out, or use ddim or flow")
         return self
 
     def untrainable(self) -> Alike | None:

@@ -1,6 +1,6 @@
 """`policy.diffusion`: a text-to-image diffusion pipeline, from a folder or hub, or a tiny one from sizes."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -9,8 +9,8 @@ from genrl_graph.contract.node import PolicyCarry
 from genrl_graph.nodes.policy.denoising.diffusion_policy import DiffusionPolicy
 
 
-class TinySizes(BaseModel):
-    """Sizes of a tiny pipeline with random weights: a UNet over latents, a text encoder and an image decoder."""
+class TinyPipeline(BaseModel):
+    """A tiny pipeline with random weights: a UNet over latents, a text encoder and an image decoder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -18,6 +18,9 @@ class TinySizes(BaseModel):
     width: int = Field(default=16, ge=4, le=256, multiple_of=4, description="width of an image in pixels")
     channels: int = Field(default=16, ge=8, multiple_of=8, description="channels of the UNet's first level")
     caption_characters: int = Field(default=30, ge=1, le=500, description="characters of a caption that are read")
+    noise: Literal["diffusion", "flow"] = Field(
+        default="diffusion", description="noise schedule: of diffusion (ddim, ddpm), or of flow matching (flow)"
+    )
 
 
 class Diffusion(PolicyCarry, name="diffusion"):
@@ -35,7 +38,7 @@ class Diffusion(PolicyCarry, name="diffusion"):
     revision: str | None = Field(
         default=None, description="branch, tag or commit of the hub repository; null: its main branch"
     )
-    tiny: TinySizes = Field(default=TinySizes(), description="sizes of the tiny pipeline, where model is null")
+    tiny: TinyPipeline = Field(default=TinyPipeline(), description="the tiny pipeline, where model is null")
     device: str = Field(
         default="auto",
         description="torch device that computes, such as cpu or cuda:0; auto: this process's GPU, or else the CPU",
@@ -43,8 +46,8 @@ class Diffusion(PolicyCarry, name="diffusion"):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if self.model is not None and self.tiny != TinySizes():
-            raise ValueError("tiny gives sizes of a random pipeline; leave it or model out")
+        if self.model is not None and self.tiny != TinyPipeline():
+            raise ValueError("tiny describes a random pipeline; leave it or model out")
         if self.model is None and self.revision is not None:
             raise ValueError("revision is of a model; name one, or leave revision out")
         return self

@@ -9,18 +9,18 @@ from genrl_graph.nodes.policy.denoising.parts import PipelineParts, require_diff
 from genrl_graph.seeds import digest
 
 if TYPE_CHECKING:
-    from genrl_graph.nodes.policy.diffusion import TinySizes
+    from genrl_graph.nodes.policy.diffusion import TinyPipeline
 
 WIDTH = 32  # of the text encoder
 LATENT_CHANNELS = 4
-CONTRAST = 8.0
-"""Factor on the last layer of the decoder, whose default weights give nearly grey images."""
+CONTRAST, GREY = 4.0, 0.5
+"""Factor on the weights of the decoder's last layer, and its bias: default weights give nearly black images."""
 
 
-def tiny_parts(sizes: "TinySizes", *, seed: int, name: str) -> PipelineParts:
+def tiny_parts(sizes: "TinyPipeline", *, seed: int, name: str) -> PipelineParts:
     """Return a pipeline of these sizes; its weights are drawn from seed and name."""
     require_diffusers()
-    from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+    from diffusers import AutoencoderTiny, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     tokenizer = character_tokenizer(sizes.caption_characters)
@@ -32,11 +32,11 @@ def tiny_parts(sizes: "TinySizes", *, seed: int, name: str) -> PipelineParts:
             out_channels=LATENT_CHANNELS,
             layers_per_block=1,
             block_out_channels=(sizes.channels, sizes.channels),
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
             mid_block_type=None,
             norm_num_groups=8,
-            attention_head_dim=sizes.channels // 2,
+            attention_head_dim=2,  # the number of heads, in spite of its name
             cross_attention_dim=WIDTH,
         )
         # without the group norms of AutoencoderKL, which with random weights would give all latents the same contrast
@@ -50,6 +50,7 @@ def tiny_parts(sizes: "TinySizes", *, seed: int, name: str) -> PipelineParts:
         )
         with torch.no_grad():
             vae.decoder.layers[-1].weight.mul_(CONTRAST)
+            vae.decoder.layers[-1].bias.fill_(GREY)
         text = CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=WIDTH,
@@ -62,16 +63,29 @@ def tiny_parts(sizes: "TinySizes", *, seed: int, name: str) -> PipelineParts:
             pad_token_id=tokenizer.pad_token_id,
         )
         encoder = CLIPTextModel(text)
-    schedule = DDIMScheduler(
+    return PipelineParts(unet, vae, encoder, tokenizer, _noise_schedule(sizes.noise))
+
+
+def _noise_schedule(noise: str) -> Any:
+    """Return a scheduler for a network that predicts a velocity.
+
+    Random weights predict about 0. As a velocity that keeps the scale of the latents; as noise it would multiply them
+    in each step, and the images would be saturated.
+    """
+    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+
+    if noise == "flow":
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000)
+    return DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
     )
-    return PipelineParts(unet, vae, encoder, tokenizer, schedule)
 
 
 def character_tokenizer(characters: int) -> Any:

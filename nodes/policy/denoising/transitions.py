@@ -1,12 +1,14 @@
 """Denoising steps as Gaussian transitions: their mean, their deviation and the log-density of an outcome.
 
-The mean follows DDIM (arXiv 2010.02502, equation 12) or the posterior of DDPM (arXiv 2006.11239, equation 7), from
-what the network predicts: the noise, the image, or the velocity (arXiv 2202.00512). The coefficients come from the
-noise schedule of a diffusers scheduler.
+Latents are a share of an image and a share of noise. The mean of the next ones follows DDIM (arXiv 2010.02502,
+equation 12) and its form for flow matching (arXiv 2509.05952), or the posterior of DDPM (arXiv 2006.11239, equation 7),
+from what the network predicts: the noise, the image, or a velocity (arXiv 2202.00512, or arXiv 2210.02747 for flow
+matching). The shares come from the noise schedule of a diffusers scheduler.
 """
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,18 +18,21 @@ from genrl_graph.errors import ParamError
 from genrl_graph.nodes.policy.denoising.diffusion_policy import Denoising
 
 LEAST_VARIANCE = 1e-20  # as DDPM's scheduler bounds it: such a step is deterministic in float32
+FLOW = "flow_prediction"
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One denoising step: its timestep, the share of the image in the latents (alpha-bar) before and after it, its std.
+    """One denoising step: its timestep, the shares of image and noise in the latents before and after it, its std.
 
-    `std` is 0 for a step without noise.
+    Latents are `signal` * image + `noise` * standard normal noise. `std` is 0 for a step without noise.
     """
 
-    timestep: int
-    alpha: float
-    next_alpha: float
+    timestep: float
+    signal: float
+    noise: float
+    next_signal: float
+    next_noise: float
     std: float
 
 
@@ -46,14 +51,36 @@ class Transitions:
 
         Raises `ParamError` for more steps than it has, or a scheduler that samples in another way.
         """
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        flows = isinstance(schedule, FlowMatchEulerDiscreteScheduler)
+        if flows != (how.scheduler == "flow"):
+            fitting = "flow" if flows else "ddim or ddpm"
+            raise ParamError(f"scheduler is {how.scheduler}, but the policy has a {_name(schedule)}; use {fitting}")
+        if how.steps > schedule.config.num_train_timesteps:
+            most = schedule.config.num_train_timesteps
+            raise ParamError(f"steps is {how.steps}, but the policy has {most} timesteps; lower it")
+        return cls._of_flow(schedule, how) if flows else cls._of_diffusion(schedule, how)
+
+    @classmethod
+    def _of_flow(cls, schedule: Any, how: Denoising) -> "Transitions":
+        scheduler = type(schedule).from_config(schedule.config)
+        if scheduler.config.use_dynamic_shifting:
+            raise ParamError("flow: dynamic shifting is not supported; turn it off in the scheduler")
+        scheduler.set_timesteps(how.steps)
+        sigmas = scheduler.sigmas.double().tolist()
+        steps = tuple(
+            Transition(timestep, 1 - before, before, 1 - after, after, how.eta * after)
+            for timestep, (before, after) in zip(scheduler.timesteps.tolist(), pairwise(sigmas), strict=True)
+        )
+        return cls(how, steps, FLOW, math.inf)
+
+    @classmethod
+    def _of_diffusion(cls, schedule: Any, how: Denoising) -> "Transitions":
         from diffusers import DDIMScheduler, DDPMScheduler
 
-        classes = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}
-        scheduler = classes[how.scheduler].from_config(schedule.config)
+        scheduler = (DDIMScheduler if how.scheduler == "ddim" else DDPMScheduler).from_config(schedule.config)
         config = scheduler.config
-        if how.steps > config.num_train_timesteps:
-            most = config.num_train_timesteps
-            raise ParamError(f"steps is {how.steps}, but the policy has {most} timesteps; lower it")
         if getattr(config, "thresholding", False):
             raise ParamError(f"{how.scheduler}: dynamic thresholding is not supported; turn it off in the scheduler")
         scheduler.set_timesteps(how.steps)
@@ -69,7 +96,8 @@ class Transitions:
             std = scale * math.sqrt(variance) if variance > LEAST_VARIANCE else 0.0
             if how.scheduler == "ddpm" and timestep == 0:
                 std = 0.0  # its scheduler adds no noise to the image itself
-            steps.append(Transition(timestep, alpha, next_alpha, std))
+            shares = (math.sqrt(share) for share in (alpha, 1 - alpha, next_alpha, 1 - next_alpha))
+            steps.append(Transition(timestep, *shares, std))
         clip = config.clip_sample_range if config.clip_sample else math.inf
         return cls(how, tuple(steps), config.prediction_type, clip)
 
@@ -83,23 +111,29 @@ class Transitions:
         image, noise = self._predicted(step, latents, output)
         image = image.clamp(-self.clip, self.clip)
         if self.how.scheduler == "ddpm":
-            kept = step.alpha / step.next_alpha
-            share = math.sqrt(step.next_alpha) * (1 - kept) / (1 - step.alpha)
-            return share * image + math.sqrt(kept) * (1 - step.next_alpha) / (1 - step.alpha) * latents
-        direction = math.sqrt(max(1 - step.next_alpha - step.std**2, 0.0))
-        return math.sqrt(step.next_alpha) * image + direction * noise
+            kept = (step.signal / step.next_signal) ** 2
+            of_image = step.next_signal * (1 - kept) / step.noise**2
+            return of_image * image + math.sqrt(kept) * (step.next_noise / step.noise) ** 2 * latents
+        direction = math.sqrt(max(step.next_noise**2 - step.std**2, 0.0))
+        return step.next_signal * image + direction * noise
 
     def _predicted(self, step: Transition, latents: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         """Return the image and the noise that the network predicts."""
-        signal, noise = math.sqrt(step.alpha), math.sqrt(1 - step.alpha)
+        signal, noise = step.signal, step.noise
         if self.prediction == "epsilon":
             return (latents - noise * output) / signal, output
         if self.prediction == "sample":
             return output, (latents - signal * output) / noise
         if self.prediction == "v_prediction":
             return signal * latents - noise * output, signal * output + noise * latents
+        if self.prediction == FLOW:
+            return latents - noise * output, latents + signal * output
         known = "epsilon, sample and v_prediction"
         raise ParamError(f"a network that predicts {self.prediction!r} is not supported; {known} are")
+
+
+def _name(schedule: Any) -> str:
+    return type(schedule).__name__
 
 
 def log_density(outcome: Tensor, mean: Tensor, std: float) -> Tensor:

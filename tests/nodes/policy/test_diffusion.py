@@ -16,7 +16,7 @@ SIZES: Any = {"height": 8, "width": 8, "channels": 8, "caption_characters": 6}
 
 
 def test_sizes_are_those_of_a_random_pipeline() -> None:
-    with pytest.raises(ParamError, match="tiny gives sizes of a random pipeline; leave it or model out"):
+    with pytest.raises(ParamError, match="tiny describes a random pipeline; leave it or model out"):
         Diffusion(model="some/pipeline", tiny=SIZES)
     with pytest.raises(ParamError, match="revision is of a model"):
         Diffusion(revision="main")

@@ -1,6 +1,10 @@
 """`update.ddpo` on images that a tiny pipeline made, against a separate implementation of DDPO's loss."""
 
 import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,11 +21,16 @@ from genrl_graph.seeds import stream
 
 SIZES: Any = {"height": 8, "width": 8, "channels": 8, "caption_characters": 6}
 CAPTIONS = ("red", "blue")
+Transition = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, Any]]
+
+
+def drawn(**more: Any) -> Any:
+    return Diffusion(tiny=SIZES | more, device="cpu").init("policy", seed=0)
 
 
 @pytest.fixture(scope="module")
 def initial() -> Any:
-    return Diffusion(tiny=SIZES, device="cpu").init("policy", seed=0)
+    return drawn()
 
 
 @pytest.fixture
@@ -49,57 +58,90 @@ def update(policy: Any, rows: Images, log: Log | None = None, **params: Any) -> 
     return log
 
 
-def reference(policy: Any, rows: Images, *, epsilon: float, guidance: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the loss and the ratios [rows, steps] as DDPO's authors compute them: DDIM's equation 12 and 16."""
-    parts = policy.parts
-    schedule = parts.scheduler
-    schedule.set_timesteps(3)
-    embeddings = parts.embed([*CAPTIONS, ""])
-    total, ratios = torch.zeros(()), torch.zeros(len(rows), 3)
-    captions, advantages = rows.values("caption"), rows.numpy("advantage")
-    for row in range(len(rows)):
-        latents = torch.from_numpy(rows.latents()[row])
-        for number, time in enumerate(schedule.timesteps.tolist()):
-            alpha = schedule.alphas_cumprod[time]
-            before = time - 1000 // 3
-            alpha_before = schedule.alphas_cumprod[before] if before >= 0 else schedule.final_alpha_cumprod
-            sample = latents[number][None]
-            with_caption = policy.model(sample, time, embeddings[CAPTIONS.index(captions[row])][None]).sample
-            without = policy.model(sample, time, embeddings[-1][None]).sample
-            noise = without + guidance * (with_caption - without)
-            image = (sample - (1 - alpha).sqrt() * noise) / alpha.sqrt()
-            sigma = ((1 - alpha_before) / (1 - alpha)).sqrt() * (1 - alpha / alpha_before).sqrt()
-            mean = alpha_before.sqrt() * image + (1 - alpha_before - sigma**2).sqrt() * noise
-            density = -((latents[number + 1] - mean) ** 2) / (2 * sigma**2) - sigma.log() - math.log(2 * math.pi) / 2
-            ratio = (density.mean() - rows.ragged("logprobs")[row][number]).exp()
+def steps_of_the_papers(how: Denoising, schedule: Any) -> Iterator[tuple[float, Transition]]:
+    """Yield each random step's time, and its mean and deviation as functions of latents and what the network says."""
+    schedule.set_timesteps(how.steps)
+    if how.scheduler == "flow":  # coefficients-preserving sampling, with x0 = x - t v and x1 = x + (1 - t) v
+        for time, after in pairwise(schedule.sigmas.tolist()[:-1]):  # the last step, to 0, has no noise
+            yield time * 1000, partial(flow_step, time, after, how.eta * after)
+        return
+    alphas = schedule.alphas_cumprod.double()
+    for time in schedule.timesteps.tolist():
+        before = time - 1000 // how.steps
+        alpha, alpha_before = alphas[time], alphas[before] if before >= 0 else schedule.final_alpha_cumprod.double()
+        if how.scheduler == "ddpm" and before < 0:
+            return  # DDPM's last step has no noise
+        yield time, partial(ddpm_step if how.scheduler == "ddpm" else ddim_step, alpha, alpha_before, how.eta)
+
+
+def flow_step(time: float, after: float, sigma: float, x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    return (1 - after) * (x - time * v) + math.sqrt(after**2 - sigma**2) * (x + (1 - time) * v), torch.tensor(sigma)
+
+
+def ddim_step(alpha: Any, before: Any, eta: float, x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    """Equations 12 and 16 of DDIM."""
+    noise = alpha.sqrt() * v + (1 - alpha).sqrt() * x
+    image = (x - (1 - alpha).sqrt() * noise) / alpha.sqrt()
+    sigma = eta * ((1 - before) / (1 - alpha)).sqrt() * (1 - alpha / before).sqrt()
+    return before.sqrt() * image + (1 - before - sigma**2).sqrt() * noise, sigma
+
+
+def ddpm_step(alpha: Any, before: Any, eta: float, x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    """Equation 11 of DDPM, with its smaller variance."""
+    noise, beta = alpha.sqrt() * v + (1 - alpha).sqrt() * x, 1 - alpha / before
+    mean = (x - beta / (1 - alpha).sqrt() * noise) / (1 - beta).sqrt()
+    return mean, ((1 - before) / (1 - alpha) * beta).sqrt()
+
+
+def reference(policy: Any, rows: Images, how: Denoising, *, epsilon: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return DDPO's loss and ratios [rows, steps] in double precision, one image and one step at a time."""
+    parts, model = policy.parts, policy.model
+    embeddings = parts.embed([*CAPTIONS, ""]).double()
+    captions, advantages, olds = rows.values("caption"), rows.numpy("advantage"), rows.ragged("logprobs")
+    losses, ratios = [], []
+    for row, latents in enumerate(rows.latents()):
+        for number, (time, step) in enumerate(steps_of_the_papers(how, parts.scheduler)):
+            x, outcome = torch.from_numpy(latents[number : number + 2]).double().split(1)
+            captioned = model(x, time, embeddings[CAPTIONS.index(captions[row])][None]).sample
+            plain = model(x, time, embeddings[-1][None]).sample
+            mean, sigma = step(x, plain + how.guidance * (captioned - plain))
+            density = -((outcome - mean) ** 2) / (2 * sigma**2) - sigma.log() - math.log(2 * math.pi) / 2
+            ratio = (density.mean() - olds[row][number]).exp()
             clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
-            advantage = float(advantages[row])
-            total = total + torch.maximum(-advantage * ratio, -advantage * clipped)
-            ratios[row, number] = ratio.detach()
-    return total / ratios.numel(), ratios
+            losses.append(torch.maximum(-float(advantages[row]) * ratio, -float(advantages[row]) * clipped))
+            ratios.append(ratio.detach())
+    return torch.stack(losses).mean(), torch.stack(ratios).reshape(len(rows), -1)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_log_probs_ratios_and_gradient_are_those_of_the_paper(policy: Any, guidance: float) -> None:
-    rows = painted(policy, guidance=guidance)
-    update(policy, rows, learning_rate=1e-2)  # off-policy from here on, so that ratios differ from 1 and are clipped
-    twin = policy.fork("twin")
-    loss, ratios = reference(twin, rows, epsilon=0.05, guidance=guidance)
-    assert (ratios - 1).abs().max() > 0.05
+@pytest.mark.parametrize(
+    "how",
+    [
+        Denoising("ddim", 3),
+        Denoising("ddim", 4, eta=0.8, guidance=2.0),
+        Denoising("ddpm", 4),
+        Denoising("flow", 4, eta=0.7, guidance=2.0),
+    ],
+)
+def test_log_probs_ratios_and_gradient_are_those_of_the_papers(how: Denoising) -> None:
+    policy = drawn(noise="flow" if how.scheduler == "flow" else "diffusion")
+    rows = painted(policy, num_generations=1, **asdict(how))
+    update(policy, rows, learning_rate=1e-3)  # off-policy from here on, so that ratios differ from 1 and are clipped
+    twin = policy.frozen("twin")
+    twin.model.double()
+    loss, ratios = reference(twin, rows, how, epsilon=0.02)
+    assert (ratios - 1).abs().max() > 0.02
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(twin.model.parameters(), 1.0)
-    twin._adam().param_groups[0]["lr"] = 1e-3
-    twin._adam().step()
-    log = update(policy, rows, learning_rate=1e-3, epsilon=0.05, minibatch_size=4, batch_size=3)
+    policy = policy.frozen("policy")  # with a fresh optimiser, whose mean of gradients is a tenth of the first one
+    log = update(policy, rows, epsilon=0.02, max_grad_norm=1e6, minibatch_size=4, batch_size=3)
     assert log.metrics["loss"] == pytest.approx(loss.item(), rel=1e-5, abs=1e-6)
-    assert log.metrics["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
-    found = dict(zip(log.tables["trained"]["id"], log.tables["trained"]["ratio"], strict=True))
+    trained = dict(zip(log.tables["trained"]["id"], log.tables["trained"]["ratio"], strict=True))
     expected = dict(zip(rows.values("id"), ratios.mean(dim=1).tolist(), strict=True))
-    assert found == pytest.approx(expected, rel=1e-5)
-    for ours, theirs in zip(policy.model.parameters(), twin.model.parameters(), strict=True):
-        # Adam's mean of the gradient: a tenth of it is the gradient of this step
-        means = [each._adam().state[weight]["exp_avg"] for each, weight in ((policy, ours), (twin, theirs))]
-        torch.testing.assert_close(*means, rtol=1e-3, atol=1e-6)
+    assert trained == pytest.approx(expected, rel=1e-5)
+    pairs = list(zip(policy.model.parameters(), twin.model.parameters(), strict=True))
+    ours = torch.cat([10 * policy._adam().state[weight]["exp_avg"].flatten() for weight, _ in pairs]).double()
+    theirs = torch.cat([weight.grad.flatten() for _, weight in pairs])
+    assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+    assert log.metrics["grad_norm"] == pytest.approx(theirs.norm().item(), rel=1e-5)
 
 
 def test_the_first_ratios_are_one(policy: Any) -> None:
