@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FINISHES = ("stop", "failed")
 MOST_PARENTS = 4096
 MOST_STEPS = 1000  # a longer list of log-probs comes from no sampler
+MOST_PIXELS = 1 << 26  # of the images of another peer together: bytes of one colour unpack to a thousand times as many
 LARGEST_LOGPROB = 1e6
 PREVIEW_WIDTH = 32
 SHADES = np.array(list(" .:-=+*#%@"))
@@ -111,7 +112,9 @@ class Images(Frame):
         for name in ("height", "width"):
             side = self.numpy(name)
             yield Violation("size", name, np.where(failed, side != 0, (side < 1) | (side > MOST_SIDE)))
-        yield Violation("png", "png", self._broken_images(failed))
+        beyond = self._beyond_most_pixels()
+        yield Violation("pixels", "png", beyond)
+        yield Violation("png", "png", self._broken_images(failed, beyond))
         yield Violation("hash", "id", differing(self.values("id"), self.content_ids(protocol=known.protocol)))
         places = self.rows("peer", "round", "node", "task_id", "caption")
         groups = [image_group(protocol=known.protocol, **place) for place in places]
@@ -126,7 +129,8 @@ class Images(Frame):
             facts = f"{row['height']} x {row['width']} pixels, {steps[position]} random steps, {how}"
             shown = row["error"] if row["finish_reason"] == "failed" else self._preview(position)
             parts = (("[caption]", row["caption"]), ("[image]", shown))
-            yield Transcript(np.asarray([position]), facts, row["caption"], parts)
+            image = self.encoded(position)
+            yield Transcript(np.asarray([position]), facts, row["caption"], parts, image=image)
 
     def _preview(self, row: int) -> str:
         try:
@@ -138,13 +142,20 @@ class Images(Frame):
         mask: Mask = pc.equal(self._column("finish_reason"), "failed").to_numpy(zero_copy_only=False)
         return mask
 
-    def _broken_images(self, failed: Mask) -> Mask:
+    def _beyond_most_pixels(self) -> Mask:
+        """Return a mask of the rows whose images, with those before them, have more than `MOST_PIXELS`."""
+        sides = (np.clip(self.numpy(name).astype(np.int64), 0, MOST_SIDE) for name in ("height", "width"))
+        beyond: Mask = np.cumsum(np.prod([*sides], axis=0)) > MOST_PIXELS
+        return beyond
+
+    def _broken_images(self, failed: Mask, unread: Mask) -> Mask:
         """Return a mask of the rows whose bytes are no image of their size; a failed row has no bytes."""
         sizes = zip(self.numpy("height").tolist(), self.numpy("width").tolist(), strict=True)
         broken = np.zeros(len(self), bool)
         for position, size in enumerate(sizes):
             data = self.encoded(position)
-            broken[position] = bool(data) if failed[position] else not _is_image(data, size)
+            if not unread[position]:
+                broken[position] = bool(data) if failed[position] else not _is_image(data, size)
         return broken
 
 

@@ -105,6 +105,7 @@ class RolloutText:
     gist: str
     parts: tuple[tuple[str, str], ...]
     boards: tuple[tuple[str, ...], ...] = ()
+    image: bytes = b""
 
 
 def readable_type(columns: Iterable[str]) -> type[Frame] | None:
@@ -127,7 +128,8 @@ def rollout_texts(kind: type[Frame], table: pa.Table) -> Iterator[RolloutText]:
         for transcript in frame.transcripts():
             chosen = [rows[at] for at in transcript.rows.tolist()]
             name = kind.trajectory_id(chosen[0]["id"])
-            yield RolloutText(name, chosen, transcript.facts, transcript.gist, transcript.parts, transcript.boards)
+            shown = (transcript.facts, transcript.gist, transcript.parts, transcript.boards, transcript.image)
+            yield RolloutText(name, chosen, *shown)
 
 
 def rollout_groups(run: StoredRun) -> dict[str, type[Frame]]:

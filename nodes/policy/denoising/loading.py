@@ -1,6 +1,5 @@
 """Load the parts of a pipeline that diffusers wrote (imports torch): safetensors only, no code of the folder is run."""
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,22 @@ def load_parts(model: str, *, revision: str | None) -> PipelineParts:
     Raises `DataError` if a part is missing, cannot be read, or is none of those of Stable Diffusion.
     """
     require_diffusers()
-    from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+    from diffusers import (
+        AutoencoderKL,
+        AutoencoderTiny,
+        DDIMScheduler,
+        FlowMatchEulerDiscreteScheduler,
+        UNet2DConditionModel,
+    )
     from transformers import CLIPTextModel, CLIPTokenizer
 
     if Path(model).is_dir() and not (Path(model) / "model_index.json").is_file():
         raise DataError(f"{model}: no pipeline of diffusers; it has no model_index.json")
     decoders = {cls.__name__: cls for cls in (AutoencoderKL, AutoencoderTiny)}
+    decoder = _class_of(model, "vae", revision)
+    if decoder not in decoders:
+        raise DataError(f"{model}: its vae is a {decoder}; there are {', '.join(decoders)}")
+    flows = _class_of(model, "scheduler", revision) == FlowMatchEulerDiscreteScheduler.__name__
 
     def part(cls: Any, name: str, **options: Any) -> Any:
         try:
@@ -35,22 +44,20 @@ def load_parts(model: str, *, revision: str | None) -> PipelineParts:
     with without_progress():
         return PipelineParts(
             unet=part(UNet2DConditionModel, "unet", **weights),
-            vae=part(decoders[_class_of(model, "vae", revision, decoders)], "vae", **weights),
+            vae=part(decoders[decoder], "vae", **weights),
             text_encoder=part(CLIPTextModel, "text_encoder", **weights),
             tokenizer=part(CLIPTokenizer, "tokenizer"),
-            scheduler=part(DDIMScheduler, "scheduler"),
+            scheduler=part(FlowMatchEulerDiscreteScheduler if flows else DDIMScheduler, "scheduler"),
         )
 
 
-def _class_of(model: str, part: str, revision: str | None, known: Collection[str]) -> str:
-    """Return the class that the configuration of a part names; raises `DataError` for one that is not known."""
-    from diffusers import AutoencoderKL
+def _class_of(model: str, part: str, revision: str | None) -> str:
+    """Return the class that the configuration of a part names."""
+    from diffusers import AutoencoderKL, DDIMScheduler
 
+    reader: Any = DDIMScheduler if part == "scheduler" else AutoencoderKL  # they read files of different names
     try:
-        config = AutoencoderKL.load_config(model, subfolder=part, revision=revision)
+        config = reader.load_config(model, subfolder=part, revision=revision)
     except (OSError, ValueError) as error:
         raise DataError(f"{model}: no {part}: {line_of(error)}") from error
-    name = str(config.get("_class_name"))
-    if name not in known:
-        raise DataError(f"{model}: its {part} is a {name}; there are {', '.join(known)}")
-    return name
+    return str(config.get("_class_name"))

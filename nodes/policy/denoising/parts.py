@@ -26,9 +26,13 @@ class PipelineParts:
 
     def save(self, folder: Path) -> None:
         """Write the pipeline as diffusers reads it (`StableDiffusionPipeline.from_pretrained`)."""
+        self.pipeline().save_pretrained(folder, safe_serialization=True)
+
+    def pipeline(self) -> Any:
+        """Return the parts as a `StableDiffusionPipeline` of diffusers."""
         from diffusers import StableDiffusionPipeline
 
-        pipeline = StableDiffusionPipeline(
+        return StableDiffusionPipeline(
             vae=self.vae,
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
@@ -38,7 +42,6 @@ class PipelineParts:
             feature_extractor=None,
             requires_safety_checker=False,
         )
-        pipeline.save_pretrained(folder, safe_serialization=True)
 
     def to(self, device: torch.device) -> None:
         """Move the weights to a device, in evaluation mode; only the UNet has gradients."""

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from genrl_graph.nodes.policy.compute.adam_model import AdamModel
 from genrl_graph.nodes.policy.compute.device import pick_device
+from genrl_graph.nodes.policy.compute.exported import all_or_nothing
+from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.denoising.diffusion_policy import Denoising, DiffusionPolicy, Painting
 from genrl_graph.nodes.policy.denoising.parts import PipelineParts
 from genrl_graph.nodes.policy.denoising.transitions import Transition, Transitions, guided, log_density
@@ -47,6 +50,11 @@ class PipelinePolicy(AdamModel, DiffusionPolicy):
     def random_steps(self, how: Denoising) -> int:
         """Return the number of steps that add noise."""
         return len(self._transitions(how).random)
+
+    def export(self, folder: Path) -> None:
+        """Write the pipeline as diffusers reads it; raises `StoreError`, with nothing left behind, if that fails."""
+        with all_or_nothing(folder), without_progress():
+            self.parts.save(folder)
 
     def fork(self, name: str) -> Self:
         """Return an independent copy with its own UNet and optimiser state; the frozen parts are shared."""

@@ -89,15 +89,15 @@ class Transitions:
         gap = config.num_train_timesteps // how.steps
         steps = []
         for timestep in scheduler.timesteps.tolist():
-            before = timestep - gap
-            alpha, next_alpha = float(alphas[timestep]), float(alphas[before]) if before >= 0 else final
+            later = timestep - gap
+            alpha, next_alpha = float(alphas[timestep]), float(alphas[later]) if later >= 0 else final
             variance = (1 - next_alpha) / (1 - alpha) * (1 - alpha / next_alpha)
             scale = how.eta if how.scheduler == "ddim" else 1.0
             std = scale * math.sqrt(variance) if variance > LEAST_VARIANCE else 0.0
             if how.scheduler == "ddpm" and timestep == 0:
                 std = 0.0  # its scheduler adds no noise to the image itself
-            shares = (math.sqrt(share) for share in (alpha, 1 - alpha, next_alpha, 1 - next_alpha))
-            steps.append(Transition(timestep, *shares, std))
+            before, after = _shares(alpha), _shares(next_alpha)
+            steps.append(Transition(timestep, *before, *after, std))
         clip = config.clip_sample_range if config.clip_sample else math.inf
         return cls(how, tuple(steps), config.prediction_type, clip)
 
@@ -130,6 +130,11 @@ class Transitions:
             return latents - noise * output, latents + signal * output
         known = "epsilon, sample and v_prediction"
         raise ParamError(f"a network that predicts {self.prediction!r} is not supported; {known} are")
+
+
+def _shares(alpha: float) -> tuple[float, float]:
+    """Return the shares of image and noise in latents with this alpha-bar."""
+    return math.sqrt(alpha), math.sqrt(1 - alpha)
 
 
 def _name(schedule: Any) -> str:

@@ -118,6 +118,13 @@ def test_more_data_than_pixels_is_refused_unread() -> None:
         tracemalloc.stop()
 
 
+def test_the_images_of_a_peer_have_together_no_more_pixels_than_is_cheap_to_decode(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("genrl_graph.edge_types.images.MOST_PIXELS", 6 * 8 + 40 * 30 - 1)
+    assert broken(images(png=[encode_png(PIXELS[0]), b"not read"])) == {"pixels": [1]}
+
+
 def test_a_failed_row_has_no_image() -> None:
     rows = images(
         png=[b"", encode_png(PIXELS[1])],
