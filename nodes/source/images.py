@@ -61,5 +61,5 @@ class ImageData(CaptionedSource, name="images"):
 
     @property
     def key_name(self) -> str:
-        """What the keys of the images are: names in an archive, or row numbers."""
+        """The name of the keys of images: names in an archive, or row numbers."""
         return "file" if is_zip(self.path) else "row"

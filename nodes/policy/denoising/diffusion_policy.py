@@ -18,7 +18,7 @@ Scheduler = Literal["ddim", "ddpm", "flow"]
 
 @dataclass(frozen=True, slots=True)
 class Denoising:
-    """How images are sampled: the scheduler, its number of steps, their randomness, and classifier-free guidance.
+    """A way of sampling images: the scheduler, its number of steps, their randomness, and classifier-free guidance.
 
     `eta` scales the noise of the steps of DDIM and flow matching: 0 is deterministic; 1 has the variance of DDPM (arXiv
     2010.02502, equation 16), or draws all noise of the latents anew. `guidance` 1 is none (arXiv 2207.12598).

@@ -111,7 +111,7 @@ class CaptionedSource(Source):
 
     @property
     def key_name(self) -> str:
-        """What the keys of the images are, as messages and metadata name it."""
+        """The name of the keys of images in messages and metadata."""
         return "file"
 
     def _as_rows(self, images: ImageSet, keys: Sequence[str]) -> CaptionedImages:

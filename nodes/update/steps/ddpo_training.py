@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SampledImage:
-    """What is trained on of one image: `latents` [random steps + 1, ...], `logprobs` [random steps], its advantage."""
+    """The data of one image that is trained on: `latents` [random steps + 1, ...], `logprobs` [random steps], its advantage."""
 
     id: str
     caption: str
