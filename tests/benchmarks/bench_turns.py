@@ -50,7 +50,9 @@ def test_turns_cost_little_more_than_their_tokens() -> None:
         rows += [bare_row, Row(f"dialogue, {name}", seconds[f"dialogue, {name}"][1:], bare_row, at_most_ratio=AT_MOST)]
     rows.append(Row("dialogue, with KV session", rows[1].times, rows[3]))
     turns = JOB.episodes * JOB.turns
-    title = f"{MODEL}: {JOB.episodes} episodes of {JOB.turns} turns of {JOB.new_tokens} tokens, seconds of the processor"
+    title = (
+        f"{MODEL}: {JOB.episodes} episodes of {JOB.turns} turns of {JOB.new_tokens} tokens, seconds of the processor"
+    )
     report(f"turns, {MODEL}", title, rows)
     speeds = {row.what: (turns / row.seconds, None) for row in rows[:4]}
     figures(f"turns per second, {MODEL}", "Turns per second", speeds)

@@ -183,7 +183,11 @@ def test_what_does_not_fit_is_a_line_before_the_first_round(tmp_path: Path) -> N
             r"nodes.credit: can never learn: 'play' samples a single turn for each prompt \(max_turns is 4\); set "
             r"nodes.play.params.max_turns to 1, or compare episodes with advantage.turns",
         ),
-        ("max_turns: 4", "opponents: {perfect: 1}", r"nodes.play: text guess: perfect play is not known; remove the opp"),
+        (
+            "max_turns: 4",
+            "opponents: {perfect: 1}",
+            r"nodes.play: text guess: perfect play is not known; remove the opp",
+        ),
         (
             "max_turns: 4",
             "top_k: 1",

@@ -66,7 +66,7 @@ def test_best_moves_are_those_of_perfect_play() -> None:
 @pytest.mark.parametrize(
     ("kind", "id", "message"),
     [
-        ("open_spiel", "kuhn_poker", "open_spiel kuhn_poker: perfect play is known of games of two seats with zero sum"),
+        ("open_spiel", "kuhn_poker", "kuhn_poker: perfect play is known of games of two seats with zero sum"),
         ("open_spiel", "nim", "has more than 5 states, too many to be solved; remove the opponent `perfect`"),
         ("text", "queue", "text queue: perfect play is not known; remove the opponent `perfect`"),
     ],

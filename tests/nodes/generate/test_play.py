@@ -267,5 +267,5 @@ def test_weights_without_sense_are_refused(weights: dict[str, float]) -> None:
 
 
 def test_perfect_play_is_of_games_in_text() -> None:
-    with pytest.raises(ParamError, match="'perfect' plays games in text; play them with generate.dialogue"):
+    with pytest.raises(ParamError, match="'perfect' plays games in text; play them with gen"):
         Play(eval_opponents={"perfect": 1})
