@@ -35,6 +35,7 @@ from genrl_graph.cli import run_command
 from genrl_graph.errors import RoundsSkipped
 from genrl_graph.runners.swarm.transport.identity import Identity
 
+BEFORE_ALL = "Could not import runpy module"
 LIMIT_S = 5.0
 LONGEST_S = 300.0
 MARK = "INTERRUPTED_RUN"
@@ -96,6 +97,12 @@ class Session:
         """
         texts = [path.read_text(errors="replace") for path in self._written()]
         return [text.strip().splitlines()[-1] for text in texts if f'File "{ROOT}/genrl_graph/' in text]
+
+    def too_early(self) -> set[int]:
+        """Return the exit code of an interpreter that was ended before it looked for the program, if one was."""
+        return (
+            {1} if any(path.read_text(errors="replace").startswith(BEFORE_ALL) for path in self._written()) else set()
+        )
 
     def _written(self) -> list[Path]:
         return sorted(path for path in self.logs.rglob("*.log") if path.stat().st_size)
@@ -205,7 +212,7 @@ class Interrupts:
         self._end(session)
 
     def _check(self, session: Session, signum: int, codes: Sequence[int]) -> None:
-        if not session.launched and not set(codes) <= {128 + signum, -signum, *WHOLE}:
+        if not session.launched and not set(codes) <= {128 + signum, -signum, *WHOLE} | session.too_early():
             self._blame(f"exit codes {codes}", session)
         if tracebacks := session.tracebacks():
             self._blame(f"a traceback: {tracebacks[0]}", session)
