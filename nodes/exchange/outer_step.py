@@ -39,8 +39,8 @@ def outer_step(
     This is `torch.optim.SGD(nesterov=True)`: every operation is one of float32, so all peers get the same bits.
     """
     rate, keep = np.float32(learning_rate), np.float32(beta)
-    moved = keep * momentum + change
-    return start - rate * (change + keep * moved), moved
+    moved = np.add(keep * momentum, change, dtype=np.float32)
+    return np.subtract(start, rate * np.add(change, keep * moved, dtype=np.float32), dtype=np.float32), moved
 
 
 def to_bfloat16(values: Vector) -> Vector:

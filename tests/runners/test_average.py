@@ -38,7 +38,7 @@ nodes:
     type: generate.answer
     inputs: {tasks: tasks, policy: policy}
     params: {template: "{{ task.question }}", num_generations: 8, max_new_tokens: 1}
-  score: {type: reward.regex, inputs: {rollouts: answer}, params: {pattern: '^(\\d)$', compare: true, format: 0.1}}
+  score: {type: reward.regex, inputs: {rollouts: answer}, params: {pattern: '^(\\d)$', compare: true, miss: -0.5}}
   credit: {type: advantage.group, inputs: {scored: score}}
   update: {type: update.grpo, inputs: {policy: policy, credited: [credit]}, params: {learning_rate: 1e-2}}
   average: {type: exchange.average, inputs: {policy: update, outer: outer}, params: {every: 2, min_peers: 2}}
@@ -120,7 +120,7 @@ def test_the_plan_says_that_the_average_replaces_the_policy(tmp_path: Path, caps
 
 
 def test_an_average_is_read_in_a_replay_and_cannot_be_trained_again(local: Path, tmp_path: Path) -> None:
-    edited = game(("format: 0.1", "format: 0.2")).graph
+    edited = game(("miss: -0.5", "miss: -0.4")).graph
     replay(local, edited, out=tmp_path / "replayed", quiet=True)
     with pytest.raises(GraphError, match="average averages with weights that the other peers had in the run"):
         replay(local, edited, out=tmp_path / "trained", update=True, quiet=True)

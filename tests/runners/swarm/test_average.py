@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from players import ROOT, Players
+from players import Players
 from ranks import digests_of
 
 from genrl_graph.graph_file.read import read
@@ -28,7 +28,7 @@ nodes:
     type: generate.answer
     inputs: {tasks: tasks, policy: policy}
     params: {template: "{{ task.question }}", num_generations: 8, max_new_tokens: 1}
-  score: {type: reward.regex, inputs: {rollouts: answer}, params: {pattern: '^(\\d)$', compare: true, format: 0.1}}
+  score: {type: reward.regex, inputs: {rollouts: answer}, params: {pattern: '^(\\d)$', compare: true, miss: -0.5}}
   credit: {type: advantage.group, inputs: {scored: score}}
   update: {type: update.grpo, inputs: {policy: policy, credited: [credit]}, params: {learning_rate: 1e-2}}
   average: {type: exchange.average, inputs: {policy: update, outer: outer}, params: {every: 2, min_peers: 2}}
