@@ -11,6 +11,7 @@ from genrl_graph.contract.node import Packet
 from genrl_graph.contract.policy import Policy
 from genrl_graph.edge_types.weights import ROW_VALUES, Weights
 from genrl_graph.errors import ParamError
+from genrl_graph.messages import short
 from genrl_graph.nodes.exchange.outer_step import Vector, norm
 from genrl_graph.seeds import digest
 
@@ -64,8 +65,7 @@ def refusal(own: Weights, rows: Weights) -> str:
     for column, what in (("layout", "the weights are those of another model"), ("start", "its last average was")):
         ours, theirs = own.values(column)[0], set(rows.values(column))
         if theirs != {ours}:
-            shown = ", ".join(sorted(theirs))[:32] or "none"
-            other = "" if column == "layout" else f" {shown}, ours was {ours[:32] or 'none'}"
+            other = "" if column == "layout" else f" {_shown(min(theirs))}, ours was {_shown(ours)}"
             return f"{column}: {what}{other}"
     if not np.isfinite(vector_of(rows)).all():
         return "finite: some numbers are not finite"
@@ -89,6 +89,10 @@ def refused_norms(norms: Mapping[str, float], ratio: float) -> dict[str, str]:
 def norms_of(packets: Sequence[Packet[Weights]]) -> dict[str, float]:
     """Return the norm of the vector of each packet, by peer."""
     return {packet.peer: norm(vector_of(packet.rows)) for packet in packets}
+
+
+def _shown(start: str) -> str:
+    return short(start) if start else "none"
 
 
 def _lengths(rows: Weights) -> list[int]:
