@@ -114,7 +114,7 @@ def test_the_plan_says_that_the_average_replaces_the_policy(tmp_path: Path, caps
     assert re.search(r"open average +exchange.average +reads outer; weights of update \(this round\)\n", plan)
     assert re.search(r"close average +gives average.policy: new weights", plan)
     assert run_command(["check", str(tmp_path / "game.yaml"), "carry.policy.next=update"]) == 2
-    assert "'update' is replaced before the round ends; write `next: average.policy`" in capsys.readouterr().err
+    assert "'update' is replaced before the round ends; write `next: average.policy`" in capsys.readouterr().out
     assert run_command(["plan", str(tmp_path / "game.yaml"), "--estimate"]) == 0
     assert run_command(["run", str(tmp_path / "game.yaml"), "--dry", "-q", "-o", str(tmp_path / "dry")]) == 0
 

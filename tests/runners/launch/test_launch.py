@@ -14,7 +14,7 @@ from genrl_graph.cli import run_command
 from genrl_graph.store.run_store import RunStore
 
 GAME = "tiny_multistage"
-PLAYS = ["-m", "genrl_graph", "run", GAME, "run.rounds=3", "nodes.final.params.template=a 'b' {{ c }} $(d)"]
+PLAYS = ["-m", "genrl_graph", "run", GAME, "run.rounds=3", "nodes.final.params.template=\"a 'b' $(c)\""]
 ENDS = ["--runner", "torch", "-o", "runs/tiny_multistage", "--resume"]
 
 
