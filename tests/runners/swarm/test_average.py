@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from players import Player, Players
-from ranks import digests_of
 
 from genrl_graph.graph_file.read import read
 from genrl_graph.runners.play import play
@@ -25,7 +24,9 @@ carry:
     next: average.policy
   outer: {type: carry.outer, next: average.outer}
 nodes:
-  tasks: {type: source.list, params: {tasks: [{question: "1+2=", answer: "3"}], num_tasks: 1}}
+  tasks:
+    type: source.list
+    params: {tasks: [{question: "1+2=", answer: "3"}, {question: "4+4=", answer: "8"}], num_tasks: 2}
   answer:
     type: generate.answer
     inputs: {tasks: tasks, policy: policy}
@@ -64,6 +65,12 @@ def join(first: Player, name: str, game: Path, swarm: Players, *overrides: str) 
     play(graph, out=swarm.run(name).parent, quiet=True, threads=1, runner=runner)
 
 
+def digests(run: Path, holder: str) -> list[str]:
+    """Return the digests that each update and average gave, in order."""
+    steps = [step for step in RunStore.open(run).steps().to_pylist() if step["holder"] == holder]
+    return [json.dumps(facts["digests"]) for step in steps if "digests" in (facts := json.loads(step["facts"]))]
+
+
 def averages(run: Path) -> list[dict[str, object]]:
     """Return the facts of the averages of a run, in order."""
     steps = RunStore.open(run).steps().to_pylist()
@@ -79,7 +86,8 @@ def test_two_processes_average_to_the_bits_of_two_peers_of_one_process(game: Pat
         join(first, names[1], game, swarm)
         swarm.wait(first, limit_s=LIMIT_S)
     for name in names:
-        assert digests_of(swarm.run(name), name) == digests_of(tmp_path / "local", name)
+        assert digests(swarm.run(name), name) == digests(tmp_path / "local", name)
+    assert len(set(digests(tmp_path / "local", names[0]))) == 8, "every update and every average moved the weights"
 
 
 def test_noise_of_a_peer_is_refused_and_the_others_stay_equal(game: Path, tmp_path: Path) -> None:
@@ -93,4 +101,4 @@ def test_noise_of_a_peer_is_refused_and_the_others_stay_equal(game: Path, tmp_pa
         first = averages(swarm.run(name))[0]
         assert first["averaged"] == ["ann", "bob"]
         assert str(first["refused_weights"]["mallory"]).startswith("norm: ")  # type: ignore[index]
-    assert digests_of(swarm.run("ann"), "ann")[-1] == digests_of(swarm.run("bob"), "bob")[-1]
+    assert digests(swarm.run("ann"), "ann")[-1] == digests(swarm.run("bob"), "bob")[-1]
