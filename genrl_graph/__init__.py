@@ -28,6 +28,7 @@ from genrl_graph.contract.node import (
 )
 from genrl_graph.contract.policy import Carried, Completion, Policy, Sampling, TextPolicy, TokenSequence
 from genrl_graph.contract.resources import Log
+from genrl_graph.contract.tool import Tool, ToolError
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.run_config import Mode, RunConfig
 from genrl_graph.edge_types.frame import Frame
@@ -261,6 +262,8 @@ __all__ = [
     "Tensor",
     "TextPolicy",
     "TokenSequence",
+    "Tool",
+    "ToolError",
     "Update",
     "__version__",
     "compare",

@@ -6,6 +6,7 @@ from genrl_graph.nodes.advantage.group import GroupAdvantage
 from genrl_graph.nodes.advantage.pool import PoolAdvantage
 from genrl_graph.nodes.advantage.rae import RoleAdvantage
 from genrl_graph.nodes.advantage.return_to_go import ReturnToGo
+from genrl_graph.nodes.advantage.text_gae import TextGae
 from genrl_graph.nodes.advantage.turns import TurnsAdvantage
 from genrl_graph.nodes.coordinate.report import Report
 from genrl_graph.nodes.coordinate.round import Round
@@ -45,6 +46,8 @@ from genrl_graph.nodes.source.image_folder import ImageFolder
 from genrl_graph.nodes.source.list import ListSource
 from genrl_graph.nodes.source.mix import Mix
 from genrl_graph.nodes.source.reasoning_gym import ReasoningGym
+from genrl_graph.nodes.tool.function import FunctionTool
+from genrl_graph.nodes.tool.python import PythonTool
 from genrl_graph.nodes.update.baselines import BaselinesCarry, TrackBaselines
 from genrl_graph.nodes.update.dpo import Dpo
 from genrl_graph.nodes.update.dqn import Dqn
@@ -55,6 +58,7 @@ from genrl_graph.nodes.update.reinforce import Reinforce
 from genrl_graph.nodes.update.replay_buffer import AddToReplay, ReplayCarry
 from genrl_graph.nodes.update.sft import Sft
 from genrl_graph.nodes.update.snapshots import SnapshotsCarry, TakeSnapshot
+from genrl_graph.nodes.update.text_ppo import TextPpo
 
 __all__ = [
     "ActorCriticCarry",
@@ -76,6 +80,7 @@ __all__ = [
     "Exploitability",
     "ForkPolicy",
     "FunctionReward",
+    "FunctionTool",
     "GaeAdvantage",
     "Gather",
     "GroupAdvantage",
@@ -93,6 +98,7 @@ __all__ = [
     "Play",
     "PoolAdvantage",
     "Ppo",
+    "PythonTool",
     "QNetworkCarry",
     "RaiseLevel",
     "ReasoningGym",
@@ -109,6 +115,8 @@ __all__ = [
     "SnapshotsCarry",
     "SwarmSapo",
     "TakeSnapshot",
+    "TextGae",
+    "TextPpo",
     "TinyLM",
     "Top",
     "TrackBaselines",

@@ -13,7 +13,7 @@ from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import Loaded, read_document
 
 sys.path.append(str(Path(__file__).parent))  # the plugins below
-pytest_plugins = ["browser", "cpu_time", "no_skips"]
+pytest_plugins = ["browser", "contained", "cpu_time", "no_skips"]
 
 TOYS = Path(__file__).parent / "toys.py"
 LONGEST = (

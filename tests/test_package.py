@@ -135,6 +135,8 @@ def examples(folder: Path) -> list[str]:
             if block.language == "python":
                 names.append(f"{page.parent.name}_{page.stem}_{number}.py".replace("-", "_"))
                 (folder / names[-1]).write_text(block.text)
+                if (named := re.match(r"# (\w+\.py)\n", block.text)) is not None:
+                    (folder / named[1]).write_text(block.text)  # other blocks import it
     return names
 
 

@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def run_command(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    args = _parse(argv)
     try:
+        args = _parse(argv)
         code: int = args.command(args)
         sys.stdout.flush()
     except KeyboardInterrupt:

@@ -35,9 +35,9 @@ def coordinator_of(args: argparse.Namespace) -> "CoordinatorConfig | None":
         first = error.errors(include_url=False, include_input=False)[0]
         at = ".".join(map(str, first["loc"])) or "file"
         raise ParamError(f"--coordinator {path}: {at}: {first['msg'].removeprefix('Value error, ')}") from None
-    if config.keystore is None:
-        return config
-    return config.model_copy(update={"keystore": str(path.absolute().parent / Path(config.keystore).expanduser())})
+    files = {name: file for name in ("abi", "keystore") if (file := getattr(config, name)) is not None}
+    beside = {name: str(path.absolute().parent / Path(file).expanduser()) for name, file in files.items()}
+    return config.model_copy(update=beside)
 
 
 def _read(path: Path) -> Any:

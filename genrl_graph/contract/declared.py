@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import PydanticSerializationError
+from pydantic_core import PydanticCustomError, PydanticSerializationError
 
 from genrl_graph.contract import registry
 from genrl_graph.contract.exact_numbers import ExactNumbers
@@ -14,6 +14,7 @@ from genrl_graph.errors import NodeError, ParamError
 from genrl_graph.messages import closest, did_you_mean, short
 
 _TYPE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\.[A-Za-z0-9_]+\Z")
+_TOLD = "told"  # the type of errors that `told` returns
 
 
 class _CarryName:
@@ -151,14 +152,19 @@ def param_problems(cls: type[Declared], error: ValidationError, params: Mapping[
     return [problem for path, problem in problems.items() if path not in missing & misspelt]
 
 
+def told(text: str) -> PydanticCustomError:
+    """Return an error of a validator whose text names the value already."""
+    return PydanticCustomError(_TOLD, "{text}", {"text": text})
+
+
 def problem_text(item: Mapping[str, Any]) -> str:
     """Return what is wrong with a value that pydantic refuses, in lower case and with the value.
 
-    The message of a rule between values has no location, and names the values already.
+    The message of a rule between values has no location, and names the values already, as one of `told` does.
     """
     message: str = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     message = message[:1].lower() + message[1:]
-    if not item["loc"]:
+    if not item["loc"] or item["type"] == _TOLD:
         return message
     if item["type"] in ("tuple_type", "list_type"):
         one = "" if isinstance(item["input"], Mapping) else f"; for one value write [{item['input']}]"

@@ -62,6 +62,13 @@ class Carry(Declared, kind="carry"):
         """Create a stand-in for dry play; override this if `init` loads a model or needs a network."""
         return self.init(name, seed=seed)
 
+    def check_readers(self, readers: "Sequence[Node]") -> Iterable[str]:
+        """Return conflicts between params and the nodes that read any version of this value, one line each.
+
+        A part of the check of a graph that trains.
+        """
+        return ()
+
     @classmethod
     def _read_contract(cls) -> None:
         init = method_of(cls, "init", cls.type_name, missing="has no `init` method")
@@ -123,7 +130,8 @@ class Node(Declared):
     def check_parts(self, parts: Mapping[str, Declared]) -> Iterable[str]:
         """Return conflicts between params of this node and of its wired parts, one line each, for the graph check.
 
-        `parts` maps each input with a single edge to the node or carry behind it, if that part could be read.
+        `parts` maps each input with a single edge to the node or carry behind it, if that part could be read. Behind a
+        value that updates or forks passed on is the carry that it began as.
         """
         return ()
 
@@ -146,7 +154,7 @@ class Node(Declared):
     def check_carries(self, carries: Mapping[str, Carried]) -> Iterable[str]:
         """Return why carried values cannot serve this node, one line each; asked once, before the first round.
 
-        `carries` maps each input that reads a carry by a single edge to its live value.
+        `carries` maps each input that reads a carry, or a later version of it, by a single edge to its live value.
         """
         return ()
 
@@ -236,6 +244,10 @@ class Source(Node, kind="source"):
     def resolve(self, task_id: str) -> Task:
         """Return the task of an id; raises `DataError` for an id that this source cannot have made."""
         raise NotImplementedError
+
+    def prepare_to_resolve(self) -> None:
+        """Load what `resolve` needs, for a replay, which plays no task again; by default all that `prepare` loads."""
+        self.prepare()
 
     def task_id(self, key: str | int) -> str:
         """Return the id of the task that this source makes from `key`."""
@@ -416,8 +428,10 @@ class Update(Node, kind="update"):
     """Trains a policy or another carried value and returns its next version.
 
     A single output replaces the first carried input of its type; each field of a NamedTuple replaces the input of its
-    name.
+    name. `trains_critic` says whether the critic of the policy is trained, too.
     """
+
+    trains_critic: ClassVar[bool] = False
 
     @classmethod
     def _check_kind(cls) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
+from genrl_graph.contract.tool_chat import ToolChat, ToolSchema
 from genrl_graph.edge_types.edge_type import EdgeValue
 from genrl_graph.edge_types.rollouts import Rollouts
 from genrl_graph.errors import ParamError
@@ -163,6 +164,10 @@ class TokenSequence:
         ]
 
 
+NO_CRITIC = "give its carry params.critic: {head: true}"
+"""The advice where a policy lacks a critic."""
+
+
 class TextPolicy(Policy):
     """A policy over token sequences."""
 
@@ -171,6 +176,11 @@ class TextPolicy(Policy):
     vocab_size: int  # number of token ids; valid ids are 0 to vocabulary - 1
     unknown_ids: frozenset[int] = frozenset()  # valid ids that the tokenizer does not know: they are never sampled
     counts_tokens: bool = True  # False for a stand-in with another tokenizer than its model: prompts have no limit
+
+    @property
+    def has_critic(self) -> bool:
+        """Return whether the policy has a critic, so that `values` and `logprobs_and_values` work."""
+        return False
 
     @abstractmethod
     def render(self, messages: Sequence[dict[str, str]]) -> "NDArray[np.int32]":
@@ -190,6 +200,10 @@ class TextPolicy(Policy):
 
     def prove_extend(self) -> None:
         """Raise `DataError` unless `extend` spells what the chat template spells; by default nothing is checked."""
+
+    def tool_chat(self, tools: Sequence[ToolSchema]) -> ToolChat | None:
+        """Return chats with these tools in the policy's own format, None if it has none or it is not known."""
+        return None
 
     @abstractmethod
     def encode(self, text: str, *, ended: bool) -> "NDArray[np.int32]":
@@ -240,6 +254,21 @@ class TextPolicy(Policy):
         They are of the distribution that the row was sampled from, with its support and its penalty. Positions beyond a
         row's completion hold 0. The result has gradients unless the caller disables them.
         """
+
+    def values(self, sequences: Sequence[TokenSequence]) -> "torch.Tensor":
+        """Return the critic's values along each completion: float32 [rows, longest completion + 1].
+
+        Column t is the value before token t of the completion, and the column after the last token that of the whole
+        row. Positions beyond it hold 0. The result has gradients unless the caller disables them. Raises `ParamError`
+        without a critic.
+        """
+        raise ParamError(f"policy {self.name!r} has no critic; {NO_CRITIC}")
+
+    def logprobs_and_values(
+        self, sequences: Sequence[TokenSequence], *, temperatures: "NDArray[np.float32]"
+    ) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Return `logprobs` and `values` of the same rows, from one forward pass where they share a model."""
+        return self.logprobs(sequences, temperatures=temperatures), self.values(sequences)
 
     @abstractmethod
     def backward(self, loss: "torch.Tensor") -> None:

@@ -3,10 +3,12 @@
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from genrl_graph.contract import registry
 from genrl_graph.contract.declared import named_carries
 from genrl_graph.contract.node import Carry, Exchange, Fork, Node, PolicyCarry, Reward, Update
 from genrl_graph.contract.origins import RowOrigin
 from genrl_graph.contract.policy import Policy
+from genrl_graph.contract.tool import Tool
 from genrl_graph.dag.graph import Graph, Part, Section
 from genrl_graph.dag.hazards import find_hazards
 from genrl_graph.dag.infer import infer
@@ -43,6 +45,7 @@ def check(graph: Graph, *, unread: Collection[Path] = ()) -> list[Problem]:
     problems += _cycles(graph)
     problems += _unused(graph, types)
     problems += _not_evaluable(graph)
+    problems += _misread(graph)
     problems += _never_learning(graph)
     return problems + find_hazards(graph, types, unread=unread)
 
@@ -62,8 +65,9 @@ def check_part(
     """Check one part: its name, its section, its inputs and, where types are known, the types of its edges."""
     problems = list(_check_name(graph, section, part.name))
     if part.cls is not None and not issubclass(part.cls, Carry if section == "carry" else Node):
-        other = "nodes" if section == "carry" else "carry"
-        text = f"{part.type_name!r} belongs under `{other}:`, not under `{section}:`"
+        other = "`nodes:`" if section == "carry" else "`carry:`"
+        other = "`tools` of generate.dialogue" if issubclass(part.cls, Tool) else other
+        text = f"{part.type_name!r} belongs under {other}, not under `{section}:`"
         return [*problems, Problem((section, part.name, "type"), text)]
     if section == "nodes":
         problems += _unknown_refs(graph, part)
@@ -105,6 +109,19 @@ def _not_evaluable(graph: Graph) -> Iterator[Problem]:
                 part.node.evaluated(graph.run.evaluation)
             except UserError as error:
                 yield Problem(("nodes", name), f"{error} (run.mode is {graph.run.mode})", at_key=True)
+
+
+def _misread(graph: Graph) -> Iterator[Problem]:
+    """Report carries whose params do not fit the nodes that read them, such as a critic that nothing trains."""
+    readers: dict[str, list[Node]] = {}
+    for part in graph.nodes.values():
+        if isinstance(part.declared, Node):
+            for name in dict.fromkeys(graph.begun_as(edge.ref) for edge in part.edges()):
+                readers.setdefault(name, []).append(part.declared)
+    for name, part in graph.carries.items() if graph.run.mode != "evaluate" else ():
+        if isinstance(part.declared, Carry):
+            for text in part.declared.check_readers(readers.get(name, [])):
+                yield Problem(("carry", name), text, at_key=True)
 
 
 def _never_learning(graph: Graph) -> Iterator[Problem]:
@@ -222,7 +239,21 @@ def _mismatches(graph: Graph, part: Part, types: Mapping[str, EdgeType]) -> Iter
         if socket is not None and actual is not None and not socket.pattern.bound.accepts(actual):
             wanted = socket.pattern.bound
             givers = _givers(graph, wanted, types, reader=part.name)
-            yield Problem(edge_path(edge), f"wants {wanted}, but {edge.ref!r} gives {actual}{givers}")
+            sibling = _sibling(part, socket.name, actual)
+            yield Problem(edge_path(edge), f"wants {wanted}, but {edge.ref!r} gives {actual}{sibling or givers}")
+
+
+def _sibling(part: Part, socket: str, actual: EdgeType) -> str:
+    """Return that a type of the same method takes what is wired here, as update.text_ppo does for update.ppo."""
+    assert part.cls is not None
+    method = part.type_name.rpartition(".")[2]
+    for name, cls in registry.types().items():
+        other = name.rpartition(".")[2]
+        if cls.kind == part.cls.kind and (other.endswith(f"_{method}") or method.endswith(f"_{other}")):
+            sockets = cls.signature.inputs if issubclass(cls, Node) else ()
+            if any(each.name == socket and each.pattern.bound.accepts(actual) for each in sockets):
+                return f"; {name} takes that"
+    return ""
 
 
 def _givers(graph: Graph, wanted: EdgeType, types: Mapping[str, EdgeType], *, reader: str = "") -> str:

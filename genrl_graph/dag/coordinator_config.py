@@ -26,6 +26,10 @@ class CoordinatorConfig(ExactNumbers):
     chain_id: int | None = Field(
         default=None, ge=1, description="id of the chain; another one is refused (embedded: none)"
     )
+    abi: str | None = Field(
+        default=None,
+        description="JSON file with the contract's ABI, which tells what its events index; null: as version 0.6.0",
+    )
     keystore: str | None = Field(
         default=None, description="file with the encrypted key of the wallet; null: GENRL_GRAPH_CHAIN_KEY"
     )
@@ -33,6 +37,12 @@ class CoordinatorConfig(ExactNumbers):
         default=None, description="HTTP address of a service that submits on this peer's behalf; it needs no wallet"
     )
     organisation: str | None = Field(default=None, description="id of the organisation that the proxy asks for")
+    game_rounds: int = Field(
+        default=1,
+        ge=1,
+        le=1_000_000,
+        description="rounds of the game in one round of the contract, which gets their sums with the last of them",
+    )
     on_later: Literal["wait", "drop"] = Field(
         default="wait", description="what to do with reports of a round that the chain has not begun"
     )

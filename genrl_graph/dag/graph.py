@@ -211,10 +211,27 @@ class Graph:
             yield from part.edges()
 
     def givers(self, part: Part) -> dict[str, Declared]:
-        """Return the declared part that each single-edge input of a part reads, where it is known and valid."""
-        names = {socket: wire.partition(".")[0] for socket, wire in part.inputs.items() if isinstance(wire, str)}
-        known = {socket: self.part(name).declared for socket, name in names.items() if self.has(name)}
+        """Return the declared part that each single-edge input of a part reads, where it is known and valid.
+
+        Behind a carried value that updates or forks passed on is the carry that it began as.
+        """
+        refs = {socket: self.begun_as(wire) for socket, wire in part.inputs.items() if isinstance(wire, str)}
+        known = {socket: self.part(name).declared for socket, name in refs.items() if self.has(name)}
         return {socket: declared for socket, declared in known.items() if declared is not None}
+
+    def begun_as(self, ref: str) -> str:
+        """Return the name of the carry whose value an output passes on, or else that of the part that makes it."""
+        seen = set[str]()
+        while ref not in seen:
+            seen.add(ref)
+            name, _, field = ref.partition(".")
+            cls = self.nodes[name].cls if name in self.nodes else None
+            replaced = cls.signature.replaced if cls is not None and issubclass(cls, Node) else {}
+            wire = self.nodes[name].inputs.get(replaced[field]) if field in replaced else None
+            if not isinstance(wire, str):
+                return name
+            ref = wire
+        return ref.partition(".")[0]
 
     def has(self, name: str) -> bool:
         """Return whether there is a node or carry of this name."""

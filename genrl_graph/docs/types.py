@@ -16,6 +16,7 @@ from genrl_graph.cli.types import Param, params_of, type_text
 from genrl_graph.contract import registry
 from genrl_graph.contract.declared import Declared
 from genrl_graph.contract.node import KINDS, Carry, Node, PolicyCarry
+from genrl_graph.contract.tool import Tool
 from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.docs.markdown import code, code_block, in_cell, linked_papers, table
 from genrl_graph.edge_types.edge_type import EdgeType, Socket
@@ -73,7 +74,7 @@ def _summary(cls: type) -> str:
 
 def _kind_summary(kind: str) -> str:
     """Return what nodes of a kind are for, in the words of its class; policies are carries and forks of them."""
-    bases: tuple[type[Declared], ...] = (PolicyCarry, Carry, *KINDS)
+    bases: tuple[type[Declared], ...] = (PolicyCarry, Carry, *KINDS, Tool)
     return next((linked_papers(_summary(base)) for base in bases if base.kind == kind), "")
 
 

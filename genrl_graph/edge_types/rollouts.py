@@ -9,7 +9,7 @@ from typing_extensions import TypeVar
 
 from genrl_graph.arrow.cast import CHAT, FLOATS, IDS, TEXT, TEXTS
 from genrl_graph.edge_types.display import Transcript
-from genrl_graph.edge_types.edge_type import CREDITED, PEER, SCORED
+from genrl_graph.edge_types.edge_type import CREDITED, PEER, SCORED, Mark
 from genrl_graph.edge_types.frame import Frame, LocalColumn
 from genrl_graph.edge_types.rollout_rules import content_ids, group_ids, rollout_flaws
 from genrl_graph.edge_types.violation import ReceiverContext, Violation, differing
@@ -106,9 +106,18 @@ class Rollouts(Frame):
         return self.where([finish != "failed" for finish in self.values("finish_reason")])
 
 
+TOKEN_VALUED = Mark(
+    "TokenValued", {"values": FLOATS, "token_advantages": FLOATS, "targets": FLOATS}, implies=(CREDITED,)
+)
+"""Values of a critic, advantages and value targets of each completion token, as `advantage.text_gae` adds them.
+
+Values are those before the token. A target is NaN where the critic has none to learn from.
+"""
+
 R = TypeVar("R", bound=Frame, default=Rollouts)
 Scored = Annotated[R, SCORED]
 Credited = Annotated[R, CREDITED]
+TokenValued = Annotated[R, TOKEN_VALUED]
 Peer = Annotated[R, PEER]
 PeerRollouts = Annotated[Rollouts, PEER]
 

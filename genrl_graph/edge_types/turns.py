@@ -34,8 +34,9 @@ class Turns(Rollouts):
     A turn is a completion, so all that reads rollouts reads turns. `prompt_ids` are all tokens of the seat before the
     turn: those of earlier turns as they were sampled. `episode` is shared by all seats. `turn` counts the turns of the
     seat, `move` those of all seats, both from 0. `heard` are the messages that are new to the seat since its last turn;
-    their role is who speaks. `action` is the text that the environment got. `ending` is set in the last turn of a seat
-    only: terminated, truncated or failed. A failed episode is one row, the last that was recorded, with its `error`.
+    their role is who speaks. `action` is the text that the environment got, "" where the turn calls tools. `ending` is
+    set in the last turn of a seat only: terminated, truncated or failed. A failed episode is one row, the last that was
+    recorded, with its `error`.
     `id` is `<episode>-<hash of the turn>`. The reward of a turn includes everything that the seat earned before its
     next turn.
     """
@@ -139,6 +140,6 @@ def _spoken(row: Mapping[str, Any], reward: float) -> Iterator[tuple[str, str]]:
     """Yield the messages that a seat heard, its completion, and its action and reward where they add something."""
     for message in row["heard"]:
         yield f"[{message['role']} to seat {row['seat']}]", message["content"]
-    notes = [f"plays {row['action']!r}"] if row["action"] != row["completion"].strip() else []
+    notes = [f"plays {row['action']!r}"] if row["action"] not in ("", row["completion"].strip()) else []
     notes += [f"reward {reward:g}"] if reward else []
     yield f"[seat {row['seat']}{': ' * bool(notes)}{', '.join(notes)}]", row["completion"]

@@ -10,6 +10,7 @@ from genrl_graph.errors import ParamError, StoreError
 from genrl_graph.records import merkle
 from genrl_graph.records.stored_run import StoredRun
 from genrl_graph.store.outbox import submissions_of
+from genrl_graph.store.run_store import RunStore
 from genrl_graph.store.strict_json import parse_object
 
 VERSION = 1
@@ -77,50 +78,78 @@ def read_proof(path: Path) -> Proof:
 def prove(run: StoredRun, rollout_id: str) -> Proof:
     """Prove a rollout of a run, from its arrays.
 
-    Raises `ParamError` for a rollout that no report has, `StoreError` where a row is not the one that was reported.
+    Raises `ParamError` for a rollout that no report has, and `StoreError` with the row that is not as it was reported.
     """
+    try:
+        return _proven(run, rollout_id)
+    except StoreError as error:
+        raise StoreError(_changed_row(run, rollout_id, error)) from error
+
+
+def _changed_row(run: StoredRun, rollout_id: str, error: StoreError) -> str:
+    """Return which row a damaged file changes; where the file cannot be decoded, what it keeps from being proven."""
+    salvaged = StoredRun(run.folder, [RunStore.salvage(folder) for folder in run.folders])
+    damage = f"rollout {rollout_id} cannot be proven: {error}"
+    try:
+        _proven(salvaged, rollout_id)
+    except _ChangedRowError as row:
+        return str(row) if isinstance(error, _ChangedRowError) else f"{row} ({error})"
+    except (StoreError, ParamError):
+        return damage
+    return f"{damage}; its row is as it was reported"
+
+
+class _ChangedRowError(StoreError):
+    """A row of a report is not the one that was reported."""
+
+
+def _proven(run: StoredRun, rollout_id: str) -> Proof:
     for node, part in run.graph.nodes.items():
         if part.type_name != "coordinate.report" or f"{node}/leaves" not in run.groups:
             continue
         leaves = run.table(f"{node}/leaves").to_pylist()
         own = next((row for row in leaves if row["rollout_id"] == rollout_id), None)
         if own is not None:
-            number, peer = own["round"], own["holder"]
-            reported = [row for row in leaves if (row["round"], row["holder"]) == (number, peer)]
-            sources = [edge.ref for edge in part.edges()]
-            return _proof(run, node, sources, number, peer, reported, rollout_id)
+            of_peer = [row for row in leaves if row["holder"] == own["holder"]]
+            return _proof(run, node, own["round"], own["holder"], of_peer, rollout_id)
     raise ParamError(f"{run.folder}: no report with `audit` has a rollout {rollout_id!r}; `rollouts` lists ids")
 
 
 def _proof(
-    run: StoredRun,
-    node: str,
-    sources: Sequence[str],
-    number: int,
-    peer: str,
-    reported: Sequence[Mapping[str, Any]],
-    rollout_id: str,
+    run: StoredRun, node: str, number: int, peer: str, leaves: Sequence[Mapping[str, Any]], rollout_id: str
 ) -> Proof:
+    """Prove a rollout of a round by all rows that the contract got with it: those of one or more rounds of the game."""
+    coordinator = run.graph.run.coordinator
+    game_rounds = 1 if coordinator is None else coordinator.game_rounds
+    round = number // game_rounds
+    reported: dict[int, list[Mapping[str, Any]]] = {}
+    for leaf in leaves:
+        if leaf["round"] // game_rounds == round:
+            reported.setdefault(leaf["round"], []).append(leaf)
+    rows = [row for each in sorted(reported) for row in _rows(run, node, each, peer, reported[each])]
+    ids = [leaf["rollout_id"] for each in sorted(reported) for leaf in reported[each]]
+    at, hashes = ids.index(rollout_id), [merkle.leaf(row) for row in rows]
+    path, root = tuple(merkle.path(hashes, at)), merkle.root(hashes)
+    return Proof(rollout_id, peer, round, json.loads(rows[at]), at, len(rows), path, root)
+
+
+def _rows(run: StoredRun, node: str, number: int, peer: str, reported: Sequence[Mapping[str, Any]]) -> list[bytes]:
+    """Return the rows of a report, each as it was reported; raises `StoreError` with the first other one."""
     where = f"{run.folder}: nodes.{node} (round {number}, {peer})"
     rows: list[bytes] = []
-    try:
-        for source in sources:
-            frame = run.frame(source, number, holder=peer)
-            rows += merkle.canonical_rows(frame.where([author == peer for author in frame.values("peer")]))
-    except StoreError as error:
-        raise StoreError(f"{where}: rollout {rollout_id} cannot be proven: {error}") from error
+    for edge in run.graph.nodes[node].edges():
+        frame = run.frame(edge.ref, number, holder=peer)
+        rows += merkle.canonical_rows(frame.where([author == peer for author in frame.values("peer")]))
     leaves = [merkle.leaf(row) for row in rows]
     for place, then in enumerate(reported):
         if place >= len(leaves) or leaves[place].hex() != then["leaf"]:
             what = f"row {place}, rollout {then['rollout_id']}, is not the one that was reported"
-            raise StoreError(f"{where}: {what}; restore the folder from a copy")
-    root = merkle.root(leaves)
-    then_root = _reported_root(run, node, number, peer)
-    if len(leaves) != len(reported) or root.hex() != then_root:
-        what = f"{len(leaves)} rows give root {root.hex()}, not {then_root}, which was reported"
+            raise _ChangedRowError(f"{where}: {what}; restore the folder from a copy")
+    root, then_root = merkle.root(leaves).hex(), _reported_root(run, node, number, peer)
+    if len(leaves) != len(reported) or root != then_root:
+        what = f"{len(leaves)} rows give root {root}, not {then_root}, which was reported"
         raise StoreError(f"{where}: {what}; restore the folder from a copy")
-    at = [row["rollout_id"] for row in reported].index(rollout_id)
-    return Proof(rollout_id, peer, number, json.loads(rows[at]), at, len(rows), tuple(merkle.path(leaves, at)), root)
+    return rows
 
 
 def _reported_root(run: StoredRun, node: str, number: int, peer: str) -> str:

@@ -3,6 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,14 @@ class StoredRun:
     def versions(self) -> Mapping[str, Any]:
         """The versions of the software that ran it; where each peer was a process, those of the first."""
         return self._stores[0].versions
+
+    @contextmanager
+    def pinned(self) -> Iterator[None]:
+        """Let all calls of the block see what is committed as it begins, which they then need not look for."""
+        with ExitStack() as stores:
+            for store in self._stores:
+                stores.enter_context(store.pinned())
+            yield
 
     @property
     def graph(self) -> Graph:

@@ -28,10 +28,11 @@ from genrl_graph.store.journal import Record, check_origin, digest_of, torn_tail
 from genrl_graph.store.manifest import damaged_files
 from genrl_graph.store.metrics_file import metric_lines
 from genrl_graph.store.notes_file import read_notes
+from genrl_graph.store.pending import archived_records, check_origin_columns, pending_entries
 from genrl_graph.store.renamed import ColumnNames
 from genrl_graph.store.run_path import RunPath, refused_by_name
 from genrl_graph.store.strict_json import RESTORE, parse_object
-from genrl_graph.store.view import archived_records, check_origin_columns, pending_entries, rows_of_step
+from genrl_graph.store.view import rows_of_step
 
 ROWS_A_READ = 16_384
 

@@ -59,8 +59,8 @@ class RolloutArrays:
     not the store of a run, or has a layout version that this program does not read.
     """
 
-    def __init__(self, folder: Path | RunPath) -> None:
-        self.folder = RunPath.of(folder)
+    def __init__(self, folder: Path | RunPath, *, salvages: bool = False) -> None:
+        self.folder, self._salvages = RunPath.of(folder), salvages
         self._new_names: set[RunPath] = set()  # folders with files written since the last `publish`
         self._levels: dict[str, dict[str, int]] = {}  # published elements by group and level
         self._next: dict[str, dict[str, int]] = {}  # the same after the next `publish`
@@ -115,7 +115,7 @@ class RolloutArrays:
 
     def array(self, group: str, leaf: Leaf) -> ChunkedArray:
         """Return one array of a group."""
-        return ChunkedArray(leaf_path(group_path(self.folder, group), leaf.path), leaf)
+        return ChunkedArray(leaf_path(group_path(self.folder, group), leaf.path), leaf, self._salvages)
 
     def check_names(self) -> None:
         """Raise `StoreError` where the published groups and columns are not paths of their own."""

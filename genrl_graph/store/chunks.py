@@ -45,10 +45,15 @@ def longest_short_text() -> int:
 
 @dataclass(frozen=True, slots=True)
 class ChunkedArray:
-    """The array of one leaf, in a folder of its own; element i is in chunk i // `size`."""
+    """The array of one leaf, in a folder of its own; element i is in chunk i // `size`.
+
+    One that `salvages` also reads damaged chunks, as far as they can be decoded: to tell which rows are not what they
+    were.
+    """
 
     folder: RunPath
     leaf: Leaf
+    salvages: bool = False
 
     @property
     def size(self) -> int:
@@ -161,7 +166,8 @@ class ChunkedArray:
     def decode(self, data: bytes) -> Flat:
         """Return the elements of a chunk; raises `ValueError` or `RuntimeError` where its bytes are damaged."""
         packed = data[: -CHECKSUM.size]
-        if len(data) < CHECKSUM.size or CHECKSUM.unpack(data[-CHECKSUM.size :])[0] != google_crc32c.value(packed):
+        checksum = data[-CHECKSUM.size :]
+        if not self.salvages and checksum != CHECKSUM.pack(google_crc32c.value(packed)):
             raise ValueError("its checksum differs")
         size = content_size(packed)
         if self._is_text:
@@ -180,7 +186,7 @@ class ChunkedArray:
         count = int.from_bytes(raw[:4], "little")
         if count != self.size:
             raise ValueError(f"it holds {count} texts, not {self.size}")
-        text: Flat = VLenUTF8().decode(raw)
+        text: Flat = np.array(_salvaged(raw, count), object) if self.salvages else VLenUTF8().decode(raw)
         return text.reshape(self.size)
 
     def _require(self, numbers: range) -> None:
@@ -204,6 +210,16 @@ class ChunkedArray:
     @property
     def _dtype(self) -> "np.dtype[Any]":
         return np.dtype(object if self._is_text else self.leaf.dtype)
+
+
+def _salvaged(raw: bytes, count: int) -> list[str]:
+    """Return texts of which some bytes may be damaged: each behind its length, of four bytes."""
+    texts, at = [], 4
+    for _ in range(count):
+        end = at + 4 + int.from_bytes(raw[at : at + 4], "little")
+        texts.append(raw[at + 4 : end].decode(errors="replace"))
+        at = end
+    return texts
 
 
 def content_size(packed: bytes) -> int:

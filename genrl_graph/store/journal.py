@@ -22,7 +22,7 @@ from genrl_graph.errors import StoreError
 from genrl_graph.store.durable import failed, write_parts
 from genrl_graph.store.group_names import check_group
 from genrl_graph.store.ipc_stream import decode_table, encode_table
-from genrl_graph.store.journal_format import Bytes, RecordSpan, content_hash, pack, read_frames
+from genrl_graph.store.journal_format import HASH_BYTES, Bytes, RecordSpan, content_hash, pack, read_frames
 from genrl_graph.store.run_path import RunPath, check_name
 from genrl_graph.store.strict_json import RESTORE, is_count, parse_object
 
@@ -44,11 +44,12 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """A record in the journal: its position in the run and its content hash (hex)."""
+    """A record in the journal: its position in the run, its content hash (hex), and where it ends in its segment."""
 
     position: int
     record: Record
     digest: str
+    end: int = 0
 
 
 class Journal:
@@ -194,6 +195,20 @@ def entries(folder: Path | RunPath, *, since: int | None = None) -> Iterator[Jou
             raise StoreError(f"{path}: ends at record {position}, but {known[at + 1]} comes next; {RESTORE}")
 
 
+def entries_after(folder: RunPath, first: int, latest: JournalEntry) -> list[JournalEntry]:
+    """Return the committed records that the last segment, which begins with record `first`, gained after `latest`.
+
+    Raises `StoreError` for damage, and where `latest` is not the record that stands before them.
+    """
+    path, begin = segment_path(folder, first), latest.end - HASH_BYTES
+    data = path.read(MAX_SEGMENT_BYTES, start=begin)
+    if data[:HASH_BYTES].hex() != latest.digest:
+        raise StoreError(f"{path}: byte {begin} has another record than before; read the run again")
+    later, start = memoryview(data[HASH_BYTES:]), latest.position + 1
+    frames = read_frames(path.path, later, last=True)
+    return [_decode(later, frame, at, f"{path}: record {at}", latest.end) for at, frame in enumerate(frames, start)]
+
+
 def torn_tail(folder: RunPath, *, since: int) -> tuple[RunPath, int, int] | None:
     """Return the last segment, the byte at which its whole commits end and the number of bytes after it.
 
@@ -240,8 +255,8 @@ def _read(folder: RunPath, first: int) -> memoryview:
     return memoryview(segment_path(folder, first).read(MAX_SEGMENT_BYTES))
 
 
-def _decode(data: memoryview, frame: RecordSpan, position: int, where: str) -> JournalEntry:
-    """Return the record in a span of a segment's bytes; raises `StoreError` for one that no run writes."""
+def _decode(data: memoryview, frame: RecordSpan, position: int, where: str, base: int = 0) -> JournalEntry:
+    """Return the record in a span of a segment's bytes from `base` on; raises `StoreError` for one of no run."""
     values = parse_object(bytes(data[frame.header : frame.body]), where)
     check_origin(values.get("round"), values.get("node"), values.get("holder"), where)
     facts, sizes = values.get("facts"), _sizes(values.get("tables"), frame.hash - frame.body, where)
@@ -253,7 +268,7 @@ def _decode(data: memoryview, frame: RecordSpan, position: int, where: str) -> J
         check_group(name)
         tables[name] = decode_table(data[begin:end], f"{where}: {name}")
     record = Record(values["round"], values["node"], values["holder"], facts, tables)
-    return JournalEntry(position, record, bytes(data[frame.hash : frame.end]).hex())
+    return JournalEntry(position, record, bytes(data[frame.hash : frame.end]).hex(), base + frame.end)
 
 
 def _sizes(tables: Any, total: int, where: str) -> list[tuple[str, int]]:

@@ -37,6 +37,13 @@ class JournalTail:
         self._folder = folder
         self._segment, self._offset = -1, 0
 
+    def stamps(self) -> tuple[tuple[int, int], ...]:
+        """Return what changes with every commit: size and time of the folder, and of the segment that was read last."""
+        folder = self._folder.parent.stamps([self._folder.name])
+        if self._segment < 0 or folder == ((0, 0),):
+            return folder
+        return (*folder, *self._folder.stamps([segment_path(self._folder, self._segment).name]))
+
     def steps(self) -> list[CommittedStep]:
         """Return the steps of the commits that are whole and new; raises `StoreError` for what no run writes."""
         steps: list[CommittedStep] = []

@@ -199,4 +199,5 @@ def _counts(states: list[OutboxState]) -> Iterator[str]:
 
 
 def _shown(bound: Mapping[str, Any]) -> str:
-    return f"contract {bound.get('contract')} on chain {bound.get('chain_id')}"
+    rounds = f" with game_rounds {bound['game_rounds']}" if "game_rounds" in bound else ""
+    return f"contract {bound.get('contract')} on chain {bound.get('chain_id')}{rounds}"

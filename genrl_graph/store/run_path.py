@@ -9,7 +9,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +122,14 @@ class RunPath:
         with self.parent._opened_folder() as folder, self._named():
             return os.stat(self.name, dir_fd=folder, follow_symlinks=False)
 
+    def stamps(self, names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+        """Return size and time of the last change (ns) of some files in this folder, zeros for those that are missing.
+
+        It opens the folder once and no file: what changes no file of these changes no stamp.
+        """
+        with self._opened_folder() as folder:
+            return tuple(_stamp(name, folder) for name in names)
+
     def open(self, flags: int) -> int:
         """Open this regular file and return its handle; without `O_CREAT` it must exist.
 
@@ -145,12 +153,13 @@ class RunPath:
             raise StoreError(f"{self}: is a hard link, {status.st_nlink} names of one file; put a copy in its place")
         return handle
 
-    def read(self, limit: int) -> bytes:
-        """Return the bytes of this file; raises `StoreError` where it has more than `limit`."""
+    def read(self, limit: int, *, start: int = 0) -> bytes:
+        """Return the bytes of this file from `start` on; raises `StoreError` where it has more than `limit`."""
         with self._named(), os.fdopen(self.open(os.O_RDONLY), "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             if size > limit:
                 raise StoreError(f"{self}: has {size} bytes, of {limit} at most; restore it from a copy")
+            file.seek(start)
             return file.readall()
 
     def write(self, data: bytes) -> None:
@@ -274,6 +283,14 @@ def refused_by_name(path: RunPath, doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise failed(path.path, doing, error) from error
+
+
+def _stamp(name: str, folder: int) -> tuple[int, int]:
+    try:
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 def _create(name: str, folder: int) -> int:

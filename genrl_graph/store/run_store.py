@@ -6,8 +6,8 @@ its journal segments are removed. The row count of the group `steps` is the numb
 also the journal position from which records count: one rename publishes both.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -21,18 +21,11 @@ from genrl_graph.store.canonical import conform
 from genrl_graph.store.durable import failed, make_folder, sync_folder
 from genrl_graph.store.group_names import STEPS, check_distinct, check_group
 from genrl_graph.store.journal import Journal, JournalEntry, Record, check_origin
+from genrl_graph.store.pending import archived_records, check_origin_columns, pending_entries
 from genrl_graph.store.renamed import ColumnNames
 from genrl_graph.store.run_folder import WriterLock
 from genrl_graph.store.run_path import PARTIAL, RunPath
-from genrl_graph.store.view import (
-    StoreReader,
-    StoreView,
-    archived_records,
-    check_origin_columns,
-    pending_entries,
-    steps_table,
-    view_on_disk,
-)
+from genrl_graph.store.view import StoreReader, StoreView, steps_table, view_on_disk
 
 BLOCK_BYTES = 16 * 2**20
 BLOCK_ROUNDS = 64
@@ -45,7 +38,15 @@ class RunStore:
     journal has `block_bytes` bytes or its records span `block_rounds` rounds.
     """
 
-    def __init__(self, folder: Path, lock: WriterLock | None, *, block_bytes: int, block_rounds: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        lock: WriterLock | None,
+        *,
+        block_bytes: int,
+        block_rounds: int,
+        salvages: bool = False,
+    ) -> None:
         from genrl_graph.store.arrays import RolloutArrays
 
         self.folder = folder
@@ -54,11 +55,12 @@ class RunStore:
         self._lock = lock
         self._block_bytes, self._block_rounds = block_bytes, block_rounds
         run_folder.refuse_links(folder)
-        self._arrays = RolloutArrays(self._root / run_folder.ROLLOUTS)
+        self._arrays = RolloutArrays(self._root / run_folder.ROLLOUTS, salvages=salvages)
         self._arrays.check_names()
         self._reader = StoreReader(self._arrays)
         self._names = ColumnNames(self._arrays.layout)
         self._latest: StoreView | None = None  # as last read by a reader
+        self._pinned: StoreView | None = None
         self._journal: Journal | None = None
         self._first_round: int | None = None  # of the records in the journal
         self._pending: list[JournalEntry] | None = None  # records in the journal, if read since the last commit
@@ -125,6 +127,14 @@ class RunStore:
             undo.pop_all()
         return store
 
+    @classmethod
+    def salvage(cls, folder: Path) -> Self:
+        """Open an existing run to read also what is damaged in its arrays, as far as it can be decoded.
+
+        This tells which rows a damaged file changes; what is read is not to be trusted.
+        """
+        return cls(folder, None, block_bytes=BLOCK_BYTES, block_rounds=BLOCK_ROUNDS, salvages=True)
+
     @property
     def checkpoints(self) -> RunPath:
         """The folder of the checkpoints."""
@@ -189,6 +199,15 @@ class RunStore:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    @contextmanager
+    def pinned(self) -> Iterator[None]:
+        """Let all reads of the block see what was committed when it began; what comes meanwhile is not looked for."""
+        outer, self._pinned = self._pinned, self._view()
+        try:
+            yield
+        finally:
+            self._pinned = outer
+
     def groups(self) -> list[str]:
         """List the names of all groups of rows, in the order in which they appeared."""
         return self._reader.groups(self._view())
@@ -214,6 +233,8 @@ class RunStore:
         return self._reader.last_steps(self._view(), count)
 
     def _view(self) -> StoreView:
+        if self._pinned is not None:
+            return self._pinned
         if self._journal is not None:
             return StoreView(self._arrays.counts, self._pending_entries(self._journal))
         self._latest = view_on_disk(self._arrays, self._root / run_folder.JOURNAL, self._latest)

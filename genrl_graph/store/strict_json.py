@@ -1,4 +1,4 @@
-"""Parse JSON of a run folder, bounded in depth."""
+"""Parse JSON of strangers, bounded in depth."""
 
 import json
 import re
@@ -11,13 +11,24 @@ RESTORE = "restore it from a copy"
 _NESTING = re.compile(r'"(?:[^"\\]|\\.?)*+"?|[\[\]{}]', re.DOTALL)  # strings, which may hold brackets, and brackets
 
 
+class NestingError(ValueError):
+    """Raised for JSON that is nested more than `MAX_DEPTH` deep."""
+
+
+def bounded_json(data: bytes | str) -> Any:
+    """Return the value of a JSON text; raises `ValueError` where it is none, and of these `NestingError`."""
+    text = data if isinstance(data, str) else data.decode()
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        _refuse_deep(text)
+    return json.loads(text)
+
+
 def parse_json(data: bytes | str, where: object) -> Any:
     """Return the value of a JSON text; raises `StoreError` where it is none, or one that we never write."""
     try:
-        text = data if isinstance(data, str) else data.decode()
-        if text.count("[") + text.count("{") > MAX_DEPTH:
-            _refuse_deep(text, where)
-        return json.loads(text)
+        return bounded_json(data)
+    except NestingError as error:
+        raise StoreError(f"{where}: {error}; {RESTORE}") from error
     except ValueError as error:
         raise StoreError(f"{where}: no JSON that a run writes ({error}); {RESTORE}") from error
 
@@ -35,10 +46,10 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
 
 
-def _refuse_deep(text: str, where: object) -> None:
-    """Raise `StoreError` before the text is parsed, which crashes where a library has raised the limit of recursion."""
+def _refuse_deep(text: str) -> None:
+    """Raise before the text is parsed, which crashes where a library has raised the limit of recursion."""
     depth = 0
     for token in _NESTING.finditer(text):
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
         if depth > MAX_DEPTH:
-            raise StoreError(f"{where}: is nested more than {MAX_DEPTH} deep; {RESTORE}")
+            raise NestingError(f"is nested more than {MAX_DEPTH} deep")

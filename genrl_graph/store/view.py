@@ -10,9 +10,9 @@ import pyarrow as pa
 from genrl_graph.arrow.flat import empty
 from genrl_graph.errors import StoreError
 from genrl_graph.store.durable import failed
-from genrl_graph.store.group_names import STEPS, STEPS_SCHEMA, check_distinct
-from genrl_graph.store.journal import JournalEntry, entries, segment_path, segments
-from genrl_graph.store.renamed import ColumnNames
+from genrl_graph.store.group_names import STEPS, STEPS_SCHEMA
+from genrl_graph.store.journal import JournalEntry
+from genrl_graph.store.pending import JournalFiles, PendingRecords, archived_records, journal_files
 from genrl_graph.store.run_path import RunPath
 from genrl_graph.store.strict_json import RESTORE, is_count, parse_object
 
@@ -22,32 +22,25 @@ if TYPE_CHECKING:
 READ_TRIES = 100
 
 
-JournalFiles = tuple[tuple[int, int, int], ...]
-"""By segment of the journal: its first record, its size, and the time of its last change."""
-
-
 @dataclass(frozen=True, slots=True)
 class StoreView:
     """The committed state at one moment: published row counts, and later journal records in order of commit.
 
-    `files` is the state of the journal just before it was read.
+    `files` is the state of the journal just before it was read, `records` what goes on where this reading ended.
     """
 
     counts: dict[str, int]
     pending: Sequence[JournalEntry]
     files: JournalFiles = ()
-
-
-def archived_records(counts: dict[str, int]) -> int:
-    """Return how many records of the run the arrays hold: the journal position from which records count."""
-    return counts.get(STEPS, 0)
+    records: PendingRecords | None = None
 
 
 def view_on_disk(arrays: "RolloutArrays", journal: RunPath, latest: StoreView | None = None) -> StoreView:
     """Read a consistent view from the disk while another process may write; `latest` if nothing has changed since.
 
-    A writer publishes new counts before it drops journal segments. So counts that are equal before and after the
-    journal was read belong to what was read. Raises `StoreError` where the run is damaged.
+    Records that `latest` has are not read again while the journal only grows. A writer publishes new counts before it
+    drops journal segments. So counts that are equal before and after the journal was read belong to what was read.
+    Raises `StoreError` where the run is damaged.
     """
     for _ in range(READ_TRIES):
         counts = arrays.counts = arrays.published()
@@ -55,7 +48,7 @@ def view_on_disk(arrays: "RolloutArrays", journal: RunPath, latest: StoreView | 
             files = journal_files(journal)
             if latest is not None and (latest.counts, latest.files) == (counts, files):
                 return latest
-            pending = pending_entries(journal, arrays)
+            records = _records(journal, arrays, files, latest)
         except FileNotFoundError:
             continue
         except StoreError:
@@ -65,49 +58,20 @@ def view_on_disk(arrays: "RolloutArrays", journal: RunPath, latest: StoreView | 
         except OSError as error:
             raise failed(journal.path, "read", error) from error
         if arrays.published() == counts:
-            return StoreView(counts, pending, files)
+            return StoreView(counts, tuple(records.entries), files, records)
     raise StoreError(f"{journal}: is written faster than it can be read; read again when the run is slower")
 
 
-def journal_files(journal: RunPath) -> JournalFiles:
-    """Return the state of the files of a journal; a commit changes it."""
-    states = ((first, segment_path(journal, first).status()) for first in segments(journal))
-    return tuple((first, status.st_size, status.st_mtime_ns) for first, status in states)
-
-
-def pending_entries(journal: RunPath, arrays: "RolloutArrays") -> list[JournalEntry]:
-    """Return the records of a journal that the arrays do not hold yet, each of which can be appended to them.
-
-    Raises `StoreError` where names clash, or where the rows of a group have other columns than earlier ones.
-    """
-    pending = list(entries(journal, since=archived_records(arrays.counts)))
-    if not pending:
-        return pending
-    published = {group: arrays.schema(group) for group in arrays.counts}
-    schemas = {group: schema for group, schema in published.items() if arrays.counts[group]}
-    latest: dict[str, pa.Schema] = {}
-    names = ColumnNames(arrays.layout)
-    for entry in pending:
-        for group, table in entry.record.tables.items():
-            where = f"{journal}: record {entry.position}: {group}"
-            check_origin_columns(table.schema, where)
-            names.present(table)  # raises where a column stands under its former and its present name
-            known = schemas.get(group, table.schema)
-            if table.schema != known:
-                raise StoreError(f"{where}: has other columns than earlier rows of the group; {RESTORE}")
-            latest[group] = table.schema
-            if table.num_rows:
-                schemas[group] = table.schema
-    check_distinct({group: schema.names for group, schema in (published | latest).items()})
-    return pending
-
-
-def check_origin_columns(schema: pa.Schema, where: str) -> None:
-    """Raise `StoreError` where a table has no whole numbers as `round`, or no text as `holder`."""
-    for name, fits in (("round", pa.types.is_integer), ("holder", pa.types.is_string)):
-        if name not in schema.names or not fits(schema.field(name).type):
-            kind = schema.field(name).type if name in schema.names else "missing"
-            raise StoreError(f"{where}.{name}: is {kind}; `round` is a whole number and `holder` is text in all rows")
+def _records(
+    journal: RunPath, arrays: "RolloutArrays", files: JournalFiles, latest: StoreView | None
+) -> PendingRecords:
+    """Return the records of `latest` with those that the journal gained since, or all of them read anew."""
+    known = latest.records if latest is not None and latest.counts == arrays.counts else None
+    if latest is not None and known is not None and known.follow(latest.files, files):
+        return known
+    records = PendingRecords(journal, arrays)
+    records.read()
+    return records
 
 
 def rows_of_step(text: str, where: object) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from genrl_graph.view.assets import asset, page
 from genrl_graph.view.game import game_values
 from genrl_graph.view.lineage import lineage
 from genrl_graph.view.rollouts import MOST_ROLLOUTS, RoundTexts, Wanted, newest_rollouts, nodes_with_rollouts
-from genrl_graph.view.watched import MOST_CHOSEN, Watched
+from genrl_graph.view.shown_curves import MOST_CHOSEN, ShownCurves
+from genrl_graph.view.watched import Watched
 from genrl_graph.view.watched_run import WatchedRun
 
-MODULES = ("dom.js", "source.js", "charts.js", "picture.js", "tables.js", "rollouts.js", "app.js")
+MODULES = ("dom.js", "source.js", "charts.js", "tables.js", "picture.js", "rollouts.js", "app.js")
 """The scripts of the page, each after those that it imports."""
 SPANS = 256
 """The most points of a frozen curve."""
@@ -52,14 +54,16 @@ def exported(watched: Watched) -> str:
 
 def frozen(watched: Watched) -> dict[str, Any]:
     """Return the answers of the server that a frozen page asks for."""
-    overview = watched.overview()
-    curves: dict[str, Any] = {}
-    for at in range(0, len(overview["metrics"]), MOST_CHOSEN):
-        curves |= watched.curves(overview["metrics"][at : at + MOST_CHOSEN], spans=SPANS)
+    overview, shown = watched.overview(), ShownCurves(watched, spans=SPANS)
+    names, curves = overview["metrics"], dict[str, Any]()
+    for at in range(0, len(names), MOST_CHOSEN):
+        news = shown.news(names[at : at + MOST_CHOSEN])
+        curves |= {name: curve["settings"] for name, curve in news.items()}
     rollouts = [_rollouts(run) for run in watched.runs]
     return {
+        "time": time.time(),
         "overview": overview,
-        "games": [game_values(run) | {"rollouts": nodes_with_rollouts(run.stored)} for run in watched.runs],
+        "games": [game_values(run) for run in watched.runs],
         "states": [run.state() for run in watched.runs],
         "curves": curves,
         "rollouts": rollouts,

@@ -26,7 +26,13 @@ def _limits(run: WatchedRun) -> Iterator[tuple[str, str]]:
         if "timeout_s" in fields or "peer_seconds" in fields:
             for param in LIMITS:
                 if param in fields:
-                    yield f"{name}.{param}", str(getattr(part.node, param))
+                    yield f"{name}.{param}", _shown(getattr(part.node, param))
+
+
+def _shown(limit: object) -> str:
+    if limit is None:
+        return "none"
+    return f"{limit:g}" if isinstance(limit, float) else str(limit)
 
 
 def picture_of_run(run: WatchedRun) -> Picture:

@@ -1,7 +1,7 @@
 """The progress of the peers of a run: the steps that each has committed in its round, and what follows of them."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -107,14 +107,21 @@ class Progress:
             if round > known.round:
                 known.round, known.done = round, set(order.nodes)
 
-    def nodes(self, order: Order, *, running: bool, failed: str, waiting: Waiting | None) -> dict[str, dict[str, Any]]:
-        """Return the state of each node and what it says, over all peers."""
-        states = {peer: self._of(progress, order, running) for peer, progress in self.peers.items()}
+    def nodes(
+        self, order: Order, *, running: Collection[str], failed: str, waiting: tuple[Waiting, float] | None
+    ) -> dict[str, dict[str, Any]]:
+        """Return the state of each node over the peers that are `running`, over all where none is, and what it says.
+
+        It says `words`; between two of them belong the seconds that have passed since the time `since`. `waiting` is
+        whom an exchange waits for, and since when.
+        """
+        chosen = {peer: progress for peer, progress in self.peers.items() if peer in running} or self.peers
+        states = {peer: self._of(progress, order, peer in running) for peer, progress in chosen.items()}
         shown: dict[str, dict[str, Any]] = {}
         for name in order.nodes:
             by_peer = {peer: known[name] for peer, known in states.items()}
             state = "failed" if name == failed else _joint(list(by_peer.values()))
-            shown[name] = {"state": state, "text": self._text(name, state, by_peer, order, waiting)}
+            shown[name] = {"state": state, **self._said(name, state, by_peer, order, waiting)}
         return shown
 
     def _of(self, progress: PeerProgress, order: Order, running: bool) -> dict[str, State]:
@@ -127,19 +134,31 @@ class Progress:
             states[name] = ("waiting" if name in order.timeouts else "running") if name in current else done
         return states
 
-    def _text(
-        self, name: str, state: State, by_peer: Mapping[str, State], order: Order, waiting: Waiting | None
-    ) -> str:
+    def _said(
+        self,
+        name: str,
+        state: State,
+        by_peer: Mapping[str, State],
+        order: Order,
+        waiting: tuple[Waiting, float] | None,
+    ) -> dict[str, Any]:
         if state not in ("running", "waiting"):
-            return state
+            return {"words": [state]}
         busy = [peer for peer, each in by_peer.items() if each == state]
-        seconds = max(0.0, time.time() - min(self.peers[peer].since for peer in busy))
+        since = min(self.peers[peer].since for peer in busy)
         if state == "running":
-            return f"running {seconds:.0f} s" + (f" ({', '.join(busy[:3])})" if len(by_peer) > 1 else "")
-        if waiting is not None and waiting.node == name:
-            return f"waiting for {waiting.whom} {waiting.spent_s:.0f} of {waiting.timeout_s:g} s"
+            whose = f" ({', '.join(busy[:3])})" if len(by_peer) > 1 else ""
+            return {"words": ["running ", f" s{whose}"], "since": since}
+        if waiting is not None and waiting[0].node == name:
+            told, since = waiting
+            return {"words": [f"waiting for {told.whom} ", f" of {told.timeout_s:g} s"], "since": since}
         limit = order.timeouts.get(name)
-        return f"waiting for peers {seconds:.0f} s" + (f" of {limit:g} s" if limit else "")
+        return {"words": ["waiting for peers ", f" s of {limit:g} s" if limit else " s"], "since": since}
+
+
+def said(node: Mapping[str, Any], now: float) -> str:
+    """Return what a node says at a time, as one text."""
+    return f"{max(0.0, now - node.get('since', now)):.0f}".join(node["words"])
 
 
 def _joint(states: Sequence[State]) -> State:

@@ -1,7 +1,8 @@
 """Rollouts of a run as the page shows them: the newest first, a few rounds at a time, as plain values."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -86,25 +87,35 @@ class RoundTexts:
 
 def nodes_with_rollouts(run: StoredRun) -> list[str]:
     """List the groups that hold rollouts: generators first, in training before evaluations."""
-    groups = [group for group in rollout_groups(run) if group.rpartition("/")[2] != "refusals"]
-    return sorted(groups, key=lambda group: (group.startswith(EVAL_PREFIX), not _is_generator(run, group)))
+    return _sorted(run, rollout_groups(run))
+
+
+def _sorted(run: StoredRun, groups: Iterable[str]) -> list[str]:
+    shown = (group for group in groups if group.rpartition("/")[2] != "refusals")
+    return sorted(shown, key=lambda group: (group.startswith(EVAL_PREFIX), not _is_generator(run, group)))
 
 
 def newest_rollouts(run: StoredRun, wanted: Wanted, *, latest: int) -> dict[str, Any]:
     """Return the newest rollouts that match, those of later rounds first, and the round to go on before (or None).
 
-    `latest` is the last round of the run. Raises `ParamError` for a node without rollouts.
+    `nodes` are those with rollouts; where none is wanted, the first one is. `latest` is the last round of the run.
+    Raises `ParamError` for a node without rollouts.
     """
     rounds = RoundTexts(run)
+    nodes = _sorted(run, rounds.groups)
+    if not (wanted.node or nodes):
+        return {"rollouts": [], "before": None, "from": 0, "to": 0, "nodes": [], "node": ""}
+    wanted = wanted if wanted.node else replace(wanted, node=nodes[0])
     end = latest + 1 if wanted.before is None else min(wanted.before, latest + 1)
     found: list[dict[str, Any]] = []
     read, first = 0, end
     while first > 0 and end - first < MOST_ROUNDS and read < MOST_READ and len(found) < wanted.limit:
         first -= 1
         texts = rounds.texts(wanted.node, first)
-        found += _matching(texts.values(), wanted)[: MOST_ROLLOUTS - len(found)]
+        found += islice(_matching(texts.values(), wanted), MOST_ROLLOUTS - len(found))
         read += sum(len(rollout.rows) for rollout, _ in texts.values())
-    return {"rollouts": found, "before": first if first > 0 else None, "from": first, "to": end - 1}
+    span = {"before": first if first > 0 else None, "from": first, "to": end - 1}
+    return {"rollouts": found, "nodes": nodes, "node": wanted.node, **span}
 
 
 def as_values(rollout: RolloutText, verdict: RewardVerdict, node: str) -> dict[str, Any]:
@@ -141,8 +152,8 @@ def cut(text: str) -> str:
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} … (+{len(text) - MOST_CHARACTERS})"
 
 
-def _matching(texts: Iterable[JudgedText], wanted: Wanted) -> list[dict[str, Any]]:
-    return [as_values(*each, wanted.node) for each in texts if wanted.matches(*each)]
+def _matching(texts: Iterable[JudgedText], wanted: Wanted) -> Iterator[dict[str, Any]]:
+    return (as_values(*each, wanted.node) for each in texts if wanted.matches(*each))
 
 
 def _text(rollout: RolloutText) -> dict[str, Any]:

@@ -1,17 +1,21 @@
 """The metrics of one run, as they grow: a curve for each, read line by line and forgotten."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from genrl_graph.store.metrics_file import MetricsTail
-from genrl_graph.view.curve import MOST_METRICS, Curve
+from genrl_graph.view.curve import Curves
 
 EVAL = "eval/"
 PEER = "peer/"
 SHARE = "/gradient_share"
-LINES_A_CALL = 400
-"""Lines of a call of `read`, so that a long run is on the page before all of it is read."""
+TIME = "time/"
+SECONDS = "seconds"
+LINES_AT_ONCE = 16
+READ_S = 0.03
+"""Seconds of a call of `read`, so that a page answers while a long run is read."""
 NODE_NUMBERS = (
     *("tokens", "rows", "reward", "zero_variance", "refused", "late", "failed_rows", "unjudged", "version", "kept"),
     *("loss", "kl", "return"),
@@ -21,70 +25,82 @@ NODE_NUMBERS = (
 
 @dataclass(slots=True)
 class RunMetrics:
-    """The curves of a run whose peers may have a folder each; a round that is reported again counts once.
-
-    `dropped` tells that the run has more metrics than are kept.
-    """
+    """The curves of a run whose peers may have a folder each; a round that is reported again counts once."""
 
     folders: Sequence[Path]
-    curves: dict[str, Curve] = field(default_factory=dict)
+    curves: Curves = field(default_factory=Curves)
     rounds: dict[str, int] = field(default_factory=dict)  # by peer: the last round that it reported
-    dropped: bool = False
     _tails: dict[Path, MetricsTail] = field(default_factory=dict)
     _evaluated: dict[str, int] = field(default_factory=dict)
+    _of_nodes: dict[str, dict[str, str]] = field(default_factory=dict)  # metrics by what they tell of, and number
+    _shares: dict[str, str] = field(default_factory=dict)
+    _costs: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    def read(self, limit: int = LINES_A_CALL) -> int:
-        """Read at most `limit` new lines of each folder, and return how many there were; raises `StoreError`."""
-        count = 0
+    def read(self) -> tuple[int, bool]:
+        """Read new lines for about `READ_S`; returns how many there were, and whether there are more.
+
+        Raises `StoreError`.
+        """
+        count, until = 0, time.monotonic() + READ_S
         for folder in self.folders:
-            lines = self._tails.setdefault(folder, MetricsTail(folder)).lines(limit)
-            if lines is None:  # another run has taken the folder
-                self._forget()
-                return self.read(limit)
-            for line in lines:
-                self._take(line)
-            count += len(lines)
-        return count
+            tail, full = self._tails.setdefault(folder, MetricsTail(folder)), True
+            while full:
+                lines = tail.lines(LINES_AT_ONCE)
+                if lines is None:  # another run has taken the folder
+                    self._forget()
+                    return self.read()
+                for line in lines:
+                    self._take(line)
+                count, full = count + len(lines), len(lines) == LINES_AT_ONCE
+                if full and time.monotonic() > until:
+                    return count, True
+        return count, False
 
     def of_node(self, node: str) -> dict[str, dict[str, float | None]]:
         """Return the numbers of a node by metric: of the last round, the mean, and the sum over rounds and peers."""
-        named = {name: f"{node}/{name}" for name in NODE_NUMBERS} | {"seconds": f"time/{node}"}
-        curves = {name: self.curves[full] for name, full in named.items() if full in self.curves}
-        return {name: {"last": c.last, "mean": c.mean, "total": c.total} for name, c in curves.items() if c.count}
+        metrics = self._of_nodes.get(node, {})
+        curves = ((name, self.curves.get(metrics[name])) for name in (*NODE_NUMBERS, SECONDS) if name in metrics)
+        return {name: {"last": c.last, "mean": c.mean, "total": c.total} for name, c in curves if c is not None}
 
     def shares(self) -> dict[str, dict[str, float | None]]:
         """Return the share of the gradient by `<update>/<role>`: of the last round, and the mean over rounds."""
-        named = {name.removesuffix(SHARE): curve for name, curve in self.curves.items() if name.endswith(SHARE)}
-        return {name: {"last": curve.last, "mean": curve.mean} for name, curve in named.items() if curve.count}
+        curves = ((name, self.curves.get(metric)) for name, metric in self._shares.items())
+        return {name: {"last": curve.last, "mean": curve.mean} for name, curve in curves if curve is not None}
 
-    def accounts(self) -> dict[str, dict[str, float]]:
+    def accounts(self) -> dict[str, dict[str, float | None]]:
         """Return what each other peer cost in all rounds, by peer and unit."""
-        sums: dict[str, dict[str, float]] = {}
-        for name, curve in self.curves.items():
-            peer, _, unit = name.removeprefix(PEER).rpartition("/")
-            if name.startswith(PEER) and peer:
-                sums.setdefault(peer, {})[unit] = curve.total
+        sums: dict[str, dict[str, float | None]] = {}
+        for peer, units in self._costs.items():
+            for unit, metric in units.items():
+                if (curve := self.curves.get(metric)) is not None:
+                    sums.setdefault(peer, {})[unit] = curve.total
         return sums
 
     def _take(self, line: Mapping[str, float | None]) -> None:
         round, peer = int(line["round"] or 0), str(line["peer"])
-        evaluation = all(name.startswith(EVAL) for name in line if name not in ("round", "peer"))
+        numbers = {name: value for name, value in line.items() if name not in ("round", "peer")}
+        evaluation = all(name.startswith(EVAL) for name in numbers)
         seen = self._evaluated if evaluation else self.rounds
         if round <= seen.get(peer, -1):
             return
         seen[peer] = round
-        for name, value in _numbers(line):
-            if (curve := self.curves.get(name)) is None:
-                if len(self.curves) >= MOST_METRICS:
-                    self.dropped = True
-                    continue
-                curve = self.curves[name] = Curve()
-            curve.add(round, value)
+        for name in self.curves.add(round, numbers):
+            self._note(name)
+
+    def _note(self, name: str) -> None:
+        """Note a new metric by the node, role or peer that it tells of."""
+        of, _, number = name.rpartition("/")
+        if name.startswith(TIME):
+            self._of_nodes.setdefault(name.removeprefix(TIME), {})[SECONDS] = name
+        elif number in NODE_NUMBERS:
+            self._of_nodes.setdefault(of, {})[number] = name
+        if name.endswith(SHARE):
+            self._shares[name.removesuffix(SHARE)] = name
+        if of.startswith(PEER) and of != PEER:
+            self._costs.setdefault(of.removeprefix(PEER), {})[number] = name
 
     def _forget(self) -> None:
-        for known in (self.curves, self.rounds, self._tails, self._evaluated):
-            known.clear()
-
-
-def _numbers(line: Mapping[str, float | None]) -> Iterator[tuple[str, float | None]]:
-    return ((name, value) for name, value in line.items() if name not in ("round", "peer"))
+        self.curves.clear()
+        known = (self.rounds, self._tails, self._evaluated, self._of_nodes, self._shares, self._costs)
+        for values in known:
+            values.clear()

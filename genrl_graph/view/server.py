@@ -21,8 +21,10 @@ from genrl_graph.view.estimate import estimate_or_reason
 from genrl_graph.view.events import Events
 from genrl_graph.view.game import game_values
 from genrl_graph.view.lineage import lineage
-from genrl_graph.view.rollouts import MOST_ROLLOUTS, RoundTexts, Wanted, newest_rollouts, nodes_with_rollouts
-from genrl_graph.view.watched import MOST_CHOSEN, Watched
+from genrl_graph.view.page_news import PageNews
+from genrl_graph.view.rollouts import MOST_ROLLOUTS, RoundTexts, Wanted, newest_rollouts
+from genrl_graph.view.shown_curves import MOST_CHOSEN
+from genrl_graph.view.watched import Watched
 from genrl_graph.view.watched_run import WatchedRun
 
 LOOPBACK = "127.0.0.1"
@@ -52,8 +54,6 @@ class View:
         answers: dict[str, Answer] = {
             "overview": self._overview,
             "game": self._game,
-            "state": self._state,
-            "curves": self._curves,
             "rollouts": self._rollouts,
             "lineage": self._lineage,
             "estimate": self._estimate,
@@ -76,11 +76,14 @@ class View:
         return Response(asset(name), media_type=TYPES[name])
 
     async def _stream(self, request: Request) -> Response:
+        query = request.query_params
+        chosen = None if query.get("outcomes") == "1" else query.getlist("metric")[:MOST_CHOSEN]
         try:
             self._events.check_room()
-        except ParamError as error:
-            return Json({"problem": str(error)}, 503)
-        return StreamingResponse(self._events.stream(), media_type="text/event-stream")
+            page = PageNews(self._watched, self._run(request)[1], chosen)
+        except GenrlGraphError as error:
+            return Json({"problem": str(error)}, 400)
+        return StreamingResponse(self._events.stream(page), media_type="text/event-stream")
 
     def _overview(self, request: Request) -> Any:
         self._watched.refresh()
@@ -91,14 +94,7 @@ class View:
         with run.lock:
             if number not in self._games:
                 self._games[number] = game_values(run)
-            return self._games[number] | {"rollouts": nodes_with_rollouts(run.stored)}
-
-    def _state(self, request: Request) -> Any:
-        self._watched.refresh()
-        return self._run(request)[1].state()
-
-    def _curves(self, request: Request) -> Any:
-        return self._watched.curves(request.query_params.getlist("metric")[:MOST_CHOSEN])
+            return self._games[number]
 
     def _rollouts(self, request: Request) -> Any:
         query = request.query_params
@@ -113,13 +109,13 @@ class View:
             limit=min(MOST_ROLLOUTS, _whole(query.get("limit")) or 20),
         )
         run = self._run(request)[1]
-        with run.lock:
+        with run.lock, run.stored.pinned():
             return newest_rollouts(run.stored, wanted, latest=run.latest_round)
 
     def _lineage(self, request: Request) -> Any:
         query = request.query_params
         run, round = self._run(request)[1], _whole(query.get("round")) or 0
-        with run.lock:
+        with run.lock, run.stored.pinned():
             return lineage(
                 RoundTexts(run.stored),
                 id=query.get("id", ""),

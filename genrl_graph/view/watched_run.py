@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,13 @@ from genrl_graph.view.run_metrics import RunMetrics
 
 MOST_NOTES = 200
 """The newest notes of a run that the page shows."""
+WATCHED_FILES = (METRICS, NOTES, GRAPH, LOCK)
+LOOK_EVERY_S = 2.0
+"""Seconds after which a run is read although none of its files has changed."""
 FOLDERS_EVERY_S = 5.0
 """Seconds between looks for peers that joined, each in a folder of its own."""
+
+Stamps = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +61,14 @@ class WatchedRun:
         self._tails: dict[Path, JournalTail] = {}
         self._notes: dict[Path, tuple[tuple[int, int], list[Note]]] = {}
         self._free: dict[Path, tuple[int, int]] = {}  # the lock files that no process held, as they were then
-        self._status = ("", "")
+        self._status: tuple[str, list[int]] = ("", [])
+        self._written_now: set[Path] = set()  # the folders that a process writes
         self._looked = time.monotonic()
         self._graph = _stamp(self.stored.folders[0], GRAPH)
+        self._stamps: list[Stamps] = []
+        self._read_at = 0.0
+        self._state: tuple[int, dict[str, Any]] = (-1, {})
+        self._first: tuple[int, list[str]] = (-1, [])  # the metrics that are shown first, and of how many
 
     @cached_property
     def title(self) -> str:
@@ -70,15 +80,27 @@ class WatchedRun:
         """The last round of which a step is known."""
         return max((peer.round for peer in self.progress.peers.values()), default=0)
 
+    @property
+    def rests(self) -> bool:
+        """Tell that nobody writes the run, and all of it is read."""
+        return not self.loading and self._status[0] not in ("", "running")
+
     def refresh(self) -> bool:
-        """Read what the run has gained, a bounded part of it; returns whether anything changed."""
+        """Read what the run has gained, a bounded part of it; returns whether anything changed.
+
+        Where no file has changed, nothing is read; but a writer may have been killed, so now and then all is looked at.
+        """
         with self.lock:
+            stamps = [self._stamps_of(folder) for folder in self.stored.folders]
+            if stamps == self._stamps and not self.loading and time.monotonic() - self._read_at < LOOK_EVERY_S:
+                return False
+            self._stamps, self._read_at = stamps, time.monotonic()
             try:
-                changed = self._read()
-                self.problem = ""
+                changed, problem = self._read(), ""
             except GenrlGraphError as error:  # a damaged run stays on the page, with the reason
-                changed, problem = str(error) != self.problem, str(error)
-                self.problem, self.loading = problem, False
+                changed, problem, self.loading = False, str(error), False
+            changed |= problem != self.problem
+            self.problem = problem
             self.version += changed
             return changed
 
@@ -91,50 +113,54 @@ class WatchedRun:
             raise StoreError(self.problem)
 
     def state(self) -> dict[str, Any]:
-        """Return the state of the run now, as plain values."""
+        """Return the state of the run as it was last read, as plain values, which are shared: change none."""
         with self.lock:
-            state, writers = self._state()
-            notes, config = self.notes(), self.stored.graph.run
-            failed = self._failed_node(notes) if state == "failed" else ""
-            waiting = _latest_waiting(notes, self.progress.latest) if state == "running" else None
-            nodes = self.progress.nodes(self.order, running=state == "running", failed=failed, waiting=waiting)
-            for name, shown in nodes.items():
-                shown["numbers"] = self.metrics.of_node(name)
-            return {
-                "version": self.version,
-                "state": state,
-                "writers": writers,
-                "problem": self.problem,
-                "loading": self.loading,
-                "rounds": 0 if config.mode == "evaluate" else config.rounds,
-                "played": max(self.metrics.rounds.values(), default=-1) + 1,
-                "changed": self._changed(),
-                "nodes": nodes,
-                "peers": self._peers(state == "running"),
-                "accounts": self.metrics.accounts(),
-                "shares": self.metrics.shares(),
-                "outcomes": self._outcomes(),
-                "notes": [{"time": note.time, "text": note.text} for note in notes],
-            }
+            if self._state[0] != self.version:
+                self._state = (self.version, self._new_state())
+            return self._state[1]
+
+    def _new_state(self) -> dict[str, Any]:
+        (state, writers), notes, config = self._status, self.notes(), self.stored.graph.run
+        failed = self._failed_node(notes) if state == "failed" else ""
+        waiting = _latest_waiting(notes, self.progress.latest) if state == "running" else None
+        running = self._running()
+        nodes = self.progress.nodes(self.order, running=running, failed=failed, waiting=waiting)
+        for name, shown in nodes.items():
+            shown["numbers"] = self.metrics.of_node(name)
+        return {
+            "state": state,
+            "writers": writers,
+            "problem": self.problem,
+            "loading": self.loading,
+            "rounds": 0 if config.mode == "evaluate" else config.rounds,
+            "played": self._played,
+            "changed": max((_written(folder) for folder in self.stored.folders), default=0.0),
+            "nodes": nodes,
+            "peers": self._peers(running),
+            "accounts": self.metrics.accounts(),
+            "shares": self.metrics.shares(),
+            "outcomes": self._outcomes(),
+            "metrics": len(self.metrics.curves),
+            "notes": [{"time": note.time, "text": note.text} for note in notes],
+        }
 
     def notes(self) -> list[Note]:
         """Return the newest notes of all folders, oldest first."""
         notes = [note for _, known in self._notes.values() for note in known]
-        if self.metrics.dropped:
+        if self.metrics.curves.dropped:
             notes.append(Note(0.0, "the run has more metrics than this page keeps; the others are left out"))
         return sorted(notes, key=lambda note: note.time)[-MOST_NOTES:]
 
     def _read(self) -> bool:
         changed = self._look_again()
-        lines = self.metrics.read()
-        self.loading = lines > 0
+        lines, self.loading = self.metrics.read()
         for folder in self.stored.folders:
             changed |= self._follow(folder)
             changed |= self._read_notes(folder)
         self.progress.reported(self.metrics.rounds, self.order)
-        status = self._status_now()
-        changed, self._status = changed or status != self._status, status
-        return changed or lines > 0
+        before = self._status, self._written_now
+        self._status = self._status_now()
+        return changed or lines > 0 or before != (self._status, self._written_now)
 
     def _follow(self, folder: Path) -> bool:
         """Read the steps that a folder gained; the first time, the last ones that it has, wherever they are."""
@@ -168,21 +194,29 @@ class WatchedRun:
         self._looked = now
         return len(inner_folders(self.names.folder)) != len(known) and run_folders(self.names.folder) != known
 
-    def _status_now(self) -> tuple[str, str]:
-        state, writers = self._state()
-        return state, ",".join(map(str, writers))
+    @property
+    def _played(self) -> int:
+        """The number of rounds that metrics report."""
+        return max(self.metrics.rounds.values(), default=-1) + 1
 
-    def _state(self) -> tuple[str, list[int]]:
+    def _status_now(self) -> tuple[str, list[int]]:
         """Return running, finished, failed or stopped, and the ids of the processes that write."""
-        writers = [pid for folder in self.stored.folders if (pid := self._writer(folder)) is not None]
-        if writers:
-            return "running", writers
+        written = {folder: pid for folder in self.stored.folders if (pid := self._writer(folder)) is not None}
+        self._written_now = set(written)
+        if written:
+            return "running", list(dict.fromkeys(written.values()))
         config = self.stored.graph.run
-        played = max(self.metrics.rounds.values(), default=-1) + 1
-        if played >= (0 if config.mode == "evaluate" else config.rounds):
+        if self._played >= (0 if config.mode == "evaluate" else config.rounds):
             return "finished", []
         notes = self.notes()
         return ("failed" if notes and notes[-1].text.startswith(FAILED) else "stopped"), []
+
+    def _stamps_of(self, folder: Path) -> "Stamps":
+        try:
+            tail = self._tails.get(folder)
+            return RunPath(folder).stamps(WATCHED_FILES) + (tail.stamps() if tail is not None else ())
+        except (OSError, StoreError):
+            return ()  # `_read` tells why
 
     def _writer(self, folder: Path) -> int | None:
         """Return the process that writes a folder.
@@ -203,23 +237,28 @@ class WatchedRun:
 
     def _outcomes(self) -> list[str]:
         """List the metrics that the page shows first: results of stages and evaluations."""
-        nodes = self.stored.graph.nodes.items()
-        rewards = {name for name, part in nodes if part.type_name.startswith("reward.")}
-        return sorted(name for name, c in self.metrics.curves.items() if c.count and is_outcome(name, rewards))
+        if self._first[0] != len(curves := self.metrics.curves):
+            nodes = self.stored.graph.nodes.items()
+            rewards = {name for name, part in nodes if part.type_name.startswith("reward.")}
+            self._first = len(curves), sorted(name for name in curves if is_outcome(name, rewards))
+        return self._first[1]
 
-    def _peers(self, running: bool) -> list[dict[str, Any]]:
+    def _running(self) -> set[str]:
+        """Return the peers that a process plays; where each peer has a folder of its own, some may be dead."""
+        if len(self.stored.folders) == 1:
+            return set(self.progress.peers) if self._written_now else set()
+        return {folder.name for folder in self._written_now}
+
+    def _peers(self, running: Collection[str]) -> list[dict[str, Any]]:
         peers = []
         for name, progress in sorted(self.progress.peers.items()):
-            current = progress.current(self.order) if running else []
-            doing = progress.evaluating or ", ".join(current)
+            current = progress.current(self.order) if name in running else []
+            doing = progress.evaluating or ", ".join(current) if name in running else "stopped" if running else ""
             peers.append(
                 {"name": name, "round": progress.round, "doing": doing, "since": progress.since}
                 | {"done": len(progress.done), "of": len(self.order.nodes), "missing": dict(progress.missing)}
             )
         return peers
-
-    def _changed(self) -> float:
-        return max((_written(folder) for folder in self.stored.folders), default=0.0)
 
 
 def _last_steps(folder: Path, count: int) -> list[CommittedStep]:
@@ -229,11 +268,11 @@ def _last_steps(folder: Path, count: int) -> list[CommittedStep]:
     return [CommittedStep(round, node, holder, parse_object(facts, folder)) for round, node, holder, facts in rows]
 
 
-def _latest_waiting(notes: Sequence[Note], committed: float) -> Waiting | None:
-    """Return the last note if it is of waiting and no step was committed later, with the seconds that passed since."""
+def _latest_waiting(notes: Sequence[Note], committed: float) -> tuple[Waiting, float] | None:
+    """Return the last note if it is of waiting and no step was committed later, and when the waiting began."""
     if not notes or notes[-1].time < committed or (waiting := waiting_of(notes[-1].text)) is None:
         return None
-    return replace(waiting, spent_s=waiting.spent_s + max(0.0, time.time() - notes[-1].time))
+    return waiting, notes[-1].time - waiting.spent_s
 
 
 def _stamp(folder: Path, name: str) -> tuple[int, int]:

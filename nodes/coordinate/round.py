@@ -9,7 +9,8 @@ from genrl_graph.contract.resources import Log
 class Round(Coordinate, name="round"):
     """Starts a new run at the round of the contract, for a peer that joins late; may also begin the rounds there.
 
-    Rounds of the run and of the contract have the same numbers. Exactly one peer should `advance`: its wallet needs the
+    Rounds of the run and of the contract have the same numbers, unless `game_rounds` of the coordinator says how many
+    rounds of the run are one of the contract. Exactly one peer should `advance`: its wallet needs the
     role STAGE_MANAGER_ROLE. Nobody waits for the contract.
     """
 

@@ -1,7 +1,6 @@
 """Client for an OpenAI-compatible endpoint: concurrent chat completions with limits of time, bytes and tries."""
 
 import asyncio
-import json
 import math
 import os
 import re
@@ -16,8 +15,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from genrl_graph.errors import ParamError
-from genrl_graph.nodes.reward.scoring.callables import call_here
+from genrl_graph.nodes.functions.callables import call_here
 from genrl_graph.nodes.worker.worker import Failure, OutOfTime
+from genrl_graph.store.strict_json import bounded_json
 
 if TYPE_CHECKING:
     import httpx2
@@ -266,8 +266,8 @@ def retry_after(value: str) -> float | None:
 def read_reply(content: bytes) -> Reply | None:
     """Parse the first choice of a chat completion; None if the body is not a chat completion."""
     try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):
+        body = bounded_json(content)
+    except ValueError:
         return None
     match body:
         case {"choices": [{"message": {"content": str(text)}, **rest}, *_]}:

@@ -5,74 +5,120 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from json import dumps, loads
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from genrl_graph.contract.exact_numbers import ExactNumbers
+from genrl_graph.contract.graph_values import GraphValues
 from genrl_graph.errors import DataError
 from genrl_graph.messages import did_you_mean
+from genrl_graph.nodes.functions.named import require_name
 from genrl_graph.nodes.games.game import Game, Spaces
+from genrl_graph.nodes.games.openenv.params import OpenEnvParams, openenv_params
 from genrl_graph.nodes.games.text_game import CheckedTextGame, TextGame, TextSpaces
+from genrl_graph.nodes.games.texts.arithmetic import Arithmetic
 from genrl_graph.nodes.games.texts.guess_number import GuessNumber
 from genrl_graph.nodes.games.texts.negotiation import Negotiation
+from genrl_graph.nodes.games.texts.question import Question
+from genrl_graph.nodes.games.texts.stand_in import StandIn
 
 if TYPE_CHECKING:
     from pettingzoo import AECEnv
 
     from genrl_graph.nodes.games.open_spiel_game import OpenSpielGame
 
-Kind = Literal["gymnasium", "pettingzoo", "open_spiel", "textarena", "text"]
+Kind = Literal["gymnasium", "pettingzoo", "open_spiel", "textarena", "openenv", "text", "trl"]
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*(/[A-Za-z0-9][A-Za-z0-9_.\-]*)?")
+_CLASS = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*")
 _AEC_MODULE = re.compile(r"[a-z][a-z0-9_]*_v[0-9]+")
 AEC_FAMILIES = ("classic", "butterfly")
 MISSING = "is not installed; pip install 'genrl-graph[games]'"
 
 _registered: dict[str, "Callable[..., AECEnv[Any, Any, Any]]"] = {}
-_registered_text: dict[str, Callable[..., TextGame]] = {"guess_number": GuessNumber, "negotiation": Negotiation}
+_registered_text: dict[str, Callable[..., TextGame]] = {
+    "arithmetic": Arithmetic,
+    "guess_number": GuessNumber,
+    "negotiation": Negotiation,
+    "question": Question,
+    "stand_in": StandIn,
+}
+_declared_servers: set[str] = set()
 
 
 class Environment(ExactNumbers):
     """An environment by id, from Gymnasium, PettingZoo, OpenSpiel, TextArena, `register_aec` or `register_text`.
 
     `params` are its keyword arguments; those of OpenSpiel may also have `actions` (names or numbers) and `shows` (auto,
-    observation or information_state), those of TextArena `players`. An id is looked up and never imported, so a graph
-    file runs no code. To use an environment of your own, call `gymnasium.register`, `register_aec` or `register_text`
-    in a script and pass it with `--import`. Games of OpenSpiel and TextArena, own ones of `register_text` and
-    Gymnasium's with `Text` spaces speak text.
+    observation or information_state), those of TextArena `players`, those of `trl` `rewards` (names of reward functions
+    that read `environments`). An id is looked up and never imported, so a graph file runs no code; that of `trl` is
+    module:name of a class written for TRL's `environment_factory`, in a module that `--import` allows, and that of
+    `openenv` a name that you give to the server of `OpenEnvParams`. To use an environment of your own, call
+    `gymnasium.register`, `register_aec` or `register_text` in a script and pass it with `--import`. Games of OpenSpiel,
+    TextArena and OpenEnv, own ones of `register_text`, classes of `trl` and Gymnasium's with `Text` spaces speak text.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str = Field(
-        min_length=1, description="name of the environment, such as CartPole-v1, tictactoe_v3 or kuhn_poker"
+        min_length=1,
+        description="name of the environment, such as CartPole-v1, tictactoe_v3 or kuhn_poker; of trl module:name",
     )
     kind: Kind = Field(
         default="gymnasium",
-        description="library that knows the id; pettingzoo also serves those of `register_aec`, and text is for "
-        "guess_number, negotiation and those of `register_text`",
+        description="library that knows the id; pettingzoo also serves those of `register_aec`, openenv is a server at "
+        "`params.url`, and text is for arithmetic, guess_number, negotiation, question and those of `register_text`",
     )
-    params: dict[str, Any] = Field(default={}, description="keyword arguments of the environment's constructor")
+    params: GraphValues = Field(default={}, description="keyword arguments of the environment's constructor")
 
     @field_validator("id")
     @classmethod
     def _plain_id(cls, id: str) -> str:
-        if not _ID.fullmatch(id):
+        if not _ID.fullmatch(id) and not _CLASS.fullmatch(id):
             raise ValueError(f"{id!r} is no id of an environment; import modules with --import and name the id here")
         return id
 
-    @field_validator("params")
-    @classmethod
-    def _json(cls, params: dict[str, Any]) -> dict[str, Any]:
-        try:
-            dumps(params)
-        except TypeError as error:
-            raise ValueError(f"no value of a graph file: {error}") from error
-        return params
+    @model_validator(mode="after")
+    def _server(self) -> Self:
+        """Refuse params that no server can have."""
+        if self.kind == "openenv":
+            try:
+                openenv_params(self.params)
+            except ValueError as error:
+                raise ValueError(f"params.{error}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _allowed(self, info: ValidationInfo) -> Self:
+        """Refuse code that a graph file names and the user has not allowed."""
+        names = [self.id, *self.params.get("rewards", ())] if self.kind == "trl" else []
+        for name in names:
+            require_name(name, info)
+        if self.kind != "trl" and ":" in self.id:
+            raise ValueError(f"{self.id!r} is no id of an environment of {self.kind}; module:name is for kind trl")
+        return self
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id}"
+
+    @property
+    def remote(self) -> OpenEnvParams | None:
+        """The params of the server that plays this environment; None for one of this machine."""
+        return openenv_params(self.params) if self.kind == "openenv" else None
+
+    def declare(self) -> None:
+        """Let this environment be played: a row of data may name an environment, but no server."""
+        if server := self.remote:
+            _declared_servers.add(server.url)
+
+    def prove(self) -> None:
+        """Raise `DataError` if it cannot be opened, or its server does not play it."""
+        self.describe()
+        if server := self.remote:
+            from genrl_graph.nodes.games.openenv.server import prove_server
+
+            prove_server(server, where=str(self))
 
     def open(self) -> Game:
         """Open a new copy for networks; raises `DataError` if it is unknown, unusable here, or speaks text."""
@@ -118,7 +164,9 @@ class Environment(ExactNumbers):
             "pettingzoo": _open_aec,
             "open_spiel": _open_open_spiel,
             "textarena": _open_textarena,
+            "openenv": _open_openenv,
             "text": _open_registered_text,
+            "trl": _open_trl,
         }
         return openers[self.kind](self)
 
@@ -202,6 +250,15 @@ def _open_textarena(environment: Environment) -> CheckedTextGame:
     return CheckedTextGame(cast(TextGame, _construct(environment, make)))
 
 
+def _open_openenv(environment: Environment) -> CheckedTextGame:
+    from genrl_graph.nodes.games.openenv.game import OpenEnvGame
+
+    params = openenv_params(environment.params)
+    if params.url not in _declared_servers:
+        raise DataError(f"{environment}: no source.environment names {params.url}; a row of data opens no server")
+    return CheckedTextGame(OpenEnvGame(params, where=str(environment)))
+
+
 def _open_registered_text(environment: Environment) -> CheckedTextGame:
     make = _registered_text.get(environment.id)
     if make is None:
@@ -209,6 +266,15 @@ def _open_registered_text(environment: Environment) -> CheckedTextGame:
         advice = hint or "; register_text it in a script, and pass the script with --import"
         raise DataError(f"{environment}: no script has registered such a game{advice}")
     return CheckedTextGame(cast(TextGame, _construct(environment, lambda params: make(**params))))
+
+
+def _open_trl(environment: Environment) -> CheckedTextGame:
+    from genrl_graph.nodes.games.trl_game import TrlGame
+
+    def make(params: Mapping[str, Any]) -> TrlGame:
+        return TrlGame(environment.id, where=str(environment), **params)
+
+    return CheckedTextGame(_construct(environment, make))
 
 
 def _open_aec(environment: Environment) -> Game:

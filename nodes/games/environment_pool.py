@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from genrl_graph.nodes.games.environment import Environment
+from genrl_graph.nodes.games.text_game import CheckedTextGame
 
 G = TypeVar("G")
 
@@ -29,5 +30,7 @@ class GamePool(Generic[G]):
         return idle.pop() if idle else self._open(environment)
 
     def give_back(self, environment: Environment, game: G) -> None:
-        """Return a copy to the pool after its episode; never one whose episode failed."""
+        """Return a copy to the pool after its episode, which takes nothing at a server; never one that failed."""
+        if isinstance(game, CheckedTextGame):
+            game.release()
         self._idle.setdefault(environment.model_dump_json(), []).append(game)

@@ -18,6 +18,14 @@ class GameError(Exception):
     """Raised if an environment returns invalid data; the episode is recorded as failed, with this reason."""
 
 
+class EpisodeLost(GameError):
+    """Raised if a remote environment loses an episode; it may begin again, up to `restarts` times in all."""
+
+    def __init__(self, reason: str, *, restarts: int) -> None:
+        super().__init__(reason)
+        self.restarts = restarts
+
+
 @dataclass(frozen=True, slots=True)
 class Spaces:
     """The shape of an observation, the number of actions, and the number of seats of a game."""

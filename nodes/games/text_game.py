@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
+from genrl_graph.contract.tool import Function
 from genrl_graph.nodes.games.game import GameError, read_reward
 
 TextEnding = Literal["terminated", "truncated"]
@@ -14,10 +15,14 @@ MOST_CHARACTERS = 2**18
 
 @dataclass(frozen=True, slots=True)
 class TextSpaces:
-    """Facts of a game in text before it is played: its seats, and whether seed and actions determine it."""
+    """Facts of a game in text before it is played: its seats, and whether seed and actions determine it.
+
+    `plays_tasks` says that it plays tasks of any source: each is a row that `begin` gets beside the seed.
+    """
 
     seats: int
     deterministic: bool
+    plays_tasks: bool = False
 
     def __str__(self) -> str:
         seats = f"{self.seats} seat{'s' * (self.seats > 1)}"
@@ -53,6 +58,7 @@ class TextGame(Protocol):
     """One copy of a game in text; any exception it raises, `GameError` included, fails the episode, not the run.
 
     Seats may move in any order, several times in a row too. Copies are reused: `reset` forgets the last episode.
+    A game may be a `TaskGame`, a `ToolGame` or both.
     """
 
     seats: int
@@ -68,25 +74,102 @@ class TextGame(Protocol):
         """Release the environment's resources."""
 
 
+@runtime_checkable
+class RemoteTextGame(TextGame, Protocol):
+    """A game that a server plays: what several games ask of it is sent first, and their turns are awaited then."""
+
+    def start(self, seed: int) -> None:
+        """Ask for the episode that the next `reset` begins."""
+
+    def send(self, action: str) -> None:
+        """Send the action that the next `step` plays."""
+
+    def release(self) -> None:
+        """Give back what an episode takes at the server; the game may begin another."""
+
+
+@runtime_checkable
+class TaskGame(TextGame, Protocol):
+    """A game that plays the tasks of a source."""
+
+    def begin(self, seed: int, row: Mapping[str, Any]) -> TextTurn:
+        """Start an episode of a task; `row` has its `prompt` (chat messages), its `answer`, and its metadata."""
+
+
+@runtime_checkable
+class ToolGame(TextGame, Protocol):
+    """A game whose seats may call functions before they move."""
+
+    @property
+    def functions(self) -> Mapping[str, Function]:
+        """The functions by name, with type hints and docstrings; they act on the episode that was started last."""
+
+    def truncate(self) -> Sequence[float]:
+        """Return what each seat earns where the episode ends before the game does."""
+
+
 class CheckedTextGame:
     """A game in text whose turns are checked: `GameError` names what an environment returned that no game can."""
 
     def __init__(self, game: TextGame) -> None:
         self._game = game
+        self._remote = game if isinstance(game, RemoteTextGame) else None
         self._ended: set[int] = set()
-        self.spaces = TextSpaces(int(game.seats), bool(game.deterministic))
+        self.spaces = TextSpaces(int(game.seats), bool(game.deterministic), isinstance(game, TaskGame))
 
-    def reset(self, seed: int) -> TextTurn:
-        """Start an episode; raises `GameError` for a turn that is none, or a game that is over at once."""
+    @property
+    def functions(self) -> Mapping[str, Function]:
+        """The functions that seats may call, none in most games."""
+        return self._game.functions if isinstance(self._game, ToolGame) else {}
+
+    def reset(self, seed: int, row: Mapping[str, Any] | None = None) -> TextTurn:
+        """Start an episode, of a task if there is a `row`.
+
+        Raises `GameError` for a turn that is none, a game that is over at once, or one that plays no tasks.
+        """
         self._ended = set()
-        turn = self._checked(self._game.reset(seed))
+        if row is None:
+            turn = self._checked(self._game.reset(seed))
+        elif isinstance(self._game, TaskGame):
+            turn = self._checked(self._game.begin(seed, row))
+        else:
+            raise GameError("the environment plays no tasks of another source")
         if turn.over:
             raise GameError("the game is over before the first move")
         return turn
 
+    @property
+    def remote(self) -> bool:
+        """Return whether a server plays the game."""
+        return self._remote is not None
+
+    def start(self, seed: int) -> None:
+        """Let a server begin the episode of the next `reset` from now on; other games begin it in `reset`."""
+        if self._remote is not None:
+            self._remote.start(seed)
+
+    def send(self, action: str) -> None:
+        """Let a server compute the next `step` from now on; other games compute in `step`."""
+        if self._remote is not None:
+            self._remote.send(action)
+
     def step(self, action: str) -> TextTurn:
         """Play an action; raises `GameError` for a turn that is none."""
         return self._checked(self._game.step(action))
+
+    def release(self) -> None:
+        """Give back what the last episode takes at a server."""
+        if self._remote is not None:
+            self._remote.release()
+
+    def truncate(self) -> Sequence[float]:
+        """Return what each seat earns where the episode ends before the game does; raises `GameError` for no number."""
+        if not isinstance(self._game, ToolGame):
+            return [0.0] * self.spaces.seats
+        rewards = list(map(read_reward, self._game.truncate()))
+        if len(rewards) != self.spaces.seats:
+            raise GameError(f"{len(rewards)} rewards for {self.spaces.seats} seats")
+        return rewards
 
     def close(self) -> None:
         """Close the environment."""

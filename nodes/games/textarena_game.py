@@ -1,12 +1,10 @@
 """A game of TextArena (arXiv 2504.11442) in text, in its raw form: each seat hears what is new to it."""
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from genrl_graph.errors import DataError
 from genrl_graph.messages import did_you_mean
+from genrl_graph.nodes.games.own_random import OwnRandom
 from genrl_graph.nodes.games.text_game import NARRATOR, Spoken, TextEnding, TextTurn
 
 SEATS = (1, 2, 3, 4, 5, 6, 8)
@@ -32,7 +30,7 @@ class TextArenaGame:
         if id not in known:
             hint = did_you_mean(id, known) or "; name one such as TicTacToe-v0"
             raise DataError(f"{where}: textarena has no such game{hint}")
-        self._state: Any = random.Random(0).getstate()
+        self._random = OwnRandom()
         self._env: Any = None
         self.seats = self._tried((players,) if players is not None else SEATS, where=where)
 
@@ -51,15 +49,15 @@ class TextArenaGame:
 
     def reset(self, seed: int) -> TextTurn:
         """Start an episode in a new environment."""
-        self._state = random.Random(seed).getstate()
-        with self._own_random():
+        self._random.seed(seed)
+        with self._random.drawn():
             self._env = self._make(self._id, **self._params)
             self._env.reset(num_players=self.seats, seed=seed)
             return self._turn()
 
     def step(self, action: str) -> TextTurn:
         """Play the action of the seat to move."""
-        with self._own_random():
+        with self._random.drawn():
             done, _ = self._env.step(action)
             if not done:
                 return self._turn()
@@ -75,17 +73,6 @@ class TextArenaGame:
         seat, seen = self._env.get_observation()
         heard = [Spoken(str(text), _speaker(by)) for by, text, _ in seen if by != seat]
         return TextTurn(int(seat), heard, (0.0,) * self.seats)
-
-    @contextmanager
-    def _own_random(self) -> Iterator[None]:
-        """Let the global random numbers be those of this game."""
-        outside = random.getstate()
-        random.setstate(self._state)
-        try:
-            yield
-        finally:
-            self._state = random.getstate()
-            random.setstate(outside)
 
 
 def _speaker(by: int) -> str:

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from genrl_graph.contract.origins import Alike, Per
 from genrl_graph.contract.policy import Carried, TextPolicy
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Scored, Tasks
+from genrl_graph.edge_types.task import Task
 from genrl_graph.edge_types.turns import Turns
 from genrl_graph.errors import DataError, NodeFailed
 from genrl_graph.nodes.games.environment import Environment
@@ -32,12 +33,14 @@ from genrl_graph.nodes.generate.acting.seating import (
     check_weights,
 )
 from genrl_graph.nodes.generate.prompting.prompts import AskedTask, check_template
-from genrl_graph.nodes.generate.speaking.chats import SHOWN, Chat, History, Wording
+from genrl_graph.nodes.generate.speaking.chats import SHOWN, Chat, Wording
 from genrl_graph.nodes.generate.speaking.episodes import Dialogue, Rules, Table, play_dialogues
 from genrl_graph.nodes.generate.speaking.moves import Illegal, Move, compiled, move_of
 from genrl_graph.nodes.generate.speaking.players import DialoguePlayer, PolicyPlayer, RandomMover
-from genrl_graph.nodes.generate.speaking.turn_rows import turn_rows
-from genrl_graph.nodes.generate.text_generator import TextGenerator
+from genrl_graph.nodes.generate.speaking.starts import start_of
+from genrl_graph.nodes.generate.speaking.tool_params import ToolGenerator
+from genrl_graph.nodes.generate.speaking.toolbox import log_calls
+from genrl_graph.nodes.generate.speaking.turn_rows import restart_rows, turn_rows
 from genrl_graph.nodes.source.environment import EnvironmentSource
 from genrl_graph.nodes.update.snapshots import Snapshots
 
@@ -51,7 +54,7 @@ Legal moves: {{ legal | join(", ") }}
 """
 
 
-class DialogueGenerator(TextGenerator, name="dialogue"):
+class DialogueGenerator(ToolGenerator, name="dialogue"):
     """Plays the episodes of `tasks` in text, `num_envs` at a time, and returns the turns of `policy` with rewards.
 
     At each turn a seat reads what it has not heard yet, put into words by `template` (sandboxed Jinja, which sees
@@ -65,9 +68,19 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
 
     An episode is truncated after `max_turns` turns of a seat, or when a prompt no longer fits. It fails if the
     environment raises, takes longer than `step_timeout_s`, or returns what no game can; a failed episode is one failed
-    row with its reason.
+    row with its reason. An episode that a server loses begins again, and the table `restarts` says why.
+
+    A seat with `tools`, or in an environment with tools of its own, may call them instead of moving. A turn of calls is
+    a row like any other, and no move: its results are what the seat hears in its next turn, and so part of the prompt,
+    which is never trained. Malformed calls, unknown tools, wrong arguments and errors are messages to the policy, too,
+    and are counted.
     """
 
+    environment: Environment | None = Field(
+        default=None,
+        description="environment that plays each task of another source, such as question, or a class of kind trl; "
+        "null: that of source.environment",
+    )
     system: str = Field(default="", description="Jinja template of the system message of a seat; empty: none")
     template: str = Field(
         default=TEMPLATE,
@@ -84,14 +97,16 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
         allow_inf_nan=False,
         description="reward of a turn whose move is illegal, with forfeit and random; the other seats get none for it",
     )
-    history: History = "sampled"
     opponents: Opponents = Field(default={"self": 1.0}, description="who plays the other seats, by weight")
     eval_opponents: Opponents = Field(default={"random": 1.0}, description="who plays the other seats in evaluations")
     num_generations: int = Field(default=1, ge=1, description="times that each episode is played")
     num_envs: int = Field(default=16, ge=1, description="episodes that are played concurrently")
     max_turns: int = Field(default=32, ge=1, description="turns of one seat after which an episode is truncated")
     step_timeout_s: float = Field(
-        default=60.0, gt=0, le=86400, description="seconds in which the environment must begin, or answer a move"
+        default=60.0,
+        gt=0,
+        le=86400,
+        description="seconds in which the environment must begin, or answer a move or call",
     )
 
     session_mb: int = Field(
@@ -141,22 +156,31 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
         return check_opponents({"opponents": self.opponents, "eval_opponents": self.eval_opponents}, inputs)
 
     def check_parts(self, parts: Mapping[str, Declared]) -> Iterable[str]:
-        """Yield a problem if the environment of the source does not speak text."""
+        """Yield a problem if the environment of the source, or of this node, does not play its tasks in text."""
         source = parts.get("tasks")
-        if isinstance(source, EnvironmentSource):
-            try:
-                described = source.environment.describe()
-            except DataError:
-                return  # the source raises it before a policy is made
-            if not isinstance(described, TextSpaces):
-                yield f"{source.environment} has {described}, not text; play it with generate.play"
+        of_source = source.environment if isinstance(source, EnvironmentSource) else None
+        if of_source is not None and self.environment is not None:
+            yield f"plays {self.environment}, but its source names {of_source}; leave one out"
+        environment = of_source or self.environment
+        if environment is None:
+            return
+        try:
+            described = environment.describe()
+        except DataError as error:
+            if of_source is None:
+                yield str(error)
+            return  # the source raises its own before a policy is made
+        if not isinstance(described, TextSpaces):
+            yield f"{environment} has {described}, not text; play it with generate.play"
+        elif of_source is None and not described.plays_tasks:
+            yield f"{environment} plays no tasks of another source; wire a source.environment that names it"
 
     def check_carries(self, carries: Mapping[str, Carried]) -> Iterable[str]:
         """Yield a problem for each policy whose chat template cannot be continued token by token."""
-        for socket, carried in carries.items() if self.history == "sampled" else ():
+        for socket, carried in carries.items():
             if isinstance(carried, TextPolicy):
                 try:
-                    carried.prove_extend()
+                    self.prove_chats(carried)
                 except DataError as error:
                     yield f"`{socket}`: {error}"
 
@@ -195,20 +219,23 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
             snapshots: pool from which the opponent is drawn in episodes drawn for `snapshots`
         """
         seating = self._seating(policy, opponent, snapshots, rng)
-        planned = [(row, sample) for row in tasks.rows("id", "metadata") for sample in range(self.num_generations)]
+        rows = tasks.rows("id", "messages", "answer", "metadata")
+        planned = [(start_of(_task(row), self.environment), at) for row in rows for at in range(self.num_generations)]
         first = 0 if self._evaluating else round * len(planned)
         episodes = []
-        for number, (row, sample) in enumerate(planned, start=first):
-            metadata = json.loads(row["metadata"]) if row["metadata"] else {}
-            environment, seed = environment_of(metadata, row["id"])
-            seats = seating.seats(_seats(environment), number)
-            episodes.append(Dialogue(AskedTask(row["id"], "", metadata, []), sample, environment, seed, seats))
+        for number, (start, sample) in enumerate(planned, start=first):
+            seats = seating.seats(_seats(start.environment), number)
+            episodes.append(Dialogue(start.task, sample, start.environment, start.seed, seats, start.row))
         with ExitStack() as kept:
             for reader in self._readers(episodes):
                 kept.enter_context(reader.keeping(self.session_mb * 2**20))
             play_dialogues(episodes, self._table, self.rules(), num_envs=self.num_envs, rng=rng)
         log_results(log, episodes)
         self._report(log, episodes)
+        restarts = restart_rows(self.place, episodes, round=round, peer=peer)
+        if restarts["episode"]:
+            log.metric("restarts", len(restarts["episode"]))
+            log.rows("restarts", restarts)
         return turn_rows(self.place, policy, episodes, sampling=self._sampling, round=round, peer=peer)
 
     def prompt(
@@ -251,9 +278,8 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
 
     def rules(self) -> Rules:
         """Return the rules by which episodes of this node are played."""
-        return Rules(
-            self._wording(), self.extract, self.illegal, self.illegal_reward, self.max_turns, self.step_timeout_s
-        )
+        moves = (self.extract, self.illegal, self.illegal_reward)
+        return Rules(self._wording(), *moves, self.max_turns, self.step_timeout_s, self.tool_rules(), self.environment)
 
     def _seating(
         self, policy: TextPolicy, opponent: TextPolicy | None, snapshots: Snapshots | None, rng: np.random.Generator
@@ -275,6 +301,7 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
     def _report(self, log: Log, episodes: list[Dialogue]) -> None:
         """Log what the runner does not compute from the rows."""
         turns = [turn for episode in episodes for turn in episode.turns]
+        log_calls(log, turns)
         log.metric("turns", sum(episode.moves for episode in episodes))
         if turns:
             log.metric("prompt_tokens", float(np.mean([len(turn.asked.ids) for turn in turns])))
@@ -287,12 +314,9 @@ class DialogueGenerator(TextGenerator, name="dialogue"):
             log.metric("entropy", -float(np.mean(np.concatenate(logprobs))))
 
 
-def environment_of(metadata: Mapping[str, object], task_id: str) -> tuple[Environment, int]:
-    """Return the environment and the seed of a task."""
-    environment, seed = metadata.get("environment"), metadata.get("seed")
-    if environment is None or not isinstance(seed, int):
-        raise NodeFailed(f"task {task_id!r} names no environment and seed; wire a source.environment")
-    return Environment.model_validate(environment), seed
+def _task(row: Mapping[str, Any]) -> Task:
+    metadata = json.loads(row["metadata"]) if row["metadata"] else {}
+    return Task(row["id"], row["messages"], row["answer"], metadata)
 
 
 def _seats(environment: Environment) -> int:

@@ -1,13 +1,15 @@
 """`policy.causal_lm`: a pretrained language model from a hub, a folder or an installed package."""
 
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from genrl_graph.contract.data_path import DataPath
-from genrl_graph.contract.node import PolicyCarry
+from genrl_graph.contract.node import Node, PolicyCarry
 from genrl_graph.contract.policy import TextPolicy
 from genrl_graph.nodes.policy.chat_format import AssistantPrefix, ChatTemplateKwargs, TemplateText
+from genrl_graph.nodes.policy.critic_params import CriticOption, untrained_critic
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -58,6 +60,12 @@ class CausalLM(PolicyCarry, name="causal_lm"):
     share_prefixes: bool = Field(
         default=True, description="compute a prefix that several rows share, such as their prompt, only once"
     )
+
+    critic: CriticOption = None
+
+    def check_readers(self, readers: Sequence[Node]) -> Iterable[str]:
+        """Report a critic that nothing trains."""
+        return untrained_critic(self.critic, readers)
 
     def init(self, name: str, *, seed: int) -> TextPolicy:
         """Load the pretrained weights; the seed is not used. Raises `DataError` if they cannot be found or read."""

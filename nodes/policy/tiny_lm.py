@@ -1,15 +1,17 @@
 """`policy.tiny_lm`: a small, randomly initialised character-level language model, for tests and first steps."""
 
 import string
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from genrl_graph.contract.declared import CarryName
-from genrl_graph.contract.node import PolicyCarry
+from genrl_graph.contract.node import Node, PolicyCarry
 from genrl_graph.contract.policy import TextPolicy
 from genrl_graph.nodes.policy.causal_lm import Beta
 from genrl_graph.nodes.policy.chat_format import AssistantPrefix, ChatTemplateKwargs, TemplateText
+from genrl_graph.nodes.policy.critic_params import CriticOption, untrained_critic
 
 PRINTABLE = "".join(sorted(set(string.printable) - set("\r\x0b\x0c")))
 CONTENTS = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -58,6 +60,8 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
         description="carry whose initial weights it gets, such as the policy of a frozen reference; null: its own",
     )
 
+    critic: CriticOption = None
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.hidden_size % (2 * self.heads):
@@ -66,6 +70,10 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
             twice = next(c for c in self.alphabet if self.alphabet.count(c) > 1)
             raise ValueError(f"alphabet holds {twice!r} twice")
         return self
+
+    def check_readers(self, readers: Sequence[Node]) -> Iterable[str]:
+        """Report a critic that nothing trains."""
+        return untrained_critic(self.critic, readers)
 
     def init(self, name: str, *, seed: int) -> TextPolicy:
         """Return a policy whose weights are drawn from the seed and from `like` or, without it, the name."""
@@ -82,7 +90,7 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
         model: torch.nn.Module = self._model(len(self.alphabet) + len(SPECIAL))
         draw_weights(model, seed=seed, name=self.like or name, spread=self.initializer_range)
         training = Training(weight_decay=self.weight_decay, betas=self.betas, bfloat16=self.compute_dtype == "bfloat16")
-        return CausalPolicy(
+        policy = CausalPolicy(
             name,
             model.to(pick_device(self.device)),
             tokens,
@@ -90,6 +98,8 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
             training=training,
             reading=EXACT,
         )
+        policy.add_critic(self.critic, where=self.type_name)
+        return policy
 
     def _model(self, vocab_size: int) -> Any:
         from transformers import LlamaConfig, LlamaForCausalLM

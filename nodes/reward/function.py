@@ -7,24 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
+from genrl_graph.contract.graph_values import GraphValues
 from genrl_graph.contract.node import Reward
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Scored
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ParamError, RewardFailed
-from genrl_graph.nodes.reward.scoring.allowed import require_allowed
+from genrl_graph.nodes.functions.callables import call_here, worker_target
+from genrl_graph.nodes.functions.named import NamedFunction
 from genrl_graph.nodes.reward.scoring.arguments import arguments, split_calls
 from genrl_graph.nodes.reward.scoring.authors import judge_by_author
-from genrl_graph.nodes.reward.scoring.callables import call_here, importable_name, worker_target
 from genrl_graph.nodes.reward.scoring.returned import numbers_of
 from genrl_graph.nodes.reward.scoring.rows import Term, Texts, Verdict, call_until, judgeable, score_rows
 from genrl_graph.nodes.worker.worker import Failure, WorkerError, WorkerRaised
 from genrl_graph.nodes.worker.worker_main import call_factory, load_target
 from genrl_graph.nodes.worker.worker_pool import Pool, shared_pool
-
-_NAME = re.compile(r"(?!.*\.py:)[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 
 
 class FunctionReward(Reward, name="function"):
@@ -45,10 +44,10 @@ class FunctionReward(Reward, name="function"):
     of one call together.
     """
 
-    function: str | Callable[..., Any] = Field(
+    function: NamedFunction = Field(
         description="module:name of a function with TRL's signature, or of its factory; in Python the function itself"
     )
-    factory: dict[str, Any] | None = Field(
+    factory: GraphValues | None = Field(
         default=None,
         description="keyword arguments of the factory that `function` then names; null: it is the function",
     )
@@ -81,33 +80,6 @@ class FunctionReward(Reward, name="function"):
         description="seconds for a call, then the worker is killed and the rows stay unjudged (NaN); null: no limit",
     )
     _loaded: Callable[..., Any] | None = PrivateAttr(default=None)
-
-    @field_validator("function", mode="before", json_schema_input_type=str)
-    @classmethod
-    def _by_name(cls, function: object) -> object:
-        return (importable_name(function) or function) if callable(function) else function
-
-    @field_validator("function")
-    @classmethod
-    def _nameable(cls, function: object, info: ValidationInfo) -> object:
-        if not isinstance(function, str):
-            return function
-        if not _NAME.fullmatch(function):
-            raise ValueError(
-                f"{function!r} is no function name; write module:name (a file: --import it, then stem:name)"
-            )
-        if info.context is not None:  # read from a graph file, which may come from a stranger
-            require_allowed(*function.split(":"))
-        return function
-
-    @field_validator("factory")
-    @classmethod
-    def _json(cls, factory: dict[str, Any] | None) -> dict[str, Any] | None:
-        try:
-            json.dumps(factory)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"no value of a graph file: {error}") from error
-        return factory
 
     @model_validator(mode="after")
     def _workers_have_work(self) -> Self:

@@ -79,8 +79,13 @@ class Verified(Select, name="verified"):
         refuted: dict[str, list[str]] = {"id": [], "peer": [], "reason": []}
         authors, episodes = rows.values("peer"), rows.values(_episode_column(rows))
         others = [at for at, author in enumerate(authors) if author != peer]
-        for task_id in {id for id, author in zip(rows.values("task_id"), authors, strict=True) if author == peer}:
-            if reason := _unplayable(tasks[task_id]):
+        own = {
+            (id, node)
+            for id, node, author in zip(rows.values("task_id"), rows.values("node"), authors, strict=True)
+            if author == peer
+        }
+        for task_id, node in own:
+            if reason := self._unplayable(tasks[task_id], node):
                 raise NodeFailed(reason)
         by_author = partial(judge_by_author, peer=peer, seconds=self.peer_seconds, log=log)
         for at, verdict in by_author(rows, others, partial(self._verify, rows, tasks, policy)).items():
@@ -111,7 +116,7 @@ class Verified(Select, name="verified"):
         left = until - time.monotonic()
         if left <= 0:
             return OutOfTime()
-        if reason := _unplayable(task):
+        if reason := self._unplayable(task, episode.values("node")[0]):
             return Failure(reason)
         try:
             if isinstance(episode, Turns):
@@ -139,15 +144,36 @@ class Verified(Select, name="verified"):
     def _replay_turns(self, episode: Turns, task: Task, policy: TextPolicy | None, seconds: float) -> str:
         """Replay a dialogue by the rules of the own generator of its node."""
         node = episode.values("node")[0]
-        generator = next((o.generator for o in self.place.origins if o.name == node), None)
-        if not isinstance(generator, DialogueGenerator):
+        generator = self._dialogue(node)
+        if generator is None:
             return f"no generate.dialogue named {node[:40]!r} leads here"
         if policy is not None and set(episode.values("tokenizer_fingerprint")) != {policy.tokenizer_fingerprint}:
             policy = None
         rules = generator.placed(Place(node)).rules()
         rules = replace(rules, step_timeout_s=min(seconds, rules.step_timeout_s))
         room = policy.context_length - generator.max_new_tokens if policy is not None else 0
-        return replay_turns(episode, task, self._table, rules, policy=policy, room=room, tolerance=self.tolerance)
+        return replay_turns(
+            episode,
+            task,
+            self._table,
+            rules,
+            policy=policy,
+            room=room,
+            tolerance=self.tolerance,
+            until=time.monotonic() + seconds,
+        )
+
+    def _dialogue(self, node: str) -> DialogueGenerator | None:
+        """Return the own generator of dialogues of this name."""
+        generator = next((o.generator for o in self.place.origins if o.name == node), None)
+        return generator if isinstance(generator, DialogueGenerator) else None
+
+    def _unplayable(self, task: Task, node: str) -> str:
+        """Return why no episode can be played from a task by a node, "" if one can."""
+        generator = self._dialogue(node)
+        if generator is not None and generator.environment is not None:
+            return ""
+        return _unplayable(task)
 
 
 def _episode_column(rows: Frame) -> str:

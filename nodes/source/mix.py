@@ -108,6 +108,12 @@ class Mix(Source, name="mix"):
             with named(f"members.{name}"):
                 source.prepare()
 
+    def prepare_to_resolve(self) -> None:
+        """Prepare all members to resolve ids; errors name the member."""
+        for name, source in self._sources().items():
+            with named(f"members.{name}"):
+                source.prepare_to_resolve()
+
     def run(self, level: Level | None = None, *, rng: np.random.Generator, round: int) -> Tasks:
         """Return the tasks of one round, one member after the other.
 

@@ -13,7 +13,16 @@ from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Credited, Rollouts
 from genrl_graph.errors import ParamError
 from genrl_graph.nodes.update.steps.cadence import PacedUpdate
+from genrl_graph.nodes.update.steps.correction_config import (
+    Correction,
+    CorrectionHigh,
+    CorrectionLevel,
+    CorrectionLow,
+    ImportanceCorrection,
+    MaxLogRatio,
+)
 from genrl_graph.nodes.update.steps.loss_config import Importance, LossConfig, LossType
+from genrl_graph.nodes.update.steps.reference import KlWeight, check_reference
 from genrl_graph.nodes.update.steps.role_shares import MaxGradientShare, roles_of
 from genrl_graph.nodes.update.steps.schedules import (
     Decay,
@@ -39,6 +48,10 @@ class Grpo(PacedUpdate, name="grpo"):
     finite advantage, own rows of another tokenizer, other peers' rows that do not fit this policy, and with
     `mask_truncated` rows cut by the length limit. Zero-variance groups count in the means of the loss, but need no
     forward pass.
+
+    `importance_correction` weighs the loss by p_trainer / p_sampler where own rows were sampled in another precision,
+    by another engine or by older weights; old log-probs are then this policy's from before the first step. Rejected
+    tokens leave the means of the loss, too. How far sampler and trainer are apart is a metric of every run.
     """
 
     renamed_inputs = {"scored": "credited"}
@@ -62,7 +75,7 @@ class Grpo(PacedUpdate, name="grpo"):
         default=None,
         description="upper bound of the ratio for negative advantages, above 1 + epsilon_high (arXiv 2505.07291)",
     )
-    beta: float = Field(default=0.0, ge=0, description="weight of the KL to the policy wired as `reference`")
+    beta: KlWeight = 0.0
     unbiased_kl: bool = Field(
         default=True,
         description="multiply the KL by the importance ratio, which makes its gradient unbiased (arXiv 2512.02556)",
@@ -109,6 +122,11 @@ class Grpo(PacedUpdate, name="grpo"):
     max_completion_tokens: int = Field(default=256, ge=1, description="token budget that dr_grpo divides by")
     max_grad_norm: MaxGradNorm = 1.0
     mask_truncated: MaskTruncated = False
+    importance_correction: ImportanceCorrection = "none"
+    correction_level: CorrectionLevel = None
+    correction_low: CorrectionLow = None
+    correction_high: CorrectionHigh = None
+    max_log_ratio: MaxLogRatio = 0.1
     max_gradient_share: MaxGradientShare = 0.9
 
     @model_validator(mode="after")
@@ -117,16 +135,14 @@ class Grpo(PacedUpdate, name="grpo"):
             raise ValueError(f"decay {self.decay!r} needs decay_steps > 0")
         try:
             self.loss_config()
+            self.correction()
         except ParamError as error:
             raise ValueError(str(error)) from error
         return self
 
     def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:
         """Report a KL weight without a reference policy, and a reference without a KL weight."""
-        if self.beta > 0 and "reference" not in inputs:
-            yield f"beta is {self.beta:g}, but no `reference` is wired; wire a frozen policy or set beta to 0"
-        if self.beta == 0 and "reference" in inputs:
-            yield "`reference` is wired, but beta is 0, so it is never used; set beta or remove it"
+        return check_reference(self.beta, inputs)
 
     def run(
         self,
@@ -166,3 +182,9 @@ class Grpo(PacedUpdate, name="grpo"):
         params = {field.name: getattr(self, field.name) for field in fields(LossConfig)}
         default: Importance = "sequence" if self.loss_type == "luspo" else "token"
         return LossConfig(**params | {"importance": self.importance or default})
+
+    def correction(self) -> Correction:
+        """Return the importance correction; raises `ParamError` for invalid bounds."""
+        return Correction.of(
+            self.importance_correction, self.correction_level, self.correction_low, self.correction_high
+        )

@@ -85,21 +85,53 @@ class Event:
         parts = [text.split() for text in rest.removesuffix(")").split(",")]
         return cls(name, tuple((words[-1], words[0], "indexed" in words) for words in parts))
 
+    def indexed_as(self, flags: Sequence[bool]) -> "Event":
+        """Return this event with other arguments indexed."""
+        each = zip(self.arguments, flags, strict=True)
+        return Event(self.name, tuple((name, kind, flag) for (name, kind, _), flag in each))
+
     @property
     def topic(self) -> bytes:
         """The first topic of its logs, which does not depend on what is indexed."""
         return bytes(keccak(text=f"{self.name}({','.join(kind for _, kind, _ in self.arguments)})"))
 
     def decode(self, topics: Sequence[bytes], data: bytes) -> dict[str, Any]:
-        """Return the arguments of a log by name; raises `ValueError` for one of another form."""
+        """Return the arguments of a log by name; raises `ValueError` for one of another form.
+
+        Of an indexed text a log has the hash only, which is given as hexadecimal digits.
+        """
         indexed = [(name, kind) for name, kind, is_indexed in self.arguments if is_indexed]
         plain = [(name, kind) for name, kind, is_indexed in self.arguments if not is_indexed]
         if len(topics) != 1 + len(indexed):
-            raise ValueError(f"{self.name} with {len(topics) - 1} indexed arguments, not {len(indexed)}")
+            raise OtherFormError(f"{self.name} has {len(topics) - 1} indexed arguments, not {len(indexed)}")
         values = decode_result([kind for _, kind in plain], data)
         values = (values,) if len(plain) == 1 else values
-        keyed = {name: decode_result((kind,), topic) for (name, kind), topic in zip(indexed, topics[1:], strict=True)}
+        keyed = {name: _of_topic(kind, topic) for (name, kind), topic in zip(indexed, topics[1:], strict=True)}
         return keyed | {name: value for (name, _), value in zip(plain, values, strict=True)}
+
+
+class OtherFormError(ValueError):
+    """A log has another number of indexed arguments than its event is said to have."""
+
+
+def indexed_in(contract: Any) -> dict[bytes, tuple[bool, ...]]:
+    """Return which arguments of the events of an ABI are indexed, by topic; raises `ValueError` for what is no ABI.
+
+    `contract` is the JSON of an ABI, or of an artifact of a compiler that has it under `abi`.
+    """
+    entries = contract.get("abi") if isinstance(contract, dict) else contract
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError("is no ABI, a list of objects")
+    flags = {}
+    for entry in entries:
+        if entry.get("type") != "event" or entry.get("anonymous"):
+            continue
+        name, inputs = entry.get("name"), entry.get("inputs")
+        if not isinstance(name, str) or not isinstance(inputs, list) or not all(isinstance(i, dict) for i in inputs):
+            raise ValueError(f"event {str(name)[:40]!r} has no list of inputs")
+        kinds = ",".join(str(argument.get("type")) for argument in inputs)
+        flags[bytes(keccak(text=f"{name}({kinds})"))] = tuple(argument.get("indexed") is True for argument in inputs)
+    return flags
 
 
 REGISTERED = Event.of("PeerRegistered(address indexed eoa, string peerId)")
@@ -113,6 +145,12 @@ VOTED = Event.of(
 ROOTED = Event.of(
     "RootSubmitted(address indexed account, uint256 indexed roundNumber, bytes32 root, uint256 rows, string peerId)"
 )
+
+
+def _of_topic(kind: str, topic: bytes) -> Any:
+    """Return an indexed argument; of text, bytes and lists the topic is a hash."""
+    is_hash = kind in ("string", "bytes") or kind.endswith("]")
+    return topic.hex() if is_hash else decode_result((kind,), topic)
 
 
 def _types(signature: str) -> list[str]:

@@ -48,10 +48,15 @@ class Verdict:
 
 
 class ContractClient:
-    """Reads one contract, and asks it what it would say of a call; sends nothing."""
+    """Reads one contract, and asks it what it would say of a call; sends nothing.
 
-    def __init__(self, endpoint: Endpoint, address: str) -> None:
-        self.endpoint, self.address = endpoint, address
+    `indexed` tells of the contract's ABI which arguments of its events are indexed, by topic.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, address: str, *, indexed: Mapping[bytes, tuple[bool, ...]] | None = None
+    ) -> None:
+        self.endpoint, self.address, self._indexed = endpoint, address, indexed or {}
 
     @property
     def where(self) -> str:
@@ -108,6 +113,11 @@ class ContractClient:
     def has_roots(self) -> bool:
         """True where the contract takes the roots of audited rounds; only ours does."""
         return self._has(abi.ROOT, (), (FAR, b"\1" * 32, 0, ""))
+
+    def event(self, event: abi.Event) -> abi.Event:
+        """Return an event as this contract declares it."""
+        flags = self._indexed.get(event.topic)
+        return event if flags is None else event.indexed_as(flags)
 
     def eoa(self, peer_id: str) -> str | None:
         """Return the account of a peer id, None where nobody has it or the contract does not say."""

@@ -40,15 +40,19 @@ def leaderboard(client: ContractClient, *, from_block: int = 0) -> list[Standing
 
 
 def events(client: ContractClient, event: abi.Event, *, from_block: int = 0) -> Iterator[Mapping[str, Any]]:
-    """Yield the arguments of an event in order; logs of another form are left out.
+    """Yield the arguments of an event in order; logs with values that are none, such as broken text, are left out.
 
-    Endpoints limit the blocks of a question: a range that is refused is asked in halves.
+    Endpoints limit the blocks of a question: a range that is refused is asked in halves. Raises `ChainError` where the
+    contract declares the event otherwise.
     """
-    last = client.endpoint.block_number()
+    event, last = client.event(event), client.endpoint.block_number()
     for first in range(from_block, last + 1, BLOCKS_A_READ):
         for log in _logs(client, event, first, min(first + BLOCKS_A_READ - 1, last)):
             try:
                 values = event.decode([bytes(topic) for topic in log["topics"]], bytes(log["data"]))
+            except abi.OtherFormError as error:
+                what = f"{error}; name the ABI of this contract with `abi` in the file of --coordinator"
+                raise ChainError(f"{client.where}: {what}") from error
             except (ValueError, KeyError):
                 continue
             yield values | {"transaction": "0x" + bytes(log["transactionHash"]).hex(), "block": int(log["blockNumber"])}

@@ -1,16 +1,18 @@
 """The coordinator of a run on a chain: connects, registers the peers, queues what nodes submit, sends it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from genrl_graph.contract.node import Coordinate
 from genrl_graph.dag.coordinator_config import EMBEDDED, CoordinatorConfig
 from genrl_graph.dag.schedule import Schedule
-from genrl_graph.errors import ChainError, GraphError
+from genrl_graph.errors import ChainError, GraphError, ParamError, StoreError
 from genrl_graph.messages import counted
 from genrl_graph.records.facts import read_facts
+from genrl_graph.runners.chain.abi import indexed_in
 from genrl_graph.runners.chain.contract_client import Call, ContractClient, call_of
+from genrl_graph.runners.chain.contract_rounds import ContractRounds, Report
 from genrl_graph.runners.chain.endpoint import ChainDown, Endpoint
 from genrl_graph.runners.chain.proxy import Proxy
 from genrl_graph.runners.chain.sender import Sender, SenderThread
@@ -19,12 +21,15 @@ from genrl_graph.runners.chain.wallet import Wallet
 from genrl_graph.runners.loop.coordinator import PeerIds
 from genrl_graph.runners.loop.exchange import PeerBehind
 from genrl_graph.store.journal import Record
-from genrl_graph.store.outbox import Entry, Outbox, pending_line, submissions_of
+from genrl_graph.store.outbox import Entry, Outbox, pending_line
 from genrl_graph.store.run_store import RunStore
+from genrl_graph.store.strict_json import parse_json
 
 Tell = Callable[[str], None]
 MAX_ID_BYTES = 128
+MAX_ABI_BYTES = 4 * 2**20
 REGISTER = "register"
+LEAVES = "leaves"
 
 
 class ChainCoordinator:
@@ -47,6 +52,7 @@ class ChainCoordinator:
         self._outbox: Outbox | None = None
         self._thread: SenderThread | None = None
         self._peer_ids: PeerIds = _no_ids
+        self._rounds = ContractRounds(config.game_rounds)
         self._first_round: int | None = None
 
     def connect(self, *, may_be_down: bool) -> None:
@@ -75,10 +81,8 @@ class ChainCoordinator:
         """Open the outbox, queue what the store has and the outbox lacks, register the peers, begin to send."""
         self._peer_ids = peer_ids
         self._outbox = outbox = Outbox(home)
-        if self._config.endpoint != EMBEDDED:
-            outbox.bind({"chain_id": self._config.chain_id, "contract": self._client.address.lower()})
-        else:
-            outbox.bind({"chain_id": self._client.endpoint.chain_id(), "contract": EMBEDDED})
+        outbox.bind(bound_to(self._config, self._client))
+        if self._config.endpoint == EMBEDDED:
             _begin_anew(outbox)
         for name in names:
             outbox.queue(0, REGISTER, name, [{"call": REGISTER, "peer": self._id_of(name)}])
@@ -98,7 +102,7 @@ class ChainCoordinator:
         """Raise `PeerBehind` where the graph follows the chain's round, and that is a later one as the run begins."""
         follows = any(isinstance(node, Coordinate) and node.follows_round for node in self._schedule.nodes.values())
         if round == 0 and follows and self._first_round:
-            raise PeerBehind(self._first_round)
+            raise PeerBehind(self._rounds.first_of(self._first_round))
 
     def committed(self, records: Sequence[Record]) -> None:
         """Queue what records submit, and wake the sender; raises what made the sender end."""
@@ -106,13 +110,7 @@ class ChainCoordinator:
             return
         if self._thread.error is not None:
             raise self._thread.error
-        queued = 0
-        for record in records:
-            if submissions := submissions_of(record.facts, record.node):
-                queued += self._outbox.queue(
-                    record.round, record.node, record.holder, self._with_ids(record, submissions)
-                )
-        if queued:
+        if sum(self._queue(record, _leaves_in(record), self._outbox) for record in records):
             self._thread.wake()
 
     def metrics(self) -> Mapping[str, float]:
@@ -126,6 +124,9 @@ class ChainCoordinator:
         ended = self._thread.close(0.0 if failed else self._config.drain_s)
         if line := pending_line([self._outbox.state]):
             self._tell(f"coordinator: {line}")
+        if count := self._rounds.unfinished:
+            rounds = f"{self._config.game_rounds} rounds of the game are one of the contract"
+            self._tell(f"coordinator: {counted(count, 'report')} not complete: {rounds}; play more of them")
         if ended:
             self._outbox.close()
         self._outbox = self._thread = None
@@ -133,16 +134,27 @@ class ChainCoordinator:
     def _queue_stored(self, store: RunStore, outbox: Outbox) -> None:
         """Queue what a crash kept from the outbox: the submissions of committed steps."""
         nodes = {name for name, node in self._schedule.nodes.items() if isinstance(node, Coordinate)}
+        leaves: dict[tuple[str, str, int], list[str]] = {}
+        for node in nodes if self._config.game_rounds > 1 else ():
+            if f"{node}/{LEAVES}" in store.groups():
+                for row in store.table(f"{node}/{LEAVES}", columns=["round", "holder", "leaf"]).to_pylist():
+                    leaves.setdefault((node, row["holder"], row["round"]), []).append(row["leaf"])
         for step in store.steps().to_pylist() if nodes else ():
             if step["node"] in nodes:
                 record = Record(step["round"], step["node"], step["holder"], read_facts(step["facts"], store.folder))
-                submissions = submissions_of(record.facts, store.folder)
-                outbox.queue(record.round, record.node, record.holder, self._with_ids(record, submissions))
+                self._queue(record, leaves.get((record.node, record.holder, record.round), ()), outbox)
 
-    def _with_ids(self, record: Record, submissions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def _queue(self, record: Record, leaves: Iterable[str], outbox: Outbox) -> int:
+        """Queue the reports that a committed step completes, and return how many submissions are new."""
+        return sum(
+            outbox.queue(report.round, report.node, report.holder, self._with_ids(report))
+            for report in self._rounds.take(record, leaves)
+        )
+
+    def _with_ids(self, report: Report) -> list[dict[str, Any]]:
         """Return submissions with the ids of the peer, and of the peers that they name, in place of names."""
-        own, result = self._id_of(record.holder), []
-        for submission in submissions:
+        own, result = self._id_of(report.holder), []
+        for submission in report.submissions:
             values = dict(submission) | {"peer": own}
             if "winners" in values:
                 values["winners"] = [self._id_of(str(name)) for name in values["winners"]]
@@ -192,7 +204,34 @@ def chain_coordinator(
 def client_of(config: CoordinatorConfig) -> ContractClient:
     """Return a client of the contract that a config names."""
     assert config.contract is not None
-    return ContractClient(Endpoint.at(config.endpoint, timeout_s=config.timeout_s), config.contract)
+    indexed = None if config.abi is None else _indexed_in(Path(config.abi))
+    return ContractClient(Endpoint.at(config.endpoint, timeout_s=config.timeout_s), config.contract, indexed=indexed)
+
+
+def _indexed_in(path: Path) -> Mapping[bytes, tuple[bool, ...]]:
+    try:
+        if path.stat().st_size > MAX_ABI_BYTES:
+            raise ParamError(f"abi {path}: has more than {MAX_ABI_BYTES} bytes, so it is no ABI")
+        return indexed_in(parse_json(path.read_bytes(), path))
+    except OSError as error:
+        raise ParamError(f"abi {path}: cannot be read: {error.strerror}") from error
+    except (StoreError, ValueError) as error:
+        why = str(error).removeprefix(f"{path}: ")
+        raise ParamError(f"abi {path}: {why}; name the JSON of its compiler") from error
+
+
+def bound_to(config: CoordinatorConfig, client: ContractClient) -> dict[str, Any]:
+    """Return what the outbox of a run is for: it must stay the same as long as the run goes on."""
+    embedded = config.endpoint == EMBEDDED
+    chain_id = client.endpoint.chain_id() if embedded else config.chain_id
+    bound = {"chain_id": chain_id, "contract": EMBEDDED if embedded else client.address.lower()}
+    return bound | ({"game_rounds": config.game_rounds} if config.game_rounds > 1 else {})
+
+
+def _leaves_in(record: Record) -> Iterable[str]:
+    table = record.tables.get(f"{record.node}/{LEAVES}")
+    leaves: list[str] = [] if table is None else table.column("leaf").to_pylist()
+    return leaves
 
 
 def submitter_of(config: CoordinatorConfig) -> Wallet | Proxy:

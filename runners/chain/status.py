@@ -12,7 +12,7 @@ from genrl_graph.runners.chain import abi
 from genrl_graph.runners.chain.contract_client import Call, ContractClient, call_of
 from genrl_graph.runners.chain.endpoint import Refused, Reverted
 from genrl_graph.runners.chain.leaderboard import events
-from genrl_graph.runners.chain.run_coordinator import client_of, submitter_of
+from genrl_graph.runners.chain.run_coordinator import bound_to, client_of, submitter_of
 from genrl_graph.runners.chain.sender import GAS_MARGIN, Sender
 from genrl_graph.runners.chain.sending import await_receipt, fees_of, send_signed
 from genrl_graph.runners.chain.wallet import Wallet
@@ -56,7 +56,7 @@ def send_pending(config: CoordinatorConfig, runs: Sequence[Path]) -> None:
         lock = WriterLock(folder)
         try:
             outbox = Outbox(folder)
-            outbox.bind({"chain_id": config.chain_id, "contract": client.address.lower()})
+            outbox.bind(bound_to(config, client))
             sender = Sender(
                 outbox,
                 client,

@@ -69,6 +69,7 @@ class Model:
     bfloat16: bool = False  # autocast: matrix products, activations and cache in two bytes, weights in four
     activation_bytes: float = math.inf  # limit of a micro-batch's activations; other layers recompute theirs
     shared: int = 0  # parameters of a base model that its adapters share
+    critic: int = 0  # parameters of a critic, beside those of the policy's model
 
     @property
     def width(self) -> int:
@@ -83,17 +84,17 @@ class Model:
     @property
     def own_bytes(self) -> int:
         """Bytes of the weights that a policy does not share, in float32."""
-        return 4 * (self.parameters - self.shared)
+        return 4 * (self.parameters - self.shared + self.critic)
 
     @property
     def moment_bytes(self) -> int:
         """Bytes of AdamW's two moments, which exist from the first step on."""
-        return 8 * self.trained
+        return 8 * (self.trained + self.critic)
 
     @property
     def gradient_bytes(self) -> int:
         """Bytes of the gradients, which exist from a backward pass to the optimiser step."""
-        return 4 * self.trained
+        return 4 * (self.trained + self.critic)
 
     @property
     def cast_bytes(self) -> int:
@@ -237,8 +238,9 @@ def work_seconds(work: Work, model: Model, speeds: Speeds, machine: Machine) -> 
     sampling = sum(sampling_seconds(batch, model, speeds, machine) for batch in work.batches)
     training = sum(training_seconds(micro, model, speeds, machine) for micro in work.micros)
     reading = sum(reading_seconds(micro, model, speeds) for micro in work.forwards)
-    steps = work.steps * model.trained / machine.adamw
-    digest = 4 * model.trained / machine.digest if work.digested else 0.0
+    changed = model.trained + model.critic
+    steps = work.steps * changed / machine.adamw
+    digest = 4 * changed / machine.digest if work.digested else 0.0
     return sampling + training + reading + steps + digest
 
 

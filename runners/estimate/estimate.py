@@ -181,10 +181,11 @@ class _Estimator:
             return part.carry.dry(name, seed=self.graph.run.seed)
         sized = self.sized.get(name)
         if sized is not None:
-            return CountingPolicy(name, sized.tokens, context=sized.context, shares=sized.shares)
+            return CountingPolicy(name, sized.tokens, context=sized.context, shares=sized.shares, critic=sized.critic)
         stub = stub_policy(name, seed=0)
         tokens = ChatTokens(stub.hf_tokenizer, chat_template=CHAT, where="estimate")
-        return CountingPolicy(name, tokens, context=stub.context_length)
+        critic = getattr(part.carry, "critic", None)
+        return CountingPolicy(name, tokens, context=stub.context_length, critic=critic)
 
     def forecast(self, completion_tokens: float | None, observed: Observed | None) -> Forecast:
         """Return the forecast: each range goes from the costs under `SHORT` to those under `LONG`."""

@@ -18,6 +18,7 @@ from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.compute.device import pick_device
 from genrl_graph.nodes.policy.compute.packed_forward import is_full
 from genrl_graph.nodes.policy.compute.weights import named_tensors
+from genrl_graph.nodes.policy.critic_params import CriticParams
 from genrl_graph.nodes.policy.loading.pretrained import context_of, locate, tokens_of, training_of
 from genrl_graph.nodes.policy.lora import Lora
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
@@ -42,6 +43,7 @@ class PolicySize:
     device: torch.device
     loaded_bytes: int = 0
     shares: bool = False
+    critic: CriticParams | None = None
 
 
 def size_policy(carry: Carry) -> PolicySize:
@@ -58,8 +60,15 @@ def size_policy(carry: Carry) -> PolicySize:
     raise UnknownSize(f"{carry.type_name} is no type whose size is known without making it")
 
 
-def model_of(config: Any, *, bfloat16: bool, activation_bytes: float = math.inf, adapter: Lora | None = None) -> Model:
-    """Return the sizes of a model from its transformers configuration, with those of an adapter."""
+def model_of(
+    config: Any,
+    *,
+    bfloat16: bool,
+    activation_bytes: float = math.inf,
+    adapter: Lora | None = None,
+    critic: CriticParams | None = None,
+) -> Model:
+    """Return the sizes of a model from its transformers configuration, with those of an adapter and a critic."""
     with torch.device("meta"):
         whole: Any = AutoModelForCausalLM.from_config(config)
     count = sum(tensor.numel() for tensor in named_tensors(whole).values())
@@ -80,7 +89,16 @@ def model_of(config: Any, *, bfloat16: bool, activation_bytes: float = math.inf,
         bfloat16=bfloat16,
         activation_bytes=activation_bytes,
         shared=shared,
+        critic=0 if critic is None else _critic_parameters(critic, whole, adapted=trained if adapter else 0),
     )
+
+
+def _critic_parameters(critic: CriticParams, model: Any, *, adapted: int) -> int:
+    """Count the parameters of a critic: a head, and a model or an adapter of its own."""
+    head = int(model.get_output_embeddings().weight.shape[1]) + 1
+    if critic.head:
+        return head
+    return head + (adapted or sum(p.numel() for p in model.base_model.parameters()))
 
 
 def _saved(carry: Checkpoint) -> Carry:
@@ -95,9 +113,9 @@ def _saved(carry: Checkpoint) -> Carry:
 
 def _tiny(carry: TinyLM) -> PolicySize:
     policy: Any = carry.init("sized", seed=0)  # so small that it is simply made
-    model = model_of(policy.model.config, bfloat16=carry.compute_dtype == "bfloat16")
+    model = model_of(policy.model.config, bfloat16=carry.compute_dtype == "bfloat16", critic=carry.critic)
     tokens = ChatTokens.of(carry, policy.hf_tokenizer, where=carry.type_name)
-    return PolicySize(model, policy.model.config, tokens, policy.context_length, policy.device)
+    return PolicySize(model, policy.model.config, tokens, policy.context_length, policy.device, critic=carry.critic)
 
 
 def _pretrained(carry: CausalLM) -> PolicySize:
@@ -108,14 +126,18 @@ def _pretrained(carry: CausalLM) -> PolicySize:
         training = training_of(carry, device)
         adapter = carry if isinstance(carry, Lora) else None
         model = model_of(
-            config, bfloat16=training.bfloat16, activation_bytes=training.activation_bytes, adapter=adapter
+            config,
+            bfloat16=training.bfloat16,
+            activation_bytes=training.activation_bytes,
+            adapter=adapter,
+            critic=carry.critic,
         )
         tokens = tokens_of(carry, tokenizer)
     except (OSError, ValueError, DataError) as error:
         raise UnknownSize(f"model {carry.model!r}: {' '.join(str(error).split())[:200]}") from error
     read = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     shares = carry.share_prefixes and is_full(config.get_text_config())
-    return PolicySize(model, config, tokens, context_of(config, carry.max_context), device, read, shares)
+    return PolicySize(model, config, tokens, context_of(config, carry.max_context), device, read, shares, carry.critic)
 
 
 def _local(carry: CausalLM) -> Path:

@@ -21,6 +21,7 @@ from genrl_graph.edge_types.rollouts import Rollouts, score
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import GenrlGraphError, NodeFailed, RewardFailed
 from genrl_graph.nodes.update.grpo import Grpo
+from genrl_graph.nodes.update.text_ppo import TextPpo
 from genrl_graph.runners.estimate.costs import MicroBatchWork, Work
 from genrl_graph.runners.estimate.stand_ins import Assumptions, CountingPolicy, RandomRewards
 from genrl_graph.runners.loop.exchange import LocalSwarm
@@ -177,9 +178,13 @@ def update_works(
     many = epochs * sum(len(parts) for parts in plans) > 1
     for parts in plans:
         micros = [micro for part in parts for micro in _micros(policy, part, budget)]
+        if isinstance(node, TextPpo) and policy.critic is not None and not policy.critic.head:
+            micros += [MicroBatchWork(micro.rows, micro.width, 0) for micro in micros]  # the critic's own model
         steps = epochs * sum(len(part) > 0 for part in parts)
         works.append(Work(policy.name, micros=tuple(micros) * epochs, steps=steps))
-        if isinstance(node, Grpo) and many:
+        if isinstance(node, Grpo | TextPpo) and node.correction().active and (many or node.correction().rejects):
+            works.append(Work(policy.name, forwards=tuple(micros)))
+        elif isinstance(node, Grpo | TextPpo) and many:
             foreign = [part.where([name != peer for name in part.values("peer")]) for part in parts]
             works.append(
                 Work(policy.name, forwards=tuple(m for part in foreign for m in _micros(policy, part, budget)))
@@ -198,7 +203,7 @@ def _trained_on(node: Update, policy: CountingPolicy, rows: Rollouts) -> list[Ro
     if "advantage" in rows.table.column_names:
         advantage = rows.numpy("advantage")
         usable &= np.isfinite(advantage)
-        if not (isinstance(node, Grpo) and node.beta > 0):
+        if not (isinstance(node, Grpo) and node.beta > 0) and not isinstance(node, TextPpo):
             usable &= advantage != 0
     trained = rows.where(usable)
     size = getattr(node, "batch_size", None)

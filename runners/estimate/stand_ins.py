@@ -17,6 +17,7 @@ from genrl_graph.nodes.policy.compute.logprobs import read_of
 from genrl_graph.nodes.policy.compute.packing import Packed, packed_batches
 from genrl_graph.nodes.policy.compute.sampling import token_batches
 from genrl_graph.nodes.policy.compute.turn_tokens import TurnTokens
+from genrl_graph.nodes.policy.critic_params import CriticParams
 from genrl_graph.runners.estimate.costs import MicroBatchWork, SequenceBatch, Work, longest_of, varied_share
 
 WORDS = ("the", "of", "and", "to", "in", "is", "it", "that", "was", "for", "on", "are", "as", "with", "they", "be")
@@ -50,8 +51,16 @@ class CountingPolicy(TextPolicy):
     read once.
     """
 
-    def __init__(self, name: str, tokens: ChatTokens, *, context: int, shares: bool = False) -> None:
-        self.name, self.version = name, 0
+    def __init__(
+        self,
+        name: str,
+        tokens: ChatTokens,
+        *,
+        context: int,
+        shares: bool = False,
+        critic: CriticParams | None = None,
+    ) -> None:
+        self.name, self.version, self.critic = name, 0, critic
         self.tokenizer_fingerprint, self.context_length, self.vocab_size = (
             tokens.fingerprint,
             context,
@@ -119,6 +128,17 @@ class CountingPolicy(TextPolicy):
         self.works.append(Work(self.name, forwards=(self.micro(sequences),)))
         return torch.zeros(len(sequences), longest)
 
+    @property
+    def has_critic(self) -> bool:
+        """True if the policy that this one stands for has a critic."""
+        return self.critic is not None
+
+    def values(self, sequences: Sequence[TokenSequence]) -> torch.Tensor:
+        """Return zeros, and record the forward pass, which computes no logits."""
+        read = self.micro(sequences)
+        self.works.append(Work(self.name, forwards=(MicroBatchWork(read.rows, read.width, 0),)))
+        return torch.zeros(len(sequences), 1 + max((len(s.completion_ids) for s in sequences), default=0))
+
     def micro_batches(self, sequences: Sequence[TokenSequence], *, max_batch_tokens: int) -> list[NDArray[np.int64]]:
         """Return the micro-batches of the policy that this one stands for, as positions."""
         if not self._shares:
@@ -146,7 +166,7 @@ class CountingPolicy(TextPolicy):
 
     def fork(self, name: str) -> Self:
         """Return a policy with counts of its own."""
-        return type(self)(name, self._tokens, context=self.context_length, shares=self._shares)
+        return type(self)(name, self._tokens, context=self.context_length, shares=self._shares, critic=self.critic)
 
     def save(self, folder: Path) -> None:
         """Do nothing: there are no weights."""

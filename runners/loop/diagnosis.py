@@ -1,6 +1,7 @@
 """Why a round taught nothing: no group of rewards varies, or the weights stay as they were."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,8 @@ NO_VARIANCE, UNCHANGED = "stalled/no_variance", "stalled/unchanged"
 """Metrics: rounds in a row in which no group had variance, and in which no weights changed."""
 TRAINS = frozenset({"optimiser_steps", "trained_rows", "left_out_rows"})
 """Metrics of an update of a policy that was due in a round; one that waits for its round reports none of them."""
+LOG_RATIO = "log_ratio_mean"
+"""Metric of an update: mean difference of the log-probs of sampler and trainer."""
 GRADIENT_SHARE = "/gradient_share"
 """Ending of the metrics of an update that hold the share of a role."""
 EVERY_ROUNDS = 10
@@ -48,7 +51,7 @@ class RoundFacts:
     rewards: list[float] = field(default_factory=list)  # the lowest and the highest of each step
     updates: list[Mapping[str, float]] = field(default_factory=list)
     digests: dict[tuple[str, str], str] = field(default_factory=dict)  # by peer and output
-    takeovers: dict[str, str] = field(default_factory=dict)  # by update: the role whose share is beyond its limit
+    warnings: dict[tuple[str, str], str] = field(default_factory=dict)  # of an update, by its name and a metric
 
     def failures(self) -> str:
         """Return the failed and unjudged rows as text, with the first reason; empty where there are none."""
@@ -104,8 +107,9 @@ class Diagnosis:
                 facts.advantages[metric] = facts.advantages.get(metric, 0) + int(done.metrics.get(metric, 0))
         if any(isinstance(value, Policy) for value in done.outputs.values()) and TRAINS & done.metrics.keys():
             facts.updates.append(done.metrics)
-            if takeover := _takeover(node, done.metrics):
-                facts.takeovers[name] = takeover
+            for metric, warn in WARNINGS.items():
+                if warning := warn(node, done.metrics):
+                    facts.warnings[name, metric] = warning
         facts.digests |= {(done.peer, ref): digest for ref, digest in done.digests.items()}
 
     def drop(self) -> None:
@@ -115,8 +119,8 @@ class Diagnosis:
     def end(self, round: int) -> tuple[str, list[str], dict[str, float]]:
         """End a round; return its failed rows as text, lines to print, and the metrics of stalls.
 
-        The lines say why the round taught nothing, and which role takes over a policy: in the first such round, and in
-        every tenth while it goes on.
+        The lines say why the round taught nothing, which role takes over a policy, and where sampler and trainer
+        differ: in the first such round, and in every tenth while it goes on.
         """
         facts, self._facts = self._facts, RoundFacts()
         no_variance = bool(facts.advantages.get("groups")) and not facts.advantages["groups_with_variance"]
@@ -125,7 +129,7 @@ class Diagnosis:
             self._streaks[name] = self._streaks[name] + 1 if stalled else 0
         self._count()
         stall = self._stall(facts, round, no_variance=no_variance) if any(stalls.values()) else ""
-        lines = [line for line in (stall, *self._takeovers(facts, round)) if line]
+        lines = [line for line in (stall, *self._warnings(facts, round)) if line]
         return facts.failures(), lines, {name: float(streak) for name, streak in self._streaks.items()}
 
     def summary(self) -> str:
@@ -152,11 +156,12 @@ class Diagnosis:
         when = f"round {round + 1}" if streak == 1 else f"{streak} rounds in a row, up to round {round + 1}"
         return f"{when}: {what}, because {cause}"
 
-    def _takeovers(self, facts: RoundFacts, round: int) -> Iterable[str]:
-        """Yield a line for each update that one role takes over, unless it was told in the last ten rounds."""
-        for name, what in facts.takeovers.items():
-            if round - self._told.get(name, -EVERY_ROUNDS) >= EVERY_ROUNDS:
-                self._told[name] = round
+    def _warnings(self, facts: RoundFacts, round: int) -> Iterable[str]:
+        """Yield a line for each warning of an update, unless it was told in the last ten rounds."""
+        for (name, metric), what in facts.warnings.items():
+            told = f"{name}/{metric}"
+            if round - self._told.get(told, -EVERY_ROUNDS) >= EVERY_ROUNDS:
+                self._told[told] = round
                 yield f"round {round + 1}: nodes.{name}: {what}"
 
     def _unchanged(self, facts: RoundFacts) -> bool:
@@ -212,6 +217,26 @@ def _takeover(node: Node, metrics: Mapping[str, float]) -> str:
         f"{shares[role]:.0%} of the gradient is that of {role}, which takes the policy over from {others} "
         f"(max_gradient_share {limit:g}); give it a policy of its own, or fewer rows"
     )
+
+
+def _sampler_gap(node: Node, metrics: Mapping[str, float]) -> str:
+    """Return how far an update's log-probs are from the sampler's if that is beyond its `max_log_ratio`, or ""."""
+    gap, limit = metrics.get(LOG_RATIO, 0.0), float(getattr(node, "max_log_ratio", math.inf))
+    if gap <= limit:
+        return ""
+    corrected = getattr(node, "importance_correction", "none") != "none"
+    advice = "compute both in one precision" if corrected else "set importance_correction, or compute both in float32"
+    return (
+        f"the log-probs of sampler and trainer differ by {gap:.2g} nats a token (max_log_ratio {limit:g}), "
+        f"effective sample size {metrics.get('effective_sample_size', math.nan):.0%}; {advice}"
+    )
+
+
+WARNINGS: Mapping[str, Callable[[Node, Mapping[str, float]], str]] = {
+    "gradient_share": _takeover,
+    LOG_RATIO: _sampler_gap,
+}
+"""Warnings about an update by the metric that they are about: why its metrics are beyond its limits, or "" """
 
 
 def _not_trained(updates: list[Mapping[str, float]]) -> Cause:

@@ -117,7 +117,8 @@ def refuse_unfit(peer: Peer, *schedules: Schedule) -> None:
     asked = {name: (node, plan.graph) for plan in reversed(schedules) for name, node in plan.nodes.items()}
     for name, (node, graph) in asked.items():
         wires = {socket: wire for socket, wire in graph.nodes[name].inputs.items() if isinstance(wire, str)}
-        carries = {socket: peer.carries[wire] for socket, wire in wires.items() if wire in peer.carries}
+        begun = {socket: graph.begun_as(wire) for socket, wire in wires.items()}
+        carries = {socket: peer.carries[name] for socket, name in begun.items() if name in peer.carries}
         lines += [f"nodes.{name}: {line}" for line in node.check_carries(carries)]
     if lines:
         raise ParamError("\n".join(lines))

@@ -1,7 +1,7 @@
 """Replay an edited graph over the stored rounds of a run: read rollouts, recompute rewards and advantages."""
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from genrl_graph.contract.node import Source, Update
+from genrl_graph.contract.node import Node, Source, Update
 from genrl_graph.dag.fingerprint import full_fingerprint
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.run_config import RunConfig
@@ -283,11 +283,12 @@ def _players(schedule: Schedule, plan: ReplayPlan, names: Sequence[str]) -> list
     """Prepare the nodes that are recomputed, and return the peers of the run, with carries where updates run."""
     needed = [schedule.nodes[name] for name in plan.names("recomputed", "updated")]
     sources = {name: node for name, node in schedule.nodes.items() if isinstance(node, Source)}
+    work: list[tuple[Node, Callable[[], None]]] = [(node, node.prepare) for node in needed]
     if any("tasks" in node.signature.resources for node in needed):
-        needed += sources.values()
-    for node in needed:
+        work += [(source, source.prepare_to_resolve) for source in sources.values()]
+    for node, prepare in work:
         with named(f"nodes.{node.place.node}"), long_work(f"loading {node.place.node} ({node.type_name})"):
-            node.prepare()
+            prepare()
     if not plan.names("updated"):
         return [Peer(name, {}, TaskBook(sources)) for name in names]
     return make_peers(schedule, names, seed=schedule.graph.run.seed)

@@ -15,7 +15,7 @@ from genrl_graph.errors import PeerRefused, SwarmError
 from genrl_graph.runners.loop.runner import exchanges
 from genrl_graph.runners.swarm.admission.rules import Admission, makers
 from genrl_graph.runners.swarm.host import Host
-from genrl_graph.runners.swarm.offers import MAX_ANNOUNCEMENT, Offer, announcement_key
+from genrl_graph.runners.swarm.offers import MAX_ANNOUNCEMENT, Offer, newest_key
 from genrl_graph.runners.swarm.roster import RosterMember
 
 ANNOUNCEMENT_S = 10.0
@@ -53,72 +53,59 @@ def proof_of(schedule: Schedule) -> Proof | None:
 
 
 class _Inquiry:
-    """Fetches and checks rows of the round that a peer claims, else of the one before: it may have begun just now."""
+    """Fetches and checks the rows that a peer offers now.
 
-    def __init__(self, host: Host, proof: Proof, member: RosterMember, claim: int) -> None:
+    Rows of the round in its heartbeat may no longer be served: where rounds are short, a heartbeat is rounds old.
+    """
+
+    def __init__(self, host: Host, proof: Proof, member: RosterMember) -> None:
         self._host, self._proof, self._member = host, proof, member
-        self._rounds = [round for round in (claim, claim - 1) if round >= 0]
         self._offer: Offer | None = None
-        self._coming = self._announcement()
+        self.proved = -1  # the round of which the peer has served good rows
+        key = newest_key(proof.node.place.node)
+        self._coming = host.fetch(member.peer_id, key, max_bytes=MAX_ANNOUNCEMENT, timeout_s=ANNOUNCEMENT_S)
 
     def step(self) -> bool:
         """Go on without waiting; returns whether the inquiry has ended."""
-        while self._rounds and self._coming.done():
-            if not self._take():
-                del self._rounds[0]
-                if self._rounds:
-                    self._offer, self._coming = None, self._announcement()
-            elif self._offer is None:
+        if not self._coming.done():
+            return False
+        error = self._coming.exception()
+        if error is not None:
+            if not isinstance(error, SwarmError | PeerRefused):
+                raise error
+            return True
+        data: bytes | bytearray = self._coming.result()
+        if self._offer is None:
+            self._offer = self._announced(data)
+            if self._offer is None:
                 return True
-        return not self._rounds
-
-    @property
-    def proved(self) -> int:
-        """Return the round that the peer has proved, -1 if none."""
-        return self._rounds[0] if self._rounds else -1
+            if self._offer.inline is None:
+                self._coming = self._rows_of(self._offer)
+                return False
+            data = self._offer.inline
+        if self._is_good(self._offer, data):
+            self.proved = self._offer.round
+        return True
 
     def end(self) -> None:
         """Cancel what is still coming."""
         self._coming.cancel()
 
-    def _announcement(self) -> "Future[bytearray]":
-        key = announcement_key(self._proof.node.place.node, self._rounds[0])
-        return self._host.fetch(self._member.peer_id, key, max_bytes=MAX_ANNOUNCEMENT, timeout_s=ANNOUNCEMENT_S)
+    def _rows_of(self, offer: Offer) -> "Future[bytearray]":
+        timeout_s = self._proof.node.timeout_s
+        return self._host.fetch(self._member.peer_id, offer.key, max_bytes=offer.size, timeout_s=timeout_s)
 
-    def _take(self) -> bool:
-        """Take what has come: an announcement, whose rows are fetched then, or the rows; returns whether it is good.
-
-        Afterwards `_offer` is None where good rows are here.
-        """
-        error = self._coming.exception()
-        if error is not None:
-            if not isinstance(error, SwarmError | PeerRefused):
-                raise error
-            return False
-        data = self._coming.result()
-        if self._offer is not None:
-            is_good, self._offer = self._is_good(self._offer, data), None
-            return is_good
+    def _announced(self, data: bytes | bytearray) -> Offer | None:
+        """Return the offer of an announcement, None if it is not one of this peer to this exchange."""
         try:
             author, offer = Offer.from_announcement(bytes(data))
         except PeerRefused:
-            return False
-        node = self._proof.node
-        said = (author, offer.peer, offer.round, offer.node, offer.protocol)
-        expected = (
-            self._member.peer_id,
-            self._member.claimed,
-            self._rounds[0],
-            node.place.node,
-            self._proof.protocol,
-        )
-        if said != expected or offer.size > node.limits.max_payload_bytes:
-            return False
-        if offer.inline is not None:
-            return self._is_good(offer, offer.inline)
-        self._offer = offer
-        self._coming = self._host.fetch(self._member.peer_id, offer.key, max_bytes=offer.size, timeout_s=node.timeout_s)
-        return True
+            return None
+        node, member = self._proof.node, self._member
+        said = (author, offer.peer, offer.node, offer.protocol)
+        if said != (member.peer_id, member.claimed, node.place.node, self._proof.protocol):
+            return None
+        return offer if offer.size <= node.limits.max_payload_bytes else None
 
     def _is_good(self, offer: Offer, data: bytes | bytearray) -> bool:
         if hashlib.sha256(data).hexdigest() != offer.sha256:
@@ -144,9 +131,10 @@ class _Word:
 class Claims:
     """Decides whether the swarm is in a later round than this peer.
 
-    A peer that says it is in this round or an earlier one is believed. One that claims a later round counts only if it
-    serves good rows of that round or of the one before. The rounds are weighted by how many rounds a peer has served
-    here, and the median counts: heartbeats move nobody, and newcomers cannot outvote those who have played along.
+    A peer that says it is in this round or an earlier one is believed. One that claims a later round counts only with
+    good rows that it serves: it is in their round, or in the one after it if it says so. The rounds are weighted by how
+    many rounds a peer has served here, and the median counts: heartbeats move nobody, and newcomers cannot outvote
+    those who have played along.
     """
 
     def __init__(self, host: Host, proof: Proof | None) -> None:
@@ -194,8 +182,8 @@ class Claims:
             return None
         self._inquire(later, round)
         for member, claim in later.items():
-            if self._proved(member) >= round:
-                believed.append((min(claim, self._proved(member) + 1), self.weight(member)))
+            if (proved := self._proved(member)) >= round:
+                believed.append((min(max(claim, proved), proved + 1), self.weight(member)))
         there = _median(believed) if believed else round
         return there if there > round else None
 
@@ -228,7 +216,7 @@ class Claims:
             if is_due and asked < MOST_INQUIRIES:
                 asked += 1
                 word.again_at, word.pause_s = now + word.pause_s, min(2 * word.pause_s, LONGEST_PAUSE_S)
-                word.inquiry = _Inquiry(self._host, self._proof, member, claim)
+                word.inquiry = _Inquiry(self._host, self._proof, member)
         self.step()
 
 

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 from genrl_graph.contract.node import Exchange, Packet
 from genrl_graph.edge_types.frame import Frame
@@ -17,7 +18,7 @@ from genrl_graph.runners.swarm.admission.verdict import PAYLOAD, Admitted, refus
 from genrl_graph.runners.swarm.claims import Proof
 from genrl_graph.runners.swarm.conduct import Conduct
 from genrl_graph.runners.swarm.host import Host
-from genrl_graph.runners.swarm.offers import MAX_INLINE, Inbox, Offer
+from genrl_graph.runners.swarm.offers import MAX_INLINE, Inbox, Offer, newest_key
 from genrl_graph.runners.swarm.open_exchange import OpenExchange, Taken
 from genrl_graph.runners.swarm.roster import RosterMember
 from genrl_graph.runners.swarm.whereabouts import Lookout, Whereabouts
@@ -117,7 +118,8 @@ class PeerSwarm:
         own = Offer(peer, round, node.place.node, self._protocol, len(data), hashlib.sha256(data).hexdigest(), inline)
         announcement = own.announced(self._sign)
         self._host.serve(own.key, data)
-        self._host.serve(own.announcement_key, announcement)
+        for key in (own.announcement_key, newest_key(node.place.node)):
+            self._host.serve(key, announcement)
         self._served.append(own)
         if again:  # peers that still wait for it will pull it
             return
@@ -185,7 +187,9 @@ class PeerSwarm:
         self.conduct.claims.patience = False
         if exchange.came >= node.min_peers or node.on_short != "wait":
             return False
-        self._require_not_behind(exchange.round, is_over=True)
+        self._require_not_behind(
+            exchange.round, is_over=True, known={each.member: each.round for each in exchange.asked}
+        )
         with self._inbox.changed:
             exchange.ask(self._where.in_reach(node, exchange.round))
         return True
@@ -278,16 +282,19 @@ class PeerSwarm:
         if exchange is not None:
             exchange.announced(peer_id)
 
-    def _require_not_behind(self, round: int, *, is_over: bool = False) -> None:
+    def _require_not_behind(
+        self, round: int, *, is_over: bool = False, known: Mapping[RosterMember, int] = MappingProxyType({})
+    ) -> None:
         """Raise `PeerBehind` if the others no longer serve rows of this round, as far as later rows prove it.
 
-        Once the exchange's time is over, the word of those in back-off counts too: it may be all of the swarm.
+        Once the exchange's time is over, nobody waits for rows of an earlier round than that of the swarm, and the word
+        of those in back-off counts too: it may be all of the swarm. `known` are rounds of members that may have left.
         """
-        rounds = {
-            member: self._where.round_of(member)
+        rounds = {member.peer_id: (member, at) for member, at in known.items()} | {
+            member.peer_id: (member, self._where.round_of(member))
             for member in self._where.others()
             if is_over or not self.conduct.backoff.is_out(member.peer_id, round=round)
         }
-        there = self.conduct.claims.later_round(rounds, round=self._where.last_to_serve(round))
-        if there is not None:
+        there = self.conduct.claims.later_round(dict(rounds.values()), round=round)
+        if there is not None and there > (round if is_over else self._where.last_to_serve(round)):
             raise PeerBehind(there)

@@ -5,7 +5,7 @@ An announcement is a signed JSON head of at most `MAX_HEAD` bytes, followed by t
     u16 size, signed head, rows
 
 The head contains the hash of the rows. The rows are also served under `key`, the announcement under
-`announcement_key`.
+`announcement_key`, and a peer's newest announcement to an exchange under `newest_key`.
 """
 
 import json
@@ -99,6 +99,11 @@ class Offer:
 def announcement_key(node: str, round: int) -> str:
     """Return the key under which a peer serves its announcement to an exchange."""
     return f"{round}/{node}/offer"
+
+
+def newest_key(node: str) -> str:
+    """Return the key under which a peer serves its newest announcement to an exchange, whatever its round."""
+    return f"newest/{node}/offer"
 
 
 @dataclass(frozen=True, slots=True)

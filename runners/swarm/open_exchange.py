@@ -28,10 +28,12 @@ class MemberOffer:
     """A member of a frozen roster, with its offer and its rows.
 
     `missing` is the reason why there are no rows: late, slow (announced, but did not serve), gone, ahead (in a later
-    round) or refused. It is empty while they may still come. Nobody waits for a member that is not `awaited`.
+    round) or refused. It is empty while they may still come. Nobody waits for a member that is not `awaited`. `round`
+    is the latest in which the member was seen.
     """
 
     member: RosterMember
+    round: int
     awaited: bool = True
     offer: Offer | None = None
     data: bytes | bytearray | None = None
@@ -97,7 +99,8 @@ class OpenExchange:
         for member in members:
             before = known.get(member.peer_id)
             if before is None or before.missing == "gone":
-                asked = MemberOffer(member, self._is_awaited(member.peer_id), again_at=now + FIRST_PULL_S)
+                awaited = self._is_awaited(member.peer_id)
+                asked = MemberOffer(member, member.round, awaited, again_at=now + FIRST_PULL_S)
                 self.asked = [each for each in self.asked if each is not before] + [asked]
                 self._take_offer(asked, now)
 
@@ -115,6 +118,7 @@ class OpenExchange:
         """
         now = time.monotonic()
         for asked in self.asked:
+            asked.round = max(asked.round, rounds.get(asked.member.peer_id, asked.round))
             if not asked.settled:
                 self._look(asked, rounds, now)
             if not asked.settled and now >= self.deadline and asked.until == math.inf:

@@ -101,7 +101,7 @@ class SwarmRunner:
             tell=tell,
         )
         self.names = (host.name,)
-        self._host, self._linger_s = host, max((node.timeout_s for node in nodes.values()), default=0.0)
+        self._host, self._linger_s = host, 2 * max((node.timeout_s for node in nodes.values()), default=0.0)
         self._swarm = PeerSwarm(
             host,
             inbox,
@@ -150,7 +150,10 @@ class SwarmRunner:
         self._swarm.begin(round)
 
     def close(self, *, failed: bool) -> None:
-        """Serve the others until they finish, at most for the longest exchange timeout, then leave the swarm."""
+        """Serve the others until they finish, then leave the swarm; at most for twice the longest exchange timeout.
+
+        After once that time, those that wait in vain for more peers begin to ask who is in a later round.
+        """
         if self._host is None:
             return
         try:

@@ -32,7 +32,7 @@ from genrl_graph.nodes.generate.chat import ChatGenerator
 from genrl_graph.nodes.generate.prompting.quoting import Quotable
 from genrl_graph.nodes.update.grpo import Grpo
 from genrl_graph.nodes.update.steps.losses import Totals, policy_loss
-from genrl_graph.nodes.update.steps.training import TrainingBatch
+from genrl_graph.nodes.update.steps.training_batch import TrainingBatch
 from genrl_graph.runners.loop.context import RunContext, StepReport
 from genrl_graph.runners.loop.exchange import LocalSwarm
 from genrl_graph.runners.loop.peers import Peer

@@ -47,7 +47,6 @@ SHORT = [
 ]
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 WHOLE = {0, RoundsSkipped.exit_code}
-LAUNCHER = "torch/distributed/elastic"  # torchrun prints a traceback of its own when a signal ends it
 
 
 @dataclass(slots=True)
@@ -57,6 +56,7 @@ class Session:
     started: list["subprocess.Popen[bytes]"]
     mark: str
     logs: Path
+    launched: bool  # by torchrun, which has exit codes of its own
 
     def processes(self) -> list[int]:
         """Return the ids of all processes of the run that are still there."""
@@ -90,9 +90,12 @@ class Session:
         return "\n".join(f"{path.name}: {path.read_text(errors='replace')}" for path in self._written())
 
     def tracebacks(self) -> list[str]:
-        """Return the last lines of the tracebacks of the processes, the launcher of ranks apart."""
+        """Return the last lines of what processes said that show a frame of this package.
+
+        Before its first line runs, the interpreter and the launcher of ranks print tracebacks of their own.
+        """
         texts = [path.read_text(errors="replace") for path in self._written()]
-        return [text.strip().splitlines()[-1] for text in texts if "Traceback" in text and LAUNCHER not in text]
+        return [text.strip().splitlines()[-1] for text in texts if f'File "{ROOT}/genrl_graph/' in text]
 
     def _written(self) -> list[Path]:
         return sorted(path for path in self.logs.rglob("*.log") if path.stat().st_size)
@@ -125,7 +128,7 @@ class Bench:
                 started.append(
                     subprocess.Popen(command, env={**env, MARK: mark}, stdout=out, stderr=out, start_new_session=True)
                 )
-        return Session(started, mark, logs)
+        return Session(started, mark, logs, launched=self.kind == "torch")
 
     def _commands(self, run: Path, logs: Path) -> list[list[str]]:
         game = GAMES["tiny"]
@@ -202,8 +205,7 @@ class Interrupts:
         self._end(session)
 
     def _check(self, session: Session, signum: int, codes: Sequence[int]) -> None:
-        launched = self._bench.kind == "torch"  # its launcher has codes of its own
-        if not launched and not set(codes) <= {128 + signum, -signum, *WHOLE}:
+        if not session.launched and not set(codes) <= {128 + signum, -signum, *WHOLE}:
             self._blame(f"exit codes {codes}", session)
         if tracebacks := session.tracebacks():
             self._blame(f"a traceback: {tracebacks[0]}", session)

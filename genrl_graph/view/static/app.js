@@ -3,77 +3,74 @@ import { chart } from "./charts.js";
 import { announce, duration, el } from "./dom.js";
 import { makePicture, markStates, nodePanel } from "./picture.js";
 import { makeRollouts } from "./rollouts.js";
-import { frozen, get, listen } from "./source.js";
+import { follow, frozen, get, merged } from "./source.js";
 import { logView, nodesTable, peersView, planView, shares } from "./tables.js";
 
 const TABS = { now: "now", curves: "curves", rollouts: "rollouts", peers: "peers", plan: "plan and fact", log: "log" };
 const FIRST = /^(eval\/)?stage\d+\/(?!zero_variance)|\/gradient_share$/;
 const MOST_CHARTS = 24;
-const AT_MOST_EVERY_MS = 1300; // news after a pause are shown at once
 
-const page = { run: 0, tab: "now", overview: null, game: null, state: null, versions: [], chosen: null, metrics: null };
+const page = { run: 0, tab: "now", overview: null, game: null, state: null, curves: {}, chosen: null, metrics: null, skew: 0 };
 const byId = (id) => document.getElementById(id);
+const now = () => (frozen ? frozen.time : Date.now() / 1000 + page.skew);
 const rollouts = makeRollouts(page);
 let picture = null;
+let nodes = null;
 let charts = new Map();
 
 // --- what is read, and when
 
-let waiting = 0;
-let refreshed = 0;
-let busy = false;
-let again = false;
+let close = () => {};
 
-function soon() {
-  if (waiting || document.hidden) return;
-  const pause = Math.max(0, refreshed + AT_MOST_EVERY_MS - Date.now());
-  waiting = setTimeout(() => {
-    waiting = 0;
-    refreshed = Date.now();
-    refresh();
-  }, pause);
+// Opens the stream of what the page shows now; a page that nobody sees has none, so nothing is read for it.
+function listen() {
+  close();
+  close = () => {};
+  if (document.hidden || page.game === null) return;
+  const metrics = { now: null, curves: page.metrics }[page.tab];
+  close = follow(page.run, metrics === undefined ? [] : metrics, take, () => announce("the connection to genrl-graph view is lost; it is tried again"));
 }
 
-async function refresh() {
-  if (busy) {
-    again = true;
-    return;
+function take(news) {
+  if (news.whole) page.state = { nodes: {} };
+  Object.assign(page.state, news.state);
+  Object.assign(page.state.nodes, news.nodes);
+  page.skew = news.time - Date.now() / 1000;
+  for (const [name, { whole, settings }] of Object.entries(news.curves)) {
+    const known = new Map(whole ? [] : page.curves[name].map((one) => [one.setting, one]));
+    for (const one of settings) known.set(one.setting, known.has(one.setting) ? merged(known.get(one.setting), one) : one);
+    page.curves[name] = [...known.values()];
   }
-  busy = true;
+  show();
+}
+
+async function start() {
+  const run = page.run;
   try {
-    await read();
+    page.overview ??= await get("overview");
+    const game = await get("game", { run });
+    if (run !== page.run) return;
+    page.game = game;
+    if (page.tab === "curves") chooseMetrics();
+    showRun();
+    listen();
   } catch (error) {
     announce(error.message);
   }
-  busy = false;
-  if (again) {
-    again = false;
-    soon();
-  }
-}
-
-async function read() {
-  const run = page.run;
-  const first = page.game === null;
-  if (page.overview === null || page.tab === "curves") page.overview = await get("overview");
-  if (first) page.game = await get("game", { run });
-  const state = await get("state", { run });
-  if (run !== page.run) return refresh();
-  page.state = state;
-  if (first) showRun();
-  show();
 }
 
 // --- what is shown
 
 function showRun() {
   const { runs } = page.overview;
-  byId("title").textContent = `${runs[page.run].name}: ${page.game.name}`;
+  const { name } = runs[page.run];
+  byId("title").textContent = name === page.game.name ? name : `${name}: ${page.game.name}`;
   document.title = `${runs[page.run].name} · genrl-graph`;
   byId("choose-run").hidden = runs.length < 2;
   byId("run").replaceChildren(...runs.map((one, at) => el("option", { value: at }, one.name)));
   byId("run").value = page.run;
   picture = makePicture(page.game, choose);
+  nodes = nodesTable(page.game, choose);
   const style = new CSSStyleSheet();
   style.replaceSync(page.game.css);
   document.adoptedStyleSheets = [style];
@@ -82,7 +79,7 @@ function showRun() {
     el("div", { class: "split" }, picture.element, el("aside", { id: "node", class: "detail", "aria-label": "node", tabindex: -1, hidden: true })),
     el("div", { id: "shares" }),
     el("div", { id: "main-curves", class: "charts" }),
-    el("div", { id: "nodes" }),
+    el("div", { id: "nodes" }, nodes.element),
   );
   byId("rollouts").replaceChildren(rollouts.element);
   rollouts.reset();
@@ -90,35 +87,39 @@ function showRun() {
 
 function show() {
   const { state, game, overview } = page;
-  announce(statusLine(state));
+  showStatus();
   document.body.dataset.state = state.state;
   if (page.tab === "now") {
-    markStates(picture, state.nodes);
-    keepFocus(byId("nodes"), [nodesTable(game, state, choose)]);
+    showNodes();
     byId("shares").replaceChildren(...[shares(state)].filter(Boolean));
     if (page.chosen) fillNode(false);
     showCharts(byId("main-curves"), state.outcomes.slice(0, 9));
   }
   if (page.tab === "curves") showMetrics();
-  if (page.tab === "rollouts") rollouts.refresh(game, state);
-  if (page.tab === "peers") byId("peers").replaceChildren(...peersView(state, game));
+  if (page.tab === "rollouts") rollouts.refresh(state);
+  if (page.tab === "peers") byId("peers").replaceChildren(...peersView(state, game, now()));
   if (page.tab === "log") byId("log").replaceChildren(...logView(state, overview));
   if (page.tab === "plan") showPlan();
 }
 
-function statusLine(state) {
-  const writers = state.writers.length ? ` (process ${state.writers.join(", ")})` : "";
-  const age = frozen ? "" : `, last written ${duration(Date.now() / 1000 - state.changed)} ago`;
-  const loading = state.loading ? ", reading …" : "";
-  return `${frozen ? "exported: " : ""}${state.state}${writers}, ${state.played} of ${state.rounds} rounds${age}${loading}`;
+function showNodes() {
+  markStates(picture, page.state.nodes, now());
+  nodes.update(page.state, now());
 }
 
-// Replaces what an element holds; the button that had the focus has it again.
-function keepFocus(parent, children) {
-  const focused = parent.contains(document.activeElement) ? document.activeElement.textContent : null;
-  parent.replaceChildren(...children);
-  if (focused === null) return;
-  [...parent.querySelectorAll("button")].find((button) => button.textContent === focused)?.focus();
+// Seconds of waiting and of running pass without news.
+function tick() {
+  if (page.state?.state !== "running" || document.hidden) return;
+  showStatus();
+  if (page.tab === "now") showNodes();
+  if (page.tab === "peers" && !byId("peers").contains(document.activeElement)) byId("peers").replaceChildren(...peersView(page.state, page.game, now()));
+}
+
+function showStatus() {
+  const { state, writers, played, rounds, loading, changed } = page.state;
+  const process = writers.length ? ` (process ${writers.join(", ")})` : "";
+  announce(`${frozen ? "exported: " : ""}${state}${process}, ${played} of ${rounds} rounds${loading ? ", reading …" : ""}`);
+  byId("age").textContent = frozen ? "" : `last written ${duration(now() - changed)} ago`;
 }
 
 function choose(name) {
@@ -134,7 +135,7 @@ function fillNode(opened) {
   const panel = byId("node");
   if (!opened && panel.contains(document.activeElement) && document.activeElement !== panel) return;
   panel.replaceChildren(
-    ...nodePanel(page.chosen, page.game, page.state, {
+    ...nodePanel(page.chosen, page.game, page.state, now(), {
       choose,
       rollouts(name) {
         rollouts.only(name);
@@ -143,8 +144,8 @@ function fillNode(opened) {
       async curves(name) {
         page.overview = await get("overview");
         page.metrics = page.overview.metrics.filter((metric) => metric.startsWith(`${name}/`) || metric === `time/${name}`).slice(0, MOST_CHARTS);
-        byId("curves").replaceChildren();
         open("curves");
+        listMetrics();
       },
     }),
   );
@@ -152,21 +153,24 @@ function fillNode(opened) {
   if (opened) panel.focus();
 }
 
-async function showCharts(parent, names) {
+function showCharts(parent, names) {
   const key = `${parent.id} ${page.run} ${document.documentElement.dataset.theme} ${names.join(" ")}`;
-  const curves = names.length ? await get("curves", { metric: names }) : {};
   const places = [...new Set(page.overview.runs.map((one) => one.setting))];
   const known = charts.get(parent.id);
-  if (known?.key === key && names.every((name) => known.drawn.get(name).update?.(curves[name]))) return;
+  const curves = (name) => page.curves[name] ?? [];
+  if (known?.key === key && names.every((name) => known.drawn.get(name).update?.(curves(name)))) return;
   for (const drawn of known?.drawn.values() ?? []) drawn.destroy();
-  const drawn = new Map(names.map((name) => [name, chart(name, curves[name] ?? [], places)]));
+  const drawn = new Map(names.map((name) => [name, chart(name, curves(name), places)]));
   charts.set(parent.id, { key, drawn });
   parent.replaceChildren(...[...drawn.values()].map((one) => one.element));
 }
 
-function showMetrics() {
-  const section = byId("curves");
+function chooseMetrics() {
   page.metrics ??= page.overview.metrics.filter((name) => FIRST.test(name)).slice(0, MOST_CHARTS);
+}
+
+async function showMetrics() {
+  const section = byId("curves");
   if (!section.firstChild) {
     const search = el("input", { type: "search", id: "metric", placeholder: "part of a metric's name", oninput: listMetrics });
     section.append(
@@ -177,6 +181,15 @@ function showMetrics() {
     listMetrics();
   }
   showCharts(byId("all-curves"), page.metrics);
+  if (frozen || page.listed === page.state.metrics) return;
+  page.listed = page.state.metrics; // the run reports more metrics than are listed
+  page.overview = await get("overview");
+  if (!page.metrics.length) {
+    page.metrics = null;
+    chooseMetrics();
+    listen();
+  }
+  listMetrics();
 }
 
 function listMetrics() {
@@ -185,7 +198,7 @@ function listMetrics() {
   const sorted = [...page.metrics, ...names.filter((name) => !page.metrics.includes(name))].slice(0, 80);
   const toggle = (name) => (event) => {
     page.metrics = event.target.checked ? [...page.metrics, name].slice(-MOST_CHARTS) : page.metrics.filter((other) => other !== name);
-    showCharts(byId("all-curves"), page.metrics);
+    listen();
   };
   byId("metrics").replaceChildren(
     el("legend", {}, `metrics (${names.length})`),
@@ -217,8 +230,9 @@ function open(name) {
     byId(`tab-${id}`).tabIndex = id === name ? 0 : -1;
   }
   history.replaceState(null, "", `#tab=${name}`); // no id: the browser would scroll to it
+  if (name === "curves" && page.overview) chooseMetrics();
   if (page.state) show();
-  if (!frozen) soon();
+  listen();
 }
 
 function makeTabs() {
@@ -246,9 +260,10 @@ function setTheme(name) {
 }
 
 function changeRun(number) {
-  Object.assign(page, { run: number, game: null, state: null, chosen: null });
+  Object.assign(page, { run: number, game: null, state: null, chosen: null, curves: {} });
+  close();
   byId("plan").replaceChildren();
-  refresh();
+  start();
 }
 
 const prefersDark = matchMedia("(prefers-color-scheme: dark)");
@@ -271,19 +286,8 @@ makeTabs();
 setTheme(prefersDark.matches ? "dark" : "light");
 const asked = location.hash.replace("#tab=", "");
 open(Object.hasOwn(TABS, asked) ? asked : "now");
-listen(
-  (news) => {
-    const same = page.versions.join() === news.versions.join();
-    page.versions = news.versions;
-    if (page.state === null) refresh();
-    else if (!same) soon();
-  },
-  () => announce("the connection to genrl-graph view is lost; it is tried again"),
-);
+start();
 if (!frozen) {
-  document.addEventListener("visibilitychange", soon);
-  // seconds of waiting pass without news of the run
-  setInterval(() => {
-    if (page.state?.state === "running" && !document.hidden) soon();
-  }, 2000);
+  document.addEventListener("visibilitychange", listen);
+  setInterval(tick, 1000);
 }

@@ -7,6 +7,8 @@ const COLOURS = {
 };
 const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3], [5, 5], [14, 4], [1, 4], [6, 2, 1, 2]];
 
+const WHOLE = [0, 1, 2, 3, 4, 5, 6].flatMap((power) => [1, 2, 5].map((step) => step * 10 ** power)); // between ticks of rounds
+
 const theme = () => document.documentElement.dataset.theme ?? "light";
 export const colour = (at) => COLOURS[theme()][at % COLOURS.light.length];
 export const dash = (at) => DASHES[(at + Math.floor(at / COLOURS.light.length)) % DASHES.length];
@@ -71,7 +73,7 @@ function options(settings, places, width) {
     legend: { show: false },
     cursor: { y: false },
     scales: { x: { time: false } },
-    axes: [{ ...axis, size: 26 }, { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => number(tick)) }],
+    axes: [{ ...axis, size: 26, incrs: WHOLE }, { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => number(tick)) }],
   };
 }
 

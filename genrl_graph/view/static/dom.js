@@ -26,6 +26,19 @@ export function table(caption, head, rows, { className = "" } = {}) {
   );
 }
 
+// Gives a table made by `table` other cells, each of text or an element; elements that are equal stay, with their focus.
+export function patch(view, rows) {
+  const lines = view.querySelector("tbody").rows;
+  rows.forEach((row, at) => {
+    row.forEach((cell, column) => {
+      const place = lines[at].cells[column];
+      if (typeof cell === "string") {
+        if (place.textContent !== cell) place.textContent = cell;
+      } else if (!place.firstElementChild?.isEqualNode(cell)) place.replaceChildren(cell);
+    });
+  });
+}
+
 export function number(value, digits = 4) {
   if (value === null || value === undefined) return "–";
   if (Number.isInteger(value) && Math.abs(value) < 1e6) return String(value);

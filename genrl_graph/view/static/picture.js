@@ -1,7 +1,9 @@
 // The picture of the graph with the state of each node, and the panel of the chosen node.
 import { el, number } from "./dom.js";
+import { said } from "./tables.js";
 
 const SIGNS = { running: "▶", waiting: "‖", done: "✓", failed: "✗", later: "" };
+const ROLLOUTS = ["generate", "exchange"]; // the kinds of nodes whose rows are rollouts
 const SVG = "http://www.w3.org/2000/svg";
 
 // Text is escaped by the server; scripts in it could not run either: the page's policy admits none but its own files.
@@ -54,9 +56,9 @@ export function makePicture(game, choose) {
 }
 
 // Marks each box with its state: a sign and words, a dashed or thick border; colour comes on top.
-export function markStates(picture, nodes) {
-  for (const [name, { state, text }] of Object.entries(nodes)) {
-    const box = picture.boxes.get(name);
+export function markStates(picture, nodes, now) {
+  for (const [name, node] of Object.entries(nodes)) {
+    const [box, state, text] = [picture.boxes.get(name), node.state, said(node, now)];
     const label = state === "done" || state === "failed" || state === "later" ? "" : text;
     const key = `${state} ${label}`;
     if (!box || picture.shown.get(name) === key) continue;
@@ -64,21 +66,22 @@ export function markStates(picture, nodes) {
     box.classList.remove("is-running", "is-waiting", "is-done", "is-failed", "is-later");
     box.classList.add(`is-${state}`);
     box.setAttribute("aria-label", `${picture.labels.get(name)}, ${text}`);
-    box.querySelector(".state")?.remove();
+    for (const old of box.querySelectorAll(".state")) old.remove();
     if (!SIGNS[state]) continue;
-    const outline = box.querySelector(".outline").getBBox();
-    const mark = document.createElementNS(SVG, "text");
-    mark.setAttribute("class", "state");
-    mark.setAttribute("x", outline.x + outline.width - 8);
-    mark.setAttribute("y", outline.y + 13);
-    mark.setAttribute("font-size", "11");
-    mark.setAttribute("text-anchor", "end");
-    mark.textContent = `${label.length > 44 ? `${label.slice(0, 43)}…` : label} ${SIGNS[state]}`.trim();
-    box.append(mark);
+    const { x, y, width } = box.querySelector(".outline").getBBox();
+    box.append(mark(SIGNS[state], x + width - 8, y + 13, "end"));
+    if (label) box.append(mark(label.length > 44 ? `${label.slice(0, 43)}…` : label, x + 24, y - 5, "start")); // beside its step
   }
 }
 
-export function nodePanel(name, game, state, { choose, rollouts, curves }) {
+function mark(words, x, y, anchor) {
+  const text = document.createElementNS(SVG, "text");
+  for (const [name, value] of Object.entries({ class: "state", x, y, "font-size": 11, "text-anchor": anchor })) text.setAttribute(name, value);
+  text.textContent = words;
+  return text;
+}
+
+export function nodePanel(name, game, state, now, { choose, rollouts, curves }) {
   const box = game.boxes[name];
   const node = state.nodes[name];
   const link = (other) => el("button", { type: "button", class: "link", onclick: () => choose(other) }, other);
@@ -89,12 +92,12 @@ export function nodePanel(name, game, state, { choose, rollouts, curves }) {
   return [
     el("button", { type: "button", class: "close", "aria-label": "close", onclick: () => choose(null) }, "×"),
     el("h2", {}, name),
-    el("p", { class: "muted" }, [box.type, box.place, node?.text].filter(Boolean).join(" · ")),
+    el("p", { class: "muted" }, [box.type, box.place, node && said(node, now)].filter(Boolean).join(" · ")),
     box.doc ? el("p", { class: "doc" }, box.doc) : null,
     el(
       "p",
       {},
-      game.rollouts.includes(name) ? el("button", { type: "button", onclick: () => rollouts(name) }, "its rollouts") : null,
+      ROLLOUTS.includes(box.kind) ? el("button", { type: "button", onclick: () => rollouts(name) }, "its rollouts") : null,
       " ",
       node ? el("button", { type: "button", onclick: () => curves(name) }, "its curves") : null,
     ),

@@ -4,6 +4,9 @@ import { frozen, get } from "./source.js";
 
 const SIGNS = { ".": ["", "empty"], x: ["✕", "x"], o: ["◯", "o"], "*": ["⊗", "both"] };
 
+const PAUSE_MS = 1400;
+const COST = 50; // pauses are this many times as long as the last answer took: reading them must not cost the run
+
 export function makeRollouts(page) {
   const field = (name, label, input) => {
     input.id = `f-${name}`;
@@ -34,9 +37,22 @@ export function makeRollouts(page) {
   let before = null;
   let asked = 0;
   let stale = true;
-  let chosen = null;
+  let chosen = null; // a node that is asked for before it is in the list
+  let next = 0;
+  let later = 0;
+  let further = false;
 
-  form.addEventListener("change", () => load(null));
+  // The newest rollouts, unless somebody reads one of them, or further back.
+  function followed() {
+    clearTimeout(later);
+    later = 0;
+    if (page.tab === "rollouts" && detail.hidden && !further && !document.activeElement?.closest(".cards")) load(null);
+  }
+
+  form.addEventListener("change", () => {
+    chosen = null;
+    load(null);
+  });
   let typing = 0;
   task.addEventListener("input", () => {
     clearTimeout(typing);
@@ -44,26 +60,28 @@ export function makeRollouts(page) {
   });
 
   async function load(from) {
-    if (!node.value) {
-      told.textContent = "no rollouts are stored yet";
-      more.hidden = true;
-      return;
-    }
     const mine = ++asked;
-    const params = { run: page.run, node: node.value, peer: peer.value, task: task.value, least: least.value, most: most.value };
+    further = from !== null;
+    stale = false;
+    const began = performance.now();
+    const params = { run: page.run, node: chosen ?? node.value, peer: peer.value, task: task.value, least: least.value, most: most.value };
     try {
       const answer = await get("rollouts", { ...params, failed: failed.checked ? "1" : "", before: from });
       if (mine !== asked) return;
+      options(node, answer.nodes);
+      node.value = answer.node;
+      chosen = null;
       if (from === null) list.replaceChildren();
       list.append(...answer.rollouts.map(card));
       before = answer.before;
       more.hidden = before === null;
-      const where = answer.to === null ? "" : `, rounds ${answer.to} to ${answer.from} looked through`;
-      told.textContent = `${list.children.length} shown${where}`;
+      const rounds = answer.to === answer.from ? `round ${answer.to}` : `rounds ${answer.to} to ${answer.from}`;
+      const where = answer.to === null ? "" : `, ${rounds} looked through`;
+      told.textContent = answer.node ? `${list.children.length} shown${where}` : "no rollouts are stored yet";
     } catch (error) {
       told.textContent = error.message;
     }
-    stale = false;
+    next = performance.now() + Math.max(PAUSE_MS, COST * (performance.now() - began));
   }
 
   function card(one) {
@@ -142,21 +160,19 @@ export function makeRollouts(page) {
 
   return {
     element,
-    // Follow new rounds only while nobody reads further back or one rollout in full.
-    refresh(game, state) {
-      options(node, game.rollouts);
-      if (chosen !== null) node.value = chosen;
-      chosen = null;
+    refresh(state) {
       options(peer, ["", ...state.peers.map((one) => one.name)], { "": "all" });
-      if (stale || (before !== null && list.children.length <= 20 && detail.hidden && document.activeElement?.closest(".cards") === null)) {
-        load(null);
-      }
+      if (stale) return load(null);
+      const wait = next - performance.now();
+      if (wait <= 0) followed();
+      else later ||= setTimeout(followed, wait);
     },
     only(name) {
-      chosen = name; // the list of nodes may not be filled yet
+      chosen = name;
       stale = true;
     },
     reset() {
+      node.replaceChildren();
       stale = true;
       detail.hidden = true;
     },

@@ -1,31 +1,46 @@
 // Tables of nodes, peers, the plan's estimate and the log.
-import { clock, duration, el, number, table } from "./dom.js";
+import { clock, duration, el, number, patch, table } from "./dom.js";
 import { frozen } from "./source.js";
 
 const COLUMNS = ["seconds", "rows", "tokens", "reward", "zero_variance", "refused", "failed_rows", "loss", "version"];
 
-export function nodesTable(game, state, choose) {
-  const nodes = game.order.filter((name) => state.nodes[name]);
-  const shown = COLUMNS.filter((column) => nodes.some((name) => state.nodes[name].numbers[column]));
-  const total = nodes.reduce((sum, name) => sum + (state.nodes[name].numbers.seconds?.mean ?? 0), 0);
-  const cell = (name, column) => {
-    const value = state.nodes[name].numbers[column];
-    if (!value) return "";
-    if (column === "refused" || column === "failed_rows") return number(value.total);
-    if (column !== "seconds") return number(value.last);
-    return `${number(value.last, 3)}${total ? ` (${Math.round((100 * value.mean) / total)} %)` : ""}`;
+// The table of nodes, whose `update` changes only the cells whose values have changed.
+export function nodesTable(game, choose) {
+  let shape = null;
+  let view = null;
+  const link = (name) => el("button", { type: "button", class: "link", onclick: () => choose(name) }, name);
+  return {
+    element: el("div", {}),
+    update(state, now) {
+      const names = game.order.filter((name) => state.nodes[name]);
+      const columns = COLUMNS.filter((column) => names.some((name) => state.nodes[name].numbers[column]));
+      const total = names.reduce((sum, name) => sum + (state.nodes[name].numbers.seconds?.mean ?? 0), 0);
+      const rows = names.map((name) => {
+        const node = state.nodes[name];
+        const told = el("span", { class: `tag is-${node.state}` }, said(node, now));
+        return [name, told, ...columns.map((column) => cell(node.numbers[column], column, total))];
+      });
+      const same = shape === `${names.join()} ${columns.join()}`;
+      shape = `${names.join()} ${columns.join()}`;
+      if (same) return patch(view, rows);
+      const linked = rows.map(([name, ...cells]) => [link(name), ...cells]);
+      view = table("nodes: the last round, means over the peers", ["node", "state", ...columns.map((one) => HEADS[one] ?? one)], linked);
+      this.element.replaceChildren(view);
+    },
   };
-  const heads = { seconds: "seconds (share)", zero_variance: "zero variance", refused: "refused in all", failed_rows: "failed in all" };
-  return table(
-    "nodes: the last round, means over the peers",
-    ["node", "state", ...shown.map((column) => heads[column] ?? column)],
-    nodes.map((name) => [
-      el("button", { type: "button", class: "link", onclick: () => choose(name) }, name),
-      el("span", { class: `tag is-${state.nodes[name].state}` }, state.nodes[name].text),
-      ...shown.map((column) => cell(name, column)),
-    ]),
-  );
 }
+
+const HEADS = { seconds: "seconds (share)", zero_variance: "zero variance", refused: "refused in all", failed_rows: "failed in all" };
+
+function cell(value, column, total) {
+  if (!value) return "";
+  if (column === "refused" || column === "failed_rows") return number(value.total);
+  if (column !== "seconds") return number(value.last);
+  return `${number(value.last, 3)}${total ? ` (${Math.round((100 * value.mean) / total)} %)` : ""}`;
+}
+
+// What a node says now: the seconds since it began stand between its words.
+export const said = (node, now) => node.words.join(Math.max(0, Math.round(now - node.since)));
 
 export function shares(state) {
   const roles = Object.entries(state.shares);
@@ -39,8 +54,7 @@ export function shares(state) {
   return table("gradient share of each role", ["role", "", "last round", "mean"], rows);
 }
 
-export function peersView(state, game) {
-  const now = Date.now() / 1000;
+export function peersView(state, game, now) {
   const peers = state.peers.map((peer) => [
     peer.name,
     String(peer.round),

@@ -3,10 +3,11 @@
 Randomness is drawn per episode, seat and turn, so that an episode does not depend on those beside it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from genrl_graph.contract.policy import BrokenChat, Completion
 from genrl_graph.errors import UserError
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.games.environment_pool import GamePool
-from genrl_graph.nodes.games.game import GameError
+from genrl_graph.nodes.games.game import EpisodeLost, GameError
 from genrl_graph.nodes.games.text_game import CheckedTextGame, TextTurn
 from genrl_graph.nodes.games.timed_calls import TimedCalls
 from genrl_graph.nodes.generate.acting.seating import Seats
@@ -22,12 +23,16 @@ from genrl_graph.nodes.generate.prompting.prompts import AskedTask
 from genrl_graph.nodes.generate.speaking.chats import Asked, Chat, Messages, Wording
 from genrl_graph.nodes.generate.speaking.moves import Illegal, Move, move_of
 from genrl_graph.nodes.generate.speaking.players import DialoguePlayer, PolicyPlayer, RandomMover, RecordedPlayer
+from genrl_graph.nodes.generate.speaking.toolbox import RunningCalls, Toolbox, ToolRules
 from genrl_graph.seeds import substream
 
 
 @dataclass(slots=True)
 class SpokenTurn:
-    """A turn of a recorded seat: what it heard and was asked, what it said and did, and what that earned."""
+    """A turn of a recorded seat: what it heard and was asked, what it said and did, and what that earned.
+
+    A turn with `calls` of tools is no move of the game.
+    """
 
     seat: int
     turn: int
@@ -39,27 +44,45 @@ class SpokenTurn:
     legal: bool = True
     reward: float = 0.0
     ending: str = ""
+    calls: RunningCalls | None = None
 
 
 @dataclass(slots=True)
 class Dialogue:
-    """One episode to play, and its result; `error` is the reason of a failure."""
+    """One episode to play, and its result; `error` is the reason of a failure.
+
+    `row` is the task that the environment plays, None if the seed is all of it. An episode that its environment has
+    `lost` begins again; `restarts` are the reasons.
+    """
 
     task: AskedTask
     sample: int
     environment: Environment
     seed: int
     seats: Seats[DialoguePlayer]
+    row: Mapping[str, Any] | None = None
     turns: list[SpokenTurn] = field(default_factory=list)  # of the recorded seats, in order
     returns: list[float] = field(default_factory=list)  # by seat
     moves: int = 0
     over: bool = False
     error: str = ""
+    lost: bool = False
+    restarts: list[str] = field(default_factory=list)
+
+    def again(self) -> "Dialogue":
+        """Return this episode as it was before it began, and note why it begins again."""
+        self.restarts.append(self.error)
+        self.turns, self.returns, self.moves = [], [], 0
+        self.over, self.error, self.lost = False, "", False
+        return self
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Rules of a dialogue: the wording of turns, the reading of moves, and limits on turns and seconds."""
+    """Rules of a dialogue: the wording of turns, the reading of moves, tools, and limits on turns and seconds.
+
+    `environment` plays the tasks; None: each task names its own.
+    """
 
     wording: Wording
     extract: str
@@ -67,6 +90,8 @@ class Rules:
     illegal_reward: float
     max_turns: int
     step_timeout_s: float
+    tools: ToolRules
+    environment: Environment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +103,7 @@ class Table:
 
 
 class RunningDialogue:
-    """An episode in progress on one copy of its environment."""
+    """An episode in progress on one copy of its environment; a server begins it from the start, others at `begin`."""
 
     def __init__(self, episode: Dialogue, table: Table, rules: Rules, rng: np.random.Generator) -> None:
         self.episode, self._rules, self._rng = episode, rules, rng
@@ -87,9 +112,17 @@ class RunningDialogue:
         self._open = set(range(self.game.spaces.seats))
         self._chats: dict[int, Chat] = {}
         self._heard: Messages = []
+        self._calls: dict[int, RunningCalls] = {}
         episode.returns = [0.0] * self.game.spaces.seats
-        self.turn: TextTurn = self._call(partial(self.game.reset, episode.seed))
+        self.turn = TextTurn(0, (), ())
         self.asked: Asked | None = None
+        self._sent: str | None = None
+        if self.game.remote:
+            self._call(partial(self.game.start, episode.seed))
+
+    def begin(self) -> None:
+        """Begin the episode; raises whatever the environment raises."""
+        self.turn = self._call(partial(self.game.reset, self.episode.seed, self.episode.row))
 
     @property
     def player(self) -> DialoguePlayer:
@@ -106,11 +139,17 @@ class RunningDialogue:
         seat = self.turn.seat
         chat = self._chats.get(seat)
         if chat is None:
-            chat = self._chats[seat] = Chat(player.policy, self._rules.wording, self.episode.task)
-        self._heard = [{"role": message.speaker, "content": message.text} for message in self.turn.heard]
+            tools = self._toolbox(player)
+            chat = self._chats[seat] = Chat(player.policy, self._rules.wording, self.episode.task, tools)
+        calls = self._calls.pop(seat, None)
+        heard = [{"role": message.speaker, "content": message.text} for message in self.turn.heard]
+        if calls is not None:
+            # the programs of another peer's episode count for its time
+            heard = calls.heard() if isinstance(player, PolicyPlayer) else self._call(calls.heard)
+        self._heard = heard
         self.asked = None
         if chat.turns < self._rules.max_turns:
-            asked = chat.ask(seat, self._heard, self.turn.legal)
+            asked = chat.ask(seat, self._heard, self.turn.legal, results=calls is not None)
             self.asked = asked if player.fits(asked) else None
             if len(asked.ids) == 0 and player.policy is not None:
                 raise GameError("the prompt has no tokens")
@@ -119,26 +158,59 @@ class RunningDialogue:
         if self.asked is None:
             self.end("truncated")
 
-    def say(self, completion: Completion, *, drawn: str | None = None) -> None:
-        """Play the move of a completion, and record the turn; raises whatever the environment raises.
+    def _toolbox(self, player: PolicyPlayer | RecordedPlayer) -> Toolbox | None:
+        """Return the tools of a seat: those of the dialogue, and those of the environment; None if there are none."""
+        rules, own = self._rules.tools, self.game.functions
+        if not rules.tools and not own:
+            return None
+        return self._call(partial(Toolbox, rules, own, player.policy))
 
-        `drawn` is the random move that a recorded episode played in place of an illegal one.
+    def say(self, completion: Completion, *, drawn: str | None = None) -> None:
+        """Start the calls of tools in a completion or else play its move, and record the turn.
+
+        Raises whatever the environment raises. `drawn` is the random move that a recorded episode played in place of an
+        illegal one.
         """
+        self.speak(completion, drawn=drawn)
+        self.listen()
+
+    def speak(self, completion: Completion, *, drawn: str | None = None) -> None:
+        """Record the turn of a completion as `say` does, and send its move; `listen` plays it."""
         assert self.asked is not None, "a prompt was asked"
-        seat, chat, rules = self.turn.seat, self._chats[self.turn.seat], self._rules
+        chat, rules = self._chats[self.turn.seat], self._rules
+        if chat.tools is not None and (calls := chat.tools.read(self.asked.ids, completion)):
+            self._call_tools(chat, chat.tools.run(calls, self._call), completion)
+            return
         rng = self.stream("illegal")
         move = move_of(completion.text, self.turn.legal, pattern=rules.extract, illegal=rules.illegal, rng=rng)
         if drawn is not None and not move.legal and rules.illegal == "random" and drawn in (self.turn.legal or ()):
             move = Move(drawn, legal=False)
-        spoken = SpokenTurn(seat, chat.turns, self.episode.moves, self._heard, self.asked, completion)
+        spoken = self._record(chat, completion)
         spoken.action, spoken.legal = move.action or "", move.legal
+        self._send(move)
+
+    def _call_tools(self, chat: Chat, calls: RunningCalls, completion: Completion) -> None:
+        """Record a turn of calls; the seat hears their results in its next turn, before anybody moves."""
+        self._record(chat, completion).calls = calls
+        self._calls[self.turn.seat] = calls
+        self.episode.moves += 1
+
+    def _record(self, chat: Chat, completion: Completion) -> SpokenTurn:
+        """Add a completion to its chat, and to the episode if the seat is recorded."""
+        assert self.asked is not None, "a prompt was asked"
+        spoken = SpokenTurn(self.turn.seat, chat.turns, self.episode.moves, self._heard, self.asked, completion)
         chat.answer(self.asked, completion)
-        if seat in self.episode.seats.own:
+        if self.turn.seat in self.episode.seats.own:
             self.episode.turns.append(spoken)
-        self.play(move)
+        return spoken
 
     def play(self, move: Move) -> None:
         """Play a move of the seat to move; raises whatever the environment raises."""
+        self._send(move)
+        self.listen()
+
+    def _send(self, move: Move) -> None:
+        """Send a move to a server, which computes while those of other episodes are sent; keep it for `listen`."""
         seat = self.turn.seat
         self.episode.moves += 1
         if not move.legal and self._rules.illegal != "pass_on":
@@ -146,7 +218,16 @@ class RunningDialogue:
         if move.action is None:
             self.end("terminated")
             return
-        self.turn = self._call(partial(self.game.step, move.action))
+        if self.game.remote:
+            self._call(partial(self.game.send, move.action))
+        self._sent = move.action
+
+    def listen(self) -> None:
+        """Play the move that was sent, if one was; raises whatever the environment raises."""
+        if self._sent is None:
+            return
+        action, self._sent = self._sent, None
+        self.turn = self._call(partial(self.game.step, action))
         for at, reward in enumerate(self.turn.rewards):
             self._earn(at, reward)
         for at, ending in self.turn.ends.items():
@@ -154,7 +235,10 @@ class RunningDialogue:
         self.episode.over = self.turn.over
 
     def end(self, ending: str) -> None:
-        """End the episode for all seats that are still in it."""
+        """End the episode for all seats that are still in it, with what the environment pays for it as it stands."""
+        if ending == "truncated":
+            for at, reward in enumerate(self._call(self.game.truncate)):
+                self._earn(at, reward)
         for seat in sorted(self._open):
             self._close(seat, ending)
         self.episode.over = True
@@ -186,15 +270,20 @@ def play_dialogues(
 ) -> None:
     """Play all episodes, `num_envs` at a time, and record the result in each of them.
 
-    An environment that raises or does not return fails its episode; that copy of it is not used again.
+    An environment that raises or does not return fails its episode; that copy of it is not used again. An episode that
+    a server loses begins again from its seed, as often as its environment allows.
     """
     waiting = list(reversed(episodes))
     running: list[RunningDialogue] = []
     while waiting or running:
+        active, first = [dialogue.episode for dialogue in running], len(running)
         while waiting and len(running) < num_envs:
-            episode = waiting.pop()
+            active.append(episode := waiting.pop())
             with _recorded(episode):
                 running.append(RunningDialogue(episode, table, rules, rng))
+        for dialogue in running[first:]:
+            with _recorded(dialogue.episode):
+                dialogue.begin()
         for player, dialogues in _by_player(running):
             if isinstance(player, PolicyPlayer):
                 _speak(player, dialogues)
@@ -204,6 +293,7 @@ def play_dialogues(
             if dialogue.episode.over and not dialogue.episode.error:
                 table.pool.give_back(dialogue.episode.environment, dialogue.game)
         running = [dialogue for dialogue in running if not dialogue.episode.over]
+        waiting += [episode.again() for episode in active if episode.lost]
 
 
 def _speak(player: PolicyPlayer, dialogues: Sequence[RunningDialogue]) -> None:
@@ -219,7 +309,11 @@ def _speak(player: PolicyPlayer, dialogues: Sequence[RunningDialogue]) -> None:
         with _recorded(dialogue.episode):
             if completion.error:
                 raise GameError(completion.error)
-            dialogue.say(completion)
+            dialogue.speak(completion)
+    for dialogue, _ in asked:  # all moves are sent: servers compute side by side
+        if not dialogue.episode.over:
+            with _recorded(dialogue.episode):
+                dialogue.listen()
 
 
 def _move_randomly(player: RandomMover, dialogues: Sequence[RunningDialogue]) -> None:
@@ -242,12 +336,15 @@ def _recorded(episode: Dialogue) -> Iterator[None]:
         plain = isinstance(error, GameError | BrokenChat)
         reason = str(error) if plain else f"{type(error).__name__}: {error}"
         episode.over, episode.error = True, f"move {episode.moves}: {' '.join(reason.split())}"
+        episode.lost = isinstance(error, EpisodeLost) and len(episode.restarts) < error.restarts
 
 
 def _by_player(running: Sequence[RunningDialogue]) -> list[tuple[DialoguePlayer, list[RunningDialogue]]]:
     """Group episodes by the player to move; groups are in the order of their first episodes."""
     groups: dict[int, tuple[DialoguePlayer, list[RunningDialogue]]] = {}
     for dialogue in running:
+        if dialogue.episode.over:  # it could not begin
+            continue
         player = dialogue.player
         groups.setdefault(id(player), (player, []))[1].append(dialogue)
     return list(groups.values())

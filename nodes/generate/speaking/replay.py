@@ -1,5 +1,6 @@
 """Play another peer's dialogue again from its recorded completions, and compare what happens with what was recorded."""
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,41 +9,48 @@ import numpy as np
 from genrl_graph.contract.policy import Completion, TextPolicy
 from genrl_graph.edge_types.task import Task
 from genrl_graph.edge_types.turns import Turns
-from genrl_graph.nodes.games.environment import Environment
+from genrl_graph.nodes.games.game import GameError
 from genrl_graph.nodes.generate.acting.replay import MissingSeatError
 from genrl_graph.nodes.generate.acting.seating import Seats
-from genrl_graph.nodes.generate.prompting.prompts import AskedTask
 from genrl_graph.nodes.generate.speaking.episodes import Dialogue, Rules, RunningDialogue, SpokenTurn, Table
-from genrl_graph.nodes.generate.speaking.players import RecordedPlayer
+from genrl_graph.nodes.generate.speaking.players import DialoguePlayer, RecordedPlayer
+from genrl_graph.nodes.generate.speaking.starts import start_of
 
 Row = Mapping[str, Any]
 _READ = ("seat", "turn", "move", "heard", "messages", "prompt_ids", "completion_ids", "completion", "action", "reward")
 
 
 def replay_turns(
-    episode: Turns, task: Task, table: Table, rules: Rules, *, policy: TextPolicy | None, room: int, tolerance: float
+    episode: Turns,
+    task: Task,
+    table: Table,
+    rules: Rules,
+    *,
+    policy: TextPolicy | None,
+    room: int,
+    tolerance: float,
+    until: float,
 ) -> str:
     """Play the episode's completions; return the first deviation from its recorded turns, "" if there is none.
 
-    The replay hears, words, extracts, rewards and ends as `rules` say. With a `policy` of the same tokenizer it
-    computes the prompt ids too, and admits that an episode was truncated because its next prompt has more than `room`
-    tokens. Raises `MissingSeatError` if a seat is missing, and whatever the environment raises.
+    The replay hears, words, extracts, calls tools, rewards and ends as `rules` say. With a `policy` of the same
+    tokenizer it computes the prompt ids too, and admits that an episode was truncated because its next prompt has more
+    than `room` tokens. It may take until a monotonic time. Raises `MissingSeatError` if a seat is missing, and whatever
+    the environment raises.
     """
-    environment = Environment.model_validate(task.metadata["environment"])
-    seats = environment.text_spaces().seats
+    start = start_of(task, rules.environment)
+    seats = start.environment.text_spaces().seats
     player = RecordedPlayer(policy)
-    played = Dialogue(
-        AskedTask(task.id, "", task.metadata, []),
-        0,
-        environment,
-        int(task.metadata["seed"]),
-        Seats((player,) * seats, tuple(range(seats)), "self"),
-    )
+    seated: Seats[DialoguePlayer] = Seats((player,) * seats, tuple(range(seats)), "self")
+    played = Dialogue(start.task, 0, start.environment, start.seed, seated, start.row)
     rows = sorted(episode.rows(*_READ, "ending"), key=lambda row: (row["seat"], row["turn"]))
     waiting = {seat: [row for row in rows if row["seat"] == seat] for seat in {row["seat"] for row in rows}}
     running = RunningDialogue(played, table, rules, np.random.default_rng(0))
+    running.begin()
     recorded: list[Row] = []
     while not played.over:
+        if time.monotonic() > until:
+            raise GameError("its time is over")
         seat = running.turn.seat
         if seat not in waiting:
             raise MissingSeatError
@@ -56,7 +64,7 @@ def replay_turns(
             row = waiting[seat].pop(0)
             recorded.append(row)
             running.say(_completion(row), drawn=row["action"])
-    table.pool.give_back(environment, running.game)
+    table.pool.give_back(start.environment, running.game)
     if late := [seat for seat, left in waiting.items() if left]:
         return f"seat {late[0]} speaks after the end"
     differing = (_differences(row, turn, policy, tolerance) for row, turn in zip(recorded, played.turns, strict=True))

@@ -82,6 +82,18 @@ def turn_rows(
     return Turns.from_columns(columns, marks=[SCORED])
 
 
+def restart_rows(place: Place, episodes: Sequence[Dialogue], *, round: int, peer: str) -> dict[str, list[str]]:
+    """Return the episodes that began again, each time with the reason."""
+    columns: dict[str, list[str]] = {"episode": [], "task_id": [], "reason": []}
+    for episode in episodes:
+        where = _place(place, episode, round, peer)
+        for reason in episode.restarts:
+            id = episode_id(**where, sample=episode.sample)  # type: ignore[arg-type]
+            for name, value in {"episode": id, "task_id": episode.task.id, "reason": reason}.items():
+                columns[name].append(value)
+    return columns
+
+
 def _recorded(episode: Dialogue) -> list[SpokenTurn]:
     """Return the turns of an episode; of a failed one the last, or an empty one if there is none."""
     if not episode.error:
@@ -91,8 +103,13 @@ def _recorded(episode: Dialogue) -> list[SpokenTurn]:
 
 
 def _row(place: Place, episode: Dialogue, spoken: SpokenTurn, round: int, peer: str) -> _Row:
+    return _Row(episode, spoken, _place(place, episode, round, peer))
+
+
+def _place(place: Place, episode: Dialogue, round: int, peer: str) -> dict[str, str | int]:
+    """Return what goes into the ids of an episode, besides its sample."""
     where: dict[str, str | int] = {"protocol": place.protocol, "peer": peer, "round": round, "node": place.node}
-    return _Row(episode, spoken, where | {"task_id": episode.task.id})
+    return where | {"task_id": episode.task.id}
 
 
 def _id(row: _Row, episode: str) -> str:

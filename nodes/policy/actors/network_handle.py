@@ -87,7 +87,7 @@ class NetworkActor(TrainedActor):
 
         Raises `NodeFailed`, with the weights unchanged, if the norm is not finite or there are no gradients.
         """
-        norm = clip_gradients(self, self.model, max_grad_norm)
+        norm = clip_gradients(self, self.model.parameters(), max_grad_norm)
         take_step(self._adam(), learning_rate)
         self.model.zero_grad(set_to_none=True)
         self.version += 1

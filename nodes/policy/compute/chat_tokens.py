@@ -1,5 +1,6 @@
 """Tokenise chats and decode completions, with a Hugging Face tokenizer, its chat template and their fingerprint."""
 
+import copy
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -85,6 +86,12 @@ class ChatTokens:
             prefix=params.assistant_prefix,
             where=where,
         )
+
+    def with_tools(self, tools: Sequence[Mapping[str, Any]]) -> "ChatTokens":
+        """Return these tokens for chats whose template is given tools."""
+        other = copy.copy(self)
+        other._variables = {**self._variables, "tools": list(tools)}
+        return other
 
     def render(self, messages: Sequence[dict[str, str]]) -> NDArray[np.int32]:
         """Return the token ids of a chat, up to the start of the completion, with the prefix of the reply.

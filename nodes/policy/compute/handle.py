@@ -2,45 +2,43 @@
 
 import copy
 import json
-import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cached_property, partial
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genrl_graph.allocator import release_memory
 from genrl_graph.contract.policy import Completion, Randomness, Sampling, Support, TokenSequence
+from genrl_graph.contract.tool_chat import ToolChat, ToolSchema
 from genrl_graph.errors import NodeFailed
 from genrl_graph.nodes.policy.compute import exported
-from genrl_graph.nodes.policy.compute.activation_checkpointing import ActivationCheckpointing, kept_bytes
-from genrl_graph.nodes.policy.compute.call_state import remember
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
+from genrl_graph.nodes.policy.compute.critic import Critic
 from genrl_graph.nodes.policy.compute.kv_session import KvSession
-from genrl_graph.nodes.policy.compute.logprobs import has_plain_head, logprobs_by_group, read_of, vocab_size
+from genrl_graph.nodes.policy.compute.logprobs import logprobs_by_group, vocab_size
 from genrl_graph.nodes.policy.compute.onednn_linear import prepacked
-from genrl_graph.nodes.policy.compute.packed_forward import prepare
-from genrl_graph.nodes.policy.compute.packing import packed_batches, packed_tokens
-from genrl_graph.nodes.policy.compute.probing.probes import reading_of
 from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.compute.reading import Reading
+from genrl_graph.nodes.policy.compute.reading_policy import ReadingPolicy
 from genrl_graph.nodes.policy.compute.sampling import Limits, sample_completions
-from genrl_graph.nodes.policy.compute.trainable import TrainablePolicy, Training
+from genrl_graph.nodes.policy.compute.tool_tokens import tool_tokens
+from genrl_graph.nodes.policy.compute.trainable import Training
 from genrl_graph.nodes.policy.compute.turn_tokens import TurnTokens
 from genrl_graph.nodes.policy.compute.weights import restore_optimizer, save_state
+from genrl_graph.nodes.policy.critic_params import CriticParams
+
+M = TypeVar("M", bound=torch.nn.Module)
 
 FROZEN = "frozen.json"
 MEASURED = ("reading", "_has_plain_head", "_shares", "_saved_token", "_unknown")
 """Cached properties that are measured on a model and hold for its copies, too."""
-PROBE_LENGTH = 96
-"""Tokens of the longer of two probes that measure the activation bytes of a token; less in a shorter context."""
 
 
-class CausalPolicy(TrainablePolicy):
+class CausalPolicy(ReadingPolicy):
     """A policy over a Hugging Face causal language model with float32 weights and without dropout.
 
     `tokens` turns chats into ids and ids into text. External trainers such as TRL's use `model`, `hf_tokenizer` and
@@ -95,6 +93,10 @@ class CausalPolicy(TrainablePolicy):
     def prove_extend(self) -> None:
         """Raise `DataError` unless `extend` spells what the chat template spells."""
         self._turns.prove()
+
+    def tool_chat(self, tools: Sequence[ToolSchema]) -> ToolChat | None:
+        """Return chats with these tools, if the chat template takes tools and TRL knows its format of calls."""
+        return tool_tokens(self.tokens, tools, ends=self._eos_ids)
 
     @cached_property
     def _turns(self) -> TurnTokens:
@@ -182,59 +184,13 @@ class CausalPolicy(TrainablePolicy):
             at: value[: len(rows[at].completion_ids)] for at, value in zip(grown, values.cpu().numpy(), strict=True)
         }
 
-    def micro_batches(self, sequences: Sequence[TokenSequence], *, max_batch_tokens: int) -> list[NDArray[np.int64]]:
-        """Return micro-batches as row indices; a prefix that rows share counts once if the model can share it."""
-        if not self._shares:
-            return super().micro_batches(sequences, max_batch_tokens=max_batch_tokens)
-        return packed_batches([read_of(sequence) for sequence in sequences], max_tokens=max_batch_tokens)
-
-    def logprobs(self, sequences: Sequence[TokenSequence], *, temperatures: NDArray[np.float32]) -> torch.Tensor:
-        """Return log-probs of the completion tokens, float32 [rows, longest completion], 0 beyond a row's end."""
-        with_gradients = torch.is_grad_enabled()
-        if self.device.type == "cpu":
-            release_memory(seldom=True)  # the heap fragments: the next micro-batch does not fit into freed blocks
-        if with_gradients and self._checkpointing.adaptive:
-            self._checkpointing.fit(self._tokens_read(sequences), self._saved_token)
-        with self._checkpointing.recomputing() if with_gradients else nullcontext():
-            return self._logprobs(sequences, temperatures)
-
-    def _logprobs(self, sequences: Sequence[TokenSequence], temperatures: NDArray[np.float32]) -> torch.Tensor:
-        with self.computing():
-            return self._logprobs_of(self.model, sequences, temperatures)
-
-    def _logprobs_of(
-        self, model: torch.nn.Module, sequences: Sequence[TokenSequence], temperatures: NDArray[np.float32]
-    ) -> torch.Tensor:
-        return logprobs_by_group(
-            model,
-            sequences,
-            temperatures,
-            reading=self.reading,
-            plain_head=self._has_plain_head,
-            shared=self._shares,
-            unknown=self._unknown,
-        )
-
-    def _tokens_read(self, sequences: Sequence[TokenSequence]) -> int:
-        """Return the tokens of a micro-batch in a forward pass: shared prefixes count once, padding counts."""
-        ids = [read_of(sequence) for sequence in sequences]
-        return packed_tokens(ids) if self._shares else len(ids) * max(map(len, ids), default=0)
-
-    @cached_property
-    def _saved_token(self) -> float:
-        """Bytes per token that a forward pass keeps for its backward pass, estimated from two probes."""
-        longer = min(PROBE_LENGTH, self.context_length)
-        lengths, sizes = (max(2, longer // 3), longer), []
-        with torch.enable_grad():
-            for count in lengths:
-                ids = np.linspace(0, self.vocab_size - 1, count).astype(np.int32)
-                probe = [TokenSequence(ids[:-1], ids[-1:])]
-                sizes.append(kept_bytes(partial(self._logprobs, probe, np.ones(1, np.float32)), self.model))
-        return max(0.0, (sizes[1] - sizes[0]) / max(1, lengths[1] - lengths[0]))
-
     def save(self, folder: Path) -> None:
-        """Write weights, optimiser state and version, with the config and tokenizer that transformers needs."""
+        """Write weights, optimiser state and version, with the config and tokenizer that transformers needs.
+
+        A critic has a file of its own.
+        """
         save_state(folder, self.weights(), self._moments(), version=self.version)
+        self._save_critic(folder)
         cast(Any, self.model).config.save_pretrained(folder)
         self.hf_tokenizer.save_pretrained(folder)
 
@@ -258,7 +214,7 @@ class CausalPolicy(TrainablePolicy):
     def export(self, folder: Path) -> None:
         """Write model and tokenizer for plain transformers, and verify that it computes the same log-probs from them.
 
-        Raises `StoreError`, with nothing left behind, if it does not.
+        A critic is written beside the model. Raises `StoreError`, with nothing left behind, if it does not.
         """
         with exported.all_or_nothing(folder):
             model, weights = self._merged()
@@ -266,6 +222,7 @@ class CausalPolicy(TrainablePolicy):
                 # transformers splits weights that it keeps fused in memory, such as those of experts
                 cast(Any, model).save_pretrained(folder, state_dict=weights)
             self.hf_tokenizer.save_pretrained(folder)
+            self._save_critic(folder)
             self._verify(folder, exported.load_exported(folder))
 
     def _verify(self, folder: Path, model: Any) -> None:
@@ -279,24 +236,35 @@ class CausalPolicy(TrainablePolicy):
         exported.verify(folder, model, live, vocab_size=self.vocab_size, length=self.context_length)
 
     def fork(self, name: str) -> Self:
-        """Return an independent copy with its own weights and optimiser state."""
+        """Return an independent copy with its own weights, critic and optimiser state."""
         other, moments = self.frozen(name), self._moments()
+        other.critic = None if self.critic is None else self._copied(self.critic)
         if moments is not None:
             restore_optimizer(other.trained(), other.optimizer(), moments)
         return other
 
     def frozen(self, name: str) -> Self:
-        """Return a copy of the weights without optimiser state."""
+        """Return a copy of the weights without optimiser state and critic."""
         other = self._twin(name)
         other.version, other.pristine = self.version, self.pristine
         other.__dict__.update({name: self.__dict__[name] for name in MEASURED if name in self.__dict__})
         return other
 
     def _twin(self, name: str) -> Self:
-        """Return a policy with the same settings and a copy of the weights, without optimiser state."""
-        model = copy.deepcopy(self.model)
-        model.zero_grad(set_to_none=True)
+        """Return a policy with the same settings and a copy of the weights, without optimiser state and critic."""
+        model = self._copied(self.model)
         return type(self)(name, model, self.tokens, context=self.context_length, training=self._training)
+
+    def _copied(self, module: M) -> M:
+        """Return a copy of the model or critic, without gradients."""
+        other = copy.deepcopy(module)
+        other.zero_grad(set_to_none=True)
+        return other
+
+    def add_critic(self, params: CriticParams | None, *, where: str) -> None:
+        """Give the policy a new critic if `params` say so; raises `DataError` for an unfit architecture."""
+        if params is not None:
+            self.critic = Critic.on(self.model, params, copied=self._copied, where=where)
 
     def _sampler(self) -> torch.nn.Module:
         """Return the model that one call of `generate` samples from."""
@@ -307,50 +275,6 @@ class CausalPolicy(TrainablePolicy):
     def _merged(self) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
         """Return a model of the architecture, and the policy's weights under that model's names."""
         return self.model, self.weights()
-
-    @cached_property
-    def reading(self) -> Reading:
-        """The ways of calling the model that are exact; the first access probes it. Raises `DataError` if none is."""
-        reading = reading_of(self.model)
-        remember(self.model, reading.volatile)
-        return reading
-
-    @cached_property
-    def _checkpointing(self) -> ActivationCheckpointing:
-        limit = self._training.activation_bytes if self.reading.recomputes else math.inf
-        return ActivationCheckpointing(self.model, limit)
-
-    @cached_property
-    def _unknown(self) -> torch.Tensor | None:
-        """The ids that the model has and the tokenizer does not know, None if there are none."""
-        return torch.tensor(sorted(self.unknown_ids), device=self.device) if self.unknown_ids else None
-
-    @cached_property
-    def _has_plain_head(self) -> bool:
-        return has_plain_head(self.model)
-
-    @cached_property
-    def _shares(self) -> bool:
-        """True if the model computes shared prefixes once; the first access prepares and tests the model."""
-        wanted = self._training.share_prefixes and self.reading.packs
-        return wanted and self._has_plain_head and prepare(self.model)
-
-    def computing(self) -> AbstractContextManager[Any]:
-        """Return a context that sets the precision: bfloat16 autocast, or none."""
-        # a new context per call: autocast caches bfloat16 copies of the weights for as long as it is open
-        return torch.autocast(self.device.type, torch.bfloat16) if self._training.bfloat16 else nullcontext()
-
-    @contextmanager
-    def training_forward(self) -> Iterator[None]:
-        """Set precision and recomputing layers for a forward pass with gradients that a trainer of others makes.
-
-        The model itself is in training mode, which such trainers ask for. The modules in it are not: dropout or the
-        jitter of a router would be noise.
-        """
-        for module in self.model.modules():
-            module.training = module is self.model
-        with self.computing(), self._checkpointing.recomputing():
-            yield
 
 
 def _eos_ids(model: torch.nn.Module, tokens: ChatTokens) -> list[int]:

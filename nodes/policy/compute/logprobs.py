@@ -1,19 +1,17 @@
 """Log-probs of completions under a transformers causal language model; replace `completion_logprobs` for a kernel."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from genrl_graph.contract.policy import TokenSequence
-from genrl_graph.nodes.policy.compute.call_state import restore
 from genrl_graph.nodes.policy.compute.distribution import Places
-from genrl_graph.nodes.policy.compute.packed_forward import packed_hidden_states
-from genrl_graph.nodes.policy.compute.packing import Packed
+from genrl_graph.nodes.policy.compute.hidden_states import HiddenStates, in_groups, right_padded
 from genrl_graph.nodes.policy.compute.reading import Reading
 
 LOGITS_AT_ONCE = 1 << 22
@@ -31,12 +29,9 @@ def logprobs_by_group(
     unknown: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return `completion_logprobs`, with only those rows in one call that `reading` allows."""
-    groups = reading.groups([len(s.prompt_ids) + len(s.completion_ids) for s in sequences])
-    longest = max((len(sequence.completion_ids) for sequence in sequences), default=0)
-    parts = []
-    for rows in groups:
-        restore(model)
-        part = completion_logprobs(
+
+    def compute(rows: NDArray[np.int64]) -> tuple[torch.Tensor]:
+        logprobs = completion_logprobs(
             model,
             [sequences[row] for row in rows],
             temperatures[rows],
@@ -45,12 +40,9 @@ def logprobs_by_group(
             whole_rows=reading.whole_rows,
             unknown=unknown,
         )
-        parts.append(pad(part, (0, longest - part.shape[1])))
-    if len(parts) == 1:
-        return parts[0]
-    together = torch.cat(parts) if parts else torch.zeros((0, 0))
-    order = np.argsort(np.concatenate([*groups, np.zeros(0, np.int64)]))
-    return together[torch.from_numpy(order).to(together.device)]
+        return (logprobs,)
+
+    return in_groups(model, sequences, reading=reading, compute=compute)[0]
 
 
 def completion_logprobs(
@@ -72,36 +64,77 @@ def completion_logprobs(
     `shared` packs the rows and computes shared prefixes, such as a prompt, once; the model must be `prepare`d for it.
     `whole_rows` also reads the last token of each row, for models to which the length of a row matters.
     """
-    device = next(model.parameters()).device
-    lengths = np.array([len(sequence.completion_ids) for sequence in sequences], np.int64)
-    longest = int(lengths.max(initial=0))
-    if longest == 0:
-        return torch.zeros((len(sequences), 0), device=device)
-    row, column = np.nonzero(np.arange(longest)[None, :] < lengths[:, None])
-    target = torch.from_numpy(np.concatenate([s.completion_ids for s in sequences]).astype(np.int64)).to(device)
-    into = Places.of(sequences, temperatures, vocab_size=vocab_size(model), unknown=unknown, device=device)
-    rows, columns = torch.from_numpy(row).to(device), torch.from_numpy(column).to(device)
-
+    if not any(len(sequence.completion_ids) for sequence in sequences):
+        return torch.zeros((len(sequences), 0), device=next(model.parameters()).device)
     inputs = [whole_of(sequence) if whole_rows else read_of(sequence) for sequence in sequences]
-    packed = Packed.of(inputs) if shared else None
-    paths = [np.arange(len(ids)) for ids in inputs] if packed is None else packed.paths
-    pairs = zip(paths, sequences, strict=True)
-    place = np.concatenate([_predicting(path, s) for path, s in pairs])
-    places = torch.from_numpy(place).to(device)
-    if packed is not None:
-        values = _in_blocks(_head(model), packed_hidden_states(model, packed)[places], target, into)
-    elif plain_head:
-        # causal attention never sees padding on the right, so no mask is needed and attention is fastest
-        ids = _right_padded(inputs).to(device)
-        hidden = cast(Any, model).base_model(input_ids=ids, use_cache=False).last_hidden_state[rows, places]
-        values = _in_blocks(_head(model), hidden, target, into)
-    else:
-        ids, first = _right_padded(inputs).to(device), int(place.min())
-        with_logits = torch.arange(first, ids.shape[1], device=device)
-        logits = model(input_ids=ids, use_cache=False, logits_to_keep=with_logits).logits
-        first = ids.shape[1] - logits.shape[1]  # some models give all logits whatever they are asked for
-        values = into.logprobs(logits[rows, places - first], target)
-    return torch.zeros((len(sequences), longest), device=device).index_put((rows, columns), values)
+    if shared or plain_head:
+        hidden = HiddenStates.of(model, inputs, shared=shared)
+        return hidden_logprobs(model, hidden, sequences, temperatures, unknown=unknown)
+    completions = _Completions.of(model, sequences, temperatures, unknown=unknown)
+    ids, paths = right_padded(inputs).to(completions.device), [np.arange(len(row)) for row in inputs]
+    places = completions.places(paths)
+    first = int(places.min())
+    with_logits = torch.arange(first, ids.shape[1], device=ids.device)
+    logits = model(input_ids=ids, use_cache=False, logits_to_keep=with_logits).logits
+    first = ids.shape[1] - logits.shape[1]  # some models give all logits whatever they are asked for
+    return completions.padded(completions.into.logprobs(logits[completions.rows, places - first], completions.target))
+
+
+def hidden_logprobs(
+    model: torch.nn.Module,
+    hidden: HiddenStates,
+    sequences: Sequence[TokenSequence],
+    temperatures: NDArray[np.float32],
+    *,
+    unknown: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the log-probs of `completion_logprobs` from the hidden states that a plain output layer reads."""
+    if not any(len(sequence.completion_ids) for sequence in sequences):
+        return torch.zeros((len(sequences), 0), device=hidden.states.device)
+    completions = _Completions.of(model, sequences, temperatures, unknown=unknown)
+    states = hidden.states[completions.places(hidden.paths)]
+    return completions.padded(_in_blocks(_head(model), states, completions.target, completions.into))
+
+
+@dataclass(frozen=True, slots=True)
+class _Completions:
+    """The completion tokens of rows, one after the other: row, column and id of each, and its distribution."""
+
+    sequences: Sequence[TokenSequence]
+    rows: torch.Tensor
+    columns: torch.Tensor
+    target: torch.Tensor
+    into: Places
+    device: torch.device
+
+    @classmethod
+    def of(
+        cls,
+        model: torch.nn.Module,
+        sequences: Sequence[TokenSequence],
+        temperatures: NDArray[np.float32],
+        *,
+        unknown: torch.Tensor | None,
+    ) -> "_Completions":
+        device = next(model.parameters()).device
+        lengths = np.array([len(sequence.completion_ids) for sequence in sequences], np.int64)
+        row, column = np.nonzero(np.arange(int(lengths.max()))[None, :] < lengths[:, None])
+        target = torch.from_numpy(np.concatenate([s.completion_ids for s in sequences]).astype(np.int64)).to(device)
+        into = Places.of(sequences, temperatures, vocab_size=vocab_size(model), unknown=unknown, device=device)
+        return cls(
+            sequences, torch.from_numpy(row).to(device), torch.from_numpy(column).to(device), target, into, device
+        )
+
+    def places(self, paths: Sequence[NDArray[np.int64]]) -> torch.Tensor:
+        """Return the place from which each token is predicted."""
+        pairs = zip(paths, self.sequences, strict=True)
+        return torch.from_numpy(np.concatenate([_predicting(path, s) for path, s in pairs])).to(self.device)
+
+    def padded(self, values: torch.Tensor) -> torch.Tensor:
+        """Arrange one value per token as [rows, longest completion], padded with 0."""
+        longest = max(len(sequence.completion_ids) for sequence in self.sequences)
+        empty = torch.zeros((len(self.sequences), longest), device=self.device)
+        return empty.index_put((self.rows, self.columns), values)
 
 
 def vocab_size(model: torch.nn.Module) -> int:
@@ -142,13 +175,6 @@ def has_plain_head(model: torch.nn.Module) -> bool:
     except (TypeError, ValueError, RuntimeError, AttributeError):
         return False  # something stands between the last hidden state and the output layer
     return bool(direct.shape == whole.shape and (direct - whole).abs().max() <= 1e-4 * whole.abs().max())
-
-
-def _right_padded(rows: Sequence[NDArray[np.int32]]) -> torch.Tensor:
-    ids = np.zeros((len(rows), max(map(len, rows))), np.int64)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = row
-    return torch.from_numpy(ids)
 
 
 def _head(model: torch.nn.Module) -> torch.nn.Module:

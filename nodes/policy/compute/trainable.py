@@ -1,7 +1,7 @@
 """Training of one set of weights with AdamW: gradients, optimiser steps, and loading weights and optimiser state."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,15 +12,21 @@ from numpy.typing import NDArray
 
 from genrl_graph.contract.policy import Policy, TextPolicy
 from genrl_graph.errors import NodeFailed, StoreError
+from genrl_graph.nodes.policy.compute.critic import PREFIX, Critic
 from genrl_graph.nodes.policy.compute.weights import (
+    CRITIC,
     copied_values,
     load_state,
     named_tensors,
     optimizer_tensors,
     replace_values,
     restore_optimizer,
+    save_weights,
     weights_digest,
 )
+
+FACTOR = "factor"
+"""Key of an optimiser's parameter group: its learning rate as a multiple of that of the step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,41 +40,49 @@ class Training:
     share_prefixes: bool = False  # compute a prefix that several rows share only once
 
 
-def clip_gradients(policy: Policy, model: torch.nn.Module, max_grad_norm: float) -> float:
-    """Scale gradients down to a norm of at most `max_grad_norm`; return the norm before.
+def clip_gradients(policy: Policy, weights: Iterable[torch.nn.Parameter], max_grad_norm: float) -> float:
+    """Scale the gradients of weights down to a norm of at most `max_grad_norm`; return the norm before.
 
     Raises `NodeFailed` if the norm is not finite, with the gradients removed, or if there are no gradients.
     """
-    parameters = [p for p in model.parameters() if p.grad is not None]
+    parameters = [p for p in weights if p.grad is not None]
     if not parameters:
         raise NodeFailed(f"policy {policy.name!r}: a step without gradients; call backward first")
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm))
     if not np.isfinite(norm):
-        model.zero_grad(set_to_none=True)
+        for parameter in parameters:
+            parameter.grad = None
         where = f"policy {policy.name!r} version {policy.version}"
         raise NodeFailed(f"{where}: the gradient norm is {norm}; nothing was applied")
     return norm
 
 
 def take_step(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Take one optimiser step with this learning rate."""
+    """Take one optimiser step with this learning rate, times the factor of a group that has one."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get(FACTOR, 1.0)
     optimizer.step()
 
 
 class TrainablePolicy(TextPolicy):
     """A text policy over a float32 torch model that AdamW trains; subclasses sample from it and compute log-probs.
 
-    Gradients are allocated by the first backward pass, the optimiser state by the first step.
+    Gradients are allocated by the first backward pass, the optimiser state by the first step. A `critic` is trained,
+    saved and digested with the model.
     """
 
     def __init__(self, name: str, model: torch.nn.Module, training: Training) -> None:
         self.name, self.version = name, 0
         self.model = model.float().eval()
+        self.critic: Critic | None = None
         self.pristine = True  # whether the weights are still the initial ones
         self._training = training
         self._optimizer: torch.optim.AdamW | None = None
+
+    @property
+    def has_critic(self) -> bool:
+        """True if the policy has a critic."""
+        return self.critic is not None
 
     @property
     def device(self) -> torch.device:
@@ -84,7 +98,8 @@ class TrainablePolicy(TextPolicy):
 
         Raises `NodeFailed`, with the weights unchanged, if the norm is not finite or there are no gradients.
         """
-        norm = clip_gradients(self, self.model, max_grad_norm)
+        weights = (*self.model.parameters(), *(self.critic.parameters() if self.critic is not None else ()))
+        norm = clip_gradients(self, weights, max_grad_norm)
         take_step(self.optimizer(), learning_rate)
         self.stepped(1)
         return norm
@@ -97,17 +112,17 @@ class TrainablePolicy(TextPolicy):
 
     def stepped(self, steps: int) -> None:
         """Count optimiser steps that were applied to the weights, and free their gradients."""
-        self.model.zero_grad(set_to_none=True)
+        self._zero_grad()
         self.version += steps
         self.pristine = self.pristine and steps == 0
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Return the policy's own tensors by name: the ones that are saved and digested."""
+        """Return the tensors of the language model by name: the ones that are saved, digested and exported."""
         return named_tensors(self.model)
 
     def trained(self) -> dict[str, torch.nn.Parameter]:
-        """Return the parameters that the optimiser steps, by name."""
-        return dict(self.model.named_parameters())
+        """Return the parameters that the optimiser steps by name, those of the critic last."""
+        return self._trained_model() | (self.critic.trained() if self.critic is not None else {})
 
     def trained_values(self) -> dict[str, NDArray[np.float32]]:
         """Return copies of the trained parameters by name."""
@@ -127,15 +142,32 @@ class TrainablePolicy(TextPolicy):
         self._restore(folder, optimizer=False)
 
     def digest(self) -> str:
-        """Return a hex digest of the weights."""
-        return weights_digest(self.weights())
+        """Return a hex digest of the weights, with those of the critic."""
+        return weights_digest(self.weights() | {PREFIX + name: value for name, value in self._critic_weights().items()})
+
+    def _critic_weights(self) -> dict[str, torch.Tensor]:
+        return self.critic.own_weights() if self.critic is not None else {}
+
+    def _save_critic(self, folder: Path) -> None:
+        """Write the critic beside the language model, if there is one."""
+        if self.critic is not None:
+            save_weights(folder / CRITIC, self._critic_weights())
+
+    def _trained_model(self) -> dict[str, torch.nn.Parameter]:
+        """Return the parameters of the language model that the optimiser steps, by name."""
+        return dict(self.model.named_parameters())
+
+    def _zero_grad(self) -> None:
+        self.model.zero_grad(set_to_none=True)
+        if self.critic is not None:
+            self.critic.zero_grad(set_to_none=True)
 
     def _read(self, folder: Path, *, optimizer: bool) -> tuple[int, dict[str, torch.Tensor] | None]:
-        return load_state(folder, self.weights(), optimizer=optimizer)
+        return load_state(folder, self.weights(), critic=self._critic_weights(), optimizer=optimizer)
 
     def _restore(self, folder: Path, *, optimizer: bool) -> None:
         version, moments = self._read(folder, optimizer=optimizer)
-        self.model.zero_grad(set_to_none=True)
+        self._zero_grad()
         self.version, self.pristine, self._optimizer = version, False, None
         if moments is not None:
             try:
@@ -147,12 +179,17 @@ class TrainablePolicy(TextPolicy):
         return None if self._optimizer is None else optimizer_tensors(self.trained(), self._optimizer)
 
     def _new_optimizer(self) -> torch.optim.AdamW:
-        trained = self.trained().values()
-        decayed, plain = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
-        groups = [
-            {"params": decayed, "weight_decay": self._training.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ]
+        groups = self._groups(self._trained_model().values())
+        if self.critic is not None:
+            factor = self.critic.params.learning_rate_factor
+            groups += [{**group, FACTOR: factor} for group in self._groups(self.critic.trained().values())]
         return torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=0.0, betas=self._training.betas, fused=True
         )
+
+    def _groups(self, weights: Collection[torch.nn.Parameter]) -> list[dict[str, Any]]:
+        """Return parameter groups of the optimiser: matrices, which decay, and the rest."""
+        return [
+            {"params": [p for p in weights if p.ndim >= 2], "weight_decay": self._training.weight_decay},
+            {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
+        ]

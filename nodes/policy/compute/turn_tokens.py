@@ -40,14 +40,15 @@ class TurnTokens:
         added = self._ids(self._after_completion(messages, new))
         return np.concatenate([ids, self._without_close(added, last=int(ids[-1]))]).astype(np.int32)
 
-    def prove(self) -> None:
+    def prove(self, *, role: str = "user") -> None:
         """Check on a chat of three messages that continuing it spells what the chat template spells.
 
-        Raises `DataError` if the template drops or rewrites completions or messages, or joins tokens across them.
+        `role` is that of the message after the completion. Raises `DataError` if the template drops or rewrites
+        completions or messages, or joins tokens across them.
         """
         asked, said, then = PROBE
         first, answer = {"role": "user", "content": asked}, {"role": "assistant", "content": said}
-        new = {"role": "user", "content": then}
+        new = {"role": role, "content": then}
         where = f"{self._tokens.where}: its chat template cannot be continued token by token"
         try:
             prompt = self._tokens.render([first])

@@ -23,6 +23,7 @@ FORMAT = 1
 MOST_MOMENTS = 4  # numbers that an optimiser keeps for each weight
 WORTH_THREADS = 2**20  # bytes above which several threads hash faster than one
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "policy.json"
+CRITIC = "critic.safetensors"
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -90,32 +91,42 @@ def save_state(
 
 
 def load_state(
-    folder: Path, weights: Tensors, *, file: str = WEIGHTS, base: str = "", optimizer: bool = True
+    folder: Path,
+    weights: Tensors,
+    *,
+    critic: Tensors | None = None,
+    file: str = WEIGHTS,
+    base: str = "",
+    optimizer: bool = True,
 ) -> tuple[int, dict[str, torch.Tensor] | None]:
     """Copy saved weights into the tensors of the same names; return the version and the optimiser state, if any.
 
-    With `optimizer=False` the optimiser state is not read. Raises `StoreError`, with the tensors unchanged, if the
-    folder holds no readable policy or one of another model or base.
+    `critic` are the weights of a critic, which has a file of its own. With `optimizer=False` the optimiser state is not
+    read. Raises `StoreError`, with the tensors unchanged, if the folder holds no readable policy or one of another
+    model or base.
     """
+    files = {file: weights} | ({CRITIC: critic} if critic else {})
     try:
         state = json.loads((folder / STATE).read_text())
         has_moments = optimizer and state["optimizer"]
         saved_format, version, saved_base = state["format"], int(state["version"]), state.get("base", "")
-        _check_headers(folder, file, weights, has_moments=has_moments)
-        saved = load_file(folder / file)
+        _check_headers(folder, files, has_moments=has_moments)
+        saved = {name: load_file(folder / name) for name in files}
         moments = load_file(folder / OPTIMIZER) if has_moments else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise StoreError(f"{folder}: holds no readable policy: {type(error).__name__}: {error}") from error
     if saved_format != FORMAT:
         raise StoreError(f"{folder}: policy format {saved_format!r}; this version reads {FORMAT}")
-    _check_shapes(folder, saved, weights)
+    for name, tensors in files.items():
+        _check_shapes(folder, saved[name], tensors)
     if saved_base != base:
         raise StoreError(
             f"{folder}: an adapter of base {saved_base}, this policy has {base}; was it another base or alpha?"
         )
     with torch.no_grad():
-        for name, tensor in weights.items():
-            tensor.copy_(saved[name])
+        for of_file, tensors in files.items():
+            for name, tensor in tensors.items():
+                tensor.copy_(saved[of_file][name])
     return version, moments
 
 
@@ -125,19 +136,23 @@ def stored_shapes(file: Path) -> dict[str, list[int]]:
         return {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118 - it is no mapping
 
 
-def _check_headers(folder: Path, file: str, weights: Tensors, *, has_moments: bool) -> None:
+def _check_headers(folder: Path, files: Mapping[str, Tensors], *, has_moments: bool) -> None:
     """Raise `StoreError` before memory is taken for tensors that the policy cannot have."""
-    shapes = stored_shapes(folder / file)
-    for name in sorted(shapes.keys() & weights.keys()):
-        if shapes[name] != list(weights[name].shape):
-            expected = list(weights[name].shape)
-            raise StoreError(
-                f"{folder}: weight {name!r} is {shapes[name]}, this policy has {expected}; was it another model?"
-            )
-    most = sum(weight.numel() for weight in weights.values())
-    more = sum(math.prod(shape) for name, shape in shapes.items() if name not in weights)
+    if CRITIC in files and not (folder / CRITIC).exists():
+        raise StoreError(f"{folder}: has no {CRITIC}, but this policy has a critic; was it trained without one?")
+    most = more = count = 0
+    for file, weights in files.items():
+        shapes = stored_shapes(folder / file)
+        for name in sorted(shapes.keys() & weights.keys()):
+            if shapes[name] != list(weights[name].shape):
+                expected = list(weights[name].shape)
+                raise StoreError(
+                    f"{folder}: weight {name!r} is {shapes[name]}, this policy has {expected}; was it another model?"
+                )
+        most, count = most + sum(weight.numel() for weight in weights.values()), count + len(weights)
+        more += sum(math.prod(shape) for name, shape in shapes.items() if name not in weights)
     moments = sum(map(math.prod, stored_shapes(folder / OPTIMIZER).values())) if has_moments else 0
-    if max(more, moments // MOST_MOMENTS) > most + len(weights):
+    if max(more, moments // MOST_MOMENTS) > most + count:
         raise StoreError(
             f"{folder}: holds {more} other weights and an optimiser of {moments} numbers, this policy has "
             f"{most} weights; was it another model?"

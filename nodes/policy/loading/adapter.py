@@ -23,7 +23,7 @@ from genrl_graph.errors import ParamError, StoreError
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.compute.device import pick_device
 from genrl_graph.nodes.policy.compute.exported import all_or_nothing
-from genrl_graph.nodes.policy.compute.handle import CausalPolicy
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy, M
 from genrl_graph.nodes.policy.compute.trainable import Training
 from genrl_graph.nodes.policy.compute.weights import load_state, named_tensors, save_state, save_weights, weights_digest
 from genrl_graph.nodes.policy.loading.pretrained import (
@@ -65,9 +65,7 @@ class SharedBase:
             self._tokens[format] = tokens_of(params, copy.deepcopy(self._tokenizer))
         return self._tokens[format]
 
-    def copy_around(
-        self, model: torch.nn.Module, replaced: Mapping[int, torch.nn.Parameter] | None = None
-    ) -> torch.nn.Module:
+    def copy_around(self, model: M, replaced: Mapping[int, torch.nn.Parameter] | None = None) -> M:
         """Copy a model of this base; the copy shares the base weights.
 
         `replaced` maps the `id` of a base parameter to the parameter that the copy has instead.
@@ -103,6 +101,7 @@ def adapted_policy(name: str, params: "Lora", *, seed: int) -> "LoraPolicy":
         training=training_of(params, device),
     )
     probe(policy, where=f"{params.type_name}.model {params.model!r}")
+    policy.add_critic(params.critic, where=f"{params.type_name}.model {params.model!r}")
     return policy
 
 
@@ -125,9 +124,9 @@ class LoraPolicy(CausalPolicy):
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the adapter's weights under peft's names."""
-        return dict(self.trained())
+        return dict(self._trained_model())
 
-    def trained(self) -> dict[str, torch.nn.Parameter]:
+    def _trained_model(self) -> dict[str, torch.nn.Parameter]:
         """Return the adapter's parameters under peft's names."""
         return {
             PREFIX + name.replace(f".{ADAPTER}.", "."): parameter
@@ -138,6 +137,7 @@ class LoraPolicy(CausalPolicy):
     def save(self, folder: Path) -> None:
         """Write adapter, optimiser state, version and tokenizer, in a form that peft loads."""
         save_state(folder, self.weights(), self._moments(), version=self.version, file=WEIGHTS, base=self._identity)
+        self._save_critic(folder)
         self._config.save_pretrained(folder)
         self.hf_tokenizer.save_pretrained(folder)
 
@@ -152,6 +152,7 @@ class LoraPolicy(CausalPolicy):
         """
         with all_or_nothing(folder):
             save_weights(folder / WEIGHTS, self.weights())
+            self._save_critic(folder)
             self._config.save_pretrained(folder)
             self.hf_tokenizer.save_pretrained(folder)
             self._verify(folder, PeftModel.from_pretrained(self._base.copy_around(self._base.model), folder).eval())
@@ -165,14 +166,18 @@ class LoraPolicy(CausalPolicy):
         return seeds.digest((self._base.digest, repr(float(self._config.lora_alpha))))
 
     def _read(self, folder: Path, *, optimizer: bool) -> tuple[int, dict[str, torch.Tensor] | None]:
-        return load_state(folder, self.weights(), file=WEIGHTS, base=self._identity, optimizer=optimizer)
+        critic = self._critic_weights()
+        return load_state(folder, self.weights(), critic=critic, file=WEIGHTS, base=self._identity, optimizer=optimizer)
+
+    def _copied(self, module: M) -> M:
+        other = self._base.copy_around(module)
+        other.zero_grad(set_to_none=True)
+        return other
 
     def _twin(self, name: str) -> Self:
-        model = self._base.copy_around(self.model)
-        model.zero_grad(set_to_none=True)
         return type(self)(
             name,
-            model,
+            self._copied(self.model),
             self.tokens,
             base=self._base,
             config=self._config,

@@ -52,6 +52,7 @@ def pretrained_policy(name: str, params: "CausalLM") -> CausalPolicy:
         training=training_of(params, device),
     )
     probe(handle, where=_where(params))
+    handle.add_critic(params.critic, where=_where(params))
     _handles[key] = handle
     return handle
 

@@ -15,6 +15,7 @@ from genrl_graph.nodes.policy.compute.reading import EXACT
 from genrl_graph.nodes.policy.compute.stop_strings import StopStrings
 from genrl_graph.nodes.policy.compute.trainable import Training
 from genrl_graph.nodes.policy.compute.weights import draw_weights
+from genrl_graph.nodes.policy.critic_params import CriticParams
 
 if TYPE_CHECKING:
     from genrl_graph.nodes.policy.causal_lm import CausalLM
@@ -103,6 +104,7 @@ def stub_policy(
     draw_weights(model, seed=seed, name=name, spread=0.02)
     policy = StubPolicy(name, model, tokens, context=context, training=Training(), reading=EXACT)
     policy.counts_tokens = local is not None
+    policy.add_critic(CriticParams(), where="dry play")
     return policy
 
 

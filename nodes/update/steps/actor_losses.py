@@ -13,15 +13,22 @@ def clipped_surrogate(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor
 
 
 def value_loss(values: Tensor, old_values: Tensor, targets: Tensor, *, epsilon: float | None) -> Tensor:
-    """Half the mean squared error; with `epsilon` each row takes the larger of its unclipped and clipped error.
+    """Half the mean squared error; with `epsilon` each row takes the larger of its unclipped and clipped error."""
+    return 0.5 * value_errors(values, old_values, targets, epsilon=epsilon)[0].mean()
 
-    Values are clipped to the old values plus or minus `epsilon`.
+
+def value_errors(
+    values: Tensor, old_values: Tensor, targets: Tensor, *, epsilon: float | None
+) -> tuple[Tensor, Tensor]:
+    """Return the squared error of each value, and a mask of those whose clipped error is larger.
+
+    Values are clipped to the old values plus or minus `epsilon`. All tensors have one shape.
     """
     error = (values - targets) ** 2
-    if epsilon is not None:
-        clipped = old_values + (values - old_values).clamp(-epsilon, epsilon)
-        error = torch.maximum(error, (clipped - targets) ** 2)
-    return 0.5 * error.mean()
+    if epsilon is None:
+        return error, torch.zeros_like(error, dtype=torch.bool)
+    clipped = (old_values + (values - old_values).clamp(-epsilon, epsilon) - targets) ** 2
+    return torch.maximum(error, clipped), clipped.detach() > error.detach()
 
 
 def entropies(logprobs: Tensor) -> Tensor:

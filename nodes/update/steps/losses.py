@@ -41,12 +41,14 @@ VESPO_MIN_LOG_RATIO = math.log(1e-8)
 class Totals:
     """Totals of one optimiser step over all its micro-batches; the weights divide by them.
 
-    `max_completion_tokens` is the generation budget of a completion, not the length of the longest one.
+    `max_completion_tokens` is the generation budget of a completion, not the length of the longest one. `targets` are
+    the places at which a critic learns.
     """
 
     sequences: int
     tokens: int
     max_completion_tokens: int
+    targets: int = 1
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -105,7 +107,8 @@ class PolicyLoss:
 class Terms:
     """Inputs of the objectives, with padding set to 0.
 
-    Shapes: logprobs, log_ratio (per token), mask [B, T]; ratio, lower, upper broadcast to [B, T]; advantages [B, 1].
+    Shapes: logprobs, log_ratio (per token), mask [B, T]; ratio, lower, upper, advantages and correction (importance
+    weights of another sampler) broadcast to [B, T].
     """
 
     logprobs: Tensor
@@ -115,15 +118,24 @@ class Terms:
     upper: Tensor
     advantages: Tensor
     mask: Tensor
+    correction: Tensor | None = None
 
     @classmethod
     def of(
-        cls, *, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, config: LossConfig
+        cls,
+        *,
+        logprobs: Tensor,
+        old_logprobs: Tensor,
+        advantages: Tensor,
+        mask: Tensor,
+        config: LossConfig,
+        correction: Tensor | None = None,
     ) -> Self:
         """Set the padding to 0 and compute the ratios and bounds that `config` selects."""
         blank_logprobs = _blank(logprobs, mask)
         log_ratio = (blank_logprobs - _blank(old_logprobs.detach(), mask)).clamp(max=MAX_LOG_RATIO)
-        column = advantages.detach().to(log_ratio.dtype).unsqueeze(-1)
+        column = advantages.detach().to(log_ratio.dtype)
+        column = column if column.dim() == log_ratio.dim() else column.unsqueeze(-1)
         lower, upper = LOSSES[config.loss_type].bounds(column, config)
         return cls(
             logprobs=blank_logprobs,
@@ -133,6 +145,7 @@ class Terms:
             upper=upper,
             advantages=column,
             mask=mask,
+            correction=correction,
         )
 
 
@@ -154,20 +167,31 @@ def policy_loss(
     mask: Tensor,
     config: LossConfig,
     totals: Totals,
+    correction: Tensor | None = None,
 ) -> PolicyLoss:
     """Return the loss of one micro-batch; the losses of all micro-batches add up to that of the optimiser step.
 
-    Shapes: log-probs (nats) and `mask` (nonzero = trained on) [B, T], advantages [B]; only `logprobs` gets a
-    gradient. Masked positions may hold any value, and so may the advantage of a row without tokens. Computed in
+    Shapes: log-probs (nats) and `mask` (nonzero = trained on) [B, T], advantages [B] or [B, T]; only `logprobs` gets a
+    gradient. `correction` [B, T] or [B, 1] are importance weights of another sampler, which multiply the objective but
+    not its KL. Masked positions may hold any value, and so may the advantage of a row without tokens. Computed in
     float32 or better. Raises `ParamError` if `beta` is above 0 without `ref_logprobs`. Papers: see the table above.
     """
     mask = mask.bool()
-    terms = Terms.of(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask, config=config)
+    terms = Terms.of(
+        logprobs=logprobs,
+        old_logprobs=old_logprobs,
+        advantages=advantages,
+        mask=mask,
+        config=config,
+        correction=correction,
+    )
     loss = LOSSES[config.loss_type]
     objective, dropped = loss.objective(terms, config), 0
     if config.off_policy_mask_threshold is not None:
         off_policy = _off_policy(terms, config.off_policy_mask_threshold)
         objective, dropped = torch.where(off_policy, 0.0, objective), int(off_policy.sum())
+    if correction is not None and config.loss_type != "vespo":  # whose weight of a sequence holds it already
+        objective = objective * correction
     kl = None if ref_logprobs is None else k3_kl(terms.logprobs, _blank(ref_logprobs.detach(), mask))
     if config.beta > 0.0:
         if kl is None:
@@ -254,7 +278,10 @@ def gamma_weighted_logprob(terms: Terms, config: LossConfig) -> Tensor:
     k = _by_sign(is_positive, config.vespo_k_pos, config.vespo_k_neg, terms.advantages)
     rate = _by_sign(is_positive, config.vespo_lambda_pos, config.vespo_lambda_neg, terms.advantages)
     per_token = terms.log_ratio.detach().clamp(min=-MAX_LOG_RATIO)
-    log_w = per_token.sum(-1, keepdim=True).clamp(VESPO_MIN_LOG_RATIO, MAX_LOG_RATIO)
+    log_w = per_token.sum(-1, keepdim=True)
+    if terms.correction is not None:
+        log_w = log_w + terms.correction.log().clamp(VESPO_MIN_LOG_RATIO, MAX_LOG_RATIO).sum(-1, keepdim=True)
+    log_w = log_w.clamp(VESPO_MIN_LOG_RATIO, MAX_LOG_RATIO)
     weight = (k * log_w + rate * (1.0 - log_w.exp())).exp()
     return weight * terms.advantages * terms.logprobs
 

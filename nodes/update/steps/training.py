@@ -1,7 +1,6 @@
-"""Optimiser steps of `update.grpo` (imports torch: loaded when an update runs)."""
+"""Optimiser steps of updates of language models (imports torch: loaded when an update runs)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,59 +8,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genrl_graph.contract.policy import TextPolicy, TokenSequence
+from genrl_graph.contract.policy import TextPolicy
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Rollouts
 from genrl_graph.errors import ParamError
 from genrl_graph.nodes.update.steps.batches import split_groups
+from genrl_graph.nodes.update.steps.correction import SamplerGap, correction_weights, kept
 from genrl_graph.nodes.update.steps.external import ExternalRows
-from genrl_graph.nodes.update.steps.losses import LossSums, Totals, policy_loss
+from genrl_graph.nodes.update.steps.losses import LossSums, PolicyLoss, Totals, policy_loss
 from genrl_graph.nodes.update.steps.role_shares import RoleShares, token_gradient
+from genrl_graph.nodes.update.steps.training_batch import TrainingBatch, padded
 from genrl_graph.nodes.update.steps.truncated import truncated
 from genrl_graph.seeds import digest
 
 if TYPE_CHECKING:
     from genrl_graph.nodes.update.grpo import Grpo
-
-
-@dataclass(slots=True)
-class TrainingBatch:
-    """The rows to train on, as arrays; `initial_logprobs` are the policy's before its first step, by row position."""
-
-    ids: list[str]
-    groups: list[str]
-    sequences: list[TokenSequence]
-    logprobs: list[NDArray[np.float32]]
-    temperatures: NDArray[np.float32]
-    advantages: NDArray[np.float64]
-    masks: list[NDArray[np.int8]]
-    own: NDArray[np.bool_]
-    versions: NDArray[np.int64]
-    initial_logprobs: dict[int, NDArray[np.float32]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, rows: Rollouts, *, policy: TextPolicy, peer: str) -> "TrainingBatch":
-        """Read the arrays of `rows`; `own` marks the rows that this policy sampled."""
-        authors = zip(rows.values("peer"), rows.values("policy"), strict=True)
-        return cls(
-            rows.values("id"),
-            rows.values("group_id"),
-            TokenSequence.of(rows),
-            rows.ragged("logprobs"),
-            rows.numpy("temperature"),
-            rows.numpy("advantage"),
-            rows.ragged("completion_mask"),
-            np.asarray([author == (peer, policy.name) for author in authors], dtype=bool),
-            rows.numpy("policy_version"),
-        )
+    from genrl_graph.nodes.update.text_ppo import TextPpo
 
 
 class Trainer:
-    """Takes the optimiser steps of one run of `update.grpo` and collects their metrics."""
+    """Takes the optimiser steps of one run of an update of a language model and collects their metrics.
+
+    The old log-probs of the policy's own rows are the sampler's. With an importance correction they are those of this
+    policy from before its first step, and weights lead from the sampler to these.
+    """
 
     def __init__(
         self,
-        node: "Grpo",
+        node: "Grpo | TextPpo",
         policy: TextPolicy,
         reference: TextPolicy | None,
         *,
@@ -72,16 +46,18 @@ class Trainer:
     ) -> None:
         self._node, self._policy, self._reference = node, policy, reference
         self._rng, self._log, self._peer = rng, log, peer
-        self._config = node.loss_config()
+        self._config, self._correction = node.loss_config(), node.correction()
         if reference is not None and reference.tokenizer_fingerprint != policy.tokenizer_fingerprint:
             raise ParamError(f"reference {reference.name!r} reads other tokens than policy {policy.name!r}")
         self._external = ExternalRows(policy, peer=peer)
         self._first_version = policy.version
         self._sums, self._shares = LossSums(), RoleShares(roles)
+        self._gap = SamplerGap(self._correction.level)
         self._loss = self._grad_norm = 0.0
         self._steps = self._left_out = self._truncated = self._other_tokenizer_rows = self._zero_variance_groups = (
             self._rows_without_forward
         ) = 0
+        self._rejected = self._considered = 0
         self._trained: dict[str, tuple[float, str]] = {}  # by rollout id: mean ratio, digest of the prompt
 
     def train(self, inputs: Sequence[Rollouts]) -> None:
@@ -91,9 +67,12 @@ class Trainer:
             [split_groups(batch.groups, parts=self._node.minibatches, rng=self._rng) for _ in range(self._node.epochs)]
             for batch in batches
         ]
-        if sum(len(parts) for plan in plans for parts in plan) > 1:
-            for batch in batches:
+        many = sum(len(parts) for plan in plans for parts in plan) > 1
+        for batch in batches:
+            if many or self._correction.rejects:
                 self._record_initial_logprobs(batch)
+            if self._correction.rejects:
+                self._reject(batch)
         for batch, plan in zip(batches, plans, strict=True):
             self._count_rows_without_forward(batch)
             for part in (part for parts in plan for part in parts):
@@ -135,6 +114,8 @@ class Trainer:
                 else {"off_policy_rows": self._sums.off_policy_rows}
             ),
             **({"truncated_rows": self._truncated} if self._node.mask_truncated else {}),
+            **({"rejected_tokens": self._rejected / max(self._considered, 1)} if self._correction.rejects else {}),
+            **self._gap.metrics(),
             "rows_of_another_tokenizer": self._other_tokenizer_rows,
             "groups_without_variance": self._zero_variance_groups,
             "rows_without_forward": self._rows_without_forward,
@@ -155,7 +136,8 @@ class Trainer:
 
     def _forward_needed(self, batch: TrainingBatch) -> NDArray[np.bool_]:
         """Return, per row, True if it has a gradient: its advantage is not 0, or the loss has a KL term."""
-        return np.ones(len(batch.ids), dtype=bool) if self._config.beta > 0 else batch.advantages != 0.0
+        trained = np.asarray([bool(mask.any()) for mask in batch.masks], dtype=bool)
+        return trained if self._config.beta > 0 else trained & (batch.advantages != 0.0)
 
     def _count_rows_without_forward(self, batch: TrainingBatch) -> None:
         needed = self._forward_needed(batch)
@@ -168,15 +150,21 @@ class Trainer:
         needed = part[self._forward_needed(batch)[part]]
         if not len(needed):
             return
-        tokens = sum(int(batch.masks[at].sum()) for at in part)
-        totals = Totals(
-            sequences=len(part), tokens=max(tokens, 1), max_completion_tokens=self._node.max_completion_tokens
-        )
+        totals = self._totals(batch, part)
         for at in self._micro_batches(batch, needed):
             self._micro(batch, at, totals)
         rate = self._node.learning_rate_at(self._policy.version)
         self._grad_norm += self._policy.step(learning_rate=rate, max_grad_norm=self._node.max_grad_norm)
         self._steps += 1
+
+    def _totals(self, batch: TrainingBatch, part: NDArray[np.int64]) -> Totals:
+        """Return what the means of an optimiser step divide by; rejected tokens and sequences do not count."""
+        tokens = [int(batch.masks[at].sum()) for at in part]
+        return Totals(
+            sequences=max(sum(count > 0 for count in tokens), 1) if self._correction.rejects else len(part),
+            tokens=max(sum(tokens), 1),
+            max_completion_tokens=self._node.max_completion_tokens,
+        )
 
     def _micro_batches(self, batch: TrainingBatch, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         sequences = [batch.sequences[at] for at in rows]
@@ -186,26 +174,44 @@ class Trainer:
     def _micro(self, batch: TrainingBatch, at: NDArray[np.int64], totals: Totals) -> None:
         sequences, temperatures = [batch.sequences[i] for i in at], batch.temperatures[at]
         logprobs = self._policy.logprobs(sequences, temperatures=temperatures)
+        result = self._policy_loss(batch, at, logprobs, totals)
+        self._policy.backward(result.loss)
+        self._count(batch, at, logprobs, result, loss=float(result.loss.detach()))
+
+    def _policy_loss(self, batch: TrainingBatch, at: NDArray[np.int64], logprobs: Tensor, totals: Totals) -> PolicyLoss:
+        """Return the loss of the policy for the rows at positions `at`."""
         logprobs.retain_grad()
         reference = None
         if self._config.beta > 0 and self._reference is not None:
+            sequences, temperatures = [batch.sequences[i] for i in at], batch.temperatures[at]
             with torch.no_grad():
                 reference = self._reference.logprobs(sequences, temperatures=temperatures)
-        mask = _padded([batch.masks[i] for i in at], logprobs) > 0
-        result = policy_loss(
+        old = self._old(batch, at, logprobs.detach())
+        self._measure(batch, at, old)
+        return policy_loss(
             logprobs=logprobs,
-            old_logprobs=self._old(batch, at, logprobs.detach()),
+            old_logprobs=old,
             ref_logprobs=reference,
-            advantages=torch.as_tensor(batch.advantages[at], dtype=torch.float32, device=logprobs.device),
-            mask=mask,
+            advantages=self._advantages(batch, at, logprobs),
+            mask=padded([batch.masks[i] for i in at], logprobs) > 0,
             config=self._config,
             totals=totals,
+            correction=self._weights(batch, at, old),
         )
-        self._policy.backward(result.loss)
-        gradient = token_gradient(logprobs, torch.as_tensor(temperatures.copy()))
+
+    def _advantages(self, batch: TrainingBatch, at: NDArray[np.int64], like: Tensor) -> Tensor:
+        """Return the advantages of rows [rows], or of their tokens [rows, tokens]."""
+        return torch.as_tensor(batch.advantages[at], dtype=torch.float32, device=like.device)
+
+    def _count(
+        self, batch: TrainingBatch, at: NDArray[np.int64], logprobs: Tensor, result: PolicyLoss, *, loss: float
+    ) -> None:
+        """Add a micro-batch to the metrics, after its backward pass."""
+        gradient = token_gradient(logprobs, torch.as_tensor(batch.temperatures[at].copy()))
+        tokens = padded([batch.masks[i] for i in at], logprobs).sum(-1)
         ids = [batch.ids[i] for i in at]
-        self._shares.add(ids, gradient=gradient, loss=result.row_losses, tokens=mask.sum(-1))
-        self._loss += float(result.loss.detach())
+        self._shares.add(ids, gradient=gradient, loss=result.row_losses, tokens=tokens)
+        self._loss += loss
         self._sums += result.sums
         for i, ratio in zip(at.tolist(), result.ratio.tolist(), strict=True):
             self._trained[batch.ids[i]] = (ratio, prompt_digest(batch.sequences[i].prompt_ids))
@@ -219,29 +225,62 @@ class Trainer:
         old, first = current.clone(), self._policy.version == self._first_version
         for row, i in enumerate(at.tolist()):
             known = None if first else batch.initial_logprobs.get(i)
-            if batch.own[i] and batch.versions[i] != self._policy.version:
+            if batch.own[i] and batch.versions[i] != self._policy.version and not self._correction.active:
                 known = batch.logprobs[i]
             if known is not None:
                 old[row, : len(known)] = torch.as_tensor(known.copy(), device=old.device)
         return old
 
     def _record_initial_logprobs(self, batch: TrainingBatch) -> None:
-        """Compute this policy's log-probs of rows that it did not sample, before the first of several steps."""
-        not_own = np.flatnonzero(~batch.own & self._forward_needed(batch))
-        for at in self._micro_batches(batch, not_own):
+        """Compute this policy's log-probs before the first of several steps, of rows for which they are the old ones.
+
+        These are the rows that it did not sample; with an importance correction they are all rows.
+        """
+        needed = self._forward_needed(batch)
+        wanted = needed if self._correction.active else needed & ~batch.own
+        if self._correction.rejects:  # the means of the loss count rows without a gradient, too
+            wanted = wanted | batch.own
+        for at in self._micro_batches(batch, np.flatnonzero(wanted)):
             with torch.no_grad():
                 values = self._policy.logprobs([batch.sequences[i] for i in at], temperatures=batch.temperatures[at])
+            self._measure(batch, at, values)
             for row, i in enumerate(at.tolist()):
                 batch.initial_logprobs[i] = values[row, : len(batch.sequences[i].completion_ids)].float().cpu().numpy()
+
+    def _measure(self, batch: TrainingBatch, at: NDArray[np.int64], current: Tensor) -> None:
+        """Measure the gap to the sampler, once and before the first step, of rows that the present weights sampled."""
+        values = current.float().cpu().numpy() if self._policy.version == self._first_version else None
+        for row, i in enumerate(at.tolist()):
+            skip = i in batch.initial_logprobs or not batch.own[i] or batch.versions[i] != self._first_version
+            if values is not None and not skip:
+                sampled = batch.logprobs[i]
+                self._gap.add(values[row, : len(sampled)], sampled, batch.sampled[i])
+
+    def _weights(self, batch: TrainingBatch, at: NDArray[np.int64], old: Tensor) -> Tensor | None:
+        """Return the weights of an importance correction; 1 for rows of other peers, whose log-probs are claims."""
+        if not self._correction.active:
+            return None
+        sampled = padded([_sampled(batch, i) for i in at.tolist()], old)
+        mask = padded([batch.sampled[i] for i in at], old) > 0
+        return correction_weights(old - sampled, mask, self._correction)
+
+    def _reject(self, batch: TrainingBatch) -> None:
+        """Take tokens or sequences whose weight is out of bounds out of the masks of a batch."""
+        for i, initial in batch.initial_logprobs.items():
+            if batch.own[i]:
+                log_ratio, mask = torch.from_numpy(initial - batch.logprobs[i]), torch.from_numpy(batch.sampled[i] > 0)
+                within = kept(log_ratio[None], mask[None], self._correction)[0].numpy()
+                batch.masks[i] = np.where(within, batch.masks[i], 0).astype(np.int8)
+                self._considered += int(mask.sum())
+                self._rejected += int(mask.sum()) - int(within.sum())
+
+
+def _sampled(batch: TrainingBatch, row: int) -> NDArray[np.float32]:
+    """Return the sampler's log-probs of a row; NaN, which stands for unknown, if another policy sampled it."""
+    known = batch.logprobs[row]
+    return known if batch.own[row] else np.full(len(known), np.nan, np.float32)
 
 
 def prompt_digest(prompt_ids: NDArray[np.int32]) -> str:
     """Digest of a row's prompt ids, to compare the prompt of training with the prompt of sampling."""
     return digest((prompt_ids.astype("<i4").tobytes(),), size=8)
-
-
-def _padded(rows: Sequence[NDArray[np.int8]], like: Tensor) -> Tensor:
-    padded = np.zeros(tuple(like.shape), dtype=np.int8)
-    for at, row in enumerate(rows):
-        padded[at, : len(row)] = row
-    return torch.as_tensor(padded, device=like.device)

@@ -15,6 +15,7 @@ class LoopThread:
 
     def __init__(self, name: str) -> None:
         self.loop = asyncio.SelectorEventLoop()
+        self.loop.set_exception_handler(_tell)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -54,3 +55,13 @@ class LoopThread:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=END_S)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log an error that no task takes, unless it is that of a stream that ended before its first message.
+
+    hivemind reads that message in a callback of the server, where the end of a stream is an error of nobody.
+    """
+    ended = isinstance(context.get("exception"), asyncio.IncompleteReadError | ConnectionError)
+    if not (ended and "transport" in context):
+        loop.default_exception_handler(context)

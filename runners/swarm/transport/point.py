@@ -96,35 +96,38 @@ class MeetingPoint:
         await self.daemon.stop()
 
     async def _join(self, tell: Tell) -> None:
+        """Dial the peers to join, which may be starting, too, until one of them greets this one or the time is up."""
         wanted = self.network.joined()
-        failures = await self._dial_until_one_answers(wanted)
-        for (text, peer, _), failure in zip(wanted, failures, strict=True):
-            if failure is None:
-                self.joined.append(peer)
-            elif len(wanted) > 1:
-                tell(f"--join {text}: cannot be reached: {failure}")
-        if wanted and not self.joined:
+        until = time.monotonic() + self.network.join_timeout_s
+        first = failures = await self._dial_all(wanted)
+        strangers = any(peer != self.p2p.peer_id for _, peer, _ in wanted)
+        while not (greeted := await self._greet(wanted, failures)) and strangers:
+            if time.monotonic() >= until - DIAL_AGAIN_S:
+                break
+            await asyncio.sleep(DIAL_AGAIN_S)
+            failures = await self._dial_all(wanted)
+        # the first reasons: later ones may only say that libp2p waits before it dials again
+        reasons = [failure and (reason or failure) for failure, reason in zip(failures, first, strict=True)]
+        if wanted and None not in failures:
             others = f" (nor {len(wanted) - 1} more)" if len(wanted) > 1 else ""
             raise SwarmError(
-                f"--join {wanted[0][0]}: cannot be reached{others}: {failures[0]}"
+                f"--join {wanted[0][0]}: cannot be reached{others}: {reasons[0]}"
                 "; is that peer running, and is this its present address and id?"
             )
-        if self.joined and not await greet(self.dht, self.joined):
+        if wanted and not greeted:
             raise SwarmError(f"--join {wanted[0][0]}: answers, but is no peer of a swarm (no hivemind DHT there)")
+        for (text, _, _), reason in zip(wanted, reasons, strict=True):
+            if reason is not None:
+                tell(f"--join {text}: cannot be reached: {reason}")
 
-    async def _dial_until_one_answers(self, wanted: Sequence[tuple[str, PeerID, Multiaddr]]) -> list[str | None]:
-        """Dial the peers to join, which may be starting, too, until one answers or the time is up.
+    async def _dial_all(self, wanted: Sequence[tuple[str, PeerID, Multiaddr]]) -> list[str | None]:
+        """Dial peers; returns the reason of failure of each, None for those that answer."""
+        return await asyncio.gather(*(self._dial(peer, address) for _, peer, address in wanted))
 
-        Returns the reason of failure of each, None for those that answer.
-        """
-        until = time.monotonic() + self.network.join_timeout_s
-        failures = reasons = await asyncio.gather(*(self._dial(peer, address) for _, peer, address in wanted))
-        strangers = any(peer != self.p2p.peer_id for _, peer, _ in wanted)
-        while strangers and None not in failures and time.monotonic() < until - DIAL_AGAIN_S:
-            await asyncio.sleep(DIAL_AGAIN_S)
-            failures = await asyncio.gather(*(self._dial(peer, address) for _, peer, address in wanted))
-        # the first reasons: later ones may only say that libp2p waits before it dials again
-        return [failure and reason for failure, reason in zip(failures, reasons, strict=True)]
+    async def _greet(self, wanted: Sequence[tuple[str, PeerID, Multiaddr]], failures: Sequence[str | None]) -> bool:
+        """Greet the peers that answer; returns whether one of them is in a swarm: its DHT starts after its daemon."""
+        self.joined = [peer for (_, peer, _), failure in zip(wanted, failures, strict=True) if failure is None]
+        return bool(self.joined) and await greet(self.dht, self.joined) > 0
 
     async def _dial(self, peer: PeerID, address: Multiaddr) -> str | None:
         if peer == self.p2p.peer_id:

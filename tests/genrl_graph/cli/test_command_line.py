@@ -2,15 +2,17 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from toys import TOY_GAME, toy_game
 
 from genrl_graph import __version__
-from genrl_graph.cli import run_command
+from genrl_graph.cli import command_line, run_command
 from genrl_graph.dag.fingerprint import protocol_fingerprint
 from genrl_graph.store.run_store import RunStore
 
@@ -230,3 +232,11 @@ def test_export_writes_what_transformers_loads(tmp_path: Path, capsys: pytest.Ca
     assert run_command(["export", str(tmp_path / "run"), "polcy", str(tmp_path / "other")]) == 12
     assert "no policy named 'polcy' (did you mean 'policy'?)" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_a_ctrl_c_while_arguments_are_parsed_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_line, "command_parser", interrupted)
+    assert run_command(["graphs"]) == 128 + signal.SIGINT

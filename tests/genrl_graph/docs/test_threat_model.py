@@ -6,6 +6,9 @@ from genrl_graph import messages
 from genrl_graph.graph_file import document
 from genrl_graph.nodes.endpoint import client
 from genrl_graph.nodes.endpoint.policy import MOST_BYTES
+from genrl_graph.nodes.games import text_game
+from genrl_graph.nodes.games.openenv import server, session
+from genrl_graph.nodes.games.openenv.params import OpenEnvParams
 from genrl_graph.nodes.policy.endpoint import EndpointCarry
 from genrl_graph.nodes.policy.loading import checked_folder, checked_model
 from genrl_graph.nodes.reward.judge import Judge
@@ -13,6 +16,7 @@ from genrl_graph.nodes.reward.regex import RegexReward
 from genrl_graph.nodes.templates import rendering
 from genrl_graph.nodes.worker import worker_output
 from genrl_graph.runners.loop import signals
+from genrl_graph.store import strict_json
 
 
 def default(node: type, name: str) -> float:
@@ -39,6 +43,12 @@ def test_its_numbers_are_those_of_the_code() -> None:
         f"a reply | {client.MAX_BODY_BYTES >> 20} MiB",
         f"a chat that is sent by a policy | {MOST_BYTES >> 20} MiB",
         f"`call_timeout_s`, {default(EndpointCarry, 'call_timeout_s'):g} s",
+        f"{session.MOST_BYTES >> 20} MiB, nested {strict_json.MAX_DEPTH} levels, uncompressed",
+        f"{text_game.MOST_CHARACTERS:,} characters",
+        f"its schema of actions | {server.MOST_SCHEMA_BYTES >> 20} MiB",
+        f"`timeout_s`, {OpenEnvParams.model_fields['timeout_s'].default:g} s, of waiting",
+        f"{session.AGAIN_S:g} s of waiting after one that was in vain",
+        f"`restarts`, {OpenEnvParams.model_fields['restarts'].default} times an episode",
         f"within {signals.GRACE_S:g} s is lost",
         f"killed after {signals.KILL_S:g} s",
     ):

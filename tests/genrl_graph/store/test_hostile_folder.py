@@ -26,9 +26,9 @@ from genrl_graph.store.ipc_stream import encode_table
 from genrl_graph.store.journal import Journal, Record
 from genrl_graph.store.journal_format import content_hash, pack
 from genrl_graph.store.manifest import write_manifest
+from genrl_graph.store.pending import archived_records
 from genrl_graph.store.run_path import MAX_DEPTH, RunPath
 from genrl_graph.store.run_store import RunStore
-from genrl_graph.store.view import archived_records
 
 GRAPH = """\
 graph: toy
@@ -431,7 +431,11 @@ def test_a_file_in_place_of_a_folder_and_the_other_way_round_are_one_line(
         said_by(command, capsys)  # raises nothing but what it reports
 
 
-@pytest.mark.parametrize("text", ["[" * 10**6, '{"a": "]]]", "b": ' * 10**5, '["' + "[" * 100 + '\\"'])
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 10**6, '{"a": "]]]", "b": ' * 10**5, '["' + "[" * 100 + '\\"'],
+    ids=["lists", "objects", "text"],
+)
 def test_json_is_bounded_where_a_library_has_raised_the_limit_of_recursion(text: str) -> None:
     script = "import sys; sys.setrecursionlimit(10**6)\n"
     script += "from genrl_graph.store.strict_json import StoreError, parse_json\n"

@@ -103,3 +103,58 @@ def test_a_note_of_waiting_is_read_back() -> None:
     assert str(waiting) == "answers: waiting for bob, carol (20 of 60 s)"
     assert waiting_of(str(waiting)) == Waiting("answers", "bob, carol", 20.0, 60.0)
     assert waiting_of("answers: closed without bob (late)") is None
+
+
+def test_a_reader_decodes_each_record_of_a_growing_journal_once(tmp_path: Path) -> None:
+    def rows(id: str) -> dict[str, pa.Table]:
+        return {"answer": pa.table({"id": [id]})}
+
+    def ids(store: RunStore) -> list[str]:
+        found: list[str] = store.table("answer").column("id").to_pylist()
+        return found
+
+    with RunStore.create(tmp_path / "run", toy_game().record(), {}) as store:
+        reader = RunStore.open(tmp_path / "run")
+        store.commit([Record(0, "answer", "a", tables=rows("x")), Record(0, "answer", "b", tables=rows("y"))])
+        assert ids(reader) == ["x", "y"]
+        known = reader._view().pending
+        with reader.pinned():
+            store.commit([Record(1, "answer", "a", tables=rows("z"))])
+            assert ids(reader) == ["x", "y"] and reader.steps().num_rows == 2
+        assert ids(reader) == ["x", "y", "z"] and reader._view().pending[:2] == known
+        assert all(now is then for now, then in zip(reader._view().pending, known, strict=False))
+        (segment,) = (tmp_path / "run" / "journal").iterdir()
+        whole = segment.read_bytes()
+        segment.write_bytes(whole + whole[:40])  # a commit that is torn, until the run goes on
+        assert ids(reader) == ["x", "y", "z"]
+        segment.write_bytes(whole)
+        store.commit([Record(2, "answer", "a", tables=rows("u"))])
+        assert ids(reader) == ["x", "y", "z", "u"]
+        store.flush()
+        store.commit([Record(3, "answer", "a", tables=rows("v"))])
+        assert ids(reader) == ["x", "y", "z", "u", "v"] and len(reader._view().pending) == 1
+
+
+def test_a_journal_that_another_run_took_over_is_read_anew(tmp_path: Path) -> None:
+    with RunStore.create(tmp_path / "run", toy_game().record(), {}) as store:
+        store.commit([Record(0, "answer", "a")])
+        reader = RunStore.open(tmp_path / "run")
+        assert reader.steps().column("holder").to_pylist() == ["a"]
+        other = RunPath(tmp_path) / "other"
+        other.make_folder()
+        journal = Journal(other)
+        for round in range(3):
+            journal.append(Record(round, "answer", "stranger"))
+        (segment,), (new,) = (tmp_path / "run" / "journal").iterdir(), (tmp_path / "other").iterdir()
+        own = segment.read_bytes()
+        segment.write_bytes(new.read_bytes())  # the same file, with other records
+        assert reader.steps().column("holder").to_pylist() == ["stranger"] * 3
+        segment.write_bytes(new.read_bytes()[:-1] + b"?")
+        assert reader.steps().num_rows == 2
+        data = bytearray(new.read_bytes())
+        data[60] ^= 1
+        segment.write_bytes(bytes(data))
+        with pytest.raises(StoreError, match="record at byte 0 is damaged"):
+            RunStore.open(tmp_path / "run").steps()
+        assert reader.steps().num_rows == 3, "what was read before it was damaged is not read again"
+        segment.write_bytes(own)

@@ -1,5 +1,6 @@
 """The state of each node of a run that goes on, as its journal and its notes tell it."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,15 @@ from genrl_graph.comparison.interval import mean_intervals
 from genrl_graph.store.journal import Record
 from genrl_graph.store.notes_file import Waiting, add_note
 from genrl_graph.store.run_store import RunStore
+from genrl_graph.view.progress import said
+from genrl_graph.view.shown_curves import ShownCurves
 from genrl_graph.view.watched import Watched
 from genrl_graph.view.watched_run import RunName, WatchedRun
 
 
 def states(run: WatchedRun) -> dict[str, str]:
     run.refresh()
-    return {name: node["text"] for name, node in run.state()["nodes"].items()}
+    return {name: said(node, time.time()) for name, node in run.state()["nodes"].items()}
 
 
 def test_nodes_run_wait_and_are_done_in_the_order_of_the_schedule(tmp_path: Path) -> None:
@@ -55,7 +58,14 @@ def test_a_run_whose_peers_are_processes_is_one_run_and_late_peers_join_it(tmp_p
             run.refresh()
             state = run.state()
             assert [peer["name"] for peer in state["peers"]] == ["alice", "bob"]
-            assert state["nodes"]["answers"]["state"] == "waiting" and len(state["writers"]) == 2
+            assert state["nodes"]["answers"]["state"] == "waiting" and len(state["writers"]) == 1
+        run._read_at = -1e9
+        run.refresh()
+        assert [(peer["name"], peer["doing"]) for peer in run.state()["peers"]] == [
+            ("alice", "answers"),
+            ("bob", "stopped"),
+        ]
+        assert "bob" not in said(run.state()["nodes"]["answers"], 0.0)
 
 
 def test_runs_that_differ_in_their_seed_are_one_line_with_an_interval(tmp_path: Path) -> None:
@@ -64,14 +74,22 @@ def test_runs_that_differ_in_their_seed_are_one_line_with_an_interval(tmp_path: 
     play(toy_game(), out=tmp_path / "other", rounds=2, peers=2, quiet=True)
     watched = Watched.of([tmp_path / "runs", f"two peers={tmp_path / 'other'}"])
     watched.read_all()
-    three, two = watched.curves(["stage0/reward"])["stage0/reward"]
+    shown = ShownCurves(watched)
+    three, two = shown.news(["stage0/reward"])["stage0/reward"]["settings"]
     assert (three["setting"], three["runs"]) == ("seed-1", [0, 1, 2]) and (two["setting"], two["runs"]) == (
         "two peers",
         [3],
     )
-    values = np.array(three["each"])
+    values = np.array([run.metrics.curves["stage0/reward"].points().mean for run in watched.runs[:3]])
     between = mean_intervals(values)
     np.testing.assert_allclose(
         [three["mean"], three["low"], three["high"]], [between.mean, between.low, between.high], 1e-5
     )
     assert {run["setting"] for run in watched.overview()["runs"]} == {"seed-1", "two peers"}
+    assert shown.news(["stage0/reward"]) == {}
+    for round, value in ((1, 5.0), (2, 7.0)):  # as of a peer that is late
+        watched.runs[1].metrics.curves.add(round, {"stage0/reward": value})
+    changed = shown.news(["stage0/reward"])["stage0/reward"]
+    assert not changed["whole"] and [one["rounds"] for one in changed["settings"]] == [[1.0, 2.0]]
+    whole = ShownCurves(watched).news(["stage0/reward"])["stage0/reward"]["settings"][0]
+    assert changed["settings"][0]["mean"] == whole["mean"][1:] and changed["settings"][0]["low"] == whole["low"][1:]

@@ -58,15 +58,28 @@ def make_hostile_run(folder: Path) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def make_long_run(folder: Path, graph: Graph, *, rounds: int) -> None:
+def make_wide_game(nodes: int) -> Graph:
+    """Return a game of so many nodes: many answers to the same tasks, each judged and credited."""
+    g = Graph("wide", run=RunConfig(rounds=100_000))
+    policy = g.carry("policy", ToyPolicyCarry(bias=0))
+    tasks, credited = g.add("tasks", Numbers(num_tasks=1)), []
+    for at in range((nodes - 2) // 3):
+        answer = g.add(f"answer_{at}", Draw(), tasks=tasks, policy=policy)
+        credited.append(g.add(f"credit_{at}", Centred(), scored=g.add(f"score_{at}", Parity(), rollouts=answer)))
+    g.next_round(policy=g.add("update", Step(), policy=policy, credited=credited))
+    return g
+
+
+def make_long_run(folder: Path, graph: Graph, *, rounds: int, metrics: int = 1) -> None:
     """Write a run of many rounds: the metrics of every round, and the steps of the last ones."""
     with RunStore.create(folder, graph.record(), {}) as store:
         for round in range(rounds - 3, rounds):
             store.commit([StepRecord(round, name, "peer0000") for name in graph.nodes])
+    names = ("rows", "tokens", "reward", "zero_variance", "kept")[:metrics]
     with (folder / "metrics.jsonl").open("w") as file:
         for round in range(rounds):
-            metrics = {f"{name}/rows": float(round) for name in graph.nodes} | {"time/round": 1.0}
-            file.write(json.dumps({"round": round, "peer": "peer0000", **metrics}) + "\n")
+            values = {f"{node}/{name}": float(round) for node in graph.nodes for name in names} | {"time/round": 1.0}
+            file.write(json.dumps({"round": round, "peer": "peer0000", **values}) + "\n")
 
 
 @contextmanager
@@ -101,3 +114,11 @@ def get(address: str, name: str, **params: object) -> Any:
     status, text = ask(address, f"api/{name}?{urllib.parse.urlencode(params)}")
     assert status == 200, text
     return json.loads(text)
+
+
+def news(address: str, **params: object) -> Any:
+    """Return the first event that a page gets: all that it shows of a run, its nodes among the state."""
+    with urllib.request.urlopen(f"{address}events?{urllib.parse.urlencode(params, doseq=True)}", timeout=60) as stream:
+        event = json.loads(stream.readline().removeprefix(b"data: "))
+    assert event["whole"]
+    return event | {"state": event["state"] | {"nodes": event["nodes"]}}

@@ -3,24 +3,24 @@
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scripted import Scripted, scripted
 
 from genrl_graph import Log, Sampling, Tasks, TextPolicy
 from genrl_graph.contract import registry
 from genrl_graph.contract.evaluation import Evaluation
-from genrl_graph.contract.policy import Completion, Randomness
+from genrl_graph.contract.policy import Completion
 from genrl_graph.edge_types.turns import Turns
 from genrl_graph.edge_types.violation import ReceiverContext
 from genrl_graph.errors import NodeFailed, ParamError
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.generate.dialogue import DialogueGenerator
-from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 from genrl_graph.nodes.update.snapshots import Snapshots
 from genrl_graph.seeds import stream
@@ -30,36 +30,6 @@ registry.import_file(Path(__file__).parents[2] / "text_games.py")
 KUHN = {"kind": "open_spiel", "id": "kuhn_poker", "params": {"actions": "numbers"}}
 TIC_TAC_TOE = {"kind": "open_spiel", "id": "tic_tac_toe", "params": {"actions": "numbers"}}
 GUESS, QUEUE = {"kind": "text", "id": "guess"}, {"kind": "text", "id": "queue"}
-ROLES = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
-
-
-class Scripted(CausalPolicy):
-    """A tiny model that says `script(prompt)` and keeps its own tokens of it."""
-
-    script: Callable[[str], str]
-
-    def generate(
-        self,
-        prompts: Sequence[NDArray[np.int32]],
-        *,
-        num_generations: int,
-        sampling: Sampling,
-        rng: Randomness,
-        max_batch_tokens: int,
-    ) -> list[list[Completion]]:
-        rows = []
-        for prompt in prompts:
-            ids = self.encode(self.script(self.decode(prompt.tolist())), ended=True)[: sampling.max_new_tokens]
-            rows.append([Completion(ids, np.zeros(len(ids), np.float32), self.decode(ids.tolist()), "stop")])
-        return rows
-
-
-def scripted(script: Callable[[str], str], name: str = "policy") -> Scripted:
-    policy = TinyLM(hidden_size=8, heads=1, layers=1, chat_template=ROLES).init(name, seed=0)
-    policy.__class__ = Scripted
-    assert isinstance(policy, Scripted)
-    policy.script = script
-    return policy
 
 
 def tiny(name: str = "policy", seed: int = 0, **params: Any) -> TextPolicy:

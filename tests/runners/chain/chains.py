@@ -1,6 +1,7 @@
 """A real chain in the process for tests: contracts, wallets, transactions."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -50,9 +51,11 @@ class Chain:
         """Deploy our contract anew."""
         return ContractClient(self.endpoint, self.node.deploy(creation_code(self.owner.address, stages=stages)))
 
-    def deploy_file(self, name: str, *, without: str = "") -> ContractClient:
-        """Deploy a test contract; of one function it may lack, it has another name."""
+    def deploy_file(self, name: str, *, without: str = "", plain: Collection[str] = ()) -> ContractClient:
+        """Deploy a test contract; of one function it may lack, it has another name, and `plain` are not indexed."""
         source = (CONTRACTS / name).read_text()
+        for argument in plain:
+            source = re.sub(rf"{argument}: indexed\((\w+)\)", rf"{argument}: \1", source)
         source = source.replace(f"def {without}(", "def another(") if without else source
         with TemporaryDirectory() as folder:
             file = Path(folder) / name

@@ -1,12 +1,17 @@
 """One client for contracts of several versions: two test contracts, ours, and what is no coordinator."""
 
+import json
+from pathlib import Path
+
 import pytest
 from chains import Chain
 
+from genrl_graph.cli import run_command
 from genrl_graph.errors import ChainError
 from genrl_graph.runners.chain import abi
 from genrl_graph.runners.chain.contract_client import Call, ContractClient
 from genrl_graph.runners.chain.leaderboard import Standing, leaderboard
+from genrl_graph.runners.chain.serve import serving
 
 
 @pytest.mark.parametrize("name", ["one_stage.vy", "three_stages.vy"])
@@ -52,6 +57,45 @@ def test_what_is_no_coordinator_is_named_before_anything_is_sent(chain: Chain) -
     without = chain.deploy_file("one_stage.vy", without="submitWinners")
     with pytest.raises(ChainError, match=r"has no submitWinners\(uint256,string\[\],string\); is it a coordinator\?"):
         without.require(chain_id=chain.node.chain_id)
+
+
+def test_what_events_index_is_read_from_the_abi_that_is_given(
+    chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client, ann = chain.deploy_file("three_stages.vy", plain=["roundNumber", "stageNumber"]), chain.funded(1)
+    chain.send(client, ann, abi.REGISTER, "ann")
+    chain.send(client, ann, abi.REWARD, 0, 0, -7, "ann")
+    chain.send(client, ann, abi.WINNERS, 0, ("ann",), "ann")
+    file, board = tmp_path / "chain.yaml", ["chain", "leaderboard", "--coordinator", str(tmp_path / "chain.yaml")]
+    with serving(chain.node) as url:
+        values = {"endpoint": url, "contract": client.address, "chain_id": chain.node.chain_id}
+        file.write_text(json.dumps(values))
+        assert run_command(board) == 17
+        told = capsys.readouterr().err
+        assert "RewardSubmitted has 1 indexed arguments, not 3; name the ABI of this contract with `abi`" in told
+        file.write_text(json.dumps(values | {"abi": "abi.json"}))
+        for text, problem in (("{", "no JSON"), ("{}", "is no ABI"), ('[{"type": "event", "name": 1}]', "of inputs")):
+            (tmp_path / "abi.json").write_text(text)
+            assert run_command(board) == 3
+            told = capsys.readouterr().err
+            assert problem in told and f"abi {tmp_path / 'abi.json'}: " in told and told.count("\n") == 1
+        (tmp_path / "abi.json").write_text(json.dumps({"abi": [_event(each) for each in DECLARED]}))
+        assert run_command([*board, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"peer_id": "ann", "reward": -7, "wins": 1, "votes": 1}]
+
+
+DECLARED = (
+    "RewardSubmitted(address indexed account,uint256 roundNumber,uint256 stageNumber,int256 reward,string peerId)",
+    "WinnerSubmitted(address indexed account,string peerId,uint256 roundNumber,string[] winners)",
+)
+
+
+def _event(declaration: str) -> dict[str, object]:
+    """Return an event as the JSON of an ABI has it."""
+    name, _, rest = declaration.removesuffix(")").partition("(")
+    parts = [argument.split(" ") for argument in rest.split(",")]
+    inputs = [{"name": words[-1], "type": words[0], "indexed": "indexed" in words} for words in parts]
+    return {"type": "event", "name": name, "anonymous": False, "inputs": inputs}
 
 
 def _sent(call: Call) -> tuple[object, ...]:

@@ -2,17 +2,19 @@
 
 import json
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from chains import Chain, key
+from numcodecs.zstd import Zstd
 
 from genrl_graph import Graph, load, open_run, play
 from genrl_graph.cli import run_command
 from genrl_graph.dag.coordinator_config import CoordinatorConfig
-from genrl_graph.errors import ChainError, GraphError, ParamError
-from genrl_graph.records.proof import prove, read_proof
+from genrl_graph.errors import ChainError, GraphError, ParamError, StoreError
+from genrl_graph.records.proof import read_proof
 from genrl_graph.runners.chain import abi
 from genrl_graph.runners.chain.contract_client import ContractClient
 from genrl_graph.runners.chain.leaderboard import events, leaderboard
@@ -112,17 +114,77 @@ def _no_file_has(secret: str, folder: Path) -> None:
             assert bytes.fromhex(secret) not in data
 
 
-def test_a_byte_of_the_store_is_named_by_the_row_that_it_belongs_to(tmp_path: Path) -> None:
-    run = play(game(), out=tmp_path / "r", rounds=1, peers=1, quiet=True)
-    stored = open_run(run.folder)
-    rollout = stored.frame("score", 0).values("id")[1]
-    assert prove(stored, rollout).row["id"] == rollout
-    chunks = [path for path in (run.folder / "rollouts.zarr" / "answer" / "completion").rglob("*") if path.is_file()]
-    chunk = next(path for path in chunks if path.name != "zarr.json")
-    data = bytearray(chunk.read_bytes())
-    data[len(data) // 2] ^= 1
-    chunk.write_bytes(data)
-    assert run_command(["store", "prove", str(run.folder), rollout]) == 12
+@pytest.mark.long
+def test_several_rounds_of_the_game_are_one_of_the_contract(
+    chain: Chain, url: str, wallet: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client, folder = chain.deploy(), tmp_path / "r"
+    manager = client.read("STAGE_MANAGER_ROLE()", ("bytes32",))
+    chain.send(client, chain.owner, "grantRole(bytes32,address)", manager, wallet)
+    options, graph = config(client, url, game_rounds=2), game(round={"advance": "true"})
+    play(graph, out=folder, rounds=3, peers=1, coordinator=options)
+    assert "2 rounds of the game are one of the contract; play more of them" in capsys.readouterr().err
+    assert client.round() == 1
+    play(graph, out=folder, rounds=5, peers=1, coordinator=options, resume=True, quiet=True)
+    assert client.round() == 2
+    stored = open_run(folder)
+    rewards = [round(float(stored.frame("score", at).numpy("reward").sum()) * 1_000_000) for at in range(4)]
+    told = {values["roundNumber"]: values["reward"] for values in events(client, abi.REWARDED)}
+    assert told == {0: rewards[0] + rewards[1], 1: rewards[2] + rewards[3]}
+    assert [values["roundNumber"] for values in events(client, abi.VOTED)] == [0, 1]
+    where, proof = tmp_path / "chain.yaml", tmp_path / "proof.json"
+    where.write_text(json.dumps(options.model_dump(mode="json", exclude_defaults=True)))
+    rollout = stored.frame("score", 3).values("id")[1]
+    assert run_command(["store", "prove", str(folder), rollout, "-o", str(proof)]) == 0
+    capsys.readouterr()
+    assert run_command(["chain", "verify", str(proof), "--coordinator", str(where), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["round"], shown["rollout"]) == (1, rollout)
+    with pytest.raises(StoreError, match="game_rounds 2, not for"):
+        play(graph, out=folder, rounds=6, peers=1, coordinator=config(client, url), resume=True, quiet=True)
+
+
+def test_a_byte_of_the_store_is_named_by_the_row_that_it_belongs_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = play(game(), out=tmp_path / "r", rounds=1, peers=1, quiet=True).folder
+    ids = open_run(folder).frame("score", 0).values("id")
+    chunk = folder / "rollouts.zarr" / "answer" / "completion" / "c" / "0"
+    whole = chunk.read_bytes()
+    flipped = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(12, len(whole) - 4)]
+    rows = {changed_rows(whole, data, len(ids)): data for data in flipped}
+    assert None in rows and len(rows) > 2, "some bytes leave the chunk readable, some do not"
+    for changed in (None, max((each for each in rows if each), key=len)):
+        chunk.write_bytes(rows[changed])
+        assert run_command(["store", "prove", str(folder), ids[1]]) == 12
+        told = capsys.readouterr().err
+        assert f"{chunk}: chunk is damaged" in told and told.count("\n") == 1
+        if changed is None:
+            assert f"rollout {ids[1]} cannot be proven" in told
+        else:
+            assert f"row {changed[0]}, rollout {ids[changed[0]]}, is not the one that was reported" in told
+    chunk.write_bytes(whole)
+    assert run_command(["store", "prove", str(folder), ids[1]]) == 0
+
+
+def changed_rows(whole: bytes, data: bytes, rows: int) -> tuple[int, ...] | None:
+    """Return which of the first rows differ in a damaged chunk, None where it cannot be decoded."""
+    before, after = texts(whole), texts(data)
+    return tuple(row for row in range(rows) if before[row] != after[row]) if after else None
+
+
+def texts(chunk: bytes) -> list[bytes]:
+    """Decode a chunk of texts, each behind its length, whatever its checksum says; nothing where that is impossible."""
+    try:
+        raw = bytes(Zstd().decode(chunk[:-4]))
+    except (RuntimeError, ValueError):
+        return []
+    texts, at = [], 4
+    for _ in range(4096):
+        (length,) = struct.unpack_from("<I", raw.ljust(at + 4, b"\0"), at)
+        texts.append(raw[at + 4 : at + 4 + length])
+        at += 4 + length
+    return texts if raw[:4] == struct.pack("<I", 4096) else []
 
 
 def test_without_a_coordinator_it_says_so_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

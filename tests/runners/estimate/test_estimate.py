@@ -28,6 +28,7 @@ from genrl_graph.nodes.library import (
     TinyLM,
 )
 from genrl_graph.nodes.policy.compute.weights import named_tensors
+from genrl_graph.nodes.policy.critic_params import CriticParams
 from genrl_graph.runners.estimate import calibrate, measure
 from genrl_graph.runners.estimate.calibrate import Calibration
 from genrl_graph.runners.estimate.costs import Machine, Range, Speeds
@@ -187,6 +188,21 @@ def test_sizes_are_those_of_the_real_weights(tmp_path: Path) -> None:
     assert adapted.shared == size.parameters
     with pytest.raises(UnknownSize, match="not on this machine"):
         size_policy(CausalLM(model="nobody/nothing"))
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_a_critic_counts_in_the_sizes_and_the_memory(tmp_path: Path, head: bool) -> None:
+    causal(TINY.init("policy", seed=0)).save(tmp_path)
+    critic = CriticParams(head=head)
+    carries = [TINY.model_copy(update={"critic": critic}), Lora(model=str(tmp_path), r=2, critic=critic)]
+    for carry in carries:
+        policy, sized = causal(carry.init("policy", seed=0)), size_policy(carry).model
+        plain = size_policy(carry.model_copy(update={"critic": None})).model
+        assert policy.critic is not None
+        assert sized.critic == sum(weight.numel() for weight in policy.critic.trained().values()) > 16
+        assert sized.parameters == plain.parameters
+        assert sized.own_bytes - plain.own_bytes == sized.gradient_bytes - plain.gradient_bytes == 4 * sized.critic
+        assert sized.moment_bytes - plain.moment_bytes == 8 * sized.critic
 
 
 def test_the_size_of_smollm2_is_known_without_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:

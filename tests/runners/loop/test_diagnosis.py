@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from genrl_graph import Graph, R, Reward, RunConfig, Scored, Select, play, score
-from genrl_graph.nodes.library import Answer, GroupAdvantage, Grpo, ListSource, NonzeroAdvantage
+from genrl_graph.nodes.library import Answer, GroupAdvantage, Grpo, ListSource, NonzeroAdvantage, RegexReward
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 
 
@@ -168,3 +169,37 @@ def test_a_role_that_takes_a_policy_over_is_told_once_in_ten_rounds(
 def test_a_role_within_its_limit_is_not_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     play(shared_game(1.0), out=tmp_path / "run")
     assert "takes the policy over" not in capsys.readouterr().err
+
+
+class Rounded(Select, name="rounded_logprobs"):
+    """Stands for a sampler of low precision: rounds the log-probs of rows to whole nats."""
+
+    def run(self, rows: R) -> R:
+        rounded = [np.round(row).astype(np.float32) for row in rows.ragged("logprobs")]
+        columns = {name: rows.table.column(name) for name in rows.table.column_names}
+        return type(rows).from_columns(columns | {"logprobs": rounded}, marks=rows.marks)
+
+
+@pytest.mark.parametrize(
+    ("correction", "advice"),
+    [("none", "set importance_correction, or compute both in float32"), ("tis", "compute both in one precision")],
+)
+def test_a_gap_between_sampler_and_trainer_is_told_once_in_ten_rounds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], correction: Any, advice: str
+) -> None:
+    g = Graph("gap", run=RunConfig(rounds=3))
+    policy = g.carry("policy", TinyLM(alphabet="0123456789+=", hidden_size=16, heads=2, initializer_range=0.3))
+    tasks = g.add("tasks", ListSource(tasks=[{"question": "1+1=", "answer": "2"}]))
+    speaker = Answer(template="{{ task.question }}", num_generations=8, max_new_tokens=4)
+    rounded = g.add("rounded", Rounded(), rows=g.add("answer", speaker, tasks=tasks, policy=policy))
+    credit = g.add("credit", GroupAdvantage(), scored=g.add("score", RegexReward(pattern="[0-4]"), rollouts=rounded))
+    update = Grpo(learning_rate=1e-4, importance_correction=correction)
+    g.next_round(policy=g.add("update", update, policy=policy, credited=[credit]))
+    play(g, out=tmp_path / "run")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "of sampler and trainer differ" in line]
+    first = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[0])
+    gap, size = first["update/log_ratio_mean"], first["update/effective_sample_size"]
+    assert line == (
+        f"round 1: nodes.update: the log-probs of sampler and trainer differ by {gap:.2g} nats a token "
+        f"(max_log_ratio 0.1), effective sample size {size:.0%}; {advice}"
+    )

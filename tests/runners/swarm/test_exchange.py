@@ -1,6 +1,7 @@
 """Exchanges of a swarm, with real hosts in one process: rosters, deadlines and reports of missing peers."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -153,14 +154,15 @@ def test_peers_get_each_others_rows_in_the_order_of_their_names(sit: Sit, later:
 def test_who_does_not_answer_is_late_and_left_out_for_longer_each_time(sit: Sit) -> None:
     """Announcements of other rounds do not help: only rows in time do."""
     ann, bob = sit("ann"), sit("bob")
-    late = []
+    late, costs = [], Counter[str]()
     for round in range(6):
         bob.appear(round)
         bob.host.push(ann.host.peer_id, announcement(bob, max(0, round - 3))).result(10)
         meeting = ann.meet(round)
         late += [round] * ("missing" in meeting.facts)
+        costs.update(ann.swarm.conduct.accounts.take())
     assert late == [0, 2, 5]
-    assert ann.swarm.conduct.accounts.take()["peer/bob/late"] == 3.0
+    assert (costs["peer/others/late"], costs["peer/bob/late"]) == (2.0, 1.0), "named when it was late again and again"
 
 
 def test_nobody_waits_for_one_that_was_late_and_its_rows_are_taken_if_they_come(sit: Sit, later: Later) -> None:
@@ -275,6 +277,15 @@ def test_a_peer_that_has_begun_a_round_proves_it_by_the_rows_of_the_one_before(s
     assert behind.value.round == 4
 
 
+def test_a_heartbeat_that_is_rounds_old_leads_to_where_its_peer_is_now(sit: Sit) -> None:
+    ann, bob = sit("ann"), sit("bob")
+    bob.appear(4)
+    bob.swarm.open(bob.node, round=9, peer="bob", offer=offered("bob", 9))
+    with pytest.raises(PeerBehind) as behind:
+        ann.swarm.begin(0)
+    assert behind.value.round == 9
+
+
 def test_a_peer_that_is_a_round_behind_plays_it_with_the_rows_that_the_others_still_serve(sit: Sit) -> None:
     ann, bob, eve = sit("ann", min_peers=3, timeout_s=20.0), sit("bob"), sit("eve")
     for other in (bob, eve):
@@ -297,6 +308,22 @@ def test_a_peer_that_lets_all_others_back_off_still_sees_that_they_have_gone_on(
     with pytest.raises(PeerBehind) as behind:
         meeting.result(20)
     assert behind.value.round == 9
+
+
+def test_a_peer_that_waits_for_those_that_have_finished_and_left_ends_as_well(sit: Sit, later: Later) -> None:
+    ann, bob = sit("ann", min_peers=3, timeout_s=1.5), sit("bob")
+    bob.meet(1)
+    bob.appear(2)
+    ann.swarm.begin(1)  # and hears that bob has played round 1
+    eve = sit("eve")
+    eve.appear(1)  # and serves nothing
+    meeting = later(ann.meet, 1)
+    time.sleep(1.0)
+    for other in (bob, eve):
+        other.host.close()
+    with pytest.raises(PeerBehind) as behind:
+        meeting.result(20)
+    assert behind.value.round == 2
 
 
 def test_heartbeats_and_announcements_alone_move_nobody(sit: Sit) -> None:

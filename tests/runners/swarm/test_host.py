@@ -19,7 +19,8 @@ from ranks import free_port
 
 from genrl_graph.errors import ParamError, SwarmError
 from genrl_graph.runners.swarm.host import Host, PeerIdentity
-from genrl_graph.runners.swarm.transport.dht import MAX_KEYS, key_of
+from genrl_graph.runners.swarm.transport import point
+from genrl_graph.runners.swarm.transport.dht import MAX_KEYS, key_of, open_dht
 from genrl_graph.runners.swarm.transport.heartbeat import Heartbeat, qualified
 from genrl_graph.runners.swarm.transport.network import NetworkOptions
 
@@ -203,15 +204,27 @@ def test_a_peer_that_does_not_answer_is_named_in_bounded_time(
     assert time.monotonic() - started < 15 and "\n" not in str(caught.value)
 
 
-def test_a_peer_may_start_before_the_one_that_it_joins(start_host: StartHost, key: IdentityOf) -> None:
+@pytest.mark.parametrize("answers_before_s", [0.0, 2.0])
+def test_a_peer_may_start_before_the_one_that_it_joins(
+    start_host: StartHost, key: IdentityOf, monkeypatch: pytest.MonkeyPatch, answers_before_s: float
+) -> None:
+    """A daemon answers before its peer is a node of the DHT."""
+
+    async def late_dht(*args: Any, **options: Any) -> Any:
+        await asyncio.sleep(answers_before_s)
+        return await open_dht(*args, **options)
+
+    founder, early = f"founder{answers_before_s:g}", f"early{answers_before_s:g}"
     address = f"/ip4/127.0.0.1/tcp/{free_port()}"
-    early = NetworkOptions(join=[f"{address}/p2p/{key('founder').peer_id}"], join_timeout_s=60.0)
+    joins = NetworkOptions(join=[f"{address}/p2p/{key(founder).peer_id}"], join_timeout_s=60.0)
     with ThreadPoolExecutor(1) as pool:
-        joining = pool.submit(start_host, "early", network=early, swarm="other")
+        joining = pool.submit(start_host, early, network=joins, swarm="other")
         time.sleep(1.0)
         assert not joining.done()
-        start_host("founder", network=NetworkOptions(listen=[address]), swarm="other")
-        assert "founder" in names(joining.result())
+        monkeypatch.setattr(point, "open_dht", late_dht)
+        start_host(founder, network=NetworkOptions(listen=[address]), swarm="other")
+        host = joining.result()
+    until(lambda: founder in names(host))
 
 
 def test_one_answering_peer_of_several_is_enough(first: Host, start_host: StartHost, key: IdentityOf) -> None:

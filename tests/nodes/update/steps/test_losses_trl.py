@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from genrl_graph.nodes.update.steps.correction import correction_weights
+from genrl_graph.nodes.update.steps.correction_config import Correction
 from genrl_graph.nodes.update.steps.loss_config import LossConfig
 from genrl_graph.nodes.update.steps.losses import Totals, policy_loss
 
@@ -187,7 +189,7 @@ def trl_loss(
             vespo_lambda_neg=config.vespo_lambda_neg,
         )
 
-    def run(config: LossConfig, batches: list[Rows]) -> Outcome:
+    def run(config: LossConfig, batches: list[Rows], correction: Tensor | None = None) -> Outcome:
         trainer = Oracle(
             model=LlamaForCausalLM.from_pretrained(model_path),
             reward_funcs=lambda completions, **columns: [0.0] * len(completions),
@@ -197,10 +199,14 @@ def trl_loss(
         )
         trainer.current_gradient_accumulation_steps = len(batches)
         trainer.model.train()
+        trainer.use_vllm = correction is not None  # then it reads `importance_sampling_ratio`, whoever sampled
         tokens = torch.cat([batch.completion_mask for batch in batches]).sum()
         total = torch.zeros(())
         for batch in batches:
-            loss = trainer._compute_loss(trainer.model, trl_inputs(batch, tokens))
+            inputs = trl_inputs(batch, tokens)
+            if correction is not None:
+                inputs["importance_sampling_ratio"] = correction
+            loss = trainer._compute_loss(trainer.model, inputs)
             loss.backward()
             total = total + loss.detach()
         return Outcome(total, gradients(trainer.model))
@@ -225,7 +231,7 @@ def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 
-def our_loss(model_path: Path, config: LossConfig, batches: list[Rows]) -> Outcome:
+def our_loss(model_path: Path, config: LossConfig, batches: list[Rows], correction: Tensor | None = None) -> Outcome:
     from transformers import LlamaForCausalLM
 
     model = LlamaForCausalLM.from_pretrained(model_path).train()
@@ -241,6 +247,7 @@ def our_loss(model_path: Path, config: LossConfig, batches: list[Rows]) -> Outco
             mask=batch.completion_mask,
             config=config,
             totals=totals,
+            correction=correction,
         )
         outcome.loss.backward()
         total = total + outcome.loss.detach()
@@ -287,3 +294,25 @@ def test_micro_batches_add_up_to_trl_with_gradient_accumulation(
     config = CASES[case]
     batches = [rows.take(slice(0, 2)), rows.take(slice(2, 4))]
     assert_equal(our_loss(model_path, config, batches), trl_loss(config, batches))
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "importance", "level"),
+    [
+        ("grpo", "token", "token"),
+        ("grpo", "token", "sequence"),
+        ("grpo", "sequence", "token"),
+        ("dapo", "token", "sequence"),
+        ("vespo", "token", "token"),
+    ],
+)
+def test_truncated_corrections_are_those_of_trl(
+    loss_type: Any, importance: Any, level: Any, rows: Rows, model_path: Path, trl_loss: Callable[..., Outcome]
+) -> None:
+    """Only truncated ones: what TRL rejects has a weight of 0 and still counts in its means."""
+    noise = 0.3 * torch.randn(rows.old_logprobs.shape, generator=torch.Generator().manual_seed(5))
+    mask = rows.completion_mask.bool()
+    weights = correction_weights(noise, mask, Correction.of("tis", level, 0.5, 1.2))
+    ratio = torch.exp((noise * mask) if level == "token" else (noise * mask).sum(-1, keepdim=True)).clamp(0.5, 1.2)
+    config = LossConfig(loss_type=loss_type, importance=importance, beta=0.4)
+    assert_equal(our_loss(model_path, config, [rows], weights), trl_loss(config, [rows], ratio))

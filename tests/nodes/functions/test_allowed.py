@@ -75,7 +75,7 @@ def test_trl_s_rewards_are_allowed_by_name_and_a_misspelt_one_is_told() -> None:
 def test_the_list_of_trl_s_rewards_is_that_of_trl() -> None:
     import trl.rewards
 
-    from genrl_graph.nodes.reward.scoring.allowed import TRL_REWARDS
+    from genrl_graph.nodes.functions.allowed import TRL_REWARDS
 
     functions = [name for name in trl.rewards.__all__ if not isinstance(getattr(trl.rewards, name), ModuleType)]
     assert sorted(functions) == sorted(TRL_REWARDS)

@@ -1,0 +1,1 @@
+"""Tools: functions that language models call in their turns."""
