@@ -132,7 +132,7 @@ class CountingPolicy(TextPolicy):
     def _batch(
         self, prompts: Sequence[NDArray[np.int32]], known: NDArray[np.int64], sampling: Sampling, mean: float
     ) -> SequenceBatch:
-        """Return a batch of rows that are sampled together; the first `known` tokens of each prompt were read before."""
+        """Return a batch of rows that are sampled together; the first `known` tokens of each were read before."""
         most, rows, width = sampling.max_new_tokens, len(prompts), max(map(len, prompts))
         distinct = {prompt.tobytes(): prompt for prompt in prompts}
         new = sum(map(len, prompts)) - int(known.sum())
