@@ -36,7 +36,7 @@ from genrl_graph.nodes.generate.prompting.prompts import AskedTask, check_templa
 from genrl_graph.nodes.generate.speaking.chats import SHOWN, Chat, Wording
 from genrl_graph.nodes.generate.speaking.episodes import Dialogue, Rules, Table, play_dialogues
 from genrl_graph.nodes.generate.speaking.moves import Illegal, Move, compiled, move_of
-from genrl_graph.nodes.generate.speaking.players import DialoguePlayer, PolicyPlayer, RandomMover
+from genrl_graph.nodes.generate.speaking.players import DialoguePlayer, Mover, PolicyPlayer
 from genrl_graph.nodes.generate.speaking.starts import start_of
 from genrl_graph.nodes.generate.speaking.tool_params import ToolGenerator
 from genrl_graph.nodes.generate.speaking.toolbox import log_calls
@@ -62,7 +62,8 @@ class DialogueGenerator(ToolGenerator, name="dialogue"):
     The chat of a seat grows token by token: what was sampled is never tokenised again (see `history`).
 
     In a game of several seats, the opponent of each episode is drawn from `opponents` by weight: `self` (the policy
-    speaks for all seats, and the turns of all are returned), `random` (a random legal move), `policy` (the one wired as
+    speaks for all seats, and the turns of all are returned), `random` (a random legal move), `perfect` (a random one of
+    the best moves: for games of OpenSpiel that can be solved, and own games that say them), `policy` (the one wired as
     `opponent`) or `snapshots` (one drawn from the wired pool; self-play while the pool is empty). The policy takes the
     next seat in each episode. Evaluations use `eval_opponents`.
 
@@ -174,6 +175,11 @@ class DialogueGenerator(ToolGenerator, name="dialogue"):
             yield f"{environment} has {described}, not text; play it with generate.play"
         elif of_source is None and not described.plays_tasks:
             yield f"{environment} plays no tasks of another source; wire a source.environment that names it"
+        elif self.opponents.get("perfect", 0) or self.eval_opponents.get("perfect", 0):
+            try:
+                environment.prove_perfect_play()
+            except DataError as error:
+                yield str(error)
 
     def check_carries(self, carries: Mapping[str, Carried]) -> Iterable[str]:
         """Yield a problem for each policy whose chat template cannot be continued token by token."""
@@ -289,7 +295,8 @@ class DialogueGenerator(ToolGenerator, name="dialogue"):
         if len(pool) < len(members):
             raise NodeFailed("the pool of snapshots holds networks, which do not speak")
         others: dict[OpponentKind, list[DialoguePlayer]] = {
-            "random": [RandomMover()],
+            "random": [Mover("random")],
+            "perfect": [Mover("perfect")],
             "policy": [self._player(opponent)] if opponent is not None else [],
             "snapshots": [self._player(member) for member in pool],
         }

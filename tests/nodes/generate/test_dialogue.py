@@ -255,6 +255,29 @@ def test_random_opponents_need_a_list_of_legal_moves() -> None:
     assert set(rows.values("ending")) <= {"", "terminated"}
 
 
+def test_a_perfect_opponent_never_loses_and_draws_with_its_like() -> None:
+    import pyspiel
+    from open_spiel.python.algorithms.minimax import alpha_beta_search
+
+    log, opponents = Log(), {"perfect": 1}
+    node = DialogueGenerator(opponents=opponents, illegal="random", illegal_reward=0)
+    play(node, tasks_of(TIC_TAC_TOE, 12), scripted(lambda _: "no move"), log=log)
+    assert log.metrics["perfect/episodes"] == 12 and log.metrics["perfect/losses"] > 0.5
+    assert log.metrics["perfect/wins"] == 0.0
+
+    def careful(prompt: str) -> str:
+        """Say a best move of the board in a prompt."""
+        state = pyspiel.load_game("tic_tac_toe").new_initial_state()
+        marks = {mark: [at for at, cell in enumerate(prompt.replace("\n", "")) if cell == mark] for mark in "xo"}
+        for at in range(len(marks["x"]) + len(marks["o"])):
+            state.apply_action(marks["xo"[at % 2]][at // 2])
+        return str(alpha_beta_search(state.get_game(), state, maximum_depth=9)[1]) if state.history() else "4"
+
+    node = DialogueGenerator(opponents=opponents, history="none", template="{{ heard[0].content }}")
+    play(node, tasks_of(TIC_TAC_TOE, 4), scripted(careful), log=log)
+    assert log.metrics["perfect/draws"] == 1.0
+
+
 def test_a_pool_of_language_models_comes_back_from_the_disk_and_speaks_as_before(tmp_path: Path) -> None:
     policy = tiny(initializer_range=0.5)
     pool = Snapshots([policy.frozen("policy@0")])
