@@ -12,7 +12,9 @@ from genrl_graph.nodes.coordinate.report import Report
 from genrl_graph.nodes.coordinate.round import Round
 from genrl_graph.nodes.coordinate.vote import Vote
 from genrl_graph.nodes.eval.exploitability import Exploitability
+from genrl_graph.nodes.exchange.average import Average
 from genrl_graph.nodes.exchange.gather import Gather
+from genrl_graph.nodes.exchange.outer_state import OuterCarry
 from genrl_graph.nodes.generate.answer import Answer
 from genrl_graph.nodes.generate.chat import Chat
 from genrl_graph.nodes.generate.critique import Critique
@@ -62,6 +64,7 @@ __all__ = [
     "ActorCriticCarry",
     "AddToReplay",
     "Answer",
+    "Average",
     "BackupAdvantage",
     "BaselinesCarry",
     "CausalLM",
@@ -91,6 +94,7 @@ __all__ = [
     "MathReward",
     "Mix",
     "NonzeroAdvantage",
+    "OuterCarry",
     "Play",
     "PoolAdvantage",
     "Ppo",

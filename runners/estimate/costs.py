@@ -297,7 +297,7 @@ def peak_memory(
     While weights load there are no moments yet. Writing a checkpoint copies nothing.
     """
     weights = peers * sum(model.own_bytes for model in models.values())
-    weights += 4 * sum({model.shared for model in models.values()})
+    shared = 4 * sum({model.shared for model in models.values()})
     moments = peers * sum(model.moment_bytes for name, model in models.items() if name in updated)
     tops = {"loading weights": float(max((4 * model.parameters for model in models.values()), default=0))}
     steps = [(models[work.policy], speeds[work.policy], work) for work in works if work.policy in models]
@@ -310,4 +310,5 @@ def peak_memory(
     top = max(tops, key=lambda name: tops[name] + (moments if name != "loading weights" else 0))
     optimiser = moments if top != "loading weights" else 0
     parts = {"interpreter and libraries": machine.base, "weights": weights, "optimiser": optimiser, top: tops[top]}
+    parts |= {"weights that peers share": shared} if shared else {}
     return Memory(parts)

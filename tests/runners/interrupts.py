@@ -35,6 +35,8 @@ from genrl_graph.cli import run_command
 from genrl_graph.errors import RoundsSkipped
 from genrl_graph.runners.swarm.transport.identity import Identity
 
+SOUGHT = "in _get_module_details"
+BEFORE_ALL = "Could not import runpy module"
 LIMIT_S = 5.0
 LONGEST_S = 300.0
 MARK = "INTERRUPTED_RUN"
@@ -92,10 +94,18 @@ class Session:
     def tracebacks(self) -> list[str]:
         """Return the last lines of what processes said that show a frame of this package.
 
-        Before its first line runs, the interpreter and the launcher of ranks print tracebacks of their own.
+        Before the program's first line runs, the interpreter, which imports the package to find it, and the launcher of
+        ranks print tracebacks of their own.
         """
         texts = [path.read_text(errors="replace") for path in self._written()]
-        return [text.strip().splitlines()[-1] for text in texts if f'File "{ROOT}/genrl_graph/' in text]
+        ours = [text for text in texts if f'File "{ROOT}/genrl_graph/' in text and SOUGHT not in text]
+        return [text.strip().splitlines()[-1] for text in ours]
+
+    def too_early(self) -> set[int]:
+        """Return the exit code of an interpreter that was ended before it looked for the program, if one was."""
+        return (
+            {1} if any(path.read_text(errors="replace").startswith(BEFORE_ALL) for path in self._written()) else set()
+        )
 
     def _written(self) -> list[Path]:
         return sorted(path for path in self.logs.rglob("*.log") if path.stat().st_size)
@@ -205,7 +215,7 @@ class Interrupts:
         self._end(session)
 
     def _check(self, session: Session, signum: int, codes: Sequence[int]) -> None:
-        if not session.launched and not set(codes) <= {128 + signum, -signum, *WHOLE}:
+        if not session.launched and not set(codes) <= {128 + signum, -signum, *WHOLE} | session.too_early():
             self._blame(f"exit codes {codes}", session)
         if tracebacks := session.tracebacks():
             self._blame(f"a traceback: {tracebacks[0]}", session)

@@ -108,7 +108,8 @@ def test_the_peak_is_the_fullest_moment() -> None:
     frozen = peak({"policy": MODEL, "judge": MODEL}, [])
     assert frozen["weights"] == 8_000_000 and frozen["optimiser"] == 0
     adapters = {name: replace(MODEL, shared=990_000, trained=10_000) for name in ("policy", "other")}
-    assert peak(adapters, [])["weights"] == 2 * 40_000 + 4 * 990_000
+    assert peak(adapters, [])["weights"] == 2 * 40_000
+    assert peak(adapters, [])["weights that peers share"] == 4 * 990_000
 
 
 def test_groups_vary_as_often_as_the_beta_binomial_says() -> None:
