@@ -32,6 +32,7 @@ from genrl_graph.nodes.generate.acting.seating import (
     check_opponents,
     check_weights,
 )
+from genrl_graph.nodes.generate.prompting.examples import Examples
 from genrl_graph.nodes.generate.prompting.prompts import AskedTask, check_template
 from genrl_graph.nodes.generate.speaking.chats import SHOWN, Chat, Wording
 from genrl_graph.nodes.generate.speaking.episodes import Dialogue, Rules, Table, play_dialogues
@@ -83,6 +84,7 @@ class DialogueGenerator(ToolGenerator, name="dialogue"):
         "null: that of source.environment",
     )
     system: str = Field(default="", description="Jinja template of the system message of a seat; empty: none")
+    examples: Examples = ()
     template: str = Field(
         default=TEMPLATE,
         description="Jinja template of the message that tells a seat what it heard and which moves are legal",
@@ -273,7 +275,7 @@ class DialogueGenerator(ToolGenerator, name="dialogue"):
         return ids if len(ids) >= self.max_new_tokens else policy.encode(move, ended=True)
 
     def _wording(self) -> Wording:
-        return Wording(self.system, self.template, self.history, self.place.node)
+        return Wording(self.system, self.examples, self.template, self.history, self.place.node)
 
     def _readers(self, episodes: list[Dialogue]) -> list[TextPolicy]:
         """Return the policies whose chats grow, each once."""

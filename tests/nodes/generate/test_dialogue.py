@@ -53,6 +53,24 @@ def refused(rows: Turns) -> list[str]:
     return [flaw.rule for flaw in rows.violations(ReceiverContext("", {})) if flaw.rows.any()]
 
 
+@pytest.mark.parametrize("history", ["sampled", "template", "none"])
+def test_examples_stand_before_what_a_seat_hears(history: Any) -> None:
+    replies = iter(["5", "3"])
+    node = DialogueGenerator(
+        examples=[{"user": "guess", "assistant": "7"}, {"user": "less", "assistant": "6"}],
+        system="Guess.",
+        template="{{ heard[-1].content }}",
+        history=history,
+        max_new_tokens=16,
+    )
+    rows = play(node, tasks_of(GUESS, 4).take([3]), scripted(lambda _: next(replies)))
+    first, second = [[(m["role"], m["content"]) for m in row] for row in rows.values("messages")]
+    before = [("system", "Guess."), ("user", "guess"), ("assistant", "7"), ("user", "less"), ("assistant", "6")]
+    assert first == [*before, ("user", "guess")]
+    earlier = [("user", "guess"), ("assistant", "5")] if history != "none" else []
+    assert second == [*before, *earlier, ("user", "less")]
+
+
 def test_a_guess_is_a_chat_that_grows_token_by_token() -> None:
     replies = iter(["I say 2", "5!", "so 4", "4 then", "3"])
     node = DialogueGenerator(extract=r"\d", system="You are seat {{ seat }}.", max_new_tokens=16)
