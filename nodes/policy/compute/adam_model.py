@@ -1,5 +1,6 @@
 """One torch model that Adam trains: gradients, optimiser steps, saving, loading and hashing (imports torch)."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -12,9 +13,11 @@ from genrl_graph.contract.policy import Policy
 from genrl_graph.errors import StoreError
 from genrl_graph.nodes.policy.compute.trainable import clip_gradients, take_step
 from genrl_graph.nodes.policy.compute.weights import (
+    copied_values,
     load_state,
     named_tensors,
     optimizer_tensors,
+    replace_values,
     restore_optimizer,
     save_state,
     weights_digest,
@@ -54,6 +57,15 @@ class AdamModel(Policy):
         self.model.zero_grad(set_to_none=True)
         self.version += 1
         return norm
+
+    def trained_values(self) -> dict[str, NDArray[np.float32]]:
+        """Return copies of the parameters by name."""
+        return copied_values(dict(self.model.named_parameters()))
+
+    def replace_trained(self, values: Mapping[str, NDArray[np.float32]]) -> None:
+        """Replace the parameters and increase `version` by 1; the state of the optimiser stays."""
+        replace_values(dict(self.model.named_parameters()), values)
+        self.version += 1
 
     def save(self, folder: Path) -> None:
         """Write weights, optimiser state and version."""

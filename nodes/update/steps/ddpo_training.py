@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SampledImage:
-    """The data of one image that is trained on: `latents` [random steps + 1, ...], `logprobs` [random steps], its advantage."""
+    """The training data of an image: `latents` [random steps + 1, ...], `logprobs` [random steps], its advantage."""
 
     id: str
     caption: str
