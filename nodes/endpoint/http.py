@@ -18,12 +18,16 @@ _MAY_SET_RETRY_AFTER = (429, 503)
 
 @dataclass(frozen=True, slots=True)
 class FailedTry:
-    """A request without a usable answer; `wait_s` is the Retry-After of the server, `status` the code that it sent."""
+    """A request without a usable answer; `wait_s` is the Retry-After of the server, `status` the code that it sent.
+
+    `late` if no answer came in time.
+    """
 
     reason: str
     retryable: bool = True
     wait_s: float | None = None
     status: int | None = None
+    late: bool = False
 
 
 async def send(
@@ -42,7 +46,7 @@ async def send(
         async with asyncio.timeout(timeout_s), client.stream(method, url, json=body) as response:
             content = await _read_body(response, max_bytes)
     except TimeoutError:
-        return FailedTry(f"no answer within {timeout_s:g} s")
+        return FailedTry(f"no answer within {timeout_s:g} s", late=True)
     except httpx2.HTTPError as error:
         return FailedTry(f"{type(error).__name__}: {error}".removesuffix(": "))
     if content is None:

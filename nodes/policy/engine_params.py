@@ -1,5 +1,6 @@
 """Params of an engine: a vLLM server, given or launched, that samples for a language model."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, Self
 
@@ -52,7 +53,13 @@ class VllmLaunch(ExactNumbers):
     start_timeout_s: float = Field(default=900.0, gt=0, description="seconds until the server must answer")
     restarts: int = Field(default=2, ge=0, le=100, description="times that a server is launched again after it died")
 
-    _has_prefix = field_validator("python")(key_variable("ENGINE_"))
+    @field_validator("python")
+    @classmethod
+    def _names_a_variable(cls, name: str) -> str:
+        if not re.fullmatch(r"ENGINE_[A-Za-z0-9_]+", name):
+            reason = "a graph file cannot name a program, so export its path under such a name"
+            raise ValueError(f"{name!r} is no environment variable ENGINE_...; {reason}")
+        return name
 
     @field_validator("args")
     @classmethod

@@ -44,6 +44,9 @@ def assumptions(
     busy = "rough speeds of this machine, measured while other programs were busy (--calibrate measures again)"
     speeds = busy if rough else quiet
     yield speeds if observed is None else f"{speeds}, corrected by {observed.fact.folder}"
+    for name, part in schedule.graph.carries.items():
+        if getattr(part.carry, "engine", None) is not None:
+            yield f"carry {name}: as if the policy sampled itself; the speed of its engine is not known"
     if schedule.graph.run.mode != "train":
         yield "evaluations are not counted"
     for name, node in rehearsed.nodes.items():

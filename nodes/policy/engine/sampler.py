@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -77,7 +77,7 @@ class VllmSampler:
             interpreter(params.launch)
         self._base_label = seeds.digest(("base", time.time_ns(), id(self)))
         self._servers = [self._server(url) for url in params.urls]
-        self._launched: LaunchedServer | None = None
+        self.launched: LaunchedServer | None = None
         self._launches = 0
         self._folders: WeightsFolders | None = None
 
@@ -117,6 +117,8 @@ class VllmSampler:
     def _answered(self, policy: "CausalPolicy", asked: Sequence[Asked], vocabulary: Vocabulary) -> list[Answered]:
         """Ask for completions until all are there, or the tries are used up."""
         done: dict[int, Answered] = {}
+        for server in self._servers:
+            server.failed = server.hangs
         for attempt in range(self._params.retries + 1):
             if attempt:
                 time.sleep(min(self._params.retry_wait_s * 2 ** (attempt - 1), MAX_WAIT_S))
@@ -142,8 +144,8 @@ class VllmSampler:
             raise NodeFailed(f"{where}{tries}")
         for line in dict.fromkeys(str(one) for one in troubles):
             tell(f"{line}; it is asked again")
-        if self._launched is not None and self._launched.alive and any(s.failed for s in self._servers):
-            self._launched.end()  # it hangs, or is in a state that another try does not mend
+        if self.launched is not None and any(server.hangs for server in self._servers):
+            self.launched.end()  # the next try launches another one
 
     async def _ask(
         self,
@@ -155,10 +157,8 @@ class VllmSampler:
         """Give the servers the weights, and send each its share of the requests."""
         import httpx2
 
-        limits = httpx2.Limits(max_connections=self._params.concurrency * len(self._servers))
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key is not None else {}
         troubles: list[_Trouble] = []
-        async with httpx2.AsyncClient(headers=headers, limits=limits, timeout=None, trust_env=False) as client:
+        async with httpx2.AsyncClient(**self._connections()) as client:
             ready = await self._ready(client, policy, weights, troubles)
             slots = {server: asyncio.Semaphore(self._params.concurrency) for server in ready}
 
@@ -176,6 +176,21 @@ class VllmSampler:
         done = {at: row for at, row in zip(asked, answers, strict=False) if row is not None}
         return ({} if any(one.wrong for one in troubles) else done), troubles
 
+    def _connections(self) -> dict[str, Any]:
+        import httpx2
+
+        most = self._params.concurrency * len(self._servers)
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key is not None else {}
+        return {
+            "headers": headers,
+            "limits": httpx2.Limits(max_connections=most, max_keepalive_connections=most),
+            "timeout": None,
+            "trust_env": False,
+            "verify": any(
+                server.url.startswith("https") for server in self._servers
+            ),  # reading certificates takes time
+        }
+
     async def _ready(
         self, client: "httpx2.AsyncClient", policy: "CausalPolicy", weights: ServedWeights, troubles: list[_Trouble]
     ) -> list[VllmServer]:
@@ -190,8 +205,7 @@ class VllmSampler:
                 return False
             return True
 
-        for failed in (False, True):
-            servers = [server for server in self._servers if server.failed == failed]
+        for servers in [[s for s in self._servers if s.failed == failed] for failed in (False, True)]:
             ready = await asyncio.gather(*map(has, servers))
             if any(ready):
                 return [server for server, took in zip(servers, ready, strict=True) if took]
@@ -243,20 +257,20 @@ class VllmSampler:
         Raises `NodeFailed` if it does not start, or has died more than `restarts` times.
         """
         launch, folders = self._params.launch, self._folders
-        if launch is None or folders is None or (self._launched is not None and self._launched.alive):
+        if launch is None or folders is None or (self.launched is not None and self.launched.alive):
             return
-        if self._launched is not None:
+        if self.launched is not None:
             if self._launches > launch.restarts:
                 raise NodeFailed(
                     f"vLLM has died {self._launches} times (engine.launch.restarts {launch.restarts}): "
-                    f"{self._launched.last}"
+                    f"{self.launched.last}"
                 )
-            tell(f"vLLM has died: {self._launched.last}; it is launched again")
+            tell(f"vLLM has died: {self.launched.last}; it is launched again")
         self._launches += 1
         with long_work("starting vLLM"):
-            self._launched = LaunchedServer(launch, _arguments(policy, self._params, folders.model_of(policy)))
-            self._launched.wait()
-        self._servers = [self._server(self._launched.url)]
+            self.launched = LaunchedServer(launch, _arguments(policy, self._params, folders.model_of(policy)))
+            self.launched.wait()
+        self._servers = [self._server(self.launched.url)]
 
     def _server(self, url: str) -> VllmServer:
         return VllmServer(url, self._params.timeout_s, self._params.sync_timeout_s, self._base_label)

@@ -44,11 +44,11 @@ _ADVICE = {
 
 
 class ServerFailed(Exception):
-    """Raised where a server did not do what it was asked; `status` is the code that it sent, if it sent one."""
+    """Raised where a server did not do what it was asked; asking again may help if `retryable`."""
 
-    def __init__(self, reason: str, *, retryable: bool = True, status: int | None = None) -> None:
+    def __init__(self, reason: str, *, retryable: bool) -> None:
         super().__init__(reason)
-        self.retryable, self.status = retryable, status
+        self.retryable = retryable
 
 
 @dataclass(eq=False, slots=True)
@@ -60,7 +60,8 @@ class VllmServer:
     sync_timeout_s: float
     base_label: str  # the label of the model below adapters
     loaded: str = ""
-    failed: bool = False  # whether its last call failed: others are asked first
+    failed: bool = False  # whether a request has failed in this call: others are asked first
+    hangs: bool = False  # whether it did not answer in time, and has not answered since
     model: str = ""
     _known: dict[str, str] = field(default_factory=dict)  # labels of weights it was given, and what they are
     _before: tuple[ServedWeights, Mapping[str, str]] | None = None  # last weights, and the checksums with them
@@ -165,16 +166,14 @@ class VllmServer:
     ) -> bytes:
         """Return the body of an answer; raises `ServerFailed` if there is none."""
         answer = await send(client, method, f"{self.url}{path}", body=body, timeout_s=timeout_s, max_bytes=max_bytes)
+        self.hangs = isinstance(answer, FailedTry) and answer.late
         if not isinstance(answer, FailedTry):
             return answer
-        advice = _ADVICE.get(answer.status or 0, "")
-        if answer.status == 404 and path == GENERATE:  # the adapter or the model is gone
+        gone = answer.status == 404 and path == GENERATE  # the model or the adapter: it was started anew
+        if gone or answer.status is None:
             self.forget()
-        raise ServerFailed(
-            f"{path}: {answer.reason}{'; ' * bool(advice)}{advice}",
-            retryable=answer.retryable or (answer.status == 404 and path == GENERATE),
-            status=answer.status,
-        )
+        advice = _ADVICE.get(answer.status or 0, "")
+        raise ServerFailed(f"{path}: {answer.reason}{'; ' * bool(advice)}{advice}", retryable=answer.retryable or gone)
 
 
 def _differ(checksum: str, old: ServedWeights, new: ServedWeights) -> bool:

@@ -140,7 +140,7 @@ def test_requests_are_spread_and_a_dead_server_is_left_out(folder: Path, server:
         other.twist = failing(Fault(act="drop"))
         rows = complete(policy, count=4)
         assert sum(map(len, rows)) == 8
-    complete(policy)  # it is gone for good
+    complete(policy)
     assert server.paths().count(GENERATE) == 4 + 4 + 4 + 4
 
 
@@ -319,7 +319,7 @@ def test_a_truncated_distribution_is_refused(folder: Path, server: EngineServer)
         ({"urls": []}, "give either urls"),
         ({"urls": ["ftp://x"]}, "no base URL"),
         ({"urls": [], "launch": {"args": {"worker-cls": "x.y"}}}, "is no argument that a graph file may give"),
-        ({"urls": [], "launch": {"python": "PATH"}}, "does not begin with ENGINE_"),
+        ({"urls": [], "launch": {"python": "PATH"}}, "is no environment variable ENGINE_"),
         ({"kind": "other"}, "vllm"),
     ],
 )
