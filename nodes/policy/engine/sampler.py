@@ -181,14 +181,13 @@ class VllmSampler:
 
         most = self._params.concurrency * len(self._servers)
         headers = {"Authorization": f"Bearer {self._key}"} if self._key is not None else {}
+        secure = any(server.url.startswith("https") for server in self._servers)
         return {
             "headers": headers,
             "limits": httpx2.Limits(max_connections=most, max_keepalive_connections=most),
             "timeout": None,
             "trust_env": False,
-            "verify": any(
-                server.url.startswith("https") for server in self._servers
-            ),  # reading certificates takes time
+            "verify": secure,  # reading the certificates of authorities takes time
         }
 
     async def _ready(
