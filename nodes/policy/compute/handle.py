@@ -145,6 +145,18 @@ class CausalPolicy(ReadingPolicy):
             raise NodeFailed(f"policy {self.name!r}: a prompt has no tokens; there is nothing to complete")
         if self.engine is not None:
             return self.engine.generate(self, prompts, num_generations=num_generations, sampling=sampling, rng=rng)
+        return self._sampled(prompts, num_generations, sampling=sampling, rng=rng, max_batch_tokens=max_batch_tokens)
+
+    def _sampled(
+        self,
+        prompts: Sequence[NDArray[np.int32]],
+        num_generations: int,
+        *,
+        sampling: Sampling,
+        rng: Randomness,
+        max_batch_tokens: int,
+    ) -> list[list[Completion]]:
+        """Sample from the model of this process."""
         # the first access to `_shares` prepares the model, from which the sampler is then copied
         shared = self._shares and self.reading.shares_prompts
         with self.computing():

@@ -10,11 +10,15 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from genrl_graph.errors import DataError, NodeFailed, ParamError
 from genrl_graph.messages import escaped
-from genrl_graph.nodes.policy.engine_params import VllmLaunch
+from genrl_graph.nodes.policy.engine_params import VllmEngine, VllmLaunch
 from genrl_graph.nodes.worker import become, supervisor
+
+if TYPE_CHECKING:
+    from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 
 HOST = "127.0.0.1"
 POLL_S = 0.25
@@ -135,6 +139,24 @@ def _end(process: "subprocess.Popen[bytes]", owner: int) -> None:
     except subprocess.TimeoutExpired:  # it was stopped, or cannot be scheduled: the server dies with it
         process.kill()
         process.wait()
+
+
+def server_arguments(policy: "CausalPolicy", params: VllmEngine, model: Path) -> list[str]:
+    """Return the arguments of a server for a policy, besides those of the params."""
+    arguments = {
+        "model": str(model),
+        "served-model-name": "base",
+        "dtype": params.dtype,
+        "max-model-len": str(policy.context_length),
+        "logprobs-mode": "processed_logprobs",
+        "generation-config": "vllm",
+    }
+    switches = ["--enable-scale-out"]
+    if policy.adapts:
+        switches.append("--enable-lora")
+        arguments["max-lora-rank"] = str(policy.adapter_rank)
+    named = [part for name, value in arguments.items() for part in (f"--{name}", value)]
+    return [*named, *switches]
 
 
 def folder_of(wanted: str | None) -> Path:

@@ -5,23 +5,22 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from genrl_graph import seeds
-from genrl_graph.contract.policy import Completion, Randomness, Sampling, TokenSequence
+from genrl_graph.contract.policy import Completion, Randomness, Sampling
 from genrl_graph.errors import NodeFailed, ParamError
 from genrl_graph.long_work import long_work, tell
 from genrl_graph.nodes.endpoint.client import MAX_WAIT_S, read_key
 from genrl_graph.nodes.functions.callables import call_here
-from genrl_graph.nodes.policy.engine.process import LaunchedServer, folder_of, interpreter
+from genrl_graph.nodes.policy.engine.process import LaunchedServer, folder_of, interpreter, server_arguments
 from genrl_graph.nodes.policy.engine.replies import Answered, Asked, StaleAnswer, Vocabulary, WrongAnswer
 from genrl_graph.nodes.policy.engine.server import ServerFailed, VllmServer
+from genrl_graph.nodes.policy.engine.verification import verify
 from genrl_graph.nodes.policy.engine.weights import ServedWeights, WeightsFolders
 from genrl_graph.nodes.policy.engine_params import VllmEngine
 
@@ -105,7 +104,7 @@ class VllmSampler:
         drawn = [one.integers(2**31, size=copies).tolist() for one in rngs]
         asked = [Asked(p, seed, sampling) for p, row in zip(prompts, drawn, strict=True) for seed in row]
         answered = self._answered(policy, asked, _vocabulary(policy)) if asked else []
-        self._verify(policy, asked, answered)
+        verify(policy, asked, answered, self._params, urls=[server.url for server in self._servers])
         texts = policy.tokens.texts([row.ids.tolist() for row in answered], ends=policy.end_ids)
         rows = [
             Completion(row.ids, row.logprobs, text, row.finish_reason, weight_version=policy.version)
@@ -218,33 +217,6 @@ class VllmSampler:
         fatal = isinstance(error, ServerFailed) and not error.retryable
         return _Trouble(server.url, str(error), fatal=fatal)
 
-    def _verify(self, policy: "CausalPolicy", asked: Sequence[Asked], answered: Sequence[Answered]) -> None:
-        """Compare log-probs of some completions with those that the policy computes for the same ids.
-
-        Raises `NodeFailed` if they are too far apart: then other ids, weights or temperatures made them.
-        """
-        count = min(self._params.verify_rows, len(asked))
-        if not count:
-            return
-        at = np.random.default_rng(asked[0].seed).choice(len(asked), count, replace=False).tolist()
-        penalty, temperature = asked[0].sampling.repetition_penalty, asked[0].sampling.temperature
-        rows = [TokenSequence(asked[i].prompt, answered[i].ids, None, penalty) for i in at]
-        gap = _gap(policy, rows, [answered[i] for i in at], temperature)
-        if gap <= self._params.max_log_ratio:
-            return
-        scaled = temperature not in (0.0, 1.0) and _gap(policy, rows, [answered[i] for i in at], 1.0) < gap / 2
-        advice = (
-            "they are those before the temperature; start it with --logprobs-mode processed_logprobs"
-            if scaled
-            else "its weights, its token ids or its log-probs are not those of this policy"
-        )
-        urls = ", ".join(server.url for server in self._servers)
-        raise NodeFailed(
-            f"policy {policy.name!r} version {policy.version}: log-probs of vLLM at {urls} differ from the policy's by "
-            f"{gap:.2g} nats a token (engine.max_log_ratio {self._params.max_log_ratio:g}): {advice}; nothing of this "
-            "round's answers was used"
-        )
-
     def _weights_of(self, policy: "CausalPolicy") -> ServedWeights:
         if self._folders is None:
             self._folders = WeightsFolders(folder_of(self._params.weights_folder), self._params.dtype)
@@ -267,30 +239,12 @@ class VllmSampler:
             tell(f"vLLM has died: {self.launched.last}; it is launched again")
         self._launches += 1
         with long_work("starting vLLM"):
-            self.launched = LaunchedServer(launch, _arguments(policy, self._params, folders.model_of(policy)))
+            self.launched = LaunchedServer(launch, server_arguments(policy, self._params, folders.model_of(policy)))
             self.launched.wait()
         self._servers = [self._server(self.launched.url)]
 
     def _server(self, url: str) -> VllmServer:
         return VllmServer(url, self._params.timeout_s, self._params.sync_timeout_s, self._base_label)
-
-
-def _arguments(policy: "CausalPolicy", params: VllmEngine, model: Path) -> list[str]:
-    """Return the arguments of a server for a policy, besides those of the params."""
-    arguments = {
-        "model": str(model),
-        "served-model-name": "base",
-        "dtype": params.dtype,
-        "max-model-len": str(policy.context_length),
-        "logprobs-mode": "processed_logprobs",
-        "generation-config": "vllm",
-    }
-    switches = ["--enable-scale-out"]
-    if policy.adapts:
-        switches.append("--enable-lora")
-        arguments["max-lora-rank"] = str(policy.adapter_rank)
-    named = [part for name, value in arguments.items() for part in (f"--{name}", value)]
-    return [*named, *switches]
 
 
 def _vocabulary(policy: "CausalPolicy") -> Vocabulary:
@@ -307,13 +261,3 @@ def _shares(asked: Iterable[int], servers: Sequence[VllmServer]) -> list[tuple[i
     """Spread requests over servers: each gets neighbours, which often share a prompt."""
     places = list(asked) if servers else []
     return [(at, servers[number * len(servers) // len(places)]) for number, at in enumerate(places)]
-
-
-def _gap(
-    policy: "CausalPolicy", rows: Sequence[TokenSequence], answered: Sequence[Answered], temperature: float
-) -> float:
-    """Return the mean difference between the log-probs of an engine and the policy's, in nats a token."""
-    with torch.no_grad():
-        own = policy.logprobs(rows, temperatures=np.full(len(rows), temperature, np.float32)).float().cpu().numpy()
-    gaps = [np.abs(values[: len(row.ids)] - row.logprobs) for values, row in zip(own, answered, strict=True)]
-    return float(np.concatenate(gaps).mean())
