@@ -12,7 +12,9 @@ from genrl_graph.nodes.coordinate.report import Report
 from genrl_graph.nodes.coordinate.round import Round
 from genrl_graph.nodes.coordinate.vote import Vote
 from genrl_graph.nodes.eval.exploitability import Exploitability
+from genrl_graph.nodes.exchange.average import Average
 from genrl_graph.nodes.exchange.gather import Gather
+from genrl_graph.nodes.exchange.outer_state import OuterCarry
 from genrl_graph.nodes.generate.answer import Answer
 from genrl_graph.nodes.generate.chat import Chat
 from genrl_graph.nodes.generate.critique import Critique
@@ -33,11 +35,13 @@ from genrl_graph.nodes.reward.judge import Judge
 from genrl_graph.nodes.reward.math import MathReward
 from genrl_graph.nodes.reward.reasoning_gym import ReasoningGymReward
 from genrl_graph.nodes.reward.regex import RegexReward
+from genrl_graph.nodes.reward.tests import TestsReward
 from genrl_graph.nodes.reward.weighted_sum import WeightedSum
 from genrl_graph.nodes.select.nonzero_advantage import NonzeroAdvantage
 from genrl_graph.nodes.select.swarm_sapo import SwarmSapo
 from genrl_graph.nodes.select.top import Top
 from genrl_graph.nodes.select.verified import Verified
+from genrl_graph.nodes.source.code import CodeSource
 from genrl_graph.nodes.source.environment import EnvironmentSource
 from genrl_graph.nodes.source.hf_dataset import HfDataset
 from genrl_graph.nodes.source.image_folder import ImageFolder
@@ -62,12 +66,14 @@ __all__ = [
     "ActorCriticCarry",
     "AddToReplay",
     "Answer",
+    "Average",
     "BackupAdvantage",
     "BaselinesCarry",
     "CausalLM",
     "Chat",
     "Checkpoint",
     "ChoiceReward",
+    "CodeSource",
     "Critique",
     "DialogueGenerator",
     "Dpo",
@@ -91,6 +97,7 @@ __all__ = [
     "MathReward",
     "Mix",
     "NonzeroAdvantage",
+    "OuterCarry",
     "Play",
     "PoolAdvantage",
     "Ppo",
@@ -111,6 +118,7 @@ __all__ = [
     "SnapshotsCarry",
     "SwarmSapo",
     "TakeSnapshot",
+    "TestsReward",
     "TextGae",
     "TextPpo",
     "TinyLM",

@@ -14,6 +14,7 @@ from genrl_graph.cli.chain import add_chain_command
 from genrl_graph.cli.docs import add_docs_command
 from genrl_graph.cli.graph import add_graph_commands
 from genrl_graph.cli.inspection import add_inspection_commands
+from genrl_graph.cli.launch import add_launch_command
 from genrl_graph.cli.run import add_export_command, add_run_commands
 from genrl_graph.cli.store import add_store_command
 from genrl_graph.cli.swarm import add_swarm_commands, spread_addresses
@@ -90,6 +91,7 @@ def command_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_graph_commands(commands)
     add_run_commands(commands)
+    add_launch_command(commands)
     add_sweep_commands(commands)
     add_inspection_commands(commands)
     add_view_command(commands)

@@ -193,7 +193,12 @@ class Node(Declared):
     @classmethod
     def _check_kind(cls) -> None:
         """Check the rule of the kind; kinds without their own rule must not return carried values."""
-        cls._require(not any(map(_is_carried, cls._outputs())), "only an update or a fork returns a carried value")
+        cls._require(not cls.returns_carried(), "only an update, a fork or an average returns a carried value")
+
+    @classmethod
+    def returns_carried(cls) -> bool:
+        """Return whether this node returns a carried value: its next version, or a copy."""
+        return any(map(_is_carried, cls._outputs()))
 
     @classmethod
     def _outputs(cls) -> list[Pattern]:
@@ -205,6 +210,15 @@ class Node(Declared):
         if not ok:
             outputs = ", ".join(map(str, cls._outputs())) or "nothing"
             raise NodeError(f"{cls.type_name}: {rule}, but this {cls.kind} returns {outputs}")
+
+    @classmethod
+    def _require_replaced(cls) -> None:
+        """Check that every carried output is the next version of an input."""
+        for field, pattern in cls.signature.outputs.items():
+            if _is_carried(pattern) and field not in cls.signature.replaced:
+                what = f"output {field!r}" if field else "the output"
+                advice = "take it as an input" + (" of this name" if field else "")
+                raise NodeError(f"{cls.type_name}: {what} replaces no input; {advice}")
 
     @classmethod
     def _require_rows(cls, *marks: Mark) -> None:
@@ -287,7 +301,13 @@ class Exchange(Node, kind="exchange"):
     `offer(rows: R) -> R` returns the rows to send, and `admit(packets, *, tasks, ...) -> Peer[R]` the rows to use from
     the received packets, which are sorted by peer name. The peer's own packet is always among them; `admit` must drop
     it if `include_self` is false.
+
+    An exchange may return the next version of a carried value instead, as an average of weights does: then `offer`
+    takes the value and returns rows made of it, and `admit` takes it again, after the packets. The rows of the other
+    peers are stored in the group `<exchange>/received`.
     """
+
+    admitted_with: ClassVar[tuple[str, ...]] = ()  # inputs of `offer` that `admit` takes, too
 
     include_self: bool = Field(default=True, description="whether this peer's own rows are among the output")
     min_peers: int = Field(ge=1, description="peers that the exchange needs, this one included")
@@ -327,6 +347,10 @@ class Exchange(Node, kind="exchange"):
             max_list=row // 4,
         )
 
+    def meets(self, round: int) -> bool:
+        """Return whether peers meet in this round; if not, carried values are passed on unchanged."""
+        return True
+
     def evaluated(self, how: Evaluation) -> Self:
         """Return this exchange for an evaluation, where each peer plays alone and receives only its own packet."""
         return self.model_copy(update={"include_self": True, "min_peers": 1})
@@ -341,9 +365,15 @@ class Exchange(Node, kind="exchange"):
         for name in offer_resources:
             raise NodeError(f"{where}.offer: takes the resource {name!r}; only `admit` has resources")
         for socket in admit_inputs:
-            raise NodeError(f"{where}.admit.{socket.name}: `admit` takes only packets; make it an input of `offer`")
+            if socket.name not in {known.name for known in inputs}:
+                raise NodeError(f"{where}.admit.{socket.name}: is no input of `offer`; make it one")
+        cls.admitted_with = tuple(socket.name for socket in admit_inputs)
         cls.signature = Signature(inputs, read_outputs(where, admit), resources, read_summary(admit))
-        cls._require_rows(PEER)
+        if cls.returns_carried():
+            cls._require_replaced()
+        else:
+            cls._require(cls.meets is Exchange.meets, "an exchange that leaves out rounds returns carried values")
+            cls._require_rows(PEER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,13 +440,8 @@ class Update(Node, kind="update"):
 
     @classmethod
     def _check_kind(cls) -> None:
-        carried = [field for field, pattern in cls.signature.outputs.items() if _is_carried(pattern)]
-        cls._require(bool(carried), "an update returns the next version of a carried value")
-        for field in carried:
-            if field not in cls.signature.replaced:
-                what = f"output {field!r}" if field else "the output"
-                advice = "take it as an input" + (" of this name" if field else "")
-                raise NodeError(f"{cls.type_name}: {what} replaces no input; {advice}")
+        cls._require(cls.returns_carried(), "an update returns the next version of a carried value")
+        cls._require_replaced()
 
 
 class Fork(Node, kind="policy"):

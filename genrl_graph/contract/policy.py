@@ -1,7 +1,7 @@
 """Carried values, above all policies: state that rounds update and that is saved, loaded and hashed."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,20 @@ class Policy(Carried):
     def save_frozen(self, folder: Path) -> None:
         """Save this policy such that it can be loaded from the folder alone; by default `save` does so."""
         self.save(folder)
+
+    def trained_values(self) -> "dict[str, NDArray[np.float32]]":
+        """Return copies of the trained parameters by name, for averages over peers.
+
+        Raises `ParamError` by default.
+        """
+        raise ParamError(f"policy {self.name!r}: its type gives no weights to average; leave out the average")
+
+    def replace_trained(self, values: "Mapping[str, NDArray[np.float32]]") -> None:
+        """Replace the trained parameters by others of the same names and shapes, and increase `version` by 1.
+
+        The state of the optimiser stays. Raises `ParamError` by default.
+        """
+        raise ParamError(f"policy {self.name!r}: its type takes no averaged weights; leave out the average")
 
 
 Randomness = np.random.Generator | Sequence[np.random.Generator]

@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from genrl_graph.contract.policy import Carried
 from genrl_graph.contract.resources import RESOURCES
@@ -120,7 +120,8 @@ def read_outputs(where: str, method: Method) -> dict[str, Pattern]:
     hints = read_hints(where, method)
     if "return" not in hints:
         raise NodeError(f"{where}.{method.__name__}: needs a return annotation, which is its output")
-    hint = hints["return"]
+    hint = get_origin(hints["return"]) or hints["return"]  # a generic NamedTuple without its arguments
+    hint = hint if isinstance(hint, type) and issubclass(hint, tuple) else hints["return"]
     if hint is type(None):
         return {}
     if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):

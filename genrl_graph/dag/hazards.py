@@ -7,7 +7,7 @@ The compiler orders them so where the edges allow it; otherwise the graph is ref
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from genrl_graph.contract.node import Update
+from genrl_graph.contract.node import Exchange, Update
 from genrl_graph.dag.graph import Edge, Graph, Part
 from genrl_graph.dag.infer import carried
 from genrl_graph.dag.problems import Path, Problem, edge_path, read_parts
@@ -26,8 +26,8 @@ class ReadBeforeUpdate:
 
 
 def replaced_inputs(part: Part) -> Mapping[str, str]:
-    """Return, for each output field of an update, the input whose value it replaces; empty for other parts."""
-    return part.cls.signature.replaced if part.cls is not None and issubclass(part.cls, Update) else {}
+    """Return, for each output of an update or average, the input whose value it replaces; empty for other parts."""
+    return part.cls.signature.replaced if part.cls is not None and issubclass(part.cls, Update | Exchange) else {}
 
 
 def orders(graph: Graph, types: Mapping[str, EdgeType]) -> list[ReadBeforeUpdate]:

@@ -49,12 +49,12 @@ def _notes(schedule: Schedule, step: Step) -> str:
         notes.append(f"weights of {_version(schedule, ref)}")
     if step.action == "close":
         waiting = dict.fromkeys(edge.reader for edge in schedule.graph.readers(step.node))
-        notes.append(f"wanted by {', '.join(waiting)}")
+        notes += [f"wanted by {', '.join(waiting)}"] if waiting else []
     if step.beside:
         notes.append(f"runs beside {step.beside}")
     if (phases := part.node.phases) != PHASES:
         notes.append(f"in {' and '.join(sorted(phases))} only")
-    for field in schedule.replaced(step.node):
+    for field in schedule.replaced(step.node) if step.action != "open" else ():
         notes.append(f"gives {f'{step.node}.{field}' if field else step.node}: new weights")
     return "; ".join(notes)
 

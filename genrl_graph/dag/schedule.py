@@ -74,7 +74,7 @@ class Schedule:
         return {str(step): at for at, step in enumerate(self.played_in("rounds").steps, start=1)}
 
     def replaced(self, name: str) -> Mapping[str, str]:
-        """Return, for each output field of an update, the input whose value it replaces; empty for other nodes."""
+        """Return, for each output of an update or average, the input whose value it replaces; empty for other nodes."""
         return replaced_inputs(self.graph.nodes[name])
 
 
@@ -134,9 +134,15 @@ def _ordered(graph: Graph, types: Mapping[str, EdgeType], stages: Mapping[str, i
         first: tuple[str, Action] = (name, "open") if (name, "open") in before else (name, "run")
         before[first] |= {last[edge.origin] for edge in part.edges() if edge.origin in graph.nodes}
     for order in orders(graph, types):
-        reader: tuple[str, Action] = (order.before, "open") if (order.before, "open") in before else last[order.before]
-        before[(order.after, "run")].add(reader)
+        reader: tuple[str, Action] = (order.before, "open") if _reads_once(graph, order.before) else last[order.before]
+        before[last[order.after]].add(reader)
     return _topological(before, lambda step: (_OPEN_FIRST[step[1]], stages[step[0]], position[step[0]]))
+
+
+def _reads_once(graph: Graph, name: str) -> bool:
+    """Return whether a node is an exchange that reads its inputs only where it opens."""
+    cls = graph.nodes[name].cls
+    return cls is not None and issubclass(cls, Exchange) and not cls.admitted_with
 
 
 def _topological(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from genrl_graph.contract.node import Exchange, Node
+from genrl_graph.contract.node import Exchange, Node, Packet
 from genrl_graph.edge_types.edge_type import EdgeType
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.errors import StoreError
@@ -18,6 +18,8 @@ from genrl_graph.store.journal import Record
 from genrl_graph.store.run_store import RunStore
 from genrl_graph.store.view import rows_of_step
 
+RECEIVED = "received"
+"""Group, below an exchange that returns carried values, of the rows of the other peers."""
 ADVICE = (
     "the same seed and inputs gave another result: did the run have other threads (OMP_NUM_THREADS, "
     "run.threads), another version of torch, or another machine? Resume it in its first environment, or start a new run"
@@ -48,6 +50,18 @@ class RecordedStep:
         name = node.place.node
         refs = [f"{name}.{field}" if field else name for field in node.signature.outputs]
         return {ref: self._output(node, ref, types[ref], inputs, holder, prefix) for ref in refs}
+
+    def packets(self, group: str, offer: Frame, *, round: int, holder: str) -> tuple[Packet[Frame], ...]:
+        """Return the packets that an exchange received, from their rows in `group` and the own `offer`."""
+        kind, stale, at = EdgeType(type(offer), offer.marks), self.facts.get("stale", {}), 0
+        received = full_rows(kind, self.tables[group]) if group in self.tables else offer.take([])
+        packets = []
+        for peer, count in self.facts["peers"].items():
+            own = peer == holder
+            rows = offer if own else received.take(range(at, at + count))
+            packets.append(Packet(peer, stale.get(peer, round), rows))
+            at += 0 if own else count
+        return tuple(packets)
 
     def _output(
         self, node: Node, ref: str, kind: EdgeType, inputs: Mapping[str, Any], holder: str, prefix: str

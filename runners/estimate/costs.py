@@ -182,7 +182,10 @@ class MicroBatchWork:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The work of one peer's step with one policy; `steps` are optimiser steps."""
+    """The work of one peer's step with one policy; `steps` are optimiser steps.
+
+    Between calls of sampling a policy keeps keys and values of `kept` tokens, but at most `kept_bytes`.
+    """
 
     policy: str = ""
     batches: tuple[SequenceBatch, ...] = ()
@@ -190,6 +193,8 @@ class Work:
     forwards: tuple[MicroBatchWork, ...] = ()  # forward without gradients
     steps: int = 0
     digested: bool = False
+    kept: int = 0
+    kept_bytes: int = 0
 
 
 def longest_of(rows: int, mean: float, most: int) -> float:
@@ -297,11 +302,15 @@ def peak_memory(
     While weights load there are no moments yet. Writing a checkpoint copies nothing.
     """
     weights = peers * sum(model.own_bytes for model in models.values())
-    weights += 4 * sum({model.shared for model in models.values()})
+    shared = 4 * sum({model.shared for model in models.values()})
     moments = peers * sum(model.moment_bytes for name, model in models.items() if name in updated)
     tops = {"loading weights": float(max((4 * model.parameters for model in models.values()), default=0))}
     steps = [(models[work.policy], speeds[work.policy], work) for work in works if work.policy in models]
-    sampled = [sampling_bytes(batch, model) for model, _, work in steps for batch in work.batches]
+    sampled = [
+        sampling_bytes(batch, model) + min(work.kept * model.kv_bytes, work.kept_bytes)
+        for model, _, work in steps
+        for batch in work.batches
+    ]
     tops["sampling"] = max(sampled, default=0.0)
     trained = [training_bytes(micro, model, cost) for model, cost, work in steps for micro in work.micros]
     tops["training"] = max(trained, default=0.0)
@@ -310,4 +319,5 @@ def peak_memory(
     top = max(tops, key=lambda name: tops[name] + (moments if name != "loading weights" else 0))
     optimiser = moments if top != "loading weights" else 0
     parts = {"interpreter and libraries": machine.base, "weights": weights, "optimiser": optimiser, top: tops[top]}
+    parts |= {"weights that peers share": shared} if shared else {}
     return Memory(parts)

@@ -103,6 +103,10 @@ class Rehearsal:
             return 0, []
         inputs = {} if step.action == "close" else part.bind(player.values)
         frames = [frame for value in inputs.values() for frame in frames_of(value)]
+        if isinstance(node, Exchange) and node.returns_carried():
+            inputs = part.bind(player.values)
+            player.values.update(_passed_on(node, inputs))
+            return 0, []
         if step.action == "open":
             assert isinstance(node, Exchange)
             offer = node.offer(**inputs)  # type: ignore[attr-defined]
@@ -132,7 +136,7 @@ class Rehearsal:
         self, step: Step, node: Update, inputs: Mapping[str, Any], frames: Sequence[Frame], player: _Player
     ) -> list[Work]:
         """Pass the inputs that an update would replace on as its outputs, and return the work that it would do."""
-        outputs = {f"{step.node}.{f}" if f else step.node: inputs[s] for f, s in node.signature.replaced.items()}
+        outputs = _passed_on(node, inputs)
         rows = [frame for frame in frames if isinstance(frame, Rollouts)]
         works: list[Work] = []
         for value in outputs.values():
@@ -150,6 +154,12 @@ class Rehearsal:
                 node.run(**inputs, **resources)  # type: ignore[attr-defined]
         rows = frames[0]
         return rows if SCORED in rows.marks else score(rows, {"made_up": self._rewards.rewards(rows)})
+
+
+def _passed_on(node: Node, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs that a node would replace as its outputs, by reference."""
+    name = node.place.node
+    return {f"{name}.{field}" if field else name: inputs[socket] for field, socket in node.signature.replaced.items()}
 
 
 def update_works(

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from genrl_graph.contract.node import Exchange, Fork, Node, Reward, Update
+from genrl_graph.contract.node import Exchange, Node, Reward
 from genrl_graph.contract.resources import OVER_BUDGET, Log
 from genrl_graph.dag.schedule import Step
 from genrl_graph.errors import ColumnError, GenrlGraphError, NodeFailed, RewardFailed
-from genrl_graph.records.recall import RecordedStep, verify
+from genrl_graph.records.recall import RECEIVED, RecordedStep, verify
 from genrl_graph.records.write import step_record
 from genrl_graph.runners.loop.context import RunContext
 from genrl_graph.runners.loop.exchange import ExchangeResult, PeerBehind
@@ -77,19 +77,22 @@ def run_in_background(context: RunContext, step: Step, round: int, peer: Peer) -
 def execute_step(context: RunContext, step: Step, round: int, peer: Peer, errors: Sequence[str]) -> StepResult:
     """Execute a step, or rebuild the outputs that a previous run committed; errors name node, round and peer.
 
-    Updates and forks are executed again, since weights are not stored with a step, and the result is verified against
-    the record. `errors` are those of earlier attempts.
+    Updates, forks and averages are executed again, since weights are not stored with a step, and the result is verified
+    against the record. `errors` are those of earlier attempts.
     """
     node = context.schedule.nodes[step.node]
     with context.span("inputs", step, round, peer):
         inputs = context.inputs(step.node, round, peer)
     recorded = None if step.action == "open" else context.recorded(step, round, peer)
     try:
-        if recorded is not None and not isinstance(node, Update | Fork):
+        if recorded is not None and not node.returns_carried():
             return _recalled_step(context, step, node, inputs, round, peer, recorded)
-        if context.evaluating and isinstance(node, Update | Fork):
-            return StepResult(None, {}, _unchanged(step.node, node, inputs))
-        result = execute_node(context, step, node, inputs, round, peer, errors)
+        if context.evaluating and node.returns_carried():
+            return StepResult(None, {}, {} if step.action == "open" else _unchanged(step.node, node, inputs))
+        if isinstance(node, Exchange) and not node.meets(round):
+            result = _without_meeting(context, step, node, inputs, round, peer)
+        else:
+            result = execute_node(context, step, node, inputs, round, peer, errors, recorded)
     except (PeerBehind, Interrupted):
         raise
     except Exception as error:
@@ -108,8 +111,12 @@ def execute_node(
     round: int,
     peer: Peer,
     errors: Sequence[str],
+    recorded: RecordedStep | None = None,
 ) -> StepResult:
-    """Run a node, or open or close its exchange; check its outputs and make the record of the step."""
+    """Run a node, or open or close its exchange; check its outputs and make the record of the step.
+
+    An exchange with a record is closed with the rows that it received then.
+    """
     if step.action == "open":
         return _open(context, node, inputs, round, peer)
     log, offer = Log(cut=context.cut(step, peer)), None
@@ -120,11 +127,12 @@ def execute_node(
     def run(rows: Mapping[str, Any], log: Log) -> Any:
         return node.run(**rows, **resources(log))  # type: ignore[attr-defined]  # checked at definition
 
-    if step.action == "close":
-        exchanged = _close(context, step, node, round, peer)
+    if isinstance(node, Exchange):
+        exchanged = _exchange(context, step, node, inputs, round, peer, recorded)
         offer = next((packet.rows for packet in exchanged.packets if packet.peer == peer.name), None)
-        output = node.admit(list(exchanged.packets), **resources(log))  # type: ignore[attr-defined]
-        _log_exchange(log, exchanged)
+        again = {name: inputs[name] for name in node.admitted_with}
+        output = node.admit(list(exchanged.packets), **again, **resources(log))  # type: ignore[attr-defined]
+        _log_exchange(log, node, exchanged, peer.name)
     else:
         output, log = run_without_offenders(node, inputs, run, log, peer=peer.name)
     if errors:
@@ -178,6 +186,47 @@ def _recalled_step(
     return StepResult(None, recorded.metrics, outputs, recorded.retries + 1, recalled=True, failed=failed)
 
 
+def _without_meeting(
+    context: RunContext, step: Step, node: Exchange, inputs: Mapping[str, Any], round: int, peer: Peer
+) -> StepResult:
+    """Pass carried values on in a round in which the peers of an exchange do not meet; its close has a record."""
+    if step.action == "open":
+        return StepResult(None, {}, {})
+    outputs = _unchanged(step.node, node, inputs)
+    record = step_record(
+        node,
+        context.schedule.types,
+        round=round,
+        peer=peer.name,
+        prefix=context.prefix,
+        inputs=inputs,
+        outputs=outputs,
+        offer=None,
+        metrics={},
+        log=Log(),
+    )
+    return StepResult(record, {}, outputs, digests=record.facts.get("digests", {}))
+
+
+def _exchange(
+    context: RunContext,
+    step: Step,
+    node: Exchange,
+    inputs: Mapping[str, Any],
+    round: int,
+    peer: Peer,
+    recorded: RecordedStep | None,
+) -> ExchangeResult:
+    """Close an exchange; one that a previous run has closed gives the packets of its record."""
+    if recorded is None:
+        return _close(context, step, node, round, peer)
+    if context.is_awaited(step, round):
+        _close(context, step, node, round, peer)
+    offer = node.offer(**inputs)  # type: ignore[attr-defined]  # the contract was read at definition
+    group = f"{context.prefix}{step.node}/{RECEIVED}"
+    return ExchangeResult(recorded.packets(group, offer, round=round, holder=peer.name))
+
+
 def _open(context: RunContext, node: Node, inputs: Mapping[str, Any], round: int, peer: Peer) -> StepResult:
     assert isinstance(node, Exchange)
     offer = node.offer(**inputs)  # type: ignore[attr-defined]
@@ -193,12 +242,17 @@ def _close(context: RunContext, step: Step, node: Node, round: int, peer: Peer) 
 
 
 def _unchanged(name: str, node: Node, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the outputs of an update or fork in an evaluation: the values that it would replace."""
+    """Return the outputs of a node that passes on the carried values that it would replace."""
     return {f"{name}.{field}" if field else name: inputs[socket] for field, socket in node.signature.replaced.items()}
 
 
-def _log_exchange(log: Log, exchanged: ExchangeResult) -> None:
+def _log_exchange(log: Log, node: Exchange, exchanged: ExchangeResult, own: str) -> None:
+    """Log the facts, metrics and refusals of an exchange; one that returns carried values also the rows received."""
     log.fact("peers", {packet.peer: len(packet.rows) for packet in exchanged.packets})
+    others = [packet.rows for packet in exchanged.packets if packet.peer != own]
+    if others and node.returns_carried():
+        table = type(others[0]).concat(others).table
+        log.rows(RECEIVED, dict(zip(table.column_names, table.columns, strict=True)))
     for name, fact in exchanged.facts.items():
         log.fact(name, fact)
     for name, value in {"peers": len(exchanged.packets), **exchanged.metrics}.items():

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from genrl_graph.contract.node import Coordinate, Exchange, Fork, Generator, Source, Update
+from genrl_graph.contract.node import Coordinate, Exchange, Generator, Node, Source
 from genrl_graph.contract.policy import Policy
 from genrl_graph.dag.graph import Graph, Part
 from genrl_graph.dag.infer import infer, inference_order
@@ -18,8 +18,6 @@ from genrl_graph.runners.resume.code_versions import CodeVersions
 Fate = Literal["pinned", "read", "recomputed", "updated", "left out"]
 """`pinned` nodes are read even where they changed, `read` ones because they did not; `left out` updates do not run."""
 
-PINNED = (Source, Generator, Exchange)
-LIVE = (Update, Fork, Coordinate)
 ALL = "all"
 
 
@@ -44,6 +42,17 @@ class ReplayPlan:
     def names(self, *fates: Fate) -> list[str]:
         """Return the nodes with one of these fates, in the order of the graph."""
         return [verdict.node for verdict in self.verdicts.values() if verdict.fate in fates]
+
+
+def _is_pinned(part: Part) -> bool:
+    """Return whether a node gives rows that the run read or sampled, or received from peers."""
+    return isinstance(part.declared, Source | Generator | Exchange) and not part.declared.returns_carried()
+
+
+def _is_live(part: Part) -> bool:
+    """Return whether a node changes carried values, or reports to a coordinator."""
+    node = part.declared
+    return isinstance(node, Node) and (node.returns_carried() or isinstance(node, Coordinate))
 
 
 def plan_replay(
@@ -94,18 +103,20 @@ class _Planner:
         """Raise `ParamError` where a node of `recompute` cannot be recomputed."""
         for name in sorted(self._forced - {ALL}):
             part = self._new.nodes.get(name)
-            if part is None or isinstance(part.declared, PINNED + LIVE):
-                able = [n for n, p in self._new.nodes.items() if not isinstance(p.declared, PINNED + LIVE)]
+            if part is None or _is_pinned(part) or _is_live(part):
+                able = [n for n, p in self._new.nodes.items() if not (_is_pinned(p) or _is_live(p))]
                 hint = did_you_mean(name, able) or f"; name one of {', '.join(able)}, or {ALL}"
                 raise ParamError(f"--recompute {name}: is no select, reward or advantage of this graph{hint}")
 
     def _verdict(self, part: Part) -> NodeVerdict:
-        if isinstance(part.declared, PINNED):
+        if _is_pinned(part):
             return self._pinned(part)
-        own_changes = self._own_changes(part)
-        if isinstance(part.declared, Update | Fork) and self._update:
+        own_changes, live = self._own_changes(part), _is_live(part)
+        if live and self._update and not isinstance(part.declared, Coordinate):
+            if isinstance(part.declared, Exchange):
+                what = "averages with weights that the other peers had in the run; leave out --update"
+                self._refused[part.name] = [what]
             return NodeVerdict(part.name, "updated", own_changes)
-        live = isinstance(part.declared, LIVE)
         why = own_changes or self._changed_inputs(part, carried=live)
         if live:
             return NodeVerdict(part.name, "left out" if why else "read", why)
@@ -210,7 +221,7 @@ class _Planner:
             if before is not None and graph.carries[name].declared != part.declared:
                 self._notes.append(f"{name}: its changes are not applied, for nothing is trained")
         for name, part in self._new.nodes.items():
-            pinned = isinstance(part.declared, PINNED)
+            pinned = _is_pinned(part)
             graph.nodes[name] = _as_it_was(part, self._old.nodes.get(name)) if pinned else part
         return graph
 

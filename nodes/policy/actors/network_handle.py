@@ -28,9 +28,11 @@ from genrl_graph.nodes.policy.compute.device import line_of
 from genrl_graph.nodes.policy.compute.trainable import clip_gradients, take_step
 from genrl_graph.nodes.policy.compute.weights import (
     WEIGHTS,
+    copied_values,
     load_state,
     named_tensors,
     optimizer_tensors,
+    replace_values,
     restore_optimizer,
     save_state,
     stored_shapes,
@@ -90,6 +92,15 @@ class NetworkActor(TrainedActor):
         self.model.zero_grad(set_to_none=True)
         self.version += 1
         return norm
+
+    def trained_values(self) -> dict[str, NDArray[np.float32]]:
+        """Return copies of the parameters by name."""
+        return copied_values(dict(self.model.named_parameters()))
+
+    def replace_trained(self, values: Mapping[str, NDArray[np.float32]]) -> None:
+        """Replace the parameters and increase `version` by 1; the state of the optimiser stays."""
+        replace_values(dict(self.model.named_parameters()), values)
+        self.version += 1
 
     def save(self, folder: Path) -> None:
         """Write weights, optimiser state, version and architecture."""

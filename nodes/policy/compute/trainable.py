@@ -1,22 +1,25 @@
 """Training of one set of weights with AdamW: gradients, optimiser steps, and loading weights and optimiser state."""
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from genrl_graph.contract.policy import Policy, TextPolicy
 from genrl_graph.errors import NodeFailed, StoreError
 from genrl_graph.nodes.policy.compute.critic import PREFIX, Critic
 from genrl_graph.nodes.policy.compute.weights import (
     CRITIC,
+    copied_values,
     load_state,
     named_tensors,
     optimizer_tensors,
+    replace_values,
     restore_optimizer,
     save_weights,
     weights_digest,
@@ -122,6 +125,15 @@ class TrainablePolicy(TextPolicy):
     def trained(self) -> dict[str, torch.nn.Parameter]:
         """Return the parameters that the optimiser steps by name, those of the critic last."""
         return self._trained_model() | (self.critic.trained() if self.critic is not None else {})
+
+    def trained_values(self) -> dict[str, NDArray[np.float32]]:
+        """Return copies of the trained parameters by name."""
+        return copied_values(self.trained())
+
+    def replace_trained(self, values: Mapping[str, NDArray[np.float32]]) -> None:
+        """Replace the trained parameters and increase `version` by 1; the state of the optimiser stays."""
+        replace_values(self.trained(), values)
+        self.stepped(1)
 
     def load(self, folder: Path) -> None:
         """Load weights, version and optimiser state; raises `StoreError` if they are another model's."""

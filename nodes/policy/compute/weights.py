@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
@@ -53,6 +55,19 @@ def _tensor_digest(tensor: torch.Tensor) -> str:
     # hashing releases the GIL, so threads hash tensors in parallel
     content = hashlib.blake2b(raw.data, digest_size=16).hexdigest()
     return seeds.digest((str(tensor.dtype), str(tuple(tensor.shape)), content))
+
+
+def copied_values(parameters: Tensors) -> dict[str, NDArray[np.float32]]:
+    """Return copies of parameters as float32 arrays, by name."""
+    return {name: parameter.detach().float().cpu().numpy().copy() for name, parameter in parameters.items()}
+
+
+def replace_values(parameters: Tensors, values: Mapping[str, NDArray[np.float32]]) -> None:
+    """Copy arrays into the parameters of the same names and shapes."""
+    assert parameters.keys() == values.keys()
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(torch.from_numpy(values[name]))
 
 
 def save_weights(file: Path, tensors: Tensors) -> None:

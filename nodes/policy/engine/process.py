@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from genrl_graph.errors import DataError, NodeFailed, ParamError
 from genrl_graph.messages import escaped
@@ -67,7 +67,8 @@ class LaunchedServer:
             env=_environment(),
             start_new_session=True,
         )
-        self._finalizer = weakref.finalize(self, _end, self.process, os.getpid())
+        self._owner = os.getpid()
+        weakref.finalize(self, _end, self.process, self._owner, self._log)
 
     @property
     def alive(self) -> bool:
@@ -103,7 +104,7 @@ class LaunchedServer:
 
     def end(self) -> None:
         """End the server and all that it started."""
-        self._finalizer()
+        _stop(self.process, self._owner)
 
 
 def _environment() -> dict[str, str]:
@@ -127,7 +128,12 @@ def _flags(args: Mapping[str, bool | int | float | str]) -> list[str]:
     return flags
 
 
-def _end(process: "subprocess.Popen[bytes]", owner: int) -> None:
+def _end(process: "subprocess.Popen[bytes]", owner: int, log: IO[bytes]) -> None:
+    _stop(process, owner)
+    log.close()
+
+
+def _stop(process: "subprocess.Popen[bytes]", owner: int) -> None:
     """End the supervisor and all that it supervises; a fork of the owner only closes its copy of the pipe."""
     assert process.stdin
     process.stdin.close()

@@ -444,12 +444,12 @@ def breaks_declared_twice() -> None:
         (breaks_update_of_several, "update.bad: the output replaces no input"),
         (breaks_update_field, "update.bad: output 'new_policy' replaces no input; .* of this name"),
         (breaks_fork, "policy.bad: a fork returns a policy, but this policy returns Rollouts"),
-        (breaks_coordinate, "coordinate.bad: only an update or a fork returns a carried value"),
+        (breaks_coordinate, "coordinate.bad: only an update, a fork or an average returns a carried value"),
         (breaks_eval, "eval.bad: a node without a part in rounds returns None, .* this eval returns Rollouts"),
         (breaks_exchange_methods, "exchange.bad: an exchange has two methods, `offer` and `admit`"),
         (breaks_exchange_output, r"exchange.bad: a node of kind exchange must return Peer\[...\]"),
         (breaks_exchange_resources, "exchange.bad.offer: takes the resource 'peer'; only `admit` has resources"),
-        (breaks_exchange_inputs, "exchange.bad.admit.more: `admit` takes only packets; make it an input"),
+        (breaks_exchange_inputs, "exchange.bad.admit.more: is no input of `offer`; make it one"),
         (breaks_carry_init, "carry.bad.init: declares to return Rollouts; annotate a subclass of Carried"),
         (breaks_carry_base, "carry.bad.init: declares to return Carried; annotate a subclass of Carried"),
         (breaks_param_name, "select.bad: a param cannot be named 'place', a part of the contract; rename it"),
@@ -475,7 +475,7 @@ def test_a_kind_of_ones_own_has_the_rules_of_a_plain_node() -> None:
             return rows
 
     assert Strict.type_name == "judge.strict"
-    with pytest.raises(NodeError, match=r"judge.thief: only an update or a fork returns a carried value"):
+    with pytest.raises(NodeError, match=r"judge.thief: only an update, a fork or an average returns a carried value"):
 
         class Thief(Judge, name="thief"):
             def run(self, policy: P) -> P:
