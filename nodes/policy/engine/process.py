@@ -163,13 +163,3 @@ def server_arguments(policy: "CausalPolicy", params: VllmEngine, model: Path) ->
         arguments["max-lora-rank"] = str(policy.adapter_rank)
     named = [part for name, value in arguments.items() for part in (f"--{name}", value)]
     return [*named, *switches]
-
-
-def folder_of(wanted: str | None) -> Path:
-    """Return a new folder for weights, in `wanted` or in that for temporary files; raises `DataError` without one."""
-    try:
-        return Path(tempfile.mkdtemp(prefix="genrl-graph-engine-", dir=wanted))
-    except OSError as error:
-        raise DataError(
-            f"engine.weights_folder: cannot make a folder in {wanted or 'that for temporary files'}: {error}"
-        ) from error

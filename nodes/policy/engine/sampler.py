@@ -17,7 +17,7 @@ from genrl_graph.errors import NodeFailed, ParamError
 from genrl_graph.long_work import long_work, tell
 from genrl_graph.nodes.endpoint.client import MAX_WAIT_S, read_key
 from genrl_graph.nodes.functions.callables import call_here
-from genrl_graph.nodes.policy.engine.process import LaunchedServer, folder_of, interpreter, server_arguments
+from genrl_graph.nodes.policy.engine.process import LaunchedServer, interpreter, server_arguments
 from genrl_graph.nodes.policy.engine.replies import Answered, Asked, StaleAnswer, Vocabulary, WrongAnswer
 from genrl_graph.nodes.policy.engine.server import ServerFailed, VllmServer
 from genrl_graph.nodes.policy.engine.verification import verify
@@ -43,8 +43,8 @@ def sampler_of(params: "CausalLM", *, adapts: bool) -> "VllmSampler | None":
     """
     if params.engine is None:
         return None
-    own = params.engine.model_dump_json()
-    key = json.dumps([own, params.model, params.revision, adapts])
+    served = [params.model, params.revision, params.max_context, adapts, getattr(params, "r", None)]
+    key = json.dumps([params.engine.model_dump_json(), *served])
     sampler = _samplers.get(key)
     if sampler is None:
         sampler = _samplers[key] = VllmSampler(params.engine)
@@ -219,7 +219,7 @@ class VllmSampler:
 
     def _weights_of(self, policy: "CausalPolicy") -> ServedWeights:
         if self._folders is None:
-            self._folders = WeightsFolders(folder_of(self._params.weights_folder), self._params.dtype)
+            self._folders = WeightsFolders(self._params.weights_folder, self._params.dtype)
         return self._folders.of(policy)
 
     def _launch(self, policy: "CausalPolicy") -> None:

@@ -1,16 +1,19 @@
 """The weights of a policy as engines load them: a folder of safetensors files in the engine's precision."""
 
+import fcntl
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary, finalize
 
 import torch
 
 from genrl_graph import seeds
+from genrl_graph.errors import DataError
 from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.compute.weights import named_tensors, tensor_digests
 from genrl_graph.nodes.policy.engine_params import EngineDtype
@@ -19,6 +22,7 @@ from genrl_graph.store.durable import failed, refusal
 if TYPE_CHECKING:
     from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 
+PREFIX, LOCK = "genrl-graph-engine-", "lock"
 _PARTS = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "gate_up_proj": ("gate_proj", "up_proj"),
@@ -50,15 +54,18 @@ class ServedWeights:
 
 
 class WeightsFolders:
-    """Writes the weights of policies below a folder, each version once; only the newest of a policy stays."""
+    """Writes the weights of policies below a new folder, each version once; only the newest of a policy stays.
 
-    def __init__(self, root: Path, dtype: EngineDtype) -> None:
-        self.root = root
+    The folder goes with this object, or if the process is killed, when another run begins.
+    """
+
+    def __init__(self, parent: str | None, dtype: EngineDtype) -> None:
+        self.root, lock = _claimed(Path(parent or tempfile.gettempdir()))
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._written: WeakKeyDictionary[CausalPolicy, tuple[int, ServedWeights]] = WeakKeyDictionary()
         self._base: Path | None = None
         self._count = 0
-        self._finalizer = finalize(self, shutil.rmtree, root, ignore_errors=True)
+        finalize(self, _leave, self.root, lock)
 
     def of(self, policy: "CausalPolicy") -> ServedWeights:
         """Return the present weights of a policy, written to a folder; raises `StoreError` if they cannot be."""
@@ -104,6 +111,26 @@ class WeightsFolders:
         folder = self.root / str(self._count)
         folder.mkdir()
         return folder
+
+
+def _claimed(parent: Path) -> tuple[Path, IO[bytes]]:
+    """Return a new folder with the lock that this process holds on it; remove those whose process has ended."""
+    try:
+        for left in parent.glob(f"{PREFIX}*"):
+            with suppress(OSError), (left / LOCK).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left)
+        root = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        lock = (root / LOCK).open("wb")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        raise DataError(f"engine.weights_folder: cannot make a folder in {parent}: {error.strerror}") from error
+    return root, lock
+
+
+def _leave(root: Path, lock: IO[bytes]) -> None:
+    shutil.rmtree(root, ignore_errors=True)
+    lock.close()
 
 
 def _cast(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:

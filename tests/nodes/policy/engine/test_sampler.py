@@ -13,6 +13,7 @@ from genrl_graph.contract.policy import Completion, Sampling, TokenSequence
 from genrl_graph.errors import GenrlGraphError, ParamError
 from genrl_graph.nodes.policy.causal_lm import CausalLM
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
+from genrl_graph.nodes.policy.engine.weights import LOCK, PREFIX
 from genrl_graph.nodes.policy.lora import Lora
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 from genrl_graph.seeds import stream
@@ -333,8 +334,14 @@ def test_weights_are_removed_with_the_policy(folder: Path, server: EngineServer,
     for _ in range(2):
         complete(policy)
         train(policy)
-    (root,) = tmp_path.iterdir()
-    assert len(list(root.iterdir())) == 1
+    left = tmp_path / f"{PREFIX}of-a-killed-run"
+    left.mkdir()
+    (left / LOCK).touch()
+    (root,) = set(tmp_path.iterdir()) - {left}
+    assert len([path for path in root.iterdir() if path.is_dir()]) == 1
+    other = policy_with(folder, server, weights_folder=str(tmp_path), concurrency=1)
+    complete(other)
+    assert root.exists() and not left.exists()
     del policy
     assert not root.exists()
 
