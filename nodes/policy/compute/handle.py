@@ -308,7 +308,10 @@ class CausalPolicy(ReadingPolicy):
             return prepacked(self.model)
         return self.model
 
-    adapter_rank: int = 0  # of a policy that is an adapter
+    @property
+    def adapter_rank(self) -> int:
+        """The rank of the adapter; 0 if there is none."""
+        return 0
 
     def save_adapter(self, folder: Path) -> None:
         """Write the adapter alone, as peft does; only a policy that `adapts` has one."""

@@ -117,8 +117,8 @@ def _claimed(parent: Path) -> tuple[Path, IO[bytes]]:
     """Return a new folder with the lock that this process holds on it; remove those whose process has ended."""
     try:
         for left in parent.glob(f"{PREFIX}*"):
-            with suppress(OSError), (left / LOCK).open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(OSError), (left / LOCK).open("rb") as held:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(left)
         root = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         lock = (root / LOCK).open("wb")
