@@ -1,6 +1,7 @@
 """`policy.perturbed_lm`: a tiny model that another sampler plays for, whose weights differ by noise of a given size."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -28,12 +29,12 @@ class PerturbedPolicy(CausalPolicy):
         max_batch_tokens: int,
     ) -> list[list[Completion]]:
         """Sample from the copy; its noise is drawn anew for each version."""
-        engine = self.frozen("engine")
+        engine = cast(CausalPolicy, self.frozen("engine"))
         with torch.no_grad():
             for name, weight in engine.model.named_parameters():
                 if weight.ndim >= 2:
                     noise = stream("perturbed", self.version, name).standard_normal(tuple(weight.shape))
-                    weight += self.spread * weight.std() * torch.from_numpy(noise).float()
+                    weight.add_(self.spread * weight.std() * torch.from_numpy(noise).float())
         engine.__class__ = CausalPolicy
         return engine.generate(
             prompts, num_generations=num_generations, sampling=sampling, rng=rng, max_batch_tokens=max_batch_tokens
