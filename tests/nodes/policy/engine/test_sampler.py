@@ -49,7 +49,7 @@ def policy_with(folder: Path, *servers: EngineServer, type: type[CausalLM] = Cau
         model=str(folder),
         device="cpu",
         compute_dtype="float32",
-        engine=engine(*servers, **params) if servers else None,  # type: ignore[arg-type]
+        engine=engine(*servers, **params) if servers else None,
     )
     return causal(declared.init("policy", seed=0))
 
@@ -73,7 +73,7 @@ def error(policy: CausalPolicy, **sampling: Any) -> str:
     return str(raised.value)
 
 
-def of_first_choice(change: Callable[[dict[str, Any]], None]) -> Callable[[str, Mapping[str, Any], Any], Any]:
+def of_first_choice(change: Callable[[dict[str, Any]], object]) -> Callable[[str, Mapping[str, Any], Any], Any]:
     """Return a twist that changes the completion of every answer."""
 
     def twist(path: str, body: Mapping[str, Any], answer: Any) -> Any:
@@ -266,7 +266,7 @@ def test_a_false_answer_ends_the_run_at_once(folder: Path, server: EngineServer,
     policy = policy_with(folder, server, verify_rows=8)
     policy.end_with([])  # so that completions have six tokens
     change, reason = WRONG[lie]
-    server.twist = of_first_choice(lambda choice: change(choice))
+    server.twist = of_first_choice(change)
     said = error(policy)
     assert reason in said and "nothing of this round's answers was used" in said
     assert server.paths().count(GENERATE) == 4
@@ -326,7 +326,7 @@ def test_a_truncated_distribution_is_refused(folder: Path, server: EngineServer)
 )
 def test_params_that_cannot_be_are_refused(params: dict[str, Any], reason: str) -> None:
     with pytest.raises(ParamError, match=reason):
-        CausalLM(model="m", engine={"kind": "vllm", "urls": ["http://127.0.0.1:1"]} | params)  # type: ignore[arg-type]
+        CausalLM(model="m", engine={"kind": "vllm", "urls": ["http://127.0.0.1:1"]} | params)
 
 
 def test_weights_are_removed_with_the_policy(folder: Path, server: EngineServer, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ GAMES = {
 @pytest.fixture(scope="module")
 def served() -> Iterator[CausalPolicy]:
     """A policy that keeps the server alive, which games with the same engine share."""
-    yield causal(CausalLM(model=MODEL, max_context=1024, engine=ENGINE).init("served", seed=0))  # type: ignore[arg-type]
+    yield causal(CausalLM(model=MODEL, max_context=1024, engine=ENGINE).init("served", seed=0))
 
 
 def complete(policy: CausalPolicy, rows: int, tokens: int) -> float:
@@ -101,7 +101,7 @@ def test_a_server_that_is_killed_is_launched_again(served: CausalPolicy, tmp_pat
 
 
 def test_adapters_go_over_by_name(tmp_path: Path) -> None:
-    policy = causal(Lora(model=MODEL, max_context=1024, r=4, engine=ENGINE).init("adapted", seed=0))  # type: ignore[arg-type]
+    policy = causal(Lora(model=MODEL, max_context=1024, r=4, engine=ENGINE).init("adapted", seed=0))
     rows: list[Any] = [TokenSequence(np.array([10, 11], np.int32), np.array([12, 13], np.int32))]
     prompt = policy.render([{"role": "user", "content": "Name a colour."}])
     for version in range(3):
