@@ -11,8 +11,8 @@ from genrl_graph.comparison.result import Comparison
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(4 * 3600)]
 
 GRAPHS = Path(__file__).parents[2] / "graphs"
-SAID = ('{user: "What is 27 * 14?", assistant: "378"}', '{user: "What is 905 - 61?", assistant: "844"}')
-"""The examples of `dialogue/python_tool` without its tool: the result is said at once."""
+SAID = '{user: "What is 27 * 14?", assistant: "378"}'
+"""The example of `dialogue/python_tool` without its tool: the result is said at once."""
 
 
 def played(folder: Path, label: str, graph: str, *overrides: str, seeds: int) -> str:
@@ -35,7 +35,7 @@ def test_a_small_model_computes_with_its_tool_and_training_makes_it_call(tmp_pat
         "nodes.play.params.tools=[]",
         "nodes.play.params.max_turns=1",
         "nodes.play.params.system=Answer with the number.",
-        f"nodes.play.params.examples=[{', '.join(SAID)}]",
+        f"nodes.play.params.examples=[{SAID}]",
     )
     game = "dialogue/python_tool.yaml"
     runs = [played(tmp_path, "tool", game, seeds=3), played(tmp_path, "alone", game, *alone, seeds=3)]
