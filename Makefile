@@ -9,7 +9,7 @@ PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python
 unexport PYTHONDONTWRITEBYTECODE  # else each of hundreds of processes compiles the package anew
 TORCH ?= $(shell sed -n 's/^torch==//p' $(LOCK))
 
-.PHONY: quickstart test test-long coverage lint docs lock latest oldest build bench crash faults swarm page openenv engine engine-test fuzz pictures clean
+.PHONY: quickstart test test-long coverage lint docs lock latest oldest build bench crash faults swarm page openenv engine engine-test learn fuzz pictures clean
 
 quickstart: $(INSTALLED)
 	@rm -rf runs/quickstart
@@ -115,6 +115,11 @@ $(ENGINE)/.installed:
 engine-test: export ENGINE_PYTHON ?= $(CURDIR)/$(ENGINE)/bin/python
 engine-test: $(INSTALLED) engine
 	VLLM_CPU_KVCACHE_SPACE=1 $(BIN)/python -m pytest -q -s -m soak tests/nodes/policy/engine
+
+# Train small models over several seeds, and print what the documentation says of it: SmolLM2 with its tool and without, and
+# PPO beside GRPO. Half an hour on two cores.
+learn: $(INSTALLED)
+	$(BIN)/python -m pytest -q -s -m soak tests/graphs/test_learning.py
 
 # Measure the live page in Chromium: how old what it shows is, what it costs a run, how its memory grows.
 page: $(INSTALLED)

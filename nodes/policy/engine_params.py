@@ -38,7 +38,7 @@ EngineDtype = Literal["bfloat16", "float16", "float32"]
 
 
 class VllmLaunch(ExactNumbers):
-    """How a run launches vLLM: on loopback, for as long as the run lasts."""
+    """Launch of vLLM by a run: on loopback, for as long as the run lasts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""What importance corrections do for a game whose sampler is off: five sizes of noise, five seeds, as found."""
+"""Importance corrections in a game whose sampler is off: five sizes of noise, five seeds, as found."""
 
 from pathlib import Path
 
