@@ -53,7 +53,7 @@ def sampler_of(params: "CausalLM", *, adapts: bool) -> "VllmSampler | None":
 
 @dataclass(frozen=True, slots=True)
 class _Trouble:
-    """The reason for which a server gave no completion; `wrong` if its answer was false, `fatal` if asking again cannot help."""
+    """The reason for a missing completion; `wrong` if its answer was false, `fatal` if asking again cannot help."""
 
     url: str
     reason: str
