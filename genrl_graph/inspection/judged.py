@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from genrl_graph.edge_types import trajectories, turns
+from genrl_graph.edge_types import images, trajectories, turns
 from genrl_graph.edge_types.edge_type import SCORED
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.records.inherit import IN_FULL
@@ -16,7 +16,7 @@ from genrl_graph.records.stored_run import Rounds, StoredRun
 from genrl_graph.records.write import EVAL_PREFIX
 
 Row = Mapping[str, Any]
-assert trajectories and turns  # imported to define their edge types, which `readable_type` searches
+assert images and trajectories and turns  # imported to define their edge types, which `readable_type` searches
 
 
 @dataclass(slots=True)

@@ -80,6 +80,11 @@ class Session:
             time.sleep(0.01)
         return True
 
+    def wait_for_ranks(self) -> None:
+        """Wait until torchrun has started a rank: while it imports torch, it may swallow a Ctrl-C, of any program."""
+        while self.launched and len(self.processes()) < 2 and not self.wait(0.01):
+            pass
+
     def kill(self) -> None:
         """Kill what is left."""
         for pid in self.processes():
@@ -195,6 +200,7 @@ class Interrupts:
             if not session.wait(after):
                 break
             self._end(session)
+        session.wait_for_ranks()
         started = time.monotonic()
         session.send(signum)
         while (left := session.processes()) and time.monotonic() < started + LONGEST_S / 10:
