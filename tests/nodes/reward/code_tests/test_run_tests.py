@@ -72,7 +72,7 @@ HOSTILE_CALLS = {
     "exits": ("import os\nos._exit(0)", {"exited"}),
     "exits when it is called": ("import sys\ndef f(x): sys.exit(0)", {"exited"}),
     "says that all is well": ("print('all passed')\nprint('OK (2 tests)')", {"missing"}),
-    "forges messages": (f"{FORGED}\nforge()\ndef f(x): forge()", {"no_data"}),
+    "forges messages": (f"{FORGED}\nforge()\ndef f(x): forge()", {"no_data", "exited"}),
     "forges a verdict for a reply": (f"{FORGED}\ndef f(x): forge()", {"no_data", "killed"}),
     "patches what serves it": (PATCHED, {"no_data", "missing", "exited", "wrong"}),
     "equals everything": ("class E:\n def __eq__(s, o): return True\ndef f(x): return E()", {"no_data"}),
