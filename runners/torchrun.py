@@ -1,11 +1,13 @@
 """The torch runner: every rank of a torchrun job is a peer, and exchanges are collectives on tensors of bytes."""
 
 import os
+import signal
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 Backend = Literal["gloo", "nccl"]
 
 START_TIMEOUT_S = 600.0
+LAUNCHER_PAUSE_S = 0.5
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 5e-5, 5e-3
 MAX_TEXT = 4096
 
@@ -50,6 +53,8 @@ class TorchRunner:
         self.leads = self.rank == 0
         self.names: Sequence[str] = peer_names(self.size)[self.rank : self.rank + 1]
         self._backend: Backend = backend
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            Thread(target=_end_with, args=(os.getppid(),), name="launcher", daemon=True).start()
         self._ranks: Ranks | None = None
         self._swarm: TorchSwarm | None = None
 
@@ -280,3 +285,10 @@ class Ranks:
         if wait:
             self.numbers(0)
         distributed.destroy_process_group()
+
+
+def _end_with(launcher: int) -> None:
+    """End this rank by SIGTERM once torchrun, which holds the store where ranks meet, has gone without ending it."""
+    while os.getppid() == launcher:
+        time.sleep(LAUNCHER_PAUSE_S)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -103,6 +103,20 @@ def test_torchrun_starts_a_job_again_that_lost_a_rank(local: Path, tmp_path: Pat
 
 
 @pytest.mark.long
+def test_ranks_end_with_their_launcher(tmp_path: Path) -> None:
+    """The output of all, which the ranks hold, ends with the last of them."""
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", f"--master-port={free_port()}"]
+    play_it = ["-m", "genrl_graph", "run", str(TINY), "-o", str(tmp_path / "run"), "--runner", "torch"]
+    launcher = start([*launch, *play_it, "run.rounds=100000"])
+    assert launcher.stdout is not None
+    next(line for line in launcher.stdout if line.startswith("round 1/"))
+    launcher.kill()
+    (ended,) = wait([launcher])
+    assert ended.code == -signal.SIGKILL
+    assert ended.text.count("genrl-graph: ended by SIGTERM") == 2, ended.text
+
+
+@pytest.mark.long
 def test_unequal_ranks_end_every_round(tmp_path: Path) -> None:
     """Other group sizes, more micro-batches, and one that has nothing to train; nobody waits for an update."""
     own = [
