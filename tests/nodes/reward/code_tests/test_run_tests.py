@@ -72,7 +72,7 @@ def f(x): return Any(1)
 """
 
 FAILED = asserting.FAILURES | {"wrong"}
-"""What sends messages of its own may say by which rule it fails, but not that it passes."""
+"""Rules by which a program that sends messages of its own may fail: any but that it passes."""
 
 HOSTILE_CALLS: dict[str, tuple[str, Collection[str]]] = {
     "exits": ("import os\nos._exit(0)", {"exited"}),
