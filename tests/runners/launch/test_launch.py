@@ -1,5 +1,6 @@
 """`genrl-graph launch`: files that a launcher reads, with the ranks, the rendezvous and the needs of a job."""
 
+import json
 import os
 import re
 import shlex
@@ -17,6 +18,23 @@ from genrl_graph.store.run_store import RunStore
 GAME = "tiny_multistage"
 PLAYS = ["-m", "genrl_graph", "run", GAME, "run.rounds=3", "nodes.final.params.template=\"a 'b' $(c)\""]
 ENDS = ["--runner", "torch", "-o", "runs/tiny_multistage", "--resume"]
+
+
+READING = """
+graph: reading
+version: 1
+carry:
+  policy: {type: policy.tiny_lm, params: {alphabet: 0123456789, hidden_size: 16, layers: 1, heads: 2}, next: update}
+nodes:
+  tasks: {type: source.hf_dataset, params: {path: PATH, num_tasks: 1}}
+  answer:
+    type: generate.answer
+    inputs: {tasks: tasks, policy: policy}
+    params: {template: "{{ task.question }}", num_generations: 2}
+  score: {type: reward.regex, inputs: {rollouts: answer}, params: {pattern: '(1)', compare: true}}
+  credit: {type: advantage.group, inputs: {scored: score}}
+  update: {type: update.grpo, inputs: {policy: policy, credited: [credit]}}
+"""
 
 
 def launched(target: str, out: Path, *options: str, code: int = 0) -> str:
@@ -79,6 +97,25 @@ def test_skypilot_gets_a_task_whose_ranks_keep_their_machine(tmp_path: Path) -> 
     words = torchrun(task["run"])
     assert option(words, "--node-rank") == "$SKYPILOT_NODE_RANK"
     assert option(words, "--master-addr") == "$head"
+
+
+@pytest.mark.parametrize("target", ["local", "slurm", "skypilot", "kubernetes"])
+def test_what_a_graph_file_names_stays_within_its_line(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = []
+    for name in ("data", "data\ntouch it\r#\x1b[2J\u2028x"):
+        folder = tmp_path / f"{len(counts)}"
+        (folder / name).mkdir(parents=True)
+        (folder / name / "train.jsonl").write_text('{"question": "1", "answer": "1"}\n')
+        (folder / "game.yaml").write_text(READING.replace("PATH", json.dumps(name)))
+        monkeypatch.chdir(folder)
+        command = ["launch", "game.yaml", "--ranks", "2", "--on", target, "-o", "job", "--memory-gib", "1"]
+        assert run_command(command) == 0
+        (file,) = (folder / "job").iterdir()
+        assert "# Reads on every machine: " in file.read_text()
+        counts.append((len(file.read_text().splitlines()), len(capsys.readouterr().err.splitlines())))
+    assert counts[0] == counts[1]
 
 
 def test_what_cannot_be_is_refused_before_a_file_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
