@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -214,6 +215,7 @@ class Ranks:
         timeout = timedelta(seconds=START_TIMEOUT_S)
         try:
             with ended_at_once():
+                _require_launcher()
                 shared, _, _ = next(distributed.rendezvous("env://", rank, size, timeout=timeout))
                 store = distributed.PrefixStore(f"try/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
                 self._store: Store = distributed.PrefixStore("genrl_graph", store)
@@ -285,6 +287,13 @@ class Ranks:
         if wait:
             self.numbers(0)
         distributed.destroy_process_group()
+
+
+def _require_launcher() -> None:
+    """Raise `OSError` where torchrun has gone before this rank looked: torch would wait for its store until the end."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        socket.create_connection(address, timeout=START_TIMEOUT_S).close()
 
 
 def _end_with(launcher: int) -> None:

@@ -9,7 +9,7 @@ from ranks import CUT, ROOT, Ended, digests_of, free_port, play_ranks, rows_of, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from genrl_graph.cli import run_command
-from genrl_graph.errors import ParamError
+from genrl_graph.errors import ExchangeTimeout, ParamError
 from genrl_graph.graph_file.read import read
 from genrl_graph.runners.play import play
 from genrl_graph.runners.torchrun import TorchRunner
@@ -114,6 +114,14 @@ def test_ranks_end_with_their_launcher(tmp_path: Path) -> None:
     (ended,) = wait([launcher])
     assert ended.code == -signal.SIGKILL
     assert ended.text.count("genrl-graph: ended by SIGTERM") == 2, ended.text
+
+
+@pytest.mark.long
+def test_a_rank_whose_launcher_has_gone_before_it_began_does_not_wait(tmp_path: Path) -> None:
+    agent = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RUN_ID": "none"}
+    for ended in play_ranks(["run", str(TINY), "-o", str(tmp_path / "run")], own=[[], []], env=[agent, agent]):
+        assert ended.code == ExchangeTimeout.exit_code
+        assert "cannot join the job: [Errno 111] Connection refused" in ended.text
 
 
 @pytest.mark.long
