@@ -103,7 +103,7 @@ def test_skypilot_gets_a_task_whose_ranks_keep_their_machine(tmp_path: Path) -> 
 def test_what_a_graph_file_names_stays_within_its_line(
     target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    counts = []
+    counts: list[tuple[int, int]] = []
     for name in ("data", "data\ntouch it\r#\x1b[2J\u2028x"):
         folder = tmp_path / f"{len(counts)}"
         (folder / name).mkdir(parents=True)
