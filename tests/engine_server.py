@@ -7,12 +7,12 @@ import select
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
+from local_server import LocalServer
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -28,7 +28,7 @@ class Fault:
     act: Literal["answer", "hang", "drop"] = "answer"
 
 
-class EngineServer:
+class EngineServer(LocalServer):
     """A server with the calls of vLLM 0.32 that the engine uses, and a real model of a folder behind them.
 
     `twist(path, body, answer)` may return another answer, or a `Fault`.
@@ -44,14 +44,7 @@ class EngineServer:
         self._folder = folder
         self._lock = threading.Lock()
         self.load(folder)
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
-
-    @property
-    def url(self) -> str:
-        """The base URL."""
-        return f"http://127.0.0.1:{self._http.server_port}"
+        super().__init__(_handler(self))
 
     def paths(self) -> list[str]:
         """The paths of the requests so far."""
@@ -116,17 +109,6 @@ class EngineServer:
             "weight_versions": [{"version": self.version, "start": 0, "end": len(ids)}],
         }
         return {"model": body["model"], "prompt_token_ids": body["token_ids"], "choices": [choice]}
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
 
 
 def _sampled(model: Any, prompt: list[int], params: Mapping[str, Any]) -> tuple[list[int], list[float], str]:

@@ -80,6 +80,7 @@ _bases: "WeakValueDictionary[tuple[str, str | None, str], SharedBase]" = WeakVal
 
 def adapted_policy(name: str, params: "Lora", *, seed: int) -> "LoraPolicy":
     """Return a policy with a new adapter, drawn from (seed, name), on the base shared by all policies of the model."""
+    engine = sampler_of(params, adapts=True)  # what is missing for it is told before a model is loaded
     device = pick_device(params.device)
     key = (params.model, params.revision, str(device))
     base = _bases.get(key)
@@ -101,7 +102,7 @@ def adapted_policy(name: str, params: "Lora", *, seed: int) -> "LoraPolicy":
         context=context,
         training=training_of(params, device),
     )
-    policy.engine = sampler_of(params, adapts=True)
+    policy.engine = engine
     probe(policy, where=f"{params.type_name}.model {params.model!r}")
     policy.add_critic(params.critic, where=f"{params.type_name}.model {params.model!r}")
     return policy
