@@ -31,6 +31,7 @@ from genrl_graph.nodes.policy.fork import ForkPolicy
 from genrl_graph.nodes.policy.lora import Lora
 from genrl_graph.nodes.policy.q_network import QNetworkCarry
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
+from genrl_graph.nodes.policy.vlm import Vlm
 from genrl_graph.nodes.reward.choice import ChoiceReward
 from genrl_graph.nodes.reward.function import FunctionReward
 from genrl_graph.nodes.reward.image import ImageReward
@@ -136,6 +137,7 @@ __all__ = [
     "TrackBaselines",
     "TurnsAdvantage",
     "Verified",
+    "Vlm",
     "Vote",
     "WeightedSum",
 ]

@@ -10,6 +10,7 @@ from genrl_graph.errors import DataError, ParamError, StoreError
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.denoising.pipeline_policy import PipelinePolicy
 from genrl_graph.nodes.policy.loading.saved import SavedPolicy, saved_policy
+from genrl_graph.nodes.policy.seeing.vision_policy import VisionLanguagePolicy
 from genrl_graph.store.durable import failed
 from genrl_graph.version import VERSION
 
@@ -79,11 +80,10 @@ def _write(folder: Path, handle: Exportable, *, adapter_only: bool) -> None:
 def model_card(saved: SavedPolicy, handle: Exportable, *, adapter: bool) -> str:
     """Return the README.md of the exported folder: front matter, origin of the policy, rewards, code that loads it."""
     base = _base_model(saved)
-    is_pipeline = isinstance(handle, PipelinePolicy)
-    library = "diffusers" if is_pipeline else "peft" if adapter else "transformers"
+    library = "diffusers" if isinstance(handle, PipelinePolicy) else "peft" if adapter else "transformers"
     front = {
         "library_name": library,
-        "pipeline_tag": "text-to-image" if is_pipeline else "text-generation",
+        "pipeline_tag": _task(handle),
         **({"base_model": base} if base else {}),
         "tags": ["genrl-graph", "reinforcement-learning"],
     }
@@ -101,16 +101,30 @@ def model_card(saved: SavedPolicy, handle: Exportable, *, adapter: bool) -> str:
     if rewards := saved.final_rewards():
         rows = [f"| {name} | {value:.4g} |" for name, value in rewards.items()]
         lines += ["", "| node | mean reward in the last round |", "| --- | --- |", *rows]
-    lines += ["", "```python", *_loading_code(library), "```", ""]
+    lines += ["", "```python", *_loading_code(library, _task(handle)), "```", ""]
     return "\n".join(lines)
 
 
-def _loading_code(library: str) -> list[str]:
+def _task(handle: Exportable) -> str:
+    """Return what the model does, as the hub calls it."""
+    if isinstance(handle, PipelinePolicy):
+        return "text-to-image"
+    return "image-text-to-text" if isinstance(handle, VisionLanguagePolicy) else "text-generation"
+
+
+def _loading_code(library: str, task: str) -> list[str]:
     if library == "diffusers":
         return [
             "from diffusers import StableDiffusionPipeline",
             "",
             'pipeline = StableDiffusionPipeline.from_pretrained("path/to/this/folder")',
+        ]
+    if task == "image-text-to-text":
+        return [
+            "from transformers import AutoModelForImageTextToText, AutoProcessor",
+            "",
+            'model = AutoModelForImageTextToText.from_pretrained("path/to/this/folder")',
+            'processor = AutoProcessor.from_pretrained("path/to/this/folder")',
         ]
     loader = "AutoPeftModelForCausalLM" if library == "peft" else "AutoModelForCausalLM"
     return [

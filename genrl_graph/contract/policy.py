@@ -145,23 +145,26 @@ class TokenSequence:
     """A prompt and a completion to compute log-probs for: int32 ids of shape (prompt,) and (completion,).
 
     `support` and `repetition_penalty` are those of its sampling; by default the whole distribution, without a penalty.
+    `image` is the PNG that the prompt shows, empty without one.
     """
 
     prompt_ids: "NDArray[np.int32]"
     completion_ids: "NDArray[np.int32]"
     support: Support | None = None
     repetition_penalty: float = 1.0
+    image: bytes = b""
 
     @classmethod
     def of(cls, rows: Rollouts) -> "list[TokenSequence]":
-        """Return the sequence of each row, with the support and the penalty that it was sampled with."""
+        """Return the sequence of each row, with the image, the support and the penalty that it was sampled with."""
         known = rows.with_local(rows.local_columns)
         pairs = zip(rows.ragged("prompt_ids"), rows.ragged("completion_ids"), strict=True)
         supports = zip(known.ragged("support_ids"), known.ragged("support_counts"), strict=True)
-        parts = zip(pairs, supports, known.numpy("repetition_penalty").tolist(), strict=True)
+        images = (image.astype(np.uint8).tobytes() for image in known.ragged("image"))
+        parts = zip(pairs, supports, known.numpy("repetition_penalty").tolist(), images, strict=True)
         return [
-            cls(prompt, completion, Support(ids, counts) if len(counts) else None, penalty)
-            for (prompt, completion), (ids, counts), penalty in parts
+            cls(prompt, completion, Support(ids, counts) if len(counts) else None, penalty, image)
+            for (prompt, completion), (ids, counts), penalty, image in parts
         ]
 
 
@@ -238,6 +241,10 @@ class TextPolicy(Policy):
         A batch of B sequences counts B x (longest prompt + max_new_tokens) tokens.
         """
 
+    def can_read(self, rows: Rollouts) -> "NDArray[np.bool_]":
+        """Return which rows hold all that `logprobs` needs, shape (rows,); by default all do."""
+        return np.ones(len(rows), dtype=np.bool_)
+
     def keeping(self, max_bytes: int) -> AbstractContextManager[None]:
         """Keep what `generate` has read for prompts that go on from there, in at most `max_bytes`, within a block.
 
@@ -286,6 +293,27 @@ class TextPolicy(Policy):
 
         Returns the gradient norm before clipping. If it is not finite, raises `NodeFailed` and applies nothing.
         """
+
+
+class VisionPolicy(TextPolicy):
+    """A policy over token sequences whose prompts can show an image, encoded as `edge_types.png` writes it."""
+
+    @abstractmethod
+    def render_with_image(self, messages: Sequence[dict[str, str]], image: bytes) -> "NDArray[np.int32]":
+        """Return the token ids of a chat prompt that shows an image before the text of its last message."""
+
+    @abstractmethod
+    def generate_with_images(
+        self,
+        prompts: "Sequence[NDArray[np.int32]]",
+        images: Sequence[bytes],
+        *,
+        num_generations: int,
+        sampling: Sampling,
+        rng: Randomness,
+        max_batch_tokens: int,
+    ) -> list[list[Completion]]:
+        """Sample as `generate` does, for prompts of which each shows an image; b"" for one that shows none."""
 
 
 def micro_batches(lengths: Sequence[int], *, max_batch_tokens: int) -> "list[NDArray[np.int64]]":

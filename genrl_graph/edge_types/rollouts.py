@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from typing_extensions import TypeVar
 
-from genrl_graph.arrow.cast import CHAT, FLOATS, IDS, TEXT, TEXTS
+from genrl_graph.arrow.cast import BYTES, CHAT, FLOATS, IDS, TEXT, TEXTS
 from genrl_graph.edge_types.display import Transcript
 from genrl_graph.edge_types.edge_type import CREDITED, PEER, SCORED, Mark
 from genrl_graph.edge_types.frame import Frame, LocalColumn
@@ -48,7 +48,8 @@ class Rollouts(Frame):
     Generators that truncate the distribution (top-k, top-p, min-p) add `support_ids` and `support_counts`: how many of
     the ids could be sampled at each token, 0 where `logprobs` is of the whole distribution. Those with a penalty add
     `repetition_penalty`. Updates compute log-probs in the same way. Where an engine samples, `weight_version` is the
-    version of the policy whose weights it had. Other peers do not get these columns.
+    version of the policy whose weights it had. Where prompts show an image, `image` is its PNG. Other peers do not get
+    these columns.
     """
 
     columns = {
@@ -79,6 +80,7 @@ class Rollouts(Frame):
         "support_counts": LocalColumn(IDS, []),
         "repetition_penalty": LocalColumn(pa.float32(), 1.0),
         "weight_version": LocalColumn(pa.int64(), NO_ENGINE),
+        "image": LocalColumn(BYTES, []),
     }
     __slots__ = ()
 

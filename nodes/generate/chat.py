@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar, Self
 
@@ -11,8 +12,9 @@ from pydantic import Field, model_validator
 from genrl_graph.contract.evaluation import Evaluation
 from genrl_graph.contract.node import Wire
 from genrl_graph.contract.origins import Alike, Per
-from genrl_graph.contract.policy import Completion, TextPolicy
+from genrl_graph.contract.policy import Completion, TextPolicy, VisionPolicy
 from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.png import encode_png
 from genrl_graph.edge_types.rollouts import Rollouts, Tasks
 from genrl_graph.errors import ParamError
 from genrl_graph.nodes.generate.prompting.examples import Examples, example_messages
@@ -46,6 +48,9 @@ class ChatGenerator(TextGenerator):
     list of this one row, under its number. The other inputs stay whole, and `num_generations` counts per prompt. This
     gives each critique its own revisions, from which `advantage.backup` computes which critique helped. Rows of equal
     text give equal prompts and share a group, and so a baseline.
+
+    `show_image` puts the image of the task before the text of the user message. Rows then keep its PNG in `image`, from
+    which updates compute log-probs; other peers do not get it, and their rows are not trained on.
     """
 
     system: str = Field(default="", description="system message, put before one that the task has; empty: none")
@@ -69,6 +74,11 @@ class ChatGenerator(TextGenerator):
     each: str = Field(
         default="", description="input to branch on: one prompt per row of it; empty: one prompt per task"
     )
+    show_image: bool = Field(
+        default=False,
+        description="show the image of each task before the user message; wants tasks of source.folder or "
+        "source.images, and a policy that sees, such as policy.vlm",
+    )
     needs: ClassVar[tuple[str, ...]] = ()  # inputs that a prompt must quote; without a row of each, the prompt fails
 
     @model_validator(mode="after")
@@ -80,6 +90,8 @@ class ChatGenerator(TextGenerator):
         if self.each and self.each not in names:
             known = f"one of {', '.join(names)}" if names else "an input that the template quotes; it quotes none"
             raise ValueError(f"each is {self.each!r}, which the template does not quote; name {known}")
+        if self.show_image and self.too_long == "cut_left":
+            raise ValueError("too_long is cut_left, which would cut an image; use refuse or drop_quoted")
         return self
 
     def alike(self, per: Per) -> Alike | None:
@@ -113,7 +125,8 @@ class ChatGenerator(TextGenerator):
         """
         limit = self._limit(policy)
         branched = self._branches(tasks, upstream, rng)
-        prompts = [self._prompt(task, quotes, policy, limit) for task, quotes in branched]
+        images = self._images(tasks, policy)
+        prompts = [self._prompt(task, quotes, policy, limit, images.get(task.id, b"")) for task, quotes in branched]
         completions = self._sample(policy, prompts, rng)
         dropped = _count(quotes for _, quotes in branched) - _count(prompt.quoted for prompt in prompts)
         self._report(log, prompts, completions, dropped=dropped)
@@ -141,16 +154,30 @@ class ChatGenerator(TextGenerator):
             pairs += [(task, branch) for branch in branches(quotes, self.each)]
         return pairs
 
+    def _images(self, tasks: Tasks, policy: TextPolicy) -> dict[str, bytes]:
+        """Return the encoded image of each task by its id; none unless they are shown."""
+        if not self.show_image:
+            return {}
+        where = f"{self.place.node}.show_image"
+        if "image" not in tasks.columns:
+            raise ParamError(f"{where}: its tasks have no images; use source.folder or source.images, or leave it out")
+        if not isinstance(policy, VisionPolicy):
+            raise ParamError(f"{where}: policy {policy.name!r} sees no images; use policy.vlm, or leave it out")
+        return dict(zip(tasks.values("id"), map(encode_png, tasks.numpy("image")), strict=True))
+
     def _sample(
         self, policy: TextPolicy, prompts: list[Prompt], rng: np.random.Generator
     ) -> list[list[Completion] | None]:
         """Return the completions of each prompt, None for prompts with an error."""
-        valid = [prompt.ids for prompt in prompts if not prompt.error]
+        valid = [prompt for prompt in prompts if not prompt.error]
         if not valid:
             return [None] * len(prompts)
+        ids, images = [prompt.ids for prompt in valid], [prompt.image for prompt in valid]
+        generate = partial(policy.generate, ids)
+        if isinstance(policy, VisionPolicy) and any(images):
+            generate = partial(policy.generate_with_images, ids, images)
         completions = iter(
-            policy.generate(
-                valid,
+            generate(
                 num_generations=self.num_generations,
                 sampling=self._sampling,
                 rng=rng,
@@ -166,14 +193,14 @@ class ChatGenerator(TextGenerator):
             return PromptLimit(most, "max_prompt_tokens")
         return PromptLimit(room, f"context {policy.context_length} - max_new_tokens {self.max_new_tokens}")
 
-    def _prompt(self, task: AskedTask, quotes: Quotes, policy: TextPolicy, limit: PromptLimit) -> Prompt:
+    def _prompt(self, task: AskedTask, quotes: Quotes, policy: TextPolicy, limit: PromptLimit, image: bytes) -> Prompt:
         chat = partial(self._chat, task)
-        prompt = fit(policy, chat, quotes, limit=limit, too_long=self.too_long, each=self.each)
+        prompt = fit(policy, chat, quotes, limit=limit, too_long=self.too_long, each=self.each, image=image)
         needs = (*self.needs, self.each) if self.each else self.needs
         missing = [name for name in needs if not prompt.quoted.get(name)]
         if prompt.error or not missing:
             return prompt
-        return Prompt(prompt.messages, prompt.ids, prompt.quoted, f"no {missing[0]} of this task to quote")
+        return replace(prompt, error=f"no {missing[0]} of this task to quote", tokens_cut=0)
 
     def _chat(self, task: AskedTask, quotes: Quotes) -> list[dict[str, str]]:
         earlier = task.messages[:-1]

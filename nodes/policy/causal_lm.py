@@ -11,6 +11,7 @@ from genrl_graph.contract.policy import TextPolicy
 from genrl_graph.nodes.policy.chat_format import AssistantPrefix, ChatTemplateKwargs, TemplateText
 from genrl_graph.nodes.policy.critic_params import CriticOption, untrained_critic
 from genrl_graph.nodes.policy.engine_params import EngineOption, unfit_readers
+from genrl_graph.nodes.policy.image_readers import unseen_images
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -71,8 +72,12 @@ class CausalLM(PolicyCarry, name="causal_lm"):
         return "" if self.engine is None else f"{self.engine.kind} samples: {self.engine.servers}"
 
     def check_readers(self, readers: Sequence[Node]) -> Iterable[str]:
-        """Report a critic that nothing trains, and generators that truncate the distribution of an engine."""
-        return (*untrained_critic(self.critic, readers), *unfit_readers(self.engine, readers))
+        """Report a critic that nothing trains, images, and generators that truncate the distribution of an engine."""
+        return (
+            *untrained_critic(self.critic, readers),
+            *unseen_images(readers),
+            *unfit_readers(self.engine, readers),
+        )
 
     def init(self, name: str, *, seed: int) -> TextPolicy:
         """Load the pretrained weights; the seed is not used. Raises `DataError` if they cannot be found or read."""

@@ -12,6 +12,7 @@ from genrl_graph.contract.policy import TextPolicy
 from genrl_graph.nodes.policy.causal_lm import Beta
 from genrl_graph.nodes.policy.chat_format import AssistantPrefix, ChatTemplateKwargs, TemplateText
 from genrl_graph.nodes.policy.critic_params import CriticOption, untrained_critic
+from genrl_graph.nodes.policy.image_readers import unseen_images
 
 PRINTABLE = "".join(sorted(set(string.printable) - set("\r\x0b\x0c")))
 CONTENTS = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -72,8 +73,8 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
         return self
 
     def check_readers(self, readers: Sequence[Node]) -> Iterable[str]:
-        """Report a critic that nothing trains."""
-        return untrained_critic(self.critic, readers)
+        """Report a critic that nothing trains, and generators that show images."""
+        return (*untrained_critic(self.critic, readers), *unseen_images(readers))
 
     def init(self, name: str, *, seed: int) -> TextPolicy:
         """Return a policy whose weights are drawn from the seed and from `like` or, without it, the name."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from genrl_graph.contract.policy import TextPolicy
+from genrl_graph.contract.policy import TextPolicy, VisionPolicy
 from genrl_graph.edge_types.rollouts import Rollouts
 from genrl_graph.nodes.generate.prompting.prompts import Quoted
 
@@ -32,6 +32,7 @@ class Prompt:
     quoted: Quotes = field(default_factory=dict)
     error: str = ""
     tokens_cut: int = 0  # tokens that `cut_left` dropped
+    image: bytes = b""  # the image that it shows, encoded
 
     @property
     def parent_ids(self) -> list[str]:
@@ -108,16 +109,17 @@ def fit(
     limit: PromptLimit,
     too_long: TooLong,
     each: str = "",
+    image: bytes = b"",
 ) -> Prompt:
     """Render a prompt and shorten it to the limit by the rule `too_long`; a prompt that still exceeds it has an error.
 
     `drop_quoted` drops the last row of the input with most rows until the prompt fits. Remaining rows keep their
     numbers, and the input `each` keeps its row. `cut_left` drops the first tokens. `chat` builds the messages from
-    quotes.
+    quotes. An `image` is shown by a policy that sees.
     """
     while True:
         messages = chat(quotes)
-        ids = policy.render(messages)
+        ids = _rendered(policy, messages, image)
         droppable = [name for name, rows in quotes.items() if rows and name != each]
         if len(ids) <= limit.tokens or too_long != "drop_quoted" or not droppable:
             break
@@ -128,4 +130,11 @@ def fit(
     error = "the prompt has no tokens" if len(ids) == 0 else ""
     if len(ids) > limit.tokens:
         error = f"the prompt has {len(ids)} tokens, but at most {limit.tokens} fit: {limit.reason}"
-    return Prompt(messages, ids, quotes, error, tokens_cut)
+    return Prompt(messages, ids, quotes, error, tokens_cut, image)
+
+
+def _rendered(policy: TextPolicy, messages: Chat, image: bytes) -> NDArray[np.int32]:
+    if not image:
+        return policy.render(messages)
+    assert isinstance(policy, VisionPolicy)
+    return policy.render_with_image(messages, image)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from genrl_graph.arrow.cast import CHAT, IDS, TEXTS
+from genrl_graph.arrow.cast import BYTES, CHAT, IDS, TEXTS
 from genrl_graph.contract.node import Place
 from genrl_graph.contract.policy import Completion, Sampling, Support, TextPolicy
 from genrl_graph.edge_types.rollouts import Rollouts
@@ -84,7 +84,9 @@ def _prompt_columns(
         )
         for task_id, prompt in zip(task_ids, prompts, strict=True)
     ]
+    images = [np.frombuffer(prompt.image, np.uint8) for prompt in prompts]
     return {
+        **({"image": pa.array(images, BYTES)} if any(map(len, images)) else {}),
         "task_id": pa.array(task_ids),
         "group_id": pa.array(groups),
         "parent_ids": pa.array([prompt.parent_ids for prompt in prompts], TEXTS),

@@ -109,12 +109,8 @@ class ChatTokens:
         Dates that a chat template writes are always `DATE`, so that a run that goes on later has the same prompts.
         Raises `ParamError` if the chat template refuses the messages.
         """
-        escaped = [
-            {"role": m["role"], "content": self._special.sub(lambda match: _split(match[0]), m["content"])}
-            for m in messages
-        ]
         try:
-            text = self._filled(escaped, reply=prompting)
+            text = self._filled(messages, reply=prompting)
         except TemplateFailed as error:
             roles = ", ".join(m["role"] for m in messages)
             raise ParamError(f"{self.where}: its chat template refuses the roles {roles}: {error}") from error
@@ -131,7 +127,11 @@ class ChatTokens:
             f"{{%- macro strftime_now(format) -%}}{{{{ {json.dumps(formats)}[format] }}}}{{%- endmacro -%}}{template}"
         )
 
-    def _filled(self, messages: Sequence[dict[str, str]], *, reply: bool) -> str:
+    def _content(self, message: Mapping[str, str]) -> Any:
+        """Return the content of a message as the template reads it: text, without special tokens."""
+        return self._special.sub(lambda match: _split(match[0]), message["content"])
+
+    def _filled(self, messages: Sequence[Mapping[str, str]], *, reply: bool) -> str:
         """Return the text that the template makes of a chat, with the beginning of a `reply`.
 
         Raises `TemplateFailed` if it fails, and `ParamError` if it exceeds a limit, which transformers does not have.
@@ -139,7 +139,7 @@ class ChatTokens:
         try:
             return _chat_text(
                 self.tokenizer,
-                messages,
+                [{"role": message["role"], "content": self._content(message)} for message in messages],
                 add_generation_prompt=reply,
                 variables={**_TODAY, **self._variables},
                 template=self._dated_template,
@@ -232,7 +232,7 @@ def chat_ids(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
 
 def _chat_text(
     tokenizer: Any,
-    messages: Sequence[dict[str, str]],
+    messages: Sequence[Mapping[str, Any]],
     *,
     add_generation_prompt: bool,
     variables: Mapping[str, Any],

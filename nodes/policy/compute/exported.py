@@ -42,10 +42,10 @@ def all_or_nothing(folder: Path) -> Iterator[None]:
         raise
 
 
-def load_exported(folder: Path) -> Any:
+def load_exported(folder: Path, loader: Any = AutoModelForCausalLM) -> Any:
     """Load a model as plain transformers does; raises `StoreError` if weights are missing or left over."""
     with without_progress():
-        model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        model, report = loader.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if names := report.get(kind):
             first = sorted(map(str, names))[0]

@@ -21,6 +21,7 @@ from genrl_graph.nodes.policy.compute.critic import Critic
 from genrl_graph.nodes.policy.compute.kv_session import KvSession
 from genrl_graph.nodes.policy.compute.logprobs import logprobs_by_group, vocab_size
 from genrl_graph.nodes.policy.compute.onednn_linear import prepacked
+from genrl_graph.nodes.policy.compute.prompt_images import PromptImages
 from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.compute.reading import Reading
 from genrl_graph.nodes.policy.compute.reading_policy import ReadingPolicy
@@ -155,10 +156,12 @@ class CausalPolicy(ReadingPolicy):
         sampling: Sampling,
         rng: Randomness,
         max_batch_tokens: int,
+        images: PromptImages | None = None,
     ) -> list[list[Completion]]:
-        """Sample from the model of this process."""
+        """Sample from the model of this process; `images` are those that the prompts show."""
         # the first access to `_shares` prepares the model, from which the sampler is then copied
         shared = self._shares and self.reading.shares_prompts
+        keeps = self.reading.caches and not self.reading.whole_rows and images is None
         with self.computing():
             sampler = self._sampler()
             sampled = sample_completions(
@@ -171,7 +174,8 @@ class CausalPolicy(ReadingPolicy):
                 max_batch_tokens=max_batch_tokens,
                 shared=shared,
                 reading=self.reading,
-                session=self._session if self.reading.caches and not self.reading.whole_rows else None,
+                session=self._session if keeps else None,
+                images=images,
             )
         ids = [row[:length] for row, length in zip(sampled.ids, sampled.lengths, strict=True)]
         logprobs = [row[:length] for row, length in zip(sampled.logprobs, sampled.lengths, strict=True)]

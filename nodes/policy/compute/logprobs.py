@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from genrl_graph.contract.policy import TokenSequence
 from genrl_graph.nodes.policy.compute.distribution import Places
 from genrl_graph.nodes.policy.compute.hidden_states import HiddenStates, in_groups, right_padded
+from genrl_graph.nodes.policy.compute.prompt_images import ReadImages, inputs_of
 from genrl_graph.nodes.policy.compute.reading import Reading
 
 LOGITS_AT_ONCE = 1 << 22
@@ -27,6 +28,7 @@ def logprobs_by_group(
     plain_head: bool = True,
     shared: bool = False,
     unknown: torch.Tensor | None = None,
+    read_images: ReadImages | None = None,
 ) -> torch.Tensor:
     """Return `completion_logprobs`, with only those rows in one call that `reading` allows."""
 
@@ -39,6 +41,7 @@ def logprobs_by_group(
             shared=shared,
             whole_rows=reading.whole_rows,
             unknown=unknown,
+            read_images=read_images,
         )
         return (logprobs,)
 
@@ -54,6 +57,7 @@ def completion_logprobs(
     shared: bool = False,
     whole_rows: bool = False,
     unknown: torch.Tensor | None = None,
+    read_images: ReadImages | None = None,
 ) -> torch.Tensor:
     """Return log-probs of the completion tokens: float32 [rows, longest completion], 0 beyond a row's completion.
 
@@ -62,7 +66,8 @@ def completion_logprobs(
     completion tokens only, in blocks that the backward pass recomputes. `plain_head` states that logits are the
     output layer applied to the last hidden state (see `has_plain_head`); otherwise the whole model computes them.
     `shared` packs the rows and computes shared prefixes, such as a prompt, once; the model must be `prepare`d for it.
-    `whole_rows` also reads the last token of each row, for models to which the length of a row matters.
+    `whole_rows` also reads the last token of each row, for models to which the length of a row matters. `read_images`
+    turns the images of prompts into the model's inputs; it goes with neither `shared` nor `plain_head`.
     """
     if not any(len(sequence.completion_ids) for sequence in sequences):
         return torch.zeros((len(sequences), 0), device=next(model.parameters()).device)
@@ -75,7 +80,8 @@ def completion_logprobs(
     places = completions.places(paths)
     first = int(places.min())
     with_logits = torch.arange(first, ids.shape[1], device=ids.device)
-    logits = model(input_ids=ids, use_cache=False, logits_to_keep=with_logits).logits
+    seen = inputs_of(read_images, [sequence.image for sequence in sequences])
+    logits = model(input_ids=ids, use_cache=False, logits_to_keep=with_logits, **seen).logits
     first = ids.shape[1] - logits.shape[1]  # some models give all logits whatever they are asked for
     return completions.padded(completions.into.logprobs(logits[completions.rows, places - first], completions.target))
 

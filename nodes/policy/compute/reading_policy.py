@@ -19,6 +19,7 @@ from genrl_graph.nodes.policy.compute.logprobs import has_plain_head, logprobs_b
 from genrl_graph.nodes.policy.compute.packed_forward import prepare
 from genrl_graph.nodes.policy.compute.packing import packed_batches, packed_tokens
 from genrl_graph.nodes.policy.compute.probing.probes import reading_of
+from genrl_graph.nodes.policy.compute.prompt_images import ReadImages
 from genrl_graph.nodes.policy.compute.reading import Reading
 from genrl_graph.nodes.policy.compute.trainable import TrainablePolicy
 
@@ -28,6 +29,10 @@ PROBE_LENGTH = 96
 
 class ReadingPolicy(TrainablePolicy):
     """A policy over a Hugging Face causal language model that computes log-probs and values of rows."""
+
+    def _images_reader(self) -> ReadImages | None:
+        """Return what turns images of prompts into inputs of the model; None where prompts show none."""
+        return None
 
     def micro_batches(self, sequences: Sequence[TokenSequence], *, max_batch_tokens: int) -> list[NDArray[np.int64]]:
         """Return micro-batches as row indices; a prefix that rows share counts once if the model can share it."""
@@ -94,6 +99,7 @@ class ReadingPolicy(TrainablePolicy):
             plain_head=self._has_plain_head,
             shared=self._shares,
             unknown=self._unknown,
+            read_images=self._images_reader(),
         )
 
     def _tokens_read(self, sequences: Sequence[TokenSequence]) -> int:

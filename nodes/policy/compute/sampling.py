@@ -4,7 +4,7 @@ The uniform number of every (prompt, sample, position) is drawn in advance. Ther
 rows are batched, except through floating-point rounding.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -27,6 +27,7 @@ from genrl_graph.nodes.policy.compute.kv_cache import (
 from genrl_graph.nodes.policy.compute.kv_session import KvSession, Past, can_keep, fill, past_of
 from genrl_graph.nodes.policy.compute.packed_forward import packed_hidden_states
 from genrl_graph.nodes.policy.compute.packing import Packed
+from genrl_graph.nodes.policy.compute.prompt_images import NO_IMAGES, PromptImages, inputs_of
 from genrl_graph.nodes.policy.compute.reading import EXACT, Reading
 from genrl_graph.nodes.policy.compute.rereading import Rereading
 from genrl_graph.nodes.policy.compute.shared_prompts import SharedPrompts
@@ -74,12 +75,14 @@ def sample_completions(
     shared: bool = False,
     reading: Reading = EXACT,
     session: KvSession | None = None,
+    images: PromptImages | None = None,
 ) -> Sampled:
     """Sample `num_generations` completions of every prompt from a Hugging Face causal language model.
 
     A row that alone exceeds `max_batch_tokens` is a batch of its own. `shared` computes prefixes that prompts share
     only once; the model must be `prepare`d for it. `reading` says what may be in one call. Of prompts whose beginning
-    is in the `session` only the rest is read. The caller sets evaluation mode and autocast.
+    is in the `session` only the rest is read. `images` are those that the prompts show; nothing is then shared, and
+    there is no session. The caller sets evaluation mode and autocast.
     """
     rows, steps = len(prompts) * num_generations, sampling.max_new_tokens
     uniforms = _uniforms(rng, rows, steps) if sampling.temperature > 0 else None
@@ -94,7 +97,18 @@ def sample_completions(
         for in_batch in _batches(prompt_lengths, begun, steps, max_batch_tokens, reading):
             own = [prompts[at] for at in prompt_of_row[in_batch]]
             past = [pasts[at] for at in prompt_of_row[in_batch]]
-            batch = _Batch(model, own, sampling, limits, shared=shared, reading=reading, session=session, pasts=past)
+            shown = None if images is None else images.take(prompt_of_row[in_batch])
+            batch = _Batch(
+                model,
+                own,
+                sampling,
+                limits,
+                shared=shared,
+                reading=reading,
+                session=session,
+                pasts=past,
+                images=shown,
+            )
             batch.run(None if uniforms is None else uniforms[in_batch])
             width = batch.ids.shape[1]
             ids[in_batch, :width] = batch.ids.cpu().numpy()
@@ -159,6 +173,7 @@ class _Batch:
         reading: Reading,
         session: KvSession | None = None,
         pasts: Sequence[Past | None] = (),
+        images: PromptImages | None = None,
     ) -> None:
         self.model, self.sampling, self.reading, self.limits = model, sampling, reading, limits
         self.device = next(model.parameters()).device
@@ -175,13 +190,15 @@ class _Batch:
         if any(past is not None for past in pasts):
             self._read_rest(prompts, pasts)
         else:
-            self._prefill(prompts, shared=shared)
+            self._prefill(prompts, shared=shared, images=images)
         if sampling.repetition_penalty != 1.0:
             self.repeated = torch.zeros(self.logits.shape, dtype=torch.bool, device=self.device)
             for row, prompt in enumerate(prompts):
                 self.repeated[row, torch.from_numpy(prompt.astype(np.int64)).to(self.device)] = True
 
-    def _prefill(self, prompts: Sequence[NDArray[np.int32]], *, shared: bool) -> None:
+    def _prefill(
+        self, prompts: Sequence[NDArray[np.int32]], *, shared: bool, images: PromptImages | None = None
+    ) -> None:
         """Read each distinct prompt once; set logits, cache and mask, with one row per completion."""
         self.next_position = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         self.rereading = Rereading.needed(prompts, self.reading, self.sampling.max_new_tokens, self.device)
@@ -190,8 +207,9 @@ class _Batch:
         if self.rereading is not None:
             self.logits = self._read_again(self.rereading.ids)
             return
-        first: dict[bytes, NDArray[np.int32]] = {}
-        keys = [prompt.tobytes() for prompt in prompts]
+        first: dict[tuple[bytes, bytes], NDArray[np.int32]] = {}
+        shown = [b""] * len(prompts) if images is None else images.of
+        keys = [(prompt.tobytes(), image) for prompt, image in zip(prompts, shown, strict=True)]
         for key, prompt in zip(keys, prompts, strict=True):
             first.setdefault(key, prompt)
         distinct, numbers = list(first.values()), {key: number for number, key in enumerate(first)}
@@ -210,7 +228,8 @@ class _Batch:
         if packed is not None and len(packed.ids) < PACKED * len(distinct) * self.width:
             logits = self._read_packed(packed, index, share_prompts=share_prompts)
         else:
-            logits = self._read_rows(distinct, mask[:, : self.width], index, share_prompts=share_prompts)
+            seen = {} if images is None else inputs_of(images.read, [image for _, image in first])
+            logits = self._read_rows(distinct, mask[:, : self.width], index, seen, share_prompts=share_prompts)
         self.logits = logits[index]
         self.mask = None if self.mask is None else self.mask[index]
 
@@ -264,17 +283,24 @@ class _Batch:
         return cast(torch.Tensor, output.logits[:, -1])
 
     def _read_rows(
-        self, prompts: Sequence[NDArray[np.int32]], mask: NDArray[np.int64], index: torch.Tensor, *, share_prompts: bool
+        self,
+        prompts: Sequence[NDArray[np.int32]],
+        mask: NDArray[np.int64],
+        index: torch.Tensor,
+        seen: Mapping[str, torch.Tensor],
+        *,
+        share_prompts: bool,
     ) -> torch.Tensor:
         """Read left-padded prompts; return the next-token logits [prompts, vocabulary].
 
-        Expands the cache to one row per completion; `index` is the prompt of each row.
+        Expands the cache to one row per completion; `index` is the prompt of each row, `seen` the model's inputs of the
+        images that the prompts show.
         """
         ids = np.zeros(mask.shape, np.int64)
         for row, prompt in enumerate(prompts):
             ids[row, self.width - len(prompt) :] = prompt
         positions = (np.cumsum(mask, axis=1) - 1).clip(min=0)
-        logits = self._forward(torch.from_numpy(ids), torch.from_numpy(positions))
+        logits = self._forward(torch.from_numpy(ids), torch.from_numpy(positions), seen)
         if share_prompts:
             lengths = map(len, prompts)
             places = [torch.arange(self.width - length, self.width, device=self.device) for length in lengths]
@@ -320,13 +346,16 @@ class _Batch:
         )
         return self._head(output.last_hidden_state[:, -1])
 
-    def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def _forward(
+        self, ids: torch.Tensor, positions: torch.Tensor, seen: Mapping[str, torch.Tensor] = NO_IMAGES
+    ) -> torch.Tensor:
         self.seen += ids.shape[1]
         output = self.model(
             input_ids=ids.to(self.device),
             attention_mask=None if self.mask is None else self.mask[:, : self.seen],
             use_cache=True,
             logits_to_keep=1,
+            **seen,
             **position_argument(self.model, positions.to(self.device)),
             **cache_argument(self.model, self.cache),
         )

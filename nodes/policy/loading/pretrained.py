@@ -118,12 +118,16 @@ def load_pretrained(params: "CausalLM") -> tuple[torch.nn.Module, Any]:
 
 
 def locate(params: "CausalLM") -> Path:
-    """Return the model's local folder, downloaded from the hub where it is not in the local cache.
+    """Return the local folder of the model that params name, as `folder_of` does."""
+    return folder_of(params.model, params.revision, where=_where(params))
+
+
+def folder_of(source: str, revision: str | None, *, where: str) -> Path:
+    """Return a model's local folder, downloaded from the hub where it is not in the local cache.
 
     Converts GGUF files. Raises `DataError` if there is no such folder, file or repository, or the hub cannot be
     reached.
     """
-    source, where = params.model, _where(params)
     if source.startswith("package:"):
         return package_folder(source.removeprefix("package:"))
     path = Path(source).expanduser()
@@ -133,20 +137,20 @@ def locate(params: "CausalLM") -> Path:
     if path.suffix == ".gguf":
         if path.is_file() or local or len(path.parts) < 3:
             return gguf_folder(path, where=where)
-        return gguf_folder(_hub_file(*path.parts, revision=params.revision, where=where), where=where)
+        return gguf_folder(_hub_file(*path.parts, revision=revision, where=where), where=where)
     if local or source.count("/") > 1:
         raise DataError(f"{where}: no such folder")
     try:
-        cached = Path(snapshot_download(source, revision=params.revision, local_files_only=True))
+        cached = Path(snapshot_download(source, revision=revision, local_files_only=True))
         if any(cached.glob("*.safetensors")):
             return cached
     except (OSError, ValueError):
         pass  # not in the cache: ask the hub once here, because its client would retry many times
-    _ask_hub(source, params.revision, where=f"{where}: no such folder")
+    _ask_hub(source, revision, where=f"{where}: no such folder")
     try:
         with without_progress(), long_work(f"downloading {source}"):
             folder = snapshot_download(
-                source, revision=params.revision, allow_patterns=_MODEL_FILES, ignore_patterns=_OTHER_FILES
+                source, revision=revision, allow_patterns=_MODEL_FILES, ignore_patterns=_OTHER_FILES
             )
             return Path(folder)
     except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:

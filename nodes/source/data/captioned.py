@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr
 from genrl_graph.arrow.cast import TEXT, Tensor
 from genrl_graph.contract.evaluation import Evaluation
 from genrl_graph.contract.node import Source
-from genrl_graph.edge_types.frame import Frame
+from genrl_graph.edge_types.rollouts import Tasks
 from genrl_graph.edge_types.task import Task
 from genrl_graph.errors import DataError, ParamError
 from genrl_graph.nodes.source.data.epoch import json_text, require_enough_rows, shuffled_rows
@@ -21,10 +21,10 @@ from genrl_graph.nodes.source.data.images import Image
 Pixels = Annotated[int, Field(ge=1, le=8192)]
 
 
-class CaptionedImages(Frame):
-    """Images (uint8 [height, width, RGB]) with captions; `metadata` is JSON."""
+class CaptionedImages(Tasks):
+    """Tasks with an image (uint8 [height, width, RGB]) and its caption, which is the reference answer, too."""
 
-    columns = {"id": TEXT, "caption": TEXT, "image": Tensor(pa.uint8(), ndim=3), "metadata": TEXT}
+    columns = {**Tasks.columns, "caption": TEXT, "image": Tensor(pa.uint8(), ndim=3)}
     __slots__ = ()
 
 
@@ -57,6 +57,9 @@ class CaptionedSource(Source):
         ge=0,
         lt=1,
         description="share of the images kept for evaluations, chosen by a hash of their keys",
+    )
+    question: str | None = Field(
+        default=None, description="user message of every task, such as a question about its image; null: the caption"
     )
     max_pixels: int = Field(
         default=2**26, ge=1, le=2**28, description="most pixels of an image as it is stored; larger ones are errors"
@@ -99,7 +102,8 @@ class CaptionedSource(Source):
         if key == task_id or key not in images.captions:
             ids = f"{node}/<{self.key_name}>"
             raise DataError(f"{node}: {task_id[:200]!r} is no task of this source; its ids are {ids}")
-        return Task(task_id, [], images.captions[key], {self.key_name: key}, raw=self._image(images, key))
+        caption = images.captions[key]
+        return Task(task_id, self._messages(caption), caption, {self.key_name: key}, raw=self._image(images, key))
 
     def evaluated(self, how: Evaluation) -> Self:
         """Return a copy that provides held-out images, at most all."""
@@ -115,13 +119,19 @@ class CaptionedSource(Source):
         return "file"
 
     def _as_rows(self, images: ImageSet, keys: Sequence[str]) -> CaptionedImages:
+        captions = [images.captions[key] for key in keys]
         columns = {
             "id": [self.task_id(key) for key in keys],
-            "caption": [images.captions[key] for key in keys],
+            "messages": [self._messages(caption) for caption in captions],
+            "answer": captions,
+            "caption": captions,
             "image": np.stack([self._image(images, key) for key in keys]),
             "metadata": [json_text({self.key_name: key}) for key in keys],
         }
         return CaptionedImages.from_columns(columns)
+
+    def _messages(self, caption: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": caption if self.question is None else self.question}]
 
     def _keys(self, images: ImageSet, *, held_out: bool) -> list[str]:
         keys = list(images.captions)

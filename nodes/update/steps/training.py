@@ -89,6 +89,7 @@ class Trainer:
         )
         external = self._external.mask(rows)
         usable = np.isfinite(rows.numpy("advantage")) & ((lengths > 0) & readable | external)
+        usable &= self._policy.can_read(rows)
         if self._node.mask_truncated:
             self._truncated += int((usable & truncated(rows)).sum())
             usable &= ~truncated(rows)

@@ -1,0 +1,1 @@
+"""Language models that see images: their chats, their live policy, and how they are loaded."""
