@@ -83,9 +83,10 @@ bench: $(INSTALLED)
 crash: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/crash.py --kills 100
 
-# Interrupt runs of all runners 400 times, by Ctrl-C and SIGTERM, and resume them; then refuse operations of all writers.
+# Interrupt runs of all runners 400 times, by Ctrl-C and SIGTERM, and resume them, and kill a rank of a game of images; then
+# refuse operations of all writers.
 faults: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m soak tests/runners/test_interrupts.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m soak tests/runners/test_interrupts.py tests/graphs/test_text_to_image.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/interrupts.py --signals 400
 	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/disk_faults.py
 

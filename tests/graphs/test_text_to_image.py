@@ -1,17 +1,21 @@
 """The shipped game of images: stored, cut and resumed, replayed with an edited reward, checked and exchanged."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from crash import Left, killed
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from ranks import CUT, digests_of, play_ranks, rows_of
 
 import genrl_graph
 from genrl_graph import Graph, load
 from genrl_graph.cli import run_command
+from genrl_graph.dag.schedule import compile_graph
 from genrl_graph.edge_types.images import Images
 from genrl_graph.inspection.contact_sheet import GAP, LABEL, TILE
 from genrl_graph.nodes.policy.denoising import tiny_pipeline
@@ -98,13 +102,36 @@ def test_its_policy_learns_to_make_bright_images(graphs: Path, tmp_path: Path, h
 
 
 @pytest.mark.long
-def test_a_run_that_was_cut_goes_on_bit_for_bit(graphs: Path, tmp_path: Path) -> None:
-    whole = genrl_graph.play(small(graphs), out=tmp_path / "whole", rounds=5, quiet=True)
-    genrl_graph.play(small(graphs), out=tmp_path / "cut", rounds=3, quiet=True)  # the last checkpoint is of round 2
-    cut = genrl_graph.play(small(graphs), out=tmp_path / "cut", rounds=5, quiet=True, resume=True)
-    assert cut.after == whole.after
-    first, second = (genrl_graph.open_run(run.folder).frame("paint", 4) for run in (whole, cut))
-    assert first == second
+def test_killed_in_the_middle_of_a_round_it_goes_on_to_the_same_bits(
+    graphs: Path, tmp_path: Path, one_thread: None
+) -> None:
+    game = small(graphs, "run.rounds=4", "run.checkpoint_every=1", "run.trackers=[]")
+    whole = genrl_graph.play(game, out=tmp_path / "whole", quiet=True)
+    left = Left.of(tmp_path / "whole", {"/".join(key): digest for key, digest in whole.after.items()})
+    commits = sum(step.action != "open" for step in compile_graph(game).steps)
+    assert killed(game, tmp_path / "cut", 2 * commits + commits // 2 + 1)
+    assert len(genrl_graph.open_run(tmp_path / "cut").rounds) == 2
+    again = genrl_graph.play(game, out=tmp_path / "cut", quiet=True, resume=True)
+    cut = Left.of(tmp_path / "cut", {"/".join(key): digest for key, digest in again.after.items()})
+    assert left.differences(cut) == []
+
+
+@pytest.mark.soak
+def test_ranks_of_torch_exchange_images_and_go_on_after_a_kill(graphs: Path, tmp_path: Path) -> None:
+    gather = "nodes.images={type: exchange.gather, inputs: {rows: paint}, params: {min_peers: 2}}"
+    settings = [*SMALL, gather, "nodes.score.inputs.images=images", "run.rounds=3", "run.checkpoint_every=1"]
+    file, peers = graphs / "text_to_image.yaml", ("peer0000", "peer0001")
+    genrl_graph.play(load(file, settings), out=tmp_path / "local", peers=2, quiet=True, threads=1)
+    (tmp_path / "cut.py").write_text(CUT)
+    command = ["run", str(file), "-o", str(tmp_path / "run"), *settings, "--import", str(tmp_path / "cut.py")]
+    cut = play_ranks([*command, "--resume"], own=[[], []], env=[{"CUT_AT": "0"}, {"CUT_AT": "9"}])
+    assert cut[1].code == -signal.SIGKILL
+    for ended in play_ranks([*command, "--resume"], own=[[], []]):
+        assert ended.code == 0, ended.text
+    for peer in peers:
+        here, there = rows_of(tmp_path / "local", peer), rows_of(tmp_path / "run" / peer, peer)
+        assert here.keys() == there.keys() and all(rows.equals(there[group]) for group, rows in here.items())
+        assert digests_of(tmp_path / "local", peer) == digests_of(tmp_path / "run" / peer, peer)
 
 
 @pytest.mark.long
