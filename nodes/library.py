@@ -33,6 +33,7 @@ from genrl_graph.nodes.reward.choice import ChoiceReward
 from genrl_graph.nodes.reward.function import FunctionReward
 from genrl_graph.nodes.reward.judge import Judge
 from genrl_graph.nodes.reward.math import MathReward
+from genrl_graph.nodes.reward.proposal import ProposalReward
 from genrl_graph.nodes.reward.reasoning_gym import ReasoningGymReward
 from genrl_graph.nodes.reward.regex import RegexReward
 from genrl_graph.nodes.reward.tests import TestsReward
@@ -47,6 +48,7 @@ from genrl_graph.nodes.source.hf_dataset import HfDataset
 from genrl_graph.nodes.source.image_folder import ImageFolder
 from genrl_graph.nodes.source.list import ListSource
 from genrl_graph.nodes.source.mix import Mix
+from genrl_graph.nodes.source.proposed_code import ProposedCode
 from genrl_graph.nodes.source.reasoning_gym import ReasoningGym
 from genrl_graph.nodes.tool.function import FunctionTool
 from genrl_graph.nodes.tool.python import PythonTool
@@ -101,6 +103,8 @@ __all__ = [
     "Play",
     "PoolAdvantage",
     "Ppo",
+    "ProposalReward",
+    "ProposedCode",
     "PythonTool",
     "QNetworkCarry",
     "RaiseLevel",

@@ -11,8 +11,8 @@ from genrl_graph.edge_types.rollouts import Scored
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import DataError
 from genrl_graph.nodes.reward.code_tests.programs import extract_code, program_of
-from genrl_graph.nodes.reward.code_tests.results import Rules, Trial, run_trials
-from genrl_graph.nodes.reward.code_tests.run_tests import PASSED
+from genrl_graph.nodes.reward.code_tests.results import Trial, run_trials
+from genrl_graph.nodes.reward.code_tests.run_tests import PASSED, Rules
 from genrl_graph.nodes.reward.scoring.authors import judge_by_author
 from genrl_graph.nodes.reward.scoring.rows import Texts, Verdict, judgeable, score_rows
 from genrl_graph.nodes.sandbox.limits import SandboxLimits
