@@ -125,10 +125,15 @@ class ProposalSource(Source):
         long = f"is longer than max_chars, {self.max_chars}"
         judged |= {text: Dropped("too_long", long) for text in fresh if len(text) > self.max_chars}
         with _LOCK:
-            _KNOWN.update({(params, text): said for text, said in judged.items()})
+            _KNOWN.update({(params, text): said for text, said in judged.items() if not _at_the_clock(said)})
             while len(_KNOWN) > MOST_KNOWN:
                 _KNOWN.popitem(last=False)
         return {text: known.get(text) or judged[text] for text in texts}
+
+
+def _at_the_clock(said: Proposal | Dropped) -> bool:
+    """Return whether a text was dropped for its time, which another try may do without: the machine was busy."""
+    return isinstance(said, Dropped) and said.rule == "wall"
 
 
 def proposed_text(key: str) -> str:

@@ -40,8 +40,8 @@ class ProposedCode(ProposalSource, name="proposed_code"):
     suffix: str = Field(default="", description="code that follows every answer")
     max_tests: int = Field(default=16, ge=1, le=2**16, description="most tests of a proposal")
     trivial: tuple[str, ...] = Field(default=(), description="further answers that must not solve a task")
-    limits: SandboxLimits = Field(default=SandboxLimits(wall_s=20.0), description="what a program may use at most")
-    test_s: float = Field(default=5.0, gt=0, le=86400, description="seconds of one test, whatever the program does")
+    limits: SandboxLimits = Field(default=SandboxLimits(wall_s=60.0), description="what a program may use at most")
+    test_s: float = Field(default=10.0, gt=0, le=86400, description="seconds of one test, whatever the program does")
     workers: int | None = Field(
         default=None, ge=1, le=1024, description="programs that run at a time; null: as many as cores"
     )
@@ -111,7 +111,9 @@ class ProposedCode(ProposalSource, name="proposed_code"):
         for at, rules in ended.items():
             rule = next((rule for rule in rules if rule != PASSED), None)
             if rule is not None:
-                failed[at] = Dropped("fails", f"the reference solution does not pass its tests: {rule}")
+                failed[at] = Dropped(
+                    "wall" if rule == "wall" else "fails", f"the reference solution does not pass its tests: {rule}"
+                )
         return failed
 
     def _trivial(self, tasks: dict[int, CodeTask]) -> dict[int, Dropped]:
