@@ -11,7 +11,7 @@ from genrl_graph.contract.data_path import local_paths
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.schedule import compile_graph
 from genrl_graph.errors import ParamError
-from genrl_graph.messages import counted
+from genrl_graph.messages import counted, one_line
 from genrl_graph.runners.estimate.estimate import estimate
 from genrl_graph.runners.loop.peers import peer_names, require_enough
 
@@ -56,15 +56,23 @@ class Job:
         words = ["genrl_graph", "run", self.graph, *self.arguments, "--runner", "torch", "-o", self.run, "--resume"]
         return shlex.join(["-m", *words])
 
+    @property
+    def head(self) -> str:
+        """The comments of a file, as lines of a shell script or of YAML."""
+        return "\n".join(f"# {line}" for line in self.comments())
+
     def comments(self) -> list[str]:
-        """Return what a reader of any of the files wants to know, one line each."""
+        """Return what a reader of any of the files wants to know, one line each.
+
+        Paths and URLs are those of the graph file, which may be a stranger's: a line ends nowhere but at its end.
+        """
         machines = counted(self.nodes, "machine")
         lines = [f"{self.name}: {counted(self.nodes * self.ranks, 'rank')} on {machines}; each rank is a peer."]
         memory = "unknown" if self.memory_gib is None else f"{self.memory_gib} GiB"
         lines.append(f"Host memory of a rank: {memory} ({self.memory_note}).")
         lines += [f"Reads on every machine: {path}" for path in self.reads]
         lines += [f"Asks an endpoint that this does not start: {url}" for url in self.asks]
-        return lines
+        return [one_line(line) for line in lines]
 
 
 def plan_job(
