@@ -21,6 +21,8 @@ class ProposalReward(Reward, name="proposal"):
     not be judged stays unjudged (NaN).
     """
 
+    is_correctness = False
+
     task: float = Field(default=0.1, description="reward of a proposal that became a task")
     half: float = Field(default=1.0, description="factor on 1 - |2p - 1| for the share p of right solutions")
 

@@ -1,21 +1,22 @@
 """Base class of sources whose tasks a policy proposes: rows of a generator become tasks of the next one."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any, Self
+from typing import Annotated, Any, Self
 from urllib.parse import quote, unquote
 
 from pydantic import Field, PrivateAttr
 
 from genrl_graph.contract.evaluation import Evaluation
-from genrl_graph.contract.node import Source
+from genrl_graph.contract.node import Source, Wire
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Rollouts, Tasks
 from genrl_graph.edge_types.task import Task
 from genrl_graph.errors import DataError, ParamError
 from genrl_graph.nodes.source.data.epoch import as_rows
+from genrl_graph.nodes.update.level import Level
 
 MOST_KNOWN = 4096
 
@@ -48,10 +49,14 @@ class ProposalSource(Source):
     """Provides the tasks that completions propose, each once; those that are none are dropped by a rule, as recorded.
 
     The key of a task is the text that proposes it, so that every peer can make the task again, and by its own judgement
-    alone. An evaluation uses `eval_proposals`.
+    alone. An evaluation uses `eval_proposals`, at any level.
     """
 
     max_chars: int = Field(default=4000, ge=1, le=2**16, description="most characters of a proposal; it is part of ids")
+    max_answer: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(),
+        description="most characters of an answer at each value of the input `level`; above the last, the last counts",
+    )
     eval_proposals: tuple[str, ...] = Field(default=(), description="proposals whose tasks evaluations use")
 
     _evaluating: bool = PrivateAttr(default=False)
@@ -60,17 +65,24 @@ class ProposalSource(Source):
         """Return what each text proposes; the same text must always give the same. Override this."""
         raise NotImplementedError
 
-    def run(self, rollouts: Rollouts, *, log: Log) -> Tasks:
+    def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:
+        """Report a limit of each level without a level, and a level that limits nothing."""
+        if bool(self.max_answer) != ("level" in inputs):
+            has, lacks = ("max_answer", "input `level`") if self.max_answer else ("input `level`", "max_answer")
+            yield f"has {has}, but no {lacks}; give both, or neither"
+
+    def run(self, rollouts: Rollouts, level: Level | None = None, *, log: Log) -> Tasks:
         """Return the tasks that the completions propose, in their order.
 
         Inputs:
             rollouts: completions of the proposer
+            level: difficulty that `max_answer` refers to; without it answers are of any length
         """
         if self._evaluating:
             return as_rows([self.resolve(self.task_id(quote(text))) for text in self.eval_proposals])
         rows = rollouts.rows("id", "completion", "finish_reason")
         texts = {row["id"]: row["completion"] for row in rows if row["finish_reason"] != "failed"}
-        judged = self._judged(list(dict.fromkeys(texts.values())))
+        judged = self._within(level, self._judged(list(dict.fromkeys(texts.values()))))
         dropped = {id: said for id, text in texts.items() if isinstance(said := judged[text], Dropped)}
         tasks = [self._task(text, said) for text, said in judged.items() if isinstance(said, Proposal)]
         log.metric("proposed", len(texts))
@@ -114,6 +126,19 @@ class ProposalSource(Source):
         key = self.task_id(quote(text))
         return Task(key, said.messages, said.answer, said.metadata, raw=said.raw, kind=said.kind)
 
+    def _within(
+        self, level: Level | None, judged: Mapping[str, Proposal | Dropped]
+    ) -> Mapping[str, Proposal | Dropped]:
+        """Drop proposals whose answer is longer than the level allows."""
+        if level is None:
+            return judged
+        most = self.max_answer[min(level.value, len(self.max_answer) - 1)]
+        above = Dropped("above_level", f"the answer is longer than {most} characters, the most at level {level.value}")
+        return {
+            text: above if isinstance(said, Proposal) and len(said.answer) > most else said
+            for text, said in judged.items()
+        }
+
     def _judged(self, texts: Sequence[str]) -> Mapping[str, Proposal | Dropped]:
         """Return what each text proposes; one that was judged before is not judged again."""
         params = repr(self)
@@ -125,15 +150,18 @@ class ProposalSource(Source):
         long = f"is longer than max_chars, {self.max_chars}"
         judged |= {text: Dropped("too_long", long) for text in fresh if len(text) > self.max_chars}
         with _LOCK:
-            _KNOWN.update({(params, text): said for text, said in judged.items() if not _at_the_clock(said)})
+            _KNOWN.update({(params, text): said for text, said in judged.items() if not _may_change(said)})
             while len(_KNOWN) > MOST_KNOWN:
                 _KNOWN.popitem(last=False)
         return {text: known.get(text) or judged[text] for text in texts}
 
 
-def _at_the_clock(said: Proposal | Dropped) -> bool:
-    """Return whether a text was dropped for its time, which another try may do without: the machine was busy."""
-    return isinstance(said, Dropped) and said.rule == "wall"
+TRANSIENT = ("wall", "not_run")
+"""Rules by which a busy machine drops a text: another try may keep it."""
+
+
+def _may_change(said: Proposal | Dropped) -> bool:
+    return isinstance(said, Dropped) and said.rule in TRANSIENT
 
 
 def proposed_text(key: str) -> str:

@@ -6,15 +6,14 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from genrl_graph.errors import DataError
 from genrl_graph.nodes.reward.code_tests.programs import program_of
 from genrl_graph.nodes.reward.code_tests.results import Trial, run_programs, run_trials
 from genrl_graph.nodes.reward.code_tests.run_tests import PASSED, Ends, Rules
 from genrl_graph.nodes.sandbox.limits import SandboxLimits
-from genrl_graph.nodes.sandbox.python import prepare_sandbox
+from genrl_graph.nodes.sandbox.python import prepare_sandbox, sandbox_problems
 from genrl_graph.nodes.source.data.code_proposals import defined_names, leaks, read_draft, trivial_solutions
 from genrl_graph.nodes.source.data.code_task import CodeTask, CodeTest
-from genrl_graph.nodes.source.proposals import Dropped, Proposal, ProposalSource
+from genrl_graph.nodes.source.proposals import TRANSIENT, Dropped, Proposal, ProposalSource
 from genrl_graph.nodes.worker.worker import Failure
 
 
@@ -28,6 +27,7 @@ class ProposedCode(ProposalSource, name="proposed_code"):
     - are `unreadable`, `too_long` or have `too_many_tests`;
     - say the solution in the statement (`leaks`);
     - fail their own tests (`fails`), which must call the solution, or end otherwise (`raised`, `cpu` and so on);
+    - could not be run on a busy machine (`wall`, `not_run`), which another try may do without;
     - are solved by a `trivial` program: one that returns or prints a constant or what it is given, or of `trivial`.
 
     The answer is the reference solution; `reward.tests` pays by the tests, whoever proposed them.
@@ -52,11 +52,7 @@ class ProposedCode(ProposalSource, name="proposed_code"):
 
     def check_data(self) -> Iterable[str]:
         """Return why the sandbox cannot contain code here."""
-        try:
-            prepare_sandbox()
-        except DataError as error:
-            return [str(error)]
-        return []
+        return sandbox_problems()
 
     def judge(self, texts: Sequence[str]) -> list[Proposal | Dropped]:
         """Return the task that each text proposes, or the rule by which it is none."""
@@ -81,7 +77,7 @@ class ProposedCode(ProposalSource, name="proposed_code"):
     def _printing(self, draft: CodeTask, ends: Ends | Failure) -> tuple[str, CodeTask | Dropped]:
         """Return the task of a solution that has printed on each input, or why there is none."""
         if isinstance(ends, Failure):
-            return "", Dropped("killed", ends.reason)
+            return "", Dropped("not_run", ends.reason)
         if failed := next((rule for rule, _ in ends if rule != PASSED), None):
             return "", Dropped(failed, "the reference solution ends by this rule")
         tests = tuple(CodeTest(input=test.input, output=out) for test, (_, out) in zip(draft.tests, ends, strict=True))
@@ -111,9 +107,8 @@ class ProposedCode(ProposalSource, name="proposed_code"):
         for at, rules in ended.items():
             rule = next((rule for rule in rules if rule != PASSED), None)
             if rule is not None:
-                failed[at] = Dropped(
-                    "wall" if rule == "wall" else "fails", f"the reference solution does not pass its tests: {rule}"
-                )
+                name = rule if rule in TRANSIENT else "fails"
+                failed[at] = Dropped(name, f"the reference solution does not pass its tests: {rule}")
         return failed
 
     def _trivial(self, tasks: dict[int, CodeTask]) -> dict[int, Dropped]:
@@ -132,10 +127,10 @@ class ProposedCode(ProposalSource, name="proposed_code"):
         return solved
 
     def _run(self, programs: dict[int, tuple[str, CodeTask]]) -> dict[int, Rules]:
-        """Run programs against the tests of tasks; one whose sandbox does not start counts as killed."""
+        """Run programs against the tests of tasks; what a sandbox did not start for is `not_run`."""
         trials = {at: self._trial(program, task) for at, (program, task) in programs.items()}
         ended = run_trials(trials, workers=self.workers, until=math.inf)
-        return {at: ("killed",) if isinstance(rules, Failure) else rules for at, rules in ended.items()}
+        return {at: ("not_run",) if isinstance(rules, Failure) else rules for at, rules in ended.items()}
 
     def _trial(self, program: str, task: CodeTask) -> Trial:
         return Trial(program, task, self.limits, self.test_s)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from fixture_types import MakeRollouts
 
+from genrl_graph import score
 from genrl_graph.contract.evaluation import Evaluation
 from genrl_graph.contract.node import Place
 from genrl_graph.contract.resources import Log
@@ -14,6 +15,7 @@ from genrl_graph.nodes.reward.proposal import ProposalReward
 from genrl_graph.nodes.reward.tests import TestsReward
 from genrl_graph.nodes.sandbox.limits import SandboxLimits
 from genrl_graph.nodes.source.proposed_code import ProposedCode
+from genrl_graph.nodes.update.level import Level
 
 pytestmark = pytest.mark.usefixtures("contained")
 
@@ -58,20 +60,41 @@ def test_proposals_become_tasks_or_are_dropped_by_a_rule(make_rollouts: MakeRoll
             tasks.resolve(id)
 
 
-@pytest.mark.parametrize(
-    ("tests", "reason"),
-    [
-        ("assert True", "uncalled"),
-        ("assert f(", "wrong"),
-        ("import os; os._exit(0)\nassert f(1) == 1", "exited"),
-        ("while f(1): pass\nassert f(1) == 1", "cpu"),
-    ],
-)
+HOSTILE = {
+    "tests that call nothing": (proposal(tests="assert True"), "fails"),
+    "tests that cannot be read": (proposal(tests="assert f("), "fails"),
+    "tests that end before they test": (proposal(tests="import os; os._exit(0)\nassert f(1) == 1"), "fails"),
+    "tests that loop": (proposal(tests="while f(1): pass\nassert f(1) == 1"), "fails"),
+    "tests that pass anything": (proposal(tests="assert f(3) == f(3)\nassert f(4) is not f"), "trivial"),
+    "tests that say that they passed": (proposal(tests="print('all passed')\nassert f(2) == 5"), "fails"),
+    "a solution that loops": (proposal(code="while True: pass"), "fails"),
+    "a solution that forks": (proposal(code="while True: __import__('os').fork()"), "fails"),
+    "a solution that says that it passed": (proposal(code="print('all passed', flush=True)"), "fails"),
+    "a solution that exits": (proposal(code="raise SystemExit(0)"), "fails"),
+    "a solution that fills memory": (proposal(code="return len('x' * 10**12)"), "fails"),
+    "a solution that equals all": (proposal(code="return type('A', (), {'__eq__': lambda s, o: True})()"), "fails"),
+}
+"""Proposals that mean harm, and the rule by which each is dropped."""
+
+
 @pytest.mark.long
-def test_tests_that_test_nothing_fail_their_reference(tests: str, reason: str, make_rollouts: MakeRollouts) -> None:
-    log = Log()
-    assert len(source().run(make_rollouts([proposal(tests=tests)]), log=log)) == 0
-    assert log.tables["dropped"]["rule"] == ["fails"]
+def test_hostile_proposals_are_dropped_by_a_rule(make_rollouts: MakeRollouts, log: Log) -> None:
+    texts = [text for text, _ in HOSTILE.values()]
+    assert len(source().run(make_rollouts(texts), log=log)) == 0
+    rules = dict(zip(HOSTILE, log.tables["dropped"]["rule"], strict=True))
+    assert rules == {name: rule for name, (_, rule) in HOSTILE.items()}
+
+
+def test_a_level_bounds_the_length_of_answers(make_rollouts: MakeRollouts) -> None:
+    tasks = source(inputs=["2"], prompt="x = int(input())\nprint(", suffix=")", max_answer=[3, 4])
+    rows = make_rollouts(["x+1", "1+x*2", "9+x"])
+    for level, most in ((0, 3), (1, 4), (7, 4)):
+        log = Log()
+        assert tasks.run(rows, Level(level), log=log).values("id") == ["tasks/x%2B1", "tasks/9%2Bx"]
+        assert (
+            log.tables["dropped"]["rule"] == ["above_level"] and f"than {most} ch" in log.tables["dropped"]["reason"][0]
+        )
+    assert tasks.resolve("tasks/1%2Bx%2A2").answer == "1+x*2"  # of a peer at another level
 
 
 def test_a_solution_alone_makes_its_tests_from_inputs(make_rollouts: MakeRollouts, log: Log) -> None:
@@ -106,8 +129,6 @@ def test_a_proposer_is_paid_for_tasks_that_are_solved_half_of_the_time(make_roll
     }
     ids = [f"tasks/{text}" for text, values in solved.items() for _ in values]
     answers = make_rollouts(["?"] * len(ids), task_id=ids)
-    from genrl_graph import score
-
     scored = score(answers, {"correct": [value for values in solved.values() for value in values]})
     proposals = make_rollouts(["half", "all", "none", "some more", "dropped", "x"])
     paid = ProposalReward(task=0.25).run(proposals, scored, log=log)

@@ -14,10 +14,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toys import toy_game
 
 import genrl_graph
-from genrl_graph import play
+from genrl_graph import Graph, play
 from genrl_graph.dag.schedule import Step, compile_graph
+from genrl_graph.nodes.library import Answer, ListSource, ProposalReward, RegexReward, TinyLM, WeightedSum
 from genrl_graph.runners.loop.context import StepReport
-from genrl_graph.runners.loop.stage_metrics import Stages, mean, total
+from genrl_graph.runners.loop.stage_metrics import Stages, mean, total, totals
 from genrl_graph.runners.tracking.guard import GuardedTracker
 from genrl_graph.runners.tracking.metric_names import METRICS
 from genrl_graph.runners.tracking.metrics import RoundMetrics
@@ -153,6 +154,24 @@ def test_means_and_totals_are_over_the_peers_that_reported() -> None:
     peers = {"a": {"x": 1.0}, "b": {"x": 3.0, "y": 5.0}}
     assert (mean(peers, "x"), mean(peers, "y"), mean(peers, "z")) == (2.0, 5.0, None)
     assert (total(peers, "x"), total(peers, "y"), total(peers, "z")) == (4.0, 5.0, 0.0)
+
+
+def test_a_reward_counts_unless_another_one_passes_its_rows_on() -> None:
+    graph = Graph("rewards")
+    policy = graph.carry("policy", TinyLM())
+    tasks = graph.add("tasks", ListSource(tasks=[{"question": "?"}]))
+    first = graph.add("first", Answer(num_generations=2), tasks=tasks, policy=policy)
+    second = graph.add("second", Answer(num_generations=2), tasks=tasks, policy=policy)
+    short = graph.add("short", RegexReward(pattern="^.$"), rollouts=second)
+    graph.add("total", WeightedSum(others=1.0), scored=[short])
+    graph.add("looks", ProposalReward(), rollouts=first, solved=short)
+    assert totals(compile_graph(graph)) == ["total", "looks"]
+    lone = Graph("lone")
+    tasks = lone.add("tasks", ListSource(tasks=[{"question": "?"}]))
+    answer = lone.add("answer", Answer(), tasks=tasks, policy=lone.carry("policy", TinyLM()))
+    right = lone.add("right", RegexReward(pattern="a"), rollouts=answer)
+    lone.add("pay", ProposalReward(), rollouts=answer, solved=right)
+    assert totals(compile_graph(lone)) == ["right", "pay"]  # `pay` looks at `right`, and judges other rows
 
 
 def test_a_run_measures_what_it_stores(tmp_path: Path) -> None:
