@@ -33,6 +33,9 @@ GENERATED = {
 }
 MARKER = re.compile(r"^<!-- generated: ([\w-]+) -->$", re.MULTILINE)
 """A line that stands in a page for a table of `GENERATED`."""
+VERBATIM = re.compile(r"(<(?:pre|script|textarea)\b.*?</(?:pre|script|textarea)>)", re.DOTALL)
+"""Elements of a page in which line ends and spaces count."""
+INDENTED = re.compile(r"\s*\n\s*")
 LINK = re.compile(r"\]\(([\w-]+\.md)[)#]")
 """A link from a page to another one of its folder."""
 UNBUILT = (".map", ".xml", ".gz")  # for debuggers and crawlers
@@ -59,6 +62,12 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         return with_pictures(MARKER.sub(lambda marker: GENERATED[marker[1]](), markdown))
     except GenrlGraphError as error:
         raise PluginError(f"{where}: a block `graph` cannot be drawn: {error}") from error
+
+
+def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
+    """Return a page without indentation and empty lines, which are a fifth of it, but for those that are shown."""
+    parts = VERBATIM.split(output)
+    return "".join(part if at % 2 else INDENTED.sub("\n", part) for at, part in enumerate(parts))
 
 
 def on_post_build(*, config: MkDocsConfig) -> None:

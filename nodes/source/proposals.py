@@ -41,7 +41,7 @@ class Dropped:
 
 
 _KNOWN: OrderedDict[tuple[str, str], Proposal | Dropped] = OrderedDict()
-"""What texts propose, by the params of the source and the text; the oldest are forgotten first."""
+"""Proposals by the params of the source and the text; the oldest are forgotten first."""
 _LOCK = Lock()
 
 

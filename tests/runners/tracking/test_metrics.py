@@ -16,7 +16,7 @@ from toys import toy_game
 import genrl_graph
 from genrl_graph import Graph, play
 from genrl_graph.dag.schedule import Step, compile_graph
-from genrl_graph.nodes.library import Answer, ListSource, ProposalReward, RegexReward, TinyLM, WeightedSum
+from genrl_graph.nodes.library import Answer, GroupAdvantage, Grpo, ListSource, ProposalReward, RegexReward, TinyLM
 from genrl_graph.runners.loop.context import StepReport
 from genrl_graph.runners.loop.stage_metrics import Stages, mean, total, totals
 from genrl_graph.runners.tracking.guard import GuardedTracker
@@ -160,18 +160,14 @@ def test_a_reward_counts_unless_another_one_passes_its_rows_on() -> None:
     graph = Graph("rewards")
     policy = graph.carry("policy", TinyLM())
     tasks = graph.add("tasks", ListSource(tasks=[{"question": "?"}]))
-    first = graph.add("first", Answer(num_generations=2), tasks=tasks, policy=policy)
-    second = graph.add("second", Answer(num_generations=2), tasks=tasks, policy=policy)
-    short = graph.add("short", RegexReward(pattern="^.$"), rollouts=second)
-    graph.add("total", WeightedSum(others=1.0), scored=[short])
-    graph.add("looks", ProposalReward(), rollouts=first, solved=short)
-    assert totals(compile_graph(graph)) == ["total", "looks"]
-    lone = Graph("lone")
-    tasks = lone.add("tasks", ListSource(tasks=[{"question": "?"}]))
-    answer = lone.add("answer", Answer(), tasks=tasks, policy=lone.carry("policy", TinyLM()))
-    right = lone.add("right", RegexReward(pattern="a"), rollouts=answer)
-    lone.add("pay", ProposalReward(), rollouts=answer, solved=right)
-    assert totals(compile_graph(lone)) == ["right", "pay"]  # `pay` looks at `right`, and judges other rows
+    propose = graph.add("propose", Answer(num_generations=2), tasks=tasks, policy=policy)
+    solve = graph.add("solve", Answer(num_generations=2), tasks=tasks, policy=policy)
+    right = graph.add("right", RegexReward(pattern="a"), rollouts=solve)
+    brief = graph.add("brief", RegexReward(pattern="^.$"), rollouts=right)
+    pay = graph.add("pay", ProposalReward(), rollouts=propose, solved=right)
+    credit = [graph.add(f"credit_{name}", GroupAdvantage(), scored=rows) for name, rows in (("s", brief), ("p", pay))]
+    graph.next_round(policy=graph.add("update", Grpo(), policy=policy, credited=credit))
+    assert totals(compile_graph(graph)) == ["brief", "pay"]  # `pay` looks at `right`, and judges other rows
 
 
 def test_a_run_measures_what_it_stores(tmp_path: Path) -> None:
