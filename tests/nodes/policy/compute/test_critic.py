@@ -23,7 +23,7 @@ ONES = np.ones(len(ROWS), np.float32)
 
 
 def with_critic(policy: CausalPolicy, **params: Any) -> CausalPolicy:
-    """Give a policy a critic whose values are of order 1, not 0; one of its own model then differs from the policy's."""
+    """Give a policy a critic whose values are of order 1; one of its own model then differs from the policy's."""
     policy.add_critic(CriticParams(**params), where="test")
     assert policy.critic is not None
     generator = torch.Generator().manual_seed(1)
