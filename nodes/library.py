@@ -37,6 +37,7 @@ from genrl_graph.nodes.reward.function import FunctionReward
 from genrl_graph.nodes.reward.image import ImageReward
 from genrl_graph.nodes.reward.judge import Judge
 from genrl_graph.nodes.reward.math import MathReward
+from genrl_graph.nodes.reward.proposal import ProposalReward
 from genrl_graph.nodes.reward.reasoning_gym import ReasoningGymReward
 from genrl_graph.nodes.reward.regex import RegexReward
 from genrl_graph.nodes.reward.tests import TestsReward
@@ -52,6 +53,7 @@ from genrl_graph.nodes.source.image_folder import ImageFolder
 from genrl_graph.nodes.source.images import ImageData
 from genrl_graph.nodes.source.list import ListSource
 from genrl_graph.nodes.source.mix import Mix
+from genrl_graph.nodes.source.proposed_code import ProposedCode
 from genrl_graph.nodes.source.reasoning_gym import ReasoningGym
 from genrl_graph.nodes.tool.function import FunctionTool
 from genrl_graph.nodes.tool.python import PythonTool
@@ -112,6 +114,8 @@ __all__ = [
     "Play",
     "PoolAdvantage",
     "Ppo",
+    "ProposalReward",
+    "ProposedCode",
     "PythonTool",
     "QNetworkCarry",
     "RaiseLevel",
