@@ -238,7 +238,7 @@ def _make_players(opened: OpenFolder, make: Make) -> list[Peer]:
         evaluations = [] if opened.evaluation is None else [opened.evaluation]
         for evaluation in evaluations:
             prepare(evaluation, known=schedule, ready=ready)
-        peers = make_peers(schedule, names, seed=opened.config.seed, make=make, ready=ready)
+        peers = make_peers(schedule, names, seed=opened.config.seed, make=make, share=opened.runner.shared, ready=ready)
         refuse_unfit(peers[0], schedule, *evaluations)
         return peers
 

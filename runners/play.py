@@ -88,6 +88,13 @@ def play(
         "coordinator": coordinator,
     }
     config = run_options(graph.run, arguments)
+    if runner is None and config.replicas > 1:
+        ranks, what = (
+            config.peers * config.replicas,
+            f"run.replicas: {config.replicas} share a policy over as many ranks",
+        )
+        launch = f"torchrun --nproc-per-node {ranks} -m genrl_graph run ... --runner torch"
+        raise ParamError(f"{what}; start them with `{launch}`, or set run.replicas=1")
     if resume and out is None:
         raise ParamError("resume: name the run folder (out, or -o on the command line)")
     return play_schedule(
@@ -125,10 +132,14 @@ def play_schedule(
     require_trackers(config.trackers)
     with WaitingBar(console).show("loading torch"):
         set_threads(config.threads)
+    config = runner.configured(config)
     with ExitStack() as stack:
+        if runner.serves:
+            stack.push(lambda kind, error, at: runner.close(failed=kind is not None))
+            return Run(runner.serve(schedule, config, make), config.rounds, {}, {})
         opened = open_folder(
             schedule,
-            runner.configured(config),
+            config,
             runner,
             folder=folder,
             console=console,

@@ -10,35 +10,44 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from genrl_graph.contract.node import Exchange, Packet
+from genrl_graph.contract.node import Carry, Exchange, Packet, PolicyCarry
+from genrl_graph.contract.policy import Carried
+from genrl_graph.dag.replicas import shared_carries
 from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.dag.schedule import Schedule
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ExchangeTimeout, ParamError
+from genrl_graph.runners.living_ranks import LivingRanks
 from genrl_graph.runners.loop.exchange import ExchangeResult, Swarm, WaitReport
-from genrl_graph.runners.loop.peers import peer_names, require_enough
+from genrl_graph.runners.loop.peers import Make, peer_names, require_enough
 from genrl_graph.runners.loop.runner import Bootnodes, RunProgress, Tell, exchanges
-from genrl_graph.runners.loop.signals import Stop, ended_at_once
+from genrl_graph.runners.loop.signals import Stop, ended_at_once, noted_signals
 from genrl_graph.wire.packet import decode, encode
 
 if TYPE_CHECKING:
     import torch
+    from torch import distributed
     from torch.distributed import Store, Work
+
+    from genrl_graph.nodes.policy.replicas.group import ReplicaGroup
 
 Backend = Literal["gloo", "nccl"]
 
 START_TIMEOUT_S = 600.0
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 5e-5, 5e-3
 MAX_TEXT = 4096
+NEVER = timedelta(days=365)
+"""The time after which ranks of a group give a call up: they also wait while the first asks an endpoint or a peer."""
 
 
 class TorchRunner:
-    """Plays one peer per rank: rank i of a torchrun job is the peer `peer_names(n)[i]` of a local run.
+    """Plays one peer per group of `run.replicas` ranks: group i of a torchrun job is the peer `peer_names(n)[i]`.
 
-    Each rank has its own folder. An exchange closes when all ranks have reached it. A rank that is late by more than
-    the exchange's `timeout_s` is reported and waited for, or with `on_short: fail` ends the job; a rank that dies ends
-    it. Raises `ParamError` outside a torchrun job.
+    The first rank of a group plays the game; the others hold parts of its policies and compute for it. Each peer has
+    its own folder, as in a local run. An exchange closes when all peers have reached it. A rank that is late by more
+    than the exchange's `timeout_s` is reported and waited for, or with `on_short: fail` ends the job; a rank that dies
+    ends it. Raises `ParamError` outside a torchrun job.
     """
 
     def __init__(self, *, backend: Backend = "gloo") -> None:
@@ -48,14 +57,25 @@ class TorchRunner:
                 raise ParamError(f"--runner torch: {name} is not set; start it with `{launch}`")
         self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.leads = self.rank == 0
-        self.names: Sequence[str] = peer_names(self.size)[self.rank : self.rank + 1]
         self._backend: Backend = backend
         self._ranks: Ranks | None = None
         self._swarm: TorchSwarm | None = None
+        self._group: ReplicaGroup | None = None
+        self._in_groups_of(1)
 
     def configured(self, config: RunConfig) -> RunConfig:
-        """Return the options with as many peers as ranks."""
-        return config.model_copy(update={"peers": self.size})
+        """Return the options with as many peers as groups; raises `ParamError` where the ranks make no whole groups."""
+        if self.size % config.replicas:
+            raise ParamError(
+                f"run.replicas: {config.replicas}, but the job has {self.size} ranks; start a multiple of them"
+            )
+        self._in_groups_of(config.replicas)
+        return config.model_copy(update={"peers": self.peers})
+
+    def _in_groups_of(self, replicas: int) -> None:
+        self.replicas, self.peers = replicas, self.size // replicas
+        self.names: Sequence[str] = [peer_names(self.peers)[self.rank // replicas]]
+        self.serves = self.rank % replicas > 0
 
     def start(
         self,
@@ -68,16 +88,41 @@ class TorchRunner:
         bootnodes: Bootnodes,
     ) -> tuple[Path, Swarm]:
         """Join the job; the first rank chooses a free run folder. Raises `ParamError` where graphs differ."""
-        names = peer_names(self.size)
+        names = peer_names(self.peers)
         require_enough(schedule, names)
-        self._ranks = ranks = Ranks(self.rank, self.size, backend=self._backend, stop=stop)
+        self._ranks = ranks = self._join(stop)
         for name, protocol in zip(names, ranks.texts(schedule.protocol), strict=True):
             if protocol != schedule.protocol:
-                what = f"{names[self.rank]} plays a graph of protocol {schedule.protocol[:12]}"
+                what = f"{self.names[0]} plays a graph of protocol {schedule.protocol[:12]}"
                 raise ParamError(f"--runner torch: {what}, {name} one of {protocol[:12]}; give all ranks one graph")
         chosen = ranks.texts(str(run or free()) if self.leads else "")[0]
         self._swarm = TorchSwarm(ranks, list(exchanges(schedule)), tell=tell)
         return run or Path(chosen), self._swarm
+
+    def serve(self, schedule: Schedule, config: RunConfig, make: Make) -> Path:
+        """Hold this rank's part of the policies and compute for the first rank of the group, until that ends it.
+
+        Signals are the first rank's to take: it ends after a step, with all ranks.
+        """
+        stop = Stop()
+        with noted_signals(stop):
+            self._ranks = self._join(stop)
+            for name in shared_carries(schedule.graph):
+                carry = schedule.graph.carries[name].carry
+                self.shared(carry, make(carry, name, config.seed))
+            assert self._group is not None
+            self._group.serve()
+        return Path()
+
+    def shared(self, carry: Carry, value: Carried) -> Carried:
+        """Return a policy of which each rank of the group holds a part, or the value as it is if no ranks share it."""
+        if self._group is None or not (isinstance(carry, PolicyCarry) and carry.shards):
+            return value
+        from genrl_graph.nodes.policy.compute.handle import CausalPolicy
+        from genrl_graph.nodes.policy.replicas.policy import ReplicatedPolicy
+
+        assert isinstance(value, CausalPolicy)
+        return ReplicatedPolicy(value, self._group)
 
     def home(self, run: Path) -> Path:
         """Return `<run folder>/<peer name>`."""
@@ -88,7 +133,7 @@ class TorchRunner:
         return None
 
     def agree(self, kept: RunProgress) -> tuple[RunProgress, int | None]:
-        """Return the shared progress, and the round of the first exchange that some rank has not closed."""
+        """Return the shared progress, and the round of the first exchange that some peer has not closed."""
         assert self._ranks is not None and self._swarm is not None
         closed = int(self._ranks.numbers(kept.closed).min())
         complete = bool(self._ranks.numbers(int(kept.complete)).all())
@@ -97,16 +142,24 @@ class TorchRunner:
         return RunProgress(closed, complete), closed // a_round if a_round else None
 
     def begin(self, round: int) -> None:
-        """Do nothing: exchanges keep the ranks in step."""
+        """Do nothing: exchanges keep the peers in step."""
 
     def metrics(self) -> Mapping[str, float]:
         """Return nothing: the ranks are one job."""
         return {}
 
     def close(self, *, failed: bool) -> None:
-        """Leave the job; wait for the other ranks, which may need this one, unless the run `failed`."""
+        """End the group and leave the job; wait for other peers, which may need this one, unless the run `failed`."""
+        if self._group is not None:
+            self._group.end()
         if self._ranks is not None:
-            self._ranks.close(wait=not failed)
+            self._ranks.close(wait=not failed and not self.serves)
+
+    def _join(self, stop: Stop) -> "Ranks":
+        ranks = Ranks(self.rank, self.size, replicas=self.replicas, backend=self._backend, stop=stop)
+        if self.replicas > 1:
+            self._group = ranks.group(self.names[0])
+        return ranks
 
 
 @dataclass(slots=True)
@@ -199,28 +252,55 @@ class TorchSwarm:
 
 
 class Ranks:
-    """The process group of a job: collectives that signals can interrupt, and how many exchanges each rank reached."""
+    """The first ranks of all groups of a job: collectives that signals can interrupt, and how far each rank is.
 
-    def __init__(self, rank: int, size: int, *, backend: Backend, stop: Stop) -> None:
+    `size` is their number, and `rank` the number of this one's group.
+    """
+
+    def __init__(self, rank: int, size: int, *, backend: Backend, stop: Stop, replicas: int = 1) -> None:
         import torch
         from torch import distributed
 
-        self.rank, self.size, self._stop = rank, size, stop
+        self.rank, self.size, self._stop = rank // replicas, size // replicas, stop
+        self._replicas, self._backend = replicas, backend
         timeout = timedelta(seconds=START_TIMEOUT_S)
         try:
             with ended_at_once():
                 shared, _, _ = next(distributed.rendezvous("env://", rank, size, timeout=timeout))
                 store = distributed.PrefixStore(f"try/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
                 self._store: Store = distributed.PrefixStore("genrl_graph", store)
-                self._store.set(f"place/{rank}", "-1")
+                if rank % replicas == 0:
+                    self._store.set(f"place/{self.rank}", "-1")
                 joined = distributed.PrefixStore("group", store)
                 distributed.init_process_group(backend, store=joined, rank=rank, world_size=size)
+                firsts = list(range(0, size, replicas))
+                self._firsts = None if replicas == 1 else distributed.new_group(firsts, timeout=NEVER)
+                self._calls = [] if replicas == 1 else self._groups(size)
         except (RuntimeError, ValueError, OSError) as error:
             raise ExchangeTimeout(
                 f"--runner torch: cannot join the job: {' '.join(str(error).split())[:200]}"
             ) from error
         local = int(os.environ.get("LOCAL_RANK", "0"))
         self._device = torch.device("cuda", local) if backend == "nccl" else torch.device("cpu")
+
+    def _groups(self, size: int) -> "list[distributed.ProcessGroup]":
+        """Return a gloo group of the ranks of each peer; all ranks make all of them."""
+        from torch import distributed
+
+        starts = range(0, size, self._replicas)
+        ranks = [list(range(start, start + self._replicas)) for start in starts]
+        return [distributed.new_group(each, backend="gloo", timeout=NEVER) for each in ranks]
+
+    def group(self, peer: str) -> "ReplicaGroup":
+        """Return the group of this rank, whose ranks share the policies of a peer."""
+        from torch.distributed.device_mesh import init_device_mesh
+
+        from genrl_graph.nodes.policy.replicas.group import ReplicaGroup
+
+        kind = "cuda" if self._backend == "nccl" else "cpu"
+        meshes = init_device_mesh(kind, (self.size, self._replicas), mesh_dim_names=("peer", "replica"))
+        alive = LivingRanks(self._store, peer, first=self.rank * self._replicas, count=self._replicas)
+        return ReplicaGroup(meshes["replica"], self._calls[self.rank], lost=alive.lost)
 
     def gather(self, values: np.ndarray[tuple[int], np.dtype[np.generic]]) -> "tuple[list[torch.Tensor], Work]":
         """Start to gather an array of one length and dtype from every rank; they are complete once the work is done."""
@@ -229,7 +309,7 @@ class Ranks:
 
         own = torch.from_numpy(values).to(self._device)
         gathered = [torch.empty_like(own) for _ in range(self.size)]
-        work = distributed.all_gather(gathered, own, async_op=True)
+        work = distributed.all_gather(gathered, own, group=self._firsts, async_op=True)
         assert work is not None
         return gathered, work
 
@@ -240,7 +320,7 @@ class Ranks:
         return np.asarray([int(each) for each in gathered], dtype=np.int64)
 
     def texts(self, text: str) -> list[str]:
-        """Gather a text of at most `MAX_TEXT` bytes from every rank."""
+        """Gather a text of at most `MAX_TEXT` bytes from every peer."""
         data = text.encode()
         if len(data) > MAX_TEXT:
             raise ParamError(

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from genrl_graph.contract.node import Exchange
+from genrl_graph.contract.node import Carry, Exchange
+from genrl_graph.contract.policy import Carried
 from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.dag.schedule import Schedule
 from genrl_graph.runners.loop.exchange import LocalSwarm, Swarm
-from genrl_graph.runners.loop.peers import peer_names, require_enough
+from genrl_graph.runners.loop.peers import Make, peer_names, require_enough
 from genrl_graph.runners.loop.signals import Stop
 from genrl_graph.store.journal import Record
 
@@ -31,11 +32,13 @@ class RunProgress:
 class Runner(Protocol):
     """One way to play a schedule: in one process, as the ranks of a job, or as a peer of a swarm.
 
-    `names` are the peers of this process. Only the process that `leads` writes to the terminal.
+    `names` are the peers of this process. Only the process that `leads` writes to the terminal. One that `serves` plays
+    no game: it computes for one that does.
     """
 
     names: Sequence[str]
     leads: bool
+    serves: bool
 
     def configured(self, config: RunConfig) -> RunConfig:
         """Return the run options with the changes that this runner makes, such as the number of peers."""
@@ -60,6 +63,12 @@ class Runner(Protocol):
         exchange.
         """
 
+    def serve(self, schedule: Schedule, config: RunConfig, make: Make) -> Path:
+        """Compute for the process that plays, until it ends; returns the run folder."""
+
+    def shared(self, carry: Carry, value: Carried) -> Carried:
+        """Return a new carried value as this process plays with it: as it is, or shared with other ranks."""
+
     def peer_id(self, name: str) -> str | None:
         """Return the id by which a coordinator knows a peer; None where this runner gives peers none."""
 
@@ -79,7 +88,7 @@ class Runner(Protocol):
 class LocalRunner:
     """Plays all peers in this process, in lockstep."""
 
-    leads = True
+    leads, serves = True, False
 
     def __init__(self, peers: int) -> None:
         self.names: Sequence[str] = peer_names(peers)
@@ -105,6 +114,14 @@ class LocalRunner:
         """Return the run folder and a local swarm; raises `ExchangeTimeout` where an exchange wants more peers."""
         require_enough(schedule, self.names)
         return run or free(), LocalSwarm(self.names)
+
+    def serve(self, schedule: Schedule, config: RunConfig, make: Make) -> Path:
+        """Never called: this process plays."""
+        raise NotImplementedError
+
+    def shared(self, carry: Carry, value: Carried) -> Carried:
+        """Return the value as it is: there are no other ranks."""
+        return value
 
     def peer_id(self, name: str) -> str | None:
         """Return None: peers of one process have names only."""

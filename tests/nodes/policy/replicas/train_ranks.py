@@ -1,0 +1,107 @@
+"""Train policies for three steps as a rank of a group, or alone: the process that the tests of replicas start."""
+
+import json
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+
+from genrl_graph.contract.policy import Sampling, TextPolicy, TokenSequence
+from genrl_graph.nodes.policy.causal_lm import CausalLM
+from genrl_graph.nodes.policy.compute.handle import CausalPolicy
+from genrl_graph.nodes.policy.lora import Lora
+from genrl_graph.nodes.policy.replicas.group import ReplicaGroup
+from genrl_graph.nodes.policy.replicas.policy import ReplicatedPolicy
+from genrl_graph.seeds import stream
+
+STEPS = 3
+
+
+def made(case: dict[str, Any]) -> CausalPolicy:
+    """Return the policy of a case, in float64 if it says so."""
+    params = {"compute_dtype": "float32", **case["params"]}
+    policy = (Lora if case.get("lora") else CausalLM)(**params).init("policy", seed=0)
+    assert isinstance(policy, CausalPolicy)
+    if case.get("double"):
+        policy.model.double()
+    return policy
+
+
+def rows(count: int) -> list[TokenSequence]:
+    """Return rows of very different lengths; every second one has the prompt of the one before."""
+    rng, sequences = stream("rows", count), []
+    for at in range(count):
+        prompt = sequences[-1].prompt_ids if at % 2 else rng.integers(3, 90, 20 + 3 * at).astype(np.int32)
+        sequences.append(TokenSequence(prompt, rng.integers(3, 90, 1 + 7 * (at % 3)).astype(np.int32)))
+    return sequences
+
+
+def trained(policy: TextPolicy, case: dict[str, Any], out: Path) -> None:
+    """Take three steps and write losses and norms; `first` and `last` are the policy after the first and the last."""
+    sequences = rows(case["rows"])
+    advantages, measured = stream("advantages").standard_normal(len(sequences)), []
+    for step in range(STEPS):
+        total = 0.0
+        for at in policy.micro_batches(sequences, max_batch_tokens=case["max_batch_tokens"]):
+            some, warmth = [sequences[row] for row in at], np.full(len(at), 0.8, np.float32)
+            weights = torch.from_numpy(advantages[at])[:, None]
+            if policy.has_critic:
+                logprobs, values = policy.logprobs_and_values(some, temperatures=warmth)
+                loss = -(weights * logprobs).sum() + 0.1 * (values**2 - 2 * values).sum()
+            else:
+                loss = -(weights * policy.logprobs(some, temperatures=warmth)).sum()
+            policy.backward(loss / 50)
+            total += float(loss.detach())
+        norm = policy.step(learning_rate=1e-3, max_grad_norm=case.get("max_grad_norm", 1e9))
+        measured.append([total, norm])
+        if step in (0, STEPS - 1):
+            folder = out / ("last" if step else "first")
+            folder.mkdir(parents=True)
+            policy.save(folder)
+    sampled = policy.generate(
+        [sequence.prompt_ids for sequence in sequences[:3]],
+        num_generations=3,
+        sampling=Sampling(6),
+        rng=stream("sampled"),
+        max_batch_tokens=64,
+    )
+    facts = {
+        "measured": measured,
+        "digest": policy.digest(),
+        "version": policy.version,
+        "texts": [[one.text for one in group] for group in sampled],
+    }
+    if "loads" in case:
+        policy.load(Path(case["loads"]))
+        logprobs = policy.logprobs(sequences, temperatures=np.ones(len(sequences), np.float32))
+        facts["loaded"] = [policy.version, float(logprobs.sum().detach()), policy.digest()]
+    (out / "facts.json").write_text(json.dumps(facts))
+
+
+def main(rank: int, size: int, port: int, cases: dict[str, dict[str, Any]], out: Path) -> None:
+    if size == 1:
+        for name, case in cases.items():
+            trained(made(case), case, out / name)
+        return
+    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+    calls = distributed.new_group(list(range(size)), timeout=timedelta(minutes=5))
+    group = ReplicaGroup(init_device_mesh("cpu", (size,)), calls, lost=lambda: "a rank is gone")
+    policies = {name: ReplicatedPolicy(made(case), group) for name, case in cases.items()}
+    if rank:
+        group.serve()
+    else:
+        for name, case in cases.items():
+            trained(policies[name], case, out / name)
+        group.end()
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    _, at, count, port, text, folder = sys.argv
+    main(int(at), int(count), int(port), json.loads(text), Path(folder))
