@@ -14,7 +14,7 @@ KNOWN_TRACKERS: tuple[str, ...] = get_args(TrackerName)
 
 
 class RunConfig(ExactNumbers):
-    """Run options: rounds, seed, peers, replicas, evaluation, checkpoints, failure limits; not what defines the game."""
+    """Run options: rounds, seed, peers, replicas, evaluation, checkpoints, failure limits; no part of the game."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -130,7 +130,7 @@ class ReplicatedPolicy(TextPolicy):
         return logprobs, values
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradients of one micro-batch: here at log-probs and values, and from there on the ranks at weights."""
+        """Add the gradients of one micro-batch: here those at log-probs and values, on the ranks those at weights."""
         loss.backward()  # type: ignore[no-untyped-call]
         for number, tensors in list(self._passes.items()):
             gradients = {str(at): t.grad.cpu().numpy() for at, t in enumerate(tensors) if t.grad is not None}
