@@ -139,10 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for arm, text in arms().items():
             if (key := (arm, seed, args.rounds)) not in done:
                 done[key] = curve(text, rounds=args.rounds, seed=seed)
-                with file.open("a") as stream_:
-                    stream_.write(
-                        json.dumps(dict(zip(("arm", "seed", "rounds"), key, strict=True), curve=done[key])) + "\n"
-                    )
+                with file.open("a") as lines:
+                    line = {"arm": arm, "seed": seed, "rounds": args.rounds, "curve": done[key]}
+                    lines.write(json.dumps(line) + "\n")
         print(table({arm: [done[arm, at, args.rounds] for at in range(seed + 1)] for arm in arms()}), flush=True)
     last = {arm: np.mean([done[arm, seed, args.rounds][-1] for seed in range(args.seeds)]) for arm in arms()}
     assert last["average"] > last["alone"], "averages help"

@@ -84,7 +84,7 @@ def cluster(folder: Path, *, machines: Sequence[str], cpus: int) -> Iterator[Clu
     names = "".join(f"127.0.0.1 {name}\n" for name in (*machines, socket.gethostname(), "localhost"))
     (folder / "hosts").write_text(names)
     nodes = "".join(
-        f"NodeName={name} NodeAddr=127.0.0.1 NodeHostname={name} Port={free_port()} CPUs={cpus} RealMemory=64000 State=UNKNOWN\n"
+        f"NodeName={name} NodeAddr=127.0.0.1 NodeHostname={name} Port={free_port()} CPUs={cpus} RealMemory=64000\n"
         for name in machines
     )
     conf = folder / "slurm.conf"

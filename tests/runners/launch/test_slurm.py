@@ -70,9 +70,8 @@ def test_a_job_is_killed_requeued_and_resumed_to_the_same_bits(tmp_path: Path) -
         log = "".join(file.read_text() for file in folder.glob("tiny_multistage-*.log"))
         assert state == "COMPLETED", log + running.logs()
         assert "Restarts=1" in running.run(["scontrol", "show", "job", job])
-    print(
-        f"\n{log.count('goes on from')} starts resumed; {subprocess.check_output(['slurmd', '-V'], text=True).strip()}"
-    )
+    version = subprocess.check_output(["slurmd", "-V"], text=True).strip()
+    print(f"\n{version}: {log.count('goes on from')} starts resumed")
     assert log.count("goes on from") >= 2, log
     play(read(GAME, CHANGES).graph, out=tmp_path / "local", quiet=True, threads=1)
     for peer in (f"peer{at:04d}" for at in range(PEERS)):
