@@ -1,0 +1,86 @@
+"""Peers that are groups of ranks play as peers of one process do; a rank that dies ends its group, and it goes on."""
+
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from ranks import ROOT, free_port, play_ranks, rows_of, start, wait
+from safetensors.torch import load_file
+
+from genrl_graph.graph_file.read import read
+from genrl_graph.runners.play import play
+
+TINY, STAGED = ROOT / "graphs/tiny.yaml", ROOT / "graphs/tiny_multistage.yaml"
+LIMIT_S = 900.0
+SMALL = ["run.rounds=3", "run.trackers=[]", "run.checkpoint_every=1", "run.keep=null"]
+ROUNDED = ("logprobs", "advantage", "ratio")
+CUT = """
+# Rank 1 kills itself in its 9th call, but not after a restart.
+import os, signal
+from genrl_graph.nodes.policy.replicas.group import ReplicaGroup
+
+whole, left = ReplicaGroup._run, [9]
+
+def running(self, call):
+    left[0] -= 1
+    if left[0] == 0 and os.environ["RANK"] == "1" and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(self, call)
+
+ReplicaGroup._run = running
+"""
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(3 * LIMIT_S)]
+
+
+def weights_of(run: Path, peer: str, rounds: int) -> dict[str, float]:
+    """Return the largest difference of each weight between a checkpoint of a run and one of the local run beside it."""
+    here = load_file(run.parent / f"local/checkpoints/{rounds:06d}/{peer}/policy/model.safetensors")
+    there = load_file(run / peer / f"checkpoints/{rounds:06d}/{peer}/policy/model.safetensors")
+    return {name: float((here[name] - there[name]).abs().max()) for name in here}
+
+
+def test_two_peers_of_two_ranks_play_what_two_peers_play(tmp_path: Path) -> None:
+    play(read(STAGED, SMALL).graph, out=tmp_path / "local", quiet=True, threads=1)
+    run = tmp_path / "run"
+    ended = play_ranks(["run", str(STAGED), "-o", str(run), *SMALL, "run.replicas=2"], own=[[]] * 4, limit_s=LIMIT_S)
+    assert [process.code for process in ended] == [0] * 4, "".join(process.text for process in ended)
+    assert [process.text for process in ended[1:]] == ["", "", ""], "only the first rank speaks"
+    assert sorted(path.name for path in run.iterdir()) == ["peer0000", "peer0001"]
+    for peer in ("peer0000", "peer0001"):
+        here, there = rows_of(tmp_path / "local", peer), rows_of(run / peer, peer)
+        assert here.keys() == there.keys()
+        for group, rows in here.items():
+            exact = [name for name in rows.column_names if name not in ROUNDED]
+            assert rows.select(exact).equals(there[group].select(exact)), (peer, group)
+        gaps = [max(weights_of(run, peer, rounds).values()) for rounds in (1, 2, 3)]
+        print(f"{peer}: largest difference of a weight after 1, 2, 3 rounds {', '.join(f'{gap:.1e}' for gap in gaps)}")
+        assert max(gaps) < 1e-4
+
+
+def test_a_rank_that_dies_is_named_and_torchrun_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    (tmp_path / "cut.py").write_text(CUT)
+    game = ["run", str(TINY), *SMALL, "run.replicas=2"]
+    cut = play_ranks([*game, "-o", str(tmp_path / "cut"), "--import", str(tmp_path / "cut.py")], own=[[], []])
+    assert cut[1].code == -signal.SIGKILL and cut[0].code == 11, cut[0].text
+    assert re.search(r"peer0000: rank 1 \(process \d+ on .+\) of its 2 ranks is gone", cut[0].text), cut[0].text
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--max-restarts",
+        "1",
+        "--monitor-interval",
+        "0.2",
+    ]
+    launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "-m", "genrl_graph", *game]
+    plays = ["-o", str(tmp_path / "again"), "--runner", "torch", "--resume", "--import", str(tmp_path / "cut.py")]
+    (again,) = wait([start([*launch, *plays])], LIMIT_S)
+    assert again.code == 0 and "goes on from" in again.text, again.text
+    whole = play_ranks([*game, "-o", str(tmp_path / "whole")], own=[[], []], limit_s=LIMIT_S)
+    assert [process.code for process in whole] == [0, 0], whole[0].text
+    last = "peer0000/checkpoints/000003/peer0000/policy"
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        assert (tmp_path / "again" / last / file).read_bytes() == (tmp_path / "whole" / last / file).read_bytes()
