@@ -134,9 +134,8 @@ def play_schedule(
         set_threads(config.threads)
     config = runner.configured(config)
     with ExitStack() as stack:
-        if runner.serves:
-            stack.push(lambda kind, error, at: runner.close(failed=kind is not None))
-            return Run(runner.serve(schedule, config, make), config.rounds, {}, {})
+        if runner.serve(schedule, config, make):
+            return Run(folder or Path(), config.rounds, {}, {})
         opened = open_folder(
             schedule,
             config,

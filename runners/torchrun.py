@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -18,11 +19,13 @@ from genrl_graph.dag.schedule import Schedule
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ExchangeTimeout, ParamError
+from genrl_graph.messages import counted
 from genrl_graph.runners.living_ranks import LivingRanks
 from genrl_graph.runners.loop.exchange import ExchangeResult, Swarm, WaitReport
 from genrl_graph.runners.loop.peers import Make, peer_names, require_enough
 from genrl_graph.runners.loop.runner import Bootnodes, RunProgress, Tell, exchanges
 from genrl_graph.runners.loop.signals import Stop, ended_at_once, noted_signals
+from genrl_graph.store.peer_folders import run_folders
 from genrl_graph.wire.packet import decode, encode
 
 if TYPE_CHECKING:
@@ -75,7 +78,6 @@ class TorchRunner:
     def _in_groups_of(self, replicas: int) -> None:
         self.replicas, self.peers = replicas, self.size // replicas
         self.names: Sequence[str] = [peer_names(self.peers)[self.rank // replicas]]
-        self.serves = self.rank % replicas > 0
 
     def start(
         self,
@@ -99,20 +101,23 @@ class TorchRunner:
         self._swarm = TorchSwarm(ranks, list(exchanges(schedule)), tell=tell)
         return run or Path(chosen), self._swarm
 
-    def serve(self, schedule: Schedule, config: RunConfig, make: Make) -> Path:
+    def serve(self, schedule: Schedule, config: RunConfig, make: Make) -> bool:
         """Hold this rank's part of the policies and compute for the first rank of the group, until that ends it.
 
-        Signals are the first rank's to take: it ends after a step, with all ranks.
+        Returns False on a first rank. Signals are its to take: it ends after a step, and all ranks with it.
         """
+        if self.rank % self.replicas == 0:
+            return False
         stop = Stop()
-        with noted_signals(stop):
+        with noted_signals(stop), ExitStack() as stack:
             self._ranks = self._join(stop)
+            stack.callback(self._ranks.close, wait=False)
             for name in shared_carries(schedule.graph):
                 carry = schedule.graph.carries[name].carry
                 self.shared(carry, make(carry, name, config.seed))
             assert self._group is not None
             self._group.serve()
-        return Path()
+        return True
 
     def shared(self, carry: Carry, value: Carried) -> Carried:
         """Return a policy of which each rank of the group holds a part, or the value as it is if no ranks share it."""
@@ -127,6 +132,15 @@ class TorchRunner:
     def home(self, run: Path) -> Path:
         """Return `<run folder>/<peer name>`."""
         return run / self.names[0]
+
+    def resume(self, run: Path) -> int:
+        """Return how many ranks of this job each peer of a run gets; raises `ParamError` where some get none."""
+        peers = len(run_folders(run))
+        if not peers or self.size % peers:
+            what = f"{run} has {counted(peers, 'peer')}, but the job has {self.size} ranks"
+            raise ParamError(f"--runner torch: {what}; start a multiple of them")
+        self._in_groups_of(self.size // peers)
+        return self.replicas
 
     def peer_id(self, name: str) -> str | None:
         """Return None: ranks have names only."""
@@ -153,7 +167,7 @@ class TorchRunner:
         if self._group is not None:
             self._group.end()
         if self._ranks is not None:
-            self._ranks.close(wait=not failed and not self.serves)
+            self._ranks.close(wait=not failed)
 
     def _join(self, stop: Stop) -> "Ranks":
         ranks = Ranks(self.rank, self.size, replicas=self.replicas, backend=self._backend, stop=stop)
@@ -263,6 +277,9 @@ class Ranks:
 
         self.rank, self.size, self._stop = rank // replicas, size // replicas, stop
         self._replicas, self._backend = replicas, backend
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if backend == "nccl":
+            torch.cuda.set_device(local)
         timeout = timedelta(seconds=START_TIMEOUT_S)
         try:
             with ended_at_once():
@@ -280,7 +297,6 @@ class Ranks:
             raise ExchangeTimeout(
                 f"--runner torch: cannot join the job: {' '.join(str(error).split())[:200]}"
             ) from error
-        local = int(os.environ.get("LOCAL_RANK", "0"))
         self._device = torch.device("cuda", local) if backend == "nccl" else torch.device("cpu")
 
     def _groups(self, size: int) -> "list[distributed.ProcessGroup]":

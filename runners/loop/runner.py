@@ -32,13 +32,11 @@ class RunProgress:
 class Runner(Protocol):
     """One way to play a schedule: in one process, as the ranks of a job, or as a peer of a swarm.
 
-    `names` are the peers of this process. Only the process that `leads` writes to the terminal. One that `serves` plays
-    no game: it computes for one that does.
+    `names` are the peers of this process. Only the process that `leads` writes to the terminal.
     """
 
     names: Sequence[str]
     leads: bool
-    serves: bool
 
     def configured(self, config: RunConfig) -> RunConfig:
         """Return the run options with the changes that this runner makes, such as the number of peers."""
@@ -63,8 +61,8 @@ class Runner(Protocol):
         exchange.
         """
 
-    def serve(self, schedule: Schedule, config: RunConfig, make: Make) -> Path:
-        """Compute for the process that plays, until it ends; returns the run folder."""
+    def serve(self, schedule: Schedule, config: RunConfig, make: Make) -> bool:
+        """Compute for a process that plays until it ends, if this one does not play; returns whether that is so."""
 
     def shared(self, carry: Carry, value: Carried) -> Carried:
         """Return a new carried value as this process plays with it: as it is, or shared with other ranks."""
@@ -88,7 +86,7 @@ class Runner(Protocol):
 class LocalRunner:
     """Plays all peers in this process, in lockstep."""
 
-    leads, serves = True, False
+    leads = True
 
     def __init__(self, peers: int) -> None:
         self.names: Sequence[str] = peer_names(peers)
@@ -115,9 +113,9 @@ class LocalRunner:
         require_enough(schedule, self.names)
         return run or free(), LocalSwarm(self.names)
 
-    def serve(self, schedule: Schedule, config: RunConfig, make: Make) -> Path:
-        """Never called: this process plays."""
-        raise NotImplementedError
+    def serve(self, schedule: Schedule, config: RunConfig, make: Make) -> bool:
+        """Return False: this process plays."""
+        return False
 
     def shared(self, carry: Carry, value: Carried) -> Carried:
         """Return the value as it is: there are no other ranks."""

@@ -36,7 +36,7 @@ class SwarmRunner:
     `<run folder>/<name>`, and the key in `<run folder>/<name>.key` by default.
     """
 
-    leads, serves = True, False
+    leads = True
 
     def __init__(
         self, *, name: str, network: NetworkOptions, identity: Path | None = None, swarm: str | None = None
@@ -126,9 +126,9 @@ class SwarmRunner:
             tell(f"{self.names[0]}: others come with --join {address}")
         return run, self._swarm
 
-    def serve(self, schedule: Schedule, config: RunConfig, make: Make) -> Path:
-        """Never called: a peer of a swarm plays."""
-        raise NotImplementedError
+    def serve(self, schedule: Schedule, config: RunConfig, make: Make) -> bool:
+        """Return False: a peer of a swarm plays."""
+        return False
 
     def shared(self, carry: Carry, value: Carried) -> Carried:
         """Return the value as it is: a peer of a swarm is one process."""

@@ -27,6 +27,11 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def is_elsewhere(tensor: torch.Tensor) -> bool:
+    """Return whether the whole value of a tensor is for another rank to use: the first of those that share it."""
+    return isinstance(tensor, DTensor) and tensor.device_mesh.get_local_rank() > 0
+
+
 def own_part(value: Any, like: torch.Tensor) -> torch.Tensor:
     """Return a whole value, which may be a slice of a file, as it is sharded in `like`: here this rank's part of it."""
     if not isinstance(like, DTensor) or not like.shape:

@@ -17,7 +17,14 @@ from safetensors.torch import save_file
 
 from genrl_graph import seeds
 from genrl_graph.errors import StoreError
-from genrl_graph.nodes.policy.compute.shards import is_sharded, own_part, read_tensors, whole, write_tensors
+from genrl_graph.nodes.policy.compute.shards import (
+    is_elsewhere,
+    is_sharded,
+    own_part,
+    read_tensors,
+    whole,
+    write_tensors,
+)
 from genrl_graph.store.durable import failed, refusal
 
 FORMAT = 1
@@ -39,7 +46,7 @@ def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def weights_digest(tensors: Tensors) -> str:
-    """Return a hex digest over names, dtypes, shapes and bytes."""
+    """Return a hex digest over names, dtypes, shapes and bytes; of sharded tensors on the first rank of a group."""
     # the ranks of a group put sharded tensors together in one order
     if is_sharded(tensors) or sum(tensor.nbytes for tensor in tensors.values()) < WORTH_THREADS:
         digests = list(map(_tensor_digest, tensors.values()))
@@ -50,7 +57,10 @@ def weights_digest(tensors: Tensors) -> str:
 
 
 def _tensor_digest(tensor: torch.Tensor) -> str:
-    raw = whole(tensor.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    value = whole(tensor.detach())
+    if is_elsewhere(tensor):
+        return ""
+    raw = value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     # hashing releases the GIL, so threads hash tensors in parallel
     content = hashlib.blake2b(raw.data, digest_size=16).hexdigest()
     return seeds.digest((str(tensor.dtype), str(tuple(tensor.shape)), content))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from genrl_graph.contract.policy import Sampling, TokenSequence
 from genrl_graph.errors import ParamError
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
+from genrl_graph.nodes.policy.compute.shards import whole
 from genrl_graph.nodes.policy.compute.weights import copied_values
 from genrl_graph.nodes.policy.replicas.calls import (
     Arrays,
@@ -131,7 +132,11 @@ class Shard:
         return {}
 
     def _trained(self, call: Call) -> Arrays:
-        return copied_values(self.policy.trained())
+        if self._group.leads:
+            return copied_values(self.policy.trained())
+        for weight in self.policy.trained().values():
+            whole(weight.detach())
+        return {}
 
     def _replace(self, call: Call) -> Arrays:
         self.policy.replace_trained(call.arrays)

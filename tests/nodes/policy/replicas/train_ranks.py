@@ -34,7 +34,7 @@ def made(case: dict[str, Any]) -> CausalPolicy:
 
 def rows(count: int) -> list[TokenSequence]:
     """Return rows of very different lengths; every second one has the prompt of the one before."""
-    rng, sequences = stream("rows", count), []
+    rng, sequences = stream("rows", count), list[TokenSequence]()
     for at in range(count):
         prompt = sequences[-1].prompt_ids if at % 2 else rng.integers(3, 90, 20 + 3 * at).astype(np.int32)
         sequences.append(TokenSequence(prompt, rng.integers(3, 90, 1 + 7 * (at % 3)).astype(np.int32)))
