@@ -35,11 +35,13 @@ from genrl_graph.nodes.reward.judge import Judge
 from genrl_graph.nodes.reward.math import MathReward
 from genrl_graph.nodes.reward.reasoning_gym import ReasoningGymReward
 from genrl_graph.nodes.reward.regex import RegexReward
+from genrl_graph.nodes.reward.tests import TestsReward
 from genrl_graph.nodes.reward.weighted_sum import WeightedSum
 from genrl_graph.nodes.select.nonzero_advantage import NonzeroAdvantage
 from genrl_graph.nodes.select.swarm_sapo import SwarmSapo
 from genrl_graph.nodes.select.top import Top
 from genrl_graph.nodes.select.verified import Verified
+from genrl_graph.nodes.source.code import CodeSource
 from genrl_graph.nodes.source.environment import EnvironmentSource
 from genrl_graph.nodes.source.hf_dataset import HfDataset
 from genrl_graph.nodes.source.image_folder import ImageFolder
@@ -71,6 +73,7 @@ __all__ = [
     "Chat",
     "Checkpoint",
     "ChoiceReward",
+    "CodeSource",
     "Critique",
     "DialogueGenerator",
     "Dpo",
@@ -115,6 +118,7 @@ __all__ = [
     "SnapshotsCarry",
     "SwarmSapo",
     "TakeSnapshot",
+    "TestsReward",
     "TextGae",
     "TextPpo",
     "TinyLM",

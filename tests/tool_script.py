@@ -1,5 +1,6 @@
 """Tools, and a policy that calls them in its first turn and then says what it samples, as a script for `--import`."""
 
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from genrl_graph import Sampling, TextPolicy, TokenSequence
 from genrl_graph.contract.policy import Completion, Randomness
-from genrl_graph.contract.tool import Tool
+from genrl_graph.contract.tool import Function, Tool
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 
@@ -72,6 +73,45 @@ def hang() -> str:
     """Take long."""
     HANGING.wait()
     return "late"
+
+
+class Shapeless:
+    """A value without a text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def shapeless() -> Shapeless:
+    """Return what cannot be told."""
+    return Shapeless()
+
+
+def unnamed(*texts: str) -> str:
+    """Join texts.
+
+    Args:
+        texts: them
+    """
+    return "".join(texts)
+
+
+class Leaving(Tool, name="leaving"):
+    """Ends the process."""
+
+    def run(self) -> str:
+        """Leave."""
+        sys.exit(3)
+
+
+class Odd(Tool, name="odd"):
+    """Gives what is no function that a model can call."""
+
+    gives: str
+
+    def functions(self) -> Mapping[str, Function]:
+        gifts: dict[str, Any] = {"none": {}, "number": {"three": 3}, "spaces": {"my tool": hang}}
+        return gifts[self.gives]
 
 
 class Calling(CausalPolicy):

@@ -1,6 +1,6 @@
 """Environments in the protocol of TRL's `environment_factory`, as they are written for its trainer: nothing of ours.
 
-Ten that work, of different shapes, and five that are malformed.
+Eleven that work, of different shapes, and five that are malformed.
 """
 
 import asyncio
@@ -53,6 +53,23 @@ class Vault:
 
     def get_reward(self) -> float:
         return float(self.opened)
+
+
+class Editor:
+    """Has arguments, and columns of its rows, named like anything else in a program."""
+
+    def reset(self, function: str = "", name: str = "", **kwargs: Any) -> None:
+        self.text = f"{name}={function}"
+
+    def call(self, function: str, arguments: str = "") -> str:
+        """Apply a function to the text.
+
+        Args:
+            function: its name
+            arguments: what it gets
+        """
+        self.text = f"{function}({self.text}{arguments})"
+        return self.text
 
 
 class Notebook:

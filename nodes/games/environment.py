@@ -14,7 +14,7 @@ from genrl_graph.contract.graph_values import GraphValues
 from genrl_graph.errors import DataError
 from genrl_graph.messages import did_you_mean
 from genrl_graph.nodes.functions.named import require_name
-from genrl_graph.nodes.games.game import Game, Spaces
+from genrl_graph.nodes.games.game import Game, GameError, Spaces
 from genrl_graph.nodes.games.openenv.params import OpenEnvParams, openenv_params
 from genrl_graph.nodes.games.text_game import CheckedTextGame, TextGame, TextSpaces
 from genrl_graph.nodes.games.texts.arithmetic import Arithmetic
@@ -133,6 +133,19 @@ class Environment(ExactNumbers):
         if not isinstance(game, CheckedTextGame):
             raise DataError(f"{self}: has {game.spaces}, not text; play it with generate.play")
         return game
+
+    def prove_perfect_play(self) -> None:
+        """Raise `DataError` unless this can be opened, speaks text, and perfect play is known in it."""
+        game = self.open_text()
+        try:
+            if game.remote:
+                raise DataError("perfect play at a server is not known; remove the opponent `perfect`")
+            game.reset(0)
+            game.best_moves()
+        except (DataError, GameError) as error:
+            raise DataError(f"{self}: {error}") from error
+        finally:
+            game.close()
 
     def open_spiel(self) -> "OpenSpielGame":
         """Open the game of OpenSpiel that this names; raises `DataError` for an environment of another library."""

@@ -53,6 +53,13 @@ class OpenSpielGame:
         self._draw_chance()
         return self._turn(tuple(np.subtract(state.returns(), before).tolist()))
 
+    def best_moves(self) -> list[str]:
+        """Return the actions of perfect play as text; raises `DataError` for a game that cannot be solved."""
+        from genrl_graph.nodes.games.open_spiel_solution import solution
+
+        best = solution(str(self.spiel)).best(self._state)
+        return [text for text, chosen in zip(self.texts(self._state), best, strict=True) if chosen]
+
     def close(self) -> None:
         """Do nothing: a game of OpenSpiel holds no resources."""
 

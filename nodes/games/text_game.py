@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 from genrl_graph.contract.tool import Function
+from genrl_graph.errors import DataError
 from genrl_graph.nodes.games.game import GameError, read_reward
 
 TextEnding = Literal["terminated", "truncated"]
@@ -58,7 +59,7 @@ class TextGame(Protocol):
     """One copy of a game in text; any exception it raises, `GameError` included, fails the episode, not the run.
 
     Seats may move in any order, several times in a row too. Copies are reused: `reset` forgets the last episode.
-    A game may be a `TaskGame`, a `ToolGame` or both.
+    A game may also be a `TaskGame`, a `ToolGame` or a `SolvedGame`.
     """
 
     seats: int
@@ -106,6 +107,14 @@ class ToolGame(TextGame, Protocol):
 
     def truncate(self) -> Sequence[float]:
         """Return what each seat earns where the episode ends before the game does."""
+
+
+@runtime_checkable
+class SolvedGame(TextGame, Protocol):
+    """A game in which perfect play is known."""
+
+    def best_moves(self) -> Sequence[str]:
+        """Return the actions from which the seat to move still gets as much as it can; raises `DataError` for none."""
 
 
 class CheckedTextGame:
@@ -156,6 +165,18 @@ class CheckedTextGame:
     def step(self, action: str) -> TextTurn:
         """Play an action; raises `GameError` for a turn that is none."""
         return self._checked(self._game.step(action))
+
+    def best_moves(self) -> Sequence[str]:
+        """Return the actions of perfect play for the seat to move.
+
+        Raises `DataError` if they are not known, and `GameError` if they are no texts.
+        """
+        if not isinstance(self._game, SolvedGame):
+            raise DataError("perfect play is not known; remove the opponent `perfect`")
+        moves = [_text(move, "a move") for move in self._game.best_moves()]
+        if not moves:
+            raise GameError("perfect play has no move")
+        return moves
 
     def release(self) -> None:
         """Give back what the last episode takes at a server."""

@@ -92,25 +92,16 @@ class TrlGame:
     def _paid(self, said: str) -> float:
         """Return the reward of the episode; raises `GameError` for None, which is TRL's "cannot judge"."""
         own = [self._called(self._env.get_reward)] if hasattr(type(self._env), "get_reward") else []
-        columns = {name: [value] for name, value in self._row.items() if name != "prompt"}
-        completions = [[{"role": "assistant", "content": said}]]
-        given = [
-            self._called(
-                reward,
-                prompts=[list(self._prompt)],
-                completions=completions,
-                environments=[self._env],
-                completion_ids=[[]],
-                **columns,
-            )
-            for reward in self._rewards
-        ]
+        columns: dict[str, Any] = {name: [value] for name, value in self._row.items() if name != "prompt"}
+        columns |= {"prompts": [list(self._prompt)], "completions": [[{"role": "assistant", "content": said}]]}
+        columns |= {"environments": [self._env], "completion_ids": [[]]}
+        given = [self._called(reward, **columns) for reward in self._rewards]
         values = [*own, *(values[0] for values in given)]
         if None in values:
             raise GameError("the reward is None: the environment could not judge the episode")
         return float(sum(values))
 
-    def _called(self, function: Callable[..., Any], **arguments: Any) -> Any:
+    def _called(self, function: Callable[..., Any], /, **arguments: Any) -> Any:
         """Return what a function returns, with the game's random numbers; an async one is awaited."""
         with self._random.drawn():
             value = function(**arguments)

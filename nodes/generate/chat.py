@@ -6,7 +6,7 @@ from functools import partial
 from typing import ClassVar, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from genrl_graph.contract.evaluation import Evaluation
 from genrl_graph.contract.node import Wire
@@ -15,6 +15,7 @@ from genrl_graph.contract.policy import Completion, TextPolicy
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.rollouts import Rollouts, Tasks
 from genrl_graph.errors import ParamError
+from genrl_graph.nodes.generate.prompting.examples import Examples, example_messages
 from genrl_graph.nodes.generate.prompting.prompts import AskedTask, check_template, fill, template_names
 from genrl_graph.nodes.generate.prompting.quoting import (
     Prompt,
@@ -27,15 +28,6 @@ from genrl_graph.nodes.generate.prompting.quoting import (
 )
 from genrl_graph.nodes.generate.prompting.rows import rollout_rows
 from genrl_graph.nodes.generate.text_generator import TextGenerator
-
-
-class Example(BaseModel):
-    """A few-shot example: one user message and one assistant message before the question."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    user: str = Field(description="the user's message")
-    assistant: str = Field(description="the reply that the policy is to imitate")
 
 
 class ChatGenerator(TextGenerator):
@@ -61,9 +53,7 @@ class ChatGenerator(TextGenerator):
         default="{{ task.question }}",
         description="Jinja template of the user message; reads `task` and the inputs under `context` by name",
     )
-    examples: tuple[Example, ...] = Field(
-        default=(), description="few-shot examples, put before the messages of the task"
-    )
+    examples: Examples = ()
     num_generations: int = Field(default=1, ge=1, description="completions to sample per prompt, which form a group")
     max_prompt_tokens: int | None = Field(
         default=None,
@@ -191,11 +181,8 @@ class ChatGenerator(TextGenerator):
         if earlier and earlier[0]["role"] == "system":
             system.append(earlier.pop(0)["content"])
         chat = [{"role": "system", "content": "\n\n".join(system)}] if system else []
-        for example in self.examples:
-            chat.append({"role": "user", "content": example.user})
-            chat.append({"role": "assistant", "content": example.assistant})
         text = fill(self.template, task, quotes, where=self.place.node)
-        return [*chat, *earlier, {"role": "user", "content": text}]
+        return [*chat, *example_messages(self.examples), *earlier, {"role": "user", "content": text}]
 
     def _report(
         self, log: Log, prompts: list[Prompt], completions: list[list[Completion] | None], *, dropped: int

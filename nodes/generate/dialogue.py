@@ -32,11 +32,12 @@ from genrl_graph.nodes.generate.acting.seating import (
     check_opponents,
     check_weights,
 )
+from genrl_graph.nodes.generate.prompting.examples import Examples
 from genrl_graph.nodes.generate.prompting.prompts import AskedTask, check_template
 from genrl_graph.nodes.generate.speaking.chats import SHOWN, Chat, Wording
 from genrl_graph.nodes.generate.speaking.episodes import Dialogue, Rules, Table, play_dialogues
 from genrl_graph.nodes.generate.speaking.moves import Illegal, Move, compiled, move_of
-from genrl_graph.nodes.generate.speaking.players import DialoguePlayer, PolicyPlayer, RandomMover
+from genrl_graph.nodes.generate.speaking.players import DialoguePlayer, Mover, PolicyPlayer
 from genrl_graph.nodes.generate.speaking.starts import start_of
 from genrl_graph.nodes.generate.speaking.tool_params import ToolGenerator
 from genrl_graph.nodes.generate.speaking.toolbox import log_calls
@@ -62,7 +63,8 @@ class DialogueGenerator(ToolGenerator, name="dialogue"):
     The chat of a seat grows token by token: what was sampled is never tokenised again (see `history`).
 
     In a game of several seats, the opponent of each episode is drawn from `opponents` by weight: `self` (the policy
-    speaks for all seats, and the turns of all are returned), `random` (a random legal move), `policy` (the one wired as
+    speaks for all seats, and the turns of all are returned), `random` (a random legal move), `perfect` (a random one of
+    the best moves: for games of OpenSpiel that can be solved, and own games that say them), `policy` (the one wired as
     `opponent`) or `snapshots` (one drawn from the wired pool; self-play while the pool is empty). The policy takes the
     next seat in each episode. Evaluations use `eval_opponents`.
 
@@ -82,6 +84,7 @@ class DialogueGenerator(ToolGenerator, name="dialogue"):
         "null: that of source.environment",
     )
     system: str = Field(default="", description="Jinja template of the system message of a seat; empty: none")
+    examples: Examples = ()
     template: str = Field(
         default=TEMPLATE,
         description="Jinja template of the message that tells a seat what it heard and which moves are legal",
@@ -174,6 +177,11 @@ class DialogueGenerator(ToolGenerator, name="dialogue"):
             yield f"{environment} has {described}, not text; play it with generate.play"
         elif of_source is None and not described.plays_tasks:
             yield f"{environment} plays no tasks of another source; wire a source.environment that names it"
+        elif self.opponents.get("perfect", 0) or self.eval_opponents.get("perfect", 0):
+            try:
+                environment.prove_perfect_play()
+            except DataError as error:
+                yield str(error)
 
     def check_carries(self, carries: Mapping[str, Carried]) -> Iterable[str]:
         """Yield a problem for each policy whose chat template cannot be continued token by token."""
@@ -267,7 +275,7 @@ class DialogueGenerator(ToolGenerator, name="dialogue"):
         return ids if len(ids) >= self.max_new_tokens else policy.encode(move, ended=True)
 
     def _wording(self) -> Wording:
-        return Wording(self.system, self.template, self.history, self.place.node)
+        return Wording(self.system, self.examples, self.template, self.history, self.place.node)
 
     def _readers(self, episodes: list[Dialogue]) -> list[TextPolicy]:
         """Return the policies whose chats grow, each once."""
@@ -289,7 +297,8 @@ class DialogueGenerator(ToolGenerator, name="dialogue"):
         if len(pool) < len(members):
             raise NodeFailed("the pool of snapshots holds networks, which do not speak")
         others: dict[OpponentKind, list[DialoguePlayer]] = {
-            "random": [RandomMover()],
+            "random": [Mover("random")],
+            "perfect": [Mover("perfect")],
             "policy": [self._player(opponent)] if opponent is not None else [],
             "snapshots": [self._player(member) for member in pool],
         }

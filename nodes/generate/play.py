@@ -62,6 +62,8 @@ class Play(Generator, name="play"):
     @field_validator("opponents", "eval_opponents")
     @classmethod
     def _weights(cls, weights: Opponents) -> Opponents:
+        if "perfect" in weights:
+            raise ValueError("'perfect' plays games in text; play them with generate.dialogue, or remove 'perfect'")
         return check_weights(weights)
 
     def check_inputs(self, inputs: Mapping[str, Wire]) -> Iterable[str]:

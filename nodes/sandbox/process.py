@@ -29,39 +29,28 @@ class BubblewrapFailed(DataError):
 
 def run_once(bwrap: Path, source: str, stdin: bytes, limits: SandboxLimits) -> SandboxResult:
     """Run a program; raises `BubblewrapFailed` if bubblewrap cannot start it."""
-    began = time.monotonic()
-    with sandboxed(bwrap, source, limits) as command:
-        try:
-            process = _start(command)
-        except (OSError, subprocess.SubprocessError) as error:
-            os.close(command.status)
-            raise BubblewrapFailed(f"{bwrap}: {error}") from error
-    with _Run(process, command.status, stdin, limits, began) as run:
-        cut = run.finish()
-        run.reap()
-        code = run.exit_code()
-        if code is None and cut is None:
-            raise BubblewrapFailed(" ".join(run.text("stderr").split()) or f"exit code {process.returncode}")
-        seconds = time.monotonic() - began
-        reason = cut or _reason(code or 0, run.text("stderr"), seconds, limits)
-        own = code if cut is None and not _is_signal(code or 0) else None
-        return SandboxResult(reason, own, run.text("stdout"), run.text("stderr"), seconds)
+    with Running(bwrap, source, limits, stdin=stdin) as run:
+        return run.result()
 
 
-def _start(command: Command) -> subprocess.Popen[bytes]:
-    process: subprocess.Popen[bytes] = subprocess.Popen(
-        command.arguments,
-        executable=command.executable,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        bufsize=0,
-        pass_fds=command.descriptors,
-        env=command.environment,
-        cwd="/",
-        start_new_session=True,  # Ctrl-C only reaches the parent
-        **identity(),  # type: ignore[call-overload]
-    )
+def _start(command: Command, stdin: int, stdout: int) -> subprocess.Popen[bytes]:
+    try:
+        process: subprocess.Popen[bytes] = subprocess.Popen(
+            command.arguments,
+            executable=command.executable,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            pass_fds=command.descriptors,
+            env=command.environment,
+            cwd="/",
+            start_new_session=True,  # Ctrl-C only reaches the parent
+            **identity(),  # type: ignore[call-overload]
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        os.close(command.status)
+        raise BubblewrapFailed(f"{command.arguments[0]}: {error}") from error
     return process
 
 
@@ -83,43 +72,70 @@ def _is_signal(code: int) -> bool:
     return _SIGNALLED < code <= _SIGNALLED + signal.NSIG
 
 
-class _Run:
-    """A running sandbox: its pipes, of which no more than the limit is kept, and its deadline."""
+class Running:
+    """A running sandbox: its pipes, of which no more than the limit is kept, and its deadline.
+
+    Standard input is `stdin`, bytes to feed or a descriptor of the caller, and standard output is read, or is the
+    caller's descriptor `stdout`. Leaving the block kills what is left.
+    """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], status: int, stdin: bytes, limits: SandboxLimits, began: float
+        self,
+        bwrap: Path,
+        source: str,
+        limits: SandboxLimits,
+        *,
+        stdin: bytes | int = b"",
+        stdout: int = subprocess.PIPE,
     ) -> None:
-        assert process.stdin and process.stdout and process.stderr
-        self._process, self._stdin = process, memoryview(stdin)
-        self._deadline = began + limits.wall_s
-        self._status = os.fdopen(status, "rb", buffering=0)
+        self._began, self._limits = time.monotonic(), limits
+        with sandboxed(bwrap, source, limits) as command:
+            feed = stdin if isinstance(stdin, int) else subprocess.PIPE
+            self._process = process = _start(command, feed, stdout)
+        self._stdin = memoryview(b"" if isinstance(stdin, int) else stdin)
+        self._status = os.fdopen(command.status, "rb", buffering=0)
         output = limits.output_kb * 2**10
         self._most = {"stdout": output, "stderr": output, "status": _MOST_STATUS}
         self._read = {name: bytearray() for name in self._most}
         self._selector = selectors.DefaultSelector()
-        pipes: dict[str, IO[bytes]] = {"stdout": process.stdout, "stderr": process.stderr, "status": self._status}
-        for name, pipe in pipes.items():
+        pipes = {"stdout": process.stdout, "stderr": process.stderr, "status": self._status}
+        self._pipes: dict[str, IO[bytes]] = {name: pipe for name, pipe in pipes.items() if pipe is not None}
+        for name, pipe in self._pipes.items():
             self._selector.register(pipe, selectors.EVENT_READ, name)
-        self._open = set(pipes)
-        os.set_blocking(process.stdin.fileno(), False)
-        self._selector.register(process.stdin, selectors.EVENT_WRITE, "stdin")
+        self._open = set(self._pipes)
+        if process.stdin is not None:
+            os.set_blocking(process.stdin.fileno(), False)
+            self._selector.register(process.stdin, selectors.EVENT_WRITE, "stdin")
 
-    def __enter__(self) -> "_Run":
+    def __enter__(self) -> "Running":
         return self
 
     def __exit__(self, *_: object) -> None:
         """Kill what is left, and close all pipes."""
-        assert self._process.stdin and self._process.stdout and self._process.stderr
         self._process.kill()
         self._selector.close()
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr, self._status):
-            with contextlib.suppress(OSError):
-                pipe.close()
+        for pipe in (self._process.stdin, *self._pipes.values()):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self.reap()
+
+    def result(self) -> SandboxResult:
+        """Wait for the end and say how it came; raises `BubblewrapFailed` if the program was never started."""
+        cut = self.finish()
+        self.reap()
+        code = self.exit_code()
+        if code is None and cut is None:
+            raise BubblewrapFailed(" ".join(self.text("stderr").split()) or f"exit code {self._process.returncode}")
+        seconds = time.monotonic() - self._began
+        reason = cut or _reason(code or 0, self.text("stderr"), seconds, self._limits)
+        own = code if cut is None and not _is_signal(code or 0) else None
+        return SandboxResult(reason, own, self.text("stdout"), self.text("stderr"), seconds)
 
     def finish(self) -> Cut | None:
         """Feed and read the program until it has ended; return the limit at which it was ended here, if any."""
         cut: Cut | None = None
-        deadline = self._deadline
+        deadline = ends = self._began + self._limits.wall_s
         while self._open:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -130,7 +146,7 @@ class _Run:
                 for key, _ in self._selector.select(left):
                     if self._move(key.data, key.fd) and cut is None:
                         cut = "output"
-            if cut is not None and deadline == self._deadline:
+            if cut is not None and deadline == ends:
                 self._process.kill()  # all processes in the sandbox die with it
                 deadline = time.monotonic() + END_S
         return cut

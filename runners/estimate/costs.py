@@ -200,7 +200,10 @@ class MicroBatchWork:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The work of one peer's step with one policy; `steps` are optimiser steps."""
+    """The work of one peer's step with one policy; `steps` are optimiser steps.
+
+    Between calls of sampling a policy keeps keys and values of `kept` tokens, but at most `kept_bytes`.
+    """
 
     policy: str = ""
     batches: tuple[SequenceBatch, ...] = ()
@@ -208,6 +211,8 @@ class Work:
     forwards: tuple[MicroBatchWork, ...] = ()  # forward without gradients
     steps: int = 0
     digested: bool = False
+    kept: int = 0
+    kept_bytes: int = 0
 
 
 def longest_of(rows: int, mean: float, most: int) -> float:
@@ -328,7 +333,12 @@ def peak_memory(
     moments = peers * sum(model.moment_bytes for name, model in models.items() if name in updated) / replicas
     tops = {"loading weights": float(max((4 * model.parameters for model in models.values()), default=0))}
     steps = [(models[work.policy], speeds[work.policy], work) for work in works if work.policy in models]
-    sampled = [sampling_bytes(batch, model, replicas=replicas) for model, _, work in steps for batch in work.batches]
+    sampled = [
+        sampling_bytes(batch, model, replicas=replicas)
+        + (min(work.kept * model.kv_bytes, work.kept_bytes) if replicas == 1 else 0.0)  # ranks keep nothing
+        for model, _, work in steps
+        for batch in work.batches
+    ]
     tops["sampling"] = max(sampled, default=0.0)
     trained = [
         training_bytes(micro, model, cost, replicas=replicas) for model, cost, work in steps for micro in work.micros

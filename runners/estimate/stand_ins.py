@@ -1,6 +1,8 @@
 """Stand-ins of a rehearsal: a policy that only counts tokens, random rewards, and the assumptions behind both."""
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +15,7 @@ from genrl_graph import seeds
 from genrl_graph.contract.policy import Completion, Randomness, Sampling, TextPolicy, TokenSequence
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
+from genrl_graph.nodes.policy.compute.kv_session import KvSession, Past
 from genrl_graph.nodes.policy.compute.logprobs import read_of
 from genrl_graph.nodes.policy.compute.packing import Packed, packed_batches
 from genrl_graph.nodes.policy.compute.sampling import token_batches
@@ -70,6 +73,8 @@ class CountingPolicy(TextPolicy):
         self.works: list[Work] = []
         self.prompt_tokens, self.sampled = 0, 0.0
         self._tokens, self._shares = tokens, shares
+        self._session: KvSession | None = None
+        self._session_bytes = 0
         self._turns = TurnTokens(tokens, ends=[tokens.end_of_turn])
         self._words = _single_tokens(tokens.tokenizer)
 
@@ -101,22 +106,47 @@ class CountingPolicy(TextPolicy):
         max_batch_tokens: int,
     ) -> list[list[Completion]]:
         """Return completions of the assumed length, and record the batches in which they would be sampled."""
-        most = sampling.max_new_tokens
-        mean = self.length(most)
-        widths = np.repeat(np.array([len(prompt) for prompt in prompts], np.int64), num_generations)
-        batches = []
-        for chosen in token_batches(widths + most, max_batch_tokens):
-            distinct = {prompts[at // num_generations].tobytes(): at // num_generations for at in chosen.tolist()}
-            read = self._rows([prompts[at] for at in distinct.values()], int(widths[chosen].max()))
-            rows = len(chosen)
-            longest = longest_of(rows, mean, most)
-            batches.append(SequenceBatch(rows, read, int(widths[chosen].max()), most, longest, rows * mean))
-        self.works.append(Work(self.name, batches=tuple(batches)))
-        self.prompt_tokens += sum(len(prompt) for prompt in prompts)
-        self.sampled += len(widths) * mean
+        mean = self.length(sampling.max_new_tokens)
         count = max(round(mean), 1)
         each = [rng] * len(prompts) if isinstance(rng, np.random.Generator) else rng
-        return [[self._completion(count, one) for _ in range(num_generations)] for one in each]
+        completions = [[self._completion(count, one) for _ in range(num_generations)] for one in each]
+        owned = [prompt for prompt in prompts for _ in range(num_generations)]
+        pasts = [None] * len(owned) if self._session is None else self._session.pasts(owned)
+        known = np.array([0 if past is None else past.length for past in pasts], np.int64)
+        widths = np.array([len(prompt) for prompt in owned], np.int64)
+        batches = []
+        for part in (np.flatnonzero(known == 0), np.flatnonzero(known)):  # those with a past are read apart
+            for at in token_batches(widths[part] + sampling.max_new_tokens, max_batch_tokens):
+                batches.append(self._batch([owned[i] for i in part[at]], known[part[at]], sampling, mean))
+        kept = 0
+        if self._session is not None:
+            rows = [np.concatenate([p, c.ids]) for p, each in zip(prompts, completions, strict=True) for c in each]
+            for row, length in zip(rows, known.tolist(), strict=True):
+                self._session.keep(row, Past(len(row), ()), grown_from=length)
+            kept = self._session.tokens
+        self.works.append(Work(self.name, batches=tuple(batches), kept=kept, kept_bytes=self._session_bytes))
+        self.prompt_tokens += sum(len(prompt) for prompt in prompts)
+        self.sampled += len(owned) * mean
+        return completions
+
+    def _batch(
+        self, prompts: Sequence[NDArray[np.int32]], known: NDArray[np.int64], sampling: Sampling, mean: float
+    ) -> SequenceBatch:
+        """Return a batch of rows that are sampled together; the first `known` tokens of each were read before."""
+        most, rows, width = sampling.max_new_tokens, len(prompts), max(map(len, prompts))
+        distinct = {prompt.tobytes(): prompt for prompt in prompts}
+        new = sum(map(len, prompts)) - int(known.sum())
+        read = new / width if known.any() else self._rows(list(distinct.values()), width)
+        return SequenceBatch(rows, read, width, most, longest_of(rows, mean, most), rows * mean)
+
+    @contextmanager
+    def keeping(self, max_bytes: int) -> Iterator[None]:
+        """Count only what is new in prompts whose beginning was read since the block began."""
+        self._session, self._session_bytes = KvSession(sys.maxsize), max_bytes
+        try:
+            yield
+        finally:
+            self._session, self._session_bytes = None, 0
 
     def _completion(self, count: int, rng: np.random.Generator) -> Completion:
         ids = rng.choice(self._words, size=count).astype(np.int32)

@@ -16,6 +16,7 @@ METRICS = {
     "<reward>/requests": "requests to judges, a server or a policy (reward.judge)",
     "<reward>/retries": "requests that were sent again",
     "<reward>/cache_hits": "verdicts that were taken from the cache",
+    "<reward>/tests/<term>": "rows by the rule of the first test that they do not pass, or passed (reward.tests)",
     "<reward>/unparsable": "verdicts without a readable score",
     "<advantage>/reward": "mean reward that the advantages are computed from",
     "<advantage>/reward_<term>": "the same for each term where terms have baselines of their own",

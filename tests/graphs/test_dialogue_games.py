@@ -185,6 +185,11 @@ def test_what_does_not_fit_is_a_line_before_the_first_round(tmp_path: Path) -> N
         ),
         (
             "max_turns: 4",
+            "opponents: {perfect: 1}",
+            r"nodes.play: text guess: perfect play is not known; remove the opp",
+        ),
+        (
+            "max_turns: 4",
             "top_k: 1",
             r"nodes.update: can never learn: 'play' samples certain tokens \(top_k is 1\); set "
             r"nodes.play.params.top_k to 0",

@@ -32,9 +32,11 @@ from crash import GAMES, GRAPHS, Left
 from ranks import ROOT, free_port
 
 from genrl_graph.cli import run_command
-from genrl_graph.errors import RoundsSkipped
+from genrl_graph.errors import RoundsSkipped, SwarmError
 from genrl_graph.runners.swarm.transport.identity import Identity
 
+SOUGHT = "in _get_module_details"
+BEFORE_ALL = "Could not import runpy module"
 LIMIT_S = 5.0
 LONGEST_S = 300.0
 MARK = "INTERRUPTED_RUN"
@@ -92,10 +94,18 @@ class Session:
     def tracebacks(self) -> list[str]:
         """Return the last lines of what processes said that show a frame of this package.
 
-        Before its first line runs, the interpreter and the launcher of ranks print tracebacks of their own.
+        Before the program's first line runs, the interpreter, which imports the package to find it, and the launcher of
+        ranks print tracebacks of their own.
         """
         texts = [path.read_text(errors="replace") for path in self._written()]
-        return [text.strip().splitlines()[-1] for text in texts if f'File "{ROOT}/genrl_graph/' in text]
+        ours = [text for text in texts if f'File "{ROOT}/genrl_graph/' in text and SOUGHT not in text]
+        return [text.strip().splitlines()[-1] for text in ours]
+
+    def too_early(self) -> set[int]:
+        """Return the exit code of an interpreter that was ended before it looked for the program, if one was."""
+        return (
+            {1} if any(path.read_text(errors="replace").startswith(BEFORE_ALL) for path in self._written()) else set()
+        )
 
     def _written(self) -> list[Path]:
         return sorted(path for path in self.logs.rglob("*.log") if path.stat().st_size)
@@ -114,14 +124,14 @@ class Bench:
         self.kind, self._folder, self._rounds, self._number = kind, folder, rounds, 0
         self._keys = {name: Identity.load(folder / f"{name}.key") for name in PEERS} if kind == "swarm" else {}
 
-    def start(self, run: Path) -> Session:
-        """Start or resume a run."""
+    def start(self, run: Path, *, alone: str = "") -> Session:
+        """Start or resume a run; one peer of a swarm `alone` where the others have ended."""
         self._number += 1
         mark = f"{os.getpid()}-{self.kind}-{self._number}"
         logs = self._folder / mark
         logs.mkdir()
         started = []
-        for number, words in enumerate(self._commands(run, logs)):
+        for number, words in enumerate(self._commands(run, logs, alone)):
             env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
             with (logs / f"{number}.log").open("wb") as out:
                 command = [sys.executable, *words]
@@ -130,7 +140,7 @@ class Bench:
                 )
         return Session(started, mark, logs, launched=self.kind == "torch")
 
-    def _commands(self, run: Path, logs: Path) -> list[list[str]]:
+    def _commands(self, run: Path, logs: Path, alone: str) -> list[list[str]]:
         game = GAMES["tiny"]
         play = ["-m", "genrl_graph", "run", str(GRAPHS / game.file), "--resume", "-q", "-o", str(run)]
         play += [*game.overrides, f"run.rounds={self._rounds}"]
@@ -142,8 +152,9 @@ class Bench:
         address = f"/ip4/127.0.0.1/tcp/{free_port()}"
         join = f"{address}/p2p/{self._keys[PEERS[0]].peer_id}"
         commands = []
-        for name in PEERS:
-            where = ["--listen", address] if name == PEERS[0] else ["--join", join, "--join-timeout", "60"]
+        for name in [alone] if alone else PEERS:
+            joins = name != PEERS[0] and not alone
+            where = ["--join", join, "--join-timeout", "60"] if joins else ["--listen", address]
             who = ["--runner", "swarm", "--peer-name", name, "--identity", str(self._folder / f"{name}.key")]
             commands.append([*play, *SHORT, *who, *where])
         return commands
@@ -205,7 +216,7 @@ class Interrupts:
         self._end(session)
 
     def _check(self, session: Session, signum: int, codes: Sequence[int]) -> None:
-        if not session.launched and not set(codes) <= {128 + signum, -signum, *WHOLE}:
+        if not session.launched and not set(codes) <= {128 + signum, -signum, *WHOLE} | session.too_early():
             self._blame(f"exit codes {codes}", session)
         if tracebacks := session.tracebacks():
             self._blame(f"a traceback: {tracebacks[0]}", session)
@@ -220,6 +231,12 @@ class Interrupts:
         """Check a run that ended by itself, and begin another one."""
         session.kill()
         codes = [process.wait() for process in session.started]
+        if len(codes) == len(PEERS) and codes[0] in WHOLE and codes[1] == SwarmError.exit_code:
+            # the one that it would join had little left to play, and is gone
+            session = self._bench.start(self._run, alone=PEERS[1])
+            session.wait(LONGEST_S)
+            session.kill()
+            codes = [process.wait() for process in session.started]
         if not set(codes) <= WHOLE:
             self._blame(f"does not resume: exit codes {codes}", session)
         elif self._whole is not None and (left := self._left(self._run)) is not None:

@@ -9,7 +9,7 @@ import numpy as np
 from genrl_graph.contract.node import Wire
 from genrl_graph.nodes.policy.actors.acting import Actor, ActorOutput, Floats, Masks
 
-OpponentKind = Literal["self", "random", "policy", "snapshots"]
+OpponentKind = Literal["self", "random", "policy", "snapshots", "perfect"]
 Opponents = dict[OpponentKind, float]
 P = TypeVar("P")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError, nodes
@@ -67,6 +68,11 @@ def check_template(template: str, names: Collection[str] | None) -> None:
             raise ValueError(f"the template reads task.{access.attr}; a task shows {', '.join(known)}")
 
 
+@lru_cache(maxsize=64)
+def _read(template: str) -> frozenset[str]:
+    return frozenset(variables(parsed(template)))
+
+
 def template_names(template: str) -> set[str]:
     """Return the names of the variables of a template that `check_template` passed, without `task`."""
     return variables(parsed(template)) - {"task"}
@@ -74,7 +80,11 @@ def template_names(template: str) -> set[str]:
 
 def fill(template: str, task: AskedTask, shown: Mapping[str, object], *, where: str) -> str:
     """Render a template with `task` and the variables in `shown`; raises `ParamError` if it fails or has no end."""
+    if not template:
+        return ""
+    known = {"task": task, **shown}
+    values = {name: known[name] for name in known.keys() & _read(template)}  # the others would be copied and measured
     try:
-        return render("prompt", template, {"task": task, **shown})
+        return render("prompt", template, values)
     except TemplateFailed as error:
         raise ParamError(f"{where}.template: task {task.id!r}: {error}") from error

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from genrl_graph.contract.policy import Completion, TextPolicy
+from genrl_graph.nodes.generate.prompting.examples import Example, example_messages
 from genrl_graph.nodes.generate.prompting.prompts import AskedTask, fill
 from genrl_graph.nodes.generate.speaking.toolbox import Toolbox
 
@@ -27,9 +28,10 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """Templates that put what a seat hears into its chat, and what a prompt holds of earlier turns."""
+    """Templates that put what a seat hears into its chat, examples before it, and what a prompt holds of past turns."""
 
     system: str
+    examples: tuple[Example, ...]
     template: str
     history: History
     where: str
@@ -74,7 +76,8 @@ class Chat:
         begins = not self.messages or wording.history == "none"
         if begins:
             system = self._system(shown)
-            new = [{"role": "system", "content": system}] * bool(system) + new
+            opening = [{"role": "system", "content": system}] * bool(system)
+            new = [*opening, *example_messages(wording.examples), *new]
         messages = new if begins else [*self.messages, *new]
         ids = self._ids(messages, new, begins=begins)
         self.messages = messages

@@ -22,7 +22,7 @@ from genrl_graph.nodes.generate.acting.seating import Seats
 from genrl_graph.nodes.generate.prompting.prompts import AskedTask
 from genrl_graph.nodes.generate.speaking.chats import Asked, Chat, Messages, Wording
 from genrl_graph.nodes.generate.speaking.moves import Illegal, Move, move_of
-from genrl_graph.nodes.generate.speaking.players import DialoguePlayer, PolicyPlayer, RandomMover, RecordedPlayer
+from genrl_graph.nodes.generate.speaking.players import DialoguePlayer, Mover, PolicyPlayer, RecordedPlayer
 from genrl_graph.nodes.generate.speaking.toolbox import RunningCalls, Toolbox, ToolRules
 from genrl_graph.seeds import substream
 
@@ -204,9 +204,10 @@ class RunningDialogue:
             self.episode.turns.append(spoken)
         return spoken
 
-    def play(self, move: Move) -> None:
-        """Play a move of the seat to move; raises whatever the environment raises."""
-        self._send(move)
+    def draw(self, player: Mover) -> None:
+        """Play one of the moves of a player for the seat to move; raises whatever the environment raises."""
+        moves = self._call(partial(player.moves, self.game, self.turn.legal))
+        self._send(Move(moves[int(self.stream(player.kind).integers(len(moves)))]))
         self.listen()
 
     def _send(self, move: Move) -> None:
@@ -287,8 +288,8 @@ def play_dialogues(
         for player, dialogues in _by_player(running):
             if isinstance(player, PolicyPlayer):
                 _speak(player, dialogues)
-            elif isinstance(player, RandomMover):
-                _move_randomly(player, dialogues)
+            elif isinstance(player, Mover):
+                _move(player, dialogues)
         for dialogue in running:
             if dialogue.episode.over and not dialogue.episode.error:
                 table.pool.give_back(dialogue.episode.environment, dialogue.game)
@@ -316,13 +317,10 @@ def _speak(player: PolicyPlayer, dialogues: Sequence[RunningDialogue]) -> None:
                 dialogue.listen()
 
 
-def _move_randomly(player: RandomMover, dialogues: Sequence[RunningDialogue]) -> None:
+def _move(player: Mover, dialogues: Sequence[RunningDialogue]) -> None:
     for dialogue in dialogues:
         with _recorded(dialogue.episode):
-            legal = dialogue.turn.legal
-            if legal is None:
-                raise GameError("the opponent `random` needs legal moves, and the environment lists none")
-            dialogue.play(Move(player.choose(legal, dialogue.stream("random"))))
+            dialogue.draw(player)
 
 
 @contextmanager

@@ -1,11 +1,14 @@
-"""Players of dialogues: a language model, random legal moves, or a record that is played again."""
+"""Players of dialogues: a language model, random or perfect moves, or a record that is played again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from genrl_graph.contract.policy import Completion, Sampling, TextPolicy
+from genrl_graph.nodes.games.game import GameError
+from genrl_graph.nodes.games.text_game import CheckedTextGame
 from genrl_graph.nodes.generate.speaking.chats import Asked
 
 
@@ -46,12 +49,18 @@ class PolicyPlayer:
 
 
 @dataclass(frozen=True, slots=True)
-class RandomMover:
-    """A player that draws uniformly among the legal moves, and says nothing."""
+class Mover:
+    """A player that says nothing: it draws uniformly among the legal moves, or among those of perfect play."""
 
-    def choose(self, legal: Sequence[str], rng: np.random.Generator) -> str:
-        """Return one of the legal moves."""
-        return legal[int(rng.integers(len(legal)))]
+    kind: Literal["random", "perfect"]
+
+    def moves(self, game: CheckedTextGame, legal: Sequence[str] | None) -> Sequence[str]:
+        """Return the moves of which it draws one; raises `GameError` or `DataError` if the game does not say them."""
+        if self.kind == "perfect":
+            return game.best_moves()
+        if legal is None:
+            raise GameError("the opponent `random` needs legal moves, and the environment lists none")
+        return legal
 
 
-DialoguePlayer = PolicyPlayer | RandomMover | RecordedPlayer
+DialoguePlayer = PolicyPlayer | Mover | RecordedPlayer

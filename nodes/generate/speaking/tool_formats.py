@@ -24,7 +24,7 @@ ToolFormat = Annotated[
 ]
 
 _TAGGED = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
-_BLOCK = re.compile(r"```([A-Za-z_]\w*)[^\S\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_BLOCK = re.compile(r"```([\w-]+)[^\S\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 JSON_PROMPT = """\
 You can call these tools:
@@ -62,6 +62,8 @@ def _json_calls(text: str) -> list[ToolCall]:
         value = parse_json(text, "a call")
     except (StoreError, RecursionError):
         return [ToolCall(problem="the call is no JSON")]
+    if value == []:
+        return [ToolCall(problem="the list holds no call")]
     return [_json_call(one) for one in (value if isinstance(value, list) else [value])]
 
 

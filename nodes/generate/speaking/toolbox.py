@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +18,14 @@ from genrl_graph.contract.policy import Completion, TextPolicy
 from genrl_graph.contract.resources import Log
 from genrl_graph.contract.tool import Function, Tool, ToolBroken, ToolError
 from genrl_graph.contract.tool_chat import ToolCall, ToolChat
-from genrl_graph.errors import DataError
+from genrl_graph.errors import DataError, ParamError
 from genrl_graph.nodes.games.game import GameError
 from genrl_graph.nodes.generate.prompting.prompts import AskedTask, fill
 from genrl_graph.nodes.generate.speaking.tool_formats import TEXT_FORMATS, TextFormat, ToolFormat, one_argument
-from genrl_graph.nodes.tool.schemas import schema_of
+from genrl_graph.nodes.tool.schemas import functions_of, schema_of
 
 Messages = list[dict[str, str]]
+T = TypeVar("T")
 
 SPEAKER = "tool"
 """The role of a result in what a seat hears, followed by the name of the tool."""
@@ -35,7 +36,7 @@ PROBE = ({"type": "function", "function": {"name": "probe", "description": "?", 
 class Caller(Protocol):
     """Calls a function within the time limit of the environment; raises `GameError` beyond it."""
 
-    def __call__(self, function: Callable[[], object]) -> object:
+    def __call__(self, function: Callable[[], T]) -> T:
         """Return what the function returns."""
 
 
@@ -62,7 +63,7 @@ class _Bound:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The result of a call, as text; `error` is the kind of an error, "" for none."""
+    """The result of a call, as text; `name` is "" where no tool was called, `error` the kind of an error, or ""."""
 
     name: str
     text: str
@@ -72,16 +73,16 @@ class Result:
 class Toolbox:
     """The tools of one seat in one episode.
 
-    Raises `DataError` if a tool cannot be made or told of, if two have one name, or the policy's chat template takes
-    no tools and `format` is `template`.
+    Raises `ParamError` if two tools have one name, and `DataError` if a tool cannot be made or told of, or the policy's
+    chat template takes no tools and `format` is `template`.
     """
 
     def __init__(self, rules: ToolRules, own: Mapping[str, Function], policy: TextPolicy | None) -> None:
         self._rules, self._bound = rules, dict[str, _Bound]()
-        given = [(name, _Bound(f, tool.parallel)) for tool in rules.tools for name, f in tool.functions().items()]
+        given = [(name, _Bound(f, tool.parallel)) for tool in rules.tools for name, f in functions_of(tool).items()]
         for name, bound in [*given, *((name, _Bound(function, own=True)) for name, function in own.items())]:
             if name in self._bound:
-                raise DataError(f"{rules.where}.tools: two tools are named {name!r}; rename one")
+                raise ParamError(f"{rules.where}.tools: two tools are named {name!r}; rename one")
             self._bound[name] = bound
         self._functions = {name: bound.function for name, bound in self._bound.items()}
         self._schemas = [schema_of(name, f, where=rules.where) for name, f in self._functions.items()]
@@ -118,25 +119,21 @@ class Toolbox:
         """Start the calls of a turn in order; those beyond the limit are refused."""
         most = self._rules.max_calls
         started = [self._start(call, caller) for call in calls[:most]]
-        started += [_done(_refused(call.name, "too_many", f"at most {most} calls a turn")) for call in calls[most:]]
+        started += [_done(_refused("", "too_many", f"at most {most} calls a turn")) for call in calls[most:]]
         return RunningCalls(started, self._rules.max_characters)
 
     def _start(self, call: ToolCall, caller: Caller) -> "Future[Result]":
         if call.problem:
-            return _done(_refused(call.name, "malformed", call.problem))
+            return _done(_refused("", "malformed", call.problem))
         bound = self._bound.get(call.name)
         if bound is None:
-            return _done(
-                _refused(call.name, "unknown", f"no tool {call.name[:80]!r}; there are {', '.join(self._bound)}")
-            )
+            return _done(_refused("", "unknown", f"no tool {call.name[:80]!r}; there are {', '.join(self._bound)}"))
         try:
             inspect.signature(bound.function).bind(**call.arguments)
         except TypeError as error:
             return _done(_refused(call.name, "arguments", str(error)))
-        run = partial(bound.function, **call.arguments)
-        if bound.parallel:
-            return _threads().submit(_result, call.name, run)
-        return _done(_result(call.name, partial(caller, partial(_awaited, run)), own=bound.own))
+        run = partial(_outcome, call.name, partial(bound.function, **call.arguments), own=bound.own)
+        return _threads().submit(run) if bound.parallel else _done(_timed(call.name, run, caller, own=bound.own))
 
 
 class RunningCalls:
@@ -202,25 +199,45 @@ def _done(result: Result) -> "Future[Result]":
     return future
 
 
-def _result(name: str, run: Callable[[], object], *, own: bool = False) -> Result:
-    """Return what a call gives; what it raises becomes a message, but for a broken tool, or a hanging environment."""
+def _timed(name: str, run: Callable[[], Result], caller: Caller, *, own: bool) -> Result:
+    """Return the outcome of a call; one that does not return is a message, or fails the environment that it is of."""
     try:
-        value = run()
-    except ToolBroken:
-        raise
-    except ToolError as error:
-        return Result(name, _text(str(error)), error.kind)
+        return caller(run)
     except GameError as error:
         if own:
             raise
         return _refused(name, "timeout", str(error))
-    except Exception as error:  # a tool may raise anything
-        return _refused(name, "raised", str(error))
-    return Result(name, _text(str(value)))
 
 
-def _awaited(run: Callable[[], object]) -> object:
-    value = run()
+def _outcome(name: str, run: Callable[[], object], *, own: bool) -> Result:
+    """Return what a call gives, as text, or as a message what it raises, exits of the process included.
+
+    A broken tool is raised, and so is what an environment says of itself with `GameError`. Runs in a thread that gets
+    no signals.
+    """
+    try:
+        return Result(name, _text(str(_awaited(run()))))
+    except ToolBroken:
+        raise
+    except ToolError as error:
+        return Result(name, _text(str(error)), error.kind)
+    except BaseException as error:  # a tool may raise anything
+        if own and isinstance(error, GameError):
+            raise
+        return _refused(name, "raised", _reason(error))
+
+
+def _reason(error: BaseException) -> str:
+    """Return what an error says of itself; its type too where that says nothing, or it is an exit."""
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # its own method raises
+        return name
+    return text if text and isinstance(error, Exception) else f"{name}: {text}".removesuffix(": ")
+
+
+def _awaited(value: object) -> object:
     return asyncio.run(_of(value)) if inspect.isawaitable(value) else value
 
 

@@ -37,6 +37,11 @@ class KvSession:
         self._pasts: dict[tuple[int, bytes], Past] = {}  # by length and ids, in the order of their last use
         self.read = self.reused = 0
 
+    @property
+    def tokens(self) -> int:
+        """The tokens whose keys and values are kept."""
+        return sum(past.length for past in self._pasts.values())
+
     def pasts(self, prompts: Sequence[NDArray[np.int32]]) -> list[Past | None]:
         """Return the longest known past of each prompt, None where nothing of it has been read."""
         lengths = sorted({length for length, _ in self._pasts}, reverse=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -44,6 +44,39 @@ PRESETS: Mapping[str, Preset] = {
     "open-r1/DAPO-Math-17k-Processed": Preset("en", _SOLUTION),
     "open-r1/Big-Math-RL-Verified-Processed": Preset("all", _SOLUTION),
 }
+
+
+class TaskReader(Protocol):
+    """Reads rows of the data set at `path` as tasks; it is hashable, and equal to one that reads them alike."""
+
+    def __hash__(self) -> int: ...
+
+    @property
+    def path(self) -> str:
+        """The path of the data set."""
+        ...
+
+    @property
+    def optional(self) -> list[str]:
+        """Columns that single rows of a JSONL file may lack, each once."""
+        ...
+
+    @property
+    def read_columns(self) -> list[str]:
+        """Names and paths of the columns to read, each once."""
+        ...
+
+    def require_columns(self, names: list[str]) -> None:
+        """Raise `DataError` if a header lacks a column to read."""
+        ...
+
+    def select(self, where: str, row: int, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is kept of a row, as JSON values; raises `DataError` if the row is not a valid task."""
+        ...
+
+    def task(self, task_id: str, where: str, record: Mapping[str, Any]) -> Task:
+        """Convert what `select` has kept of a row to a task."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +156,7 @@ class RowReader:
         raise DataError(f"{where} {has} in {short(text)}; mend it, or set answer_from")
 
 
-def valid_rows(reader: RowReader, data: DataSet) -> Iterator[dict[str, Any]]:
+def valid_rows(reader: TaskReader, data: DataSet) -> Iterator[dict[str, Any]]:
     """Yield the record of every row; raise `DataError` for the first bad row, or for a column that no row has."""
     seen: set[str] = set()
     first: Mapping[str, Any] = {}

@@ -17,7 +17,7 @@ from genrl_graph.nodes.source.data.epoch import require_enough_rows
 from genrl_graph.nodes.source.data.holdout import held_out
 from genrl_graph.nodes.source.data.open_data_set import open_data_set
 from genrl_graph.nodes.source.data.read_rows import Row
-from genrl_graph.nodes.source.data.records import RowReader, valid_rows
+from genrl_graph.nodes.source.data.records import TaskReader, valid_rows
 from genrl_graph.seeds import substream
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Stream:
     number of rows, None until the end of the stream was read.
     """
 
-    def __init__(self, reader: RowReader, name: str | None, split: str, *, block: int) -> None:
+    def __init__(self, reader: TaskReader, name: str | None, split: str, *, block: int) -> None:
         self.size: int | None = None
         self.block, self.path = block, reader.path
         self._reader, self._name, self._split = reader, name, split
@@ -190,7 +190,7 @@ class StreamedRows:
 
 @lru_cache(maxsize=8)  # shared by all peers of a process and by copies of a source
 def open_stream(
-    reader: RowReader, name: str | None, split: str, holdout: float, block: int, _: DataState
+    reader: TaskReader, name: str | None, split: str, holdout: float, block: int, _: DataState
 ) -> StreamedRows:
     """Open a stream; the last argument keys the cache by the state of the files."""
     return StreamedRows(Stream(reader, name, split, block=block), holdout=holdout)

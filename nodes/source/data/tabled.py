@@ -13,7 +13,7 @@ from genrl_graph.nodes.source.data.data_set import DataState
 from genrl_graph.nodes.source.data.epoch import require_enough_rows, shuffled_rows
 from genrl_graph.nodes.source.data.holdout import held_out
 from genrl_graph.nodes.source.data.open_data_set import open_data_set
-from genrl_graph.nodes.source.data.records import RowReader, valid_rows
+from genrl_graph.nodes.source.data.records import TaskReader, valid_rows
 
 _CHUNK = 16_384
 
@@ -49,7 +49,7 @@ class TabledRows:
 
 
 @lru_cache(maxsize=8)  # shared by all peers of a process and by copies of a source
-def open_table(reader: RowReader, name: str | None, split: str, holdout: float, _: DataState) -> TabledRows:
+def open_table(reader: TaskReader, name: str | None, split: str, holdout: float, _: DataState) -> TabledRows:
     """Load all rows and check each; raises `DataError` naming the first bad one.
 
     The last argument keys the cache by the state of the files.

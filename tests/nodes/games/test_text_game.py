@@ -6,6 +6,7 @@ import pytest
 
 from genrl_graph.contract import registry
 from genrl_graph.errors import DataError
+from genrl_graph.nodes.games import open_spiel_solution
 from genrl_graph.nodes.games.environment import Environment, register_text
 from genrl_graph.nodes.games.game import GameError
 from genrl_graph.nodes.games.text_game import Spoken, TextSpaces
@@ -50,6 +51,32 @@ def test_what_is_known_of_a_game(kind: str, id: str, params: dict[str, object], 
 def test_a_game_that_cannot_be_opened_is_named(kind: str, id: str, params: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         environment(kind, id, **params).text_spaces()
+
+
+def test_best_moves_are_those_of_perfect_play() -> None:
+    game = environment("open_spiel", "tic_tac_toe", actions="numbers").open_text()
+    turns = {(): "012345678", ("4",): "0268", ("0",): "4", ("4", "0", "8"): "26", ("0", "4", "1"): "2"}
+    for played, best in turns.items():
+        game.reset(0)
+        for move in played:
+            game.step(move)
+        assert "".join(game.best_moves()) == best
+
+
+@pytest.mark.parametrize(
+    ("kind", "id", "message"),
+    [
+        ("open_spiel", "kuhn_poker", "kuhn_poker: perfect play is known of games of two seats with zero sum"),
+        ("open_spiel", "nim", "has more than 5 states, too many to be solved; remove the opponent `perfect`"),
+        ("text", "queue", "text queue: perfect play is not known; remove the opponent `perfect`"),
+    ],
+)
+def test_a_game_without_known_perfect_play_is_named(
+    kind: str, id: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_spiel_solution, "MOST_STATES", 5)
+    with pytest.raises(DataError, match=message):
+        environment(kind, id).prove_perfect_play()
 
 
 def test_a_game_in_text_is_not_one_of_numbers() -> None:

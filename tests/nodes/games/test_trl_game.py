@@ -1,4 +1,4 @@
-"""Classes for TRL's `environment_factory`: ten run unchanged, and five malformed ones are a line before round 0."""
+"""Classes for TRL's `environment_factory`: eleven run unchanged, and five malformed ones are a line before round 0."""
 
 import inspect
 import json
@@ -105,6 +105,12 @@ def test_lists_and_defaults_are_passed_as_the_model_writes_them() -> None:
     assert results(rows) == ["{'error': 'out of pear'}", "2 items"] and paid(rows) == 1.0
 
 
+def test_arguments_and_columns_may_have_any_name() -> None:
+    row = {"question": "Edit.", "function": "f", "name": "x", "completions": 3, "self_check": 1}
+    rows = play(environment("Editor", rewards=["trl_environments:any_row"]), call("call", function="g"), "ok", row=row)
+    assert results(rows) == ["g(x=f)"] and paid(rows) == 0.5
+
+
 def test_factories_and_arguments_of_the_constructor() -> None:
     for of in (environment("Configured", scale=2.0), environment("twice")):
         assert paid(play(of, call("press"), call("press"), "enough")) == 4.0
@@ -115,7 +121,10 @@ def test_a_truncated_episode_is_paid_as_it_stands() -> None:
     assert rows.values("ending") == ["", "truncated"] and rows.numpy("reward").tolist() == [0.0, 2.0]
 
 
-NAMES = ("Counter", "Vault", "Notebook", "Weather", "Base", "Derived", "Plain", "Silent", "Shop", "Configured")
+NAMES = (
+    *("Counter", "Vault", "Editor", "Notebook", "Weather", "Base", "Derived"),
+    *("Plain", "Silent", "Shop", "Configured"),
+)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -53,6 +53,24 @@ def refused(rows: Turns) -> list[str]:
     return [flaw.rule for flaw in rows.violations(ReceiverContext("", {})) if flaw.rows.any()]
 
 
+@pytest.mark.parametrize("history", ["sampled", "template", "none"])
+def test_examples_stand_before_what_a_seat_hears(history: Any) -> None:
+    replies = iter(["5", "3"])
+    node = DialogueGenerator(
+        examples=[{"user": "guess", "assistant": "7"}, {"user": "less", "assistant": "6"}],
+        system="Guess.",
+        template="{{ heard[-1].content }}",
+        history=history,
+        max_new_tokens=16,
+    )
+    rows = play(node, tasks_of(GUESS, 4).take([3]), scripted(lambda _: next(replies)))
+    first, second = [[(m["role"], m["content"]) for m in row] for row in rows.values("messages")]
+    before = [("system", "Guess."), ("user", "guess"), ("assistant", "7"), ("user", "less"), ("assistant", "6")]
+    assert first == [*before, ("user", "guess")]
+    earlier = [("user", "guess"), ("assistant", "5")] if history != "none" else []
+    assert second == [*before, *earlier, ("user", "less")]
+
+
 def test_a_guess_is_a_chat_that_grows_token_by_token() -> None:
     replies = iter(["I say 2", "5!", "so 4", "4 then", "3"])
     node = DialogueGenerator(extract=r"\d", system="You are seat {{ seat }}.", max_new_tokens=16)
@@ -253,6 +271,29 @@ def test_random_opponents_need_a_list_of_legal_moves() -> None:
     assert (node.temperature, node.opponents) == (0.0, {"random": 1.0})
     rows = play(node, tasks_of(TIC_TAC_TOE, 2), tiny(alphabet="0123456789.xo\n"), seed=1)
     assert set(rows.values("ending")) <= {"", "terminated"}
+
+
+def test_a_perfect_opponent_never_loses_and_draws_with_its_like() -> None:
+    import pyspiel
+    from open_spiel.python.algorithms.minimax import alpha_beta_search
+
+    log, opponents = Log(), {"perfect": 1}
+    node = DialogueGenerator(opponents=opponents, illegal="random", illegal_reward=0)
+    play(node, tasks_of(TIC_TAC_TOE, 12), scripted(lambda _: "no move"), log=log)
+    assert log.metrics["perfect/episodes"] == 12 and log.metrics["perfect/losses"] > 0.5
+    assert log.metrics["perfect/wins"] == 0.0
+
+    def careful(prompt: str) -> str:
+        """Say a best move of the board in a prompt."""
+        state = pyspiel.load_game("tic_tac_toe").new_initial_state()
+        marks = {mark: [at for at, cell in enumerate(prompt.replace("\n", "")) if cell == mark] for mark in "xo"}
+        for at in range(len(marks["x"]) + len(marks["o"])):
+            state.apply_action(marks["xo"[at % 2]][at // 2])
+        return str(alpha_beta_search(state.get_game(), state, maximum_depth=9)[1]) if state.history() else "4"
+
+    node = DialogueGenerator(opponents=opponents, history="none", template="{{ heard[0].content }}")
+    play(node, tasks_of(TIC_TAC_TOE, 4), scripted(careful), log=log)
+    assert log.metrics["perfect/draws"] == 1.0
 
 
 def test_a_pool_of_language_models_comes_back_from_the_disk_and_speaks_as_before(tmp_path: Path) -> None:

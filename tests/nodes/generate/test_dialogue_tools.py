@@ -78,7 +78,11 @@ def test_a_call_is_a_turn_whose_result_is_heard_and_never_trained() -> None:
 @pytest.mark.parametrize(
     ("reply", "expected", "kind"),
     [
-        (call("multiply", a=1), "{'error': \"no tool 'multiply'; there are divide, repeat, hang\"}", "unknown"),
+        (
+            call("multiply", a=1),
+            "{'error': \"no tool 'multiply'; there are divide, repeat, hang\"}",
+            "unknown",
+        ),
         (call("divide", left=1), "{'error': \"missing a required argument: 'right'\"}", "arguments"),
         (
             call("divide", left=1, right=2, top=3),
@@ -93,22 +97,26 @@ def test_a_call_is_a_turn_whose_result_is_heard_and_never_trained() -> None:
         ),
         ("<tool_call>divide 1 by 2</tool_call>", "{'error': 'the call is no JSON'}", "malformed"),
         ("<tool_call>" + "[" * 500, "{'error': 'the call is no JSON'}", "malformed"),
+        ("<tool_call>[]</tool_call>", "{'error': 'the list holds no call'}", "malformed"),
+        (
+            r'<tool_call>{"name": "\ud800"}</tool_call>',
+            "{'error': \"no tool '\\\\ud800'; there are divide, repeat, hang\"}",
+            "unknown",
+        ),
         ("<tool_call>[1]</tool_call>", '{\'error\': \'a call is {"name": "...", "arguments": {...}}\'}', "malformed"),
         (
             '<tool_call>{"name": "divide", "arguments": 1}',
             "{'error': 'the arguments of a call are an object'}",
             "malformed",
         ),
-        (call("hang"), "{'error': 'the environment did not return within 0.2 s'}", "timeout"),
+        (call("hang"), "{'error': 'the environment did not return within 0.5 s'}", "timeout"),
         (call("repeat", text="ab", times=30), "ab" * 20 + "... [60 characters, cut to 40]", "oversized"),
     ],
 )
 def test_errors_are_messages_to_the_policy_and_counted(reply: str, expected: str, kind: str) -> None:
-    log, node = (
-        Log(),
-        DialogueGenerator(**tools("divide", "repeat", "hang"), step_timeout_s=0.2, max_result_characters=40),
-    )
-    node = node.model_copy(update={"max_new_tokens": 1000, "max_result_characters": 40 if kind == "oversized" else 200})
+    limits = {"step_timeout_s": 0.5 if kind == "timeout" else 60, "max_new_tokens": 1000}
+    log, most = Log(), 40 if kind == "oversized" else 200
+    node = DialogueGenerator(**tools("divide", "repeat", "hang", **limits), max_result_characters=most)
     try:
         rows = play(node, says(reply, "1"), log=log)
     finally:
@@ -141,6 +149,21 @@ def test_calls_of_one_turn_run_in_order_within_a_limit() -> None:
     rows = play(DialogueGenerator(**tools("repeat", "divide", max_tool_calls=3)), says(reply, "1"), log=log)
     assert [text for _, text in heard(rows)] == ["aa", "b", "0.25", "{'error': 'at most 3 calls a turn'}"]
     assert log.metrics["tool_errors/too_many"] == 1
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_what_a_tool_does_ends_no_run(parallel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry.lookup("tool.leaving"), "parallel", parallel)
+    node, log = DialogueGenerator(**tools("shapeless")), Log()
+    node = node.model_copy(update={"tools": (*node.tools, *DialogueGenerator(tools=[{"type": "tool.leaving"}]).tools)})
+    rows = play(node, says(call("leaving") + call("shapeless"), "1"), log=log)
+    assert [text for _, text in heard(rows)] == ["{'error': 'SystemExit: 3'}", "{'error': 'no words'}"]
+    assert log.metrics["tool_errors/raised"] == 2
+
+
+def test_a_model_chooses_no_speaker() -> None:
+    rows = play(DialogueGenerator(**tools("divide")), says(call("game", x=1), "1"))
+    assert [role for role, _ in heard(rows)] == ["tool"]
 
 
 def test_what_a_class_keeps_is_forgotten_with_the_episode() -> None:
@@ -254,15 +277,27 @@ def test_tools_that_cannot_be_are_refused_with_the_graph(params: dict[str, Any],
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        (tools("divide", "divide", tool_format="json"), "two tools are named 'divide'; rename one"),
         (tools("divide", tool_format="block"), "divide: has the required arguments left, right, and a block is one"),
         (tools("Calling"), "cannot be made: TypeError"),
+        (
+            tools("unnamed"),
+            "a model cannot call 'unnamed': a call names each argument; make *texts: str an ordinary one",
+        ),
+        ({"tools": [{"type": "tool.odd", "params": {"gives": "none"}}]}, "tool.odd: `functions` gives none"),
+        ({"tools": [{"type": "tool.odd", "params": {"gives": "number"}}]}, "the tool 'three' is 3, not a function"),
+        ({"tools": [{"type": "tool.odd", "params": {"gives": "spaces"}}]}, "cannot write the name 'my tool' of a tool"),
+        ({"tools": [{"type": "tool.odd", "params": {"gives": "error"}}]}, "cannot be made: KeyError: 'error'"),
     ],
 )
 def test_tools_that_do_not_load_end_the_run_before_round_0(params: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError) as refused:
         DialogueGenerator(**params).prepare()
     assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_two_tools_of_one_name_end_the_run_before_round_0() -> None:
+    with pytest.raises(ParamError, match="two tools are named 'divide'; rename one"):
+        DialogueGenerator(**tools("divide", "divide", tool_format="json")).prepare()
 
 
 def test_tools_are_dumped_as_a_graph_file_has_them() -> None:

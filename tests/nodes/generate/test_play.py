@@ -264,3 +264,8 @@ def test_opponents_must_be_wired(params: dict[str, Any], inputs: dict[str, str],
 def test_weights_without_sense_are_refused(weights: dict[str, float]) -> None:
     with pytest.raises(ParamError, match="weights are at least 0 and not all 0"):
         Play(opponents=weights)
+
+
+def test_perfect_play_is_of_games_in_text() -> None:
+    with pytest.raises(ParamError, match="'perfect' plays games in text; play them with gen"):
+        Play(eval_opponents={"perfect": 1})

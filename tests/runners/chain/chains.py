@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,12 +16,12 @@ from genrl_graph.runners.chain.sending import fees_of
 from genrl_graph.runners.chain.wallet import Wallet
 
 CONTRACTS = Path(__file__).parent / "contracts"
-OWNER = 2**64 + 1
+OWNER = 1001
 
 
 def key(number: int) -> str:
-    """Return a key that is unlike any other text."""
-    return f"{number:064x}"
+    """Return a key that is unlike any other text: a call to a contract is full of zeros and small numbers."""
+    return sha256(number.to_bytes(32)).hexdigest()
 
 
 class Chain:

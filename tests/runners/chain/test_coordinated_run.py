@@ -22,7 +22,7 @@ from genrl_graph.runners.chain.serve import serving
 from genrl_graph.runners.chain.wallet import KEY
 from genrl_graph.store.outbox import read_outbox
 
-SECRET = key(2**200 + 3)
+SECRET = key(3)
 SMALL = {"tasks": {"num_tasks": 2}, "answer": {"num_generations": 2}}
 
 
@@ -211,7 +211,7 @@ def test_what_cannot_serve_ends_a_new_run_with_one_line(
     assert "not 5; mend chain_id or endpoint" in refused(good.model_copy(update={"chain_id": 5}))
     assert "no code at this address" in refused(good.model_copy(update={"contract": "0x" + "34" * 20}))
     assert "cannot be reached" in refused(good.model_copy(update={"endpoint": "http://127.0.0.1:9/secret-path"}))
-    monkeypatch.setenv(KEY, key(2**201))
+    monkeypatch.setenv(KEY, key(4))
     assert "has 0 ether, too little for gas" in refused(good)
     monkeypatch.setenv(KEY, "not-a-key-8f2c")
     text = refused(good)

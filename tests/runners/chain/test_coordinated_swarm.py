@@ -21,7 +21,7 @@ from genrl_graph.store.outbox import read_outbox
 
 ROUNDS = 20
 NAMES = ("ann", "bob", "cyd", "dan")
-KEYS = {name: key(2**203 + number) for number, name in enumerate(NAMES)}
+KEYS = {name: key(number) for number, name in enumerate(NAMES)}
 
 
 def chain_command(*command: str, secret: str) -> str:

@@ -23,7 +23,7 @@ from genrl_graph.runners.chain.wallet import KEY
 from genrl_graph.store.outbox import Outbox, read_outbox
 from genrl_graph.store.run_store import RunStore
 
-SECRET = key(2**201 + 5)
+SECRET = key(5)
 KILLS = 20
 MOMENTS: tuple[tuple[type, str, str, tuple[int, ...]], ...] = (
     (RunStore, "commit", "after", (5, 6, 9)),  # the report, the round and the vote are committed, but not queued

@@ -18,7 +18,7 @@ from genrl_graph.runners.chain.wallet import KEY, PASSWORD
 from genrl_graph.store.outbox import read_outbox
 
 ROOT = Path(__file__).parents[3]
-SECRET, WORD = key(2**230 + 12345678901), "battery staple 4711"
+SECRET, WORD = key(1), "battery staple 4711"
 FORMS = (
     *(SECRET.encode(), SECRET.upper().encode(), bytes.fromhex(SECRET), str(int(SECRET, 16)).encode()),
     *(base64.b64encode(bytes.fromhex(SECRET)).rstrip(b"="), hex(int(SECRET, 16))[2:].encode(), WORD.encode()),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chains import Chain, key
+from chains import OWNER, Chain, key
 
 from genrl_graph.errors import StoreError
 from genrl_graph.runners.chain import abi
@@ -221,7 +221,7 @@ def test_an_outbox_is_for_one_contract(post: Post, tmp_path: Path) -> None:
 def test_no_key_is_written(post: Post) -> None:
     post.queue(REGISTER, REWARD)
     post.work()
-    secret = key(2**64 + 1 + 3)
+    secret = key(OWNER + 3)
     text = b"".join(path.read_bytes() for path in post.folder.rglob("*") if path.is_file())
     assert secret.encode() not in text
     assert bytes.fromhex(secret) not in text

@@ -13,7 +13,7 @@ from eth_account import Account
 from genrl_graph.errors import ParamError
 from genrl_graph.runners.chain.wallet import KEY, PASSWORD, Wallet
 
-SECRET, WORD = key(2**210 + 9), "correct horse"
+SECRET, WORD = key(9), "correct horse"
 
 
 @pytest.fixture

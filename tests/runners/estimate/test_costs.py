@@ -105,6 +105,10 @@ def test_the_peak_is_the_fullest_moment() -> None:
     parts = peak({"policy": MODEL}, [work], peers=2)
     assert parts["weights"] == 2 * 4_000_000 and parts["optimiser"] == 2 * 8_000_000
     assert parts["training"] == 4_000_000 + 1000 + 200_000 * 100
+    batch = SequenceBatch(rows=3, prompts=1, width=10, room=5, longest=5, tokens=15)
+    for most, kept in ((10**8, 10**6 * MODEL.kv_bytes), (10**7, 10**7)):
+        turn = Work("policy", batches=(batch,), kept=10**6, kept_bytes=most)
+        assert peak({"policy": MODEL}, [turn])["sampling"] == sampling_bytes(batch, MODEL) + kept
     frozen = peak({"policy": MODEL, "judge": MODEL}, [])
     assert frozen["weights"] == 8_000_000 and frozen["optimiser"] == 0
     adapters = {name: replace(MODEL, shared=990_000, trained=10_000) for name in ("policy", "other")}

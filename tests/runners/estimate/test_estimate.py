@@ -11,6 +11,7 @@ import pytest
 from architectures import causal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from genrl_graph import Graph, ParamError, play
 from genrl_graph.cli import run_command
@@ -130,6 +131,29 @@ def test_a_prompt_that_is_read_once_counts_once(shares: bool) -> None:
     )
     assert len(given) == 2
     assert policy.works[0].batches[0].prompts == 1
+
+
+def test_a_turn_reads_only_what_is_new_and_the_session_is_memory() -> None:
+    policy = CountingPolicy("policy", size_policy(TINY).tokens, context=1024)
+    policy.length = lambda most: 5.0
+    first = policy.render([{"role": "user", "content": "a question of some thirty letters"}])
+
+    def ask(prompt: NDArray[np.int32]) -> NDArray[np.int32]:
+        drawn = np.random.default_rng(0)
+        ((said,),) = policy.generate(
+            [prompt], num_generations=1, sampling=Sampling(5), rng=drawn, max_batch_tokens=10_000
+        )
+        return np.concatenate([prompt, said.ids])
+
+    with policy.keeping(2**20):
+        second = np.concatenate([ask(first), first[:7]])
+        whole = ask(second)
+    ask(second)
+    begun, grown, alone = policy.works
+    tokens = [round(work.batches[0].prompts * work.batches[0].width) for work in policy.works]
+    assert tokens == [len(first), 7, len(second)], "without a session the whole prompt is read"
+    assert (begun.kept, grown.kept, alone.kept) == (len(first) + 5, len(whole), 0)
+    assert (grown.kept_bytes, alone.kept_bytes) == (2**20, 0)
 
 
 def test_ranges_are_ordered_and_narrow() -> None:
