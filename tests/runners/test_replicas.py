@@ -81,7 +81,8 @@ def test_two_peers_of_two_ranks_play_what_two_peers_play(tmp_path: Path) -> None
 def test_a_rank_that_dies_is_named_and_torchrun_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     (tmp_path / "cut.py").write_text(CUT)
     game = ["run", str(TINY), *SMALL, "run.replicas=2"]
-    cut = play_ranks([*game, "-o", str(tmp_path / "cut"), "--import", str(tmp_path / "cut.py")], own=[[], []])
+    cuts = ["-o", str(tmp_path / "cut"), "--import", str(tmp_path / "cut.py")]
+    cut = play_ranks([*game, *cuts], own=[[], []], limit_s=LIMIT_S)
     assert cut[1].code == -signal.SIGKILL and cut[0].code == 11, cut[0].text
     assert re.search(r"peer0000: rank 1 \(process \d+ on .+\) of its 2 ranks is gone", cut[0].text), cut[0].text
     launch = [
