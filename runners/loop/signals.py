@@ -17,9 +17,9 @@ from types import FrameType
 from genrl_graph.errors import ExchangeTimeout, NodeFailed, SwarmError
 from genrl_graph.runners.loop import watchdog
 
-GRACE_S = 4.0
+GRACE_S = 3.0
 """Seconds from the first signal until the process is ended, wherever it is."""
-KILL_S = 4.8
+KILL_S = 3.8
 """Seconds until a process is killed that has not ended itself, because it never returns to Python code."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

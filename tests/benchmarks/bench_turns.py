@@ -9,13 +9,13 @@ GENRL_GRAPH_BENCH_MODEL=tiny plays the tiny policy, GENRL_GRAPH_BENCH_TIMES says
 
 import copy
 import json
+import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
-from bench_speed import MODEL, TIMES
 from measure import Clock, Row, figures, report, started
 from speed_game import endless
 from turns_game import TurnsJob
@@ -24,6 +24,8 @@ from genrl_graph import Log, Tasks
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.seeds import stream
 
+MODEL = os.environ.get("GENRL_GRAPH_BENCH_MODEL", "smollm2")
+TIMES = int(os.environ.get("GENRL_GRAPH_BENCH_TIMES", "2"))
 JOBS = {
     "smollm2": TurnsJob("smollm2", turns=4, new_tokens=16),
     "tiny": TurnsJob("tiny", turns=8, new_tokens=16),

@@ -20,7 +20,7 @@ from genrl_graph.contract.tool_chat import ToolCall
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.runners.tracking.memory import memory, settle_memory
 
-CALL = {"name": "go", "arguments": {"way": "left"}}
+TOOL, ARGUMENTS = "go", {"way": "left"}
 
 
 def ours(job: TurnsJob, folder: Path) -> Callable[[], None]:
@@ -36,13 +36,13 @@ def ours(job: TurnsJob, folder: Path) -> Callable[[], None]:
     from genrl_graph.runners.loop.round import run_round
     from genrl_graph.store.run_store import RunStore
 
-    Toolbox.read = lambda self, prompt_ids, completion: [ToolCall(**CALL)]  # type: ignore[method-assign]
+    Toolbox.read = lambda self, prompt_ids, completion: [ToolCall(TOOL, ARGUMENTS)]  # type: ignore[method-assign]
     registry.import_file(Path(__file__).with_name("turns_game.py"))
     schedule = compile_graph(walk_graph(job))
     for node in schedule.nodes.values():
         node.prepare()
     store = RunStore.create(folder / "run", schedule.graph.dump(), {})
-    policy = schedule.graph.carries["policy"].init("policy", seed=0)
+    policy = schedule.graph.carries["policy"].carry.init("policy", seed=0)
     assert isinstance(policy, CausalPolicy)
     sources = {name: node for name, node in schedule.nodes.items() if isinstance(node, Source)}
     peer = Peer("peer0000", {"policy": endless(policy)}, TaskBook(sources))
@@ -71,8 +71,8 @@ def serve_trl(job: TurnsJob) -> None:
     from trl import GRPOConfig, GRPOTrainer
     from trl.trainer import grpo_trainer
 
-    call = {"type": "function", "function": CALL}
-    grpo_trainer.parse_response = lambda *_, **__: {"role": "assistant", "content": "", "tool_calls": [call]}  # type: ignore[attr-defined]
+    call = {"type": "function", "function": {"name": TOOL, "arguments": ARGUMENTS}}
+    grpo_trainer.parse_response = lambda *_, **__: {"role": "assistant", "content": "", "tool_calls": [call]}
 
     class OnDemand(TrainerCallback):
         before = 0.0

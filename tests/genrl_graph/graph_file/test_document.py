@@ -76,7 +76,7 @@ def test_scalars_resolve_as_in_omegaconf(scalar: str) -> None:
     assert got == expected or (math.isnan(got) and math.isnan(expected))
 
 
-BY_BASE_OR_COLON = re.compile(r"[-+]?(?:0[0-9_xb].*|.*:.*|.*__.*|.*_\.?|\.?_.*|.*_[eE].*|.*\._.*)")
+BY_BASE_OR_COLON = re.compile(r"[-+]?(?:0[0-9_xb].*|.*:.*|.*__.*|.*_(?:\..*)?|\.?_.*|.*_[eE].*|.*\._.*)")
 
 
 @given(st.from_regex(r"[-+]?[0-9_.:eE+-]{1,8}", fullmatch=True))
