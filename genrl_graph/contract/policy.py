@@ -11,7 +11,7 @@ import numpy as np
 
 from genrl_graph.contract.tool_chat import ToolChat, ToolSchema
 from genrl_graph.edge_types.edge_type import EdgeValue
-from genrl_graph.edge_types.rollouts import Rollouts
+from genrl_graph.edge_types.rollouts import NO_ENGINE, Rollouts
 from genrl_graph.errors import ParamError
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Completion:
 
     `ids` include the end token, which is trained because the policy sampled it. `logprobs` come from the distribution
     that was sampled; `support` holds what was left of it where it was truncated. `error` says why a remote policy gave
-    no completion.
+    no completion. `weight_version` is the version of the policy whose weights an engine had; `NO_ENGINE` without one.
     """
 
     ids: "NDArray[np.int32]"
@@ -137,6 +137,7 @@ class Completion:
     finish_reason: str
     support: Support | None = None
     error: str = ""
+    weight_version: int = NO_ENGINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +177,11 @@ class TextPolicy(Policy):
     vocab_size: int  # number of token ids; valid ids are 0 to vocabulary - 1
     unknown_ids: frozenset[int] = frozenset()  # valid ids that the tokenizer does not know: they are never sampled
     counts_tokens: bool = True  # False for a stand-in with another tokenizer than its model: prompts have no limit
+
+    @property
+    def served(self) -> bool:
+        """Return whether an engine samples, so that rows say in `weight_version` which weights it had."""
+        return False
 
     @property
     def has_critic(self) -> bool:

@@ -1,6 +1,6 @@
 """A schedule as text: the steps of a round in order, shown before anything runs."""
 
-from genrl_graph.contract.node import PHASES
+from genrl_graph.contract.node import PHASES, Carry
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.schedule import Schedule, Step, compile_graph
 from genrl_graph.messages import counted
@@ -65,8 +65,9 @@ def _version(schedule: Schedule, ref: str) -> str:
 
 
 def _carries(schedule: Schedule) -> list[str]:
-    carries = schedule.graph.carries
-    return [
-        f"carry {name} ({part.type_name}): {f'next round {part.next}' if part.next else 'frozen'}"
-        for name, part in carries.items()
-    ]
+    lines = []
+    for name, part in schedule.graph.carries.items():
+        note = part.declared.note if isinstance(part.declared, Carry) else ""
+        after = f"next round {part.next}" if part.next else "frozen"
+        lines.append(f"carry {name} ({part.type_name}): {after}{'; ' * bool(note)}{note}")
+    return lines

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from genrl_graph.dag.graph import Edge, Graph
-from genrl_graph.messages import closest
+from genrl_graph.messages import closest, one_line
 
 Path = tuple[str | int, ...]
 
@@ -25,8 +25,7 @@ class Problem:
         return ".".join(map(str, path)) or "graph"
 
     def __str__(self) -> str:
-        line = f"{self.where}: {self.text}"
-        return line if line.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+        return one_line(f"{self.where}: {self.text}")
 
 
 def edge_path(edge: Edge) -> Path:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
+NO_ENGINE = -1
+"""The `weight_version` of rows that the policy itself sampled."""
+
+
 class Tasks(Frame):
     """The tasks of a round; `metadata` is JSON, and `answer` is empty if a task has no reference answer."""
 
@@ -43,7 +47,8 @@ class Rollouts(Frame):
 
     Generators that truncate the distribution (top-k, top-p, min-p) add `support_ids` and `support_counts`: how many of
     the ids could be sampled at each token, 0 where `logprobs` is of the whole distribution. Those with a penalty add
-    `repetition_penalty`. Updates compute log-probs in the same way; other peers do not get these columns.
+    `repetition_penalty`. Updates compute log-probs in the same way. Where an engine samples, `weight_version` is the
+    version of the policy whose weights it had. Other peers do not get these columns.
     """
 
     columns = {
@@ -73,6 +78,7 @@ class Rollouts(Frame):
         "support_ids": LocalColumn(IDS, []),
         "support_counts": LocalColumn(IDS, []),
         "repetition_penalty": LocalColumn(pa.float32(), 1.0),
+        "weight_version": LocalColumn(pa.int64(), NO_ENGINE),
     }
     __slots__ = ()
 

@@ -7,14 +7,13 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self, cast
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
 from genrl_graph.errors import ParamError
+from genrl_graph.nodes.endpoint.http import FailedTry, preview, send
 from genrl_graph.nodes.functions.callables import call_here
 from genrl_graph.nodes.worker.worker import Failure, OutOfTime
 from genrl_graph.store.strict_json import bounded_json
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 2**20
 MAX_WAIT_S = 60.0
-SHOWN_CHARACTERS = 200
-_RETRYABLE = (408, 409, 429)
-_MAY_SET_RETRY_AFTER = (429, 503)
 
 
 def _base_url(url: str) -> str:
@@ -119,15 +115,6 @@ async def _by(until: float, reply: Awaitable[Reply | Failure]) -> Reply | Failur
         return OutOfTime()
 
 
-@dataclass(frozen=True, slots=True)
-class _FailedTry:
-    """A try without a reply; `wait_s` is the Retry-After of the server, if it sent one."""
-
-    reason: str
-    retryable: bool = True
-    wait_s: float | None = None
-
-
 @dataclass(slots=True)
 class Endpoint:
     """An API at `url`; counts the `requests` sent to it and the `retries` among them.
@@ -206,61 +193,21 @@ class Endpoint:
             attempt += 1
             self.retries += 1
 
-    async def _try(self, client: "httpx2.AsyncClient", body: Mapping[str, Any]) -> Reply | _FailedTry:
-        import httpx2
-
-        try:
-            async with (
-                asyncio.timeout(self.timeout_s),
-                client.stream("POST", f"{self.url}/chat/completions", json=body) as response,
-            ):
-                content = await _read_body(response)
-        except TimeoutError:
-            return _FailedTry(f"no answer within {self.timeout_s:g} s")
-        except httpx2.HTTPError as error:
-            return _FailedTry(f"{type(error).__name__}: {error}".removesuffix(": "))
-        if content is None:
-            return _FailedTry(f"an answer of more than {MAX_BODY_BYTES} bytes")
-        if response.status_code != 200:
-            return _failed_status(response, content)
-        return read_reply(content) or _FailedTry(f"no chat completion: {_preview(content)}")
+    async def _try(self, client: "httpx2.AsyncClient", body: Mapping[str, Any]) -> Reply | FailedTry:
+        content = await send(
+            client,
+            "POST",
+            f"{self.url}/chat/completions",
+            body=body,
+            timeout_s=self.timeout_s,
+            max_bytes=MAX_BODY_BYTES,
+        )
+        if isinstance(content, FailedTry):
+            return content
+        return read_reply(content) or FailedTry(f"no chat completion: {preview(content)}")
 
     def _without_key(self, reason: str) -> str:
         return reason.replace(self.key, "***") if self.key else reason
-
-
-async def _read_body(response: "httpx2.Response") -> bytes | None:
-    """Read the body; None if it is larger than `MAX_BODY_BYTES`."""
-    content = bytearray()
-    async for chunk in response.aiter_bytes():
-        content += chunk
-        if len(content) > MAX_BODY_BYTES:
-            return None
-    return bytes(content)
-
-
-def _failed_status(response: "httpx2.Response", content: bytes) -> _FailedTry:
-    status = response.status_code
-    shown = f"{status} {response.reason_phrase}".strip()
-    if 300 <= status < 400:
-        return _FailedTry(f"{shown}: it redirects, which is not followed; write the final URL", retryable=False)
-    advice = "; check the key that api_key_env names" if status in (401, 403) else ""
-    wait_s = retry_after(response.headers.get("retry-after", "")) if status in _MAY_SET_RETRY_AFTER else None
-    return _FailedTry(
-        f"{shown}: {_preview(content)}{advice}", retryable=status >= 500 or status in _RETRYABLE, wait_s=wait_s
-    )
-
-
-def retry_after(value: str) -> float | None:
-    """Parse a Retry-After header into seconds (RFC 9110: seconds or a date); None if it is neither."""
-    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):
-        return float(value)
-    try:
-        date = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    date = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return max(0.0, (date - datetime.now(UTC)).total_seconds())
 
 
 def read_reply(content: bytes) -> Reply | None:
@@ -274,8 +221,3 @@ def read_reply(content: bytes) -> Reply | None:
             valid = text.encode(errors="replace").decode()  # a lone surrogate cannot be encoded as UTF-8
             return Reply(valid, truncated=rest.get("finish_reason") == "length")
     return None
-
-
-def _preview(content: bytes) -> str:
-    text = " ".join(content[: 8 * SHOWN_CHARACTERS].decode(errors="replace").split())
-    return repr(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}...")

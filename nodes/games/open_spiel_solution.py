@@ -14,7 +14,7 @@ _TOLERANCE = 1e-6
 
 
 class Solution:
-    """What every action is worth at best play of both seats, in a game that OpenSpiel's minimax has solved."""
+    """Values of all actions at best play of both seats, in a game that OpenSpiel's minimax has solved."""
 
     def __init__(self, table: dict[str, Any]) -> None:
         self._table = table

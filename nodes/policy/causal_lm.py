@@ -10,6 +10,7 @@ from genrl_graph.contract.node import Node, PolicyCarry
 from genrl_graph.contract.policy import TextPolicy
 from genrl_graph.nodes.policy.chat_format import AssistantPrefix, ChatTemplateKwargs, TemplateText
 from genrl_graph.nodes.policy.critic_params import CriticOption, untrained_critic
+from genrl_graph.nodes.policy.engine_params import EngineOption, unfit_readers
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -64,10 +65,16 @@ class CausalLM(PolicyCarry, name="causal_lm"):
     )
 
     critic: CriticOption = None
+    engine: EngineOption = None
+
+    @property
+    def note(self) -> str:
+        """Return which engine samples, if one does."""
+        return "" if self.engine is None else f"{self.engine.kind} samples: {self.engine.servers}"
 
     def check_readers(self, readers: Sequence[Node]) -> Iterable[str]:
-        """Report a critic that nothing trains."""
-        return untrained_critic(self.critic, readers)
+        """Report a critic that nothing trains, and generators that truncate the distribution of an engine."""
+        return (*untrained_critic(self.critic, readers), *unfit_readers(self.engine, readers))
 
     def init(self, name: str, *, seed: int) -> TextPolicy:
         """Load the pretrained weights; the seed is not used. Raises `DataError` if they cannot be found or read."""

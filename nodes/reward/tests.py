@@ -16,7 +16,7 @@ from genrl_graph.nodes.reward.code_tests.run_tests import PASSED
 from genrl_graph.nodes.reward.scoring.authors import judge_by_author
 from genrl_graph.nodes.reward.scoring.rows import Texts, Verdict, judgeable, score_rows
 from genrl_graph.nodes.sandbox.limits import SandboxLimits
-from genrl_graph.nodes.sandbox.python import prepare_sandbox
+from genrl_graph.nodes.sandbox.python import prepare_sandbox, sandbox_problems
 from genrl_graph.nodes.source.data.code_task import code_task_of
 from genrl_graph.nodes.worker.worker import Failure
 
@@ -55,11 +55,7 @@ class TestsReward(Reward, name="tests"):
 
     def check_data(self) -> Iterable[str]:
         """Return why the sandbox cannot contain code here."""
-        try:
-            prepare_sandbox()
-        except DataError as error:
-            return [str(error)]
-        return []
+        return sandbox_problems()
 
     def run(self, rollouts: Texts, *, tasks: TaskBook, log: Log, peer: str = "") -> Scored[Texts]:
         """Add `reward`, `reward_passed` and `reward_correct` to the rollouts.

@@ -1,5 +1,6 @@
 """`run_python`: run a program in the sandbox."""
 
+from genrl_graph.errors import DataError
 from genrl_graph.nodes.sandbox.limits import SandboxLimits, SandboxResult
 from genrl_graph.nodes.sandbox.probe import proven_bubblewrap
 from genrl_graph.nodes.sandbox.process import run_once
@@ -21,3 +22,12 @@ def run_python(source: str, *, stdin: str = "", limits: SandboxLimits | None = N
 def prepare_sandbox() -> None:
     """Raise `DataError` unless the sandbox contains code here; later calls take no time."""
     proven_bubblewrap()
+
+
+def sandbox_problems() -> list[str]:
+    """Return why the sandbox cannot contain code here, nothing if it can."""
+    try:
+        prepare_sandbox()
+    except DataError as error:
+        return [str(error)]
+    return []

@@ -6,10 +6,9 @@ from typing import ClassVar
 from pydantic import Field
 
 from genrl_graph.contract.tool import Tool, ToolBroken, ToolError
-from genrl_graph.errors import DataError
 from genrl_graph.nodes.sandbox.limits import SandboxLimits, SandboxResult
 from genrl_graph.nodes.sandbox.process import BubblewrapFailed
-from genrl_graph.nodes.sandbox.python import prepare_sandbox, run_python
+from genrl_graph.nodes.sandbox.python import prepare_sandbox, run_python, sandbox_problems
 
 NO_OUTPUT = "(no output)"
 MOST_ERROR = 1000
@@ -34,11 +33,7 @@ class PythonTool(Tool, name="python"):
 
     def check_data(self) -> Iterable[str]:
         """Return why the sandbox cannot contain code here."""
-        try:
-            prepare_sandbox()
-        except DataError as error:
-            return [str(error)]
-        return []
+        return sandbox_problems()
 
     def run(self, code: str) -> str:
         """Run a Python program and return what it prints.

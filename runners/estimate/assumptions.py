@@ -46,8 +46,15 @@ def assumptions(
     yield speeds if observed is None else f"{speeds}, corrected by {observed.fact.folder}"
     if (replicas := schedule.graph.run.replicas) > 1:
         yield f"memory is that of one of {replicas} ranks that share a policy; what they send each other takes no time"
+    yield from _engines(schedule)
     if schedule.graph.run.mode != "train":
         yield "evaluations are not counted"
     for name, node in rehearsed.nodes.items():
         if isinstance(node, Source) and type(node) is not type(schedule.nodes[name]):
             yield f"nodes.{name}: its data is not on this machine, so prompts are those of made-up sums"
+
+
+def _engines(schedule: Schedule) -> Iterable[str]:
+    for name, part in schedule.graph.carries.items():
+        if getattr(part.carry, "engine", None) is not None:
+            yield f"carry {name}: as if the policy sampled itself; the speed of its engine is not known"

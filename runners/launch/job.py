@@ -11,7 +11,7 @@ from genrl_graph.contract.data_path import local_paths
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.schedule import compile_graph
 from genrl_graph.errors import ParamError
-from genrl_graph.messages import counted
+from genrl_graph.messages import counted, one_line
 from genrl_graph.runners.estimate.estimate import estimate
 from genrl_graph.runners.loop.peers import peer_names, require_enough
 
@@ -59,8 +59,16 @@ class Job:
         words += ["-o", self.run, "--resume"]
         return shlex.join(["-m", *words])
 
+    @property
+    def head(self) -> str:
+        """The comments of a file, as lines of a shell script or of YAML."""
+        return "\n".join(f"# {line}" for line in self.comments())
+
     def comments(self) -> list[str]:
-        """Return what a reader of any of the files wants to know, one line each."""
+        """Return what a reader of any of the files wants to know, one line each.
+
+        Paths and URLs are those of the graph file, which may be a stranger's: a line ends nowhere but at its end.
+        """
         machines = counted(self.nodes, "machine")
         peers = "each rank is a peer" if self.replicas == 1 else f"{self.replicas} ranks share the policies of a peer"
         lines = [f"{self.name}: {counted(self.nodes * self.ranks, 'rank')} on {machines}; {peers}."]
@@ -68,7 +76,7 @@ class Job:
         lines.append(f"Host memory of a rank: {memory} ({self.memory_note}).")
         lines += [f"Reads on every machine: {path}" for path in self.reads]
         lines += [f"Asks an endpoint that this does not start: {url}" for url in self.asks]
-        return lines
+        return [one_line(line) for line in lines]
 
 
 def plan_job(

@@ -20,7 +20,7 @@ def kubernetes_files(job: Job, *, image: str, claim: str) -> dict[str, str]:
         requests.append(f"memory: {job.machine_memory_gib}Gi")
     return {
         FILE: _JOB.format(
-            comments="\n".join(f"# {line}" for line in job.comments()),
+            comments=job.head,
             name=f"genrl-{re.sub(r'[^a-z0-9]+', '-', job.name.lower())}"[:LONGEST_NAME].strip("-"),
             nodes=job.nodes,
             seconds=3600 * job.hours,

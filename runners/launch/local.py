@@ -12,7 +12,7 @@ def local_files(job: Job) -> dict[str, str]:
         raise ParamError(f"--nodes {job.nodes}: --on local starts ranks on one machine; leave it out")
     return {
         FILE: _SCRIPT.format(
-            comments="\n".join(f"# {line}" for line in job.comments()),
+            comments=job.head,
             cpus=job.cpus,
             ranks=job.ranks,
             restarts=RESTARTS,

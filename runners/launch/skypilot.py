@@ -20,7 +20,7 @@ def skypilot_files(job: Job, *, gpu_type: str) -> dict[str, str]:
         resources.append("accelerators: " + json.dumps(f"{gpu_type}:{job.ranks * job.gpus}"))
     return {
         FILE: _TASK.format(
-            comments="\n".join(f"# {line}" for line in job.comments()),
+            comments=job.head,
             name=json.dumps(job.name),
             nodes=job.nodes,
             resources="\n".join(f"  {line}" for line in resources),

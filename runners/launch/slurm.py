@@ -22,7 +22,7 @@ def slurm_files(job: Job) -> dict[str, str]:
     return {
         FILE: _SCRIPT.format(
             options="\n".join(f"#SBATCH {option}" for option in options),
-            comments="\n".join(f"# {line}" for line in job.comments()),
+            comments=job.head,
             cpus=job.cpus,
             ranks=job.ranks,
             port=PORT,

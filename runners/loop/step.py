@@ -11,6 +11,7 @@ from typing import Any
 from genrl_graph.contract.node import Exchange, Node, Reward
 from genrl_graph.contract.resources import OVER_BUDGET, Log
 from genrl_graph.dag.schedule import Step
+from genrl_graph.edge_types.frame import Frame
 from genrl_graph.errors import ColumnError, GenrlGraphError, NodeFailed, RewardFailed
 from genrl_graph.records.recall import RECEIVED, RecordedStep, verify
 from genrl_graph.records.write import step_record
@@ -152,7 +153,25 @@ def execute_node(
     if lost.count:
         log.fact(LOST_ROWS, lost.fact())
     metrics = dict(sorted(metrics.items()))  # the order in which a recalled record has them
-    record = step_record(
+    record = _record(context, node, round, peer, inputs, outputs, offer=offer, metrics=metrics, log=log)
+    digests = record.facts.get("digests", {})
+    return StepResult(record, metrics, outputs, len(errors) + 1, failed=lost, digests=digests)
+
+
+def _record(
+    context: RunContext,
+    node: Node,
+    round: int,
+    peer: Peer,
+    inputs: Mapping[str, Any],
+    outputs: Mapping[str, Any],
+    *,
+    offer: Frame | None,
+    metrics: Mapping[str, float],
+    log: Log,
+) -> Record:
+    """Make the record of a step of this run."""
+    return step_record(
         node,
         context.schedule.types,
         round=round,
@@ -164,8 +183,6 @@ def execute_node(
         metrics=metrics,
         log=log,
     )
-    digests = record.facts.get("digests", {})
-    return StepResult(record, metrics, outputs, len(errors) + 1, failed=lost, digests=digests)
 
 
 def _recalled_step(
@@ -193,18 +210,7 @@ def _without_meeting(
     if step.action == "open":
         return StepResult(None, {}, {})
     outputs = _unchanged(step.node, node, inputs)
-    record = step_record(
-        node,
-        context.schedule.types,
-        round=round,
-        peer=peer.name,
-        prefix=context.prefix,
-        inputs=inputs,
-        outputs=outputs,
-        offer=None,
-        metrics={},
-        log=Log(),
-    )
+    record = _record(context, node, round, peer, inputs, outputs, offer=None, metrics={}, log=Log())
     return StepResult(record, {}, outputs, digests=record.facts.get("digests", {}))
 
 

@@ -42,6 +42,24 @@ def every_other(completions: list[Any], **_: Any) -> list[float]:
     return [float(at % 2) for at in range(len(completions))]
 
 
+def one_step_config(folder: str, *, tasks: int, generations: int, **more: Any) -> GRPOConfig:
+    """Return a configuration in which one optimiser step plays all tasks, and nothing is reported or saved."""
+    return GRPOConfig(
+        output_dir=folder,
+        per_device_train_batch_size=generations,
+        gradient_accumulation_steps=tasks,
+        num_generations=generations,
+        learning_rate=LEARNING_RATE,
+        lr_scheduler_type="constant",
+        max_steps=1000,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        **more,
+    )
+
+
 def serve_trl(policy: CausalPolicy, job: Job, prompts: list[list[list[int]]]) -> None:
     """Steps on demand over the same prompt ids, all tasks in each; generations are those of one batched call."""
     from speed_worker import Reading, Spent, say, told
@@ -62,20 +80,12 @@ def serve_trl(policy: CausalPolicy, job: Job, prompts: list[list[list[int]]]) ->
     generate = Clock(lambda given: plain(**given))
     policy.model.generate = lambda **given: generate(given)  # type: ignore[assignment]  # TRL passes names only
     with TemporaryDirectory() as folder:
-        config = GRPOConfig(
-            output_dir=folder,
-            per_device_train_batch_size=job.generations,
-            gradient_accumulation_steps=job.tasks,
-            num_generations=job.generations,
+        config = one_step_config(
+            folder,
+            tasks=job.tasks,
+            generations=job.generations,
             max_completion_length=job.new_tokens,
             generation_kwargs={"min_new_tokens": job.new_tokens},
-            learning_rate=LEARNING_RATE,
-            lr_scheduler_type="constant",
-            max_steps=1000,
-            use_cpu=True,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
         )
         trainer = GRPOTrainer(
             model=policy.model,

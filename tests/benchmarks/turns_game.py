@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any, Literal, Self
 
+from speed_game import LEARNING_RATE
+
 from genrl_graph import Graph
 from genrl_graph.contract.node import PolicyCarry
 from genrl_graph.nodes.advantage.turns import TurnsAdvantage
@@ -17,7 +19,6 @@ from genrl_graph.nodes.source.environment import EnvironmentSource
 from genrl_graph.nodes.update.grpo import Grpo
 
 HEARD = "The road goes on. A gate is to the left, a bridge to the right."
-LEARNING_RATE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from speed_game import endless
 from speed_worker import say
-from turns_game import LEARNING_RATE, TurnsJob, Walk, tool_template, walk_graph
+from turns_game import TurnsJob, Walk, tool_template, walk_graph
 
 from genrl_graph.contract.tool_chat import ToolCall
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
@@ -67,8 +67,9 @@ def serve_ours(job: TurnsJob) -> None:
 def serve_trl(job: TurnsJob) -> None:
     """Take a step of TRL's trainer for each line."""
     from datasets import Dataset
+    from speed_trl import one_step_config
     from transformers import TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
     from trl.trainer import grpo_trainer
 
     call = {"type": "function", "function": {"name": TOOL, "arguments": ARGUMENTS}}
@@ -93,21 +94,13 @@ def serve_trl(job: TurnsJob) -> None:
     assert isinstance(policy, CausalPolicy)
     policy.hf_tokenizer.chat_template = tool_template()
     with TemporaryDirectory() as folder:
-        config = GRPOConfig(
-            output_dir=folder,
-            per_device_train_batch_size=job.generations,
-            gradient_accumulation_steps=job.tasks,
-            num_generations=job.generations,
+        config = one_step_config(
+            folder,
+            tasks=job.tasks,
+            generations=job.generations,
             max_completion_length=4096,
             max_tool_calling_iterations=job.turns - 1,
             generation_kwargs={"min_new_tokens": job.new_tokens, "max_new_tokens": job.new_tokens},
-            learning_rate=LEARNING_RATE,
-            lr_scheduler_type="constant",
-            max_steps=1000,
-            use_cpu=True,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
         )
         prompts = [{"prompt": [{"role": "user", "content": ""}]} for _ in range(job.tasks)]
         trainer = GRPOTrainer(

@@ -39,6 +39,7 @@ SOUGHT = "in _get_module_details"
 BEFORE_ALL = "Could not import runpy module"
 LIMIT_S = 5.0
 LONGEST_S = 300.0
+RANKS = 2
 MARK = "INTERRUPTED_RUN"
 PEERS = ("ann", "bob")
 SHARES = {"local": 4, "torch": 3, "swarm": 3}
@@ -79,6 +80,11 @@ class Session:
                 return False
             time.sleep(0.01)
         return True
+
+    def wait_for_ranks(self) -> None:
+        """Wait until torchrun has started its ranks: before, it may swallow a Ctrl-C, or leave a rank behind."""
+        while self.launched and len(self.processes()) <= RANKS and not self.wait(0.01):
+            pass
 
     def kill(self) -> None:
         """Kill what is left."""
@@ -147,7 +153,8 @@ class Bench:
         if self.kind == "local":
             return [play]
         if self.kind == "torch":
-            launch = ["--nproc-per-node", "2", f"--master-port={free_port()}", "--log-dir", str(logs), "--redirects=3"]
+            launch = ["--nproc-per-node", str(RANKS), f"--master-port={free_port()}"]
+            launch += ["--log-dir", str(logs), "--redirects=3"]
             return [["-m", "torch.distributed.run", *launch, *play, "--runner", "torch"]]
         address = f"/ip4/127.0.0.1/tcp/{free_port()}"
         join = f"{address}/p2p/{self._keys[PEERS[0]].peer_id}"
@@ -195,6 +202,7 @@ class Interrupts:
             if not session.wait(after):
                 break
             self._end(session)
+        session.wait_for_ranks()
         started = time.monotonic()
         session.send(signum)
         while (left := session.processes()) and time.monotonic() < started + LONGEST_S / 10:

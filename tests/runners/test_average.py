@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from averaged import AVERAGED
 from ranks import CUT, digests_of, play_ranks, rows_of
 
 from genrl_graph.cli import run_command
@@ -21,29 +22,7 @@ from genrl_graph.store.journal import Record
 from genrl_graph.store.run_store import RunStore
 
 ROUNDS, STEPS = 5, 6
-GAME = """
-graph: averaged
-version: 1
-carry:
-  policy:
-    type: policy.tiny_lm
-    params: {alphabet: 0123456789+=, initializer_range: 0.1, hidden_size: 16, layers: 1, heads: 2}
-    next: average.policy
-  outer: {type: carry.outer, next: average.outer}
-nodes:
-  tasks:
-    type: source.list
-    params: {tasks: [{question: "1+2=", answer: "3"}, {question: "4+4=", answer: "8"}], num_tasks: 2}
-  answer:
-    type: generate.answer
-    inputs: {tasks: tasks, policy: policy}
-    params: {template: "{{ task.question }}", num_generations: 8, max_new_tokens: 1}
-  score: {type: reward.regex, inputs: {rollouts: answer}, params: {pattern: '^(\\d)$', compare: true, miss: -0.5}}
-  credit: {type: advantage.group, inputs: {scored: score}}
-  update: {type: update.grpo, inputs: {policy: policy, credited: [credit]}, params: {learning_rate: 1e-2}}
-  average: {type: exchange.average, inputs: {policy: update, outer: outer}, params: {every: 2, min_peers: 2}}
-run: {rounds: 5, peers: 2, checkpoint_every: 100, trackers: []}
-"""
+GAME = f"{AVERAGED}run: {{rounds: {ROUNDS}, peers: 2, checkpoint_every: 100, trackers: []}}\n"
 
 
 def game(*changes: tuple[str, str]) -> Loaded:

@@ -9,7 +9,7 @@ from ranks import CUT, ROOT, Ended, digests_of, free_port, play_ranks, rows_of, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from genrl_graph.cli import run_command
-from genrl_graph.errors import ParamError
+from genrl_graph.errors import ExchangeTimeout, ParamError
 from genrl_graph.graph_file.read import read
 from genrl_graph.runners.play import play
 from genrl_graph.runners.torchrun import TorchRunner
@@ -100,6 +100,28 @@ def test_torchrun_starts_a_job_again_that_lost_a_rank(local: Path, tmp_path: Pat
     assert ended.code == 0, ended.text
     assert "goes on from" in ended.text, ended.text  # the start, or round 1 where the agent's signal met rank 0 there
     same_as_local(local, tmp_path / "run")
+
+
+@pytest.mark.long
+def test_ranks_end_with_their_launcher(tmp_path: Path) -> None:
+    """The output of all, which the ranks hold, ends with the last of them."""
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", f"--master-port={free_port()}"]
+    play_it = ["-m", "genrl_graph", "run", str(TINY), "-o", str(tmp_path / "run"), "--runner", "torch"]
+    launcher = start([*launch, *play_it, "run.rounds=100000"])
+    assert launcher.stdout is not None
+    next(line for line in launcher.stdout if line.startswith("round 1/"))
+    launcher.kill()
+    (ended,) = wait([launcher])
+    assert ended.code == -signal.SIGKILL
+    assert ended.text.count("genrl-graph: ended by SIGTERM") == 2, ended.text
+
+
+@pytest.mark.long
+def test_a_rank_whose_launcher_has_gone_before_it_began_does_not_wait(tmp_path: Path) -> None:
+    agent = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RUN_ID": "none"}
+    for ended in play_ranks(["run", str(TINY), "-o", str(tmp_path / "run")], own=[[], []], env=[agent, agent]):
+        assert ended.code == ExchangeTimeout.exit_code
+        assert "cannot join the job: [Errno 111] Connection refused" in ended.text
 
 
 @pytest.mark.long

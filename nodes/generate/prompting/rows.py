@@ -34,7 +34,7 @@ def rollout_rows(
     `sample` numbers the rows of a task from 0, across its prompts.
     """
     if not prompts:
-        return Rollouts.empty().with_local(local_columns([], sampling))
+        return Rollouts.empty().with_local(local_columns([], sampling, policy))
     rows = [row for sampled in completions for row in sampled or [_NO_COMPLETION] * num_generations]
     of_row = np.repeat(np.arange(len(prompts)), num_generations).tolist()
     samples = _occurrences([task_ids[at] for at in of_row])
@@ -58,7 +58,7 @@ def rollout_rows(
         {
             **{name: values.take(pa.array(of_row)) for name, values in by_prompt.items()},
             **_completion_columns(rows),
-            **local_columns(rows, sampling),
+            **local_columns(rows, sampling, policy),
             "id": ids,
             "error": [prompts[at].error or row.error for at, row in zip(of_row, rows, strict=True)],
             "peer": [peer] * count,
@@ -104,8 +104,11 @@ def _completion_columns(rows: Sequence[Completion]) -> dict[str, Any]:
     }
 
 
-def local_columns(rows: Sequence[Completion], sampling: Sampling) -> dict[str, Any]:
-    """Return the columns from which updates make the distribution of the sampler again; none if it is the whole one."""
+def local_columns(rows: Sequence[Completion], sampling: Sampling, policy: TextPolicy) -> dict[str, Any]:
+    """Return the columns from which updates make the distribution of the sampler again; none if it is the whole one.
+
+    Where an engine samples, they say which weights it had.
+    """
     columns: dict[str, Any] = {}
     if sampling.truncates:
         nothing = np.empty(0, np.int32)
@@ -114,6 +117,8 @@ def local_columns(rows: Sequence[Completion], sampling: Sampling) -> dict[str, A
         columns["support_counts"] = [support.counts for support in supports]
     if sampling.repetition_penalty != 1.0:
         columns["repetition_penalty"] = np.full(len(rows), sampling.repetition_penalty, np.float32)
+    if policy.served:
+        columns["weight_version"] = np.asarray([row.weight_version for row in rows], np.int64)
     return columns
 
 

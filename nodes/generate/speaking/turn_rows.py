@@ -77,7 +77,7 @@ def turn_rows(
         "action": [turn.action for turn in spoken],
         "ending": ["failed" if lost else turn.ending for lost, turn in zip(failed, spoken, strict=True)],
         "reward": np.where(failed, np.nan, [turn.reward for turn in spoken]),
-        **local_columns(completions, sampling),
+        **local_columns(completions, sampling, policy),
     }
     return Turns.from_columns(columns, marks=[SCORED])
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from genrl_graph.nodes.policy.compute.turn_tokens import TurnTokens
 from genrl_graph.nodes.policy.compute.weights import OPTIMIZER, WEIGHTS, restore_optimizer, save_version, save_weights
 from genrl_graph.nodes.policy.critic_params import CriticParams
 
+if TYPE_CHECKING:
+    from genrl_graph.nodes.policy.engine.sampler import VllmSampler
+
 M = TypeVar("M", bound=torch.nn.Module)
 
 FROZEN = "frozen.json"
@@ -43,10 +46,11 @@ class CausalPolicy(ReadingPolicy):
 
     `tokens` turns chats into ids and ids into text. External trainers such as TRL's use `model`, `hf_tokenizer` and
     `optimizer()` instead of `backward` and `step`. They must leave `model` in evaluation mode, as they find it, and
-    call `stepped(n)` after `n` optimiser steps.
+    call `stepped(n)` after `n` optimiser steps. With an `engine` a server samples, copies of this policy included.
     """
 
     weights_file = WEIGHTS
+    adapts: ClassVar[bool] = False  # whether `weights` are those of an adapter on `base_model`
 
     def __init__(
         self,
@@ -67,11 +71,28 @@ class CausalPolicy(ReadingPolicy):
         self.unknown_ids = tokens.unknown_ids(self.vocab_size)
         self._eos_ids = _eos_ids(model, tokens)
         self._session: KvSession | None = None
+        self.engine: VllmSampler | None = None
 
     @property
     def computes(self) -> str:
-        """The precision of matrix products and the kind of device."""
-        return f"{'bfloat16' if self._training.bfloat16 else 'float32'} on {self.device.type}"
+        """The precision of matrix products, the kind of device, and the engine that samples, if there is one."""
+        own = f"{'bfloat16' if self._training.bfloat16 else 'float32'} on {self.device.type}"
+        return own if self.engine is None else f"{own}, sampled by {self.engine.name}"
+
+    @property
+    def served(self) -> bool:
+        """True if an engine samples."""
+        return self.engine is not None
+
+    @property
+    def end_ids(self) -> Sequence[int]:
+        """The ids that end a completion."""
+        return self._eos_ids
+
+    @property
+    def base_model(self) -> torch.nn.Module:
+        """The model that an engine starts with."""
+        return self.model
 
     @property
     def hf_tokenizer(self) -> Any:
@@ -123,6 +144,20 @@ class CausalPolicy(ReadingPolicy):
         """
         if any(len(prompt) == 0 for prompt in prompts):
             raise NodeFailed(f"policy {self.name!r}: a prompt has no tokens; there is nothing to complete")
+        if self.engine is not None:
+            return self.engine.generate(self, prompts, num_generations=num_generations, sampling=sampling, rng=rng)
+        return self._sampled(prompts, num_generations, sampling=sampling, rng=rng, max_batch_tokens=max_batch_tokens)
+
+    def _sampled(
+        self,
+        prompts: Sequence[NDArray[np.int32]],
+        num_generations: int,
+        *,
+        sampling: Sampling,
+        rng: Randomness,
+        max_batch_tokens: int,
+    ) -> list[list[Completion]]:
+        """Sample from the model of this process."""
         # the first access to `_shares` prepares the model, from which the sampler is then copied
         shared = self._shares and self.reading.shares_prompts
         with self.computing():
@@ -238,7 +273,7 @@ class CausalPolicy(ReadingPolicy):
         A critic is written beside the model. Raises `StoreError`, with nothing left behind, if it does not.
         """
         with exported.all_or_nothing(folder):
-            model, weights = self._merged()
+            model, weights = self.merged()
             with without_progress():
                 # transformers splits weights that it keeps fused in memory, such as those of experts
                 cast(Any, model).save_pretrained(folder, state_dict=weights)
@@ -267,7 +302,7 @@ class CausalPolicy(ReadingPolicy):
     def frozen(self, name: str) -> Self:
         """Return a copy of the weights without optimiser state and critic."""
         other = self._twin(name)
-        other.version, other.pristine = self.version, self.pristine
+        other.version, other.pristine, other.engine = self.version, self.pristine, self.engine
         other.__dict__.update({name: self.__dict__[name] for name in MEASURED if name in self.__dict__})
         return other
 
@@ -293,7 +328,16 @@ class CausalPolicy(ReadingPolicy):
             return prepacked(self.model)
         return self.model
 
-    def _merged(self) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    @property
+    def adapter_rank(self) -> int:
+        """The rank of the adapter; 0 if there is none."""
+        return 0
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapter alone, as peft does; only a policy that `adapts` has one."""
+        raise NotImplementedError
+
+    def merged(self) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
         """Return a model of the architecture, and the policy's weights under that model's names."""
         return self.model, self.weights()
 

@@ -78,6 +78,7 @@ class TrainablePolicy(TextPolicy):
         self.model = model.float().eval()
         self.critic: Critic | None = None
         self.pristine = True  # whether the weights are still the initial ones
+        self.changes = 0  # how often the weights have changed
         self._training = training
         self._optimizer: torch.optim.AdamW | None = None
 
@@ -116,6 +117,7 @@ class TrainablePolicy(TextPolicy):
         """Count optimiser steps that were applied to the weights, and free their gradients."""
         self._zero_grad()
         self.version += steps
+        self.changes += steps
         self.pristine = self.pristine and steps == 0
 
     def weights(self) -> dict[str, torch.Tensor]:
@@ -171,6 +173,7 @@ class TrainablePolicy(TextPolicy):
         version, moments = self._read(folder, optimizer=optimizer)
         self._zero_grad()
         self.version, self.pristine, self._optimizer = version, False, None
+        self.changes += 1
         if moments is not None:
             try:
                 restore_optimizer(self.trained(), self.optimizer(), moments)

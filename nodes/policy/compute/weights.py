@@ -47,13 +47,18 @@ def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def weights_digest(tensors: Tensors) -> str:
     """Return a hex digest over names, dtypes, shapes and bytes; of sharded tensors on the first rank of a group."""
+    return seeds.digest([part for pair in tensor_digests(tensors).items() for part in pair])
+
+
+def tensor_digests(tensors: Tensors) -> dict[str, str]:
+    """Return the hex digest of each tensor, over its dtype, shape and bytes."""
     # the ranks of a group put sharded tensors together in one order
     if is_sharded(tensors) or sum(tensor.nbytes for tensor in tensors.values()) < WORTH_THREADS:
         digests = list(map(_tensor_digest, tensors.values()))
     else:
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             digests = list(pool.map(_tensor_digest, tensors.values()))
-    return seeds.digest([part for name, part in zip(tensors, digests, strict=True) for part in (name, part)])
+    return dict(zip(tensors, digests, strict=True))
 
 
 def _tensor_digest(tensor: torch.Tensor) -> str:

@@ -26,6 +26,7 @@ from genrl_graph.nodes.policy.compute.exported import all_or_nothing
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy, M
 from genrl_graph.nodes.policy.compute.trainable import Training
 from genrl_graph.nodes.policy.compute.weights import load_state, named_tensors, save_weights, weights_digest
+from genrl_graph.nodes.policy.engine.sampler import sampler_of
 from genrl_graph.nodes.policy.loading.pretrained import (
     context_of,
     load_pretrained,
@@ -79,6 +80,7 @@ _bases: "WeakValueDictionary[tuple[str, str | None, str], SharedBase]" = WeakVal
 
 def adapted_policy(name: str, params: "Lora", *, seed: int) -> "LoraPolicy":
     """Return a policy with a new adapter, drawn from (seed, name), on the base shared by all policies of the model."""
+    engine = sampler_of(params, adapts=True)  # what is missing for it is told before a model is loaded
     device = pick_device(params.device)
     key = (params.model, params.revision, str(device))
     base = _bases.get(key)
@@ -100,6 +102,7 @@ def adapted_policy(name: str, params: "Lora", *, seed: int) -> "LoraPolicy":
         context=context,
         training=training_of(params, device),
     )
+    policy.engine = engine
     probe(policy, where=f"{params.type_name}.model {params.model!r}")
     policy.add_critic(params.critic, where=f"{params.type_name}.model {params.model!r}")
     return policy
@@ -109,6 +112,7 @@ class LoraPolicy(CausalPolicy):
     """An adapter on a frozen base; only the adapter is trained and saved."""
 
     weights_file = WEIGHTS
+    adapts = True
 
     def __init__(
         self,
@@ -150,11 +154,25 @@ class LoraPolicy(CausalPolicy):
         Raises `StoreError`, with nothing left behind, if it does not.
         """
         with all_or_nothing(folder):
-            save_weights(folder / WEIGHTS, self.weights())
+            self.save_adapter(folder)
             self._save_critic(folder)
-            self._config.save_pretrained(folder)
             self.hf_tokenizer.save_pretrained(folder)
             self._verify(folder, PeftModel.from_pretrained(self._base.copy_around(self._base.model), folder).eval())
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write only the adapter's weights and configuration, as peft does."""
+        save_weights(folder / WEIGHTS, self.weights())
+        self._config.save_pretrained(folder)
+
+    @property
+    def base_model(self) -> torch.nn.Module:
+        """The frozen model that the adapter is on."""
+        return self._base.model
+
+    @property
+    def adapter_rank(self) -> int:
+        """The rank of the adapter."""
+        return int(self._config.r)
 
     def digest(self) -> str:
         """Return a hex digest of the adapter, its base and its scale."""
@@ -199,7 +217,7 @@ class LoraPolicy(CausalPolicy):
         rounded = {key: torch.nn.Parameter(matrix.detach().bfloat16()) for key, matrix in matrices.items()}
         return self._base.copy_around(self.model, rounded)
 
-    def _merged(self) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    def merged(self) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
         """Return the base, and its weights under their own names with the adapter merged into them."""
         deltas = {
             f"{_of_base(name)}.{getattr(module, 'parameter_name', 'weight')}": cast(Any, module).get_delta_weight(

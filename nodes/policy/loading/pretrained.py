@@ -20,6 +20,7 @@ from genrl_graph.nodes.policy.compute.device import gains_from_bfloat16, line_of
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.compute.trainable import Training
+from genrl_graph.nodes.policy.engine.sampler import sampler_of
 from genrl_graph.nodes.policy.loading.checked_folder import check_folder
 from genrl_graph.nodes.policy.loading.checked_model import check_loaded, check_size
 from genrl_graph.nodes.policy.loading.gguf_model import gguf_folder
@@ -38,10 +39,12 @@ _handles: "WeakValueDictionary[str, CausalPolicy]" = WeakValueDictionary()
 
 def pretrained_policy(name: str, params: "CausalLM") -> CausalPolicy:
     """Return a policy with its own copy of the pretrained weights."""
-    key = json.dumps(params.model_dump(mode="json"), sort_keys=True)
-    loaded = _handles.get(key)
+    key = json.dumps(params.model_dump(mode="json", exclude={"engine"}), sort_keys=True)
+    loaded, engine = _handles.get(key), sampler_of(params, adapts=False)
     if loaded is not None and loaded.pristine:
-        return loaded.fork(name)
+        copy = loaded.fork(name)
+        copy.engine = engine
+        return copy
     device = pick_device(params.device)
     model, tokenizer = load_pretrained(params)
     handle = CausalPolicy(
@@ -51,6 +54,7 @@ def pretrained_policy(name: str, params: "CausalLM") -> CausalPolicy:
         context=context_of(cast(Any, model).config, params.max_context),
         training=training_of(params, device),
     )
+    handle.engine = engine
     probe(handle, where=_where(params))
     handle.add_critic(params.critic, where=_where(params))
     _handles[key] = handle

@@ -10,6 +10,9 @@ from genrl_graph.nodes.games import text_game
 from genrl_graph.nodes.games.openenv import server, session
 from genrl_graph.nodes.games.openenv.params import OpenEnvParams
 from genrl_graph.nodes.policy.endpoint import EndpointCarry
+from genrl_graph.nodes.policy.engine import replies
+from genrl_graph.nodes.policy.engine import server as engine_server
+from genrl_graph.nodes.policy.engine_params import VllmEngine, VllmLaunch
 from genrl_graph.nodes.policy.loading import checked_folder, checked_model
 from genrl_graph.nodes.reward.judge import Judge
 from genrl_graph.nodes.reward.regex import RegexReward
@@ -49,6 +52,12 @@ def test_its_numbers_are_those_of_the_code() -> None:
         f"`timeout_s`, {OpenEnvParams.model_fields['timeout_s'].default:g} s, of waiting",
         f"{session.AGAIN_S:g} s of waiting after one that was in vain",
         f"`restarts`, {OpenEnvParams.model_fields['restarts'].default} times an episode",
+        f"{replies.BYTES_AROUND >> 10} KiB, and {replies.BYTES_PER_TOKEN} bytes for each token",
+        f"a completion | `timeout_s`, {VllmEngine.model_fields['timeout_s'].default:g} s",
+        f"`sync_timeout_s`, {VllmEngine.model_fields['sync_timeout_s'].default:g} s",
+        f"another answer | {engine_server.MOST_BYTES >> 20} MiB, nested {strict_json.MAX_DEPTH} levels",
+        f"`start_timeout_s`, {VllmLaunch.model_fields['start_timeout_s'].default:g} s, once",
+        f"`restarts`, {VllmLaunch.model_fields['restarts'].default} times |",
         f"within {signals.GRACE_S:g} s is lost",
         f"killed after {signals.KILL_S:g} s",
     ):

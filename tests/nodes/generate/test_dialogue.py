@@ -286,7 +286,8 @@ def test_a_perfect_opponent_never_loses_and_draws_with_its_like() -> None:
     def careful(prompt: str) -> str:
         """Say a best move of the board in a prompt."""
         state = pyspiel.load_game("tic_tac_toe").new_initial_state()
-        marks = {mark: [at for at, cell in enumerate(prompt.replace("\n", "")) if cell == mark] for mark in "xo"}
+        board = [cell for cell in prompt if cell in ".xo"]
+        marks = {mark: [at for at, cell in enumerate(board) if cell == mark] for mark in "xo"}
         for at in range(len(marks["x"]) + len(marks["o"])):
             state.apply_action(marks["xo"[at % 2]][at // 2])
         return str(alpha_beta_search(state.get_game(), state, maximum_depth=9)[1]) if state.history() else "4"

@@ -22,7 +22,8 @@ from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ParamError, RewardFailed, StoreError
 from genrl_graph.nodes.endpoint import client
-from genrl_graph.nodes.endpoint.client import MAX_BODY_BYTES, read_reply, retry_after
+from genrl_graph.nodes.endpoint.client import MAX_BODY_BYTES, read_reply
+from genrl_graph.nodes.endpoint.http import retry_after
 from genrl_graph.nodes.reward.judge import Judge
 from genrl_graph.nodes.source.list import ListSource
 from genrl_graph.store.run_store import RunStore

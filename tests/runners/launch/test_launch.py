@@ -1,6 +1,8 @@
 """`genrl-graph launch`: files that a launcher reads, with the ranks, the rendezvous and the needs of a job."""
 
+import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -16,6 +18,23 @@ from genrl_graph.store.run_store import RunStore
 GAME = "tiny_multistage"
 PLAYS = ["-m", "genrl_graph", "run", GAME, "run.rounds=3", "nodes.final.params.template=\"a 'b' $(c)\""]
 ENDS = ["--runner", "torch", "-o", "runs/tiny_multistage", "--resume"]
+
+
+READING = """
+graph: reading
+version: 1
+carry:
+  policy: {type: policy.tiny_lm, params: {alphabet: 0123456789, hidden_size: 16, layers: 1, heads: 2}, next: update}
+nodes:
+  tasks: {type: source.hf_dataset, params: {path: PATH, num_tasks: 1}}
+  answer:
+    type: generate.answer
+    inputs: {tasks: tasks, policy: policy}
+    params: {template: "{{ task.question }}", num_generations: 2}
+  score: {type: reward.regex, inputs: {rollouts: answer}, params: {pattern: '(1)', compare: true}}
+  credit: {type: advantage.group, inputs: {scored: score}}
+  update: {type: update.grpo, inputs: {policy: policy, credited: [credit]}}
+"""
 
 
 def launched(target: str, out: Path, *options: str, code: int = 0) -> str:
@@ -80,6 +99,25 @@ def test_skypilot_gets_a_task_whose_ranks_keep_their_machine(tmp_path: Path) -> 
     assert option(words, "--master-addr") == "$head"
 
 
+@pytest.mark.parametrize("target", ["local", "slurm", "skypilot", "kubernetes"])
+def test_what_a_graph_file_names_stays_within_its_line(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts: list[tuple[int, int]] = []
+    for name in ("data", "data\ntouch it\r#\x1b[2J\u2028x"):
+        folder = tmp_path / f"{len(counts)}"
+        (folder / name).mkdir(parents=True)
+        (folder / name / "train.jsonl").write_text('{"question": "1", "answer": "1"}\n')
+        (folder / "game.yaml").write_text(READING.replace("PATH", json.dumps(name)))
+        monkeypatch.chdir(folder)
+        command = ["launch", "game.yaml", "--ranks", "2", "--on", target, "-o", "job", "--memory-gib", "1"]
+        assert run_command(command) == 0
+        (file,) = (folder / "job").iterdir()
+        assert "# Reads on every machine: " in file.read_text()
+        counts.append((len(file.read_text().splitlines()), len(capsys.readouterr().err.splitlines())))
+    assert counts[0] == counts[1]
+
+
 def test_what_cannot_be_is_refused_before_a_file_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     launched("local", tmp_path / "made")
     for options, code, what in (
@@ -103,7 +141,8 @@ def test_the_script_for_this_machine_plays_the_job_and_resumes_it(tmp_path: Path
         out = tmp_path / f"files{rounds}"
         arguments = ["launch", GAME, *small, f"run.rounds={rounds}", "--on", "local", "-o", str(out)]
         assert run_command([*arguments, "--cpus-per-rank", "1"]) == 0
-        assert "Host memory of a rank: 1 GiB (high end of `plan --estimate`" in (out / "job.sh").read_text()
+        head = (out / "job.sh").read_text()
+        assert re.search(r"Host memory of a rank: \d+ GiB \(high end of `plan --estimate`", head)  # of this machine
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         env = {**os.environ, "PATH": path, "PYTHONPATH": str(Path(__file__).parents[3])}
         subprocess.run(["bash", out / "job.sh"], cwd=tmp_path, env=env, check=True, timeout=200)

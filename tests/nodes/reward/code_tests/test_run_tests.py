@@ -1,7 +1,10 @@
 """Tests of programs that try to be paid without passing: none is, and a rule says why."""
 
+from collections.abc import Collection
+
 import pytest
 
+from genrl_graph.nodes.reward.code_tests import asserting
 from genrl_graph.nodes.reward.code_tests.run_tests import RULES, run_tests
 from genrl_graph.nodes.sandbox.limits import SandboxLimits
 from genrl_graph.nodes.source.data.code_task import CodeTask, code_task
@@ -68,13 +71,16 @@ class Any(int):
 def f(x): return Any(1)
 """
 
-HOSTILE_CALLS = {
+FAILED = asserting.FAILURES | {"wrong"}
+"""Rules by which a program that sends messages of its own may fail: any but that it passes."""
+
+HOSTILE_CALLS: dict[str, tuple[str, Collection[str]]] = {
     "exits": ("import os\nos._exit(0)", {"exited"}),
     "exits when it is called": ("import sys\ndef f(x): sys.exit(0)", {"exited"}),
     "says that all is well": ("print('all passed')\nprint('OK (2 tests)')", {"missing"}),
-    "forges messages": (f"{FORGED}\nforge()\ndef f(x): forge()", {"no_data"}),
-    "forges a verdict for a reply": (f"{FORGED}\ndef f(x): forge()", {"no_data", "killed"}),
-    "patches what serves it": (PATCHED, {"no_data", "missing", "exited", "wrong"}),
+    "forges messages": (f"{FORGED}\nforge()\ndef f(x): forge()", FAILED),
+    "forges a verdict for a reply": (f"{FORGED}\ndef f(x): forge()", FAILED),
+    "patches what serves it": (PATCHED, FAILED),
     "equals everything": ("class E:\n def __eq__(s, o): return True\ndef f(x): return E()", {"no_data"}),
     "is a number that equals all": ("class E(int):\n def __eq__(s, o): return True\ndef f(x): return E(1)", {"wrong"}),
     "looks for the answer": (f"{LOOKING}\ndef f(x): return look()", {"wrong"}),
@@ -83,7 +89,7 @@ HOSTILE_CALLS = {
     "opens a socket": ("import socket\ndef f(x): return socket.socket().fileno()", {"raised"}),
     "reads a file": ("def f(x): return len(open('/etc/passwd').read())", {"raised"}),
     "forks": ("import os\nwhile True: os.fork()\ndef f(x): return x", {"raised"}),
-    "kills all": ("import os\ndef f(x): os.kill(-1, 9); os.kill(os.getppid(), 9)", {"killed", "wrong"}),
+    "kills all": ("import os\ndef f(x): os.kill(-1, 9); os.kill(os.getppid(), 9)", FAILED),
     "returns a gigabyte": ("def f(x): return 'x' * 10**7", {"output"}),
     "returns depth": ("def f(x):\n v = []\n for _ in range(10**5): v = [v]\n return v", {"raised", "no_data"}),
     "answers nothing": ("f = 3", {"raised"}),
@@ -97,13 +103,13 @@ HOSTILE_CALLS = {
 def test_no_program_passes_a_test_by_other_means_than_its_values(name: str) -> None:
     program, rules = HOSTILE_CALLS[name]
     ended = run_tests(program, CALLS, TIGHT, 30.0)
-    assert len(ended) == 2 and set(ended) <= rules, ended
+    assert len(ended) == 2 and set(ended) <= set(rules), ended
 
 
-HOSTILE_INPUTS = {
+HOSTILE_INPUTS: dict[str, tuple[str, Collection[str]]] = {
     "exits": ("import os\nos._exit(0)", {"wrong"}),
     "says that all is well": ("print('all passed')", {"wrong"}),
-    "forges results": (f"{FORGED}\nforge()", {"wrong", "no_data"}),
+    "forges results": (f"{FORGED}\nforge()", FAILED),
     "looks for the answer": (f"{LOOKING}\nprint(look())", {"wrong"}),
     "looks in memory": (f"{MEMORY}\nprint(look())", {"wrong"}),
     "prints gigabytes": ("while True: print('x' * 10**5)", {"output"}),
@@ -116,7 +122,7 @@ HOSTILE_INPUTS = {
 def test_no_program_passes_a_test_by_other_means_than_its_output(name: str) -> None:
     program, rules = HOSTILE_INPUTS[name]
     ended = run_tests(program, INPUTS, TIGHT, 30.0)
-    assert len(ended) == 2 and set(ended) <= rules, ended
+    assert len(ended) == 2 and set(ended) <= set(rules), ended
 
 
 @pytest.mark.long

@@ -1,0 +1,1 @@
+"""Engines: servers that sample in place of a policy, with its weights."""
