@@ -89,12 +89,8 @@ def play(
     }
     config = run_options(graph.run, arguments)
     if runner is None and config.replicas > 1:
-        ranks, what = (
-            config.peers * config.replicas,
-            f"run.replicas: {config.replicas} share a policy over as many ranks",
-        )
-        launch = f"torchrun --nproc-per-node {ranks} -m genrl_graph run ... --runner torch"
-        raise ParamError(f"{what}; start them with `{launch}`, or set run.replicas=1")
+        launch = f"torchrun --nproc-per-node {config.peers * config.replicas} -m genrl_graph run ... --runner torch"
+        raise ParamError(f"run.replicas: {config.replicas}, but this is one process; start ranks with `{launch}`")
     if resume and out is None:
         raise ParamError("resume: name the run folder (out, or -o on the command line)")
     return play_schedule(

@@ -104,13 +104,13 @@ def _run(args: argparse.Namespace) -> int:
 def _resume(args: argparse.Namespace) -> int:
     from genrl_graph.runners.resume.other_runner import refuse_other_runner
     from genrl_graph.runners.resume.previous_run import refuse_other_imports
-    from genrl_graph.runners.torchrun import TorchRunner
     from genrl_graph.store.run_folder import GRAPH, read_graph
 
     runner = runner_of(args)
-    if isinstance(runner, TorchRunner):
-        args.overrides = [f"run.replicas={runner.resume(args.folder)}", *args.overrides]
-    folder = args.folder if runner is None else runner.home(args.folder)
+    folder = args.folder
+    if runner is not None:
+        args.overrides = [*runner.overrides(args.folder), *args.overrides]
+        folder = runner.home(args.folder)
     refuse_other_runner(args.folder, folder)
     _, versions = read_graph(folder)
     imports = run_imports(args)

@@ -61,6 +61,9 @@ class Runner(Protocol):
         exchange.
         """
 
+    def overrides(self, run: Path) -> Sequence[str]:
+        """Return the overrides with which a run is resumed here; raises `ParamError` where it cannot be."""
+
     def serve(self, schedule: Schedule, config: RunConfig, make: Make) -> bool:
         """Compute for a process that plays until it ends, if this one does not play; returns whether that is so."""
 
@@ -112,6 +115,10 @@ class LocalRunner:
         """Return the run folder and a local swarm; raises `ExchangeTimeout` where an exchange wants more peers."""
         require_enough(schedule, self.names)
         return run or free(), LocalSwarm(self.names)
+
+    def overrides(self, run: Path) -> Sequence[str]:
+        """Return none."""
+        return ()
 
     def serve(self, schedule: Schedule, config: RunConfig, make: Make) -> bool:
         """Return False: this process plays."""

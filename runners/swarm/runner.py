@@ -126,6 +126,10 @@ class SwarmRunner:
             tell(f"{self.names[0]}: others come with --join {address}")
         return run, self._swarm
 
+    def overrides(self, run: Path) -> Sequence[str]:
+        """Return none."""
+        return ()
+
     def serve(self, schedule: Schedule, config: RunConfig, make: Make) -> bool:
         """Return False: a peer of a swarm plays."""
         return False

@@ -1,7 +1,6 @@
 """Peers that are groups of ranks play as peers of one process do; a rank that dies ends its group, and it goes on."""
 
 import re
-import signal
 from pathlib import Path
 
 import pytest
@@ -32,7 +31,7 @@ def running(self, call):
 ReplicaGroup._run = running
 """
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(3 * LIMIT_S)]
+pytestmark = pytest.mark.timeout(3 * LIMIT_S)
 
 
 def tensors(run: Path, peer: str, rounds: int, file: str) -> dict[str, torch.Tensor]:
@@ -54,12 +53,26 @@ def gradient_gap(here: Path, there: Path, peer: str) -> float:
 def mean_gap(here: Path, there: Path, peer: str) -> float:
     """Return the mean difference of the weights after the last round.
 
-    Steps of Adam have the size of the learning rate, also where a gradient is hardly more than its rounding.
+    Adam divides a gradient by its own size: where one is hardly more than its rounding, single weights differ by up to a
+    learning rate. In float64 none does: the tests of the policy itself hold them to 1e-9.
     """
     ours, theirs = (tensors(run, peer, 3, "model") for run in (here, there))
     return float(torch.cat([(ours[name] - theirs[name]).abs().flatten() for name in ours]).mean())
 
 
+def same_but_for_rounding(here: Path, there: Path, peer: str) -> bool:
+    """Print the gaps of gradients and weights, and return whether all but rounded numbers are equal."""
+    ours, theirs = rows_of(here, peer), rows_of(there, peer)
+    assert ours.keys() == theirs.keys()
+    for group, rows in ours.items():
+        exact = [name for name in rows.column_names if name not in ROUNDED]
+        assert rows.select(exact).equals(theirs[group].select(exact)), (peer, group)
+    gradient, weights = gradient_gap(here, there, peer), mean_gap(here, there, peer)
+    print(f"{peer}: gradients differ by {gradient:.1e} of the largest, weights after 3 rounds by {weights:.1e}")
+    return gradient < 1e-5 and weights < 1e-6
+
+
+@pytest.mark.soak
 def test_two_peers_of_two_ranks_play_what_two_peers_play(tmp_path: Path) -> None:
     play(read(STAGED, SMALL).graph, out=tmp_path / "local", quiet=True, threads=1)
     run = tmp_path / "run"
@@ -68,39 +81,18 @@ def test_two_peers_of_two_ranks_play_what_two_peers_play(tmp_path: Path) -> None
     assert [process.text for process in ended[1:]] == ["", "", ""], "only the first rank speaks"
     assert sorted(path.name for path in run.iterdir()) == ["peer0000", "peer0001"]
     for peer in ("peer0000", "peer0001"):
-        here, there = rows_of(tmp_path / "local", peer), rows_of(run / peer, peer)
-        assert here.keys() == there.keys()
-        for group, rows in here.items():
-            exact = [name for name in rows.column_names if name not in ROUNDED]
-            assert rows.select(exact).equals(there[group].select(exact)), (peer, group)
-        gradient, weights = (gap(tmp_path / "local", run / peer, peer) for gap in (gradient_gap, mean_gap))
-        print(f"{peer}: gradients differ by {gradient:.1e} of the largest, weights after 3 rounds by {weights:.1e}")
-        assert gradient < 1e-5 and weights < 1e-6
+        assert same_but_for_rounding(tmp_path / "local", run / peer, peer)
 
 
-def test_a_rank_that_dies_is_named_and_torchrun_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.long
+def test_a_rank_that_dies_is_named_and_torchrun_goes_on_without_a_loss(tmp_path: Path) -> None:
     (tmp_path / "cut.py").write_text(CUT)
-    game = ["run", str(TINY), *SMALL, "run.replicas=2"]
-    cuts = ["-o", str(tmp_path / "cut"), "--import", str(tmp_path / "cut.py")]
-    cut = play_ranks([*game, *cuts], own=[[], []], limit_s=LIMIT_S)
-    assert cut[1].code == -signal.SIGKILL and cut[0].code == 11, cut[0].text
-    assert re.search(r"peer0000: rank 1 \(process \d+ on .+\) of its 2 ranks is gone", cut[0].text), cut[0].text
-    launch = [
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--max-restarts",
-        "1",
-        "--monitor-interval",
-        "0.2",
-    ]
-    launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "-m", "genrl_graph", *game]
-    plays = ["-o", str(tmp_path / "again"), "--runner", "torch", "--resume", "--import", str(tmp_path / "cut.py")]
-    (again,) = wait([start([*launch, *plays])], LIMIT_S)
-    assert again.code == 0 and "goes on from" in again.text, again.text
-    whole = play_ranks([*game, "-o", str(tmp_path / "whole")], own=[[], []], limit_s=LIMIT_S)
-    assert [process.code for process in whole] == [0, 0], whole[0].text
-    last = "peer0000/checkpoints/000003/peer0000/policy"
-    for file in ("model.safetensors", "optimizer.safetensors"):
-        assert (tmp_path / "again" / last / file).read_bytes() == (tmp_path / "whole" / last / file).read_bytes()
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1", "--rdzv-backend", "c10d"]
+    launch += ["--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+    play_it = ["-m", "genrl_graph", "run", str(TINY), "-o", str(tmp_path / "run"), *SMALL, "run.replicas=2"]
+    play_it += ["--runner", "torch", "--resume", "--import", str(tmp_path / "cut.py")]
+    (ended,) = wait([start([*launch, *play_it])], LIMIT_S)
+    assert ended.code == 0 and "goes on from" in ended.text, ended.text
+    assert re.search(r"peer0000: rank 1 \(process \d+ on .+\) of its 2 ranks is gone", ended.text), ended.text
+    play(read(TINY, SMALL).graph, out=tmp_path / "local", quiet=True, threads=1)
+    assert same_but_for_rounding(tmp_path / "local", tmp_path / "run/peer0000", "peer0000")

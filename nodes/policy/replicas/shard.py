@@ -42,6 +42,11 @@ class Shard:
                 f"policy {policy.name!r}: its model reads rows of one length at a time, which ranks cannot share out; "
                 "set run.replicas to 1"
             )
+        if policy.served:
+            raise ParamError(
+                f"policy {policy.name!r}: an engine samples for it, which no group of ranks can use yet; leave "
+                "params.engine out, or set run.replicas to 1"
+            )
         if policy.device.type != group.mesh.device_type:
             raise ParamError(
                 f"policy {policy.name!r}: is on {policy.device.type}, but the ranks are joined on "

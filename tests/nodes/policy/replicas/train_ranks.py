@@ -41,24 +41,27 @@ def rows(count: int) -> list[TokenSequence]:
     return sequences
 
 
+def stepped(policy: TextPolicy, case: dict[str, Any], sequences: list[TokenSequence]) -> tuple[float, float]:
+    """Take an optimiser step on all rows; returns the loss and the norm of the gradient."""
+    total, advantages = 0.0, stream("advantages").standard_normal(len(sequences))
+    for at in policy.micro_batches(sequences, max_batch_tokens=case["max_batch_tokens"]):
+        some, warmth = [sequences[row] for row in at], np.full(len(at), 0.8, np.float32)
+        weights = torch.from_numpy(advantages[at])[:, None]
+        if policy.has_critic:
+            logprobs, values = policy.logprobs_and_values(some, temperatures=warmth)
+            loss = -(weights * logprobs).sum() + 0.1 * (values**2 - 2 * values).sum()
+        else:
+            loss = -(weights * policy.logprobs(some, temperatures=warmth)).sum()
+        policy.backward(loss / 50)
+        total += float(loss.detach())
+    return total, policy.step(learning_rate=1e-3, max_grad_norm=case.get("max_grad_norm", 1e9))
+
+
 def trained(policy: TextPolicy, case: dict[str, Any], out: Path) -> None:
     """Take three steps and write losses and norms; `first` and `last` are the policy after the first and the last."""
-    sequences = rows(case["rows"])
-    advantages, measured = stream("advantages").standard_normal(len(sequences)), []
+    sequences, measured = rows(case["rows"]), []
     for step in range(STEPS):
-        total = 0.0
-        for at in policy.micro_batches(sequences, max_batch_tokens=case["max_batch_tokens"]):
-            some, warmth = [sequences[row] for row in at], np.full(len(at), 0.8, np.float32)
-            weights = torch.from_numpy(advantages[at])[:, None]
-            if policy.has_critic:
-                logprobs, values = policy.logprobs_and_values(some, temperatures=warmth)
-                loss = -(weights * logprobs).sum() + 0.1 * (values**2 - 2 * values).sum()
-            else:
-                loss = -(weights * policy.logprobs(some, temperatures=warmth)).sum()
-            policy.backward(loss / 50)
-            total += float(loss.detach())
-        norm = policy.step(learning_rate=1e-3, max_grad_norm=case.get("max_grad_norm", 1e9))
-        measured.append([total, norm])
+        measured.append(stepped(policy, case, sequences))
         if step in (0, STEPS - 1):
             folder = out / ("last" if step else "first")
             folder.mkdir(parents=True)
@@ -78,8 +81,11 @@ def trained(policy: TextPolicy, case: dict[str, Any], out: Path) -> None:
     }
     if "loads" in case:
         policy.load(Path(case["loads"]))
-        logprobs = policy.logprobs(sequences, temperatures=np.ones(len(sequences), np.float32))
-        facts["loaded"] = [policy.version, float(logprobs.sum().detach()), policy.digest()]
+        facts["loaded"] = {
+            "version": policy.version,
+            "digest": policy.digest(),
+            "next": stepped(policy, case, sequences),
+        }
     (out / "facts.json").write_text(json.dumps(facts))
 
 
