@@ -53,8 +53,8 @@ def gradient_gap(here: Path, there: Path, peer: str) -> float:
 def mean_gap(here: Path, there: Path, peer: str) -> float:
     """Return the mean difference of the weights after the last round.
 
-    Adam divides a gradient by its own size: where one is hardly more than its rounding, single weights differ by up to a
-    learning rate. In float64 none does: the tests of the policy itself hold them to 1e-9.
+    Adam divides a gradient by its own size: where one is hardly more than its rounding, single weights differ by up to
+    a learning rate. In float64 none does: the tests of the policy itself hold them to 1e-9.
     """
     ours, theirs = (tensors(run, peer, 3, "model") for run in (here, there))
     return float(torch.cat([(ours[name] - theirs[name]).abs().flatten() for name in ours]).mean())
