@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch.distributed import Store
 
-BEAT_S = 0.5
-SILENT_S = 3.0
+BEAT_S = 0.25
+SILENT_S = 2.0
+"""Seconds without a count after which a rank is gone: torchrun ends the other ranks as soon as one dies, and those
+have `signals.GRACE_S` to say who it was."""
 
 
 class LivingRanks:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,7 +39,7 @@ class ReplicatedPolicy(TextPolicy):
         self.name = policy.name
         self.context_length, self.vocab_size = policy.context_length, policy.vocab_size
         self.tokenizer_fingerprint, self.unknown_ids = policy.tokenizer_fingerprint, policy.unknown_ids
-        self._policy, self._group, self._number = policy, group, Shard(policy, group).number
+        self._policy, self._group, self._shard = policy, group, Shard(policy, group)
         self._passes: dict[int, list[torch.Tensor]] = {}
         self._count = 0
 
@@ -51,6 +52,11 @@ class ReplicatedPolicy(TextPolicy):
     def computes(self) -> str:
         """The precision of matrix products and the kind of device."""
         return self._policy.computes
+
+    @property
+    def served(self) -> bool:
+        """True if an engine samples."""
+        return self._policy.served
 
     @property
     def has_critic(self) -> bool:
@@ -92,12 +98,15 @@ class ReplicatedPolicy(TextPolicy):
         rng: Randomness,
         max_batch_tokens: int,
     ) -> list[list[Completion]]:
-        """Sample `num_generations` completions per prompt; the ranks share the rows out.
+        """Sample `num_generations` completions per prompt; the ranks share the rows out, or the first asks the engine.
 
         Every rank has the whole weights meanwhile. Raises `NodeFailed` if a prompt has no tokens.
         """
         if any(len(prompt) == 0 for prompt in prompts):
             raise NodeFailed(f"policy {self.name!r}: a prompt has no tokens; there is nothing to complete")
+        if self.served:
+            ask = partial(self._policy.generate, prompts, num_generations=num_generations, sampling=sampling)
+            return self._shard.lead(partial(ask, rng=rng, max_batch_tokens=max_batch_tokens))
         rows = [prompt for prompt in prompts for _ in range(num_generations)]
         arrays = ragged("prompts", rows, np.int32)
         if sampling.temperature > 0:
@@ -195,10 +204,10 @@ class ReplicatedPolicy(TextPolicy):
         return leaves
 
     def _call(self, method: str, options: Mapping[str, Any], arrays: Arrays | None = None) -> Arrays:
-        return self._group.call(Call(self._number, method, options, arrays or {}))[0]
+        return self._group.call(Call(self._shard.number, method, options, arrays or {}))[0]
 
     def _gathered(self, method: str, options: Mapping[str, Any], arrays: Arrays) -> list[Arrays]:
-        return self._group.call(Call(self._number, method, options, arrays, gathered=True))
+        return self._group.call(Call(self._shard.number, method, options, arrays, gathered=True))
 
 
 def _joined(parts: Sequence[NDArray[Any]], rows: Sequence[NDArray[np.int64]], width: int) -> NDArray[Any]:

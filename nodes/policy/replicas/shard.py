@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from genrl_graph.nodes.policy.replicas.calls import (
 from genrl_graph.nodes.policy.replicas.group import ReplicaGroup, shares
 from genrl_graph.nodes.policy.replicas.sharding import ShardedModel
 
+T = TypeVar("T")
+
 STAND_IN = TokenSequence(np.zeros(1, np.int32), np.zeros(1, np.int32))
 """A row for a rank without rows of its own: all ranks take part in every pass."""
 
@@ -42,11 +44,6 @@ class Shard:
                 f"policy {policy.name!r}: its model reads rows of one length at a time, which ranks cannot share out; "
                 "set run.replicas to 1"
             )
-        if policy.served:
-            raise ParamError(
-                f"policy {policy.name!r}: an engine samples for it, which no group of ranks can use yet; leave "
-                "params.engine out, or set run.replicas to 1"
-            )
         if policy.device.type != group.mesh.device_type:
             raise ParamError(
                 f"policy {policy.name!r}: is on {policy.device.type}, but the ranks are joined on "
@@ -56,6 +53,7 @@ class Shard:
         policy.pristine = False  # else a second policy of the same files would be a copy of this one
         self.policy, self._group = policy, group
         self._model = ShardedModel(policy, group.mesh)
+        self._task: Callable[[], None] = lambda: None
         self._passes: dict[int, tuple[list[torch.Tensor], NDArray[np.int64]]] = {}
         self.number = group.add(
             {
@@ -68,8 +66,21 @@ class Shard:
                 "load": self._load,
                 "trained": self._trained,
                 "replace": self._replace,
+                "lead": self._lead,
             }
         )
+
+    def lead(self, task: Callable[[], T]) -> T:
+        """Return the result of a task of this rank, the first, for which its policy has the whole weights."""
+        results: list[T] = []
+        self._task = lambda: results.append(task())
+        self._group.call(Call(self.number, "lead"))
+        return results[0]
+
+    def _lead(self, call: Call) -> Arrays:
+        with self._model.whole():
+            self._task()
+        return {}
 
     def _read(self, call: Call) -> Arrays:
         """Return log-probs, values or both of this rank's share of the rows; with a pass number for a backward pass."""

@@ -1,6 +1,7 @@
-"""Train policies for three steps as a rank of a group, or alone: the process that the tests of replicas start."""
+"""Train policies for three steps as the ranks of a group, and alone: the process that the tests of replicas start."""
 
 import json
+import multiprocessing
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers.models.llama.modeling_llama  # noqa: F401
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 
+import genrl_graph.nodes.policy.loading.adapter  # noqa: F401
 from genrl_graph.contract.policy import Sampling, TextPolicy, TokenSequence
 from genrl_graph.nodes.policy.causal_lm import CausalLM
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
@@ -20,6 +23,7 @@ from genrl_graph.nodes.policy.replicas.policy import ReplicatedPolicy
 from genrl_graph.seeds import stream
 
 STEPS = 3
+FORK = multiprocessing.get_context("fork")
 
 
 def made(case: dict[str, Any]) -> CausalPolicy:
@@ -80,22 +84,28 @@ def trained(policy: TextPolicy, case: dict[str, Any], out: Path) -> None:
         "texts": [[one.text for one in group] for group in sampled],
     }
     if "loads" in case:
-        policy.load(Path(case["loads"]))
-        facts["loaded"] = {
-            "version": policy.version,
-            "digest": policy.digest(),
-            "next": stepped(policy, case, sequences),
-        }
+        facts["loaded"] = resumed(policy, case, sequences)
     (out / "facts.json").write_text(json.dumps(facts))
 
 
-def main(rank: int, size: int, port: int, cases: dict[str, dict[str, Any]], out: Path) -> None:
+def resumed(policy: TextPolicy, case: dict[str, Any], sequences: list[TokenSequence]) -> dict[str, Any]:
+    """Load a checkpoint and return what comes next: a step, or an average that halves the weights."""
+    checkpoint = Path(case["loads"])
+    policy.load(checkpoint)
+    facts = {"version": policy.version, "digest": policy.digest(), "next": stepped(policy, case, sequences)}
+    policy.load(checkpoint)
+    policy.replace_trained({name: values / 2 for name, values in policy.trained_values().items()})
+    return {**facts, "halved": policy.digest()}
+
+
+def train_rank(rank: int, size: int, cases: dict[str, dict[str, Any]], out: Path) -> None:
+    """Train all cases as one of `size` ranks, or alone."""
     if size == 1:
         for name, case in cases.items():
             trained(made(case), case, out / name)
         return
-    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
-    calls = distributed.new_group(list(range(size)), timeout=timedelta(minutes=5))
+    distributed.init_process_group("gloo", init_method=f"file://{out}.meet", rank=rank, world_size=size)
+    calls = distributed.new_group(list(range(size)), timeout=timedelta(minutes=30))
     group = ReplicaGroup(init_device_mesh("cpu", (size,)), calls, lost=lambda: "a rank is gone")
     policies = {name: ReplicatedPolicy(made(case), group) for name, case in cases.items()}
     if rank:
@@ -107,7 +117,19 @@ def main(rank: int, size: int, port: int, cases: dict[str, dict[str, Any]], out:
     distributed.destroy_process_group()
 
 
+def main(cases: dict[str, dict[str, Any]], out: Path) -> None:
+    """Train as 2, 1 and 4 ranks, which are copies of this process: so torch is imported only once."""
+    out.mkdir(parents=True, exist_ok=True)
+    for size in (2, 1, 4):
+        ranks = [FORK.Process(target=train_rank, args=(rank, size, cases, out / str(size))) for rank in range(size)]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join()
+        if any(process.exitcode for process in ranks):
+            sys.exit(1)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    _, at, count, port, text, folder = sys.argv
-    main(int(at), int(count), int(port), json.loads(text), Path(folder))
+    main(json.loads(sys.argv[1]), Path(sys.argv[2]))
