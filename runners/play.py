@@ -19,7 +19,7 @@ from genrl_graph.runners.loop.context import StepReport
 from genrl_graph.runners.loop.peers import Make, declared_value, digests
 from genrl_graph.runners.loop.runner import LocalRunner, Runner
 from genrl_graph.runners.loop.signals import what_is_left
-from genrl_graph.runners.loop.threads import set_threads
+from genrl_graph.runners.loop.threads import Threads, set_threads
 from genrl_graph.runners.loop.trace import ProfileOf
 from genrl_graph.runners.opening import OpenFolder, open_folder, open_run, replace_run
 from genrl_graph.runners.session import Session
@@ -127,7 +127,7 @@ def play_schedule(
     console.quiet = console.quiet or not runner.leads
     require_trackers(config.trackers)
     with WaitingBar(console).show("loading torch"):
-        set_threads(config.threads)
+        fixed = set_threads(config.threads)
     config = runner.configured(config)
     with ExitStack() as stack:
         if runner.serve(schedule, config, make):
@@ -150,7 +150,7 @@ def play_schedule(
         run, before = open_run(opened, make, see, profile, stack)
         if resumable:
             opened.stop.left = what_is_left(opened.run_folder)
-        session = Session(run)
+        session = Session(run, threads=Threads(fixed=fixed))
         session.play()
         after = digests(run.players)
     measured = run.start.first + run.terminal.played > 0

@@ -21,6 +21,7 @@ from genrl_graph.runners.loop.peers import Peer, changing_carries
 from genrl_graph.runners.loop.round import needs_others, run_round
 from genrl_graph.runners.loop.runner import Runner, skipped_round
 from genrl_graph.runners.loop.signals import Stop
+from genrl_graph.runners.loop.threads import Threads
 from genrl_graph.runners.loop.trace import Trace
 from genrl_graph.runners.resume.checkpoint import checkpoint_folder, save_checkpoint
 from genrl_graph.runners.resume.previous_run import Start
@@ -67,7 +68,7 @@ class OpenRun:
 class Session:
     """Plays the rounds of an open run, with its evaluations and checkpoints."""
 
-    def __init__(self, run: OpenRun) -> None:
+    def __init__(self, run: OpenRun, *, threads: Threads) -> None:
         self._run = run
         self._skipped = dict(run.start.skipped)
         self._budget = self._new_budget(run.config.max_failed_share, run.config.max_failed_rows)
@@ -82,6 +83,7 @@ class Session:
             budget=self._budget,
             recall=run.start.recall,
             trace=run.trace,
+            threads=threads,
         )
         self._first_failure = run.start.spent.first_failure
         self._evaluator = None if run.evaluation is None else self._new_evaluator(run.evaluation)
@@ -193,12 +195,18 @@ class Session:
         self._run.diagnosis.take(done)
         if done.failed.count and not self._first_failure:
             self._first_failure = first_failure(done.step.node, done.round, done.failed.reason)
+        self._look_at_threads()
         if done.step is not self._run.schedule.steps[-1]:  # after the last step the round can end
             self._run.stop.check()
 
     def _watch_evaluation(self, done: StepReport) -> None:
         self._run.see(done)
+        self._look_at_threads()
         self._run.stop.check()
+
+    def _look_at_threads(self) -> None:
+        if (line := self._context.threads.look()) is not None:
+            self._warn(line)
 
     def _new_budget(self, max_failed_share: float, max_failed_rows: int | None) -> Budget:
         return Budget(

@@ -1,4 +1,4 @@
-"""What the ranks of a group cannot play (`run.replicas`): known from the graph, before a model is loaded."""
+"""Problems of a graph that ranks cannot play as a group (`run.replicas`): found before a model is loaded."""
 
 from collections.abc import Iterator
 

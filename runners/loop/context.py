@@ -14,6 +14,7 @@ from genrl_graph.runners.loop.budget import Budget
 from genrl_graph.runners.loop.exchange import Swarm
 from genrl_graph.runners.loop.failures import NONE_FAILED, FailedRows
 from genrl_graph.runners.loop.peers import Peer
+from genrl_graph.runners.loop.threads import Threads
 from genrl_graph.runners.loop.trace import SILENT, Trace
 from genrl_graph.store.journal import Record
 
@@ -73,6 +74,7 @@ class RunContext:
     read_inputs: Callable[[str, int, Peer], dict[str, Any]] | None = None
     replayed: Callable[[str, str], Mapping[str, Any] | None] | None = None
     trace: Trace = SILENT
+    threads: Threads = field(default_factory=lambda: Threads(fixed=True))
 
     @property
     def prefix(self) -> str:

@@ -23,6 +23,7 @@ from genrl_graph.runners.loop.outputs import check_rows, failed_rows, named_outp
 from genrl_graph.runners.loop.peers import Peer
 from genrl_graph.runners.loop.signals import Interrupted
 from genrl_graph.runners.loop.step_metrics import step_metrics
+from genrl_graph.runners.loop.threads import THREADS
 from genrl_graph.runners.loop.without_offenders import LEFT_OUT, run_without_offenders
 from genrl_graph.store.journal import Record
 
@@ -85,6 +86,8 @@ def execute_step(context: RunContext, step: Step, round: int, peer: Peer, errors
     with context.span("inputs", step, round, peer):
         inputs = context.inputs(step.node, round, peer)
     recorded = None if step.action == "open" else context.recorded(step, round, peer)
+    if recorded is not None:
+        context.threads.follow(recorded.facts)
     try:
         if recorded is not None and not node.returns_carried():
             return _recalled_step(context, step, node, inputs, round, peer, recorded)
@@ -138,6 +141,8 @@ def execute_node(
         output, log = run_without_offenders(node, inputs, run, log, peer=peer.name)
     if errors:
         log.fact("retried", list(errors))
+    if (threads := context.threads.fact()) is not None:
+        log.fact(THREADS, threads)
     outputs = named_outputs(node, output, context.schedule.types)
     offenders = {*log.facts.get(OVER_BUDGET, ()), *log.facts.get(LEFT_OUT, ())}
     if log.seconds or offenders:

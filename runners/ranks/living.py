@@ -1,4 +1,4 @@
-"""Which ranks of a group are there: each counts in the store of the job, so that the others can name one that died."""
+"""Ranks of a group that are there: each counts in the store of the job, so that the others can name one that died."""
 
 import os
 import socket

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import genrl_graph
+from genrl_graph.comparison.history import Unit
 from genrl_graph.comparison.result import Comparison
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(4 * 3600)]
@@ -22,9 +23,11 @@ def played(folder: Path, label: str, graph: str, *overrides: str, seeds: int) ->
     return f"{label}={sweep.folder}/*"
 
 
-def compared(folder: Path, runs: Sequence[str], **options: object) -> Comparison:
+def compared(
+    folder: Path, *runs: str, at: Unit = "rounds", metrics: Sequence[str], expect: Sequence[str]
+) -> Comparison:
     """Compare runs, and print the table."""
-    comparison = genrl_graph.compare(runs, out=folder / "compared", **options)  # type: ignore[arg-type]
+    comparison = genrl_graph.compare(*runs, at=at, metrics=metrics, expect=expect, out=folder / "compared")
     print("", (folder / "compared" / "table.md").read_text(), sep="\n")
     return comparison
 
@@ -41,7 +44,7 @@ def test_a_small_model_computes_with_its_tool_and_training_makes_it_call(tmp_pat
     runs = [played(tmp_path, "tool", game, seeds=3), played(tmp_path, "alone", game, *alone, seeds=3)]
     solved = "eval/stage0/return"
     expect = [f"{solved}(tool) > {solved}(tool@0)", f"{solved}(tool) > {solved}(alone)"]
-    assert compared(tmp_path, runs, metrics=[solved, "eval/play/tool_calls"], expect=expect).met
+    assert compared(tmp_path, *runs, metrics=[solved, "eval/play/tool_calls"], expect=expect).met
 
 
 def test_ppo_and_grpo_learn_the_same_game_from_as_many_tokens(tmp_path: Path) -> None:
@@ -54,4 +57,4 @@ def test_ppo_and_grpo_learn_the_same_game_from_as_many_tokens(tmp_path: Path) ->
     ]
     reward = "stage0/reward"
     expect = [f"{reward}({name}) > {reward}({name}@0) + 0.5" for name in ("ppo", "grpo")]
-    assert compared(tmp_path, runs, at="sampled_tokens", metrics=[reward], expect=expect).met
+    assert compared(tmp_path, *runs, at="sampled_tokens", metrics=[reward], expect=expect).met

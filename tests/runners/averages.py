@@ -1,4 +1,4 @@
-"""What an average of weights is worth: four tiny peers alone, with averages, and with each other's rollouts.
+"""The worth of an average of weights: four tiny peers alone, with averages, and with each other's rollouts.
 
 All sample the same number of tokens. Then one peer of four sends garbage weights, and mean and median are compared:
 

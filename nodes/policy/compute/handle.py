@@ -247,7 +247,7 @@ class CausalPolicy(ReadingPolicy):
 
     @property
     def _identity(self) -> str:
-        """What weights that are not the whole model belong to: an adapter's base; empty for a whole model."""
+        """The digest of the base and scale of an adapter, to which its weights belong; empty for a whole model."""
         return ""
 
     def save_frozen(self, folder: Path) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 END = Call(-1, "end")
 
 Methods = Mapping[str, Callable[[Call], Arrays]]
-"""What a call may ask of a policy, by name; each returns the arrays of this rank."""
+"""The methods of a policy that a call may name; each returns the arrays of this rank."""
 
 
 class ReplicaGroup:

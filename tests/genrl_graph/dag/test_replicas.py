@@ -1,4 +1,4 @@
-"""What ranks that share a policy cannot play is refused before a model is loaded, in one line each."""
+"""Graphs that ranks cannot play as a group are refused before a model is loaded, in one line each."""
 
 from pathlib import Path
 

@@ -82,7 +82,7 @@ def cases_of(model: str = "", checkpoint: Path = Path(), url: str = "") -> dict[
 
 @dataclass(frozen=True)
 class Played:
-    """What some ranks have trained: the facts of each case, and the folder of its files."""
+    """Results of some ranks: the facts of each case, and the folder of its files."""
 
     facts: dict[str, dict[str, Any]]
     folder: Path
@@ -90,7 +90,7 @@ class Played:
 
 @pytest.fixture(scope="module")
 def played(model: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Played]:
-    """What 1, 2 and 4 ranks have trained; all go on from the checkpoint of two."""
+    """Results of 1, 2 and 4 ranks; all go on from the checkpoint of two."""
     folder = tmp_path_factory.mktemp("played")
     with EngineServer(Path(model)) as server:
         cases = cases_of(model, folder / "2/double/last", server.url)
