@@ -8,6 +8,7 @@ import torch
 from torch import distributed
 
 from genrl_graph.errors import ExchangeTimeout
+from genrl_graph.long_work import tell
 from genrl_graph.nodes.policy.replicas.calls import Array, Arrays, Call, of_bytes, to_bytes
 
 if TYPE_CHECKING:
@@ -98,7 +99,11 @@ class ReplicaGroup:
         """Return the error of a rank that is gone; other errors of torch as they are."""
         text = " ".join(str(error).split())
         is_lost = isinstance(error, distributed.DistError) or "gloo" in text.lower() or "nccl" in text.lower()
-        return ExchangeTimeout(f"{self._lost()}: {text[:200]}") if is_lost else error
+        if not is_lost:
+            return error
+        lost = self._lost()
+        tell(lost)  # torchrun ends the other ranks, too: then the run ends by its signal, not by the error
+        return ExchangeTimeout(f"{lost}: {text[:200]}")
 
 
 def shares(lengths: Array, parts: int) -> list[Array]:
