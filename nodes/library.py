@@ -19,11 +19,13 @@ from genrl_graph.nodes.generate.answer import Answer
 from genrl_graph.nodes.generate.chat import Chat
 from genrl_graph.nodes.generate.critique import Critique
 from genrl_graph.nodes.generate.dialogue import DialogueGenerator
+from genrl_graph.nodes.generate.diffusion import DiffusionGenerator
 from genrl_graph.nodes.generate.play import Play
 from genrl_graph.nodes.generate.revise import Revise
 from genrl_graph.nodes.policy.actor_critic import ActorCriticCarry
 from genrl_graph.nodes.policy.causal_lm import CausalLM
 from genrl_graph.nodes.policy.checkpoint import Checkpoint
+from genrl_graph.nodes.policy.diffusion import Diffusion
 from genrl_graph.nodes.policy.endpoint import EndpointCarry
 from genrl_graph.nodes.policy.fork import ForkPolicy
 from genrl_graph.nodes.policy.lora import Lora
@@ -31,8 +33,10 @@ from genrl_graph.nodes.policy.q_network import QNetworkCarry
 from genrl_graph.nodes.policy.tiny_lm import TinyLM
 from genrl_graph.nodes.reward.choice import ChoiceReward
 from genrl_graph.nodes.reward.function import FunctionReward
+from genrl_graph.nodes.reward.image import ImageReward
 from genrl_graph.nodes.reward.judge import Judge
 from genrl_graph.nodes.reward.math import MathReward
+from genrl_graph.nodes.reward.proposal import ProposalReward
 from genrl_graph.nodes.reward.reasoning_gym import ReasoningGymReward
 from genrl_graph.nodes.reward.regex import RegexReward
 from genrl_graph.nodes.reward.tests import TestsReward
@@ -45,12 +49,15 @@ from genrl_graph.nodes.source.code import CodeSource
 from genrl_graph.nodes.source.environment import EnvironmentSource
 from genrl_graph.nodes.source.hf_dataset import HfDataset
 from genrl_graph.nodes.source.image_folder import ImageFolder
+from genrl_graph.nodes.source.images import ImageData
 from genrl_graph.nodes.source.list import ListSource
 from genrl_graph.nodes.source.mix import Mix
+from genrl_graph.nodes.source.proposed_code import ProposedCode
 from genrl_graph.nodes.source.reasoning_gym import ReasoningGym
 from genrl_graph.nodes.tool.function import FunctionTool
 from genrl_graph.nodes.tool.python import PythonTool
 from genrl_graph.nodes.update.baselines import BaselinesCarry, TrackBaselines
+from genrl_graph.nodes.update.ddpo import Ddpo
 from genrl_graph.nodes.update.dpo import Dpo
 from genrl_graph.nodes.update.dqn import Dqn
 from genrl_graph.nodes.update.grpo import Grpo
@@ -75,7 +82,10 @@ __all__ = [
     "ChoiceReward",
     "CodeSource",
     "Critique",
+    "Ddpo",
     "DialogueGenerator",
+    "Diffusion",
+    "DiffusionGenerator",
     "Dpo",
     "Dqn",
     "EndpointCarry",
@@ -89,7 +99,9 @@ __all__ = [
     "GroupAdvantage",
     "Grpo",
     "HfDataset",
+    "ImageData",
     "ImageFolder",
+    "ImageReward",
     "Judge",
     "LevelCarry",
     "ListSource",
@@ -101,6 +113,8 @@ __all__ = [
     "Play",
     "PoolAdvantage",
     "Ppo",
+    "ProposalReward",
+    "ProposedCode",
     "PythonTool",
     "QNetworkCarry",
     "RaiseLevel",

@@ -1,4 +1,4 @@
-"""Export a policy of a run as a Hugging Face folder that transformers or peft loads."""
+"""Export a policy of a run as a Hugging Face folder that transformers, peft or diffusers loads."""
 
 import shutil
 import tempfile
@@ -8,11 +8,13 @@ import yaml
 
 from genrl_graph.errors import DataError, ParamError, StoreError
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
+from genrl_graph.nodes.policy.denoising.pipeline_policy import PipelinePolicy
 from genrl_graph.nodes.policy.loading.saved import SavedPolicy, saved_policy
 from genrl_graph.store.durable import failed
 from genrl_graph.version import VERSION
 
 CARD = "README.md"
+Exportable = CausalPolicy | PipelinePolicy
 
 
 def export_policy(
@@ -27,15 +29,16 @@ def export_policy(
 ) -> Path:
     """Write weights, configuration, tokenizer and a model card to the new folder `out`, which appears in one rename.
 
-    An adapter is merged into its base, or with `adapter_only` written in peft's format. `round` defaults to the last
-    checkpoint. `push_to_hub` names a repository that the folder is uploaded to. Raises `StoreError` where `out` exists
-    or the run does not have the policy, `DataError` where the upload fails.
+    A diffusion policy is written as the pipeline of diffusers that it is. An adapter is merged into its base, or with
+    `adapter_only` written in peft's format. `round` defaults to the last checkpoint. `push_to_hub` names a repository
+    that the folder is uploaded to. Raises `StoreError` where `out` exists or the run does not have the policy,
+    `DataError` where the upload fails.
     """
     out = Path(out)
     if out.exists():
         raise StoreError(f"{out}: exists already; name another folder")
     saved = saved_policy(Path(run), policy, round=round, peer=peer)
-    handle = saved.handle(policy, device="cpu")
+    handle = _exportable(saved, policy)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -43,8 +46,8 @@ def export_policy(
             _write(draft, handle, adapter_only=adapter_only)
             (draft / CARD).write_text(model_card(saved, handle, adapter=adapter_only), encoding="utf-8")
             draft.chmod(0o755)  # temporary folders and safetensors files are readable by their owner only
-            for file in draft.iterdir():
-                file.chmod(0o644)
+            for path in draft.rglob("*"):
+                path.chmod(0o755 if path.is_dir() else 0o644)
             draft.rename(out)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -55,7 +58,15 @@ def export_policy(
     return out
 
 
-def _write(folder: Path, handle: CausalPolicy, *, adapter_only: bool) -> None:
+def _exportable(saved: SavedPolicy, policy: str) -> Exportable:
+    handle = saved.live(policy, device="cpu")
+    if not isinstance(handle, CausalPolicy | PipelinePolicy):
+        what = f"a {type(handle).__name__}, neither a language model of torch nor a pipeline of diffusers"
+        raise DataError(f"{saved.run}: carry.{saved.name} is {what}")
+    return handle
+
+
+def _write(folder: Path, handle: Exportable, *, adapter_only: bool) -> None:
     if not adapter_only:
         return handle.export(folder)
     from genrl_graph.nodes.policy.loading.adapter import LoraPolicy
@@ -65,13 +76,14 @@ def _write(folder: Path, handle: CausalPolicy, *, adapter_only: bool) -> None:
     return handle.export_adapter(folder)
 
 
-def model_card(saved: SavedPolicy, handle: CausalPolicy, *, adapter: bool) -> str:
+def model_card(saved: SavedPolicy, handle: Exportable, *, adapter: bool) -> str:
     """Return the README.md of the exported folder: front matter, origin of the policy, rewards, code that loads it."""
-    library = "peft" if adapter else "transformers"
     base = _base_model(saved)
+    is_pipeline = isinstance(handle, PipelinePolicy)
+    library = "diffusers" if is_pipeline else "peft" if adapter else "transformers"
     front = {
         "library_name": library,
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "text-to-image" if is_pipeline else "text-generation",
         **({"base_model": base} if base else {}),
         "tags": ["genrl-graph", "reinforcement-learning"],
     }
@@ -89,27 +101,33 @@ def model_card(saved: SavedPolicy, handle: CausalPolicy, *, adapter: bool) -> st
     if rewards := saved.final_rewards():
         rows = [f"| {name} | {value:.4g} |" for name, value in rewards.items()]
         lines += ["", "| node | mean reward in the last round |", "| --- | --- |", *rows]
-    loader = "AutoPeftModelForCausalLM" if adapter else "AutoModelForCausalLM"
-    lines += [
-        "",
-        "```python",
+    lines += ["", "```python", *_loading_code(library), "```", ""]
+    return "\n".join(lines)
+
+
+def _loading_code(library: str) -> list[str]:
+    if library == "diffusers":
+        return [
+            "from diffusers import StableDiffusionPipeline",
+            "",
+            'pipeline = StableDiffusionPipeline.from_pretrained("path/to/this/folder")',
+        ]
+    loader = "AutoPeftModelForCausalLM" if library == "peft" else "AutoModelForCausalLM"
+    return [
         f"from {library} import {loader}",
         "from transformers import AutoTokenizer",
         "",
         f'model = {loader}.from_pretrained("path/to/this/folder")',
         'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")',
-        "```",
-        "",
     ]
-    return "\n".join(lines)
 
 
-def _origin_rows(saved: SavedPolicy, handle: CausalPolicy, base: str | None) -> list[str]:
+def _origin_rows(saved: SavedPolicy, handle: Exportable, base: str | None) -> list[str]:
     facts = {
         "run": saved.run.resolve().name,
         "graph": saved.graph,
         "policy": f"{saved.name} ({saved.carry.type_name})",
-        "trained from": PurePath(getattr(saved.carry, "model", "")).name if base is None else base,
+        "trained from": PurePath(getattr(saved.carry, "model", None) or "").name if base is None else base,
         "rounds trained": saved.round,
         "peer": saved.peer,
         "version": f"{handle.version} (optimiser steps)",

@@ -13,6 +13,7 @@ from genrl_graph.messages import first_line
 TEXT = pa.string()
 IDS = pa.list_(pa.int32())
 FLOATS = pa.list_(pa.float32())
+BYTES = pa.list_(pa.uint8())
 TEXTS = pa.list_(pa.string())
 CHAT = pa.list_(pa.struct([pa.field("role", TEXT, nullable=False), pa.field("content", TEXT, nullable=False)]))
 
@@ -98,7 +99,7 @@ def to_arrow(where: str, value: Any, column: Column | None) -> pa.Array | pa.Chu
     try:
         if isinstance(column, Tensor):
             return _tensors(value, column)
-        if _are_arrays(value) and column in (IDS, FLOATS):
+        if _are_arrays(value) and column in (IDS, FLOATS, BYTES):
             assert isinstance(column, pa.ListType)
             ends = np.cumsum([0] + [len(part) for part in value], dtype=np.int32)
             return pa.ListArray.from_arrays(pa.array(ends), pa.array(np.concatenate(value), column.value_type))

@@ -10,6 +10,9 @@ from genrl_graph.errors import ParamError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+TEXTS, TILES = 4, 64
+"""Rollouts that are printed, and images of a sheet, unless `--limit` is given."""
+
 
 def add_inspection_commands(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare the commands that inspect runs."""
@@ -31,7 +34,12 @@ def add_inspection_commands(commands: "_SubParsersAction[argparse.ArgumentParser
     order.add_argument("--top", type=_count, metavar="N", help="the N with the highest reward")
     order.add_argument("--worst", type=_count, metavar="N", help="the N with the lowest reward")
     order.add_argument("--failed", action="store_true", help="those that failed or could not be judged, of all rounds")
-    rollouts.add_argument("--limit", type=_count, default=4, metavar="N", help="how many at most (default: 4)")
+    rollouts.add_argument(
+        "--limit", type=_count, metavar="N", help=f"how many at most (default: {TEXTS}, with --sheet {TILES})"
+    )
+    rollouts.add_argument(
+        "--sheet", type=Path, metavar="FILE", help="write their images as one picture (PNG) instead of text"
+    )
     rollouts.add_argument("--full", action="store_true", help="do not cut long messages")
     rollouts.set_defaults(command=_rollouts)
 
@@ -90,8 +98,14 @@ def _rollouts(args: argparse.Namespace) -> int:
         task=args.task,
         peer=args.peer,
         order="failed" if args.failed else "top" if args.top else "worst" if args.worst else "stored",
-        limit=args.top or args.worst or args.limit,
+        limit=args.top or args.worst or args.limit or (TEXTS if args.sheet is None else TILES),
     )
+    if args.sheet is not None:
+        from genrl_graph.inspection.contact_sheet import write_sheet
+
+        write_sheet(open_run(args.run), wanted, args.sheet)
+        print(args.sheet)
+        return 0
     print_rollouts(open_run(args.run), wanted, new_console(), full=args.full)
     return 0
 

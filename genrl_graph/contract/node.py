@@ -406,8 +406,11 @@ class Reward(Node, kind="reward"):
     the share `max_unjudged` of this peer's own rows unjudged fails the run; with 1, even a round without any judged row
     passes. Rows of other peers never fail it. They are judged peer by peer, each within `peer_seconds`, or four times
     the time that the own rows took if that is longer; the rest of a peer's rows stay unjudged.
+
+    Set `is_correctness` to false for a reward by which no row is right or wrong: evaluations report no pass@k of it.
     """
 
+    is_correctness: ClassVar[bool] = True
     max_unjudged: float = Field(
         default=0.99, ge=0, le=1, description="share of the own rows that may stay unjudged (NaN)"
     )

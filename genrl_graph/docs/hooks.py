@@ -35,6 +35,9 @@ MARKER = re.compile(r"^<!-- generated: ([\w-]+) -->$", re.MULTILINE)
 """A line that stands in a page for a table of `GENERATED`."""
 LINK = re.compile(r"\]\(([\w-]+\.md)[)#]")
 """A link from a page to another one of its folder."""
+VERBATIM = re.compile(r"(<(?:pre|script|style|textarea)\b.*?</(?:pre|script|style|textarea)>)", re.DOTALL)
+"""Parts of a page in which spaces at the beginning of a line mean something."""
+INDENTED = re.compile(r"\n\s+")
 UNBUILT = (".map", ".xml", ".gz")  # for debuggers and crawlers
 LANGUAGES = "assets/javascripts/lunr"  # stemmers of other languages than English, which the bundle has
 
@@ -59,6 +62,12 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         return with_pictures(MARKER.sub(lambda marker: GENERATED[marker[1]](), markdown))
     except GenrlGraphError as error:
         raise PluginError(f"{where}: a block `graph` cannot be drawn: {error}") from error
+
+
+def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
+    """Drop empty lines and indentation, a fifth of a page, where they mean nothing: every wheel has the pages."""
+    parts = VERBATIM.split(output)
+    return "".join(part if at % 2 else INDENTED.sub("\n", part) for at, part in enumerate(parts))
 
 
 def on_post_build(*, config: MkDocsConfig) -> None:

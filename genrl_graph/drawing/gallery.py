@@ -63,7 +63,7 @@ def _models(graph: Graph) -> list[str]:
     """Return the pretrained models of a graph, and the types of the policies that have random weights."""
     declared = [part.declared for part in graph.carries.values()]
     policies = [carry for carry in declared if isinstance(carry, PolicyCarry)]
-    names = [getattr(carry, "model", carry.type_name) for carry in policies]
+    names = [getattr(carry, "model", None) or carry.type_name for carry in policies]
     return [f"`{name.removeprefix('package:')}`" for name in dict.fromkeys(names)]
 
 

@@ -43,7 +43,7 @@ class Transcript:
 
     `rows` are their positions in the frame, in order of time. `facts` give the length and the end, `gist` is a preview
     in one line, and `parts` are pairs of heading and text. `boards` are what a game shows before each step, one line a
-    row of the board, empty where it shows no boards.
+    row of the board, empty where it shows no boards. `image` is a PNG that the rows hold, empty where they hold none.
     """
 
     rows: NDArray[np.int64]
@@ -51,3 +51,4 @@ class Transcript:
     gist: str
     parts: tuple[tuple[str, str], ...]
     boards: tuple[tuple[str, ...], ...] = ()
+    image: bytes = b""

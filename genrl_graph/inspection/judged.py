@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from genrl_graph.edge_types import trajectories, turns
+from genrl_graph.edge_types import images, trajectories, turns
 from genrl_graph.edge_types.edge_type import SCORED
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.records.inherit import IN_FULL
@@ -16,7 +16,7 @@ from genrl_graph.records.stored_run import Rounds, StoredRun
 from genrl_graph.records.write import EVAL_PREFIX
 
 Row = Mapping[str, Any]
-assert trajectories and turns  # imported to define their edge types, which `readable_type` searches
+assert images and trajectories and turns  # imported to define their edge types, which `readable_type` searches
 
 
 @dataclass(slots=True)
@@ -105,6 +105,7 @@ class RolloutText:
     gist: str
     parts: tuple[tuple[str, str], ...]
     boards: tuple[tuple[str, ...], ...] = ()
+    image: bytes = b""
 
 
 def readable_type(columns: Iterable[str]) -> type[Frame] | None:
@@ -127,7 +128,8 @@ def rollout_texts(kind: type[Frame], table: pa.Table) -> Iterator[RolloutText]:
         for transcript in frame.transcripts():
             chosen = [rows[at] for at in transcript.rows.tolist()]
             name = kind.trajectory_id(chosen[0]["id"])
-            yield RolloutText(name, chosen, transcript.facts, transcript.gist, transcript.parts, transcript.boards)
+            shown = (transcript.facts, transcript.gist, transcript.parts, transcript.boards, transcript.image)
+            yield RolloutText(name, chosen, *shown)
 
 
 def rollout_groups(run: StoredRun) -> dict[str, type[Frame]]:

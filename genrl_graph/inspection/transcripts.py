@@ -54,13 +54,18 @@ class JudgedRollout:
 
 def print_rollouts(run: StoredRun, query: RolloutFilter, console: Console, *, full: bool = False) -> None:
     """Print the rollouts that a query selects, and how many match; raises `ParamError` for unknown names."""
-    groups = _groups(run, query)
-    _check_peer(run, query)
-    run.require_rounds(query.round)
-    selected, count = _select(_matching(run, groups, query), query)
+    selected, count = select_rollouts(run, query)
     for judged in selected:
         print_rollout(judged, console, limit=None if full else CHARACTERS)
     say(console, f"{len(selected)} of {count} rollouts")
+
+
+def select_rollouts(run: StoredRun, query: RolloutFilter) -> tuple[list[JudgedRollout], int]:
+    """Return the rollouts that a query selects, and how many match; raises `ParamError` for unknown names."""
+    groups = _groups(run, query)
+    _check_peer(run, query)
+    run.require_rounds(query.round)
+    return _select(_matching(run, groups, query), query)
 
 
 def print_rollout(judged: JudgedRollout, console: Console, *, limit: int | None = CHARACTERS) -> None:

@@ -1,5 +1,6 @@
 """Rollouts of a run as the page shows them: the newest first, a few rounds at a time, as plain values."""
 
+import base64
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -18,6 +19,7 @@ MOST_ROUNDS, MOST_ROLLOUTS, MOST_READ = 24, 50, 2000
 MOST_CHARACTERS = 20_000
 """The length to which a message, a completion or an error is cut."""
 MOST_PARTS = 400
+MOST_IMAGE_BYTES = 1 << 18
 
 JudgedText = tuple[RolloutText, RewardVerdict]
 
@@ -138,6 +140,7 @@ def as_values(rollout: RolloutText, verdict: RewardVerdict, node: str) -> dict[s
         "reasons": {name: cut(why) for name, why in list(verdict.reasons.items())[:32]},
         "failed": has_failed(rollout, verdict),
         "error": cut(row["error"] or ""),
+        "image": _data_url(rollout.image),
         **_text(rollout),
     }
 
@@ -188,6 +191,13 @@ def _turn(row: Mapping[str, Any]) -> dict[str, Any]:
         "reward": _number(row.get("reward")),
         "ending": row["ending"],
     }
+
+
+def _data_url(image: bytes) -> str:
+    """Return a PNG as a page embeds it; empty for none, or for one that is too large to send with the text."""
+    if not 0 < len(image) <= MOST_IMAGE_BYTES:
+        return ""
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
 def _number(value: float | None) -> float | None:

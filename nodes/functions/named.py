@@ -22,7 +22,8 @@ def require_name(name: object, info: ValidationInfo) -> None:
         require_allowed(*name.split(":"))
 
 
-def _by_name(function: object) -> object:
+def by_name(function: object) -> object:
+    """Return the name of a function or class that can be imported, and anything else as it is."""
     return (importable_name(function) or function) if callable(function) else function
 
 
@@ -33,6 +34,6 @@ def _nameable(function: object, info: ValidationInfo) -> object:
 
 
 NamedFunction = Annotated[
-    str | Callable[..., Any], BeforeValidator(_by_name, json_schema_input_type=str), AfterValidator(_nameable)
+    str | Callable[..., Any], BeforeValidator(by_name, json_schema_input_type=str), AfterValidator(_nameable)
 ]
 """A function or class: in Python itself, which is replaced by its name where it can be imported."""

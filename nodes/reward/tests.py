@@ -11,8 +11,8 @@ from genrl_graph.edge_types.rollouts import Scored
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import DataError
 from genrl_graph.nodes.reward.code_tests.programs import extract_code, program_of
-from genrl_graph.nodes.reward.code_tests.results import Rules, Trial, run_trials
-from genrl_graph.nodes.reward.code_tests.run_tests import PASSED
+from genrl_graph.nodes.reward.code_tests.results import Trial, run_trials
+from genrl_graph.nodes.reward.code_tests.run_tests import PASSED, Rules
 from genrl_graph.nodes.reward.scoring.authors import judge_by_author
 from genrl_graph.nodes.reward.scoring.rows import Texts, Verdict, judgeable, score_rows
 from genrl_graph.nodes.sandbox.limits import SandboxLimits
@@ -39,9 +39,9 @@ class TestsReward(Reward, name="tests"):
     passed: float = Field(default=1.0, description="factor on the share of the tests that pass, 0 to 1")
     correct: float = Field(default=0.0, description="reward of a program that passes all tests")
     limits: SandboxLimits = Field(
-        default=SandboxLimits(wall_s=20.0), description="what a program may use at most, in all tests of a row"
+        default=SandboxLimits(wall_s=60.0), description="what a program may use at most, in all tests of a row"
     )
-    test_s: float = Field(default=5.0, gt=0, le=86400, description="seconds of one test, whatever the program does")
+    test_s: float = Field(default=10.0, gt=0, le=86400, description="seconds of one test, whatever the program does")
     max_tests: int = Field(
         default=256, ge=1, le=2**16, description="most tests of a task; rows of a task with more stay unjudged (NaN)"
     )

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from genrl_graph.contract.evaluation import Evaluation
+from genrl_graph.contract.node import Reward
 from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.dag.schedule import Schedule
 from genrl_graph.edge_types.rollouts import Rollouts
@@ -89,7 +90,8 @@ class Evaluator:
         self._peers = {peer.name: peer for peer in peers}
         self._threshold = config.eval_threshold
         self._at = sorted({1, *(2**n for n in range(1, config.eval_samples.bit_length())), config.eval_samples})
-        self._totals, self._stages = totals(context.schedule), Stages(context.schedule, evaluating=True)
+        self._correctness = [name for name in totals(context.schedule) if _is_correctness(context.schedule, name)]
+        self._stages = Stages(context.schedule, evaluating=True)
         self._watch = context.watch
         self._metrics: Metrics = {}
         self._tallies: dict[tuple[str, str], Tally] = {}
@@ -115,7 +117,7 @@ class Evaluator:
         metrics = self._metrics[done.peer]
         metrics |= {f"{EVAL_PREFIX}{name}/{metric}": value for metric, value in done.metrics.items()}
         for rows in done.outputs.values():
-            if name in self._totals and isinstance(rows, Rollouts):
+            if name in self._correctness and isinstance(rows, Rollouts):
                 tally = self._tallies.setdefault((done.peer, name), Tally())
                 tally.take(rows, threshold=self._threshold)
         self._watch(done)
@@ -137,6 +139,11 @@ class Evaluator:
                 if (value := tally.at(k, tasks)) is not None:
                     metrics[f"{EVAL_PREFIX}{node}/{kind}/pass_at_{k}"] = value
         return metrics
+
+
+def _is_correctness(schedule: Schedule, name: str) -> bool:
+    node = schedule.nodes[name]
+    return isinstance(node, Reward) and node.is_correctness
 
 
 def evaluation_line(number: int, peers: Metrics, baseline: Metrics) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from typing_extensions import TypeVar
+
 from genrl_graph.contract.node import Advantage, Eval, Generator, Node, Reward
 from genrl_graph.dag.schedule import Schedule
 from genrl_graph.edge_types.display import DisplayMetrics
@@ -92,10 +94,22 @@ class StageTotal:
 
 
 def totals(schedule: Schedule) -> list[str]:
-    """Return the rewards that no other reward reads: of rewards in a chain, the last, which has the total."""
-    rewards = [name for name, node in schedule.nodes.items() if isinstance(node, Reward)]
-    read = {edge.origin for name in rewards for edge in schedule.graph.nodes[name].edges()}
-    return [name for name in rewards if name not in read]
+    """Return the rewards whose rows no other reward passes on: of rewards in a chain, the last, which has the total."""
+    rewards = {name: node for name, node in schedule.nodes.items() if isinstance(node, Reward)}
+    passed_on = {
+        edge.origin
+        for name, node in rewards.items()
+        for edge in schedule.graph.nodes[name].edges()
+        if edge.socket in _passed_on(node)
+    }
+    return [name for name in rewards if name not in passed_on]
+
+
+def _passed_on(node: Node) -> set[str]:
+    """Return the inputs whose rows a node gives again: those of the output's type variable; all, if it has none."""
+    variables = {pattern.base for pattern in node.signature.outputs.values() if isinstance(pattern.base, TypeVar)}
+    sockets = node.signature.inputs
+    return {socket.name for socket in sockets if socket.pattern.base in variables or not variables}
 
 
 def display_metrics(schedule: Schedule) -> dict[str, DisplayMetrics]:

@@ -1,4 +1,4 @@
-"""Where the time of a step goes, against what the processor could do: a roofline for each part of a step.
+"""Roofline of a step: where its time goes, against what the processor could do.
 
 The processor's limits are measured in the same run: multiplications of large bfloat16 matrices, and copies of a large
 array. The least time of a part is that of its arithmetic, or of the bytes that it has to move, whichever is longer
@@ -34,7 +34,7 @@ SIDE, COPIED = 2048, 64 * 2**20  # of a matrix; floats of an array
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a part has to do: operations, and bytes of memory that no cache holds."""
+    """The work of a part: operations, and bytes of memory that no cache holds."""
 
     operations: float
     moved: float

@@ -47,6 +47,14 @@ def test_a_small_model_computes_with_its_tool_and_training_makes_it_call(tmp_pat
     assert compared(tmp_path, *runs, metrics=[solved, "eval/play/tool_calls"], expect=expect).met
 
 
+@pytest.mark.usefixtures("contained")
+def test_a_solver_learns_from_tasks_that_grow_with_it(tmp_path: Path) -> None:
+    runs = played(tmp_path, "code", "code_game/tiny.yaml", seeds=5)
+    solved, level = "eval/score/pass_at_1", "update_level/level"
+    expect = [f"{solved}(code) > {solved}(code@0) + 0.15", f"{level}(code) > {level}(code@0) + 1"]
+    assert compared(tmp_path, runs, metrics=[solved, level, "score/reward", "pay/solved"], expect=expect).met
+
+
 def test_ppo_and_grpo_learn_the_same_game_from_as_many_tokens(tmp_path: Path) -> None:
     rounds = "run.rounds=120"
     update = ("nodes.update.params.epochs=2", "nodes.update.params.decay_steps=600")

@@ -195,7 +195,9 @@ function text(one) {
   if (one.form === "dialogue") {
     return el("div", { class: "chat" }, one.turns.flatMap((turn) => [...turn.heard.map(heard), said(turn)]));
   }
-  return el("div", { class: "chat" }, one.parts.map((part) => message(part.role, part.text, part.role === "completion" ? "said" : "heard")));
+  const parts = one.image ? one.parts.filter((part) => part.role !== "image") : one.parts;
+  const messages = parts.map((part) => message(part.role, part.text, part.role === "completion" ? "said" : "heard"));
+  return el("div", { class: "chat" }, messages, one.image && el("img", { class: "made", src: one.image, alt: `image of: ${one.gist}` }));
 }
 
 const message = (who, words, kind) => el("div", { class: `message ${kind}` }, el("b", {}, who), el("pre", {}, words || "(empty)"));

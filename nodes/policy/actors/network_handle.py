@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -24,20 +24,9 @@ from genrl_graph.nodes.policy.actors.network import (
     draw_orthogonal,
     q_network,
 )
+from genrl_graph.nodes.policy.compute.adam_model import AdamModel
 from genrl_graph.nodes.policy.compute.device import line_of
-from genrl_graph.nodes.policy.compute.trainable import clip_gradients, take_step
-from genrl_graph.nodes.policy.compute.weights import (
-    WEIGHTS,
-    copied_values,
-    load_state,
-    named_tensors,
-    optimizer_tensors,
-    replace_values,
-    restore_optimizer,
-    save_state,
-    stored_shapes,
-    weights_digest,
-)
+from genrl_graph.nodes.policy.compute.weights import WEIGHTS, named_tensors, stored_shapes
 
 NETWORK = "network.json"
 MOST_JSON = 1 << 20
@@ -46,19 +35,14 @@ MOST_JSON = 1 << 20
 __all__ = ["Exploration", "NetworkActor", "NetworkActorCritic", "NetworkQ", "load_frozen"]
 
 
-class NetworkActor(TrainedActor):
-    """A network with Adam (arXiv 1412.6980); the optimiser state exists from the first step on."""
+class NetworkActor(AdamModel, TrainedActor):
+    """A network with Adam."""
+
+    adam_epsilon = 1e-5  # as is common for PPO
 
     def __init__(self, name: str, spec: NetworkSpec, model: torch.nn.Module) -> None:
-        self.name, self.version = name, 0
-        self.spec, self.spaces, self.model = spec, spec.spaces, model
-        self._optimizer: torch.optim.Adam | None = None
-        self._device = next(model.parameters()).device
-
-    @property
-    def computes(self) -> str:
-        """The precision of matrix products and the kind of device."""
-        return f"float32 on {self._device.type}"
+        super().__init__(name, model)
+        self.spec, self.spaces = spec, spec.spaces
 
     @classmethod
     def drawn(cls, name: str, spec: NetworkSpec, *, seed: int, device: str) -> Self:
@@ -74,49 +58,10 @@ class NetworkActor(TrainedActor):
         """Return the network of a spec, with torch's default initial weights."""
         raise NotImplementedError
 
-    def tensor(self, values: NDArray[np.generic]) -> Tensor:
-        """Return an array as a tensor on the device of the weights."""
-        return torch.as_tensor(values, device=self._device)
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of one batch."""
-        cast(Any, loss).backward()
-
-    def step(self, *, learning_rate: float, max_grad_norm: float) -> float:
-        """Take one Adam step with gradients clipped to `max_grad_norm`; returns the norm before clipping.
-
-        Raises `NodeFailed`, with the weights unchanged, if the norm is not finite or there are no gradients.
-        """
-        norm = clip_gradients(self, self.model.parameters(), max_grad_norm)
-        take_step(self._adam(), learning_rate)
-        self.model.zero_grad(set_to_none=True)
-        self.version += 1
-        return norm
-
-    def trained_values(self) -> dict[str, NDArray[np.float32]]:
-        """Return copies of the parameters by name."""
-        return copied_values(dict(self.model.named_parameters()))
-
-    def replace_trained(self, values: Mapping[str, NDArray[np.float32]]) -> None:
-        """Replace the parameters and increase `version` by 1; the state of the optimiser stays."""
-        replace_values(dict(self.model.named_parameters()), values)
-        self.version += 1
-
     def save(self, folder: Path) -> None:
         """Write weights, optimiser state, version and architecture."""
-        save_state(folder, self._weights(), self._moments(), version=self.version)
+        super().save(folder)
         (folder / NETWORK).write_text(json.dumps({"name": self.name, **self.spec.as_json()}) + "\n")
-
-    def load(self, folder: Path) -> None:
-        """Load weights, version and optimiser state; raises `StoreError` if they are another network's."""
-        self.version, moments = load_state(folder, self._weights())
-        self._optimizer = None
-        if moments is not None:
-            self._restore(moments, str(folder))
-
-    def digest(self) -> str:
-        """Return a hex digest of the weights."""
-        return weights_digest(self._weights())
 
     def fork(self, name: str) -> Self:
         """Return an independent copy with its own weights and optimiser state."""
@@ -132,26 +77,6 @@ class NetworkActor(TrainedActor):
         other = type(self)(name, self.spec, model)
         other.version = self.version
         return other
-
-    def _weights(self) -> dict[str, Tensor]:
-        return named_tensors(self.model)
-
-    def _adam(self) -> torch.optim.Adam:
-        if self._optimizer is None:
-            self._optimizer = torch.optim.Adam(self.model.parameters(), lr=0.0, eps=1e-5, fused=True)
-        return self._optimizer
-
-    def _moments(self) -> dict[str, Tensor] | None:
-        trained = dict(self.model.named_parameters())
-        return None if self._optimizer is None else optimizer_tensors(trained, self._optimizer)
-
-    def _restore(self, moments: dict[str, Tensor], where: str) -> None:
-        try:
-            restore_optimizer(dict(self.model.named_parameters()), self._adam(), moments)
-        except KeyError as error:
-            raise StoreError(
-                f"{where}: optimiser state of an unknown weight {error}; was it another network?"
-            ) from error
 
     def _finite(self, values: Floats) -> Floats:
         if not np.isfinite(values).all():

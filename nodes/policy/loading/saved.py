@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from genrl_graph.contract.node import PolicyCarry
+from genrl_graph.contract.policy import Policy
 from genrl_graph.errors import DataError, StoreError, named
 from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import read_document
@@ -42,22 +43,31 @@ class SavedPolicy:
     rewards: tuple[str, ...]  # the names of the run's reward nodes
 
     def handle(self, name: str, *, device: str | None = None, optimizer: bool = False) -> CausalPolicy:
-        """Return the live policy with its saved weights and version, and its optimiser state if `optimizer` is set.
+        """Return `live` if it is a language model of torch; raises `DataError` for another policy."""
+        policy = self.live(name, device=device, optimizer=optimizer)
+        if not isinstance(policy, CausalPolicy):
+            raise DataError(
+                f"{self.run}: carry.{self.name} is a {type(policy).__name__}, not a language model of torch"
+            )
+        return policy
 
-        Raises `DataError` if it is not a language model of torch, `StoreError` if the checkpoint does not fit.
+    def live(self, name: str, *, device: str | None = None, optimizer: bool = False) -> Policy:
+        """Return the policy with its saved weights and version, and its optimiser state if `optimizer` is set.
+
+        Policies other than language models always come with theirs. Raises `StoreError` if the checkpoint does not fit.
         """
         carry = self.carry
         if device is not None and "device" in type(carry).model_fields:
             carry = carry.model_copy(update={"device": device})
         with named(f"{self.run}: carry.{self.name}"):
             policy = carry.init(self.name, seed=self.seed)
-        if not isinstance(policy, CausalPolicy):
-            raise DataError(
-                f"{self.run}: carry.{self.name} is a {type(policy).__name__}, not a language model of torch"
-            )
+        assert isinstance(policy, Policy)
         if self.folder is not None:
             with loading_carry(f"carry.{self.name}", self.folder):
-                policy.load(self.folder) if optimizer else policy.load_weights(self.folder)
+                if isinstance(policy, CausalPolicy) and not optimizer:
+                    policy.load_weights(self.folder)
+                else:
+                    policy.load(self.folder)
         policy.name = name
         return policy
 

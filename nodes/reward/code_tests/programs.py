@@ -14,11 +14,15 @@ def extract_code(completion: str) -> str:
 
 
 def program_of(code: str, task: CodeTask) -> str:
-    """Return the program that is tested: the code, behind the prompt that it goes on with or relies on.
+    """Return the program that is tested: the code, between the prompt that it goes on with or relies on and the suffix.
 
     Code that defines the entry point follows the prompt as a new text, any other as its next characters.
     """
-    if not task.prompt or not code.strip():
-        return code
-    defines = task.entry_point and re.search(rf"^(async )?def {re.escape(task.entry_point)}\b", code, re.MULTILINE)
-    return f"{task.prompt}\n\n{code}" if defines else task.prompt + code
+    if not code.strip():
+        return ""
+    defines = (
+        task.prompt
+        and task.entry_point
+        and re.search(rf"^(async )?def {re.escape(task.entry_point)}\b", code, re.MULTILINE)
+    )
+    return f"{task.prompt}\n\n{code}" if defines else task.prompt + code + task.suffix

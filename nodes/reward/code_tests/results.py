@@ -4,11 +4,11 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from genrl_graph.nodes.reward.code_tests.run_tests import run_tests
+from genrl_graph.nodes.reward.code_tests.run_tests import Ends, Rules, compare, run_program
 from genrl_graph.nodes.sandbox.limits import SandboxLimits
 from genrl_graph.nodes.sandbox.process import BubblewrapFailed
 from genrl_graph.nodes.source.data.code_task import CodeTask
@@ -17,8 +17,8 @@ from genrl_graph.seeds import digest
 
 MOST_KEPT = 2**14
 """Programs whose results are kept; the least recently used one goes first."""
-
-Rules = tuple[str, ...]
+MOST_OUTPUT = 2**12
+"""Most characters of a result that is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,14 @@ class Trial:
     test_s: float
 
     def key(self) -> str:
-        """Return a digest of the program, the tests and the limits."""
-        return digest((repr(self.program), self.task.key(), repr(self.limits), repr(self.test_s)))
+        """Return a digest of the program, the limits and what the program meets: inputs, or tests that are code."""
+        inputs = repr([test.input for test in self.task.tests])
+        tests = inputs if self.task.reads_input else self.task.key()
+        return digest((repr(self.program), tests, repr(self.limits), repr(self.test_s)))
 
-    def run(self) -> Rules:
-        """Return by which rule each test ends."""
-        return run_tests(self.program, self.task, self.limits, self.test_s)
+    def run(self) -> Ends:
+        """Return how each test ends, before outputs are compared."""
+        return run_program(self.program, self.task, self.limits, self.test_s)
 
 
 class Results:
@@ -44,30 +46,30 @@ class Results:
 
     def __init__(self, most: int = MOST_KEPT) -> None:
         self._most = most
-        self._rules: OrderedDict[str, Rules] = OrderedDict()
+        self._ends: OrderedDict[str, Ends] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: str) -> Rules | None:
+    def get(self, key: str) -> Ends | None:
         """Return the result of a digest, None if it is not known."""
         with self._lock:
-            rules = self._rules.get(key)
-            if rules is not None:
-                self._rules.move_to_end(key)
-            return rules
+            ends = self._ends.get(key)
+            if ends is not None:
+                self._ends.move_to_end(key)
+            return ends
 
-    def add(self, key: str, rules: Rules) -> None:
-        """Keep a result."""
-        if "wall" in rules:
+    def add(self, key: str, ends: Ends) -> None:
+        """Keep a result, unless it is large."""
+        if any(rule == "wall" for rule, _ in ends) or sum(len(output) for _, output in ends) > MOST_OUTPUT:
             return
         with self._lock:
-            self._rules[key] = rules
-            while len(self._rules) > self._most:
-                self._rules.popitem(last=False)
+            self._ends[key] = ends
+            while len(self._ends) > self._most:
+                self._ends.popitem(last=False)
 
     def clear(self) -> None:
         """Forget all results."""
         with self._lock:
-            self._rules.clear()
+            self._ends.clear()
 
 
 RESULTS = Results()
@@ -75,31 +77,36 @@ RESULTS = Results()
 
 
 def run_trials(trials: Mapping[int, Trial], *, workers: int | None, until: float) -> dict[int, Rules | Failure]:
-    """Return the results of trials by their number; equal ones run once.
+    """Return by which rule each test of a trial ends, by the number of the trial.
 
-    As many run at a time as there are `workers` (None: cores). Those that have not begun at the monotonic time `until`
-    get `OutOfTime`.
+    As many run at a time as there are `workers` (None: cores), and equal ones once. Those that have not begun at the
+    monotonic time `until` get `OutOfTime`.
     """
+    ended = run_programs(trials, workers=workers, until=until)
+    return {at: ends if isinstance(ends, Failure) else compare(trials[at].task, ends) for at, ends in ended.items()}
+
+
+def run_programs(trials: Mapping[int, Trial], *, workers: int | None, until: float) -> dict[int, Ends | Failure]:
+    """Return the same before outputs are compared."""
     by_key = {number: trial.key() for number, trial in trials.items()}
-    results: dict[str, Rules | Failure] = {}
+    ended: dict[str, Ends | Failure] = {}
     todo: dict[str, Trial] = {}
     for number, key in by_key.items():
         kept = RESULTS.get(key)
         if kept is not None:
-            results[key] = kept
+            ended[key] = kept
         else:
             todo[key] = trials[number]
     if todo:
-        with ThreadPoolExecutor(min(workers or _cores(), len(todo))) as threads:
-            ended: Iterable[Rules | Failure] = threads.map(lambda trial: _run(trial, until), todo.values())
-            results |= zip(todo, ended, strict=True)
+        with ThreadPoolExecutor(min(workers or cores(), len(todo))) as threads:
+            ended |= zip(todo, threads.map(lambda trial: _run(trial, until), todo.values()), strict=True)
     for key in todo:
-        if isinstance(rules := results[key], tuple):
-            RESULTS.add(key, rules)
-    return {number: results[key] for number, key in by_key.items()}
+        if isinstance(ends := ended[key], tuple):
+            RESULTS.add(key, ends)
+    return {number: ended[key] for number, key in by_key.items()}
 
 
-def _run(trial: Trial, until: float) -> Rules | Failure:
+def _run(trial: Trial, until: float) -> Ends | Failure:
     if time.monotonic() >= until:
         return OutOfTime()
     try:
@@ -108,5 +115,6 @@ def _run(trial: Trial, until: float) -> Rules | Failure:
         return Failure(str(error))
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,28 @@ _SIZE_AS_JSON = 6
 """Bytes that a byte of output takes at most as JSON."""
 
 
-def run_tests(program: str, task: CodeTask, limits: SandboxLimits, test_s: float) -> tuple[str, ...]:
+Ends = tuple[tuple[str, str], ...]
+"""Of each test the rule by which the program ended, and what it printed, if the test is an input."""
+Rules = tuple[str, ...]
+
+
+def run_tests(program: str, task: CodeTask, limits: SandboxLimits, test_s: float) -> Rules:
     """Return by which rule each test of the task ended; raises `DataError` if the sandbox cannot contain code here.
 
     The limits are those of the program in all tests together, but that each test is a process, of at most `test_s`
     seconds. What a test expects is compared here, or in a sandbox that the program is not in.
     """
+    return compare(task, run_program(program, task, limits, test_s))
+
+
+def run_program(program: str, task: CodeTask, limits: SandboxLimits, test_s: float) -> Ends:
+    """Run the tests that are code, or the program on each input; an output is not compared here."""
     if not program.strip():
-        return ("no_code",) * len(task.tests)
+        return (("no_code", ""),) * len(task.tests)
     inside = limits.model_copy(update={"processes": limits.processes + 1})  # one starts the others
     options = {"program": program, "test_s": test_s, "most_output": limits.output_kb * 2**10}
     if task.reads_input:
-        return _compare(task, options, inside)
+        return _run_inputs([test.input for test in task.tests], options, inside)
     server = _script(candidate, "serve_calls", options)
     tests = {"setup": task.setup, "tests": [test.code for test in task.tests], "entry_point": task.entry_point}
     client = _script(asserting, "check", tests | {"most_reply": options["most_output"]})
@@ -40,24 +50,26 @@ def run_tests(program: str, task: CodeTask, limits: SandboxLimits, test_s: float
     result = run_connected(server, client, server_limits=inside, client_limits=for_all, hung_up=hung_up)
     rules = dict(_lines(result.stderr, (int, str)))
     missing = _missing(result)
-    return tuple(rules.get(number, missing) for number in range(len(task.tests)))
+    return tuple((rules.get(number, missing), "") for number in range(len(task.tests)))
 
 
-def _compare(task: CodeTask, options: Mapping[str, Any], limits: SandboxLimits) -> tuple[str, ...]:
-    """Run the program on every input, and compare what it prints; a program that fails has printed nothing."""
-    most = 1 + len(task.tests) * (1 + _SIZE_AS_JSON * limits.output_kb)
-    inputs = [test.input for test in task.tests]
-    source = _script(candidate, "run_inputs", {**options, "inputs": inputs})
+def compare(task: CodeTask, ends: Ends) -> Rules:
+    """Return by which rule each test ends, once its output is compared."""
+    rules = []
+    for test, (rule, output) in zip(task.tests, ends, strict=True):
+        is_right = test.output is None or _printed(output) == _printed(test.output)
+        rules.append("wrong" if rule == PASSED and not is_right else rule)
+    return tuple(rules)
+
+
+def _run_inputs(inputs: Sequence[str], options: Mapping[str, Any], limits: SandboxLimits) -> Ends:
+    most = 1 + len(inputs) * (1 + _SIZE_AS_JSON * limits.output_kb)
+    source = _script(candidate, "run_inputs", {**options, "inputs": list(inputs)})
     result = run_python(source, limits=limits.model_copy(update={"output_kb": most}))
     ends = _lines(result.stdout, (str, str))[: len(inputs)]
     ends += [(_missing(result), "")] * (len(inputs) - len(ends))
-    rules = []
-    for test, (reason, output) in zip(task.tests, ends, strict=True):
-        if reason == "ended":
-            rules.append(PASSED if _printed(output) == _printed(test.output or "") else "wrong")
-        else:
-            rules.append(reason if reason in asserting.FAILURES else "no_data")
-    return tuple(rules)
+    named = {"ended": PASSED} | {rule: rule for rule in asserting.FAILURES}
+    return tuple((named.get(reason, "no_data"), output) for reason, output in ends)
 
 
 def _missing(result: SandboxResult) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from genrl_graph.edge_types.images import Images
 from genrl_graph.edge_types.rollouts import Rollouts
 from genrl_graph.edge_types.task import Task, TaskBook
 from genrl_graph.errors import RewardFailed
@@ -23,6 +24,7 @@ PASSED = (
     "prompt_ids",
     "completion_ids",
 )
+PASSED_WITH_IMAGES = (*PASSED[: PASSED.index("prompt_ids")], "height", "width")
 
 
 def arguments(
@@ -41,7 +43,28 @@ def arguments(
         "answer": [task.answer for task in row_tasks],
         **{name: [row[name] for row in rows] for name in PASSED},
     }
-    keywords = _metadata(row_tasks) | keywords
+    return with_renamed(_metadata(row_tasks) | keywords, renamed, where)
+
+
+def image_arguments(images: Images, tasks: TaskBook, *, renamed: Mapping[str, str], where: str) -> dict[str, list[Any]]:
+    """Build the keyword arguments of a function of images: `images` as PNG bytes, `captions`, and columns.
+
+    `renamed` maps further names to columns; raises `RewardFailed` if such a column does not exist.
+    """
+    rows = images.rows(*PASSED_WITH_IMAGES, "caption")
+    row_tasks = [tasks[row["task_id"]] for row in rows]
+    keywords: dict[str, list[Any]] = {
+        "images": [images.encoded(position) for position in range(len(images))],
+        "captions": [row["caption"] for row in rows],
+        "answer": [task.answer for task in row_tasks],
+        **{name: [row[name] for row in rows] for name in PASSED_WITH_IMAGES},
+    }
+    return with_renamed(_metadata(row_tasks) | keywords, renamed, where)
+
+
+def with_renamed(keywords: dict[str, list[Any]], renamed: Mapping[str, str], where: str) -> dict[str, list[Any]]:
+    """Return keyword arguments and those of further names; raises `RewardFailed` for a column that does not exist."""
+    keywords = dict(keywords)
     for name, source in renamed.items():
         if source not in keywords:
             hint = did_you_mean(source, keywords) or f"; there are {', '.join(keywords)}"
@@ -52,7 +75,7 @@ def arguments(
 
 def split_calls(keywords: Mapping[str, list[Any]], size: int | None) -> list[dict[str, list[Any]]]:
     """Split the keyword arguments into calls of `size` rows, the last perhaps shorter; None: one call of all rows."""
-    total = len(keywords["completions"])
+    total = len(next(iter(keywords.values())))
     size = size or total
     return [{name: v[at : at + size] for name, v in keywords.items()} for at in range(0, total, size)]
 

@@ -9,6 +9,7 @@ from genrl_graph.errors import DataError
 from genrl_graph.messages import short
 from genrl_graph.seeds import digest
 
+TEXTS = ("setup", "prompt", "suffix", "entry_point", "reference")
 FORM = "a test is code that calls the program's functions, or {input: ..., output: ...}"
 
 
@@ -25,13 +26,15 @@ class CodeTest:
 class CodeTask:
     """Tests of a program, all with code or all with input and output.
 
-    `setup` runs before each test that is code. `prompt` is code that the answer goes on with, `entry_point` the
-    function that the tests ask for; either may be empty. `reference` is a program that passes, if there is one.
+    `setup` runs before each test that is code. `prompt` is code that the answer goes on with, `suffix` code that
+    follows it, `entry_point` the function that the tests ask for; each may be empty. `reference` is an answer that
+    passes, if there is one.
     """
 
     tests: tuple[CodeTest, ...]
     setup: str = ""
     prompt: str = ""
+    suffix: str = ""
     entry_point: str = ""
     reference: str = ""
 
@@ -46,7 +49,7 @@ class CodeTask:
 
 
 def code_task(values: Mapping[str, Any], where: str) -> CodeTask:
-    """Return the task that metadata describe: `tests`, and `setup`, `prompt`, `entry_point`, `reference` as texts.
+    """Return the task that metadata describe: `tests`, and the `TEXTS`, each of which may be missing.
 
     Raises `DataError` with the place `where` for tests that cannot be read.
     """
@@ -56,7 +59,7 @@ def code_task(values: Mapping[str, Any], where: str) -> CodeTask:
     read = tuple(_test(test, f"{where}: test {at}") for at, test in enumerate(tests))
     if len({test.output is None for test in read}) > 1:
         raise DataError(f"{where}: mixes tests that are code with tests of input and output; keep one kind")
-    texts = {name: values.get(name) or "" for name in ("setup", "prompt", "entry_point", "reference")}
+    texts = {name: values.get(name) or "" for name in TEXTS}
     for name, text in texts.items():
         if not isinstance(text, str):
             raise DataError(f"{where}: {name} is {short(text)}; write text")

@@ -14,7 +14,9 @@ from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import RewardFailed
 from genrl_graph.nodes.reward.code_tests import results
 from genrl_graph.nodes.reward.code_tests.results import Results
+from genrl_graph.nodes.reward.code_tests.run_tests import Ends
 from genrl_graph.nodes.reward.tests import TestsReward
+from genrl_graph.nodes.source.data.code_task import CodeTask
 from genrl_graph.nodes.source.list import ListSource
 
 pytestmark = pytest.mark.usefixtures("contained")
@@ -77,11 +79,11 @@ def test_a_program_runs_once_for_its_tests_and_limits(
     monkeypatch.setattr(results, "RESULTS", Results(most=2))
     ran: list[str] = []
 
-    def counted(program: str, *rest: object) -> tuple[str, ...]:
+    def counted(program: str, task: CodeTask, *rest: object) -> Ends:
         ran.append(program)
-        return ("wall",) if "sleep" in program else ("passed",)
+        return (("wall" if "sleep" in program else "passed", ""),) * len(task.tests)
 
-    monkeypatch.setattr(results, "run_tests", counted)
+    monkeypatch.setattr(results, "run_program", counted)
     reward = TestsReward()
     rows = make_rollouts(["a", "a", "b", "sleep"], task_id="tasks/0")
     for _ in range(2):

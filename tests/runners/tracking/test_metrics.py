@@ -14,10 +14,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toys import toy_game
 
 import genrl_graph
-from genrl_graph import play
+from genrl_graph import Graph, play
 from genrl_graph.dag.schedule import Step, compile_graph
+from genrl_graph.nodes.library import Answer, GroupAdvantage, Grpo, ListSource, ProposalReward, RegexReward, TinyLM
 from genrl_graph.runners.loop.context import StepReport
-from genrl_graph.runners.loop.stage_metrics import Stages, mean, total
+from genrl_graph.runners.loop.stage_metrics import Stages, mean, total, totals
 from genrl_graph.runners.tracking.guard import GuardedTracker
 from genrl_graph.runners.tracking.metric_names import METRICS
 from genrl_graph.runners.tracking.metrics import RoundMetrics
@@ -153,6 +154,20 @@ def test_means_and_totals_are_over_the_peers_that_reported() -> None:
     peers = {"a": {"x": 1.0}, "b": {"x": 3.0, "y": 5.0}}
     assert (mean(peers, "x"), mean(peers, "y"), mean(peers, "z")) == (2.0, 5.0, None)
     assert (total(peers, "x"), total(peers, "y"), total(peers, "z")) == (4.0, 5.0, 0.0)
+
+
+def test_a_reward_counts_unless_another_one_passes_its_rows_on() -> None:
+    graph = Graph("rewards")
+    policy = graph.carry("policy", TinyLM())
+    tasks = graph.add("tasks", ListSource(tasks=[{"question": "?"}]))
+    propose = graph.add("propose", Answer(num_generations=2), tasks=tasks, policy=policy)
+    solve = graph.add("solve", Answer(num_generations=2), tasks=tasks, policy=policy)
+    right = graph.add("right", RegexReward(pattern="a"), rollouts=solve)
+    brief = graph.add("brief", RegexReward(pattern="^.$"), rollouts=right)
+    pay = graph.add("pay", ProposalReward(), rollouts=propose, solved=right)
+    credit = [graph.add(f"credit_{name}", GroupAdvantage(), scored=rows) for name, rows in (("s", brief), ("p", pay))]
+    graph.next_round(policy=graph.add("update", Grpo(), policy=policy, credited=credit))
+    assert totals(compile_graph(graph)) == ["brief", "pay"]  # `pay` looks at `right`, and judges other rows
 
 
 def test_a_run_measures_what_it_stores(tmp_path: Path) -> None:

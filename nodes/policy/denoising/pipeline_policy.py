@@ -1,0 +1,121 @@
+"""The live diffusion policy: samples images, computes the log-probs of its steps, trains the UNet (imports torch)."""
+
+import copy
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genrl_graph.nodes.policy.compute.adam_model import AdamModel
+from genrl_graph.nodes.policy.compute.device import pick_device
+from genrl_graph.nodes.policy.compute.exported import all_or_nothing
+from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
+from genrl_graph.nodes.policy.denoising.diffusion_policy import Denoising, DiffusionPolicy, Painting
+from genrl_graph.nodes.policy.denoising.parts import PipelineParts
+from genrl_graph.nodes.policy.denoising.transitions import Transition, Transitions, guided, log_density
+
+
+class PipelinePolicy(AdamModel, DiffusionPolicy):
+    """The UNet of a pipeline as the policy; text encoder, image decoder and noise schedule stay as they are."""
+
+    def __init__(self, name: str, parts: PipelineParts, *, device: str) -> None:
+        parts.to(pick_device(device))
+        super().__init__(name, parts.unet)
+        self.parts = parts
+        size = parts.unet.config.sample_size
+        self.latent_shape = (parts.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
+        self._transitions = lru_cache(maxsize=8)(lambda how: Transitions.of(parts.scheduler, how))
+
+    def paint(
+        self, captions: Sequence[str], how: Denoising, *, rngs: Sequence[np.random.Generator], batch_size: int
+    ) -> list[Painting]:
+        """Sample one image per caption; an image depends on its generator, not on the others of its batch."""
+        paintings: list[Painting] = []
+        for start in range(0, len(captions), batch_size):
+            batch = slice(start, start + batch_size)
+            paintings += self._paint_batch(list(captions[batch]), how, rngs[batch])
+        return paintings
+
+    def step_logprobs(self, captions: Sequence[str], how: Denoising, latents: Tensor, step: int) -> Tensor:
+        """Return the log-probs of one random step of each row, [rows], with gradients."""
+        transitions = self._transitions(how)
+        chosen = transitions.random[step]
+        output = self._output(latents[:, 0], chosen, self._conditions(captions, how), how)
+        return log_density(latents[:, 1], transitions.mean(chosen, latents[:, 0], output), chosen.std)
+
+    def random_steps(self, how: Denoising) -> int:
+        """Return the number of steps that add noise."""
+        return len(self._transitions(how).random)
+
+    def export(self, folder: Path) -> None:
+        """Write the pipeline as diffusers reads it; raises `StoreError`, with nothing left behind, if that fails."""
+        with all_or_nothing(folder), without_progress():
+            self.parts.save(folder)
+
+    def fork(self, name: str) -> Self:
+        """Return an independent copy with its own UNet and optimiser state; the frozen parts are shared."""
+        other, moments = self.frozen(name), self._moments()
+        if moments is not None:
+            other._restore(moments, f"policy {self.name!r}")
+        return other
+
+    def frozen(self, name: str) -> Self:
+        """Return a copy of the weights without optimiser state."""
+        unet = copy.deepcopy(self.model)
+        unet.zero_grad(set_to_none=True)
+        shared = self.parts
+        parts = PipelineParts(unet, shared.vae, shared.text_encoder, shared.tokenizer, shared.scheduler)
+        other = type(self)(name, parts, device=str(self._device))
+        other.version = self.version
+        return other
+
+    @torch.no_grad()
+    def _paint_batch(self, captions: list[str], how: Denoising, rngs: Sequence[np.random.Generator]) -> list[Painting]:
+        transitions, conditions = self._transitions(how), self._conditions(captions, how)
+        count = len(transitions.random)
+        noise = self.tensor(
+            np.stack([rng.standard_normal((count + 1, *self.latent_shape), np.float32) for rng in rngs])
+        )
+        latents, logprobs = [noise[:, 0]], []
+        current = latents[0]
+        for step in transitions.steps:
+            mean = transitions.mean(step, current, self._output(current, step, conditions, how))
+            current = mean
+            if step.std > 0:
+                current = mean + step.std * noise[:, len(latents)]
+                logprobs.append(log_density(current, mean, step.std))
+                latents.append(current)
+        images = self.parts.decode(current).numpy(force=True)
+        kept = torch.stack(latents, dim=1).numpy(force=True)
+        densities = torch.stack(logprobs, dim=1) if logprobs else current.new_empty(len(captions), 0)
+        finite = torch.isfinite(current).flatten(1).all(dim=1).tolist()
+        rows = zip(images, kept, densities.numpy(force=True), finite, strict=True)
+        return [Painting(image, kept, found, _error(ok)) for image, kept, found, ok in rows]
+
+    def _conditions(self, captions: Sequence[str], how: Denoising) -> tuple[Tensor, Tensor | None]:
+        """Return the states of the captions, and those of no caption where guidance needs them."""
+        distinct = list(dict.fromkeys(captions))
+        states = self.parts.embed([*distinct, ""])
+        chosen = states[[distinct.index(caption) for caption in captions]]
+        return chosen, None if how.guidance == 1.0 else states[-1:].expand(len(captions), -1, -1)
+
+    def _output(
+        self, latents: Tensor, step: Transition, conditions: tuple[Tensor, Tensor | None], how: Denoising
+    ) -> Tensor:
+        """Return what the UNet predicts for latents, with guidance."""
+        conditional, unconditional = conditions
+        if unconditional is None:
+            output: Tensor = self.model(latents, step.timestep, encoder_hidden_states=conditional).sample
+            return output
+        states = torch.cat([unconditional, conditional])
+        both = self.model(torch.cat([latents, latents]), step.timestep, encoder_hidden_states=states).sample
+        plain, captioned = both.chunk(2)
+        return guided(captioned, plain, how.guidance)
+
+
+def _error(finite: bool) -> str:
+    return "" if finite else "its latents are not finite; lower the learning rate or the guidance"

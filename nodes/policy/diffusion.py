@@ -1,0 +1,67 @@
+"""`policy.diffusion`: a text-to-image diffusion pipeline, from a folder or hub, or a tiny one from sizes."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from genrl_graph.contract.data_path import DataPath
+from genrl_graph.contract.node import PolicyCarry
+from genrl_graph.nodes.policy.denoising.diffusion_policy import DiffusionPolicy
+
+
+class TinyPipeline(BaseModel):
+    """A tiny pipeline with random weights: a UNet over latents, a text encoder and an image decoder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    height: int = Field(default=16, ge=4, le=256, multiple_of=4, description="height of an image in pixels")
+    width: int = Field(default=16, ge=4, le=256, multiple_of=4, description="width of an image in pixels")
+    channels: int = Field(default=16, ge=8, multiple_of=8, description="channels of the UNet's first level")
+    caption_characters: int = Field(default=30, ge=1, le=500, description="characters of a caption that are read")
+    noise: Literal["diffusion", "flow"] = Field(
+        default="diffusion", description="noise schedule: of diffusion (ddim, ddpm), or of flow matching (flow)"
+    )
+
+
+class Diffusion(PolicyCarry, name="diffusion"):
+    """A text-to-image diffusion pipeline of diffusers whose UNet is trained in float32, with Adam.
+
+    `model` is a folder that diffusers wrote (`save_pretrained`), or a name on the hub; its UNet, text encoder,
+    tokenizer, image decoder and noise schedule are used, as those of Stable Diffusion (arXiv 2112.10752). Without
+    `model` the pipeline is a tiny one of `tiny` sizes, with random weights from (run seed, carry name), for tests and
+    first steps. Text encoder and decoder stay frozen. Needs the extra `images`.
+    """
+
+    model: DataPath | None = Field(
+        default=None, min_length=1, description="folder or hub name of a diffusers pipeline; null: a tiny random one"
+    )
+    revision: str | None = Field(
+        default=None, description="branch, tag or commit of the hub repository; null: its main branch"
+    )
+    tiny: TinyPipeline = Field(default=TinyPipeline(), description="the tiny pipeline, where model is null")
+    device: str = Field(
+        default="auto",
+        description="torch device that computes, such as cpu or cuda:0; auto: this process's GPU, or else the CPU",
+    )
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if self.model is not None and self.tiny != TinyPipeline():
+            raise ValueError("tiny describes a random pipeline; leave it or model out")
+        if self.model is None and self.revision is not None:
+            raise ValueError("revision is of a model; name one, or leave revision out")
+        return self
+
+    def init(self, name: str, *, seed: int) -> DiffusionPolicy:
+        """Return the policy of the first round; raises `DataError` if its files cannot be read."""
+        from genrl_graph.nodes.policy.denoising.loading import load_parts
+        from genrl_graph.nodes.policy.denoising.pipeline_policy import PipelinePolicy
+        from genrl_graph.nodes.policy.denoising.tiny_pipeline import tiny_parts
+
+        if self.model is None:
+            return PipelinePolicy(name, tiny_parts(self.tiny, seed=seed, name=name), device=self.device)
+        return PipelinePolicy(name, load_parts(self.model, revision=self.revision), device=self.device)
+
+    def dry(self, name: str, *, seed: int) -> DiffusionPolicy:
+        """Return a tiny random pipeline, so that no model is loaded."""
+        return self.model_copy(update={"model": None, "revision": None}).init(name, seed=seed)
