@@ -94,7 +94,7 @@ def resumed(policy: TextPolicy, case: dict[str, Any], sequences: list[TokenSeque
     policy.load(checkpoint)
     facts = {"version": policy.version, "digest": policy.digest(), "next": stepped(policy, case, sequences)}
     policy.load(checkpoint)
-    policy.replace_trained({name: values / 2 for name, values in policy.trained_values().items()})
+    policy.replace_trained({name: values * np.float32(0.5) for name, values in policy.trained_values().items()})
     return {**facts, "halved": policy.digest()}
 
 
