@@ -16,9 +16,15 @@ import pytest
 ALLOWED: dict[str, str] = {}
 
 CPUINFO = Path("/proc/cpuinfo")
-if CPUINFO.exists() and {"avx512bw", "avx_ne_convert", "asimd"}.isdisjoint(CPUINFO.read_text().split()):
-    layers = "tests/nodes/policy/compute/test_onednn_linear.py"
-    ALLOWED[layers] = "oneDNN has no products in bfloat16 on x86 processors without AVX-512 and AVX-NE-CONVERT"
+if CPUINFO.exists() and "avx512bw" not in CPUINFO.read_text().split():
+    ALLOWED |= dict.fromkeys(
+        [
+            "tests/nodes/policy/compute/test_onednn_linear.py",
+            "tests/runners/tracking/test_memory.py::test_code_for_matrix_products_is_kept_for_so_many_shapes",
+            "tests/runners/tracking/test_memory.py::test_what_the_variables_say_of_code_stays",
+        ],
+        "oneDNN has no products in bfloat16 without AVX-512",
+    )
 
 
 def is_allowed(nodeid: str) -> bool:
