@@ -108,8 +108,8 @@ def cluster(folder: Path, *, machines: Sequence[str], cpus: int) -> Iterator[Clu
 
 
 def _start(command: Sequence[str], folder: Path) -> "subprocess.Popen[bytes]":
-    log = (folder / f"slurm-{command[0]}-{time.monotonic_ns()}.log").open("wb")
-    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "SLURM_CONF": ""})
+    with (folder / f"slurm-{command[0]}-{time.monotonic_ns()}.log").open("wb") as log:
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "SLURM_CONF": ""})
 
 
 def _wait_until_idle(running: Cluster, count: int) -> None:
