@@ -88,7 +88,7 @@ def measured(folder: Path, ranks: int) -> list[float]:
     """Play a round on some ranks and return the peak memory of each in GB."""
     peaks = folder / f"peaks{ranks}"
     peaks.mkdir()
-    plays = ["-m", "genrl_graph", "run", str(folder / "big.yaml"), "--import", str(folder / "nodes.py"), "-q"]
+    plays = ["-m", "genrl_graph", "run", str(folder / "big.yaml"), "--import", str(folder / "peaks.py"), "-q"]
     plays += ["-o", str(folder / f"run{ranks}"), f"run.replicas={ranks}", "--runner", "torch"]
     env = os.environ | {"PEAKS": str(peaks), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     endpoint = ["--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
@@ -98,7 +98,7 @@ def measured(folder: Path, ranks: int) -> list[float]:
 
 def estimated(folder: Path, ranks: int) -> tuple[float, dict[str, float]]:
     """Return the high end of the estimate for a rank in GB, and its parts."""
-    plan = ["-m", "genrl_graph", "plan", str(folder / "big.yaml"), "--import", str(folder / "nodes.py")]
+    plan = ["-m", "genrl_graph", "plan", str(folder / "big.yaml"), "--import", str(folder / "peaks.py")]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, *plan, f"run.replicas={ranks}", "--estimate", "--format", "json"]
     forecast = json.loads(subprocess.run(words, env=env, check=True, text=True, stdout=subprocess.PIPE).stdout)
@@ -113,7 +113,7 @@ def main() -> None:
         folder = Path(name)
         save_model(folder / "model")
         (folder / "big.yaml").write_text(GAME.format(model=folder / "model"))
-        (folder / "nodes.py").write_text(NODES)
+        (folder / "peaks.py").write_text(NODES)
         for ranks in args.ranks:
             peaks, (most, parts) = measured(folder, ranks), estimated(folder, ranks)
             shown = ", ".join(f"{part} {size:.2f}" for part, size in parts.items())
