@@ -14,6 +14,7 @@ from genrl_graph.dag.hazards import find_hazards
 from genrl_graph.dag.infer import infer
 from genrl_graph.dag.origins import input_origins, row_origins
 from genrl_graph.dag.problems import Path, Problem, edge_path, read_parts
+from genrl_graph.dag.replicas import find_unshared
 from genrl_graph.edge_types.edge_type import EdgeType, Socket
 from genrl_graph.errors import UserError
 from genrl_graph.messages import closest, did_you_mean
@@ -47,6 +48,7 @@ def check(graph: Graph, *, unread: Collection[Path] = ()) -> list[Problem]:
     problems += _not_evaluable(graph)
     problems += _misread(graph)
     problems += _never_learning(graph)
+    problems += find_unshared(graph)
     return problems + find_hazards(graph, types, unread=unread)
 
 

@@ -28,9 +28,12 @@ def protocol_fingerprint(graph: Graph) -> str:
 
 
 def full_fingerprint(graph: Graph) -> str:
-    """Hash every part with all params, and the run options, but for where reports go, which changes no row."""
+    """Hash every part with all params, and the run options but for those that change no row.
+
+    These say where reports go, and how many ranks compute.
+    """
     parts = [_describe(part, params=True) for part in (*graph.carries.values(), *graph.nodes.values())]
-    return _hash("full", [graph.name, parts, graph.run.model_dump(mode="json", exclude={"coordinator"})])
+    return _hash("full", [graph.name, parts, graph.run.model_dump(mode="json", exclude={"coordinator", "replicas"})])
 
 
 def _agreed(part: Part) -> bool:

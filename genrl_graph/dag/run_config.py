@@ -14,13 +14,19 @@ KNOWN_TRACKERS: tuple[str, ...] = get_args(TrackerName)
 
 
 class RunConfig(ExactNumbers):
-    """Run options: rounds, seed, peers, evaluation, checkpoints and failure limits; they do not define the game."""
+    """Run options: rounds, seed, peers, replicas, evaluation, checkpoints, failure limits; no part of the game."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rounds: int = Field(default=10, ge=0, description="how many rounds to play")
     seed: int = Field(default=0, ge=0, description="seed of every random stream of the run")
     peers: int = Field(default=1, ge=1, le=1024, description="peers that a local run plays in one process")
+    replicas: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="ranks of a torchrun job that share the policies of one peer, each with a part of the weights",
+    )
     threads: int | None = Field(
         default=None,
         ge=1,
