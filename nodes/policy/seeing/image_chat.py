@@ -14,7 +14,7 @@ from genrl_graph.errors import DataError, ParamError
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 
 TEXT_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
-"""What a processor returns of text; all else are inputs of the images."""
+"""Outputs of a processor that are of text; all others are inputs of the images."""
 SHOWS = "image"
 """Key of a message that shows an image before its text."""
 
