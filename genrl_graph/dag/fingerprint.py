@@ -30,7 +30,8 @@ def protocol_fingerprint(graph: Graph) -> str:
 def full_fingerprint(graph: Graph) -> str:
     """Hash every part with all params, and the run options, but for where reports go, which changes no row."""
     parts = [_describe(part, params=True) for part in (*graph.carries.values(), *graph.nodes.values())]
-    return _hash("full", [graph.name, parts, graph.run.model_dump(mode="json", exclude={"coordinator"})])
+    left_out = {"coordinator"} | ({"roles"} if not graph.run.roles else set())  # all roles: as before there were any
+    return _hash("full", [graph.name, parts, graph.run.model_dump(mode="json", exclude=left_out)])
 
 
 def _agreed(part: Part) -> bool:
@@ -42,6 +43,8 @@ def _describe(part: Part, *, params: bool) -> dict[str, Any]:
     cls = part.cls
     kind = str(cls.edge) if cls is not None and issubclass(cls, Carry) and not params else part.type_name
     described: dict[str, Any] = {"name": part.name, "type": kind, "edges": edges, "next": part.next}
+    if part.role:
+        described["role"] = part.role
     if params:
         described["params"] = dict(part.portable_params())
         described["version"] = cls.class_version if cls is not None else None
