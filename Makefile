@@ -9,7 +9,7 @@ PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python
 unexport PYTHONDONTWRITEBYTECODE  # else each of hundreds of processes compiles the package anew
 TORCH ?= $(shell sed -n 's/^torch==//p' $(LOCK))
 
-.PHONY: quickstart test test-long coverage lint docs lock latest oldest build bench crash faults swarm page openenv engine engine-test learn fuzz pictures clean
+.PHONY: quickstart test test-long coverage lint docs lock latest oldest build bench crash faults swarm ranks slurm page openenv engine engine-test learn fuzz pictures clean
 
 quickstart: $(INSTALLED)
 	@rm -rf runs/quickstart
@@ -95,6 +95,17 @@ swarm: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m soak tests/runners/swarm tests/runners/chain
 	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/swarm/soak.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/swarm/siege.py
+
+# Train with policies that two and four ranks share, and compare with one process; kill a rank; resume on other numbers of
+# ranks. Then play four peers with and without averages of weights, and with one that sends garbage.
+ranks: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m soak tests/nodes/policy/replicas tests/runners/test_replicas.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/averages.py
+
+# Start a job on a real Slurm of two machines on loopback, kill a rank, requeue it, and compare. Needs root, and Debian's
+# slurmctld, slurmd and slurm-client.
+slurm: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m soak tests/runners/launch
 
 # Play against the server of OpenEnv, in an environment of its own that this installs (480 MB): kill it, fill it, time it.
 openenv: $(INSTALLED)

@@ -25,11 +25,20 @@ def tell(line: str) -> None:
 
 
 @contextmanager
-def displaying(show: Show, tell: Tell | None = None) -> Iterator[None]:
-    """Display the long work, and with `tell` the lines, of this thread while the context is open."""
-    token, token_of_tell = _show.set(show), _tell.set(tell or _tell.get())
+def displaying(show: Show) -> Iterator[None]:
+    """Display the long work of this thread while the context is open."""
+    token = _show.set(show)
     try:
         yield
     finally:
         _show.reset(token)
-        _tell.reset(token_of_tell)
+
+
+@contextmanager
+def telling(tell: Tell) -> Iterator[None]:
+    """Display the lines of this thread while the context is open."""
+    token = _tell.set(tell)
+    try:
+        yield
+    finally:
+        _tell.reset(token)

@@ -15,7 +15,7 @@ from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.dag.schedule import Schedule
 from genrl_graph.errors import ChainError
-from genrl_graph.long_work import displaying
+from genrl_graph.long_work import displaying, telling
 from genrl_graph.messages import counted, escaped
 from genrl_graph.runners.loop.context import StepReport
 from genrl_graph.runners.loop.coordinator import Coordinator, NoCoordinator
@@ -85,7 +85,7 @@ class NotedLines:
 
     def __call__(self, line: str) -> None:
         """Print a line and note it."""
-        self.console.print(line, markup=False, soft_wrap=True)
+        self.console.print(escaped(line), markup=False, soft_wrap=True)
         if self.folder is not None:
             add_note(self.folder, line)
 
@@ -112,6 +112,7 @@ def open_folder(
     versions = run_versions(graph, imports)
     stack.push(lambda kind, error, at: runner.close(failed=kind is not None))
     free, tell = partial(free_folder, schedule.graph.name), NotedLines(console)
+    stack.enter_context(telling(tell))
     if resume and folder is not None:  # before the runner writes a key into it
         refuse_other_runner(folder, runner.home(folder), peers=config.peers)
     coordinator = make_coordinator(schedule, config, tell=tell, resume=resume)
@@ -233,12 +234,12 @@ def _make_players(opened: OpenFolder, make: Make) -> list[Peer]:
     schedule, names, ready = opened.schedule, opened.runner.names, opened.stop.check
     line = headline(schedule, rounds=opened.rounds, peers=len(names), folder=opened.folder)
     opened.console.print(line, soft_wrap=True)
-    with displaying(WaitingBar(opened.console).show, opened.tell):
+    with displaying(WaitingBar(opened.console).show):
         prepare(schedule, ready=ready)
         evaluations = [] if opened.evaluation is None else [opened.evaluation]
         for evaluation in evaluations:
             prepare(evaluation, known=schedule, ready=ready)
-        peers = make_peers(schedule, names, seed=opened.config.seed, make=make, ready=ready)
+        peers = make_peers(schedule, names, seed=opened.config.seed, make=make, share=opened.runner.shared, ready=ready)
         refuse_unfit(peers[0], schedule, *evaluations)
         return peers
 

@@ -91,6 +91,9 @@ def play(
         "coordinator": coordinator,
     }
     config = run_options(graph.run, arguments)
+    if runner is None and config.replicas > 1:
+        launch = f"torchrun --nproc-per-node {config.peers * config.replicas} -m genrl_graph run ... --runner torch"
+        raise ParamError(f"run.replicas: {config.replicas}, but this is one process; start ranks with `{launch}`")
     if resume and out is None:
         raise ParamError("resume: name the run folder (out, or -o on the command line)")
     return play_schedule(
@@ -128,10 +131,13 @@ def play_schedule(
     require_trackers(config.trackers)
     with WaitingBar(console).show("loading torch"):
         fixed = set_threads(config.threads)
+    config = runner.configured(config)
     with ExitStack() as stack:
+        if runner.serve(schedule, config, make):
+            return Run(folder or Path(), config.rounds, {}, {})
         opened = open_folder(
             schedule,
-            runner.configured(config),
+            config,
             runner,
             folder=folder,
             console=console,

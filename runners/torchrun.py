@@ -1,48 +1,47 @@
 """The torch runner: every rank of a torchrun job is a peer, and exchanges are collectives on tensors of bytes."""
 
 import os
-import signal
-import socket
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from genrl_graph.contract.node import Exchange, Packet
+from genrl_graph.contract.node import Carry, Exchange, Packet, PolicyCarry
+from genrl_graph.contract.policy import Carried
+from genrl_graph.dag.replicas import shared_carries
 from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.dag.schedule import Schedule
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.errors import ExchangeTimeout, ParamError
+from genrl_graph.messages import counted
 from genrl_graph.runners.loop.exchange import ExchangeResult, Swarm, WaitReport
-from genrl_graph.runners.loop.peers import peer_names, require_enough
+from genrl_graph.runners.loop.peers import Make, peer_names, require_enough
 from genrl_graph.runners.loop.runner import Bootnodes, RunProgress, Tell, exchanges
-from genrl_graph.runners.loop.signals import Stop, ended_at_once
+from genrl_graph.runners.loop.signals import Stop, noted_signals
+from genrl_graph.runners.ranks.job import Backend, Ranks, end_with
+from genrl_graph.store.peer_folders import run_folders
 from genrl_graph.wire.packet import decode, encode
 
 if TYPE_CHECKING:
     import torch
-    from torch.distributed import Store, Work
+    from torch.distributed import Work
 
-Backend = Literal["gloo", "nccl"]
-
-START_TIMEOUT_S = 600.0
-LAUNCHER_PAUSE_S = 0.5
-SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 5e-5, 5e-3
-MAX_TEXT = 4096
+    from genrl_graph.nodes.policy.replicas.group import ReplicaGroup
 
 
 class TorchRunner:
-    """Plays one peer per rank: rank i of a torchrun job is the peer `peer_names(n)[i]` of a local run.
+    """Plays one peer per group of `run.replicas` ranks: group i of a torchrun job is the peer `peer_names(n)[i]`.
 
-    Each rank has its own folder. An exchange closes when all ranks have reached it. A rank that is late by more than
-    the exchange's `timeout_s` is reported and waited for, or with `on_short: fail` ends the job; a rank that dies ends
-    it. Raises `ParamError` outside a torchrun job.
+    The first rank of a group plays the game; the others hold parts of its policies and compute for it. Each peer has
+    its own folder, as in a local run. An exchange closes when all peers have reached it. A rank that is late by more
+    than the exchange's `timeout_s` is reported and waited for, or with `on_short: fail` ends the job; a rank that dies
+    ends it. Raises `ParamError` outside a torchrun job.
     """
 
     def __init__(self, *, backend: Backend = "gloo") -> None:
@@ -52,16 +51,26 @@ class TorchRunner:
                 raise ParamError(f"--runner torch: {name} is not set; start it with `{launch}`")
         self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.leads = self.rank == 0
-        self.names: Sequence[str] = peer_names(self.size)[self.rank : self.rank + 1]
         self._backend: Backend = backend
         if "TORCHELASTIC_RUN_ID" in os.environ:
-            Thread(target=_end_with, args=(os.getppid(),), name="launcher", daemon=True).start()
+            Thread(target=end_with, args=(os.getppid(),), name="launcher", daemon=True).start()
         self._ranks: Ranks | None = None
         self._swarm: TorchSwarm | None = None
+        self._group: ReplicaGroup | None = None
+        self._in_groups_of(1)
 
     def configured(self, config: RunConfig) -> RunConfig:
-        """Return the options with as many peers as ranks."""
-        return config.model_copy(update={"peers": self.size})
+        """Return the options with as many peers as groups; raises `ParamError` where the ranks make no whole groups."""
+        if self.size % config.replicas:
+            raise ParamError(
+                f"run.replicas: {config.replicas}, but the job has {self.size} ranks; start a multiple of them"
+            )
+        self._in_groups_of(config.replicas)
+        return config.model_copy(update={"peers": self.peers})
+
+    def _in_groups_of(self, replicas: int) -> None:
+        self.replicas, self.peers = replicas, self.size // replicas
+        self.names: Sequence[str] = [peer_names(self.peers)[self.rank // replicas]]
 
     def start(
         self,
@@ -74,12 +83,12 @@ class TorchRunner:
         bootnodes: Bootnodes,
     ) -> tuple[Path, Swarm]:
         """Join the job; the first rank chooses a free run folder. Raises `ParamError` where graphs differ."""
-        names = peer_names(self.size)
+        names = peer_names(self.peers)
         require_enough(schedule, names)
-        self._ranks = ranks = Ranks(self.rank, self.size, backend=self._backend, stop=stop)
+        self._ranks = ranks = self._join(stop)
         for name, protocol in zip(names, ranks.texts(schedule.protocol), strict=True):
             if protocol != schedule.protocol:
-                what = f"{names[self.rank]} plays a graph of protocol {schedule.protocol[:12]}"
+                what = f"{self.names[0]} plays a graph of protocol {schedule.protocol[:12]}"
                 raise ParamError(f"--runner torch: {what}, {name} one of {protocol[:12]}; give all ranks one graph")
         self._require_all_roles(schedule, ranks.texts(",".join(schedule.graph.run.roles)))
         chosen = ranks.texts(str(run or free()) if self.leads else "")[0]
@@ -93,16 +102,53 @@ class TorchRunner:
         if missing and all(played):
             raise ParamError(f"--runner torch: no rank plays role {missing[0]!r}; give one of them --role {missing[0]}")
 
+    def serve(self, schedule: Schedule, config: RunConfig, make: Make) -> bool:
+        """Hold this rank's part of the policies and compute for the first rank of the group, until that ends it.
+
+        Returns False on a first rank. Signals are its to take: it ends after a step, and all ranks with it.
+        """
+        if self.rank % self.replicas == 0:
+            return False
+        stop = Stop()
+        with noted_signals(stop), ExitStack() as stack:
+            self._ranks = self._join(stop)
+            stack.callback(self._ranks.close, wait=False)
+            for name in shared_carries(schedule.graph):
+                carry = schedule.graph.carries[name].carry
+                self.shared(carry, make(carry, name, config.seed))
+            assert self._group is not None
+            self._group.serve()
+        return True
+
+    def shared(self, carry: Carry, value: Carried) -> Carried:
+        """Return a policy of which each rank of the group holds a part, or the value as it is if no ranks share it."""
+        if self._group is None or not (isinstance(carry, PolicyCarry) and carry.shards):
+            return value
+        from genrl_graph.nodes.policy.compute.handle import CausalPolicy
+        from genrl_graph.nodes.policy.replicas.policy import ReplicatedPolicy
+
+        assert isinstance(value, CausalPolicy)
+        return ReplicatedPolicy(value, self._group)
+
     def home(self, run: Path) -> Path:
         """Return `<run folder>/<peer name>`."""
         return run / self.names[0]
+
+    def overrides(self, run: Path) -> Sequence[str]:
+        """Give each peer of a run as many ranks of this job; raises `ParamError` where some are left over."""
+        peers = len(run_folders(run))
+        if not peers or self.size % peers:
+            what = f"{run} has {counted(peers, 'peer')}, but the job has {self.size} ranks"
+            raise ParamError(f"--runner torch: {what}; start a multiple of them")
+        self._in_groups_of(self.size // peers)
+        return [f"run.replicas={self.replicas}"]
 
     def peer_id(self, name: str) -> str | None:
         """Return None: ranks have names only."""
         return None
 
     def agree(self, kept: RunProgress) -> tuple[RunProgress, int | None]:
-        """Return the shared progress, and the round of the first exchange that some rank has not closed."""
+        """Return the shared progress, and the round of the first exchange that some peer has not closed."""
         assert self._ranks is not None and self._swarm is not None
         closed = int(self._ranks.numbers(kept.closed).min())
         complete = bool(self._ranks.numbers(int(kept.complete)).all())
@@ -111,16 +157,24 @@ class TorchRunner:
         return RunProgress(closed, complete), closed // a_round if a_round else None
 
     def begin(self, round: int) -> None:
-        """Do nothing: exchanges keep the ranks in step."""
+        """Do nothing: exchanges keep the peers in step."""
 
     def metrics(self) -> Mapping[str, float]:
         """Return nothing: the ranks are one job."""
         return {}
 
     def close(self, *, failed: bool) -> None:
-        """Leave the job; wait for the other ranks, which may need this one, unless the run `failed`."""
+        """End the group and leave the job; wait for other peers, which may need this one, unless the run `failed`."""
+        if self._group is not None:
+            self._group.end()
         if self._ranks is not None:
             self._ranks.close(wait=not failed)
+
+    def _join(self, stop: Stop) -> "Ranks":
+        ranks = Ranks(self.rank, self.size, replicas=self.replicas, backend=self._backend, stop=stop)
+        if self.replicas > 1:
+            self._group = ranks.group(self.names[0])
+        return ranks
 
 
 @dataclass(slots=True)
@@ -210,102 +264,3 @@ class TorchSwarm:
             self._ranks.wait(work, waiting)
         except RuntimeError as error:
             raise ExchangeTimeout(f"{where}: a rank is gone: {' '.join(str(error).split())[:200]}") from error
-
-
-class Ranks:
-    """The process group of a job: collectives that signals can interrupt, and how many exchanges each rank reached."""
-
-    def __init__(self, rank: int, size: int, *, backend: Backend, stop: Stop) -> None:
-        import torch
-        from torch import distributed
-
-        self.rank, self.size, self._stop = rank, size, stop
-        timeout = timedelta(seconds=START_TIMEOUT_S)
-        try:
-            with ended_at_once():
-                _require_launcher()
-                shared, _, _ = next(distributed.rendezvous("env://", rank, size, timeout=timeout))
-                store = distributed.PrefixStore(f"try/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
-                self._store: Store = distributed.PrefixStore("genrl_graph", store)
-                self._store.set(f"place/{rank}", "-1")
-                joined = distributed.PrefixStore("group", store)
-                distributed.init_process_group(backend, store=joined, rank=rank, world_size=size)
-        except (RuntimeError, ValueError, OSError) as error:
-            raise ExchangeTimeout(
-                f"--runner torch: cannot join the job: {' '.join(str(error).split())[:200]}"
-            ) from error
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        self._device = torch.device("cuda", local) if backend == "nccl" else torch.device("cpu")
-
-    def gather(self, values: np.ndarray[tuple[int], np.dtype[np.generic]]) -> "tuple[list[torch.Tensor], Work]":
-        """Start to gather an array of one length and dtype from every rank; they are complete once the work is done."""
-        import torch
-        from torch import distributed
-
-        own = torch.from_numpy(values).to(self._device)
-        gathered = [torch.empty_like(own) for _ in range(self.size)]
-        work = distributed.all_gather(gathered, own, async_op=True)
-        assert work is not None
-        return gathered, work
-
-    def numbers(self, value: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """Gather a number from every rank."""
-        gathered, work = self.gather(np.asarray([value], dtype=np.int64))
-        self.wait(work)
-        return np.asarray([int(each) for each in gathered], dtype=np.int64)
-
-    def texts(self, text: str) -> list[str]:
-        """Gather a text of at most `MAX_TEXT` bytes from every rank."""
-        data = text.encode()
-        if len(data) > MAX_TEXT:
-            raise ParamError(
-                f"--runner torch: {text[:40]!r}... has {len(data)} bytes, more than {MAX_TEXT}; shorten it"
-            )
-        padded = np.zeros(MAX_TEXT, dtype=np.uint8)
-        padded[: len(data)] = np.frombuffer(data, dtype=np.uint8)
-        gathered, work = self.gather(padded)
-        self.wait(work)
-        return [each.cpu().numpy().tobytes().rstrip(b"\0").decode() for each in gathered]
-
-    def arrive(self, place: int) -> None:
-        """Publish the number of the exchange that this rank has reached."""
-        self._store.set(f"place/{self.rank}", str(place))
-
-    def places(self) -> list[int]:
-        """Return the number of the exchange that each rank has reached, -1 before the first."""
-        return [int(self._store.get(f"place/{rank}")) for rank in range(self.size)]
-
-    def wait(self, work: "Work", waiting: Callable[[], None] = lambda: None) -> None:
-        """Wait for a collective, and call `waiting` meanwhile.
-
-        Raises `Interrupted` after a signal, the errors of `waiting`, and `RuntimeError` where a rank is lost.
-        """
-        pause = SHORTEST_PAUSE_S
-        while not work.is_completed():
-            self._stop.check()
-            waiting()
-            time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_S)
-        work.wait()
-
-    def close(self, *, wait: bool) -> None:
-        """Leave the process group; with `wait` only when all ranks do."""
-        from torch import distributed
-
-        if wait:
-            self.numbers(0)
-        distributed.destroy_process_group()
-
-
-def _require_launcher() -> None:
-    """Raise `OSError` where torchrun has gone before this rank looked: torch would wait for its store until the end."""
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        socket.create_connection(address, timeout=START_TIMEOUT_S).close()
-
-
-def _end_with(launcher: int) -> None:
-    """End this rank by SIGTERM once torchrun, which holds the store where ranks meet, has gone without ending it."""
-    while os.getppid() == launcher:
-        time.sleep(LAUNCHER_PAUSE_S)
-    os.kill(os.getpid(), signal.SIGTERM)

@@ -24,7 +24,7 @@ def add_launch_command(commands: "_SubParsersAction[argparse.ArgumentParser]") -
     launch.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder for the files")
     launch.add_argument("--run", metavar="FOLDER", help="run folder of the job (default: runs/<graph>)")
     launch.add_argument("--nodes", type=_count, default=1, metavar="N", help="machines (default: 1)")
-    launch.add_argument("--ranks", type=_count, metavar="N", help="ranks in all, each a peer (default: run.peers)")
+    launch.add_argument("--ranks", type=_count, metavar="N", help="ranks in all (default: run.peers x run.replicas)")
     launch.add_argument("--gpus-per-rank", type=_count_or_none, default=0, metavar="N", help="GPUs (default: 0)")
     launch.add_argument("--cpus-per-rank", type=_count, default=4, metavar="N", help="processors (default: 4)")
     launch.add_argument("--hours", type=_count, default=24, metavar="N", help="longest time of the job (default: 24)")

@@ -107,7 +107,10 @@ def _resume(args: argparse.Namespace) -> int:
     from genrl_graph.store.run_folder import GRAPH, read_graph
 
     runner = runner_of(args)
-    folder = args.folder if runner is None else runner.home(args.folder)
+    folder = args.folder
+    if runner is not None:
+        args.overrides = [*runner.overrides(args.folder), *args.overrides]
+        folder = runner.home(args.folder)
     refuse_other_runner(args.folder, folder)
     _, versions = read_graph(folder)
     imports = run_imports(args)

@@ -91,17 +91,23 @@ class PolicyCarry(Carry, kind="policy"):
     """Declares a policy that each round passes to the next: trained by an update, or frozen.
 
     Set `small` if it is created in a moment: estimates then time rounds with it. `untrainable` says why updates can
-    learn neither this policy nor from its rows; empty if they can.
+    learn neither this policy nor from its rows; empty if they can. Ranks of a group (`run.replicas`) share what `init`
+    returns if it `shards`.
     """
 
     small: ClassVar[bool] = False
+    shards: ClassVar[bool] = False
     untrainable: ClassVar[str] = ""
 
 
 class Node(Declared):
-    """One typed step of a graph. Subclass a kind below and name the type: `class Mine(Reward, name="mine")`."""
+    """One typed step of a graph. Subclass a kind below and name the type: `class Mine(Reward, name="mine")`.
+
+    Set `wants_whole_policy` if it copies a policy or computes with its model, which no rank has whole in a group.
+    """
 
     signature: ClassVar[Signature]
+    wants_whole_policy: ClassVar[bool] = False
     phases: ClassVar[frozenset[Phase]] = PHASES
     _place: Place | None = PrivateAttr(default=None)
 
@@ -449,6 +455,8 @@ class Update(Node, kind="update"):
 
 class Fork(Node, kind="policy"):
     """Copies a policy, such that one version may be updated while the other stays in use."""
+
+    wants_whole_policy = True
 
     @classmethod
     def _check_kind(cls) -> None:

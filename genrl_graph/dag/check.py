@@ -14,6 +14,7 @@ from genrl_graph.dag.hazards import find_hazards
 from genrl_graph.dag.infer import infer
 from genrl_graph.dag.origins import input_origins, row_origins
 from genrl_graph.dag.problems import NAME, Path, Problem, edge_path, read_parts
+from genrl_graph.dag.replicas import find_unshared
 from genrl_graph.dag.roles import check_role, find_unknown_roles
 from genrl_graph.edge_types.edge_type import EdgeType, Socket
 from genrl_graph.errors import UserError
@@ -48,6 +49,7 @@ def check(graph: Graph, *, unread: Collection[Path] = ()) -> list[Problem]:
     problems += _misread(graph)
     problems += _never_learning(graph)
     problems += find_unknown_roles(graph)
+    problems += find_unshared(graph)
     return problems + find_hazards(graph, types, unread=unread)
 
 

@@ -28,9 +28,13 @@ def protocol_fingerprint(graph: Graph) -> str:
 
 
 def full_fingerprint(graph: Graph) -> str:
-    """Hash every part with all params, and the run options, but for where reports go, which changes no row."""
+    """Hash every part with all params, and the run options but for those that change no row.
+
+    These say where reports go, and how many ranks compute.
+    """
     parts = [_describe(part, params=True) for part in (*graph.carries.values(), *graph.nodes.values())]
-    left_out = {"coordinator"} | ({"roles"} if not graph.run.roles else set())  # all roles: as before there were any
+    left_out = {"coordinator", "replicas"}
+    left_out |= set() if graph.run.roles else {"roles"}  # all roles: as before there were any
     return _hash("full", [graph.name, parts, graph.run.model_dump(mode="json", exclude=left_out)])
 
 

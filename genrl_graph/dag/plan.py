@@ -15,9 +15,10 @@ def schedule_text(schedule: Schedule) -> str:
     """Return stages, steps, exchanges and the policy version that each step reads, then the carries."""
     graph = schedule.graph
     exchanges = sum(step.action == "open" for step in schedule.steps)
+    peers = counted(graph.run.peers, "peer") + (f" of {graph.run.replicas} ranks" if graph.run.replicas > 1 else "")
     lines = [
         f"{graph.name}: {counted(len(graph.nodes), 'node')}, {counted(schedule.stages, 'stage')}, "
-        f"{counted(exchanges, 'exchange')}, {counted(graph.run.rounds, 'round')}, {counted(graph.run.peers, 'peer')}, "
+        f"{counted(exchanges, 'exchange')}, {counted(graph.run.rounds, 'round')}, {peers}, "
         f"seed {graph.run.seed}",
         f"protocol {schedule.protocol}",
         "",

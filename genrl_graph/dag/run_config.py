@@ -14,7 +14,7 @@ KNOWN_TRACKERS: tuple[str, ...] = get_args(TrackerName)
 
 
 class RunConfig(ExactNumbers):
-    """Run options: rounds, seed, peers, evaluation, checkpoints and failure limits; they do not define the game."""
+    """Run options: rounds, seed, peers, replicas, evaluation, checkpoints, failure limits; no part of the game."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -23,6 +23,12 @@ class RunConfig(ExactNumbers):
     peers: int = Field(default=1, ge=1, le=1024, description="peers that a local run plays in one process")
     roles: tuple[str, ...] = Field(
         default=(), description="roles that this peer plays, as a rank or in a swarm; none: all of them"
+    )
+    replicas: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="ranks of a torchrun job that share the policies of one peer, each with a part of the weights",
     )
     threads: int | None = Field(
         default=None,

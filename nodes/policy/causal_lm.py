@@ -26,6 +26,8 @@ class CausalLM(PolicyCarry, name="causal_lm"):
     folder, a package or the hub's local cache needs no network.
     """
 
+    shards = True
+
     model: DataPath = Field(
         min_length=1, description="hub name, folder, GGUF file, or package:<module> of an installed package"
     )

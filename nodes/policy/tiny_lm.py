@@ -25,6 +25,8 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
     `alphabet` become <unk>. `like` names a carry whose initial weights it shares, as for a frozen reference policy.
     """
 
+    shards = True
+
     alphabet: str = Field(
         default=PRINTABLE, min_length=1, description="characters with a token of their own; all others become <unk>"
     )

@@ -57,6 +57,8 @@ class SnapshotsCarry(Carry, name="snapshots"):
 class TakeSnapshot(Update, name="snapshot"):
     """Adds a frozen copy of the policy to the pool in every `every`-th round; the oldest beyond `size` are dropped."""
 
+    wants_whole_policy = True
+
     every: int = Field(default=10, ge=1, description="rounds from one copy to the next")
     size: int = Field(default=8, ge=1, description="most copies in the pool")
 

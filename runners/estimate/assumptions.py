@@ -44,6 +44,8 @@ def assumptions(
     busy = "rough speeds of this machine, measured while other programs were busy (--calibrate measures again)"
     speeds = busy if rough else quiet
     yield speeds if observed is None else f"{speeds}, corrected by {observed.fact.folder}"
+    if (replicas := schedule.graph.run.replicas) > 1:
+        yield f"memory is that of one of {replicas} ranks that share a policy; what they send each other takes no time"
     yield from _engines(schedule)
     if schedule.graph.run.mode != "train":
         yield "evaluations are not counted"

@@ -8,6 +8,9 @@ from typing import Self
 from genrl_graph.nodes.policy.compute.activation_checkpointing import recomputed_layers
 from genrl_graph.nodes.policy.compute.logprobs import LOGITS_AT_ONCE
 
+GATHERED = 4.0
+"""Whole copies of the embedding and a layer in a backward pass of a rank: weights, gradients, buffers of both."""
+
 WIDEST = 3.0
 """The largest factor between the ends of an estimated range: a wider one is of no use."""
 
@@ -84,7 +87,22 @@ class Model:
     @property
     def own_bytes(self) -> int:
         """Bytes of the weights that a policy does not share, in float32."""
-        return 4 * (self.parameters - self.shared + self.critic)
+        return 4 * self.own_parameters
+
+    @property
+    def own_parameters(self) -> int:
+        """Number of weights that a policy does not share, those of the critic included."""
+        return self.parameters - self.shared + self.critic
+
+    @property
+    def largest_bytes(self) -> float:
+        """Bytes of the embedding and of a layer, which the ranks of a group gather at the same time."""
+        embedding = min(self.vocabulary * self.hidden, self.own_parameters) if self.trained > self.shared else 0
+        return 4.0 * (embedding + (self.own_parameters - embedding) / max(self.layers, 1))
+
+    def gathered_bytes(self, replicas: int) -> float:
+        """Bytes of the whole weights that each of several ranks has while it samples."""
+        return 4.0 * (self.parameters - self.shared) if replicas > 1 else 0.0
 
     @property
     def moment_bytes(self) -> int:
@@ -249,24 +267,31 @@ def work_seconds(work: Work, model: Model, speeds: Speeds, machine: Machine) -> 
     return sampling + training + reading + steps + digest
 
 
-def sampling_bytes(batch: SequenceBatch, model: Model) -> float:
-    """Return the bytes of sampling a batch beside the weights: casts, cache, and logits or prefill activations."""
-    cache = model.kv_bytes * batch.rows * (batch.width + batch.room)
-    logits = 16 * min(batch.rows * model.vocabulary, 1 << 23)
-    prefill = 12 * model.hidden * model.width * batch.prompts * batch.width
-    return model.cast_bytes + cache + max(logits, prefill)
+def sampling_bytes(batch: SequenceBatch, model: Model, *, replicas: int = 1) -> float:
+    """Return the bytes of sampling a batch beside the weights: casts, cache, and logits or prefill activations.
+
+    Of several ranks each has a part of the rows, and whole weights beside its part of them.
+    """
+    rows, prompts = math.ceil(batch.rows / replicas), max(batch.prompts / replicas, min(batch.prompts, 1.0))
+    cache = model.kv_bytes * rows * (batch.width + batch.room)
+    logits = 16 * min(rows * model.vocabulary, 1 << 23)
+    prefill = 12 * model.hidden * model.width * prompts * batch.width
+    return model.gathered_bytes(replicas) + model.cast_bytes + cache + max(logits, prefill)
 
 
-def training_bytes(micro: MicroBatchWork, model: Model, speeds: Speeds) -> float:
+def training_bytes(micro: MicroBatchWork, model: Model, speeds: Speeds, *, replicas: int = 1) -> float:
     """Return the bytes of training beside weights and moments: gradients, activations and a block of logits.
 
-    A recomputed layer saves its inputs only; the activations of one such layer exist at a time.
+    A recomputed layer saves its inputs only; the activations of one such layer exist at a time. Each of several ranks
+    has its part of the gradients, a micro-batch of its own, and whole weights and gradients of what it computes with:
+    the embedding and one layer, with the buffer from which they are reduced.
     """
     each, recomputed = speeds.saved_token * micro.tokens / max(model.layers, 1), _recomputed(micro, model, speeds)
     inputs = 4 * model.hidden * micro.tokens
     saved = (model.layers - recomputed) * each + (recomputed * inputs + each if recomputed else 0.0)
     logits = (8 + model.width) * min(micro.completions * model.vocabulary, float(LOGITS_AT_ONCE))
-    return model.gradient_bytes + speeds.saved_call + saved + logits
+    gathered = GATHERED * model.largest_bytes if replicas > 1 else 0.0
+    return model.gradient_bytes / replicas + gathered + speeds.saved_call + saved + logits
 
 
 def _recomputed(micro: MicroBatchWork, model: Model, speeds: Speeds) -> int:
@@ -295,24 +320,29 @@ def peak_memory(
     *,
     updated: set[str],
     peers: int,
+    replicas: int = 1,
 ) -> Memory:
     """Return the peak memory of a run: weights and moments of all peers, and the largest of three transient parts.
 
     These are a copy of a policy's weights while it loads, a batch that is sampled, and a micro-batch that is trained.
-    While weights load there are no moments yet. Writing a checkpoint copies nothing.
+    While weights load there are no moments yet. Writing a checkpoint copies nothing. With `replicas` the memory is that
+    of one rank, which has a part of all that is trained; while it samples it has whole weights, too.
     """
-    weights = peers * sum(model.own_bytes for model in models.values())
+    weights = peers * sum(model.own_bytes for model in models.values()) / replicas
     shared = 4 * sum({model.shared for model in models.values()})
-    moments = peers * sum(model.moment_bytes for name, model in models.items() if name in updated)
+    moments = peers * sum(model.moment_bytes for name, model in models.items() if name in updated) / replicas
     tops = {"loading weights": float(max((4 * model.parameters for model in models.values()), default=0))}
     steps = [(models[work.policy], speeds[work.policy], work) for work in works if work.policy in models]
     sampled = [
-        sampling_bytes(batch, model) + min(work.kept * model.kv_bytes, work.kept_bytes)
+        sampling_bytes(batch, model, replicas=replicas)
+        + (min(work.kept * model.kv_bytes, work.kept_bytes) if replicas == 1 else 0.0)  # ranks keep nothing
         for model, _, work in steps
         for batch in work.batches
     ]
     tops["sampling"] = max(sampled, default=0.0)
-    trained = [training_bytes(micro, model, cost) for model, cost, work in steps for micro in work.micros]
+    trained = [
+        training_bytes(micro, model, cost, replicas=replicas) for model, cost, work in steps for micro in work.micros
+    ]
     tops["training"] = max(trained, default=0.0)
     if not trained:
         moments = 0

@@ -145,7 +145,9 @@ class _Estimator:
         done = list(rehearsal.rounds(count))
         works = [work for step in done for work in step.works]
         models, updated = self._loaded_models()
-        memory = peak_memory(models, works, self.speeds, self.machine, updated=updated, peers=len(self.names))
+        replicas = self.graph.run.replicas
+        peers = len(self.names) if replicas == 1 else 1  # the first rank of each peer is a process of its own
+        memory = peak_memory(models, works, self.speeds, self.machine, updated=updated, peers=peers, replicas=replicas)
         return Costs(
             _mean(done, count, lambda step: step.rows),
             _mean(done, count, lambda step: step.prompt_tokens),
@@ -170,7 +172,8 @@ class _Estimator:
     def _seconds(self, work: Work) -> float:
         if work.policy not in self.sized:
             return 0.0
-        return work_seconds(work, self.models[work.policy], self.speeds[work.policy], self.machine)
+        seconds = work_seconds(work, self.models[work.policy], self.speeds[work.policy], self.machine)
+        return seconds / self.graph.run.replicas
 
     def _counting(self, name: str) -> Carried:
         """Return the stand-in of a carry: a counting policy; small policies and other carries are themselves cheap."""

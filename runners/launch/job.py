@@ -24,7 +24,7 @@ PER_PEER = ("weights", "optimiser")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Ranks of a torchrun job on some machines: rank i is peer i, and `ranks` is their number on each machine.
+    """Ranks of a torchrun job on some machines; `ranks` is their number on each, `replicas` of them are a peer.
 
     `graph` and `arguments` are what `genrl-graph run` gets, with `run` as the run folder. `gpus` and `cpus` are those
     of a rank, `memory_gib` its host memory, None where it is unknown, with the reason in `memory_note`. `reads` are the
@@ -37,6 +37,7 @@ class Job:
     run: str
     nodes: int = 1
     ranks: int = 1
+    replicas: int = 1
     gpus: int = 0
     cpus: int = 4
     hours: int = 24
@@ -53,7 +54,9 @@ class Job:
     @property
     def plays(self) -> str:
         """The module with its arguments that each rank runs, quoted for a shell; a restart resumes."""
-        words = ["genrl_graph", "run", self.graph, *self.arguments, "--runner", "torch", "-o", self.run, "--resume"]
+        words = ["genrl_graph", "run", self.graph, *self.arguments, "--runner", "torch"]
+        words += ["--backend", "nccl"] if self.gpus and self.replicas > 1 else []
+        words += ["-o", self.run, "--resume"]
         return shlex.join(["-m", *words])
 
     @property
@@ -67,7 +70,8 @@ class Job:
         Paths and URLs are those of the graph file, which may be a stranger's: a line ends nowhere but at its end.
         """
         machines = counted(self.nodes, "machine")
-        lines = [f"{self.name}: {counted(self.nodes * self.ranks, 'rank')} on {machines}; each rank is a peer."]
+        peers = "each rank is a peer" if self.replicas == 1 else f"{self.replicas} ranks share the policies of a peer"
+        lines = [f"{self.name}: {counted(self.nodes * self.ranks, 'rank')} on {machines}; {peers}."]
         memory = "unknown" if self.memory_gib is None else f"{self.memory_gib} GiB"
         lines.append(f"Host memory of a rank: {memory} ({self.memory_note}).")
         lines += [f"Reads on every machine: {path}" for path in self.reads]
@@ -89,18 +93,21 @@ def plan_job(
     memory_gib: int | None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Job:
-    """Return the job of a graph with `ranks` ranks in all (default: as many as `run.peers`).
+    """Return the job of a graph with `ranks` ranks in all (default: `run.replicas` for each of `run.peers`).
 
     Without `memory_gib`, memory is that of `plan --estimate`. Raises `ParamError` where the ranks do not fit the
     machines or a word fits on no line, and `ExchangeTimeout` where an exchange wants more peers.
     """
-    total = graph.run.peers if ranks is None else ranks
+    replicas = graph.run.replicas
+    total = graph.run.peers * replicas if ranks is None else ranks
+    if total % replicas:
+        raise ParamError(f"--ranks {total}: are no whole groups of run.replicas: {replicas}; give a multiple of it")
     if total % nodes:
         raise ParamError(f"--ranks {total}: cannot be shared out evenly over --nodes {nodes}; give a multiple of it")
     for word in (name, run, *arguments):
         if not word.isprintable():
             raise ParamError(f"{word!r}: has characters that no line of a script can hold; write it into the graph")
-    require_enough(compile_graph(graph), peer_names(total))
+    require_enough(compile_graph(graph), peer_names(total // replicas))
     job = Job(
         name=graph.name,
         graph=name,
@@ -108,6 +115,7 @@ def plan_job(
         run=run,
         nodes=nodes,
         ranks=total // nodes,
+        replicas=replicas,
         gpus=gpus,
         cpus=cpus,
         hours=hours,
@@ -116,7 +124,7 @@ def plan_job(
     )
     if memory_gib is not None:
         return replace(job, memory_gib=memory_gib, memory_note="--memory-gib")
-    return _with_estimate(job, graph, total, tell)
+    return _with_estimate(job, graph, total // replicas, tell)
 
 
 def _with_estimate(job: Job, graph: Graph, peers: int, tell: Callable[[str], None]) -> Job:
@@ -127,7 +135,8 @@ def _with_estimate(job: Job, graph: Graph, peers: int, tell: Callable[[str], Non
     if forecast.memory is None:
         return replace(job, memory_note="; ".join(forecast.assumptions[:1]) or "the size of a model is unknown")
     parts = forecast.memory_parts
-    of_rank = sum(value / peers if part in PER_PEER else value for part, value in parts.items())
+    shares = peers if job.replicas == 1 else 1  # with replicas the estimate is that of a rank already
+    of_rank = sum(value / shares if part in PER_PEER else value for part, value in parts.items())
     gib = math.ceil((of_rank or forecast.memory.high) / GIB)
     return replace(job, memory_gib=gib, memory_note=f"high end of `plan --estimate`, on {forecast.device}")
 

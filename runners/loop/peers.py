@@ -90,11 +90,13 @@ def make_peers(
     *,
     seed: int,
     make: Make = declared_value,
+    share: Callable[[Carry, Carried], Carried] = lambda carry, value: value,
     ready: Callable[[], None] = lambda: None,
 ) -> list[Peer]:
     """Make peers with equal carries: the value of a carry depends on run seed and carry name only.
 
-    `ready` is called after each carry and may raise to end the run.
+    `share` returns a new value as this process plays with it. `ready` is called after each carry and may raise to end
+    the run.
     """
     sources = {name: node for name, node in schedule.nodes.items() if isinstance(node, Source)}
     peers = []
@@ -102,7 +104,7 @@ def make_peers(
         carries = {}
         for carry, part in schedule.graph.carries.items():
             with named(f"carry.{carry}"), long_work(f"loading {carry} of {name}"), collector_paused():
-                carries[carry] = make(part.carry, carry, seed)
+                carries[carry] = share(part.carry, make(part.carry, carry, seed))
             ready()
         peers.append(Peer(name, carries, TaskBook(sources)))
     return peers

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from genrl_graph.contract.node import Exchange
+from genrl_graph.contract.node import Carry, Exchange
+from genrl_graph.contract.policy import Carried
 from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.dag.schedule import Schedule
 from genrl_graph.errors import ParamError
 from genrl_graph.runners.loop.exchange import LocalSwarm, Swarm
-from genrl_graph.runners.loop.peers import peer_names, require_enough
+from genrl_graph.runners.loop.peers import Make, peer_names, require_enough
 from genrl_graph.runners.loop.signals import Stop
 from genrl_graph.store.journal import Record
 
@@ -61,6 +62,15 @@ class Runner(Protocol):
         exchange.
         """
 
+    def overrides(self, run: Path) -> Sequence[str]:
+        """Return the overrides with which a run is resumed here; raises `ParamError` where it cannot be."""
+
+    def serve(self, schedule: Schedule, config: RunConfig, make: Make) -> bool:
+        """Compute for a process that plays until it ends, if this one does not play; returns whether that is so."""
+
+    def shared(self, carry: Carry, value: Carried) -> Carried:
+        """Return a new carried value as this process plays with it: as it is, or shared with other ranks."""
+
     def peer_id(self, name: str) -> str | None:
         """Return the id by which a coordinator knows a peer; None where this runner gives peers none."""
 
@@ -109,6 +119,18 @@ class LocalRunner:
         """Return the run folder and a local swarm; raises `ExchangeTimeout` where an exchange wants more peers."""
         require_enough(schedule, self.names)
         return run or free(), LocalSwarm(self.names)
+
+    def overrides(self, run: Path) -> Sequence[str]:
+        """Return none."""
+        return ()
+
+    def serve(self, schedule: Schedule, config: RunConfig, make: Make) -> bool:
+        """Return False: this process plays."""
+        return False
+
+    def shared(self, carry: Carry, value: Carried) -> Carried:
+        """Return the value as it is: there are no other ranks."""
+        return value
 
     def peer_id(self, name: str) -> str | None:
         """Return None: peers of one process have names only."""

@@ -37,8 +37,9 @@ def _how(run: Path) -> str:
     """Return how to resume a run with a process for each peer; to itself, a peer of a swarm is one that plays alone."""
     stored = open_run(run)
     names = [path.name for path in stored.folders]
-    if stored.graph.run.peers == 1:
+    if stored.graph.run.peers == stored.graph.run.replicas == 1:
         command = f"genrl-graph resume {run} --runner swarm --peer-name {names[0]}"
         return f"resume each peer ({', '.join(names[:5])}) with `{command}`, and --join as before"
-    command = f"torchrun --nproc-per-node {len(names)} -m genrl_graph resume {run} --runner torch"
+    ranks = len(names) * stored.graph.run.replicas
+    command = f"torchrun --nproc-per-node {ranks} -m genrl_graph resume {run} --runner torch"
     return f"resume it with `{command}`"

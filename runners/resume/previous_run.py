@@ -32,6 +32,7 @@ from genrl_graph.store.strict_json import is_count
 MAY_DIFFER = frozenset(
     {
         "rounds",
+        "replicas",
         "checkpoint_every",
         "trackers",
         "keep",

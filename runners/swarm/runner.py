@@ -6,10 +6,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from genrl_graph.contract.node import Carry
+from genrl_graph.contract.policy import Carried
 from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.dag.schedule import Schedule
 from genrl_graph.errors import ParamError
 from genrl_graph.runners.loop.exchange import Swarm
+from genrl_graph.runners.loop.peers import Make
 from genrl_graph.runners.loop.runner import Bootnodes, RunProgress, Tell, exchanges
 from genrl_graph.runners.loop.signals import Stop
 from genrl_graph.runners.swarm.admission.rules import Admission, makers
@@ -48,7 +51,9 @@ class SwarmRunner:
         self._linger_s = 0.0
 
     def configured(self, config: RunConfig) -> RunConfig:
-        """Return the config with `peers=1`: this process runs one peer."""
+        """Return the config with `peers=1`: this process runs one peer; raises `ParamError` for replicas."""
+        if config.replicas > 1:
+            raise ParamError(f"run.replicas: {config.replicas}, but a peer of a swarm is one process; set it to 1")
         self._rounds = config.rounds
         return config.model_copy(update={"peers": 1})
 
@@ -120,6 +125,18 @@ class SwarmRunner:
         for address in host.addresses:
             tell(f"{self.names[0]}: others come with --join {address}")
         return run, self._swarm
+
+    def overrides(self, run: Path) -> Sequence[str]:
+        """Return none."""
+        return ()
+
+    def serve(self, schedule: Schedule, config: RunConfig, make: Make) -> bool:
+        """Return False: a peer of a swarm plays."""
+        return False
+
+    def shared(self, carry: Carry, value: Carried) -> Carried:
+        """Return the value as it is: a peer of a swarm is one process."""
+        return value
 
     def peer_id(self, name: str) -> str | None:
         """Return the libp2p id of a peer that was on the roster once, None for another name."""

@@ -46,6 +46,8 @@ METRICS = {
     "<generator>/tool_calls": "calls of tools in the turns of the policy (generate.dialogue)",
     "<generator>/tool_errors": "calls that were errors: malformed, refused, failed, too slow, too long in their result",
     "<generator>/tool_errors/<term>": "the same of one kind: malformed, unknown, arguments, too_many, raised, timeout",
+    "<generator>/images": "images made (generate.diffusion)",
+    "<generator>/denoising_steps": "steps in which an image is made (generate.diffusion)",
     "<generator>/return": "mean sum of the rewards of an episode, over the seats of the policy",
     "<generator>/episode_length": "mean moves of an episode, of all seats",
     "<generator>/<term>/episodes": "episodes against an opponent: self, random, policy or snapshots",

@@ -34,7 +34,7 @@ SIDE, COPIED = 2048, 64 * 2**20  # of a matrix; floats of an array
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a part has to do: operations, and bytes of memory that no cache holds."""
+    """The work of a part: operations, and bytes of memory that no cache holds."""
 
     operations: float
     moved: float

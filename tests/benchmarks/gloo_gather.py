@@ -9,7 +9,8 @@ from gather_rows import EXCHANGE, rows_of_size
 
 from genrl_graph.edge_types.task import TaskBook
 from genrl_graph.runners.loop.signals import Stop
-from genrl_graph.runners.torchrun import Ranks, TorchSwarm
+from genrl_graph.runners.ranks.job import Ranks
+from genrl_graph.runners.torchrun import TorchSwarm
 
 
 def main() -> None:

@@ -87,7 +87,11 @@ def wait(processes: Sequence[subprocess.Popen[str]], limit_s: float = LIMIT_S) -
 
 
 def play_ranks(
-    arguments: Sequence[str], *, own: Sequence[Sequence[str]], env: Sequence[Mapping[str, str]] = ()
+    arguments: Sequence[str],
+    *,
+    own: Sequence[Sequence[str]],
+    env: Sequence[Mapping[str, str]] = (),
+    limit_s: float = LIMIT_S,
 ) -> list[Ended]:
     """Play as the ranks of a torchrun job, each with arguments and environment of its own."""
     job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(len(own))}
@@ -101,7 +105,7 @@ def play_ranks(
         )
         for rank, more in enumerate(own)
     ]
-    return wait(processes)
+    return wait(processes, limit_s)
 
 
 def rows_of(folder: Path, holder: str) -> dict[str, pa.Table]:

@@ -14,11 +14,8 @@ from genrl_graph.nodes.policy.compute.hidden_states import HiddenStates, in_grou
 from genrl_graph.nodes.policy.compute.logprobs import hidden_logprobs, whole_of
 from genrl_graph.nodes.policy.compute.packed_forward import prepare
 from genrl_graph.nodes.policy.compute.reading import Reading
-from genrl_graph.nodes.policy.compute.weights import named_tensors
+from genrl_graph.nodes.policy.compute.weights import PREFIX, named_tensors
 from genrl_graph.nodes.policy.critic_params import CriticParams
-
-PREFIX = "critic."
-"""Prefix of the names of a critic's weights among those of its policy."""
 
 
 class Critic(torch.nn.Module):

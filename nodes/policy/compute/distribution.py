@@ -211,7 +211,7 @@ class Places:
 
     def logprobs(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the log-prob of each place's token: `logits` is [places, vocabulary], `target` [places]."""
-        scaled = logits.float()
+        scaled = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.first is not None and self.row is not None and self.position is not None and self.penalty is not None:
             seen = self.first[self.row] < self.position[:, None]
             seen = pad(seen, (0, scaled.shape[1] - seen.shape[1]))  # an output layer may have more ids than the input

@@ -28,7 +28,7 @@ from genrl_graph.nodes.policy.compute.sampling import Limits, sample_completions
 from genrl_graph.nodes.policy.compute.tool_tokens import tool_tokens
 from genrl_graph.nodes.policy.compute.trainable import Training
 from genrl_graph.nodes.policy.compute.turn_tokens import TurnTokens
-from genrl_graph.nodes.policy.compute.weights import restore_optimizer, save_state
+from genrl_graph.nodes.policy.compute.weights import OPTIMIZER, WEIGHTS, restore_optimizer, save_version, save_weights
 from genrl_graph.nodes.policy.critic_params import CriticParams
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class CausalPolicy(ReadingPolicy):
     call `stepped(n)` after `n` optimiser steps. With an `engine` a server samples, copies of this policy included.
     """
 
+    weights_file = WEIGHTS
     adapts: ClassVar[bool] = False  # whether `weights` are those of an adapter on `base_model`
 
     def __init__(
@@ -225,10 +226,29 @@ class CausalPolicy(ReadingPolicy):
 
         A critic has a file of its own.
         """
-        save_state(folder, self.weights(), self._moments(), version=self.version)
+        self.save_tensors(folder)
+        self.save_facts(folder)
+
+    def save_tensors(self, folder: Path) -> None:
+        """Write weights, optimiser state and critic; all ranks of a group that shares the policy do so together."""
+        save_weights(folder / self.weights_file, self.weights())
+        if (moments := self._moments()) is not None:
+            save_weights(folder / OPTIMIZER, moments)
         self._save_critic(folder)
-        cast(Any, self.model).config.save_pretrained(folder)
+
+    def save_facts(self, folder: Path) -> None:
+        """Write the version, and the config and tokenizer that transformers needs."""
+        save_version(folder, version=self.version, has_moments=self._optimizer is not None, base=self._identity)
+        self._save_config(folder)
         self.hf_tokenizer.save_pretrained(folder)
+
+    def _save_config(self, folder: Path) -> None:
+        cast(Any, self.model).config.save_pretrained(folder)
+
+    @property
+    def _identity(self) -> str:
+        """The digest of the base and scale of an adapter, to which its weights belong; empty for a whole model."""
+        return ""
 
     def save_frozen(self, folder: Path) -> None:
         """Write what `load_frozen` needs to make this policy again without its carry."""

@@ -133,7 +133,7 @@ class _Completions:
     def padded(self, values: torch.Tensor) -> torch.Tensor:
         """Arrange one value per token as [rows, longest completion], padded with 0."""
         longest = max(len(sequence.completion_ids) for sequence in self.sequences)
-        empty = torch.zeros((len(self.sequences), longest), device=self.device)
+        empty = torch.zeros((len(self.sequences), longest), dtype=values.dtype, device=self.device)
         return empty.index_put((self.rows, self.columns), values)
 
 

@@ -64,6 +64,12 @@ class ReadingPolicy(TrainablePolicy):
                 unknown=self._unknown,
             )
 
+    def measure(self) -> None:
+        """Find out now what is found out at first use: how the model may be called, and the memory of a token."""
+        self.reading, self._has_plain_head, self._shares, self._unknown  # noqa: B018
+        if any(checkpointing.adaptive for checkpointing in self._checkpointing):
+            self._saved_token  # noqa: B018
+
     @contextmanager
     def _forward(self, sequences: Sequence[TokenSequence]) -> Iterator[None]:
         """Free memory before a forward pass, and let layers recompute their activations as the limit requires."""

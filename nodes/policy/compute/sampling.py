@@ -82,7 +82,7 @@ def sample_completions(
     is in the `session` only the rest is read. The caller sets evaluation mode and autocast.
     """
     rows, steps = len(prompts) * num_generations, sampling.max_new_tokens
-    uniforms = _uniforms(rng, rows, steps) if sampling.temperature > 0 else None
+    uniforms = drawn_uniforms(rng, rows, steps) if sampling.temperature > 0 else None
     ids, logprobs = np.zeros((rows, steps), np.int32), np.zeros((rows, steps), np.float32)
     lengths, stopped = np.full(rows, steps, np.int64), np.zeros(rows, np.bool_)
     supports: dict[int, Support] = {}
@@ -105,7 +105,7 @@ def sample_completions(
     return Sampled(ids, logprobs, lengths, stopped, [supports[row] for row in range(len(supports))])
 
 
-def _uniforms(rng: Randomness, rows: int, steps: int) -> NDArray[np.float32]:
+def drawn_uniforms(rng: Randomness, rows: int, steps: int) -> NDArray[np.float32]:
     """Draw the numbers of all tokens, shape [rows, steps]; with a generator per prompt, its rows are its own."""
     if isinstance(rng, np.random.Generator):
         return rng.random((rows, steps), dtype=np.float32)

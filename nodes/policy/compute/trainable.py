@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from genrl_graph.contract.policy import Policy, TextPolicy
 from genrl_graph.errors import NodeFailed, StoreError
-from genrl_graph.nodes.policy.compute.critic import PREFIX, Critic
+from genrl_graph.nodes.policy.compute.critic import Critic
+from genrl_graph.nodes.policy.compute.shards import whole
 from genrl_graph.nodes.policy.compute.weights import (
     CRITIC,
+    PREFIX,
     copied_values,
     load_state,
     named_tensors,
@@ -48,7 +50,7 @@ def clip_gradients(policy: Policy, weights: Iterable[torch.nn.Parameter], max_gr
     parameters = [p for p in weights if p.grad is not None]
     if not parameters:
         raise NodeFailed(f"policy {policy.name!r}: a step without gradients; call backward first")
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm))
+    norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)))
     if not np.isfinite(norm):
         for parameter in parameters:
             parameter.grad = None

@@ -13,10 +13,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from genrl_graph import seeds
 from genrl_graph.errors import StoreError
+from genrl_graph.nodes.policy.compute.shards import (
+    is_elsewhere,
+    is_sharded,
+    own_part,
+    read_tensors,
+    whole,
+    write_tensors,
+)
 from genrl_graph.store.durable import failed, refusal
 
 FORMAT = 1
@@ -24,6 +32,8 @@ MOST_MOMENTS = 4  # numbers that an optimiser keeps for each weight
 WORTH_THREADS = 2**20  # bytes above which several threads hash faster than one
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "policy.json"
 CRITIC = "critic.safetensors"
+PREFIX = "critic."
+"""Prefix of the names of a critic's weights among those of its policy."""
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -36,13 +46,14 @@ def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def weights_digest(tensors: Tensors) -> str:
-    """Return a hex digest over names, dtypes, shapes and bytes."""
+    """Return a hex digest over names, dtypes, shapes and bytes; of sharded tensors on the first rank of a group."""
     return seeds.digest([part for pair in tensor_digests(tensors).items() for part in pair])
 
 
 def tensor_digests(tensors: Tensors) -> dict[str, str]:
     """Return the hex digest of each tensor, over its dtype, shape and bytes."""
-    if sum(tensor.nbytes for tensor in tensors.values()) < WORTH_THREADS:
+    # the ranks of a group put sharded tensors together in one order
+    if is_sharded(tensors) or sum(tensor.nbytes for tensor in tensors.values()) < WORTH_THREADS:
         digests = list(map(_tensor_digest, tensors.values()))
     else:
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
@@ -51,7 +62,10 @@ def tensor_digests(tensors: Tensors) -> dict[str, str]:
 
 
 def _tensor_digest(tensor: torch.Tensor) -> str:
-    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    value = whole(tensor.detach())
+    if is_elsewhere(tensor):
+        return ""
+    raw = value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     # hashing releases the GIL, so threads hash tensors in parallel
     content = hashlib.blake2b(raw.data, digest_size=16).hexdigest()
     return seeds.digest((str(tensor.dtype), str(tuple(tensor.shape)), content))
@@ -59,7 +73,7 @@ def _tensor_digest(tensor: torch.Tensor) -> str:
 
 def copied_values(parameters: Tensors) -> dict[str, NDArray[np.float32]]:
     """Return copies of parameters as float32 arrays, by name."""
-    return {name: parameter.detach().float().cpu().numpy().copy() for name, parameter in parameters.items()}
+    return {name: whole(parameter.detach()).float().cpu().numpy().copy() for name, parameter in parameters.items()}
 
 
 def replace_values(parameters: Tensors, values: Mapping[str, NDArray[np.float32]]) -> None:
@@ -67,13 +81,18 @@ def replace_values(parameters: Tensors, values: Mapping[str, NDArray[np.float32]
     assert parameters.keys() == values.keys()
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(torch.from_numpy(values[name]))
+            parameter.copy_(own_part(torch.from_numpy(values[name]), parameter))
 
 
 def save_weights(file: Path, tensors: Tensors) -> None:
-    """Write weights under their names, in a form that transformers and peft read; raises `StoreError` on failure."""
+    """Write weights under their names, in a form that transformers and peft read; raises `StoreError` on failure.
+
+    All ranks of a group write tensors that they share.
+    """
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     try:
+        if is_sharded(tensors):
+            return write_tensors(file, contiguous)
         save_file(contiguous, file, metadata={"format": "pt"})
     except SafetensorError as error:  # a full disk, too, is reported as this
         if (refused := refusal(error)) is not None:
@@ -91,7 +110,12 @@ def save_state(
     save_weights(folder / file, weights)
     if moments is not None:
         save_weights(folder / OPTIMIZER, moments)
-    state: dict[str, Any] = {"format": FORMAT, "version": version, "optimizer": moments is not None}
+    save_version(folder, version=version, has_moments=moments is not None, base=base)
+
+
+def save_version(folder: Path, *, version: int, has_moments: bool, base: str = "") -> None:
+    """Write the version, and what else says of which policy the tensors are."""
+    state: dict[str, Any] = {"format": FORMAT, "version": version, "optimizer": has_moments}
     (folder / STATE).write_text(json.dumps(state | ({"base": base} if base else {})) + "\n")
 
 
@@ -116,8 +140,9 @@ def load_state(
         has_moments = optimizer and state["optimizer"]
         saved_format, version, saved_base = state["format"], int(state["version"]), state.get("base", "")
         _check_headers(folder, files, has_moments=has_moments)
-        saved = {name: load_file(folder / name) for name in files}
-        moments = load_file(folder / OPTIMIZER) if has_moments else None
+        saved = {name: read_tensors(folder / name, tensors) for name, tensors in files.items()}
+        trained = {**weights, **{PREFIX + name: tensor for name, tensor in (critic or {}).items()}}
+        moments = read_tensors(folder / OPTIMIZER, trained) if has_moments else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise StoreError(f"{folder}: holds no readable policy: {type(error).__name__}: {error}") from error
     if saved_format != FORMAT:

@@ -18,6 +18,9 @@ from genrl_graph.errors import ParamError
 from genrl_graph.nodes.policy.denoising.diffusion_policy import Denoising
 
 LEAST_VARIANCE = 1e-20  # as DDPM's scheduler bounds it: such a step is deterministic in float32
+LEAST_NOISE = 0.01
+"""Share of noise below which a step of flow matching adds none: the log-density of so narrow an outcome would outweigh
+those of all other steps. Diffusers' last share of noise before 0 is 0.001 where the schedule is not shifted."""
 FLOW = "flow_prediction"
 
 
@@ -70,7 +73,7 @@ class Transitions:
         scheduler.set_timesteps(how.steps)
         sigmas = scheduler.sigmas.double().tolist()
         steps = tuple(
-            Transition(timestep, 1 - before, before, 1 - after, after, how.eta * after)
+            Transition(timestep, 1 - before, before, 1 - after, after, how.eta * after if after >= LEAST_NOISE else 0.0)
             for timestep, (before, after) in zip(scheduler.timesteps.tolist(), pairwise(sigmas), strict=True)
         )
         return cls(how, steps, FLOW, math.inf)

@@ -25,7 +25,7 @@ from genrl_graph.nodes.policy.compute.device import pick_device
 from genrl_graph.nodes.policy.compute.exported import all_or_nothing
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy, M
 from genrl_graph.nodes.policy.compute.trainable import Training
-from genrl_graph.nodes.policy.compute.weights import load_state, named_tensors, save_state, save_weights, weights_digest
+from genrl_graph.nodes.policy.compute.weights import load_state, named_tensors, save_weights, weights_digest
 from genrl_graph.nodes.policy.engine.sampler import sampler_of
 from genrl_graph.nodes.policy.loading.pretrained import (
     context_of,
@@ -111,6 +111,7 @@ def adapted_policy(name: str, params: "Lora", *, seed: int) -> "LoraPolicy":
 class LoraPolicy(CausalPolicy):
     """An adapter on a frozen base; only the adapter is trained and saved."""
 
+    weights_file = WEIGHTS
     adapts = True
 
     def __init__(
@@ -139,12 +140,9 @@ class LoraPolicy(CausalPolicy):
             if _is_adapter(name)
         }
 
-    def save(self, folder: Path) -> None:
-        """Write adapter, optimiser state, version and tokenizer, in a form that peft loads."""
-        save_state(folder, self.weights(), self._moments(), version=self.version, file=WEIGHTS, base=self._identity)
-        self._save_critic(folder)
+    def _save_config(self, folder: Path) -> None:
+        """Write the config of the adapter, with which peft loads it."""
         self._config.save_pretrained(folder)
-        self.hf_tokenizer.save_pretrained(folder)
 
     def save_frozen(self, folder: Path) -> None:
         """Raise `StoreError`: an adapter cannot be made again without the model that it was put on."""

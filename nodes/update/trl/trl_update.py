@@ -9,6 +9,8 @@ from genrl_graph.nodes.update.steps.truncated import MaskTruncated
 class TrlUpdate(ScheduledUpdate):
     """An update whose loss and loop are a TRL trainer's; weights, optimiser and its state belong to the policy."""
 
+    wants_whole_policy = True
+
     epochs: int = Field(default=1, ge=1, description="passes over the rows of a round")
     batch_size: int = Field(default=16, ge=1, description="rows per optimiser step, reshuffled in each epoch")
     max_batch_tokens: int = Field(default=8192, ge=1, description="tokens of a micro-batch, padding included")

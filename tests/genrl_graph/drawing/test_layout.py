@@ -17,7 +17,8 @@ from genrl_graph.drawing.picture import Picture, picture
 from genrl_graph.graph_file.document import parse_document
 from genrl_graph.graph_file.read import read_document
 
-SHIPPED = sorted((Path(__file__).parents[3] / "graphs").rglob("*.yaml"))
+GRAPHS = Path(__file__).parents[3] / "graphs"
+SHIPPED = sorted(GRAPHS.rglob("*.yaml"))
 Segment = tuple[float, float, float, float]
 
 
@@ -86,7 +87,7 @@ def test_texts_fit_into_their_boxes() -> None:
 
 
 def test_readers_stand_below_what_they_read_and_stages_from_left_to_right() -> None:
-    drawn = picture(compile_graph(load(SHIPPED[0].parent / "quickstart.yaml")))
+    drawn = picture(compile_graph(load(GRAPHS / "quickstart.yaml")))
     at = {placed.box.name: (placed.x, placed.y) for placed in layout(drawn).boxes}
     assert at["answer"][0] == at["score_answer"][0] == at["credit_answer"][0]
     assert at["answer"][1] < at["score_answer"][1] < at["credit_answer"][1]

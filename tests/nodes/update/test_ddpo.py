@@ -62,7 +62,7 @@ def steps_of_the_papers(how: Denoising, schedule: Any) -> Iterator[tuple[float, 
     """Yield each random step's time, and its mean and deviation as functions of latents and what the network says."""
     schedule.set_timesteps(how.steps)
     if how.scheduler == "flow":  # coefficients-preserving sampling, with x0 = x - t v and x1 = x + (1 - t) v
-        for time, after in pairwise(schedule.sigmas.tolist()[:-1]):  # the last step, to 0, has no noise
+        for time, after in pairwise(schedule.sigmas.tolist()[:-2]):  # the last steps, to 0.001 and to 0, add no noise
             yield time * 1000, partial(flow_step, time, after, how.eta * after)
         return
     alphas = schedule.alphas_cumprod.double()

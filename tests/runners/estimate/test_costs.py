@@ -155,3 +155,18 @@ def test_more_work_is_never_cheaper(
         assert training_bytes(bigger, MODEL, SPEEDS) >= training_bytes(micro, MODEL, SPEEDS)
         few, many = (work_seconds(Work("p", micros=(m,)), MODEL, SPEEDS, MACHINE) for m in (micro, bigger))
         assert many >= few
+
+
+def test_each_of_several_ranks_has_a_part_of_what_is_trained() -> None:
+    big = Model(parameters=10**9, trained=10**9, vocabulary=100, hidden=8, layers=32, kv_size=16)
+    batch = SequenceBatch(rows=4, prompts=2, width=10, room=10, longest=10, tokens=40)
+    works = [Work("policy", batches=(batch,), micros=(MicroBatchWork(4, 20, 40),), steps=1)]
+
+    def parts(replicas: int) -> dict[str, float]:
+        models, speeds = {"policy": big}, {"policy": SPEEDS}
+        return peak_memory(models, works, speeds, MACHINE, updated={"policy"}, peers=1, replicas=replicas).parts
+
+    assert [parts(n)["weights"] for n in (1, 2, 4)] == [4e9, 2e9, 1e9]
+    assert [parts(n)["optimiser"] for n in (1, 2, 4)] == [8e9, 4e9, 2e9]
+    assert parts(1)["training"] == pytest.approx(4e9, rel=0.01), "the gradients of all weights"
+    assert parts(4)["sampling"] == pytest.approx(4e9, rel=0.01), "whole weights, which outweigh a part of the gradients"

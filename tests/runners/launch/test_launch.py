@@ -70,6 +70,16 @@ def test_slurm_gets_one_agent_a_machine_with_the_needs_of_its_ranks(tmp_path: Pa
     assert option(words, "--rdzv-endpoint") == "$head:29500"
 
 
+def test_replicas_are_whole_groups_of_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = ["launch", GAME, "run.peers=2", "run.replicas=3", "--on", "local", "--memory-gib", "3"]
+    assert run_command([*graph, "-o", str(tmp_path / "all"), "--gpus-per-rank", "1"]) == 0
+    script = (tmp_path / "all/job.sh").read_text()
+    assert "--nproc-per-node 6 " in script and "--runner torch --backend nccl" in script
+    assert "# tiny_multistage: 6 ranks on 1 machine; 3 ranks share the policies of a peer." in script
+    assert run_command([*graph, "-o", str(tmp_path / "some"), "--ranks", "4"]) != 0
+    assert "--ranks 4: are no whole groups of run.replicas: 3; give a multiple of it" in capsys.readouterr().err
+
+
 def test_kubernetes_gets_an_indexed_job_and_the_service_that_names_its_pods(tmp_path: Path) -> None:
     text = launched(
         "kubernetes", tmp_path, "--ranks", "4", "--nodes", "2", "--gpus-per-rank", "1", "--image", "me/it:1"

@@ -23,12 +23,12 @@ ONES = np.ones(len(ROWS), np.float32)
 
 
 def with_critic(policy: CausalPolicy, **params: Any) -> CausalPolicy:
-    """Give a policy a critic with a head that is not 0; one of its own model then differs from the policy's."""
+    """Give a policy a critic whose values are of order 1; one of its own model then differs from the policy's."""
     policy.add_critic(CriticParams(**params), where="test")
     assert policy.critic is not None
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        policy.critic.head.weight.normal_(generator=generator)
+        policy.critic.head.weight.normal_(std=0.1, generator=generator)
         policy.critic.head.bias.fill_(0.5)
         for weight in policy.critic.trunk.parameters() if policy.critic.trunk is not None else ():
             if weight.requires_grad:

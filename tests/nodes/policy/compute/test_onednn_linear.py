@@ -14,7 +14,7 @@ from genrl_graph.nodes.policy.compute import onednn_linear as module
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.compute.onednn_linear import Prepacked, can_prepack, prepacked
 
-needs_it = pytest.mark.skipif(not can_prepack(), reason="this torch has no such layout")
+needs_it = pytest.mark.skipif(not can_prepack(), reason="this torch has no such layout for this processor")
 
 
 def sampled(policy: CausalPolicy, seed: int = 0) -> tuple[list[TokenSequence], np.ndarray]:

@@ -1,6 +1,5 @@
 """Sampled and trained log-probs are those of plain transformers, for every architecture, or the model is refused."""
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from genrl_graph.contract.policy import Sampling, TokenSequence
 from genrl_graph.errors import DataError
-from genrl_graph.long_work import displaying
+from genrl_graph.long_work import telling
 from genrl_graph.nodes.policy.causal_lm import CausalLM
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.compute.onednn_linear import prepacked
@@ -127,7 +126,7 @@ def test_a_model_that_a_call_changes_for_good_is_refused(tmp_path: Path) -> None
 def test_a_model_that_is_slower_to_play_is_told_once(tmp_path: Path) -> None:
     lines: list[str] = []
     folder = save_tiny(tmp_path, "falcon_mamba")
-    with displaying(lambda description: nullcontext(), lines.append):
+    with telling(lines.append):
         first = load(folder)
         assert load(folder).reading == first.reading
     assert [line.partition(": ")[2] for line in lines] == ["samples prompts of one length at a time"]

@@ -1,0 +1,152 @@
+"""The worth of an average of weights: four tiny peers alone, with averages, and with each other's rollouts.
+
+All sample the same number of tokens. Then one peer of four sends garbage weights, and mean and median are compared:
+
+    python tests/runners/averages.py [--seeds 5] [--rounds 60] [--out FOLDER]
+
+A line a seed and arm is kept in FOLDER/averages.jsonl; arms that are in it are not played again.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from genrl_graph.contract.node import Packet
+from genrl_graph.contract.resources import Log
+from genrl_graph.edge_types.weights import Weights
+from genrl_graph.graph_file.document import parse_document
+from genrl_graph.graph_file.read import read_document
+from genrl_graph.nodes.exchange.average import Average, Averaged, P
+from genrl_graph.nodes.exchange.outer_state import OuterState
+from genrl_graph.nodes.exchange.weight_rows import vector_of, weight_rows
+from genrl_graph.runners.play import play
+from genrl_graph.seeds import stream
+
+PEERS = 4
+DATA = Path(__file__).parents[2] / "graphs/data/digit_sums.jsonl"
+SHOWN = 6  # points of a curve
+GARBAGE = 5.0  # norm of garbage, in norms of what the peer would have sent
+
+GAME = """
+graph: averages
+version: 1
+carry:
+  policy:
+    type: policy.tiny_lm
+    params: {{alphabet: 0123456789+=, initializer_range: 0.1, hidden_size: 32, layers: 1, heads: 2}}
+    next: {next}
+{outer}
+nodes:
+  tasks: {{type: source.hf_dataset, params: {{path: {data}, num_tasks: 16, shared: false}}}}
+  answer:
+    type: generate.answer
+    inputs: {{tasks: tasks, policy: policy}}
+    params: {{template: "{{{{ task.question }}}}", num_generations: 8, max_new_tokens: 1}}
+{shared}
+  score: {{type: reward.regex, inputs: {{rollouts: {scored}}}, params: {{pattern: '^(\\d)$', compare: true}}}}
+  credit: {{type: advantage.group, inputs: {{scored: score}}}}
+  update:
+    type: update.grpo
+    inputs: {{policy: policy, credited: [credit]}}
+    params: {{learning_rate: 5e-3, max_batch_tokens: 65536}}
+{average}
+run: {{peers: 4, trackers: []}}
+"""
+OUTER = "  outer: {type: carry.outer, next: average.outer}"
+GATHER = "  gathered: {type: exchange.gather, inputs: {rows: answer}, params: {min_peers: 4}}"
+AVERAGE = "  average: {{type: exchange.{kind}, inputs: {{policy: update, outer: outer}}, params: {{{params}}}}}"
+
+
+class Tampered(Average, name="tampered"):
+    """An average in which the last peer sends noise in place of its weights."""
+
+    def admit(
+        self, packets: list[Packet[Weights]], policy: P, outer: OuterState, *, peer: str, log: Log
+    ) -> Averaged[P]:
+        """Return the average of what the peers sent."""
+        last = packets[-1]
+        sent = vector_of(last.rows)
+        noise = stream("garbage", len(sent), last.round).standard_normal(len(sent)).astype(np.float32)
+        noise *= GARBAGE * np.linalg.norm(sent) / np.linalg.norm(noise)
+        layout, start = (last.rows.values(name)[0] for name in ("layout", "start"))
+        garbage = Packet(last.peer, last.round, weight_rows(noise, layout=layout, start=start))
+        return super().admit([*packets[:-1], garbage], policy, outer, peer=peer, log=log)
+
+
+def arms() -> dict[str, str]:
+    """Return the graph of each arm."""
+    average = "every: 5, min_peers: 4, combine: {}, max_norm_ratio: null"
+
+    def game(kind: str = "", params: str = "", *, rollouts: bool = False) -> str:
+        return GAME.format(
+            data=DATA,
+            next="average.policy" if kind else "update",
+            outer=OUTER if kind else "",
+            shared=GATHER if rollouts else "",
+            scored="gathered" if rollouts else "answer",
+            average=AVERAGE.format(kind=kind, params=params) if kind else "",
+        )
+
+    return {
+        "alone": game(),
+        "average": game("average", average.format("mean")),
+        "rollouts": game(rollouts=True),
+        "garbage, mean": game("tampered", average.format("mean")),
+        "garbage, median": game("tampered", average.format("median")),
+    }
+
+
+def curve(text: str, *, rounds: int, seed: int) -> list[float]:
+    """Play a graph; return the mean reward of honest peers' own answers in each of `SHOWN` parts of the run."""
+    graph = read_document(parse_document(text, file="averages.yaml")).graph
+    with tempfile.TemporaryDirectory() as folder:
+        play(graph, out=Path(folder) / "run", rounds=rounds, seed=seed, quiet=True, threads=1)
+        lines = (Path(folder) / "run/metrics.jsonl").read_text().splitlines()
+    rewards: list[list[float]] = [[] for _ in range(rounds)]
+    for line in map(json.loads, lines):
+        if line.get("peer") != f"peer{PEERS - 1:04d}" and "score/reward" in line:
+            rewards[line["round"]].append(line["score/reward"])
+    means = [float(np.mean(each)) for each in rewards]
+    return [float(np.mean(part)) for part in np.array_split(means, SHOWN)]
+
+
+def table(curves: dict[str, list[list[float]]]) -> str:
+    """Return mean and 95 % interval over the seeds, per arm and part of the run."""
+    lines = []
+    for arm, seeds in curves.items():
+        values = np.asarray(seeds)
+        half = 1.96 * values.std(0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.zeros(SHOWN)
+        cells = [f"{mean:.3f} ±{side:.3f}" for mean, side in zip(values.mean(0), half, strict=True)]
+        lines.append(f"{arm:16} {len(values)} seeds  " + "  ".join(cells))
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--out", type=Path, default=Path("runs"))
+    args = parser.parse_args(arguments)
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / "averages.jsonl"
+    known = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    done = {(each["arm"], each["seed"], each["rounds"]): each["curve"] for each in known}
+    for seed in range(args.seeds):
+        for arm, text in arms().items():
+            if (key := (arm, seed, args.rounds)) not in done:
+                done[key] = curve(text, rounds=args.rounds, seed=seed)
+                with file.open("a") as lines:
+                    line = {"arm": arm, "seed": seed, "rounds": args.rounds, "curve": done[key]}
+                    lines.write(json.dumps(line) + "\n")
+        print(table({arm: [done[arm, at, args.rounds] for at in range(seed + 1)] for arm in arms()}), flush=True)
+    last = {arm: np.mean([done[arm, seed, args.rounds][-1] for seed in range(args.seeds)]) for arm in arms()}
+    assert last["average"] > last["alone"], "averages help"
+    assert last["garbage, median"] > 0.8 * last["average"] > 0.8 * last["garbage, mean"], "the median holds"
+
+
+if __name__ == "__main__":
+    main()
