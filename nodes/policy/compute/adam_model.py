@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -77,6 +77,13 @@ class AdamModel(Policy):
         self._optimizer = None
         if moments is not None:
             self._restore(moments, str(folder))
+
+    def fork(self, name: str) -> Self:
+        """Return an independent copy with its own weights and optimiser state."""
+        other, moments = self.frozen(name), self._moments()
+        if moments is not None:
+            other._restore(moments, f"policy {self.name!r}")
+        return other
 
     def digest(self) -> str:
         """Return a hex digest of the weights."""
