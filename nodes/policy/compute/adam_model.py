@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genrl_graph.contract.policy import Policy
+from genrl_graph.contract.policy import TrainedPolicy
 from genrl_graph.errors import StoreError
 from genrl_graph.nodes.policy.compute.trainable import clip_gradients, take_step
 from genrl_graph.nodes.policy.compute.weights import (
@@ -24,7 +24,7 @@ from genrl_graph.nodes.policy.compute.weights import (
 )
 
 
-class AdamModel(Policy):
+class AdamModel(TrainedPolicy):
     """A policy over one float32 model with Adam (arXiv 1412.6980), whose state exists from the first step on."""
 
     adam_epsilon: ClassVar[float] = 1e-8
