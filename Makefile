@@ -79,9 +79,10 @@ build: docs
 bench: $(INSTALLED)
 	$(BIN)/python -m pytest -q -s --timeout 3600 tests/benchmarks/bench_*.py
 
-# Kill and resume a run a hundred times and compare it with one that was never interrupted.
+# Kill and resume a run a hundred times, and one that samples ahead, and compare with one that was never interrupted.
 crash: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/crash.py --kills 100
+	OMP_NUM_THREADS=1 $(BIN)/python tests/runners/crash.py --kills 50 --game ahead
 
 # Interrupt runs of all runners 400 times, by Ctrl-C and SIGTERM, and resume them, and kill a rank of a game of images; then
 # refuse operations of all writers.

@@ -153,7 +153,7 @@ def play_schedule(
         run, before = open_run(opened, make, see, profile, stack)
         if resumable:
             opened.stop.left = what_is_left(opened.run_folder)
-        session = Session(run, threads=Threads(fixed=fixed))
+        session = Session(run, threads=Threads(fixed=fixed or config.pipeline_depth > 0))
         session.play()
         after = digests(run.players)
     measured = run.start.first + run.terminal.played > 0

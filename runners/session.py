@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,6 +19,7 @@ from genrl_graph.runners.loop.evaluate import Evaluator, evaluation_line, evalua
 from genrl_graph.runners.loop.exchange import PeerBehind, Swarm
 from genrl_graph.runners.loop.failures import first_failure
 from genrl_graph.runners.loop.peers import Peer, changing_carries
+from genrl_graph.runners.loop.pipeline import Pipeline
 from genrl_graph.runners.loop.round import needs_others, run_round
 from genrl_graph.runners.loop.runner import Runner, skipped_round
 from genrl_graph.runners.loop.signals import Stop
@@ -86,6 +88,7 @@ class Session:
             threads=threads,
         )
         self._first_failure = run.start.spent.first_failure
+        self._pipeline: Pipeline | None = None
         self._evaluator = None if run.evaluation is None else self._new_evaluator(run.evaluation)
 
     @property
@@ -95,6 +98,13 @@ class Session:
 
     def play(self) -> None:
         """Play all rounds, with the evaluations and checkpoints between them; raises `Interrupted` after a signal."""
+        with ExitStack() as stack:
+            if self._run.schedule.ahead:
+                pipeline = Pipeline(self._context, self._run.players, rounds=self._run.rounds)
+                self._pipeline = stack.enter_context(pipeline)
+            self._play()
+
+    def _play(self) -> None:
         self._evaluate(0)
         if self._run.start.first:
             self._evaluate(self._run.start.first)
@@ -124,7 +134,10 @@ class Session:
             if needs_others(self._context, self._run.players, number):
                 self._begin(number)
             with self._run.trace.round(number):
-                run_round(self._context, self._run.players, number)
+                if self._pipeline is None:
+                    run_round(self._context, self._run.players, number)
+                else:
+                    self._pipeline.run_round(number)
         except PeerBehind as behind:
             later = min(behind.round, self._run.rounds)
             self._run.store.commit([skipped_round(number, player.name, to=later) for player in self._run.players])
@@ -133,6 +146,8 @@ class Session:
             self._skipped[number] = later
             return later
         self._end(number, time.perf_counter() - started)
+        if self._pipeline is not None:
+            self._pipeline.require_sampled()
         return number + 1
 
     def _end(self, number: int, seconds: float) -> None:

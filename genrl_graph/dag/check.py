@@ -9,6 +9,7 @@ from genrl_graph.contract.node import Carry, Exchange, Fork, Node, PolicyCarry, 
 from genrl_graph.contract.origins import RowOrigin
 from genrl_graph.contract.policy import Policy
 from genrl_graph.contract.tool import Tool
+from genrl_graph.dag.ahead import find_not_ahead
 from genrl_graph.dag.graph import Graph, Part, Section
 from genrl_graph.dag.hazards import find_hazards
 from genrl_graph.dag.infer import infer
@@ -50,6 +51,7 @@ def check(graph: Graph, *, unread: Collection[Path] = ()) -> list[Problem]:
     problems += _never_learning(graph)
     problems += find_unknown_roles(graph)
     problems += find_unshared(graph)
+    problems += find_not_ahead(graph, types)
     return problems + find_hazards(graph, types, unread=unread)
 
 

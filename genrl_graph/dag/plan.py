@@ -27,6 +27,8 @@ def schedule_text(schedule: Schedule) -> str:
     types = max(len(graph.nodes[step.node].type_name) for step in schedule.steps)
 
     stage, numbers = -1, schedule.numbers()
+    ahead, after = schedule.parts()
+    after = after if ahead else ()
     for step in sorted(
         schedule.steps, key=lambda step: str(step) not in numbers
     ):  # those of evaluations alone are last
@@ -34,6 +36,8 @@ def schedule_text(schedule: Schedule) -> str:
         mark = f"stage {step.stage}" if step.stage != stage else ""
         stage = step.stage
         kind = graph.nodes[step.node].type_name if step.action != "close" else ""
+        if step in after[:1]:
+            lines.append("the steps above are played for the next round, beside those below")
         lines.append(f"{mark:<8} {number:>4} {step!s:<{width}}  {kind:<{types}}  {_notes(schedule, step)}".rstrip())
     lines += ["", *_carries(schedule)]
     return "\n".join(lines) + "\n"
@@ -47,7 +51,7 @@ def _notes(schedule: Schedule, step: Step) -> str:
         if data:
             notes.append(f"reads {', '.join(data)}")
     for ref in step.reads.values():
-        notes.append(f"weights of {_version(schedule, ref)}")
+        notes.append(f"weights of {_version(schedule, ref, ahead=step.node in schedule.ahead)}")
     if step.action == "close":
         waiting = dict.fromkeys(edge.reader for edge in schedule.graph.readers(step.node))
         notes += [f"wanted by {', '.join(waiting)}"] if waiting else []
@@ -60,8 +64,11 @@ def _notes(schedule: Schedule, step: Step) -> str:
     return "; ".join(notes)
 
 
-def _version(schedule: Schedule, ref: str) -> str:
-    return f"{ref} (round's start)" if ref in schedule.graph.carries else f"{ref} (this round)"
+def _version(schedule: Schedule, ref: str, *, ahead: bool) -> str:
+    if ref not in schedule.graph.carries:
+        return f"{ref} (this round)"
+    changes = schedule.graph.carries[ref].next is not None
+    return f"{ref} (start of the round before)" if ahead and changes else f"{ref} (round's start)"
 
 
 def _carries(schedule: Schedule) -> list[str]:

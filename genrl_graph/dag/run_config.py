@@ -35,6 +35,12 @@ class RunConfig(ExactNumbers):
         ge=1,
         description="CPU threads of torch; by default OMP_NUM_THREADS, or this rank's share of the processors",
     )
+    pipeline_depth: int = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="1: sample each round beside the training of the round before, with the weights from before it",
+    )
     checkpoint_every: int = Field(
         default=0, ge=0, description="rounds between checkpoints; 0 keeps only the one at the end"
     )

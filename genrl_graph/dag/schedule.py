@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from genrl_graph.contract.node import Advantage, Exchange, Generator, Node, Phase, Place, Select
+from genrl_graph.dag.ahead import nodes_ahead
 from genrl_graph.dag.check import check
 from genrl_graph.dag.fingerprint import protocol_fingerprint
 from genrl_graph.dag.graph import Graph
@@ -42,13 +43,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The steps of a round in commit order, the placed nodes, and the types of all outputs."""
+    """The steps of a round in commit order, the placed nodes, and the types of all outputs.
+
+    The nodes `ahead` are played while the round before still trains; their steps come first.
+    """
 
     graph: Graph
     steps: tuple[Step, ...]
     nodes: Mapping[str, Node]
     types: Mapping[str, EdgeType]
     protocol: str
+    ahead: frozenset[str] = frozenset()
     whole: "Schedule | None" = None  # that of all roles, where this is the part of some
 
     @property
@@ -95,6 +100,11 @@ class Schedule:
         """Return the number of each step of a round, by the step's text; steps of evaluations alone have none."""
         return {str(step): at for at, step in enumerate(self.played_in("rounds").steps, start=1)}
 
+    def parts(self) -> "tuple[Sequence[Step], Sequence[Step]]":
+        """Return the steps that are played ahead, and the others."""
+        ahead = [step for step in self.steps if step.node in self.ahead]
+        return ahead, self.steps[len(ahead) :]
+
     def replaced(self, name: str) -> Mapping[str, str]:
         """Return, for each output of an update or average, the input whose value it replaces; empty for other nodes."""
         return replaced_inputs(self.graph.nodes[name])
@@ -105,7 +115,7 @@ def compile_graph(graph: Graph) -> Schedule:
 
     Exchanges open as soon as their offer exists and close when nothing else is ready. Other steps are ordered by
     stage, then by the order of the nodes in the graph. Background steps, and advantages and selects that wait for
-    them, move after the next generator.
+    them, move after the next generator. With `run.pipeline_depth` the steps that are played ahead come first.
     """
     problems = check(graph)
     if problems:
@@ -123,8 +133,9 @@ def compile_graph(graph: Graph) -> Schedule:
         upstream = dict.fromkeys(origin for rows in input_origins(part, origins).values() for origin in rows)
         place = Place(name, stages[name], protocol, tuple(upstream))
         nodes[name] = part.node.wired(graph.givers(part)).placed(place)
-    schedule = Schedule(graph, tuple(steps), nodes, types, protocol)
-    return replace(schedule, steps=_with_background(schedule, _deferred(schedule)))
+    schedule = Schedule(graph, tuple(steps), nodes, types, protocol, nodes_ahead(graph))
+    order = sorted(_deferred(schedule), key=lambda step: bool(schedule.ahead) and step.node not in schedule.ahead)
+    return replace(schedule, steps=_with_background(schedule, order))
 
 
 def stages_of(graph: Graph) -> dict[str, int]:
@@ -224,13 +235,15 @@ def _deferred(schedule: Schedule) -> list[Step]:
 def _with_background(schedule: Schedule, order: Sequence[Step]) -> tuple[Step, ...]:
     """Start each background step beside the first slow step after its inputs exist.
 
-    A slow step is a generator or the close of an exchange; it comes before the background step's own place.
+    A slow step is a generator or the close of an exchange; it comes before the background step's own place. If some
+    steps are played ahead, they and the others have background steps of their own.
     """
     produced_at = {step.node: at for at, step in enumerate(order)}
 
     def beside(place: int, step: Step) -> str:
         ready = max((produced_at[origin] for origin in _origins(schedule, step) if origin in produced_at), default=-1)
-        between = order[ready + 1 : place]
+        part = step.node in schedule.ahead
+        between = [other for other in order[ready + 1 : place] if (other.node in schedule.ahead) == part]
         return next((str(other) for other in between if _generates(schedule, other) or other.action == "close"), "")
 
     return tuple(

@@ -84,20 +84,23 @@ class RecordedStep:
 
 
 class Recall:
-    """Looks up the steps of an open run that were committed up to round `last`, reading one round at a time."""
+    """Looks up the steps of an open run that were committed up to round `last`, reading one round at a time.
+
+    It keeps two rounds: of a round that samples ahead, steps are looked up together with those of the next.
+    """
 
     def __init__(self, store: RunStore, *, last: int) -> None:
         self._store, self._last = store, last
-        self._round = -1
-        self._steps: dict[tuple[str, str], RecordedStep] = {}
+        self._rounds: dict[int, dict[tuple[str, str], RecordedStep]] = {}
 
     def __call__(self, round: int, node: str, holder: str) -> RecordedStep | None:
         """Return the step of a node (`eval/<node>` in an evaluation) of a holder, None where it was not committed."""
         if round > self._last:
             return None
-        if round != self._round:
-            self._steps, self._round = _steps_of(self._store, round), round
-        return self._steps.get((node, holder))
+        if round not in self._rounds:
+            self._rounds = {known: self._rounds[known] for known in list(self._rounds)[-1:]}
+            self._rounds[round] = _steps_of(self._store, round)
+        return self._rounds[round].get((node, holder))
 
 
 def _steps_of(store: RunStore, round: int) -> dict[tuple[str, str], RecordedStep]:

@@ -44,14 +44,20 @@ def assumptions(
     busy = "rough speeds of this machine, measured while other programs were busy (--calibrate measures again)"
     speeds = busy if rough else quiet
     yield speeds if observed is None else f"{speeds}, corrected by {observed.fact.folder}"
-    if (replicas := schedule.graph.run.replicas) > 1:
-        yield f"memory is that of one of {replicas} ranks that share a policy; what they send each other takes no time"
+    yield from _options(schedule)
     yield from _engines(schedule)
-    if schedule.graph.run.mode != "train":
-        yield "evaluations are not counted"
     for name, node in rehearsed.nodes.items():
         if isinstance(node, Source) and type(node) is not type(schedule.nodes[name]):
             yield f"nodes.{name}: its data is not on this machine, so prompts are those of made-up sums"
+
+
+def _options(schedule: Schedule) -> Iterator[str]:
+    if (replicas := schedule.graph.run.replicas) > 1:
+        yield f"memory is that of one of {replicas} ranks that share a policy; what they send each other takes no time"
+    if schedule.ahead:
+        yield "times are those of sampling and training one after the other; what run.pipeline_depth saves is not known"
+    if schedule.graph.run.mode != "train":
+        yield "evaluations are not counted"
 
 
 def _engines(schedule: Schedule) -> Iterable[str]:

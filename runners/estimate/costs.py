@@ -321,12 +321,14 @@ def peak_memory(
     updated: set[str],
     peers: int,
     replicas: int = 1,
+    ahead: bool = False,
 ) -> Memory:
     """Return the peak memory of a run: weights and moments of all peers, and the largest of three transient parts.
 
     These are a copy of a policy's weights while it loads, a batch that is sampled, and a micro-batch that is trained.
     While weights load there are no moments yet. Writing a checkpoint copies nothing. With `replicas` the memory is that
-    of one rank, which has a part of all that is trained; while it samples it has whole weights, too.
+    of one rank, which has a part of all that is trained; while it samples it has whole weights, too. A run that samples
+    `ahead` samples with copies of what is trained, and trains meanwhile.
     """
     weights = peers * sum(model.own_bytes for model in models.values()) / replicas
     shared = 4 * sum({model.shared for model in models.values()})
@@ -344,10 +346,14 @@ def peak_memory(
         training_bytes(micro, model, cost, replicas=replicas) for model, cost, work in steps for micro in work.micros
     ]
     tops["training"] = max(trained, default=0.0)
+    if ahead:
+        tops["sampling beside training"] = tops.pop("sampling") + tops.pop("training")
     if not trained:
         moments = 0
     top = max(tops, key=lambda name: tops[name] + (moments if name != "loading weights" else 0))
     optimiser = moments if top != "loading weights" else 0
     parts = {"interpreter and libraries": machine.base, "weights": weights, "optimiser": optimiser, top: tops[top]}
     parts |= {"weights that peers share": shared} if shared else {}
+    if ahead:
+        parts["copies that sample"] = peers * sum(model.own_bytes for name, model in models.items() if name in updated)
     return Memory(parts)

@@ -147,7 +147,16 @@ class _Estimator:
         models, updated = self._loaded_models()
         replicas = self.graph.run.replicas
         peers = len(self.names) if replicas == 1 else 1  # the first rank of each peer is a process of its own
-        memory = peak_memory(models, works, self.speeds, self.machine, updated=updated, peers=peers, replicas=replicas)
+        memory = peak_memory(
+            models,
+            works,
+            self.speeds,
+            self.machine,
+            updated=updated,
+            peers=peers,
+            replicas=replicas,
+            ahead=bool(self.schedule.ahead),
+        )
         return Costs(
             _mean(done, count, lambda step: step.rows),
             _mean(done, count, lambda step: step.prompt_tokens),

@@ -6,7 +6,7 @@ The way from `play()` to a committed step:
     open_run         runners/opening.py   take the run folder, make carries and peers, restore a previous run
     Session.play     runners/session.py   go from round to round, with evaluations and checkpoints
     run_round        below                run the steps of the schedule in its order
-    run_step         below                run one step for every peer, commit its records, report it
+    run_step         below                run one step for every peer, commit its records
     attempt_step     loop/step.py         run one step of one peer, again where the budget allows
     execute_step     loop/step.py         bind inputs; run the node, or recall what a previous run committed
     execute_node     loop/step.py         run the node, check its outputs, make the record
@@ -14,7 +14,7 @@ The way from `play()` to a committed step:
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -40,28 +40,45 @@ def run_round(context: RunContext, peers: Sequence[Peer], round: int, *, only_re
     did. A round that ends early, also by `PeerBehind`, keeps the updates that it made.
     """
     for peer in peers:
-        peer.values = {**peer.carries, **context.schedule.rows_elsewhere()}
-        peer.reasons, peer.excused = {}, set()
+        begin_round(context, peer)
     try:
-        with Background() as background:
-            for step in context.schedule.steps:
-                recorded = all(context.recorded(step, round, peer) for peer in peers)
-                if only_recorded and not recorded:
-                    if step.action == "open":  # opening has no record; committed steps may follow
-                        continue
-                    break
-                if step.action == "open" and recorded and not context.is_awaited(step, round):
-                    continue
-                if not recorded:
-                    _start_background(context, step, round, peers, background)
-                run_step(context, step, round, peers, background)
+        play_steps(context, context.schedule.steps, round, peers, only_recorded=only_recorded)
     finally:
         for peer in peers:
-            _update_carries(context, peer)
+            end_round(context, peer)
 
 
-def run_step(context: RunContext, step: Step, round: int, peers: Sequence[Peer], background: Background) -> None:
-    """Run one step for every peer, then commit the records of all and report them."""
+def play_steps(
+    context: RunContext,
+    steps: Sequence[Step],
+    round: int,
+    peers: Sequence[Peer],
+    *,
+    report: Callable[[StepReport], None] | None = None,
+    only_recorded: bool = False,
+) -> None:
+    """Run steps of a round in their order; `report` gets the report of each, by default `report_step`."""
+    report = report or partial(report_step, context)
+    with Background() as background:
+        for step in steps:
+            recorded = all(context.recorded(step, round, peer) for peer in peers)
+            if only_recorded and not recorded:
+                if step.action == "open":  # opening has no record; committed steps may follow
+                    continue
+                break
+            if step.action == "open" and recorded and not context.is_awaited(step, round):
+                continue
+            if not recorded:
+                _start_background(context, step, round, peers, background)
+            for done in run_step(context, step, round, peers, background):
+                report(done)
+            release_memory(seldom=True)
+
+
+def run_step(
+    context: RunContext, step: Step, round: int, peers: Sequence[Peer], background: Background
+) -> list[StepReport]:
+    """Run one step for every peer, commit the records of all, and return their reports."""
     records: list[Record] = []
     reports = []
     for peer in peers:
@@ -78,14 +95,16 @@ def run_step(context: RunContext, step: Step, round: int, peers: Sequence[Peer],
             for peer in peers:
                 spans.enter_context(context.span("commit", step, round, peer))
             context.commit(records)
-    for report in reports:
-        failed = int(report.metrics.get("failed_rows", 0))
-        where = context.where(step, round, report.peer)
-        context.budget.spend_rows(failed, where=where)
-        if report.failed.count and _is_limited(context, step):
-            context.budget.limit_share(report.failed, where=where)
-        context.watch(report)
-    release_memory(seldom=True)
+    return reports
+
+
+def report_step(context: RunContext, done: StepReport) -> None:
+    """Count the failed rows of a step against the limits of the run, and report it."""
+    where = context.where(done.step, done.round, done.peer)
+    context.budget.spend_rows(int(done.metrics.get("failed_rows", 0)), where=where)
+    if done.failed.count and _is_limited(context, done.step):
+        context.budget.limit_share(done.failed, where=where)
+    context.watch(done)
 
 
 def _is_limited(context: RunContext, step: Step) -> bool:
@@ -125,7 +144,13 @@ def _report(context: RunContext, step: Step, round: int, peer: Peer, result: Ste
     )
 
 
-def _update_carries(context: RunContext, peer: Peer) -> None:
+def begin_round(context: RunContext, peer: Peer) -> None:
+    """Give a peer the values that a round starts with: its carries, and no rows of nodes that others play."""
+    peer.values = {**peer.carries, **context.schedule.rows_elsewhere()}
+    peer.reasons, peer.excused = {}, set()
+
+
+def end_round(context: RunContext, peer: Peer) -> None:
     """Move the round's new values to the carries of a peer, and drop the other outputs."""
     if not context.evaluating:
         for name, part in context.schedule.graph.carries.items():

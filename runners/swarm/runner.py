@@ -51,9 +51,11 @@ class SwarmRunner:
         self._linger_s = 0.0
 
     def configured(self, config: RunConfig) -> RunConfig:
-        """Return the config with `peers=1`: this process runs one peer; raises `ParamError` for replicas."""
+        """Return the config with `peers=1`: this process runs one peer; raises `ParamError` for what it cannot do."""
         if config.replicas > 1:
             raise ParamError(f"run.replicas: {config.replicas}, but a peer of a swarm is one process; set it to 1")
+        if config.pipeline_depth:
+            raise ParamError("run.pipeline_depth: 1, but the peers of a swarm keep step round by round; set it to 0")
         self._rounds = config.rounds
         return config.model_copy(update={"peers": 1})
 

@@ -22,7 +22,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,22 +45,24 @@ class Game:
     places: Sequence[str]
 
 
-GAMES = {
-    "tiny": Game(
-        "tiny_multistage.yaml",
-        (
-            "nodes.tasks.params.num_tasks=2",
-            "nodes.tasks.params.holdout=0.2",
-            *(f"nodes.{name}.params.num_generations=2" for name in ("answer", "critique", "final")),
-            "nodes.update.params.learning_rate=0.05",
-            "run.checkpoint_every=2",
-            "run.block_rounds=2",
-            "run.mode=train_and_evaluate",
-            "run.eval_tasks=2",
-            "run.trackers=[]",
-        ),
-        (*FILES, "moment"),
+TINY = Game(
+    "tiny_multistage.yaml",
+    (
+        "nodes.tasks.params.num_tasks=2",
+        "nodes.tasks.params.holdout=0.2",
+        *(f"nodes.{name}.params.num_generations=2" for name in ("answer", "critique", "final")),
+        "nodes.update.params.learning_rate=0.05",
+        "run.checkpoint_every=2",
+        "run.block_rounds=2",
+        "run.mode=train_and_evaluate",
+        "run.eval_tasks=2",
+        "run.trackers=[]",
     ),
+    (*FILES, "moment"),
+)
+GAMES = {
+    "tiny": TINY,
+    "ahead": replace(TINY, overrides=(*TINY.overrides, "run.pipeline_depth=1")),
     "quickstart": Game(
         "quickstart.yaml",
         (

@@ -77,6 +77,28 @@ def test_a_rank_that_dies_ends_the_job_and_all_go_on_to_the_same_bits(local: Pat
 
 
 @pytest.mark.long
+def test_ranks_that_sample_ahead_play_what_one_process_plays_and_go_on_after_a_death(tmp_path: Path) -> None:
+    options = [f"run.rounds={ROUNDS}", "run.pipeline_depth=1", "run.checkpoint_every=1"]
+    folder = tmp_path / "local"
+    assert run_command(["run", str(TINY), "-o", str(folder), *options, "run.threads=1", "--quiet"]) == 0
+    (tmp_path / "cut.py").write_text(CUT)
+    arguments = [
+        "run",
+        str(TINY),
+        "-o",
+        str(tmp_path / "run"),
+        *options,
+        "--import",
+        str(tmp_path / "cut.py"),
+        "--resume",
+    ]
+    cut = play_ranks(arguments, own=[[], []], env=[{"CUT_AT": "0"}, {"CUT_AT": "31"}])
+    assert cut[1].code == -signal.SIGKILL
+    all_well(play_ranks(arguments, own=[[], []]))
+    same_as_local(folder, tmp_path / "run")
+
+
+@pytest.mark.long
 def test_torchrun_starts_a_job_again_that_lost_a_rank(local: Path, tmp_path: Path) -> None:
     """Its restart is `run --resume`: the second try finds the folders of the first."""
     once = CUT.replace(

@@ -98,14 +98,17 @@ def test_as_few_layers_compute_again_as_the_limit_asks(
 def test_the_peak_is_the_fullest_moment() -> None:
     work = Work("policy", micros=(MicroBatchWork(1000, 200, 0),), steps=1)
 
-    def peak(models: dict[str, Model], works: list[Work], peers: int = 1) -> dict[str, float]:
+    def peak(models: dict[str, Model], works: list[Work], peers: int = 1, ahead: bool = False) -> dict[str, float]:
         speeds = dict.fromkeys(models, SPEEDS)
-        return peak_memory(models, works, speeds, MACHINE, updated={"policy"}, peers=peers).parts
+        return peak_memory(models, works, speeds, MACHINE, updated={"policy"}, peers=peers, ahead=ahead).parts
 
     parts = peak({"policy": MODEL}, [work], peers=2)
     assert parts["weights"] == 2 * 4_000_000 and parts["optimiser"] == 2 * 8_000_000
     assert parts["training"] == 4_000_000 + 1000 + 200_000 * 100
     batch = SequenceBatch(rows=3, prompts=1, width=10, room=5, longest=5, tokens=15)
+    ahead = peak({"policy": MODEL, "judge": MODEL}, [replace(work, batches=(batch,))], peers=2, ahead=True)
+    assert ahead["copies that sample"] == 2 * 4_000_000 and ahead["weights"] == 2 * 8_000_000
+    assert ahead["sampling beside training"] == parts["training"] + sampling_bytes(batch, MODEL)
     for most, kept in ((10**8, 10**6 * MODEL.kv_bytes), (10**7, 10**7)):
         turn = Work("policy", batches=(batch,), kept=10**6, kept_bytes=most)
         assert peak({"policy": MODEL}, [turn])["sampling"] == sampling_bytes(batch, MODEL) + kept
