@@ -80,8 +80,8 @@ def _failed_status(response: "httpx2.Response", content: bytes) -> FailedTry:
 
 def retry_after(value: str) -> float | None:
     """Parse a Retry-After header into seconds (RFC 9110: seconds or a date); None if it is neither."""
-    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):
-        return float(value)
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", number := value.strip()):
+        return float(number)
     try:
         date = parsedate_to_datetime(value)
     except (ValueError, OverflowError):

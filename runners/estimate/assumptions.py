@@ -1,6 +1,6 @@
 """The assumptions of an estimate in words."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from genrl_graph.contract.node import Source, Update
 from genrl_graph.dag.schedule import Schedule

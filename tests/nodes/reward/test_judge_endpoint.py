@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from chat_server import DROP, HANG, ChatServer, Step, says, status
 from fixture_types import MakeRollouts
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from genrl_graph import load, play
@@ -280,6 +280,7 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert retry_after("soon") is None
 
 
+@example("0\x1f")
 @given(st.text() | st.from_regex(r"[A-Z][a-z]{2}, [0-9]{1,3} [A-Z][a-z]{2} [0-9]{1,6} [0-9:]{8} [-+0-9A-Z]{1,12}"))
 def test_no_retry_after_breaks_the_client(value: str) -> None:
     wait_s = retry_after(value)
