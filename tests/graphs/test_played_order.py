@@ -27,7 +27,12 @@ BESIDE = re.compile(r"runs beside (.+?)(?:;|$)")
 def played(path: Path, folder: Path) -> list[dict[str, Any]]:
     """The spans of the first peer in a dry round of a few tasks, by their start."""
     nodes = load(path).nodes.items()
-    few = [f"nodes.{name}.params.{size}=2" for name, part in nodes for size in SIZES if getattr(part.node, size, 0) > 2]
+    few = [
+        f"nodes.{name}.params.{size}=2"
+        for name, part in nodes
+        for size in SIZES
+        if (getattr(part.node, size, None) or 0) > 2
+    ]
     schedule = dry_schedule(compile_graph(load(path, few)))
     needed = [node.min_peers for node in schedule.nodes.values() if isinstance(node, Exchange)]
     changes = {"rounds": 1, "peers": max([1, *needed]), "mode": "train", "trackers": (), "max_retries": 0}
