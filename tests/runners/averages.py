@@ -2,7 +2,7 @@
 
 All sample the same number of tokens. Then one peer of four sends garbage weights, and mean and median are compared:
 
-    python tests/runners/averages.py [--seeds 5] [--rounds 60] [--out FOLDER]
+    python tests/runners/averages.py [--seeds 5] [--rounds 30] [--out FOLDER]
 
 A line a seed and arm is kept in FOLDER/averages.jsonl; arms that are in it are not played again.
 """
@@ -27,9 +27,9 @@ from genrl_graph.runners.play import play
 from genrl_graph.seeds import stream
 
 PEERS = 4
-DATA = Path(__file__).parents[2] / "graphs/data/digit_sums.jsonl"
+TASKS = json.dumps([{"question": f"{digit}+1=", "answer": str((digit + 1) % 10)} for digit in range(10)])
 SHOWN = 6  # points of a curve
-GARBAGE = 5.0  # norm of garbage, in norms of what the peer would have sent
+GARBAGE = 20.0  # norm of garbage, in norms of what the peer would have sent
 
 GAME = """
 graph: averages
@@ -41,7 +41,7 @@ carry:
     next: {next}
 {outer}
 nodes:
-  tasks: {{type: source.hf_dataset, params: {{path: {data}, num_tasks: 16, shared: false}}}}
+  tasks: {{type: source.list, params: {{tasks: {tasks}, num_tasks: 10}}}}
   answer:
     type: generate.answer
     inputs: {{tasks: tasks, policy: policy}}
@@ -83,7 +83,7 @@ def arms() -> dict[str, str]:
 
     def game(kind: str = "", params: str = "", *, rollouts: bool = False) -> str:
         return GAME.format(
-            data=DATA,
+            tasks=TASKS,
             next="average.policy" if kind else "update",
             outer=OUTER if kind else "",
             shared=GATHER if rollouts else "",
@@ -128,7 +128,7 @@ def table(curves: dict[str, list[list[float]]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--out", type=Path, default=Path("runs"))
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(table({arm: [done[arm, at, args.rounds] for at in range(seed + 1)] for arm in arms()}), flush=True)
     last = {arm: np.mean([done[arm, seed, args.rounds][-1] for seed in range(args.seeds)]) for arm in arms()}
     assert last["average"] > last["alone"], "averages help"
-    assert last["garbage, median"] > 0.8 * last["average"] > 0.8 * last["garbage, mean"], "the median holds"
+    assert last["garbage, median"] > last["alone"] > last["garbage, mean"], "the median holds, the mean does not"
 
 
 if __name__ == "__main__":
