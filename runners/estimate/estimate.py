@@ -24,6 +24,7 @@ from genrl_graph.runners.estimate.stand_ins import Assumptions, CountingPolicy
 from genrl_graph.runners.estimate.tryout import is_small, tried_forecast, try_out
 from genrl_graph.runners.loop.peers import peer_names, require_enough
 from genrl_graph.runners.loop.threads import set_threads
+from genrl_graph.runners.tracking.memory import free_device_memory, free_memory
 
 REHEARSED_ROUNDS = 3
 SHORT, LONG = Assumptions(share=0.45, prior=0.15), Assumptions(share=1.0, prior=0.5)
@@ -224,6 +225,7 @@ class _Estimator:
                 )
             ),
             checkpoint_bytes=None if unknown else self._checkpoint_bytes() * self._checkpoints(kept=True),
+            free=free_device_memory() if self.devices else free_memory(),
         )
 
     def _step(self, step: str, name: str, few: Costs, many: Costs, paces: Mapping[str, Range]) -> StepCost:
