@@ -89,7 +89,9 @@ class Bfloat16AdamW(torch.optim.AdamW):
 def stochastically_rounded(exact: Tensor, generator: torch.Generator) -> Tensor:
     """Round finite float32 numbers to one of the two bfloat16 numbers around them, with the number as the mean."""
     noise = torch.randint(1 << 16, exact.shape, generator=generator, dtype=torch.int32, device=exact.device)
-    return ((exact.view(torch.int32) + noise) & -(1 << 16)).view(torch.float32).bfloat16()
+    noise += exact.view(torch.int32)  # may carry into the upper half, which are the bits of the bfloat16 number
+    noise &= -(1 << 16)
+    return noise.view(torch.float32).bfloat16()
 
 
 def widen_gradients(module: torch.nn.Module) -> None:
