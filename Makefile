@@ -9,7 +9,7 @@ PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python
 unexport PYTHONDONTWRITEBYTECODE  # else each of hundreds of processes compiles the package anew
 TORCH ?= $(shell sed -n 's/^torch==//p' $(LOCK))
 
-.PHONY: quickstart test test-long coverage lint docs lock latest oldest build bench crash faults swarm ranks slurm page openenv engine engine-test learn fuzz pictures clean
+.PHONY: quickstart test test-long coverage lint docs lock latest oldest build bench crash faults swarm ranks slurm gpu page openenv engine engine-test learn fuzz pictures clean
 
 quickstart: $(INSTALLED)
 	@rm -rf runs/quickstart
@@ -108,6 +108,11 @@ ranks: $(INSTALLED)
 # slurmctld, slurmd and slurm-client.
 slurm: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m soak tests/runners/launch
+
+# Play games on a GPU and on the CPU and compare, move checkpoints between them, and share a policy over two GPUs. Needs a
+# CUDA build of torch.
+gpu: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m gpu tests/graphs/test_gpu.py tests/runners/test_replicas.py
 
 # Play against the server of OpenEnv, in an environment of its own that this installs (480 MB): kill it, fill it, time it.
 openenv: $(INSTALLED)

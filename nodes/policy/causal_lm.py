@@ -1,9 +1,9 @@
 """`policy.causal_lm`: a pretrained language model from a hub, a folder or an installed package."""
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from genrl_graph.contract.data_path import DataPath
 from genrl_graph.contract.node import Node, PolicyCarry
@@ -12,13 +12,14 @@ from genrl_graph.nodes.policy.chat_format import AssistantPrefix, ChatTemplateKw
 from genrl_graph.nodes.policy.critic_params import CriticOption, untrained_critic
 from genrl_graph.nodes.policy.engine_params import EngineOption, unfit_readers
 from genrl_graph.nodes.policy.image_readers import unseen_images
+from genrl_graph.nodes.policy.param_dtype import MasterWeights, ParamDtype, check_precision
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class CausalLM(PolicyCarry, name="causal_lm"):
-    """A pretrained causal language model with float32 weights and AdamW.
+    """A pretrained causal language model and AdamW.
 
     `model` is a hub name, a folder, a GGUF file (local, or `owner/repository/file.gguf` on the hub), or
     `package:<module>` for the GGUF file inside an installed package.
@@ -43,6 +44,8 @@ class CausalLM(PolicyCarry, name="causal_lm"):
         default="auto",
         description="precision of forward and backward passes; auto: bfloat16 where the device has it natively",
     )
+    param_dtype: ParamDtype = "float32"
+    master_weights: MasterWeights = True
     max_context: int | None = Field(
         default=None, ge=2, description="most tokens of prompt and completion together; null: what the model allows"
     )
@@ -67,6 +70,13 @@ class CausalLM(PolicyCarry, name="causal_lm"):
 
     critic: CriticOption = None
     engine: EngineOption = None
+
+    @model_validator(mode="after")
+    def _precise(self) -> Self:
+        check_precision(
+            param_dtype=self.param_dtype, compute_dtype=self.compute_dtype, master_weights=self.master_weights
+        )
+        return self
 
     @property
     def note(self) -> str:

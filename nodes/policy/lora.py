@@ -9,10 +9,10 @@ from genrl_graph.nodes.policy.causal_lm import CausalLM
 class Lora(CausalLM, name="lora"):
     """A low-rank adapter (LoRA, arXiv 2106.09685) on a frozen pretrained causal language model.
 
-    Policies with the same `model`, `revision` and `device` share one base in memory; each has its own adapter and
-    optimiser. B starts at 0 and A is drawn from (run seed, carry name), so an untrained adapter equals the base: a
-    carry without `next` is a reference policy that needs no second model. `target_modules` is all-linear (all but the
-    output layer) or names of modules, such as [q_proj, v_proj].
+    Policies with the same `model`, `revision`, `device` and `param_dtype` share one base in memory; each has its own
+    adapter and optimiser. B starts at 0 and A is drawn from (run seed, carry name), so an untrained adapter equals the
+    base: a carry without `next` is a reference policy that needs no second model. `target_modules` is all-linear (all
+    but the output layer) or names of modules, such as [q_proj, v_proj].
     """
 
     r: int = Field(default=8, ge=1, description="rank of the adapter")

@@ -13,6 +13,7 @@ from genrl_graph.nodes.policy.causal_lm import Beta
 from genrl_graph.nodes.policy.chat_format import AssistantPrefix, ChatTemplateKwargs, TemplateText
 from genrl_graph.nodes.policy.critic_params import CriticOption, untrained_critic
 from genrl_graph.nodes.policy.image_readers import unseen_images
+from genrl_graph.nodes.policy.param_dtype import MasterWeights, ParamDtype, check_precision
 
 PRINTABLE = "".join(sorted(set(string.printable) - set("\r\x0b\x0c")))
 CONTENTS = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -51,8 +52,10 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
         description="torch device that computes, such as cpu or cuda:0; auto: this process's GPU, or else the CPU",
     )
     compute_dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="precision of forward and backward passes; the weights are float32"
+        default="float32", description="precision of forward and backward passes"
     )
+    param_dtype: ParamDtype = "float32"
+    master_weights: MasterWeights = True
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay, on matrices only")
     betas: tuple[Beta, Beta] = Field(
         default=(0.9, 0.999),
@@ -74,6 +77,13 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
             raise ValueError(f"alphabet holds {twice!r} twice")
         return self
 
+    @model_validator(mode="after")
+    def _precise(self) -> Self:
+        check_precision(
+            param_dtype=self.param_dtype, compute_dtype=self.compute_dtype, master_weights=self.master_weights
+        )
+        return self
+
     def check_readers(self, readers: Sequence[Node]) -> Iterable[str]:
         """Report a critic that nothing trains, and generators that show images."""
         return (*untrained_critic(self.critic, readers), *unseen_images(readers))
@@ -92,7 +102,13 @@ class TinyLM(PolicyCarry, name="tiny_lm"):
         tokens = ChatTokens.of(self, character_tokenizer(self.alphabet), where=self.type_name)
         model: torch.nn.Module = self._model(len(self.alphabet) + len(SPECIAL))
         draw_weights(model, seed=seed, name=self.like or name, spread=self.initializer_range)
-        training = Training(weight_decay=self.weight_decay, betas=self.betas, bfloat16=self.compute_dtype == "bfloat16")
+        training = Training(
+            weight_decay=self.weight_decay,
+            betas=self.betas,
+            bfloat16=self.compute_dtype == "bfloat16",
+            param_dtype=getattr(torch, self.param_dtype),
+            master_weights=self.master_weights,
+        )
         policy = CausalPolicy(
             name,
             model.to(pick_device(self.device)),

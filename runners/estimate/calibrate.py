@@ -47,7 +47,8 @@ def model_key(sized: PolicySize) -> str:
     for name in ("transformers_version", "dtype", "torch_dtype"):
         config.pop(name, None)
     shape = json.dumps(config, sort_keys=True, default=str)
-    return digest((shape, str(sized.model.bfloat16), str(sized.device)), size=8)
+    precision = str(sized.model.bfloat16) if sized.model.weight_bytes == 4 else "bfloat16 weights"
+    return digest((shape, precision, str(sized.device)), size=8)
 
 
 def calibration_file() -> Path:

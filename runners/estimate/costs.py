@@ -8,9 +8,6 @@ from typing import Self
 from genrl_graph.nodes.policy.compute.activation_checkpointing import recomputed_layers
 from genrl_graph.nodes.policy.compute.logprobs import LOGITS_AT_ONCE
 
-GATHERED = 4.0
-"""Whole copies of the embedding and a layer in a backward pass of a rank: weights, gradients, buffers of both."""
-
 WIDEST = 3.0
 """The largest factor between the ends of an estimated range: a wider one is of no use."""
 
@@ -69,10 +66,12 @@ class Model:
     hidden: int
     layers: int
     kv_size: int
-    bfloat16: bool = False  # autocast: matrix products, activations and cache in two bytes, weights in four
+    bfloat16: bool = False  # matrix products, activations and cache in two bytes
     activation_bytes: float = math.inf  # limit of a micro-batch's activations; other layers recompute theirs
     shared: int = 0  # parameters of a base model that its adapters share
     critic: int = 0  # parameters of a critic, beside those of the policy's model
+    weight_bytes: int = 4  # bytes of a weight; where it is four and `bfloat16` is set, calls cast the weights
+    master_bytes: int = 0  # bytes of a trained weight's master in the optimiser
 
     @property
     def width(self) -> int:
@@ -86,8 +85,8 @@ class Model:
 
     @property
     def own_bytes(self) -> int:
-        """Bytes of the weights that a policy does not share, in float32."""
-        return 4 * self.own_parameters
+        """Bytes of the weights that a policy does not share."""
+        return self.weight_bytes * self.own_parameters
 
     @property
     def own_parameters(self) -> int:
@@ -96,18 +95,23 @@ class Model:
 
     @property
     def largest_bytes(self) -> float:
-        """Bytes of the embedding and of a layer, which the ranks of a group gather at the same time."""
+        """Bytes of the embedding and of a layer, which a rank has whole at the same time in a backward pass.
+
+        It has their weights and gradients, the buffer from which weights come, and that in which gradients add up,
+        which is float32.
+        """
         embedding = min(self.vocabulary * self.hidden, self.own_parameters) if self.trained > self.shared else 0
-        return 4.0 * (embedding + (self.own_parameters - embedding) / max(self.layers, 1))
+        whole = 3 * self.weight_bytes + 4
+        return whole * (embedding + (self.own_parameters - embedding) / max(self.layers, 1))
 
     def gathered_bytes(self, replicas: int) -> float:
         """Bytes of the whole weights that each of several ranks has while it samples."""
-        return 4.0 * (self.parameters - self.shared) if replicas > 1 else 0.0
+        return float(self.weight_bytes * (self.parameters - self.shared)) if replicas > 1 else 0.0
 
     @property
     def moment_bytes(self) -> int:
-        """Bytes of AdamW's two moments, which exist from the first step on."""
-        return 8 * (self.trained + self.critic)
+        """Bytes of AdamW's two moments and of masters, which exist from the first step on."""
+        return (8 + self.master_bytes) * (self.trained + self.critic)
 
     @property
     def gradient_bytes(self) -> int:
@@ -117,7 +121,7 @@ class Model:
     @property
     def cast_bytes(self) -> int:
         """Bytes of the bfloat16 copies of the weights that autocast holds during a call."""
-        return 2 * self.parameters if self.bfloat16 else 0
+        return 2 * self.parameters if self.bfloat16 and self.weight_bytes == 4 else 0
 
     @property
     def pair_share(self) -> float:
@@ -263,7 +267,7 @@ def work_seconds(work: Work, model: Model, speeds: Speeds, machine: Machine) -> 
     reading = sum(reading_seconds(micro, model, speeds) for micro in work.forwards)
     changed = model.trained + model.critic
     steps = work.steps * changed / machine.adamw
-    digest = 4 * changed / machine.digest if work.digested else 0.0
+    digest = model.weight_bytes * changed / machine.digest if work.digested else 0.0
     return sampling + training + reading + steps + digest
 
 
@@ -290,7 +294,7 @@ def training_bytes(micro: MicroBatchWork, model: Model, speeds: Speeds, *, repli
     inputs = 4 * model.hidden * micro.tokens
     saved = (model.layers - recomputed) * each + (recomputed * inputs + each if recomputed else 0.0)
     logits = (8 + model.width) * min(micro.completions * model.vocabulary, float(LOGITS_AT_ONCE))
-    gathered = GATHERED * model.largest_bytes if replicas > 1 else 0.0
+    gathered = model.largest_bytes if replicas > 1 else 0.0
     return model.gradient_bytes / replicas + gathered + speeds.saved_call + saved + logits
 
 
@@ -331,9 +335,11 @@ def peak_memory(
     `ahead` samples with copies of what is trained, and trains meanwhile.
     """
     weights = peers * sum(model.own_bytes for model in models.values()) / replicas
-    shared = 4 * sum({model.shared for model in models.values()})
+    shared = sum({model.weight_bytes * model.shared for model in models.values()})
     moments = peers * sum(model.moment_bytes for name, model in models.items() if name in updated) / replicas
-    tops = {"loading weights": float(max((4 * model.parameters for model in models.values()), default=0))}
+    tops = {
+        "loading weights": float(max((model.weight_bytes * model.parameters for model in models.values()), default=0))
+    }
     steps = [(models[work.policy], speeds[work.policy], work) for work in works if work.policy in models]
     sampled = [
         sampling_bytes(batch, model, replicas=replicas)

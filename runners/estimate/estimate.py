@@ -24,6 +24,7 @@ from genrl_graph.runners.estimate.stand_ins import Assumptions, CountingPolicy
 from genrl_graph.runners.estimate.tryout import is_small, tried_forecast, try_out
 from genrl_graph.runners.loop.peers import peer_names, require_enough
 from genrl_graph.runners.loop.threads import set_threads
+from genrl_graph.runners.tracking.memory import free_device_memory, free_memory
 
 REHEARSED_ROUNDS = 3
 SHORT, LONG = Assumptions(share=0.45, prior=0.15), Assumptions(share=1.0, prior=0.5)
@@ -233,6 +234,7 @@ class _Estimator:
                 )
             ),
             checkpoint_bytes=None if unknown else self._checkpoint_bytes() * self._checkpoints(kept=True),
+            free=free_device_memory() if self.devices else free_memory(),
         )
 
     def _step(self, step: str, name: str, few: Costs, many: Costs, paces: Mapping[str, Range]) -> StepCost:
@@ -314,8 +316,10 @@ class _Estimator:
 
     def _start_seconds(self) -> Range:
         """Return the seconds before the first round: libraries, weights and their digests."""
-        weights = sum(4 * model.parameters for model in self.models.values()) * len(self.names)
-        once = sum(max(sized.loaded_bytes, 4 * sized.model.parameters) for sized in self.sized.values())
+        weights = sum(model.weight_bytes * model.parameters for model in self.models.values()) * len(self.names)
+        once = sum(
+            max(sized.loaded_bytes, sized.model.weight_bytes * sized.model.parameters) for sized in self.sized.values()
+        )
         fastest = once / self.machine.read / 4 + weights / self.machine.digest
         slowest = once / self.machine.read + weights * (1 / self.machine.touch + 1 / self.machine.copy)
         return LIBRARIES_S + Range(fastest, fastest + slowest * OTHER_PACE.high)
@@ -324,13 +328,13 @@ class _Estimator:
         """Return the seconds of digests and of all checkpoints of the run."""
         models = [self.models[name] for name in self.updated if name in self.models]
         written = self._checkpoint_bytes() * self._checkpoints(kept=False)
-        digests = sum(4 * model.parameters for model in models) * len(self.names) / self.machine.digest
+        digests = sum(model.weight_bytes * model.parameters for model in models) * len(self.names) / self.machine.digest
         return Range(digests / 2 + written / self.machine.write / 3, digests * 2 + 2 * written / self.machine.write)
 
     def _checkpoint_bytes(self) -> float:
         """Return the bytes of a checkpoint of all peers."""
         models = [self.models[name] for name in self.updated if name in self.models]
-        return float(sum(4 * model.trained + model.moment_bytes for model in models) * len(self.names))
+        return float(sum(model.weight_bytes * model.trained + model.moment_bytes for model in models) * len(self.names))
 
     def _checkpoints(self, *, kept: bool) -> int:
         """Return how many checkpoints the run writes, or how many of them are kept."""

@@ -33,7 +33,10 @@ class StepCost:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The estimated costs of a run; `memory` is the peak in bytes, `memory_parts` its high end by part."""
+    """The estimated costs of a run; `memory` is the peak in bytes, `memory_parts` its high end by part.
+
+    `free` are the bytes that are free now on the device, where they are known.
+    """
 
     graph: str
     rounds: int
@@ -46,6 +49,7 @@ class Forecast:
     device: str
     assumptions: tuple[str, ...]
     checkpoint_bytes: float | None = 0.0
+    free: float | None = None
 
     @property
     def disk(self) -> Range | None:
@@ -141,6 +145,7 @@ def forecast_text(forecast: Forecast) -> str:
         lines.append(f"first round  up to {first:.0f} s more: memory is used and workers start for the first time")
     lines.append(f"run          {duration_text(forecast.run_seconds)}, with loading, digests and checkpoints")
     lines.append(f"peak memory  {_gigabytes(forecast.memory)}{_on(forecast)}{_parts(forecast)}")
+    lines += _unfit(forecast)
     lines.append(f"disk         {size_text(forecast.disk)}, with the checkpoints that are kept")
     lines += ["", *(f"assumed: {text}" for text in forecast.assumptions)]
     reasons = dict.fromkeys(step.open for step in forecast.steps if step.open)
@@ -230,6 +235,15 @@ def _on(forecast: Forecast) -> str:
 def _parts(forecast: Forecast) -> str:
     shown = ", ".join(f"{name} {size / GB:.1f}" for name, size in forecast.memory_parts.items() if size >= 0.05 * GB)
     return f" ({shown})" if shown and forecast.memory is not None else ""
+
+
+def _unfit(forecast: Forecast) -> list[str]:
+    """Return the line that says that the memory is not enough, or may not be; none where it is, or is unknown."""
+    if forecast.memory is None or forecast.free is None or forecast.memory.high <= forecast.free:
+        return []
+    fits = "does not fit" if forecast.memory.low > forecast.free else "may not fit "
+    ways = "share policies over ranks (run.replicas), train adapters (policy.lora), or lower max_batch_tokens"
+    return [f"{fits} {forecast.free / GB:.1f} GB are free here; {ways}"]
 
 
 def _plain(value: float | None) -> str:

@@ -133,7 +133,8 @@ def _measure(sized: PolicySize, layers: int, clock: Clock) -> dict[str, float]:
     model = _random_model(sized, layers)
     cast = sized.model.bfloat16 and sized.device.type == "cpu"
     sampler = prepacked(model) if cast else model
-    compute: Any = torch.autocast(sized.device.type, torch.bfloat16) if sized.model.bfloat16 else nullcontext()
+    casts = sized.model.bfloat16 and sized.model.weight_bytes == 4
+    compute: Any = torch.autocast(sized.device.type, torch.bfloat16) if casts else nullcontext()
 
     def sampled(rows: int, width: int, new: int) -> Callable[[], object]:
         ids = np.random.default_rng(0).integers(sized.model.vocabulary, size=(rows, width))
@@ -188,7 +189,8 @@ def _random_model(sized: PolicySize, layers: int) -> torch.nn.Module:
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:layers]
     with torch.random.fork_rng(devices=[]):
-        model: torch.nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().to(sized.device)
+        dtype = torch.float32 if sized.model.weight_bytes == 4 else torch.bfloat16
+        model: torch.nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype).eval().to(sized.device)
     return model
 
 

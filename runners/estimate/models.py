@@ -64,11 +64,12 @@ def model_of(
     config: Any,
     *,
     bfloat16: bool,
+    carry: TinyLM | CausalLM,
     activation_bytes: float = math.inf,
     adapter: Lora | None = None,
-    critic: CriticParams | None = None,
 ) -> Model:
     """Return the sizes of a model from its transformers configuration, with those of an adapter and a critic."""
+    critic, rounds = carry.critic, carry.param_dtype == "bfloat16"
     with torch.device("meta"):
         whole: Any = AutoModelForCausalLM.from_config(config)
     count = sum(tensor.numel() for tensor in named_tensors(whole).values())
@@ -90,6 +91,8 @@ def model_of(
         activation_bytes=activation_bytes,
         shared=shared,
         critic=0 if critic is None else _critic_parameters(critic, whole, adapted=trained if adapter else 0),
+        weight_bytes=2 if rounds else 4,
+        master_bytes=4 if rounds and carry.master_weights else 0,
     )
 
 
@@ -113,7 +116,7 @@ def _saved(carry: Checkpoint) -> Carry:
 
 def _tiny(carry: TinyLM) -> PolicySize:
     policy: Any = carry.init("sized", seed=0)  # so small that it is simply made
-    model = model_of(policy.model.config, bfloat16=carry.compute_dtype == "bfloat16", critic=carry.critic)
+    model = model_of(policy.model.config, bfloat16=carry.compute_dtype == "bfloat16", carry=carry)
     tokens = ChatTokens.of(carry, policy.hf_tokenizer, where=carry.type_name)
     return PolicySize(model, policy.model.config, tokens, policy.context_length, policy.device, critic=carry.critic)
 
@@ -128,9 +131,9 @@ def _pretrained(carry: CausalLM) -> PolicySize:
         model = model_of(
             config,
             bfloat16=training.bfloat16,
+            carry=carry,
             activation_bytes=training.activation_bytes,
             adapter=adapter,
-            critic=carry.critic,
         )
         tokens = tokens_of(carry, tokenizer)
     except (OSError, ValueError, DataError) as error:

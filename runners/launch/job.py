@@ -147,7 +147,8 @@ def _paths(graph: Graph) -> list[Path]:
 
 
 def _endpoints(graph: Graph) -> list[str]:
-    """Return the URLs of the endpoints that policies and judges ask."""
-    parts = (*graph.carries.values(), *graph.nodes.values())
-    urls = [getattr(part.declared, "endpoint", None) for part in parts]
-    return [str(url) for url in urls if url]
+    """Return the URLs of the endpoints that policies and judges ask, and of the servers that sample for policies."""
+    declared = [part.declared for part in (*graph.carries.values(), *graph.nodes.values())]
+    urls = [getattr(each, "endpoint", None) for each in declared]
+    engines = [getattr(each, "engine", None) for each in declared]
+    return [str(url) for url in (*urls, *(url for engine in engines if engine for url in engine.urls)) if url]

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from genrl_graph.dag.graph import Graph
 from genrl_graph.errors import GenrlGraphError
@@ -16,8 +15,8 @@ from genrl_graph.runners.estimate.forecast import Forecast
 from genrl_graph.runners.loop.threads import processors, set_threads
 from genrl_graph.runners.opening import replace_run
 from genrl_graph.runners.sweep.cells import Setting
+from genrl_graph.runners.tracking.memory import free_device_memory, free_memory
 
-MEMINFO, GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 SHARE = 0.9
 """The share of the free memory that cells may take."""
 MOST_ESTIMATED = 6
@@ -98,20 +97,6 @@ def share(cores: int, jobs: int) -> int:
     return max(1, cores // jobs)
 
 
-def free_memory() -> float | None:
-    """Return the bytes that new processes can take: free on the machine and within the control group, if known."""
-    sizes = []
-    try:
-        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
-        sizes.append(int(lines["MemAvailable"].split()[0]) * 1024)
-        most = (GROUP / "memory.max").read_text().strip()
-        if most != "max":
-            sizes.append(int(most) - int((GROUP / "memory.current").read_text()))
-    except (OSError, KeyError, ValueError):  # another system, or no control group
-        pass
-    return float(min(sizes)) if sizes else None
-
-
 def _fitting(forecasts: Mapping[str, Forecast]) -> tuple[int, str]:
     """Return how many of the largest cells fit into the free memory, and how that was found."""
     needs = [forecast.memory for forecast in forecasts.values()]
@@ -119,18 +104,12 @@ def _fitting(forecasts: Mapping[str, Forecast]) -> tuple[int, str]:
     if len(known) < len(needs):
         return 1, "the memory of a run is unknown; give --jobs"
     devices = {forecast.device for forecast in forecasts.values()} - {"cpu"}
-    free, where = (_free_device_memory(), "of the device") if devices else (free_memory(), "of memory")
+    free, where = (free_device_memory(), "of the device") if devices else (free_memory(), "of memory")
     if free is None:
         return 2**31, ""
     return int(
         SHARE * free / max(known)
     ), f"a run takes up to {max(known) / GB:.1f} GB, and {free / GB:.1f} GB {where} are free"
-
-
-def _free_device_memory() -> float:
-    import torch
-
-    return float(torch.cuda.mem_get_info()[0])
 
 
 def _spread(settings: Sequence[Setting]) -> list[Setting]:

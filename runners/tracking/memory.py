@@ -8,7 +8,7 @@ from pathlib import Path
 from genrl_graph.allocator import of_libc
 
 GB = 1e9
-STATUS = Path("/proc/self/status")
+STATUS, MEMINFO, GROUP = Path("/proc/self/status"), Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 MMAP_BYTES, TRIM_BYTES = 4 << 20, 64 << 20
 """Size from which an allocation has pages of its own (mmap), and free bytes at the heap's end that are not returned."""
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8  # the numbers of mallopt(3)
@@ -58,3 +58,24 @@ def memory() -> dict[str, float]:
         devices = range(torch.cuda.device_count())
         sizes_gb["memory/device_gb"] = max(torch.cuda.max_memory_allocated(device) for device in devices) / GB
     return sizes_gb
+
+
+def free_memory() -> float | None:
+    """Return the bytes that new processes can take: free on the machine and within the control group, if known."""
+    sizes = []
+    try:
+        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        sizes.append(int(lines["MemAvailable"].split()[0]) * 1024)
+        most = (GROUP / "memory.max").read_text().strip()
+        if most != "max":
+            sizes.append(int(most) - int((GROUP / "memory.current").read_text()))
+    except (OSError, KeyError, ValueError):  # another system, or no control group
+        pass
+    return float(min(sizes)) if sizes else None
+
+
+def free_device_memory() -> float:
+    """Return the free bytes of the CUDA device of this process."""
+    import torch
+
+    return float(torch.cuda.mem_get_info()[0])

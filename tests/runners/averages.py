@@ -1,8 +1,9 @@
 """The worth of an average of weights: four tiny peers alone, with averages, and with each other's rollouts.
 
-All sample the same number of tokens. Then one peer of four sends garbage weights, and mean and median are compared:
+All sample the same number of tokens; with the rollouts of all, a peer trains on four times as many. Then one peer of
+four sends garbage weights, which no norm is asked of, and mean and median are compared:
 
-    python tests/runners/averages.py [--seeds 5] [--rounds 60] [--out FOLDER]
+    python tests/runners/averages.py [--seeds 5] [--rounds 30] [--out FOLDER]
 
 A line a seed and arm is kept in FOLDER/averages.jsonl; arms that are in it are not played again.
 """
@@ -14,7 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from genrl_graph.comparison.interval import mean_intervals
 from genrl_graph.contract.node import Packet
 from genrl_graph.contract.resources import Log
 from genrl_graph.edge_types.weights import Weights
@@ -27,9 +30,9 @@ from genrl_graph.runners.play import play
 from genrl_graph.seeds import stream
 
 PEERS = 4
-DATA = Path(__file__).parents[2] / "graphs/data/digit_sums.jsonl"
+TASKS = json.dumps([{"question": f"{digit}+1=", "answer": str((digit + 1) % 10)} for digit in range(10)])
 SHOWN = 6  # points of a curve
-GARBAGE = 5.0  # norm of garbage, in norms of what the peer would have sent
+GARBAGE = 20.0  # norm of garbage, in norms of what the peer would have sent
 
 GAME = """
 graph: averages
@@ -41,7 +44,7 @@ carry:
     next: {next}
 {outer}
 nodes:
-  tasks: {{type: source.hf_dataset, params: {{path: {data}, num_tasks: 16, shared: false}}}}
+  tasks: {{type: source.list, params: {{tasks: {tasks}, num_tasks: 10}}}}
   answer:
     type: generate.answer
     inputs: {{tasks: tasks, policy: policy}}
@@ -83,7 +86,7 @@ def arms() -> dict[str, str]:
 
     def game(kind: str = "", params: str = "", *, rollouts: bool = False) -> str:
         return GAME.format(
-            data=DATA,
+            tasks=TASKS,
             next="average.policy" if kind else "update",
             outer=OUTER if kind else "",
             shared=GATHER if rollouts else "",
@@ -114,21 +117,33 @@ def curve(text: str, *, rounds: int, seed: int) -> list[float]:
     return [float(np.mean(part)) for part in np.array_split(means, SHOWN)]
 
 
-def table(curves: dict[str, list[list[float]]]) -> str:
-    """Return mean and 95 % interval over the seeds, per arm and part of the run."""
+def table(curves: dict[str, NDArray[np.float64]]) -> str:
+    """Return mean and 95 % interval over the seeds, per arm and part of the run, and of two arms seed by seed."""
+    rows = curves | {"average - rollouts": curves["average"] - curves["rollouts"]}
     lines = []
-    for arm, seeds in curves.items():
-        values = np.asarray(seeds)
-        half = 1.96 * values.std(0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.zeros(SHOWN)
-        cells = [f"{mean:.3f} ±{side:.3f}" for mean, side in zip(values.mean(0), half, strict=True)]
-        lines.append(f"{arm:16} {len(values)} seeds  " + "  ".join(cells))
+    for name, values in rows.items():
+        over = mean_intervals(values)
+        cells = [f"{mean:6.3f} ±{high - mean:.3f}" for mean, high in zip(over.mean, over.high, strict=True)]
+        lines.append(f"{name:18} {len(values)} seeds  " + "  ".join(cells))
     return "\n".join(lines)
+
+
+def check(curves: dict[str, NDArray[np.float64]]) -> None:
+    """Assert what averages are for, in the last part of the run and beyond the intervals."""
+    ends = {arm: mean_intervals(values[:, -1:]) for arm, values in curves.items()}
+    low, mean, high = (
+        {arm: getattr(end, side).item() for arm, end in ends.items()} for side in ("low", "mean", "high")
+    )
+    assert low["average"] > high["alone"], "averages help"
+    assert low["garbage, median"] > high["alone"], "the median holds"
+    assert mean["garbage, median"] > 0.9 * mean["average"], "the median loses little"
+    assert low["alone"] > high["garbage, mean"], "the mean does not hold"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--seeds", type=int, default=5, help="at least 2, for intervals")
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--out", type=Path, default=Path("runs"))
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -142,10 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 with file.open("a") as lines:
                     line = {"arm": arm, "seed": seed, "rounds": args.rounds, "curve": done[key]}
                     lines.write(json.dumps(line) + "\n")
-        print(table({arm: [done[arm, at, args.rounds] for at in range(seed + 1)] for arm in arms()}), flush=True)
-    last = {arm: np.mean([done[arm, seed, args.rounds][-1] for seed in range(args.seeds)]) for arm in arms()}
-    assert last["average"] > last["alone"], "averages help"
-    assert last["garbage, median"] > 0.8 * last["average"] > 0.8 * last["garbage, mean"], "the median holds"
+        curves = {arm: np.asarray([done[arm, at, args.rounds] for at in range(seed + 1)]) for arm in arms()}
+        print(table(curves), flush=True)
+    check(curves)
 
 
 if __name__ == "__main__":

@@ -96,3 +96,13 @@ def test_a_rank_that_dies_is_named_and_torchrun_goes_on_without_a_loss(tmp_path:
     assert re.search(r"peer0000: rank 1 \(process \d+ on .+\) of its 2 ranks is gone", ended.text), ended.text
     play(read(TINY, SMALL).graph, out=tmp_path / "local", quiet=True, threads=1)
     assert same_but_for_rounding(tmp_path / "local", tmp_path / "run/peer0000", "peer0000")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_share_a_policy_over_nccl(tmp_path: Path) -> None:
+    play(read(TINY, SMALL).graph, out=tmp_path / "local", quiet=True, threads=1)
+    arguments = ["run", str(TINY), "-o", str(tmp_path / "run"), *SMALL, "run.replicas=2", "--backend", "nccl"]
+    ended = play_ranks(arguments, own=[[], []], limit_s=LIMIT_S)
+    assert [process.code for process in ended] == [0, 0], "".join(process.text for process in ended)
+    assert gradient_gap(tmp_path / "local", tmp_path / "run/peer0000", "peer0000") < 1e-3

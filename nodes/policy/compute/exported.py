@@ -1,5 +1,6 @@
 """Write a policy's model for plain transformers or peft, and verify that they compute the policy's log-probs."""
 
+import copy
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from genrl_graph.errors import StoreError
 from genrl_graph.nodes.policy.compute.device import line_of
 from genrl_graph.nodes.policy.compute.logprobs import whole_of
 from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
+from genrl_graph.nodes.policy.compute.weights import M, cast_weights
 from genrl_graph.store.durable import refusal
 
 TOLERANCE = 1e-3
@@ -40,6 +42,13 @@ def all_or_nothing(folder: Path) -> Iterator[None]:
         if isinstance(error, (ValueError, RuntimeError, KeyError, NotImplementedError)):
             raise StoreError(f"{folder}: cannot export the policy: {line_of(error)}; nothing was written") from error
         raise
+
+
+def in_float32(model: M) -> M:
+    """Return a copy of a model with float32 weights; a model that has them itself."""
+    if all(weight.dtype != torch.bfloat16 for weight in model.parameters()):
+        return model
+    return cast_weights(copy.deepcopy(model), torch.float32)
 
 
 def load_exported(folder: Path, loader: Any = AutoModelForCausalLM) -> Any:

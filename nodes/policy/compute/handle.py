@@ -43,7 +43,7 @@ MEASURED = ("reading", "_has_plain_head", "_shares", "_saved_token", "_unknown")
 
 
 class CausalPolicy(ReadingPolicy):
-    """A policy over a Hugging Face causal language model with float32 weights and without dropout.
+    """A policy over a Hugging Face causal language model without dropout.
 
     `tokens` turns chats into ids and ids into text. External trainers such as TRL's use `model`, `hf_tokenizer` and
     `optimizer()` instead of `backward` and `step`. They must leave `model` in evaluation mode, as they find it, and
@@ -261,6 +261,7 @@ class CausalPolicy(ReadingPolicy):
             "name": self.name,
             "context": self.context_length,
             "bfloat16": self._training.bfloat16,
+            "param_dtype": str(self._training.param_dtype).removeprefix("torch."),
             "share_prefixes": self._training.share_prefixes,
             "ends": list(self._eos_ids),
             "device": str(self.device),
@@ -286,19 +287,23 @@ class CausalPolicy(ReadingPolicy):
             self._verify(folder, exported.load_exported(folder))
 
     def _verify(self, folder: Path, model: Any) -> None:
-        """Raise `StoreError` if a model that was exported to `folder` computes other log-probs than this policy."""
+        """Raise `StoreError` if a model that was exported to `folder` computes other log-probs than this policy.
+
+        Both compute in float32, also with weights that are bfloat16.
+        """
+        own = exported.in_float32(self.model)
 
         def live(rows: list[TokenSequence]) -> torch.Tensor:
             # as in the files: with the ids that the tokenizer does not know
             ones = np.ones(len(rows), np.float32)
-            return logprobs_by_group(self.model, rows, ones, reading=self.reading, plain_head=self._has_plain_head)
+            return logprobs_by_group(own, rows, ones, reading=self.reading, plain_head=self._has_plain_head)
 
         exported.verify(folder, model, live, vocab_size=self.vocab_size, length=self.context_length)
 
     def fork(self, name: str) -> Self:
         """Return an independent copy with its own weights, critic and optimiser state."""
         other, moments = self.frozen(name), self._moments()
-        other.critic = None if self.critic is None else self._copied(self.critic)
+        other.set_critic(None if self.critic is None else self._copied(self.critic))
         if moments is not None:
             restore_optimizer(other.trained(), other.optimizer(), moments)
         return other
@@ -324,7 +329,7 @@ class CausalPolicy(ReadingPolicy):
     def add_critic(self, params: CriticParams | None, *, where: str) -> None:
         """Give the policy a new critic if `params` say so; raises `DataError` for an unfit architecture."""
         if params is not None:
-            self.critic = Critic.on(self.model, params, copied=self._copied, where=where)
+            self.set_critic(Critic.on(self.model, params, copied=self._copied, where=where))
 
     def _sampler(self) -> torch.nn.Module:
         """Return the model that one call of `generate` samples from."""

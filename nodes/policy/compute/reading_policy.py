@@ -158,9 +158,10 @@ class ReadingPolicy(TrainablePolicy):
         return wanted and self._has_plain_head and prepare(self.model)
 
     def computing(self) -> AbstractContextManager[Any]:
-        """Return a context that sets the precision: bfloat16 autocast, or none."""
+        """Return a context that sets the precision: bfloat16 autocast of float32 weights, or none."""
         # a new context per call: autocast caches bfloat16 copies of the weights for as long as it is open
-        return torch.autocast(self.device.type, torch.bfloat16) if self._training.bfloat16 else nullcontext()
+        casts = self._training.bfloat16 and self._training.param_dtype == torch.float32
+        return torch.autocast(self.device.type, torch.bfloat16) if casts else nullcontext()
 
     @contextmanager
     def training_forward(self) -> Iterator[None]:

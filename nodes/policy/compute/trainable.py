@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from genrl_graph.contract.policy import Policy, TextPolicy
 from genrl_graph.errors import NodeFailed, StoreError
+from genrl_graph.nodes.policy.compute.bfloat16_adamw import MASTER, Bfloat16AdamW, widen_gradients
 from genrl_graph.nodes.policy.compute.critic import Critic
 from genrl_graph.nodes.policy.compute.shards import whole
 from genrl_graph.nodes.policy.compute.weights import (
     CRITIC,
     PREFIX,
+    cast_weights,
     copied_values,
     load_state,
     named_tensors,
@@ -37,9 +39,11 @@ class Training:
 
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
-    bfloat16: bool = False  # autocast; weights and optimiser stay float32
+    bfloat16: bool = False  # computes in bfloat16: by autocast, or because the weights are
     activation_bytes: float = math.inf  # memory for a micro-batch's activations; 0: recompute as much as possible
     share_prefixes: bool = False  # compute a prefix that several rows share only once
+    param_dtype: torch.dtype = torch.float32  # of the weights that forward and backward passes read
+    master_weights: bool = True  # of bfloat16 weights: the optimiser has float32 ones; else it rounds stochastically
 
 
 def clip_gradients(policy: Policy, weights: Iterable[torch.nn.Parameter], max_grad_norm: float) -> float:
@@ -67,16 +71,18 @@ def take_step(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
 
 
 class TrainablePolicy(TextPolicy):
-    """A text policy over a float32 torch model that AdamW trains; subclasses sample from it and compute log-probs.
+    """A text policy over a torch model that AdamW trains; subclasses sample from it and compute log-probs.
 
-    Gradients are allocated by the first backward pass, the optimiser state by the first step. A `critic` is trained,
-    saved and digested with the model.
+    Its weights are those that it acts with: what is saved, digested and exported. Float32 masters of bfloat16 weights
+    belong to the optimiser. Gradients are allocated by the first backward pass, the optimiser state by the first step.
+    A `critic` is trained, saved and digested with the model.
     """
 
     def __init__(self, name: str, model: torch.nn.Module, training: Training) -> None:
         self.name, self.version = name, 0
-        self.model = model.float().eval()
+        self.model = cast_weights(model, training.param_dtype).eval()
         self.critic: Critic | None = None
+        widen_gradients(self.model)
         self.pristine = True  # whether the weights are still the initial ones
         self.changes = 0  # how often the weights have changed
         self._training = training
@@ -86,6 +92,12 @@ class TrainablePolicy(TextPolicy):
     def has_critic(self) -> bool:
         """True if the policy has a critic."""
         return self.critic is not None
+
+    def set_critic(self, critic: Critic | None) -> None:
+        """Set or remove the critic."""
+        self.critic = critic
+        if critic is not None:
+            widen_gradients(critic)
 
     @property
     def device(self) -> torch.device:
@@ -128,13 +140,22 @@ class TrainablePolicy(TextPolicy):
         """Return the parameters that the optimiser steps by name, those of the critic last."""
         return self._trained_model() | (self.critic.trained() if self.critic is not None else {})
 
+    def exact(self) -> dict[str, torch.Tensor]:
+        """Return the trained parameters by name; where the optimiser has masters of them, those."""
+        state = {} if self._optimizer is None else self._optimizer.state
+        return {name: state.get(weight, {}).get(MASTER, weight) for name, weight in self.trained().items()}
+
     def trained_values(self) -> dict[str, NDArray[np.float32]]:
-        """Return copies of the trained parameters by name."""
-        return copied_values(self.trained())
+        """Return copies of the trained parameters, or of their masters, by name."""
+        return copied_values(self.exact())
 
     def replace_trained(self, values: Mapping[str, NDArray[np.float32]]) -> None:
-        """Replace the trained parameters and increase `version` by 1; the state of the optimiser stays."""
-        replace_values(self.trained(), values)
+        """Replace the trained parameters and increase `version` by 1; the moments of the optimiser stay."""
+        exact = self.exact()
+        replace_values(exact, values)
+        with torch.no_grad():
+            for name, weight in self.trained().items():
+                weight.copy_(exact[name])
         self.stepped(1)
 
     def load(self, folder: Path) -> None:
@@ -188,9 +209,11 @@ class TrainablePolicy(TextPolicy):
         if self.critic is not None:
             factor = self.critic.params.learning_rate_factor
             groups += [{**group, FACTOR: factor} for group in self._groups(self.critic.trained().values())]
-        return torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=0.0, betas=self._training.betas, fused=True
-        )
+        groups, betas = [group for group in groups if group["params"]], self._training.betas
+        if self._training.param_dtype == torch.float32:
+            return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
+        names = {weight: name for name, weight in self.trained().items()}
+        return Bfloat16AdamW(groups, betas=betas, names=names, masters=self._training.master_weights)
 
     def _groups(self, weights: Collection[torch.nn.Parameter]) -> list[dict[str, Any]]:
         """Return parameter groups of the optimiser: matrices, which decay, and the rest."""

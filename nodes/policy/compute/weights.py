@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ PREFIX = "critic."
 """Prefix of the names of a critic's weights among those of its policy."""
 
 Tensors = Mapping[str, torch.Tensor]
+M = TypeVar("M", bound=torch.nn.Module)
 
 
 def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -43,6 +44,13 @@ def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     persistent = model.state_dict().keys()
     buffers = {name: buffer for name, buffer in model.named_buffers() if name in persistent}
     return dict(sorted({**dict(model.named_parameters()), **buffers}.items()))
+
+
+def cast_weights(model: M, dtype: torch.dtype) -> M:
+    """Cast the parameters of a model in place; buffers, such as the frequencies of positions, stay as they are."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def weights_digest(tensors: Tensors) -> str:

@@ -22,7 +22,7 @@ from genrl_graph import seeds
 from genrl_graph.errors import ParamError, StoreError
 from genrl_graph.nodes.policy.compute.chat_tokens import ChatTokens
 from genrl_graph.nodes.policy.compute.device import pick_device
-from genrl_graph.nodes.policy.compute.exported import all_or_nothing
+from genrl_graph.nodes.policy.compute.exported import all_or_nothing, in_float32
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy, M
 from genrl_graph.nodes.policy.compute.trainable import Training
 from genrl_graph.nodes.policy.compute.weights import load_state, named_tensors, save_weights, weights_digest
@@ -75,14 +75,14 @@ class SharedBase:
         return copy.deepcopy(model, shared | dict(replaced or {}))
 
 
-_bases: "WeakValueDictionary[tuple[str, str | None, str], SharedBase]" = WeakValueDictionary()
+_bases: "WeakValueDictionary[tuple[str, str | None, str, str], SharedBase]" = WeakValueDictionary()
 
 
 def adapted_policy(name: str, params: "Lora", *, seed: int) -> "LoraPolicy":
     """Return a policy with a new adapter, drawn from (seed, name), on the base shared by all policies of the model."""
     engine = sampler_of(params, adapts=True)  # what is missing for it is told before a model is loaded
     device = pick_device(params.device)
-    key = (params.model, params.revision, str(device))
+    key = (params.model, params.revision, str(device), params.param_dtype)
     base = _bases.get(key)
     if base is None:
         model, tokenizer = load_pretrained(params)
@@ -157,7 +157,8 @@ class LoraPolicy(CausalPolicy):
             self.save_adapter(folder)
             self._save_critic(folder)
             self.hf_tokenizer.save_pretrained(folder)
-            self._verify(folder, PeftModel.from_pretrained(self._base.copy_around(self._base.model), folder).eval())
+            base = in_float32(self._base.copy_around(self._base.model))
+            self._verify(folder, PeftModel.from_pretrained(base, folder).eval())
 
     def save_adapter(self, folder: Path) -> None:
         """Write only the adapter's weights and configuration, as peft does."""
@@ -218,20 +219,21 @@ class LoraPolicy(CausalPolicy):
         return self._base.copy_around(self.model, rounded)
 
     def merged(self) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
-        """Return the base, and its weights under their own names with the adapter merged into them."""
+        """Return the base, and its weights under their own names with the adapter merged into them, in float32."""
+        adapted = in_float32(self.model)
         deltas = {
             f"{_of_base(name)}.{getattr(module, 'parameter_name', 'weight')}": cast(Any, module).get_delta_weight(
                 ADAPTER
             )
-            for name, module in self.model.named_modules()
+            for name, module in adapted.named_modules()
             if isinstance(module, LoraLayer)
         }
         merged = {}
-        for name, tensor in named_tensors(self.model).items():
+        for name, tensor in named_tensors(adapted).items():
             own = _of_base(name)
             if not _is_adapter(name):
                 merged[own] = tensor.detach() + deltas[own].detach() if own in deltas else tensor
-        return self._base.model, merged
+        return in_float32(self._base.model), merged
 
 
 def _of_base(name: str) -> str:

@@ -24,7 +24,11 @@ def load_model(folder: Path) -> CausalPolicy:
     """Load a language model that `CausalPolicy.save_frozen` has written."""
     try:
         facts = json.loads((folder / FROZEN).read_text())
-        training = Training(bfloat16=bool(facts["bfloat16"]), share_prefixes=bool(facts["share_prefixes"]))
+        training = Training(
+            bfloat16=bool(facts["bfloat16"]),
+            share_prefixes=bool(facts["share_prefixes"]),
+            param_dtype=getattr(torch, facts.get("param_dtype", "float32")),
+        )
         name, context, ends = str(facts["name"]), int(facts["context"]), [int(id) for id in facts["ends"]]
         tokens = ChatTokens(AutoTokenizer.from_pretrained(folder), where=str(folder))
         config = AutoConfig.from_pretrained(folder)

@@ -78,13 +78,16 @@ def tokens_of(params: "CausalLM", tokenizer: Any) -> ChatTokens:
 
 def training_of(params: "CausalLM", device: torch.device) -> Training:
     """Return the training settings of the params on a device."""
-    bfloat16 = gains_from_bfloat16(device) if params.compute_dtype == "auto" else params.compute_dtype == "bfloat16"
+    native = params.compute_dtype == "auto" and gains_from_bfloat16(device)
+    bfloat16 = native or "bfloat16" in (params.compute_dtype, params.param_dtype)
     return Training(
         weight_decay=params.weight_decay,
         betas=params.betas,
         bfloat16=bfloat16,
         activation_bytes=_activation_bytes(params),
         share_prefixes=params.share_prefixes,
+        param_dtype=getattr(torch, params.param_dtype),
+        master_weights=params.master_weights,
     )
 
 
@@ -95,18 +98,23 @@ def _activation_bytes(params: "CausalLM") -> float:
 
 
 def load_pretrained(params: "CausalLM") -> tuple[torch.nn.Module, Any]:
-    """Load model (float32, dropout 0) and tokenizer, from safetensors only and without running a repository's code.
+    """Load model (`param_dtype`, dropout 0) and tokenizer, from safetensors only and without running a folder's code.
 
     Raises `DataError` if they cannot be found or read.
     """
-    model, tokenizer = read_model(AutoModelForCausalLM, AutoTokenizer, locate(params), where=_where(params))
+    dtype = getattr(torch, params.param_dtype)
+    model, tokenizer = read_model(
+        AutoModelForCausalLM, AutoTokenizer, locate(params), where=_where(params), dtype=dtype
+    )
     return model, tokenizer
 
 
-def read_model(auto: Any, reader: Any, folder: Path, *, where: str) -> tuple[Any, Any]:
+def read_model(
+    auto: Any, reader: Any, folder: Path, *, where: str, dtype: torch.dtype = torch.float32
+) -> tuple[Any, Any]:
     """Load a folder by one of transformers' classes for models and one for tokenizers or processors.
 
-    The model is in float32 and without dropout. Only safetensors are read, and no code of the folder runs. Raises
+    The model is in `dtype` and without dropout. Only safetensors are read, and no code of the folder runs. Raises
     `DataError` for a folder that cannot be read, whose configuration describes a larger model than its weights are, or
     whose weights are not all of the model's.
     """
@@ -120,7 +128,7 @@ def read_model(auto: Any, reader: Any, folder: Path, *, where: str) -> tuple[Any
                         setattr(part, setting, 0.0)
             check_size(partial(auto.from_config, config), stored, where=where)
             model, report = auto.from_pretrained(
-                folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+                folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
             )
             read = reader.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, ImportError) as error:

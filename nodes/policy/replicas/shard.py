@@ -149,8 +149,8 @@ class Shard:
 
     def _trained(self, call: Call) -> Arrays:
         if self._group.leads:
-            return copied_values(self.policy.trained())
-        for weight in self.policy.trained().values():
+            return copied_values(self.policy.exact())
+        for weight in self.policy.exact().values():
             whole(weight.detach())
         return {}
 

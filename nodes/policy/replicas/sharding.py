@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from genrl_graph.nodes.policy.compute.bfloat16_adamw import widen_gradients
 from genrl_graph.nodes.policy.compute.handle import CausalPolicy
 from genrl_graph.nodes.policy.compute.shards import whole
 
@@ -49,12 +50,15 @@ class ShardedModel:
         self._root = Root(policy.model, policy.critic)
         frozen = {weight for weight in self._root.parameters() if not weight.requires_grad}
         layers = [module for module in self._root.modules() if isinstance(module, GradientCheckpointingLayer)]
-        for module in (*layers, self._root):
-            fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=frozen)
+        heads = [] if policy.critic is None else [policy.critic.head]  # float32: FSDP gathers weights of one dtype
+        precision = MixedPrecisionPolicy(reduce_dtype=_sums_in(policy.model))
+        for module in (*layers, *heads, self._root):
+            fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=frozen, mp_policy=precision)
         for module in self._root.modules():
             if isinstance(module, FSDPModule):  # gradients of the ranks add up: each has other rows
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)
+        widen_gradients(self._root)
 
     def forward(self, compute: Callable[[], Any]) -> Any:
         """Return the result of a forward pass, which all ranks make together."""
@@ -73,6 +77,11 @@ class ShardedModel:
             self._policy.model = sharded
             for stand_in in self._stand_ins.values():
                 stand_in.data = stand_in.data.new_empty(0)
+
+
+def _sums_in(model: torch.nn.Module) -> torch.dtype:
+    """Return the precision in which gradients of ranks add up: that of the weights, at least float32."""
+    return torch.promote_types(next(model.parameters()).dtype, torch.float32)
 
 
 def _copy_with(model: torch.nn.Module, stand_ins: Mapping[str, torch.nn.Parameter]) -> torch.nn.Module:

@@ -46,6 +46,12 @@ def test_bytes_of_a_policy_by_hand() -> None:
     assert (MODEL.kv_bytes, MODEL.cast_bytes) == (64, 0)
     half = replace(MODEL, bfloat16=True)
     assert (half.kv_bytes, half.cast_bytes, half.own_bytes) == (32, 2_000_000, 4_000_000)
+    stored = replace(half, weight_bytes=2, master_bytes=4)  # bfloat16 weights with float32 masters: no casts
+    assert (stored.own_bytes, stored.cast_bytes, stored.gradient_bytes) == (2_000_000, 0, 4_000_000)
+    assert (stored.moment_bytes, replace(stored, master_bytes=0).moment_bytes) == (12_000_000, 8_000_000)
+    assert (MODEL.gathered_bytes(2), stored.gathered_bytes(2), stored.gathered_bytes(1)) == (4_000_000, 2_000_000, 0)
+    whole = 800 + 999_200 / 2  # the embedding, and one of the layers
+    assert (MODEL.largest_bytes, stored.largest_bytes) == (16 * whole, 10 * whole)
     adapter = replace(MODEL, parameters=1_010_000, trained=10_000, shared=1_000_000)
     assert (adapter.own_bytes, adapter.moment_bytes) == (40_000, 80_000)
 

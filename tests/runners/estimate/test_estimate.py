@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from genrl_graph.runners.estimate import calibrate, measure
 from genrl_graph.runners.estimate.calibrate import Calibration
 from genrl_graph.runners.estimate.costs import Machine, Range, Speeds
 from genrl_graph.runners.estimate.estimate import estimate
-from genrl_graph.runners.estimate.forecast import Forecast
+from genrl_graph.runners.estimate.forecast import Forecast, forecast_text
 from genrl_graph.runners.estimate.models import UnknownSize, size_policy
 from genrl_graph.runners.estimate.stand_ins import CountingPolicy
 from genrl_graph.store.run_store import RunStore
@@ -259,6 +259,16 @@ def test_a_stored_run_sets_lengths_and_is_compared(
     assert pairs["peak memory, GB"]["inside"] is True  # the process that played it is this one
     assert run_command(["plan", "game.yaml", "--compare", "run"]) == 0
     assert "estimate against fact" in capsys.readouterr().out
+
+
+def test_what_does_not_fit_is_said_with_what_is_free() -> None:
+    forecast = estimate(game())
+    assert forecast.memory is not None and forecast.free is not None and forecast.free > forecast.memory.high
+    middle = (forecast.memory.low + forecast.memory.high) / 2
+    for free, said in ((1e8, "\ndoes not fit 0.1 GB are free here; "), (middle, "\nmay not fit  "), (None, "")):
+        text = forecast_text(replace(forecast, free=free))
+        assert said in text and ("fit" in text) == bool(said)
+    assert "fit" not in forecast_text(forecast)
 
 
 def test_the_command_prints_a_table(

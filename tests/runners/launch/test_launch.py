@@ -128,6 +128,19 @@ def test_what_a_graph_file_names_stays_within_its_line(
     assert counts[0] == counts[1]
 
 
+def test_the_head_names_the_servers_that_the_job_asks(tmp_path: Path) -> None:
+    engine = "{type: policy.causal_lm, params: {model: some/model, engine: {kind: vllm, urls: [http://10.0.0.7:8000]}}"
+    tiny = "{type: policy.tiny_lm, params: {alphabet: 0123456789, hidden_size: 16, layers: 1, heads: 2}"
+    judge = "{type: reward.judge, inputs: {rollouts: answer}, params: {endpoint: http://10.0.0.8/v1, model: judge}}"
+    regex = "{type: reward.regex, inputs: {rollouts: answer}, params: {pattern: '(1)', compare: true}}"
+    text = READING.replace(tiny, engine).replace(regex, judge).replace("PATH", "some/data")
+    (tmp_path / "game.yaml").write_text(text)
+    command = ["launch", str(tmp_path / "game.yaml"), "--on", "local", "-o", str(tmp_path / "job"), "--memory-gib", "1"]
+    assert run_command(command) == 0
+    asked = re.findall(r"# Asks an endpoint that this does not start: (.*)", (tmp_path / "job/job.sh").read_text())
+    assert sorted(asked) == ["http://10.0.0.7:8000", "http://10.0.0.8/v1"]
+
+
 def test_what_cannot_be_is_refused_before_a_file_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     launched("local", tmp_path / "made")
     for options, code, what in (

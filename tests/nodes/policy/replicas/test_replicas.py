@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 SCRIPT = str(Path(__file__).with_name("train_ranks.py"))
 WEIGHTS = {False: "model.safetensors", True: "adapter_model.safetensors"}
 STEPS = 3
+HALVES = {"compute_dtype": "bfloat16", "param_dtype": "bfloat16"}
 LIMIT_S = 1200.0
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3 * LIMIT_S)]
@@ -75,6 +76,8 @@ def cases_of(model: str = "", checkpoint: Path = Path(), url: str = "") -> dict[
         "critic": {**base, "params": {**params, "critic": {"head": True}}},
         "lora": {**base, "lora": True, "params": {**params, "r": 4, "target_modules": "all-linear"}},
         "bfloat16": {**base, "params": {**params, "compute_dtype": "bfloat16"}},
+        "masters": {**base, "params": {**params, **HALVES, "critic": {"head": True}}},
+        "rounded": {**base, "params": {**params, **HALVES, "master_weights": False}},
         "engine": {**base, "params": {**params, "engine": {"kind": "vllm", "urls": [url], "dtype": "float32"}}},
         "one_row": {**base, "double": True, "rows": 1},
     }

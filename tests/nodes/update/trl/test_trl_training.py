@@ -179,6 +179,22 @@ def test_a_policy_that_computes_in_bfloat16_trains_float32_weights_so(
 
 
 @pytest.mark.parametrize("node", NODES)
+@pytest.mark.parametrize("masters", [True, False])
+def test_bfloat16_weights_are_trained_with_a_float32_optimiser(
+    policy: CausalPolicy, sample: Sample, node: Sft | Dpo, masters: bool
+) -> None:
+    rows = sample(policy)
+    halves = trained_as(policy, Training(bfloat16=True, param_dtype=torch.bfloat16, master_weights=masters))
+    whole, coarse = train(node, policy, rows), train(node, halves, rows)
+    for name in ("loss", "grad_norm"):
+        assert coarse.metrics[name] == pytest.approx(whole.metrics[name], rel=0.1)
+    assert all(p.dtype == torch.bfloat16 for p in halves.model.parameters())
+    state = [tensor for each in halves.optimizer().state.values() for tensor in each.values()]
+    assert {tensor.dtype for tensor in state} == {torch.float32}
+    assert len(state) == (4 if masters else 3) * len(halves.trained())
+
+
+@pytest.mark.parametrize("node", NODES)
 def test_of_a_policy_on_a_shared_base_only_the_adapter_moves(sample: Sample, node: Sft | Dpo, tmp_path: Path) -> None:
     TinyLM(hidden_size=32, layers=1, initializer_range=0.2).init("base", seed=0).save(tmp_path)
     carry = Lora(model=str(tmp_path), r=4, device="cpu", compute_dtype="float32")
