@@ -134,10 +134,11 @@ engine-test: export ENGINE_PYTHON ?= $(CURDIR)/$(ENGINE)/bin/python
 engine-test: $(INSTALLED) engine
 	VLLM_CPU_KVCACHE_SPACE=1 $(BIN)/python -m pytest -q -s -m soak tests/nodes/policy/engine
 
-# Train small models over several seeds, and print what the documentation says of it: SmolLM2 with its tool and without, and
-# PPO beside GRPO. Half an hour on two cores.
+# Train small models over several seeds, and print what the documentation says of it: SmolLM2 with its tool and without, PPO
+# beside GRPO, and importance corrections where the sampler is off. Forty minutes on two cores.
 learn: $(INSTALLED)
 	$(BIN)/python -m pytest -q -s -m soak tests/graphs/test_learning.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/nodes/update/steps/correction_game.py
 
 # Measure the live page in Chromium: how old what it shows is, what it costs a run, how its memory grows.
 page: $(INSTALLED)

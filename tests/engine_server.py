@@ -5,6 +5,7 @@ import hashlib
 import json
 import select
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
@@ -26,10 +27,10 @@ once one may leave the replacement behind, after which no model of the process t
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """An answer with another status, or none at all (`hang`, `drop`)."""
+    """An answer with another status, none at all (`hang`, `drop`), or one of 1 GB, fast or slow (`flood`, `drip`)."""
 
     status: int = 500
-    act: Literal["answer", "hang", "drop"] = "answer"
+    act: Literal["answer", "hang", "drop", "flood", "drip"] = "answer"
 
 
 class EngineServer(LocalServer):
@@ -45,6 +46,7 @@ class EngineServer(LocalServer):
         self.seen: list[tuple[str, Mapping[str, Any]]] = []
         self.twist: Callable[[str, Mapping[str, Any], Answer], Answer | Fault] = lambda path, body, answer: answer
         self.ignores_weights = False
+        self.sent = 0  # bytes of answers without an end
         self._folder = folder
         self._lock = threading.Lock()
         self.load(folder)
@@ -159,6 +161,8 @@ def _handler(server: EngineServer) -> type[BaseHTTPRequestHandler]:
             fault = answer if isinstance(answer, Fault) else None
             if fault is not None and fault.act == "hang":
                 select.select([self.connection], [], [], 30.0)  # until the client has gone
+            if fault is not None and fault.act in ("flood", "drip"):
+                self._send_much(2**16 if fault.act == "flood" else 1, 0.0 if fault.act == "flood" else 0.05)
             if fault is not None and fault.act != "answer":
                 self.close_connection = True
                 return
@@ -168,6 +172,17 @@ def _handler(server: EngineServer) -> type[BaseHTTPRequestHandler]:
             with contextlib.suppress(ConnectionError):  # the client has gone
                 self.end_headers()
                 self.wfile.write(content)
+
+        def _send_much(self, piece: int, wait_s: float) -> None:
+            """Send 1 GB of spaces in pieces, until the client has gone."""
+            self.send_response(200)
+            self.send_header("Content-Length", str(2**30))
+            with contextlib.suppress(ConnectionError):
+                self.end_headers()
+                for _ in range(2**30 // piece):
+                    self.wfile.write(b" " * piece)
+                    server.sent += piece
+                    time.sleep(wait_s)
 
         def log_message(self, format: str, *args: object) -> None:
             pass

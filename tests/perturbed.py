@@ -15,7 +15,10 @@ from genrl_graph.seeds import stream
 
 
 class PerturbedPolicy(CausalPolicy):
-    """A policy whose rows, and their log-probs, are those of a copy with noise in its matrices."""
+    """A policy whose rows, and their log-probs, are those of a copy with noise in its matrices.
+
+    Greedy rows are the policy's own, so that evaluations show what it learned.
+    """
 
     spread: float
 
@@ -30,11 +33,12 @@ class PerturbedPolicy(CausalPolicy):
     ) -> list[list[Completion]]:
         """Sample from the copy; its noise is drawn anew for each version."""
         engine = cast(CausalPolicy, self.frozen("engine"))
+        spread = self.spread if sampling.temperature > 0 else 0.0
         with torch.no_grad():
             for name, weight in engine.model.named_parameters():
                 if weight.ndim >= 2:
                     noise = stream("perturbed", self.version, name).standard_normal(tuple(weight.shape))
-                    weight.add_(self.spread * weight.std() * torch.from_numpy(noise).float())
+                    weight.add_(spread * weight.std() * torch.from_numpy(noise).float())
         engine.__class__ = CausalPolicy
         return engine.generate(
             prompts, num_generations=num_generations, sampling=sampling, rng=rng, max_batch_tokens=max_batch_tokens

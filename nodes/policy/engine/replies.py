@@ -1,6 +1,5 @@
 """Requests for one completion, as vLLM takes them token by token, and a reading of the answers that trusts nothing."""
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +12,9 @@ from genrl_graph.messages import short
 from genrl_graph.nodes.policy.compute.stop_strings import Decode, StopStrings
 from genrl_graph.store.strict_json import bounded_json
 
-MOST_LOGPROB = 1e-3
-"""Rounding may leave log-probs slightly above 0."""
+LEAST_LOGPROB, MOST_LOGPROB = -110.0, 1e-3
+"""Bounds of log-probs. A softmax in float32 gives no token a chance below exp(-104), and vLLM writes NaN as -9999.
+Rounding may leave log-probs slightly above 0."""
 BYTES_AROUND, BYTES_PER_TOKEN = 2**14, 512
 """Bound of an answer: ids and log-probs of a token take about 150 bytes, those of a prompt token about 8."""
 
@@ -109,7 +109,7 @@ def read_answer(content: bytes, asked: Asked, *, label: str, model: str, vocabul
     _check_ids(ids, asked, vocabulary)
     logprobs = _logprobs(ids, scored)
     _check_versions(rest.get("weight_versions"), len(ids), label)
-    return _ended(ids, logprobs, asked, vocabulary)
+    return _ended(ids, logprobs, asked, vocabulary, said=rest.get("finish_reason"))
 
 
 def _check_prompt(answered: Any, prompt: NDArray[np.int32]) -> None:
@@ -144,7 +144,7 @@ def _logprobs(ids: list[int], scored: list[Any]) -> NDArray[np.float32]:
         if named != id:
             raise WrongAnswer(f"the log-prob of id {named} for token {at}, whose id is {id}")
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value > MOST_LOGPROB:
+        if not number or not LEAST_LOGPROB <= value <= MOST_LOGPROB:  # NaN is neither
             raise WrongAnswer(f"the log-prob {short(value)} of token {at}")
         values.append(value)
     return np.asarray(values, np.float32)
@@ -167,17 +167,26 @@ def _check_versions(spans: Any, tokens: int, label: str) -> None:
         raise WrongAnswer(f"weight_versions of {covered} tokens for {tokens} tokens")
 
 
-def _ended(ids: list[int], logprobs: NDArray[np.float32], asked: Asked, vocabulary: Vocabulary) -> Answered:
-    """Return the completion up to its end token or stop string; raises `WrongAnswer` if it ends elsewhere."""
+def _ended(
+    ids: list[int], logprobs: NDArray[np.float32], asked: Asked, vocabulary: Vocabulary, *, said: Any
+) -> Answered:
+    """Return the completion up to its end token or stop string.
+
+    Raises `WrongAnswer` if it ends elsewhere, or not as the server said.
+    """
     sampling = asked.sampling
     last = _end(ids, sampling.stop, vocabulary)
+    finish_reason = "length" if last is None else "stop"
+    # A server may decode the text of a stop string otherwise than the policy, which decides.
+    if said != finish_reason and not (sampling.stop and said in ("stop", "length")):
+        raise WrongAnswer(f"finish_reason {short(said)} for {len(ids)} tokens, which end by {finish_reason}")
     if last is None:
         if len(ids) < sampling.max_new_tokens:
             raise WrongAnswer(f"{len(ids)} tokens of {sampling.max_new_tokens}, which end without an end token")
-        return Answered(np.asarray(ids, np.int32), logprobs, "length")
-    if not sampling.stop and last + 1 < len(ids):
+        return Answered(np.asarray(ids, np.int32), logprobs, finish_reason)
+    if last + 1 < len(ids) and ids[last] in vocabulary.ends:
         raise WrongAnswer(f"tokens after the end token {ids[last]}")
-    return Answered(np.asarray(ids[: last + 1], np.int32), logprobs[: last + 1], "stop")
+    return Answered(np.asarray(ids[: last + 1], np.int32), logprobs[: last + 1], finish_reason)
 
 
 def _end(ids: Sequence[int], stop: Sequence[str], vocabulary: Vocabulary) -> int | None:
@@ -193,7 +202,7 @@ def _end(ids: Sequence[int], stop: Sequence[str], vocabulary: Vocabulary) -> int
 def read_checksums(content: bytes) -> Mapping[str, str]:
     """Return the checksums of the weights in an engine by name; raises `WrongAnswer` if the answer has none."""
     match _body(content):
-        case {"checksums": dict(checksums)} if all(isinstance(value, str) for value in checksums.values()):
+        case {"checksums": dict(checksums)} if checksums and all(isinstance(one, str) for one in checksums.values()):
             return checksums
     raise WrongAnswer("no checksums of its weights")
 

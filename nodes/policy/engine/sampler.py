@@ -20,7 +20,7 @@ from genrl_graph.nodes.functions.callables import call_here
 from genrl_graph.nodes.policy.engine.process import LaunchedServer, interpreter, server_arguments
 from genrl_graph.nodes.policy.engine.replies import Answered, Asked, StaleAnswer, Vocabulary, WrongAnswer
 from genrl_graph.nodes.policy.engine.server import ServerFailed, VllmServer
-from genrl_graph.nodes.policy.engine.verification import verify
+from genrl_graph.nodes.policy.engine.verification import check_seeds, verify
 from genrl_graph.nodes.policy.engine.weights import ServedWeights, WeightsFolders
 from genrl_graph.nodes.policy.engine_params import VllmEngine
 
@@ -104,7 +104,9 @@ class VllmSampler:
         drawn = [one.integers(2**31, size=copies).tolist() for one in rngs]
         asked = [Asked(p, seed, sampling) for p, row in zip(prompts, drawn, strict=True) for seed in row]
         answered = self._answered(policy, asked, _vocabulary(policy)) if asked else []
-        verify(policy, asked, answered, self._params, urls=[server.url for server in self._servers])
+        urls = [server.url for server in self._servers]
+        verify(policy, asked, answered, self._params, urls=urls)
+        check_seeds(policy, asked, answered, copies=copies, urls=urls)
         texts = policy.tokens.texts([row.ids.tolist() for row in answered], ends=policy.end_ids)
         rows = [
             Completion(row.ids, row.logprobs, text, row.finish_reason, weight_version=policy.version)

@@ -102,6 +102,8 @@ class VllmServer:
             same = next((name for name in kept if _differ(name, old, weights)), None)
             if same is not None:
                 raise StaleAnswer(f"{old.what} (its {short(same)} did not change)")
+            if checksums == before and old.label != weights.label and EMPTY not in checksums.values():
+                raise StaleAnswer(f"{old.what} (none of its checksums changed)")
         self._before = weights, checksums
         self.loaded = weights.label
 

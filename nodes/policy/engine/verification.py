@@ -1,5 +1,6 @@
-"""Compare the log-probs of an engine with those that the policy computes for the same tokens."""
+"""Check completions of an engine: log-probs against those that the policy computes, and seeds against each other."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ from genrl_graph.nodes.policy.engine_params import VllmEngine
 
 if TYPE_CHECKING:
     from genrl_graph.nodes.policy.compute.handle import CausalPolicy
+
+LEAST_CHANCE = 1e-16
+"""Chance below which two completions of one prompt with different seeds are not the same by luck."""
 
 
 def verify(
@@ -46,6 +50,27 @@ def verify(
         f"policy's by {gap:.2g} nats a token (engine.max_log_ratio {params.max_log_ratio:g}): {advice}; nothing of "
         "this round's answers was used"
     )
+
+
+def check_seeds(
+    policy: "CausalPolicy", asked: Sequence[Asked], answered: Sequence[Answered], *, copies: int, urls: Sequence[str]
+) -> None:
+    """Raise `NodeFailed` if two of the `copies` of a prompt are the same, and too long for that to be luck.
+
+    A cache before a server, or a server that samples greedily, answers so, with log-probs that are right.
+    """
+    for start in range(0, len(asked), copies):
+        seed_of: dict[bytes, int] = {}
+        for one, row in zip(asked[start : start + copies], answered[start : start + copies], strict=True):
+            seed = seed_of.setdefault(row.ids.tobytes(), one.seed)
+            total = float(row.logprobs.sum())
+            if seed != one.seed and total < math.log(LEAST_CHANCE):
+                raise NodeFailed(
+                    f"policy {policy.name!r} version {policy.version}: vLLM at {', '.join(urls)} answers the seeds "
+                    f"{seed} and {one.seed} with the same {len(row.ids)} tokens, which has a chance of e^{total:.0f}: "
+                    "it, or a cache before it, leaves out the seed or the temperature; nothing of this round's answers "
+                    "was used"
+                )
 
 
 def _gap(

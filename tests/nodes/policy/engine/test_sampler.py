@@ -180,15 +180,19 @@ def test_what_fails_for_a_while_is_asked_again(folder: Path, server: EngineServe
         (Fault(500), "500 Internal Server Error"),
         (Fault(429), "429 Too Many Requests"),
         (Fault(act="drop"), "RemoteProtocolError"),
-        (Fault(act="hang"), "no answer within 0.2 s"),
+        (Fault(act="hang"), "no answer within 0.5 s"),
+        (Fault(act="drip"), "no answer within 0.5 s"),
+        (Fault(act="flood"), "an answer of more than"),
+        (Fault(302), "it redirects, which is not followed"),
         (Fault(400), "400 Bad Request"),
         (Fault(403), "--enable-scale-out"),
     ],
 )
 def test_what_fails_for_good_is_named(folder: Path, server: EngineServer, fault: Fault, reason: str) -> None:
-    policy = policy_with(folder, server, timeout_s=0.2 if fault.act == "hang" else 60.0)
+    policy = policy_with(folder, server, timeout_s=0.5 if fault.act in ("hang", "drip") else 60.0)
     server.twist = failing(fault)
     said = error(policy)
+    assert server.sent < 2**28
     assert f"policy 'policy' version 0: vLLM at {server.url}: {GENERATE}: " in said and reason in said
 
 
@@ -227,6 +231,74 @@ def test_a_server_that_was_restarted_gets_the_weights_again(folder: Path, server
     assert server.paths().count("/collective_rpc") == 2
 
 
+def test_a_server_that_is_restarted_between_two_requests_gets_the_weights_again(
+    folder: Path, server: EngineServer
+) -> None:
+    policy, left = policy_with(folder, server, concurrency=1), [2]
+    train(policy)
+
+    def restarts(path: str, body: Mapping[str, Any], answer: Any) -> Any:
+        if path == GENERATE and left[0]:
+            left[0] -= 1
+            if not left[0]:
+                server.restart()
+        return answer
+
+    server.twist = restarts
+    rows = [row for part in complete(policy) for row in part]
+    assert [row.weight_version for row in rows] == [1] * 4
+    assert server.paths().count("/collective_rpc") == 2 and server.paths().count(GENERATE) == 4 + 2
+    asked = [policy.render([{"role": "user", "content": f"{at} + 2?"}]) for at in (0, 0, 1, 1)]
+    sequences = [TokenSequence(prompt, row.ids) for prompt, row in zip(asked, rows, strict=True)]
+    own = policy.logprobs(sequences, temperatures=np.ones(4, np.float32)).detach().numpy()
+    for row, values in zip(rows, own, strict=True):
+        np.testing.assert_allclose(row.logprobs, values[: len(row.ids)], atol=1e-4)
+
+
+def test_a_server_that_goes_back_to_older_weights_is_named(folder: Path, server: EngineServer) -> None:
+    policy = policy_with(folder, server)
+    complete(policy)
+    first = server.version
+    train(policy)
+    server.twist = of_first_choice(lambda choice: choice["weight_versions"][0].update(version=first))
+    said = error(policy)
+    assert "it samples with version 0 of policy 'policy', not with version 1 of policy 'policy'" in said
+    assert server.paths().count("/collective_rpc") == 1 + 2
+
+
+@pytest.mark.parametrize(
+    ("checksums", "reason"),
+    [
+        (lambda old: {}, "no checksums of its weights"),
+        (lambda old: {f"dp0:tp0:fused.{at}": "0" for at in range(3)}, "(none of its checksums changed)"),
+    ],
+)
+def test_a_server_whose_checksums_do_not_change_is_named(
+    folder: Path, server: EngineServer, checksums: Callable[[Any], Any], reason: str
+) -> None:
+    def twist(path: str, body: Mapping[str, Any], answer: Any) -> Any:
+        return {"checksums": checksums(answer)} if path == "/weight_checker" else answer
+
+    policy = policy_with(folder, server)
+    server.twist = twist
+    if "changed" in reason:
+        complete(policy)
+        train(policy)
+    assert reason in error(policy)
+
+
+def test_a_server_that_leaves_out_the_seed_is_named(folder: Path, server: EngineServer) -> None:
+    policy = policy_with(folder, server)
+    cached: dict[str, Any] = {}
+
+    def cache(path: str, body: Mapping[str, Any], answer: Any) -> Any:
+        return cached.setdefault(str(body["token_ids"]), answer) if path == GENERATE else answer
+
+    server.twist = cache
+    assert "leaves out the seed or the temperature" in error(policy, max_new_tokens=32)
+    assert len(complete(policy, count=1, max_new_tokens=32)) == 2
+
+
 def test_rows_of_other_weights_are_named(folder: Path, server: EngineServer) -> None:
     policy = policy_with(folder, server)
 
@@ -246,9 +318,18 @@ def change_ids(choice: dict[str, Any]) -> None:
         entry["token_id"] = id
 
 
+def drop_last(choice: dict[str, Any]) -> None:
+    choice["token_ids"].pop()
+    choice["logprobs"]["content"].pop()
+    choice["weight_versions"][0]["end"] -= 1
+
+
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "other ids": (change_ids, "differ from the policy's by"),
     "NaN": (lambda c: c["logprobs"]["content"][1].update(logprob=float("nan")), "the log-prob nan of token 1"),
+    "NaN as vLLM writes it": (lambda c: c["logprobs"]["content"][1].update(logprob=-9999.0), "the log-prob -9999.0 of"),
+    "beyond float32": (lambda c: c["logprobs"]["content"][1].update(logprob=-1e300), "the log-prob -1e+300 of token 1"),
+    "beyond float64": (lambda c: c["logprobs"]["content"][1].update(logprob=-(10**400)), "the log-prob -1000"),
     "no number": (lambda c: c["logprobs"]["content"][0].update(logprob=None), "the log-prob None of token 0"),
     "above 0": (lambda c: c["logprobs"]["content"][0].update(logprob=0.5), "the log-prob 0.5 of token 0"),
     "of another id": (lambda c: c["logprobs"]["content"][0].update(token_id=1), "the log-prob of id 1 for token 0"),
@@ -257,6 +338,12 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a word": (lambda c: c["token_ids"].__setitem__(0, "a"), "token 0 has the id 'a'"),
     "too many": (lambda c: c["token_ids"].append(9), "7 tokens; 1 to 6 were asked for"),
     "none": (lambda c: c.update(token_ids=[]), "0 tokens; 1 to 6 were asked for"),
+    "too few tokens": (lambda c: drop_last(c), "5 tokens of 6, which end without an end token"),
+    "fewer tokens than log-probs": (lambda c: c["token_ids"].pop(), "log-probs of 6 tokens for 5 tokens"),
+    "another end": (lambda c: c.update(finish_reason="stop"), "finish_reason 'stop' for 6 tokens, which end by length"),
+    "an abort": (lambda c: c.update(finish_reason="abort"), "finish_reason 'abort' for 6 tokens"),
+    "versions of fewer tokens": (lambda c: c["weight_versions"][0].update(end=5), "weight_versions of 5 tokens for 6"),
+    "versions with a hole": (lambda c: c["weight_versions"][0].update(start=1), "weight_versions [{'version'"),
     "no versions": (lambda c: c.pop("weight_versions"), "update vLLM to 0.32"),
 }
 
@@ -278,12 +365,25 @@ def test_a_false_answer_ends_the_run_at_once(folder: Path, server: EngineServer,
         (b"[1", "no JSON"),
         (b"[" * 100, "nested more than"),
         ({"choices": []}, "no completion in tokens"),
+        ({"choices": [{"token_ids": [1], "logprobs": {"content": []}}] * 2}, "no completion in tokens"),
         (b" " * 2**20, "an answer of more than"),
     ],
 )
 def test_an_answer_of_another_kind_is_named(folder: Path, server: EngineServer, answer: Any, reason: str) -> None:
     server.twist = lambda path, body, own: answer if path == GENERATE else own
     assert reason in error(policy_with(folder, server))
+
+
+@pytest.mark.parametrize("stop", [(), ("never",)])
+def test_tokens_after_an_end_token_are_named(folder: Path, server: EngineServer, stop: tuple[str, ...]) -> None:
+    policy = policy_with(folder, server)
+
+    def goes_on(choice: dict[str, Any]) -> None:
+        choice["token_ids"][1] = choice["logprobs"]["content"][1]["token_id"] = policy.end_ids[0]
+        choice["finish_reason"] = "stop"
+
+    server.twist = of_first_choice(goes_on)
+    assert f"tokens after the end token {policy.end_ids[0]}" in error(policy, stop=stop)
 
 
 def test_prompts_that_are_tokenised_again_are_named(folder: Path, server: EngineServer) -> None:
