@@ -29,14 +29,16 @@ class PipelineParts:
         self.pipeline().save_pretrained(folder, safe_serialization=True)
 
     def pipeline(self) -> Any:
-        """Return the parts as a `StableDiffusionPipeline` of diffusers."""
+        """Return a `StableDiffusionPipeline` of diffusers, with an adapter merged into a copy of the UNet."""
         from diffusers import StableDiffusionPipeline
+
+        from genrl_graph.nodes.policy.denoising.adapter import merged
 
         return StableDiffusionPipeline(
             vae=self.vae,
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
-            unet=self.unet,
+            unet=merged(self.unet),
             scheduler=self.scheduler,
             safety_checker=None,
             feature_extractor=None,

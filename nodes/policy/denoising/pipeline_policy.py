@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,11 +20,14 @@ from genrl_graph.nodes.policy.denoising.transitions import Transition, Transitio
 
 
 class PipelinePolicy(AdamModel, DiffusionPolicy):
-    """The UNet of a pipeline as the policy; text encoder, image decoder and noise schedule stay as they are."""
+    """The UNet of a pipeline as the policy; text encoder, image decoder and noise schedule stay as they are.
 
-    def __init__(self, name: str, parts: PipelineParts, *, device: str) -> None:
+    With `base`, the digest of a frozen UNet, the policy is the adapter on it.
+    """
+
+    def __init__(self, name: str, parts: PipelineParts, *, device: str, base: str = "") -> None:
         parts.to(pick_device(device))
-        super().__init__(name, parts.unet)
+        super().__init__(name, parts.unet, base=base)
         self.parts = parts
         size = parts.unet.config.sample_size
         self.latent_shape = (parts.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
@@ -57,7 +60,7 @@ class PipelinePolicy(AdamModel, DiffusionPolicy):
             self.parts.save(folder)
 
     def fork(self, name: str) -> Self:
-        """Return an independent copy with its own UNet and optimiser state; the frozen parts are shared."""
+        """Return an independent copy with its own weights and optimiser state; what is frozen is shared."""
         other, moments = self.frozen(name), self._moments()
         if moments is not None:
             other._restore(moments, f"policy {self.name!r}")
@@ -65,11 +68,12 @@ class PipelinePolicy(AdamModel, DiffusionPolicy):
 
     def frozen(self, name: str) -> Self:
         """Return a copy of the weights without optimiser state."""
-        unet = copy.deepcopy(self.model)
+        shared_weights = {id(weight): weight for weight in self.model.parameters() if not weight.requires_grad}
+        unet = copy.deepcopy(self.model, dict[int, Any](shared_weights))
         unet.zero_grad(set_to_none=True)
         shared = self.parts
         parts = PipelineParts(unet, shared.vae, shared.text_encoder, shared.tokenizer, shared.scheduler)
-        other = type(self)(name, parts, device=str(self._device))
+        other = type(self)(name, parts, device=str(self._device), base=self._base)
         other.version = self.version
         return other
 
