@@ -62,13 +62,15 @@ def play(
     quiet: bool = False,
     resume: bool = False,
     runner: "Runner | None" = None,
+    roles: Sequence[str] | None = None,
     coordinator: "CoordinatorConfig | Mapping[str, Any] | Literal['embedded'] | None" = None,
 ) -> "Run":
     """Play a graph from a script or notebook and return the run; options given here override the graph's `run:`.
 
     With `resume` an interrupted run in `out` continues from its newest checkpoint. `runner` says how peers meet: by
-    default all play in this process; `genrl_graph.runners.torchrun.TorchRunner()` plays a rank of torchrun.
-    `coordinator` is the contract that `coordinate` nodes report to, as under `run.coordinator`.
+    default all play in this process; `genrl_graph.runners.torchrun.TorchRunner()` plays a rank of torchrun, and
+    `roles` are those that it plays, by default all. `coordinator` is the contract that `coordinate` nodes report to, as
+    under `run.coordinator`.
 
     Raises:
         GraphError: The graph cannot be played; nothing has been loaded yet.
@@ -89,6 +91,7 @@ def play(
         quiet=quiet,
         resume=resume,
         runner=runner,
+        roles=roles,
         coordinator=coordinator,
     )
 

@@ -108,7 +108,7 @@ def open_folder(
     """
     evaluation = None if config.mode == "train" else evaluation_schedule(schedule, config.evaluation)
     stop = stack.enter_context(stop_on_signals())
-    graph, schedule = replace_run(schedule.graph, config), schedule.played_in("rounds")
+    graph, schedule = replace_run(schedule.game.graph, config), schedule.played_in("rounds")
     versions = run_versions(graph, imports)
     stack.push(lambda kind, error, at: runner.close(failed=kind is not None))
     free, tell = partial(free_folder, schedule.graph.name), NotedLines(console)

@@ -1,6 +1,6 @@
 """Play a graph: open its run, play all rounds, and return the run that ended."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +55,7 @@ def play(
     rounds: int | None = None,
     seed: int | None = None,
     peers: int | None = None,
+    roles: Sequence[str] | None = None,
     threads: int | None = None,
     checkpoint_every: int | None = None,
     mode: Mode | None = None,
@@ -69,10 +70,11 @@ def play(
     """Play a graph: in this process with `peers` peers in lockstep, or as `runner` says.
 
     Arguments win over the graph's `run:` options. Without `out` the run gets a new folder `runs/<graph>-<n>`.
-    `imports` records the scripts that define nodes (path: hash). With `resume` the run in the folder continues from
-    its newest checkpoint and the steps that were committed since; the result is bit-identical to that of a run that
-    was never interrupted. `coordinator` is the contract that `coordinate` nodes report to. `profile` writes a
-    Chrome trace of the steps into the folder, with "ops" also one of the torch operators of a round.
+    `roles` are those that this peer plays, as a rank or in a swarm. `imports` records the scripts that define nodes
+    (path: hash). With `resume` the run in the folder continues from its newest checkpoint and the steps that were
+    committed since; the result is bit-identical to that of a run that was never interrupted. `coordinator` is the
+    contract that `coordinate` nodes report to. `profile` writes a Chrome trace of the steps into the folder, with
+    "ops" also one of the torch operators of a round.
 
     Raises `GraphError` before anything is loaded; `StoreError` where the folder is taken, or where an update that is
     executed again has another result than the first time; `NodeFailed` where a node fails. Committed steps stay.
@@ -81,6 +83,7 @@ def play(
         "rounds": rounds,
         "seed": seed,
         "peers": peers,
+        "roles": None if roles is None else tuple(roles),
         "threads": threads,
         "checkpoint_every": checkpoint_every,
         "mode": mode,
@@ -94,7 +97,7 @@ def play(
     if resume and out is None:
         raise ParamError("resume: name the run folder (out, or -o on the command line)")
     return play_schedule(
-        compile_graph(replace_run(graph, config)),
+        compile_graph(replace_run(graph, config)).played_by(config.roles),
         config,
         folder=None if out is None else Path(out),
         console=Console(stderr=True, highlight=False, quiet=quiet),

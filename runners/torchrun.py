@@ -90,9 +90,17 @@ class TorchRunner:
             if protocol != schedule.protocol:
                 what = f"{self.names[0]} plays a graph of protocol {schedule.protocol[:12]}"
                 raise ParamError(f"--runner torch: {what}, {name} one of {protocol[:12]}; give all ranks one graph")
+        self._require_all_roles(schedule, ranks.texts(",".join(schedule.graph.run.roles)))
         chosen = ranks.texts(str(run or free()) if self.leads else "")[0]
         self._swarm = TorchSwarm(ranks, list(exchanges(schedule)), tell=tell)
         return run or Path(chosen), self._swarm
+
+    @staticmethod
+    def _require_all_roles(schedule: Schedule, played: Sequence[str]) -> None:
+        """Raise `ParamError` where no rank plays a role; `played` are the roles of each rank, "" for all."""
+        missing = [role for role in schedule.game.graph.roles() if not any(role in p.split(",") for p in played)]
+        if missing and all(played):
+            raise ParamError(f"--runner torch: no rank plays role {missing[0]!r}; give one of them --role {missing[0]}")
 
     def serve(self, schedule: Schedule, config: RunConfig, make: Make) -> bool:
         """Hold this rank's part of the policies and compute for the first rank of the group, until that ends it.

@@ -14,6 +14,7 @@ from genrl_graph.cli.arguments import (
     valid_graph,
 )
 from genrl_graph.cli.draw import add_draw_command
+from genrl_graph.cli.runner_options import add_role_argument, with_roles
 from genrl_graph.errors import GraphError, ParamError
 from genrl_graph.store.durable import write_out
 
@@ -29,6 +30,7 @@ def add_graph_commands(commands: "_SubParsersAction[argparse.ArgumentParser]") -
 
     plan = commands.add_parser("plan", help="print the schedule of a round: stages, steps, weights read")
     add_graph_arguments(plan)
+    add_role_argument(plan)
     plan.add_argument("--estimate", action="store_true", help="also estimate the tokens, time and memory of the run")
     plan.add_argument("--run", type=Path, metavar="RUN", help="estimate by the speeds and lengths of this stored run")
     plan.add_argument("--compare", type=Path, metavar="RUN", help="compare the estimate with what this run took")
@@ -91,7 +93,9 @@ def _plan(args: argparse.Namespace) -> int:
         return _estimate(args)
     if args.format != "text":
         raise ParamError(f"--format {args.format}: is for an estimate; add --estimate")
-    print(schedule_text(compile_graph(valid_graph(args).graph)), end="")
+    with_roles(args)
+    graph = valid_graph(args).graph
+    print(schedule_text(compile_graph(graph).played_by(graph.run.roles)), end="")
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from genrl_graph.cli.arguments import add_graph_arguments, add_import_argument, run_imports, valid_graph
 from genrl_graph.cli.coordinator_option import add_coordinator_argument, coordinator_of
-from genrl_graph.cli.runner_options import add_runner_arguments, runner_of
+from genrl_graph.cli.runner_options import add_runner_arguments, runner_of, with_roles
 from genrl_graph.errors import ParamError, RoundsSkipped
 from genrl_graph.messages import counted
 from genrl_graph.runners.loop.signals import ended_at_once
@@ -151,6 +151,7 @@ def _play(
 ) -> int:
     from genrl_graph.runners.play import play
 
+    with_roles(args)
     graph = valid_graph(args).graph
     coordinator = coordinator_of(args)
     if not (args.quiet or resume):

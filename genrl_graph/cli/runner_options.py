@@ -25,11 +25,25 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
         help="local: all peers in this process (default); torch: a rank of a torchrun job; swarm: a peer of a swarm",
     )
     group.add_argument("--backend", choices=("gloo", "nccl"), default="gloo", help="of the torch runner's exchanges")
+    add_role_argument(group)
     group.add_argument(
         "--peer-name", metavar="NAME", help="name of this swarm peer in seeds and rows (default: the host)"
     )
     group.add_argument("--swarm", metavar="NAME", help="name that separates swarms of one graph (default: the graph's)")
     add_network_arguments(parser, identity="<run folder>/<peer name>.key")
+
+
+def add_role_argument(parser: "argparse._ActionsContainer") -> None:
+    """Add `--role`, which is short for the run option `roles`."""
+    parser.add_argument(
+        "--role", metavar="ROLE,...", help="roles that this peer plays, such as solver,proposer (default: all)"
+    )
+
+
+def with_roles(args: argparse.Namespace) -> None:
+    """Add the option `run.roles` to the overrides where `--role` is given."""
+    if args.role is not None:
+        args.overrides = [*args.overrides, f"run.roles=[{args.role}]"]
 
 
 def runner_of(args: argparse.Namespace) -> "Runner | None":

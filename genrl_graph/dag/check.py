@@ -13,13 +13,13 @@ from genrl_graph.dag.graph import Graph, Part, Section
 from genrl_graph.dag.hazards import find_hazards
 from genrl_graph.dag.infer import infer
 from genrl_graph.dag.origins import input_origins, row_origins
-from genrl_graph.dag.problems import Path, Problem, edge_path, read_parts
+from genrl_graph.dag.problems import NAME, Path, Problem, edge_path, read_parts
 from genrl_graph.dag.replicas import find_unshared
+from genrl_graph.dag.roles import check_role, find_unknown_roles
 from genrl_graph.edge_types.edge_type import EdgeType, Socket
 from genrl_graph.errors import UserError
 from genrl_graph.messages import closest, did_you_mean
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 _GRAPH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 RESERVED = frozenset({"steps", "eval", "refusals", "time", "speed"})  # groups of the store and metrics of no node
 
@@ -48,6 +48,7 @@ def check(graph: Graph, *, unread: Collection[Path] = ()) -> list[Problem]:
     problems += _not_evaluable(graph)
     problems += _misread(graph)
     problems += _never_learning(graph)
+    problems += find_unknown_roles(graph)
     problems += find_unshared(graph)
     return problems + find_hazards(graph, types, unread=unread)
 
@@ -76,6 +77,7 @@ def check_part(
         if part.cls is not None:
             problems += _check_inputs(graph, part, types, unread)
             problems += _mismatches(graph, part, types)
+            problems += check_role(graph, part, types)
     return problems
 
 
@@ -176,7 +178,7 @@ def unknown_output(graph: Graph, ref: str) -> str:
 
 
 def _check_name(graph: Graph, section: Section, name: str) -> Iterator[Problem]:
-    if not _NAME.match(name):
+    if not NAME.match(name):
         text = f"{name!r} is no name; use letters, digits and underscores, a letter first"
         yield Problem((section, name), text, at_key=True)
     if name in RESERVED:

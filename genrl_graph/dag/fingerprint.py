@@ -33,7 +33,9 @@ def full_fingerprint(graph: Graph) -> str:
     These say where reports go, and how many ranks compute.
     """
     parts = [_describe(part, params=True) for part in (*graph.carries.values(), *graph.nodes.values())]
-    return _hash("full", [graph.name, parts, graph.run.model_dump(mode="json", exclude={"coordinator", "replicas"})])
+    left_out = {"coordinator", "replicas"}
+    left_out |= set() if graph.run.roles else {"roles"}  # all roles: as before there were any
+    return _hash("full", [graph.name, parts, graph.run.model_dump(mode="json", exclude=left_out)])
 
 
 def _agreed(part: Part) -> bool:
@@ -45,6 +47,8 @@ def _describe(part: Part, *, params: bool) -> dict[str, Any]:
     cls = part.cls
     kind = str(cls.edge) if cls is not None and issubclass(cls, Carry) and not params else part.type_name
     described: dict[str, Any] = {"name": part.name, "type": kind, "edges": edges, "next": part.next}
+    if part.role:
+        described["role"] = part.role
     if params:
         described["params"] = dict(part.portable_params())
         described["version"] = cls.class_version if cls is not None else None

@@ -5,7 +5,7 @@ A YAML file (`graph_file/read.py`) and the builder give the same `Graph`. A grap
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,7 @@ class Part:
     inputs: Mapping[str, Wire] = field(default_factory=dict)
     next: str | None = None
     written: Mapping[str, Any] | None = None  # params as the file writes them
+    role: str = ""  # peers of this role alone play a node; all do if it has none
 
     def __post_init__(self) -> None:
         """Make one output of an input that takes a list a list of one: both spellings are one graph."""
@@ -149,9 +150,17 @@ class Graph:
         return self.output(name)
 
     def add(
-        self, name: str, node: Node, /, **inputs: "Handle | Sequence[Handle] | Mapping[str, Handle] | None"
+        self,
+        name: str,
+        node: Node,
+        role: str = "",
+        /,
+        **inputs: "Handle | Sequence[Handle] | Mapping[str, Handle] | None",
     ) -> Handle:
-        """Add a node that reads the given outputs. Raises `GraphError` where the edges do not fit."""
+        """Add a node that reads the given outputs, played by peers of `role`, or by all.
+
+        Raises `GraphError` where the edges do not fit.
+        """
         _refuse_class(f"nodes.{name}", node, Node)
         for old in type(node).renamed_inputs.keys() & inputs.keys():
             new = type(node).renamed_inputs[old]
@@ -160,7 +169,7 @@ class Graph:
             warnings.warn(f"nodes.{name}.{old}: {renamed_input(old, new)}", FutureWarning, stacklevel=2)
         named = {type(node).renamed_inputs.get(socket, socket): value for socket, value in inputs.items()}
         wires = {socket: self._wire(name, socket, value) for socket, value in named.items() if value is not None}
-        self._place("nodes", Part(name, node.type_name, type(node), node, wires))
+        self._place("nodes", Part(name, node.type_name, type(node), node, wires, role=role))
         return self.output(name)
 
     def next_round(self, /, **values: Handle) -> None:
@@ -203,6 +212,31 @@ class Graph:
         graph = Graph(self.name, run=self.run)
         graph.carries = dict(self.carries)
         graph.nodes = {name: part for name, part in self.nodes.items() if _plays_in(part, phase)}
+        return graph
+
+    def roles(self) -> list[str]:
+        """Return the roles that nodes have, in the order of the file."""
+        return list(dict.fromkeys(part.role for part in self.nodes.values() if part.role))
+
+    def role_of(self, name: str) -> str:
+        """Return the role that alone has the values of a part, "" if every peer has some: a carry is its trainer's."""
+        if name in self.carries:
+            name = (self.carries[name].next or name).partition(".")[0]
+        return self.nodes[name].role if name in self.nodes else ""
+
+    def played_by(self, roles: Collection[str]) -> "Graph":
+        """Return the part of this graph that a peer of these roles plays.
+
+        It has their nodes, those of no role, and the carries that they read; what only other roles make is missing.
+        """
+        graph = Graph(self.name, run=self.run)
+        graph.nodes = {name: part for name, part in self.nodes.items() if not part.role or part.role in roles}
+        readers = {name: [edge.reader for edge in self.readers(name)] for name in self.carries}
+        graph.carries = {
+            name: part
+            for name, part in self.carries.items()
+            if not readers[name] or any(reader in graph.nodes for reader in readers[name])
+        }
         return graph
 
     def edges(self) -> Iterator[Edge]:
@@ -307,7 +341,7 @@ class Graph:
 
     def _identity(self) -> tuple[object, ...]:
         parts = [
-            (p.name, p.type_name, p.declared or dict(p.params()), list(p.edges()), p.next)
+            (p.name, p.type_name, p.declared or dict(p.params()), list(p.edges()), p.next, p.role)
             for p in (*self.carries.values(), *self.nodes.values())
         ]
         return (self.name, self.run, parts)

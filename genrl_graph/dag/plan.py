@@ -40,8 +40,8 @@ def schedule_text(schedule: Schedule) -> str:
 
 
 def _notes(schedule: Schedule, step: Step) -> str:
-    notes = []
     part = schedule.graph.nodes[step.node]
+    notes = [f"role {part.role}"] if part.role else []
     if step.action != "close":
         data = [edge.ref for edge in part.edges() if edge.ref not in step.reads.values()]
         if data:

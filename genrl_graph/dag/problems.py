@@ -1,5 +1,6 @@
 """Problems of a graph: one broken rule each, with its key path in the graph file."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -7,6 +8,8 @@ from genrl_graph.dag.graph import Edge, Graph
 from genrl_graph.messages import closest, one_line
 
 Path = tuple[str | int, ...]
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
+"""Names of parts and roles."""
 
 
 @dataclass(frozen=True, slots=True)

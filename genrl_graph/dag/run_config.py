@@ -21,6 +21,9 @@ class RunConfig(ExactNumbers):
     rounds: int = Field(default=10, ge=0, description="how many rounds to play")
     seed: int = Field(default=0, ge=0, description="seed of every random stream of the run")
     peers: int = Field(default=1, ge=1, le=1024, description="peers that a local run plays in one process")
+    roles: tuple[str, ...] = Field(
+        default=(), description="roles that this peer plays, as a rank or in a swarm; none: all of them"
+    )
     replicas: int = Field(
         default=1,
         ge=1,

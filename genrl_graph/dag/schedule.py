@@ -1,7 +1,7 @@
 """Compile a graph to the schedule of a round."""
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,7 +12,9 @@ from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.hazards import orders, replaced_inputs
 from genrl_graph.dag.infer import carried, infer, inference_order
 from genrl_graph.dag.origins import input_origins, row_origins
+from genrl_graph.dag.roles import reads_elsewhere
 from genrl_graph.edge_types.edge_type import EdgeType
+from genrl_graph.edge_types.frame import Frame
 from genrl_graph.errors import GraphError
 
 Action = Literal["run", "open", "close"]
@@ -47,6 +49,12 @@ class Schedule:
     nodes: Mapping[str, Node]
     types: Mapping[str, EdgeType]
     protocol: str
+    whole: "Schedule | None" = None  # that of all roles, where this is the part of some
+
+    @property
+    def game(self) -> "Schedule":
+        """Return the schedule of all roles."""
+        return self.whole or self
 
     @property
     def stages(self) -> int:
@@ -68,6 +76,20 @@ class Schedule:
         steps = tuple(step for step in self.steps if step.node in graph.nodes)
         nodes = {name: node for name, node in self.nodes.items() if name in graph.nodes}
         return replace(self, graph=graph, steps=steps, nodes=nodes)
+
+    def played_by(self, roles: Collection[str]) -> "Schedule":
+        """Return the part of this schedule that a peer of these roles plays; without roles, all of it."""
+        if not roles:
+            return self
+        graph = self.graph.played_by(roles)
+        nodes = {name: node for name, node in self.nodes.items() if name in graph.nodes}
+        part = replace(self, graph=graph, nodes=nodes, whole=self.game)
+        return replace(part, steps=_with_background(part, [step for step in self.steps if step.node in graph.nodes]))
+
+    def rows_elsewhere(self) -> dict[str, Frame]:
+        """Return the outputs that exchanges here offer and only other roles make: of them this peer has no rows."""
+        kinds = {ref: self.types[ref] for ref in reads_elsewhere(self.game.graph, self.graph)}
+        return {ref: kind.base.empty(marks=kind.marks) for ref, kind in kinds.items() if issubclass(kind.base, Frame)}
 
     def numbers(self) -> dict[str, int]:
         """Return the number of each step of a round, by the step's text; steps of evaluations alone have none."""

@@ -56,10 +56,10 @@ class Difference:
     def to_json(self) -> dict[str, Any]:
         """Return the difference as plain values: `differs`, and all fields by name, nested ones included.
 
-        A `Pair` is `{old, new}`. A part is `{name, change, was, type, params, inputs, next}`, a param or run option
-        `{path, old, new}` with `{value, default}` or null on each side, an input `{input, old, new}` with a list of
-        `{ref, key, carry}` on each side, a moved part `{name, after}`. The schedule is `{stages, stage, reads, moves,
-        waits}`.
+        A `Pair` is `{old, new}`. A part is `{name, change, was, type, params, inputs, next, role}`, a param or run
+        option `{path, old, new}` with `{value, default}` or null on each side, an input `{input, old, new}` with a list
+        of `{ref, key, carry}` on each side, a moved part `{name, after}`. The schedule is `{stages, stage, reads,
+        moves, waits}`.
         """
         return {"differs": bool(self), **asdict(self)}
 

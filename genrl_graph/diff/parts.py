@@ -58,6 +58,7 @@ class PartChange:
     params: tuple[ParamChange, ...]
     inputs: tuple[InputChange, ...]
     next: Pair[str | None] | None
+    role: Pair[str | None] | None = None
 
     def lines(self) -> list[str]:
         """Return one line per change, each with the name of the part."""
@@ -73,6 +74,9 @@ class PartChange:
         if self.next:
             new, old = (f"{ref} in the next round" if ref else "frozen" for ref in (self.next.new, self.next.old))
             lines.append(f"{self.name} is now {new}, no longer {old}")
+        if self.role:
+            new, old = (f"role {role}" if role else "every role" for role in (self.role.new, self.role.old))
+            lines.append(f"{self.name} is now played by {new}, no longer by {old}")
         return lines
 
     def _summary(self) -> str:
@@ -83,6 +87,8 @@ class PartChange:
             parts.append(f"{wire.input} from {', '.join(map(str, wire.new if added else wire.old))}")
         for param in self.params:
             parts.append(f"{'.'.join(param.path)} {shortened(str(param.new if added else param.old))}")
+        role = (self.role.new if added else self.role.old) if self.role else None
+        parts += [f"role {role}"] if role else []
         ref = (self.next.new if added else self.next.old) if self.next else None
         return "; ".join([*parts, f"{ref} in the next round"] if ref else parts)
 
@@ -187,6 +193,7 @@ def _part_change(
     retyped = old is None or new is None or old.type_name != new.type_name
     kinds = Pair(old.type_name if old else None, new.type_name if new else None)
     then = Pair(new_ref(old.next, renamed) if old and old.next else None, new.next if new else None)
+    roles = Pair((old and old.role) or None, (new and new.role) or None)
     change = PartChange(
         name=part.name,
         change="added" if old is None else "removed" if new is None else "changed",
@@ -195,8 +202,10 @@ def _part_change(
         params=_param_changes(old, new),
         inputs=tuple(_input_changes(a, b, old, new, renamed)),
         next=then if then.old != then.new else None,
+        role=roles if roles.old != roles.new else None,
     )
-    return change if retyped or change.was or change.params or change.inputs or change.next else None
+    differs = retyped or change.was or change.params or change.inputs or change.next or change.role
+    return change if differs else None
 
 
 def _param_changes(old: Part | None, new: Part | None) -> tuple[ParamChange, ...]:

@@ -25,7 +25,7 @@ DENSE = 150
 
 
 def dot(picture: Picture) -> str:
-    """Render a picture as DOT text, with a cluster for each stage."""
+    """Render a picture as DOT text, with a cluster for each stage and, in it, for each role."""
     count = sum(len(line.reads) for line in picture.lines)
     splines = "true" if count < DENSE else "polyline"
     ground = "transparent" if picture.look.transparent else PAPER
@@ -43,7 +43,12 @@ def dot(picture: Picture) -> str:
             f'    label="stage {stage}"; labeljust=l; style="rounded,filled"; fillcolor="{FRAME}"; '
             f'color="{FRAME_LINE}"; fontcolor="{MUTED}"; fontsize=11'
         )
-        lines += [f"    {_node(picture, box)}" for box in picture.boxes.values() if box.stage == stage]
+        for lane, role in enumerate(picture.lanes()):
+            inside = [box for box in picture.boxes.values() if box.stage == stage and box.role == role]
+            lines += [f"    subgraph cluster_stage{stage}_lane{lane} {{"] if role and inside else []
+            lines += [f'      label={_quoted(f"role {role}")}; style="rounded,dashed"'] if role and inside else []
+            lines += [f"    {_node(picture, box)}" for box in inside]
+            lines += ["    }"] if role and inside else []
         lines.append("  }")
     for line in picture.lines:
         lines += [f"  {_edge(picture, line, read)}" for read in line.reads]

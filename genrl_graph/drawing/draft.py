@@ -105,6 +105,7 @@ def _box(part: Part, stages: Mapping[str, int], marks: Mapping[str, tuple[int, .
         note="frozen" if stage is None and part.next is None else "",
         params={name: param_text(value) for name, value in written.items()},
         problems=marks.get(part.name, ()),
+        role=part.role,
     )
 
 

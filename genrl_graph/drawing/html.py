@@ -73,6 +73,7 @@ def panel_data(picture: Picture, box: Box) -> dict[str, Any]:
     place = "carried from round to round" if box.stage is None else f"stage {box.stage}"
     if len(box.steps) == 1:
         place += f" · step {box.steps[0]}"
+    place += f" · role {box.role}" if box.role else ""
     return {
         "type": box.type_name,
         "place": f"{place} · {box.note}" if box.note else place,

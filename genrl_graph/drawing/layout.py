@@ -56,6 +56,16 @@ class StageFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class LaneLine:
+    """The line above the boxes of a role, and the name of the role."""
+
+    x: float
+    y: float
+    w: float
+    label: TextLine
+
+
+@dataclass(frozen=True, slots=True)
 class PlacedBox:
     """A box, its rectangle and its texts; `bar` is the width of the bar that shows its share of the time."""
 
@@ -101,6 +111,7 @@ class Layout:
     width: float
     height: float
     frames: tuple[StageFrame, ...]
+    lanes: tuple[LaneLine, ...]
     wires: tuple[Wire, ...]
     boxes: tuple[PlacedBox, ...]
     texts: tuple[TextLine, ...]
@@ -128,6 +139,7 @@ class _LayoutBuilder:
             name: 18.0 + sum(1.32 * SIZES[s] for _, s in lines) + 6.0 * (self._share(name) is not None)
             for name, lines in self.contents.items()
         }
+        self._lane_rows = {row for rows in grid.lanes.values() for row in rows.values()}
         self.top = MARGIN + (44 if picture.look.title else 4)
         self.lefts = self._columns()
         self.tops = self._rows()
@@ -155,7 +167,8 @@ class _LayoutBuilder:
         bottom = texts[-1].y + 4 if self.picture.problems else bottom
         wires = [self._wire(item, path) for item in self.routes.routes for path in item.paths]
         boxes = tuple(self._place_box(box) for box in self.picture.boxes.values())
-        return Layout(width, bottom + MARGIN, frames, tuple(wires), boxes, tuple(texts), tuple(legend))
+        lanes = tuple(self._lane(band, role) for band, rows in self.grid.lanes.items() for role in rows)
+        return Layout(width, bottom + MARGIN, frames, lanes, tuple(wires), boxes, tuple(texts), tuple(legend))
 
     def _share(self, name: str) -> float | None:
         return self.picture.boxes[name].numbers.time_share
@@ -180,6 +193,7 @@ class _LayoutBuilder:
         tops = []
         for row in range(self.grid.rows):
             top += GAP + HEAD if row and row in self.grid.bands else 0.0
+            top += HEAD if row in self._lane_rows else 0.0
             top += self._label_zone(row) + self._tracks("channel", row) + ARROW
             tops.append(top)
             top += max((self.heights[name] for name, cell in cells.items() if cell.row == row), default=0.0)
@@ -221,7 +235,16 @@ class _LayoutBuilder:
     def _band_top(self, band: int) -> float:
         """Return the top of the frames of a band of stages."""
         row = self.grid.bands[band]
-        return self.tops[row] - ARROW - self._tracks("channel", row) - HEAD - 4 if band else self.top - 4
+        head = HEAD * (1 + (row in self._lane_rows))
+        return self.tops[row] - ARROW - self._tracks("channel", row) - head - 4 if band else self.top - 4
+
+    def _lane(self, band: int, role: str) -> LaneLine:
+        """Return the line above a role's boxes, from the first to the last stage of a band."""
+        spans = [span for stage, span in self.grid.spans.items() if self.grid.band_of[stage] == band]
+        row = self.grid.lanes[band][role]
+        x, y = self.lefts[spans[0][0]] - PAD, self.tops[row] - ARROW - self._tracks("channel", row) - HEAD + 4
+        w = self.lefts[spans[-1][1]] + self.w + PAD - x
+        return LaneLine(x, y, w, TextLine(x + 4, y + 14, role, "stage"))
 
     def _port(self, name: str, port: int) -> float:
         """Return the x of a port of a box; the more ports, the closer they are."""

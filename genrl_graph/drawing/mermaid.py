@@ -1,4 +1,4 @@
-"""Render a picture as a Mermaid flowchart, which GitHub draws: stages as boxes, kinds as shapes and colours."""
+"""Render a picture as a Mermaid flowchart, which GitHub draws: stages and, in them, roles as boxes, kinds as shapes."""
 
 from collections.abc import Iterator
 
@@ -18,9 +18,11 @@ def mermaid(picture: Picture) -> str:
             lines.append(f"  {ids[box.name]}{_shape(picture, box)}:::{box.kind}")
     for stage in range(picture.stages):
         lines.append(f'  subgraph stage{stage}["stage {stage}"]')
-        for box in picture.boxes.values():
-            if box.stage == stage:
-                lines.append(f"    {ids[box.name]}{_shape(picture, box)}:::{box.kind}")
+        for lane, role in enumerate(picture.lanes()):
+            inside = [box for box in picture.boxes.values() if box.stage == stage and box.role == role]
+            lines += [f'  subgraph stage{stage}_lane{lane}["role {_text(role)}"]'] if role and inside else []
+            lines += [f"    {ids[box.name]}{_shape(picture, box)}:::{box.kind}" for box in inside]
+            lines += ["  end"] if role and inside else []
         lines.append("  end")
     dashed, wrong, at = [], [], 0
     for line in picture.lines:

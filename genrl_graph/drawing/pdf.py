@@ -8,7 +8,7 @@ from genrl_graph.drawing.kinds import FRAME, FRAME_LINE, MUTED, PAPER, WEIGHTS, 
 from genrl_graph.drawing.layout import BAR_INSET, BOLD, SIZES, LegendEntry, PlacedBox, TextLine, Wire, layout
 from genrl_graph.drawing.picture import Picture
 from genrl_graph.drawing.shapes import Path, outline, polygon, rounded
-from genrl_graph.drawing.svg import DASHES, line_colour, text_colour
+from genrl_graph.drawing.svg import DASHES, LANE, line_colour, text_colour
 
 _SMOOTH = 6.0
 """Radius of the corners of lines and frames."""
@@ -23,6 +23,9 @@ def pdf(picture: Picture) -> bytes:
     for frame in drawn.frames:
         border = outline("rounded", frame.x, frame.y, frame.w, frame.h)
         commands += [*_filled(border, FRAME), *_stroked(border, FRAME_LINE, 1.0), *_shown(frame.label)]
+    for lane in drawn.lanes:
+        line = rounded([(lane.x, lane.y), (lane.x + lane.w, lane.y)], 0)
+        commands += [*_stroked([line], MUTED, 1.0, LANE), *_shown(lane.label)]
     for wire in drawn.wires:
         commands += _wire(wire)
     for text in drawn.texts:

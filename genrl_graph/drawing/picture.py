@@ -56,6 +56,7 @@ class Box:
     params: Mapping[str, str]
     numbers: Numbers = field(default_factory=Numbers)
     problems: tuple[int, ...] = ()
+    role: str = ""
 
     @property
     def is_exchange(self) -> bool:
@@ -93,6 +94,10 @@ class Picture:
     def kinds(self) -> list[str]:
         """List the kinds that occur, in the order of their first box."""
         return list(dict.fromkeys(box.kind for box in self.boxes.values()))
+
+    def lanes(self) -> list[str]:
+        """List the roles that boxes have, each a lane, after "" for those of every role; without roles, "" alone."""
+        return list(dict.fromkeys(["", *(box.role for box in self.boxes.values())]))
 
     def inputs(self, name: str) -> Iterator[tuple[str, Line]]:
         """Yield each input of a box with the line that it reads."""
@@ -154,6 +159,7 @@ def _box(schedule: Schedule, part: Part, numbers: Numbers | None) -> Box:
         note=note,
         params={name: param_text(value) for name, value in part.portable_params().items()},
         numbers=numbers or Numbers(),
+        role=part.role,
     )
 
 

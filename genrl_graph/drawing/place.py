@@ -3,6 +3,7 @@
 Carries have a column of their own at the left, sources are in the top row, and a box is below the boxes of its stage
 that it reads: directly below, where that cell is free. Exchanges are placed last in their row, towards the next stage.
 Stages that would be beside more than `COLUMNS` columns continue in a band of rows below, as the lines of a text do.
+In a band, the boxes of each role have rows of their own, a lane, below those of no role.
 """
 
 import math
@@ -27,7 +28,7 @@ class Cell:
 class Grid:
     """The cell of every box; `spans` are the first and last column of each stage, `bands` the first row of each band.
 
-    `band_of` is the place of each stage in `bands`.
+    `band_of` is the place of each stage in `bands`, `lanes` are the first row of each role's boxes, by band and role.
     """
 
     cells: dict[str, Cell]
@@ -36,6 +37,7 @@ class Grid:
     rows: int
     bands: tuple[int, ...]
     band_of: dict[int, int]
+    lanes: dict[int, dict[str, int]]
 
 
 def place(picture: Picture) -> Grid:
@@ -43,22 +45,46 @@ def place(picture: Picture) -> Grid:
     carries = [name for name, box in picture.boxes.items() if box.stage is None]
     cells = {name: Cell(0, at) for at, name in enumerate(carries)}
     first = 1 if carries else 0
-    column, columns, spans, bands, band_of = first, first, {}, [0], {}
-    has_sources = any(box.kind == "source" for box in picture.boxes.values())
+    column, columns, spans, bands = first, first, {}, [list[int]()]
     for stage in range(picture.stages):
-        names = [name for name, box in picture.boxes.items() if box.stage == stage]
-        lanes = _lanes(picture, names, _ranks(picture, names, has_sources and len(bands) == 1))
-        width = 1 + max((cell.column for cell in lanes.values()), default=0)
+        width = _width(_stage(picture, stage, is_first=len(bands) == 1))
         if first < column and column + width > first + COLUMNS:
-            lanes = _lanes(picture, names, _ranks(picture, names, has_sources=False))
-            width = 1 + max((cell.column for cell in lanes.values()), default=0)
-            bands.append(_rows(cells))
-            column = first
-        cells |= {name: Cell(column + cell.column, bands[-1] + cell.row) for name, cell in lanes.items()}
-        spans[stage], band_of[stage] = (column, column + width - 1), len(bands) - 1
+            bands.append([])
+            column, width = first, _width(_stage(picture, stage, is_first=False))
+        bands[-1].append(stage)
+        spans[stage] = (column, column + width - 1)
         column += width
         columns = max(columns, column)
-    return Grid(cells, spans, columns, max(_rows(cells), 1), tuple(bands), band_of)
+    starts, lanes, row = list[int](), dict[int, dict[str, int]](), 0
+    for band, stages in enumerate(bands):
+        starts.append(row)
+        lanes[band] = {}
+        placed = {stage: _stage(picture, stage, is_first=band == 0) for stage in stages}
+        for role in picture.lanes():
+            height = max((_rows(placed[stage].get(role, {})) for stage in stages), default=0)
+            if role and height:
+                lanes[band][role] = row
+            for stage in stages:
+                inside = placed[stage].get(role, {})
+                cells |= {name: Cell(spans[stage][0] + cell.column, row + cell.row) for name, cell in inside.items()}
+            row += height
+        row = max(row, _rows(cells))
+    band_of = {stage: band for band, stages in enumerate(bands) for stage in stages}
+    return Grid(cells, spans, columns, max(_rows(cells), 1), tuple(starts), band_of, lanes)
+
+
+def _stage(picture: Picture, stage: int, *, is_first: bool) -> dict[str, dict[str, Cell]]:
+    """Place the boxes of one stage, those of each role from row 0 and column 0 on; sources are on top in the first."""
+    placed = {}
+    for role in picture.lanes():
+        names = [name for name, box in picture.boxes.items() if box.stage == stage and box.role == role]
+        has_sources = is_first and not role and any(box.kind == "source" for box in picture.boxes.values())
+        placed[role] = _spread(picture, names, _ranks(picture, names, has_sources))
+    return placed
+
+
+def _width(lanes: dict[str, dict[str, Cell]]) -> int:
+    return 1 + max((cell.column for cells in lanes.values() for cell in cells.values()), default=0)
 
 
 def _rows(cells: dict[str, Cell]) -> int:
@@ -88,8 +114,8 @@ def _ranks(picture: Picture, names: list[str], has_sources: bool) -> dict[str, i
     return ranks
 
 
-def _lanes(picture: Picture, names: list[str], ranks: dict[str, int]) -> dict[str, Cell]:
-    """Place the boxes of one stage, from column 0 on; a rank with too many boxes takes several rows."""
+def _spread(picture: Picture, names: list[str], ranks: dict[str, int]) -> dict[str, Cell]:
+    """Place boxes of one stage and role, from column 0 on; a rank with too many boxes takes several rows."""
     origins = _origins(picture)
     widest = max(4, math.ceil(math.sqrt(1.5 * len(names))))
     cells: dict[str, Cell] = {}

@@ -10,7 +10,7 @@ from genrl_graph.drawing.kinds import FRAME, FRAME_LINE, MUTED, PAPER, WEIGHTS, 
 from genrl_graph.drawing.layout import BAR_INSET, BOLD, SIZES, Layout, LegendEntry, PlacedBox, TextLine, Wire, layout
 from genrl_graph.drawing.picture import Picture
 from genrl_graph.drawing.shapes import Point, flat, outline, rounded
-from genrl_graph.drawing.svg import DASHES, line_colour, text_colour
+from genrl_graph.drawing.svg import DASHES, LANE, line_colour, text_colour
 from genrl_graph.errors import ParamError
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ class _Brush:
             corners = [self._p((frame.x, frame.y)), self._p((frame.x + frame.w, frame.y + frame.h))]
             self.draw.rounded_rectangle(corners, 8 * self.scale, FRAME, FRAME_LINE, round(self.scale))
             self._text(frame.label)
+        for lane in drawn.lanes:
+            for piece in _dashed([(lane.x, lane.y), (lane.x + lane.w, lane.y)], LANE):
+                self._line(piece, MUTED, 1.0)
+            self._text(lane.label)
         for wire in drawn.wires:
             self._wire(wire)
         for text in drawn.texts:

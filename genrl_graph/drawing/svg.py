@@ -9,6 +9,8 @@ from genrl_graph.drawing.picture import Picture, Style
 from genrl_graph.drawing.shapes import Path, outline, polygon, rounded
 
 FONT = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
+LANE = "1 3"
+"""Dashes of the line above the boxes of a role."""
 DASHES: dict[Style, str] = {"rows": "", "weights": "6 4", "next": "2 3"}
 
 
@@ -32,6 +34,9 @@ def svg_body(drawn: Layout) -> Iterator[str]:
     for frame in drawn.frames:
         area = f'x="{_n(frame.x)}" y="{_n(frame.y)}" width="{_n(frame.w)}" height="{_n(frame.h)}" rx="8"'
         yield f'<g class="stage"><rect {area} fill="{FRAME}" stroke="{FRAME_LINE}"/>{_label(frame.label)}</g>'
+    for lane in drawn.lanes:
+        line = f'd="M{_n(lane.x)} {_n(lane.y)}h{_n(lane.w)}" fill="none" stroke="{MUTED}" stroke-dasharray="{LANE}"'
+        yield f'<g class="lane"><path {line}/>{_label(lane.label)}</g>'
     for wire in drawn.wires:
         yield _wire(wire)
     yield from (_label(text) for text in drawn.texts)

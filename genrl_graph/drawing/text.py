@@ -27,8 +27,8 @@ NAME, TYPE = 24, 24
 class _Row:
     """A row of the picture: text at the left, and the outputs that it gives and reads.
 
-    `cells` are number, name, type and output types; `plain` is the text of a row without cells; `exchange` names the
-    exchange that opens or closes here.
+    `cells` are number, name, role, type and output types; `plain` is the text of a row without cells; `exchange` names
+    the exchange that opens or closes here.
     """
 
     cells: tuple[str, ...] = ()
@@ -81,7 +81,7 @@ def _rows(picture: Picture) -> Iterator[_Row]:
     if carries:
         yield _Row(plain="carried from round to round")
     for box in carries:
-        cells = ("", f"{box.name}{_problem_mark(box)}", box.type_name, _output_types(picture, box.name))
+        cells = ("", f"{box.name}{_problem_mark(box)}", "", box.type_name, _output_types(picture, box.name))
         yield _Row(cells, box, gives=_outputs(picture, box.name))
     stage, places = -1, {str(step): _number(picture, step) for step in picture.steps}
     for step in picture.steps:
@@ -90,11 +90,11 @@ def _rows(picture: Picture) -> Iterator[_Row]:
             stage = step.stage
             yield _Row(plain=f"stage {stage}")
         name = f"{step} {BESIDE}{places[step.beside]}" if step.beside else f"{step}{_problem_mark(box)}"
-        row = _Row((number, name, box.type_name, _output_types(picture, box.name)), box)
+        row = _Row((number, name, box.role, box.type_name, _output_types(picture, box.name)), box)
         if step.action == "open":
-            row = _Row((number, f"open {box.name}", box.type_name, ""), box, exchange=box.name)
+            row = _Row((number, f"open {box.name}", "", box.type_name, ""), box, exchange=box.name)
         elif step.action == "close":
-            row = _Row((number, f"close {box.name}", "", _output_types(picture, box.name)), exchange=box.name)
+            row = _Row((number, f"close {box.name}", "", "", _output_types(picture, box.name)), exchange=box.name)
         row.reads = [line.ref for _, line in picture.inputs(box.name)] if step.action != "close" else []
         row.gives = _outputs(picture, box.name) if step.action != "open" else []
         yield row
@@ -103,7 +103,7 @@ def _rows(picture: Picture) -> Iterator[_Row]:
         yield _Row(plain="next round")
     for line in nexts:
         name = line.reads[0].reader
-        yield _Row(("", name, f"is {line.ref}", ""), reads=[line.ref])
+        yield _Row(("", name, "", f"is {line.ref}", ""), reads=[line.ref])
 
 
 def _number(picture: Picture, step: Step) -> str:
@@ -180,9 +180,9 @@ class _Table:
 
     def __init__(self, picture: Picture, rows: list[_Row], width: int) -> None:
         self.picture = picture
-        wanted = [max((len(row.cells[at]) for row in rows if row.cells), default=0) for at in range(4)]
-        wanted[1], wanted[2] = min(wanted[1], NAME), min(wanted[2], TYPE)
-        for dropped in ((), (3,), (3, 2)):
+        wanted = [max((len(row.cells[at]) for row in rows if row.cells), default=0) for at in range(5)]
+        wanted[1], wanted[3] = min(wanted[1], NAME), min(wanted[3], TYPE)
+        for dropped in ((), (4,), (4, 3)):
             self.widths = [0 if at in dropped else size for at, size in enumerate(wanted)]
             self.width = 2 + self.widths[0] + sum(size + 2 for size in self.widths[1:] if size)
             if self.width <= width:

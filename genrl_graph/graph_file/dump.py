@@ -63,6 +63,8 @@ def _style(text: str) -> str | None:
 
 def _dump_part(section: Section, part: Part, read: Callable[[Part], Mapping[str, Any]]) -> dict[str, Any]:
     entry: dict[str, Any] = {"type": part.type_name}
+    if part.role:
+        entry["role"] = part.role
     if part.inputs:
         entry["inputs"] = {name: _dump_wire(wire) for name, wire in part.inputs.items()}
     try:

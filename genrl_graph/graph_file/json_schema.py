@@ -49,7 +49,8 @@ def graph_schema() -> dict[str, Any]:
     nodes = {name: cls for name, cls in types.items() if issubclass(cls, Node)}
     needs = {name: _define(name, cls, definitions) for name, cls in types.items()}
     definitions["carry"] = _part(carries, {"next": _next()})
-    definitions["node"] = _part(nodes, {"inputs": {"type": ["object", "null"]}})
+    role = {"description": "Role of the peers that play this node; without it all do", "type": "string", **_is(_NAME)}
+    definitions["node"] = _part(nodes, {"role": role, "inputs": {"type": ["object", "null"]}})
     definitions["whole_carry"] = _whole_part(carries, needs)
     definitions["whole_node"] = _whole_part(nodes, needs)
     definitions["whole"] = {

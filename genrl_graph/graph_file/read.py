@@ -22,7 +22,7 @@ from genrl_graph.messages import closest, did_you_mean, renamed_input, short
 
 _TOP = {"graph", "version", "carry", "nodes", "run"}
 _CARRY = {"type", "params", "next"}
-_NODE = {"type", "inputs", "params"}
+_NODE = {"type", "role", "inputs", "params"}
 SCRIPT = ".py"
 """The ending of a graph that a Python script builds."""
 
@@ -195,13 +195,17 @@ class _Reader:
         if follows is not None and not isinstance(follows, str):
             self._unreadable((*path, "next"), f"wants the name of a node, got {short(follows)}")
             follows = None
+        role = values.get("role", "") if "role" in keys else ""
+        if not isinstance(role, str):
+            self._unreadable((*path, "role"), f"wants the name of a role, got {short(role)}")
+            role = ""
         cls = registry.lookup(type_name) if isinstance(type_name, str) else None
         if cls is None:
             if type_name is not None or (*path, "type") not in self.unread:
                 self._problem((*path, "type"), self._unknown_type(type_name), at_key="type" not in values)
-            return Part(name, str(type_name), None, None, inputs, follows, params)
+            return Part(name, str(type_name), None, None, inputs, follows, params, role)
         inputs = self._renamed((*path, "inputs"), cls, inputs)
-        return Part(name, cls.type_name, cls, self._declared(path, cls, params), inputs, follows, params)
+        return Part(name, cls.type_name, cls, self._declared(path, cls, params), inputs, follows, params, role)
 
     def _renamed(self, path: Path, cls: type[Declared], inputs: Mapping[str, Wire]) -> dict[str, Wire]:
         """Return inputs with old names replaced by new ones, in the order written."""

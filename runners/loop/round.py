@@ -40,7 +40,8 @@ def run_round(context: RunContext, peers: Sequence[Peer], round: int, *, only_re
     did. A round that ends early, also by `PeerBehind`, keeps the updates that it made.
     """
     for peer in peers:
-        peer.values, peer.reasons, peer.excused = dict(peer.carries), {}, set()
+        peer.values = {**peer.carries, **context.schedule.rows_elsewhere()}
+        peer.reasons, peer.excused = {}, set()
     try:
         with Background() as background:
             for step in context.schedule.steps:

@@ -9,6 +9,7 @@ from genrl_graph.contract.node import Carry, Exchange
 from genrl_graph.contract.policy import Carried
 from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.dag.schedule import Schedule
+from genrl_graph.errors import ParamError
 from genrl_graph.runners.loop.exchange import LocalSwarm, Swarm
 from genrl_graph.runners.loop.peers import Make, peer_names, require_enough
 from genrl_graph.runners.loop.signals import Stop
@@ -95,7 +96,10 @@ class LocalRunner:
         self.names: Sequence[str] = peer_names(peers)
 
     def configured(self, config: RunConfig) -> RunConfig:
-        """Return the options unchanged."""
+        """Return the options unchanged; raises `ParamError` for roles: there are no others to play the rest."""
+        if config.roles:
+            what = f"run.roles ({', '.join(config.roles)}): all roles play in one process"
+            raise ParamError(f"{what}; leave --role out, or play with --runner torch or swarm")
         return config
 
     def home(self, run: Path) -> Path:

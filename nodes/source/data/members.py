@@ -61,8 +61,8 @@ def _reason_unfit(type_name: str, cls: type[Declared] | None) -> str:
         hint = did_you_mean(type_name, sources) or f"; there are {', '.join(sources)}"
         return f"no source of this name{hint}"
     output = cls.signature.outputs.get("")
-    if output is None or not issubclass(output.bound.base, Tasks):
-        return "does not give Tasks"
+    if output is None or output.bound.base is not Tasks:  # a mix would lose what a kind of tasks has besides
+        return "does not give plain Tasks"
     if cls.signature.inputs:
         return "reads edges, which a member has none of"
     if "num_tasks" not in cls.model_fields:

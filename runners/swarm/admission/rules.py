@@ -188,6 +188,7 @@ class Admission:
 
 def makers(schedule: Schedule, exchange: str) -> dict[str, int]:
     """Return the stages, by name, of the generators and sources whose rows can pass through an exchange."""
+    schedule = schedule.game
     stages: dict[str, int] = {}
     seen, todo = {exchange}, [exchange]
     while todo:

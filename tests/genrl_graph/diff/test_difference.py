@@ -369,6 +369,7 @@ def test_the_json_has_the_documented_structure() -> None:
         "params": [],
         "inputs": [{"input": "seen", "old": [read], "new": []}],
         "next": None,
+        "role": None,
     }
     assert output["nodes"][-1]["params"] == [
         {"path": ["rate"], "old": {"value": 1e-6, "default": True}, "new": {"value": 1e-5, "default": False}}

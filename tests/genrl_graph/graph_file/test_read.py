@@ -268,7 +268,7 @@ def lines(read: Read, text: str) -> list[str]:
             SMALL + "  a: {type: select.toy_same, inputs: {rows: task}, next: b}\n",
             [
                 "game.yaml:5:45 nodes.a.rows: no node or carry named 'task' (did you mean 'tasks'?)",
-                "game.yaml:5:52 nodes.a.next: unknown key 'next'; there are inputs, params, type",
+                "game.yaml:5:52 nodes.a.next: unknown key 'next'; there are inputs, params, role, type",
             ],
         ),
         (

@@ -104,7 +104,7 @@ def test_ids_of_others_are_refused(key: str) -> None:
         ({"params": {"tasks": [{"question": "x"}]}}, r"members.a.params: num_tasks is 8, but 1 tasks are listed"),
         ({"params": {"num_tasks": 3}}, r"members.a.params.num_tasks: the mix sets this"),
         ({"type": "source.lst"}, r"members.a.type: no source of this name \(did you mean 'source.list'\?\)"),
-        ({"type": "source.folder"}, r"members.a.type: does not give Tasks"),
+        ({"type": "source.folder"}, r"members.a.type: does not give plain Tasks"),
         ({"type": "source.mix"}, r"members.a.type: reads edges"),
         ({"weight": 0}, r"members.a.weight: .*greater than 0, got 0"),
         ({"level": 1}, r"no member has level 0"),
