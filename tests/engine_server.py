@@ -19,6 +19,10 @@ from transformers import AutoModelForCausalLM
 Answer = Any
 """The JSON of an answer."""
 
+LOADING = threading.Lock()
+"""Held while transformers loads a model: meanwhile it replaces a method of all models, and of two threads that do so at
+once one may leave the replacement behind, after which no model of the process ties its embeddings."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -52,7 +56,8 @@ class EngineServer(LocalServer):
 
     def load(self, folder: Path) -> None:
         """Load the model of a folder."""
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        with LOADING:
+            self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
     def restart(self) -> None:
         """Begin again with the first weights, as a server does that another program starts anew."""
@@ -82,8 +87,9 @@ class EngineServer(LocalServer):
                 named = self.model.named_parameters()
                 return {"checksums": {f"dp0:tp0:{name}": _checksum(weight) for name, weight in named}}
             case "/v1/load_lora_adapter":
-                base = AutoModelForCausalLM.from_pretrained(self._folder, dtype=torch.float32)
-                adapted = PeftModel.from_pretrained(base, body["lora_path"])
+                with LOADING:
+                    base = AutoModelForCausalLM.from_pretrained(self._folder, dtype=torch.float32)
+                    adapted = PeftModel.from_pretrained(base, body["lora_path"])
                 self.adapters[body["lora_name"]] = adapted.eval()
                 return "Success"
             case "/v1/unload_lora_adapter":

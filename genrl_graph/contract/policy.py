@@ -172,7 +172,22 @@ NO_CRITIC = "give its carry params.critic: {head: true}"
 """The advice where a policy lacks a critic."""
 
 
-class TextPolicy(Policy):
+class TrainedPolicy(Policy):
+    """A policy that updates train by the gradients of their losses."""
+
+    @abstractmethod
+    def backward(self, loss: "torch.Tensor") -> None:
+        """Accumulate the gradients of the loss of one micro-batch."""
+
+    @abstractmethod
+    def step(self, *, learning_rate: float, max_grad_norm: float) -> float:
+        """Apply the gradients, clipped to `max_grad_norm`, and increase `version` by 1.
+
+        Returns the gradient norm before clipping. If it is not finite, raises `NodeFailed` and applies nothing.
+        """
+
+
+class TextPolicy(TrainedPolicy):
     """A policy over token sequences."""
 
     tokenizer_fingerprint: str  # fingerprint of vocabulary and chat template; equal fingerprints mean equal token ids
@@ -282,17 +297,6 @@ class TextPolicy(Policy):
     ) -> "tuple[torch.Tensor, torch.Tensor]":
         """Return `logprobs` and `values` of the same rows, from one forward pass where they share a model."""
         return self.logprobs(sequences, temperatures=temperatures), self.values(sequences)
-
-    @abstractmethod
-    def backward(self, loss: "torch.Tensor") -> None:
-        """Accumulate the gradients of the loss of one micro-batch."""
-
-    @abstractmethod
-    def step(self, *, learning_rate: float, max_grad_norm: float) -> float:
-        """Apply the gradients, clipped to `max_grad_norm`, and increase `version` by 1.
-
-        Returns the gradient norm before clipping. If it is not finite, raises `NodeFailed` and applies nothing.
-        """
 
 
 class VisionPolicy(TextPolicy):

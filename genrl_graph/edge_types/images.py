@@ -7,10 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from genrl_graph.arrow.cast import BYTES, FLOATS, IDS, TEXT, TEXTS
+from genrl_graph.arrow.cast import BYTES, FLOATS, IDS, TEXT
 from genrl_graph.edge_types.display import DisplayMetrics, Transcript
 from genrl_graph.edge_types.frame import Frame, LocalColumn
 from genrl_graph.edge_types.png import MOST_SIDE, decode_png, png_size
+from genrl_graph.edge_types.rollout_rules import MOST_PARENTS
+from genrl_graph.edge_types.rollouts import SAMPLED
 from genrl_graph.edge_types.violation import Mask, ReceiverContext, Violation, differing
 from genrl_graph.seeds import digest
 
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FINISHES = ("stop", "failed")
-MOST_PARENTS = 4096
 MOST_STEPS = 1000  # a longer list of log-probs comes from no sampler
 MOST_PIXELS = 1 << 26  # of the images of another peer together: bytes of one colour unpack to a thousand times as many
 LARGEST_LOGPROB = 1e6
@@ -40,17 +41,7 @@ class Images(Frame):
     """
 
     columns = {
-        "id": TEXT,
-        "task_id": TEXT,
-        "group_id": TEXT,
-        "parent_ids": TEXTS,
-        "peer": TEXT,
-        "node": TEXT,
-        "stage": pa.int32(),
-        "round": pa.int32(),
-        "sample": pa.int32(),
-        "policy": TEXT,
-        "policy_version": pa.int64(),
+        **SAMPLED,
         "scheduler": TEXT,
         "steps": pa.int32(),
         "eta": pa.float32(),

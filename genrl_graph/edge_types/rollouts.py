@@ -39,6 +39,22 @@ class Tasks(Frame):
             yield Violation("task", name, differing(values, [getattr(task, name) for task in own]))
 
 
+SAMPLED = {
+    "id": TEXT,
+    "task_id": TEXT,
+    "group_id": TEXT,
+    "parent_ids": TEXTS,
+    "peer": TEXT,
+    "node": TEXT,
+    "stage": pa.int32(),
+    "round": pa.int32(),
+    "sample": pa.int32(),
+    "policy": TEXT,
+    "policy_version": pa.int64(),
+}
+"""The columns that rows of samples begin with: which sample of which task, made where, when and by which weights."""
+
+
 class Rollouts(Frame):
     """Completions of a policy, with the tokens, log-probs and ids that training and lineage need.
 
@@ -53,17 +69,7 @@ class Rollouts(Frame):
     """
 
     columns = {
-        "id": TEXT,
-        "task_id": TEXT,
-        "group_id": TEXT,
-        "parent_ids": TEXTS,
-        "peer": TEXT,
-        "node": TEXT,
-        "stage": pa.int32(),
-        "round": pa.int32(),
-        "sample": pa.int32(),
-        "policy": TEXT,
-        "policy_version": pa.int64(),
+        **SAMPLED,
         "tokenizer_fingerprint": TEXT,
         "temperature": pa.float32(),
         "messages": CHAT,

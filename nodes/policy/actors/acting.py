@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from genrl_graph.contract.node import PolicyCarry
-from genrl_graph.contract.policy import Policy
+from genrl_graph.contract.policy import Policy, TrainedPolicy
 from genrl_graph.nodes.games.environment import Environment
 from genrl_graph.nodes.games.game import Spaces
 
@@ -47,23 +47,12 @@ class Actor(Policy):
         """Estimate the return from each observation, shape (rows,)."""
 
 
-class TrainedActor(Actor):
+class TrainedActor(Actor, TrainedPolicy):
     """An actor that updates can train."""
 
     @abstractmethod
     def tensor(self, values: "NDArray[np.generic]") -> "Tensor":
         """Return an array as a tensor on the device of the weights."""
-
-    @abstractmethod
-    def backward(self, loss: "Tensor") -> None:
-        """Add the gradients of one batch."""
-
-    @abstractmethod
-    def step(self, *, learning_rate: float, max_grad_norm: float) -> float:
-        """Apply the gradients, clipped to `max_grad_norm`; increments `version`, returns the norm before clipping.
-
-        Raises `NodeFailed`, with the weights unchanged, if the norm is not finite.
-        """
 
 
 class ActorCritic(TrainedActor):

@@ -63,13 +63,6 @@ class NetworkActor(AdamModel, TrainedActor):
         super().save(folder)
         (folder / NETWORK).write_text(json.dumps({"name": self.name, **self.spec.as_json()}) + "\n")
 
-    def fork(self, name: str) -> Self:
-        """Return an independent copy with its own weights and optimiser state."""
-        other, moments = self.frozen(name), self._moments()
-        if moments is not None:
-            other._restore(moments, f"policy {self.name!r}")
-        return other
-
     def frozen(self, name: str) -> Self:
         """Return a copy of the weights without optimiser state."""
         model = copy.deepcopy(self.model)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genrl_graph import seeds
-from genrl_graph.contract.policy import Policy
+from genrl_graph.contract.policy import TrainedPolicy
 from genrl_graph.errors import StoreError
 from genrl_graph.nodes.policy.compute.trainable import clip_gradients, take_step
 from genrl_graph.nodes.policy.compute.weights import (
@@ -25,7 +25,7 @@ from genrl_graph.nodes.policy.compute.weights import (
 )
 
 
-class AdamModel(Policy):
+class AdamModel(TrainedPolicy):
     """A policy over one float32 model with Adam (arXiv 1412.6980), whose state exists from the first step on.
 
     With `base`, the digest of a frozen model that an adapter is on, only the adapter is saved.
@@ -81,6 +81,13 @@ class AdamModel(Policy):
         self._optimizer = None
         if moments is not None:
             self._restore(moments, str(folder))
+
+    def fork(self, name: str) -> Self:
+        """Return an independent copy with its own weights and optimiser state."""
+        other, moments = self.frozen(name), self._moments()
+        if moments is not None:
+            other._restore(moments, f"policy {self.name!r}")
+        return other
 
     def digest(self) -> str:
         """Return a hex digest of the weights, and of the base of an adapter."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from genrl_graph.contract.policy import Policy
+from genrl_graph.contract.policy import TrainedPolicy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ class Painting:
     error: str = ""
 
 
-class DiffusionPolicy(Policy):
+class DiffusionPolicy(TrainedPolicy):
     """A policy that makes an image of a caption by denoising latents step by step, each step a random action."""
 
     latent_shape: tuple[int, ...]
@@ -69,14 +69,3 @@ class DiffusionPolicy(Policy):
     @abstractmethod
     def tensor(self, values: "NDArray[np.generic]") -> "Tensor":
         """Return an array as a tensor on the device of the weights."""
-
-    @abstractmethod
-    def backward(self, loss: "Tensor") -> None:
-        """Add the gradients of one batch."""
-
-    @abstractmethod
-    def step(self, *, learning_rate: float, max_grad_norm: float) -> float:
-        """Apply the gradients, clipped to `max_grad_norm`; increments `version`, returns the norm before clipping.
-
-        Raises `NodeFailed`, with the weights unchanged, if the norm is not finite.
-        """

@@ -75,3 +75,9 @@ def require_diffusers() -> None:
     except ImportError as error:
         raise DataError(MISSING) from error
     del diffusers
+
+
+def latent_size(unet: Any) -> tuple[int, int]:
+    """Return height and width of the latents that a UNet was made for."""
+    size = unet.config.sample_size
+    return (size, size) if isinstance(size, int) else tuple(size)

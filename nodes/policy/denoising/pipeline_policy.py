@@ -15,7 +15,7 @@ from genrl_graph.nodes.policy.compute.device import pick_device
 from genrl_graph.nodes.policy.compute.exported import all_or_nothing
 from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.denoising.diffusion_policy import Denoising, DiffusionPolicy, Painting
-from genrl_graph.nodes.policy.denoising.parts import PipelineParts
+from genrl_graph.nodes.policy.denoising.parts import PipelineParts, latent_size
 from genrl_graph.nodes.policy.denoising.transitions import Transition, Transitions, guided, log_density
 
 
@@ -29,8 +29,9 @@ class PipelinePolicy(AdamModel, DiffusionPolicy):
         parts.to(pick_device(device))
         super().__init__(name, parts.unet, base=base)
         self.parts = parts
-        size = parts.unet.config.sample_size
-        self.latent_shape = (parts.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
+        self.latent_shape = (parts.unet.config.in_channels, *latent_size(parts.unet))
+        # one call for all steps of a batch: the text encoder is frozen
+        self._embedded = lru_cache(maxsize=1)(lambda captions: parts.embed([*captions, ""]))
         self._transitions = lru_cache(maxsize=8)(lambda how: Transitions.of(parts.scheduler, how))
 
     def paint(
@@ -59,15 +60,8 @@ class PipelinePolicy(AdamModel, DiffusionPolicy):
         with all_or_nothing(folder), without_progress():
             self.parts.save(folder)
 
-    def fork(self, name: str) -> Self:
-        """Return an independent copy with its own weights and optimiser state; what is frozen is shared."""
-        other, moments = self.frozen(name), self._moments()
-        if moments is not None:
-            other._restore(moments, f"policy {self.name!r}")
-        return other
-
     def frozen(self, name: str) -> Self:
-        """Return a copy of the weights without optimiser state."""
+        """Return a copy without optimiser state; what is frozen, such as the base of an adapter, is shared."""
         shared_weights = {id(weight): weight for weight in self.model.parameters() if not weight.requires_grad}
         unet = copy.deepcopy(self.model, dict[int, Any](shared_weights))
         unet.zero_grad(set_to_none=True)
@@ -102,8 +96,8 @@ class PipelinePolicy(AdamModel, DiffusionPolicy):
 
     def _conditions(self, captions: Sequence[str], how: Denoising) -> tuple[Tensor, Tensor | None]:
         """Return the states of the captions, and those of no caption where guidance needs them."""
-        distinct = list(dict.fromkeys(captions))
-        states = self.parts.embed([*distinct, ""])
+        distinct = tuple(dict.fromkeys(captions))
+        states = self._embedded(distinct)
         chosen = states[[distinct.index(caption) for caption in captions]]
         return chosen, None if how.guidance == 1.0 else states[-1:].expand(len(captions), -1, -1)
 

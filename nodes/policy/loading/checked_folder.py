@@ -49,7 +49,19 @@ def check_folder(folder: Path, *, where: str) -> StoredWeights:
         raise DataError(f"{where}: its weights are quantised ({method}); name the model with its full weights")
     if "transformers_weights" in config:
         raise DataError(f"{where}: its {CONFIG} names a weight file in transformers_weights; wants {WEIGHTS}")
-    stored = _stored(_weight_files(folder, where), where)
+    return _check_claims(config, _weight_files(folder, where), where)
+
+
+def check_part(folder: Path, *, where: str) -> None:
+    """Raise `DataError` if the configuration of a pipeline's part claims more than its safetensors can hold."""
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise DataError(f"{where}: has no safetensors; pickled files are not read")
+    _check_claims(_json(folder / CONFIG, where), weights, where)
+
+
+def _check_claims(config: dict[str, Any], weights: list[Path], where: str) -> StoredWeights:
+    stored = _stored(weights, where)
     for name, value in _integers(config):
         _check_claim(name, value, stored, where)
     return stored

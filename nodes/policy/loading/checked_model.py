@@ -1,11 +1,10 @@
 """Check a model against what its folder says: its size before it is loaded, its weights and ids after."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from genrl_graph.errors import DataError
 from genrl_graph.messages import counted
@@ -20,14 +19,14 @@ MOST_MISSING = 1 << 20
 """Most weights that a model may have beyond two for each that is stored."""
 
 
-def check_size(config: Any, stored: StoredWeights, *, where: str) -> None:
+def check_size(build: Callable[[], torch.nn.Module], stored: StoredWeights, *, where: str) -> None:
     """Raise `DataError` if a configuration describes a model that is larger than its stored weights.
 
-    The model is built without memory, on torch's meta device.
+    `build` makes the model of the configuration; it is called without memory, on torch's meta device.
     """
     try:
         with torch.device("meta"):
-            model: torch.nn.Module = AutoModelForCausalLM.from_config(config)
+            model = build()
     except Exception as error:  # whatever the model's own code raises
         raise DataError(f"{where}: transformers cannot build it: {line_of(error)}") from error
     weights = sum(parameter.numel() for parameter in model.parameters())
@@ -41,20 +40,8 @@ def check_size(config: Any, stored: StoredWeights, *, where: str) -> None:
         raise DataError(f"{where}: its configuration describes {buffers} numbers beside its {weights} weights")
 
 
-def check_loaded(model: torch.nn.Module, tokenizer: Any, report: Mapping[str, Any], *, where: str) -> None:
-    """Raise `DataError` if weights are missing, left over or not finite, or the tokenizer has ids without a weight."""
-    for kind, why in (
-        ("missing_keys", "lacks weights that the model has"),
-        ("mismatched_keys", "has weights of other shapes than the model"),
-        ("unexpected_keys", "has weights that the model does not have"),
-    ):
-        names = sorted(str(name if isinstance(name, str) else name[0]) for name in report.get(kind, ()))
-        if names:
-            more = f" and {counted(len(names) - 1, 'other')}" if len(names) > 1 else ""
-            raise DataError(f"{where}: {why}: {names[0]}{more}; is it a causal language model, and whole?")
-    for name, parameter in model.named_parameters():
-        if not math.isfinite(float(parameter.detach().sum())):
-            raise DataError(f"{where}: the weight {name} is not finite; its file is damaged")
+def check_vocabulary(model: torch.nn.Module, tokenizer: Any, *, where: str) -> None:
+    """Raise `DataError` if the tokenizer has ids without a weight."""
     rows = int(cast(Any, model).get_input_embeddings().weight.shape[0])
     token, last = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if last >= rows:
@@ -62,3 +49,19 @@ def check_loaded(model: torch.nn.Module, tokenizer: Any, report: Mapping[str, An
             f"{where}: its tokenizer has the token {token!r} with id {last}, but its embedding ends at {rows - 1}; "
             "resize the embedding and save the model again"
         )
+
+
+def check_weights(model: torch.nn.Module, report: Mapping[str, Any], *, where: str, kind: str) -> None:
+    """Raise `DataError` if weights are missing, left over or not finite; `report` is what `from_pretrained` says."""
+    for found, why in (
+        ("missing_keys", "lacks weights that the model has"),
+        ("mismatched_keys", "has weights of other shapes than the model"),
+        ("unexpected_keys", "has weights that the model does not have"),
+    ):
+        names = sorted(str(name if isinstance(name, str) else name[0]) for name in report.get(found, ()))
+        if names:
+            more = f" and {counted(len(names) - 1, 'other')}" if len(names) > 1 else ""
+            raise DataError(f"{where}: {why}: {names[0]}{more}; is it {kind}, and whole?")
+    for name, parameter in model.named_parameters():
+        if not math.isfinite(float(parameter.detach().sum())):
+            raise DataError(f"{where}: the weight {name} is not finite; its file is damaged")

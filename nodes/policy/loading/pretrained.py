@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
@@ -10,7 +11,7 @@ import torch
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # whichever httpx the hub client uses
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, ProcessorMixin
 
 from genrl_graph.errors import DataError, ParamError, named
 from genrl_graph.long_work import long_work, tell
@@ -22,7 +23,7 @@ from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.compute.trainable import Training
 from genrl_graph.nodes.policy.engine.sampler import sampler_of
 from genrl_graph.nodes.policy.loading.checked_folder import check_folder
-from genrl_graph.nodes.policy.loading.checked_model import check_loaded, check_size
+from genrl_graph.nodes.policy.loading.checked_model import check_size, check_vocabulary, check_weights
 from genrl_graph.nodes.policy.loading.gguf_model import gguf_folder
 from genrl_graph.nodes.policy.loading.package_model import package_folder
 
@@ -98,23 +99,35 @@ def load_pretrained(params: "CausalLM") -> tuple[torch.nn.Module, Any]:
 
     Raises `DataError` if they cannot be found or read.
     """
-    folder, where = locate(params), _where(params)
+    model, tokenizer = read_model(AutoModelForCausalLM, AutoTokenizer, locate(params), where=_where(params))
+    return model, tokenizer
+
+
+def read_model(auto: Any, reader: Any, folder: Path, *, where: str) -> tuple[Any, Any]:
+    """Load a folder by one of transformers' classes for models and one for tokenizers or processors.
+
+    The model is in float32 and without dropout. Only safetensors are read, and no code of the folder runs. Raises
+    `DataError` for a folder that cannot be read, whose configuration describes a larger model than its weights are, or
+    whose weights are not all of the model's.
+    """
     stored = check_folder(folder, where=where)
     try:
         with without_progress():
             config = AutoConfig.from_pretrained(folder)
-            for setting, value in config.to_dict().items():
-                if isinstance(value, float) and ("dropout" in setting or "pdrop" in setting):
-                    setattr(config, setting, 0.0)
-            check_size(config, stored, where=where)
-            model, report = AutoModelForCausalLM.from_pretrained(
+            for part in filter(None, (config, *(getattr(config, name, None) for name in config.sub_configs))):
+                for setting, value in part.to_dict().items():
+                    if isinstance(value, float) and ("dropout" in setting or "pdrop" in setting):
+                        setattr(part, setting, 0.0)
+            check_size(partial(auto.from_config, config), stored, where=where)
+            model, report = auto.from_pretrained(
                 folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
             )
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            read = reader.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, ImportError) as error:
         raise DataError(f"{where}: cannot load it: {line_of(error)}") from error
-    check_loaded(model, tokenizer, report, where=where)
-    return model, tokenizer
+    check_weights(model, report, where=where, kind=f"a model of {auto.__name__}")
+    check_vocabulary(model, read.tokenizer if isinstance(read, ProcessorMixin) else read, where=where)
+    return model, read
 
 
 def locate(params: "CausalLM") -> Path:

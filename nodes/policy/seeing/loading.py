@@ -4,17 +4,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from genrl_graph.contract.policy import Sampling, TokenSequence
 from genrl_graph.edge_types.png import encode_png
 from genrl_graph.errors import DataError, GenrlGraphError
 from genrl_graph.nodes.policy.compute.device import line_of, pick_device
-from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.compute.trainable import Training
-from genrl_graph.nodes.policy.loading.checked_folder import check_folder
-from genrl_graph.nodes.policy.loading.checked_model import check_loaded
-from genrl_graph.nodes.policy.loading.pretrained import context_of, folder_of
+from genrl_graph.nodes.policy.loading.pretrained import context_of, folder_of, read_model
 from genrl_graph.nodes.policy.seeing.image_chat import ImageChat
 from genrl_graph.nodes.policy.seeing.vision_policy import VisionLanguagePolicy
 from genrl_graph.seeds import stream
@@ -34,23 +31,13 @@ def load_vision_policy(name: str, params: "Vlm") -> VisionLanguagePolicy:
     assert params.model is not None
     where = f"{params.type_name}.model {params.model!r}"
     folder = folder_of(params.model, params.revision, where=where)
-    check_folder(folder, where=where)
-    try:
-        with without_progress():
-            config = AutoConfig.from_pretrained(folder)
-            model, report = AutoModelForImageTextToText.from_pretrained(
-                folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-            )
-            processor = AutoProcessor.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, ImportError) as error:
-        raise DataError(f"{where}: cannot load it: {line_of(error)}") from error
+    model, processor = read_model(AutoModelForImageTextToText, AutoProcessor, folder, where=where)
     chat = ImageChat(processor, chat_template=params.chat_template, where=where)
-    check_loaded(model, chat.tokenizer, report, where=where)
     policy = VisionLanguagePolicy(
         name,
         model.to(pick_device(params.device)),
         chat,
-        context=context_of(config.get_text_config(), params.max_context),
+        context=context_of(model.config.get_text_config(), params.max_context),
         training=Training(weight_decay=params.weight_decay, betas=params.betas),
     )
     prove(policy, where=where)

@@ -1,11 +1,14 @@
 """`policy.diffusion`: its params, and pipelines that diffusers wrote and reads."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from genrl_graph.errors import DataError, ParamError, StoreError
 from genrl_graph.nodes.policy.denoising.diffusion_policy import Denoising
@@ -78,6 +81,52 @@ def test_an_exported_adapter_is_merged(tmp_path: Path) -> None:
     theirs = plain("red", latents=torch.from_numpy(own.latents), height=8, width=8, **options).images[0]
     assert np.abs(theirs * 255 - own.image).max() <= 1
     assert any(".lora_" in name for name in policy.trained_values())  # the policy itself keeps its adapter
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a pipeline that diffusers wrote."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    policy: Any = Diffusion(tiny=SIZES, device="cpu").init("policy", seed=0)
+    policy.parts.save(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("part", "setting", "value", "message"),
+    [
+        ("unet", "block_out_channels", [4096, 4096], "unet: config.json says block_out_channels: 4096, but"),
+        ("unet", "cross_attention_dim", 1 << 21, "unet: config.json says cross_attention_dim: 2097152, but"),
+        ("unet", "layers_per_block", 4000, "unet: config.json says layers_per_block: 4000, but"),
+        ("unet", "sample_size", 1 << 20, "unet: sample_size 1048576; at most 4096 are painted"),
+        ("text_encoder", "num_hidden_layers", 3000, "text_encoder: config.json says num_hidden_layers: 3000, but"),
+    ],
+)
+def test_a_part_that_claims_more_than_it_holds_is_refused(
+    pipeline: Path, tmp_path: Path, part: str, setting: str, value: object, message: str
+) -> None:
+    folder = Path(shutil.copytree(pipeline, tmp_path / "copy"))
+    config = json.loads((folder / part / "config.json").read_text())
+    (folder / part / "config.json").write_text(json.dumps({**config, setting: value}))
+    with pytest.raises(DataError, match=message):
+        Diffusion(model=str(folder), device="cpu").init("policy", seed=0)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_weights_that_are_missing_or_not_finite_are_named(pipeline: Path, tmp_path: Path, part: str) -> None:
+    folder = Path(shutil.copytree(pipeline, tmp_path / "copy"))
+    (file,) = (folder / part).glob("*.safetensors")
+    weights = load_file(file)
+    name = min(weights)
+    save_file({**weights, name: weights[name] * float("nan")}, file, metadata={"format": "pt"})
+    with pytest.raises(DataError, match=f"{part}: the weight .* is not finite; its file is damaged"):
+        Diffusion(model=str(folder), device="cpu").init("policy", seed=0)
+    save_file({other: weights[other] for other in weights if other != name}, file, metadata={"format": "pt"})
+    with pytest.raises(DataError, match=f"{part}: lacks weights that the model has: .*{name}; is it a .*, and whole"):
+        Diffusion(model=str(folder), device="cpu").init("policy", seed=0)
+    file.rename(file.with_suffix(".bin"))
+    with pytest.raises(DataError, match=f"{part}: has no safetensors; pickled files are not read"):
+        Diffusion(model=str(folder), device="cpu").init("policy", seed=0)
 
 
 @pytest.mark.long

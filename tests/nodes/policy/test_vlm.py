@@ -1,5 +1,7 @@
 """`policy.vlm`: prompts with images as ids, sampled log-probs against plain transformers, and what is refused."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,15 @@ def test_a_folder_is_loaded_proved_and_goes_on_exactly(policy: Any, folder: Path
     other: Any = Vlm(tiny=TINY, device="cpu").init("eyes", seed=2)
     other.load(tmp_path)
     assert other.version == 2 and other.digest() == loaded.digest()
+
+
+def test_a_folder_that_describes_more_than_its_weights_is_refused(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text())
+    config["text_config"] |= {"num_hidden_layers": 900, "intermediate_size": 100_000}
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match=r"describes \d+ weights, its safetensors hold \d+"):
+        Vlm(model=str(copy), device="cpu").init("eyes", seed=0)
 
 
 def test_what_sees_nothing_is_refused(tmp_path: Path) -> None:
