@@ -43,8 +43,9 @@ SIZES = (16, 32)
 @pytest.mark.parametrize("size", SIZES)
 def test_a_round_takes_little_longer_than_the_bare_loop(folder: Path, size: int) -> None:
     torch.set_num_threads(1)
-    tiny = f"carry.policy.params={{tiny: {{height: {size}, width: {size}}}, device: cpu}}"
-    game = load(FILE, [tiny, "nodes.paint.params={num_generations: 8, steps: 5, batch_size: 32}"])
+    tiny = f"carry.policy.params={{tiny: {{height: {size}, width: {size}, noise: diffusion}}, device: cpu}}"
+    paint = "nodes.paint.params={num_generations: 8, scheduler: ddim, steps: 5, eta: 1.0, batch_size: 32}"
+    game = load(FILE, [tiny, paint])
     seconds: dict[str, list[float]] = {"diffusers": [], "round": []}
     with RunStore.create(folder / "run", game.dump(), {}) as store:
         rounds = {"diffusers": by_hand(game), "round": played(game, store)}
@@ -107,7 +108,7 @@ def by_hand(game: Graph) -> Callable[[int], None]:
     source: Any = game.nodes["captions"].declared
     captions = [task.question for task in source.tasks]
     each, parts = paint.num_generations, policy_of(game).parts
-    unet, scheduler = parts.unet, parts.scheduler
+    unet, scheduler = parts.denoiser, parts.scheduler
     adam = torch.optim.Adam(unet.parameters(), lr=update.learning_rate, fused=True)
     shape = (len(captions) * each, unet.config.in_channels, *unet.config.sample_size)
 
@@ -123,7 +124,7 @@ def by_hand(game: Graph) -> Callable[[int], None]:
     def round(number: int) -> None:
         scheduler.set_timesteps(paint.steps)
         times = scheduler.timesteps.tolist()
-        states = parts.embed(captions).repeat_interleave(each, dim=0)
+        states = parts.embed(captions)["encoder_hidden_states"].repeat_interleave(each, dim=0)
         latents, old = [torch.randn(shape)], []
         with torch.no_grad():
             for time in times:

@@ -1,4 +1,4 @@
-"""A LoRA adapter on the frozen UNet of a pipeline (imports torch)."""
+"""A LoRA adapter on the frozen denoiser of a pipeline (imports torch)."""
 
 import copy
 import math
@@ -13,24 +13,24 @@ from genrl_graph.nodes.policy.compute.weights import named_tensors, weights_dige
 from genrl_graph.seeds import digest, stream
 
 if TYPE_CHECKING:
-    from genrl_graph.nodes.policy.diffusion import UNetLora
+    from genrl_graph.nodes.policy.diffusion import DenoiserLora
 
 
-def add_adapter(unet: Any, params: "UNetLora", *, seed: int, name: str) -> str:
-    """Freeze a UNet and put a new adapter on it, drawn from (seed, name); return the digest of UNet and scale.
+def add_adapter(denoiser: Any, params: "DenoiserLora", *, seed: int, name: str) -> str:
+    """Freeze a denoiser and put a new adapter on it, drawn from (seed, name); return the digest of base and scale.
 
     Raises `ParamError` if a target is missing or not linear.
     """
-    base = weights_digest(named_tensors(unet))
+    base = weights_digest(named_tensors(denoiser))
     config = LoraConfig(r=params.r, lora_alpha=params.alpha, target_modules=list(params.target_modules))
-    unet.requires_grad_(False)
+    denoiser.requires_grad_(False)
     try:
         with torch.random.fork_rng(devices=[]):  # peft draws initial weights, which are overwritten below
-            unet.add_adapter(config)
+            denoiser.add_adapter(config)
     except ValueError as error:
         raise ParamError(f"policy.diffusion.lora.target_modules: {str(error).splitlines()[0]}") from error
     with torch.no_grad():
-        for label, weight in unet.named_parameters():
+        for label, weight in denoiser.named_parameters():
             if not weight.requires_grad:
                 continue
             if weight.ndim != 2:
@@ -43,11 +43,11 @@ def add_adapter(unet: Any, params: "UNetLora", *, seed: int, name: str) -> str:
     return digest((base, repr(float(params.alpha))))
 
 
-def merged(unet: Any) -> Any:
-    """Return a copy of the UNet with its adapter merged into the weights; the UNet itself if it has none."""
-    if not any(isinstance(module, LoraLayer) for module in unet.modules()):
-        return unet
-    plain = copy.deepcopy(unet)
+def merged(denoiser: Any) -> Any:
+    """Return a copy of the denoiser with its adapter merged into the weights; the denoiser itself if it has none."""
+    if not any(isinstance(module, LoraLayer) for module in denoiser.modules()):
+        return denoiser
+    plain = copy.deepcopy(denoiser)
     plain.fuse_lora()
     plain.unload_lora()
     return plain
