@@ -101,7 +101,7 @@ def model_card(saved: SavedPolicy, handle: Exportable, *, adapter: bool) -> str:
     if rewards := saved.final_rewards():
         rows = [f"| {name} | {value:.4g} |" for name, value in rewards.items()]
         lines += ["", "| node | mean reward in the last round |", "| --- | --- |", *rows]
-    lines += ["", "```python", *_loading_code(library, _task(handle)), "```", ""]
+    lines += ["", "```python", *_loading_code(library, handle), "```", ""]
     return "\n".join(lines)
 
 
@@ -112,14 +112,11 @@ def _task(handle: Exportable) -> str:
     return "image-text-to-text" if isinstance(handle, VisionLanguagePolicy) else "text-generation"
 
 
-def _loading_code(library: str, task: str) -> list[str]:
-    if library == "diffusers":
-        return [
-            "from diffusers import StableDiffusionPipeline",
-            "",
-            'pipeline = StableDiffusionPipeline.from_pretrained("path/to/this/folder")',
-        ]
-    if task == "image-text-to-text":
+def _loading_code(library: str, handle: Exportable) -> list[str]:
+    if isinstance(handle, PipelinePolicy):
+        kind = handle.parts.pipeline_class
+        return [f"from diffusers import {kind}", "", f'pipeline = {kind}.from_pretrained("path/to/this/folder")']
+    if isinstance(handle, VisionLanguagePolicy):
         return [
             "from transformers import AutoModelForImageTextToText, AutoProcessor",
             "",

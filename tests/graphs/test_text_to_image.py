@@ -23,8 +23,9 @@ from genrl_graph.nodes.policy.denoising.pipeline_policy import PipelinePolicy
 from genrl_graph.nodes.policy.loading.saved import saved_policy
 
 SMALL = [
-    "carry.policy.params={tiny: {height: 8, width: 8, channels: 8, caption_characters: 4}, device: cpu}",
-    "nodes.paint.params={num_generations: 2, steps: 2}",
+    "carry.policy.params.tiny={height: 8, width: 8, channels: 8, caption_characters: 4, noise: diffusion}",
+    "carry.policy.params.device=cpu",
+    "nodes.paint.params={num_generations: 2, scheduler: ddim, steps: 2, eta: 1.0}",
     "run.checkpoint_every=2",
 ]
 

@@ -1,5 +1,7 @@
 """Load the parts of a pipeline that diffusers wrote (imports torch): safetensors only, no code of the folder is run."""
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,58 +11,34 @@ from genrl_graph.edge_types.png import MOST_SIDE
 from genrl_graph.errors import DataError
 from genrl_graph.nodes.policy.compute.device import line_of
 from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
-from genrl_graph.nodes.policy.denoising.parts import PipelineParts, latent_size, require_diffusers
-from genrl_graph.nodes.policy.loading.checked_folder import check_part
-from genrl_graph.nodes.policy.loading.checked_model import check_weights
+from genrl_graph.nodes.policy.denoising.families import FAMILIES
+from genrl_graph.nodes.policy.denoising.parts import PipelineParts, require_diffusers
+from genrl_graph.nodes.policy.loading.checked_folder import check_part, read_json
+from genrl_graph.nodes.policy.loading.checked_model import check_size, check_weights
+
+INDEX = "model_index.json"
 
 
 def load_parts(model: str, *, revision: str | None) -> PipelineParts:
     """Return the parts of a pipeline from a folder or the hub.
 
-    Raises `DataError` if a part is missing, cannot be read, claims more than its weights hold, lacks weights or has
-    some that are not finite, or is none of those of Stable Diffusion.
+    Raises `DataError` if the pipeline is of no known family, or a part is missing, cannot be read, claims more than its
+    weights hold, lacks weights or has some that are not finite.
     """
     require_diffusers()
-    from diffusers import (
-        AutoencoderKL,
-        AutoencoderTiny,
-        DDIMScheduler,
-        FlowMatchEulerDiscreteScheduler,
-        UNet2DConditionModel,
-    )
-    from transformers import CLIPTextModel, CLIPTokenizer
-
     folder = _folder_of(model, revision)
-    decoders = {cls.__name__: cls for cls in (AutoencoderKL, AutoencoderTiny)}
-    decoder = _class_of(folder, "vae", model)
-    if decoder not in decoders:
-        raise DataError(f"{model}: its vae is a {decoder}; there are {', '.join(decoders)}")
-    flows = _class_of(folder, "scheduler", model) == FlowMatchEulerDiscreteScheduler.__name__
-
-    def part(cls: Any, name: str, **options: Any) -> Any:
-        try:
-            return cls.from_pretrained(folder, subfolder=name, **options)
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-            raise DataError(f"{model}: no {cls.__name__} in {name}: {line_of(error)}") from error
-
-    def network(cls: Any, name: str) -> Any:
-        where = f"{model}: {name}"
-        check_part(folder / name, where=where)
-        options = {"use_safetensors": True, "torch_dtype": torch.float32, "output_loading_info": True}
-        loaded, report = part(cls, name, **options)
-        check_weights(loaded, report, where=where, kind=f"a {cls.__name__}")
-        return loaded
-
+    index = read_json(folder / INDEX, model)
+    kind = str(index.get("_class_name"))
+    if kind not in FAMILIES:
+        raise DataError(f"{model}: a {kind}, which cannot be trained; there are {', '.join(FAMILIES)}")
+    family = FAMILIES[kind]
     with without_progress():
-        parts = PipelineParts(
-            unet=network(UNet2DConditionModel, "unet"),
-            vae=network(decoders[decoder], "vae"),
-            text_encoder=network(CLIPTextModel, "text_encoder"),
-            tokenizer=part(CLIPTokenizer, "tokenizer"),
-            scheduler=part(FlowMatchEulerDiscreteScheduler if flows else DDIMScheduler, "scheduler"),
-        )
-    if not 1 <= max(latent_size(parts.unet)) <= MOST_SIDE:
-        raise DataError(f"{model}: unet: sample_size {parts.unet.config.sample_size}; at most {MOST_SIDE} are painted")
+        loaded = {part: _part(folder, part, _class_of(family, part, index, model), model) for part in family.classes}
+        parts = family(scheduler=_part(folder, "scheduler", _scheduler_of(index), model), **loaded)
+    _, *sides = parts.latent_shape
+    if not 1 <= min(sides) <= max(sides) <= MOST_SIDE:
+        size = parts.denoiser.config.sample_size
+        raise DataError(f"{model}: {family.trained}: sample_size {size}; at most {MOST_SIDE} are painted")
     return parts
 
 
@@ -74,18 +52,56 @@ def _folder_of(model: str, revision: str | None) -> Path:
             folder = Path(DiffusionPipeline.download(model, revision=revision, use_safetensors=True))
         except (OSError, ValueError, RuntimeError) as error:
             raise DataError(f"{model}: no such folder, and the hub does not give it: {line_of(error)}") from error
-    if not (folder / "model_index.json").is_file():
-        raise DataError(f"{model}: no pipeline of diffusers; it has no model_index.json")
+    if not (folder / INDEX).is_file():
+        raise DataError(f"{model}: no pipeline of diffusers; it has no {INDEX}")
     return folder
 
 
-def _class_of(folder: Path, part: str, model: str) -> str:
-    """Return the class that the configuration of a part names."""
-    from diffusers import AutoencoderKL, DDIMScheduler
+def _class_of(family: type[PipelineParts], part: str, index: Mapping[str, Any], model: str) -> Any:
+    """Return the class of a part; raises `DataError` for one that the family does not have."""
+    import diffusers
+    import transformers
 
-    reader: Any = DDIMScheduler if part == "scheduler" else AutoencoderKL  # they read files of different names
+    named, known = _named(index, part), family.classes[part]
+    if named not in known:
+        what = "it has no" if named is None else f"a {named} is its"
+        raise DataError(f"{model}: {what} {part}; a {family.pipeline_class} has {' or '.join(known)}")
+    return getattr(diffusers, named, None) or getattr(transformers, named)
+
+
+def _scheduler_of(index: Mapping[str, Any]) -> Any:
+    """Return a scheduler of the same noise schedule: that of flow matching, or that of diffusion."""
+    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+
+    flows = _named(index, "scheduler") == FlowMatchEulerDiscreteScheduler.__name__
+    return FlowMatchEulerDiscreteScheduler if flows else DDIMScheduler
+
+
+def _named(index: Mapping[str, Any], part: str) -> str | None:
+    """Return the class that the index of a pipeline names for a part."""
+    match index.get(part):
+        case [_, str(name)]:
+            return name
+    return None
+
+
+def _part(folder: Path, part: str, cls: Any, model: str) -> Any:
+    """Return a part by its class; the weights of a network are checked before and after they are read."""
     try:
-        config = reader.load_config(folder, subfolder=part)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{model}: no {part}: {line_of(error)}") from error
-    return str(config.get("_class_name"))
+        if not issubclass(cls, torch.nn.Module):
+            return cls.from_pretrained(folder, subfolder=part)
+        where = f"{model}: {part}"
+        check_size(_builder(cls, folder / part), check_part(folder / part, where=where), where=where)
+        options = {"use_safetensors": True, "torch_dtype": torch.float32, "output_loading_info": True}
+        loaded, report = cls.from_pretrained(folder, subfolder=part, **options)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise DataError(f"{model}: no {cls.__name__} in {part}: {line_of(error)}") from error
+    check_weights(loaded, report, where=where, kind=f"a {cls.__name__}")
+    return loaded
+
+
+def _builder(cls: Any, folder: Path) -> Any:
+    """Return a function that makes the network that the configuration in a folder describes."""
+    if hasattr(cls, "load_config"):  # one of diffusers
+        return partial(cls.from_config, cls.load_config(folder))
+    return partial(cls, cls.config_class.from_pretrained(folder))

@@ -1,10 +1,10 @@
-"""The live diffusion policy: samples images, computes the log-probs of its steps, trains the UNet (imports torch)."""
+"""The live diffusion policy: samples images, computes log-probs of its steps, trains the denoiser (imports torch)."""
 
 import copy
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -15,18 +15,21 @@ from genrl_graph.nodes.policy.compute.device import pick_device
 from genrl_graph.nodes.policy.compute.exported import all_or_nothing
 from genrl_graph.nodes.policy.compute.quiet_libraries import without_progress
 from genrl_graph.nodes.policy.denoising.diffusion_policy import Denoising, DiffusionPolicy, Painting
-from genrl_graph.nodes.policy.denoising.parts import PipelineParts, latent_size
+from genrl_graph.nodes.policy.denoising.parts import Conditions, PipelineParts
 from genrl_graph.nodes.policy.denoising.transitions import Transition, Transitions, guided, log_density
 
 
 class PipelinePolicy(AdamModel, DiffusionPolicy):
-    """The UNet of a pipeline as the policy; text encoder, image decoder and noise schedule stay as they are."""
+    """The denoiser of a pipeline as the policy; text encoder, image decoder and noise schedule stay as they are.
 
-    def __init__(self, name: str, parts: PipelineParts, *, device: str) -> None:
+    With `base`, the digest of a frozen denoiser, the policy is the adapter on it.
+    """
+
+    def __init__(self, name: str, parts: PipelineParts, *, device: str, base: str = "") -> None:
         parts.to(pick_device(device))
-        super().__init__(name, parts.unet)
+        super().__init__(name, parts.denoiser, base=base)
         self.parts = parts
-        self.latent_shape = (parts.unet.config.in_channels, *latent_size(parts.unet))
+        self.latent_shape = parts.latent_shape
         # one call for all steps of a batch: the text encoder is frozen
         self._embedded = lru_cache(maxsize=1)(lambda captions: parts.embed([*captions, ""]))
         self._transitions = lru_cache(maxsize=8)(lambda how: Transitions.of(parts.scheduler, how))
@@ -58,12 +61,12 @@ class PipelinePolicy(AdamModel, DiffusionPolicy):
             self.parts.save(folder)
 
     def frozen(self, name: str) -> Self:
-        """Return a copy with its own UNet and without optimiser state; the frozen parts are shared."""
-        unet = copy.deepcopy(self.model)
-        unet.zero_grad(set_to_none=True)
-        shared = self.parts
-        parts = PipelineParts(unet, shared.vae, shared.text_encoder, shared.tokenizer, shared.scheduler)
-        other = type(self)(name, parts, device=str(self._device))
+        """Return a copy without optimiser state; what is frozen, such as the base of an adapter, is shared."""
+        shared_weights = {id(weight): weight for weight in self.model.parameters() if not weight.requires_grad}
+        denoiser = copy.deepcopy(self.model, dict[int, Any](shared_weights))
+        denoiser.zero_grad(set_to_none=True)
+        parts = self.parts.with_denoiser(denoiser)
+        other = type(self)(name, parts, device=str(self._device), base=self._base)
         other.version = self.version
         return other
 
@@ -90,24 +93,21 @@ class PipelinePolicy(AdamModel, DiffusionPolicy):
         rows = zip(images, kept, densities.numpy(force=True), finite, strict=True)
         return [Painting(image, kept, found, _error(ok)) for image, kept, found, ok in rows]
 
-    def _conditions(self, captions: Sequence[str], how: Denoising) -> tuple[Tensor, Tensor | None]:
-        """Return the states of the captions, and those of no caption where guidance needs them."""
+    def _conditions(self, captions: Sequence[str], how: Denoising) -> Conditions:
+        """Return what the denoiser is told: rows of no caption, where guidance needs them, and then the captions."""
         distinct = tuple(dict.fromkeys(captions))
-        states = self._embedded(distinct)
-        chosen = states[[distinct.index(caption) for caption in captions]]
-        return chosen, None if how.guidance == 1.0 else states[-1:].expand(len(captions), -1, -1)
+        rows = [distinct.index(caption) for caption in captions]
+        chosen = rows if how.guidance == 1.0 else [len(distinct)] * len(rows) + rows
+        return {name: states[chosen] for name, states in self._embedded(distinct).items()}
 
-    def _output(
-        self, latents: Tensor, step: Transition, conditions: tuple[Tensor, Tensor | None], how: Denoising
-    ) -> Tensor:
-        """Return what the UNet predicts for latents, with guidance."""
-        conditional, unconditional = conditions
-        if unconditional is None:
-            output: Tensor = self.model(latents, step.timestep, encoder_hidden_states=conditional).sample
+    def _output(self, latents: Tensor, step: Transition, conditions: Conditions, how: Denoising) -> Tensor:
+        """Return what the denoiser predicts for latents, with guidance."""
+        given = latents if how.guidance == 1.0 else torch.cat([latents, latents])
+        times = torch.full((len(given),), step.timestep, device=given.device)
+        output: Tensor = self.model(given, timestep=times, **conditions).sample
+        if how.guidance == 1.0:
             return output
-        states = torch.cat([unconditional, conditional])
-        both = self.model(torch.cat([latents, latents]), step.timestep, encoder_hidden_states=states).sample
-        plain, captioned = both.chunk(2)
+        plain, captioned = output.chunk(2)
         return guided(captioned, plain, how.guidance)
 
 

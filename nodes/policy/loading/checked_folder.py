@@ -37,13 +37,13 @@ class StoredWeights:
 def check_folder(folder: Path, *, where: str) -> StoredWeights:
     """Return the sizes of the weights in a folder; raises `DataError` if it is no model that can be trained from."""
     if (folder / ADAPTER).is_file():
-        base = _json(folder / ADAPTER, where).get("base_model_name_or_path")
+        base = read_json(folder / ADAPTER, where).get("base_model_name_or_path")
         raise DataError(
             f"{where}: holds an adapter of {base!r}, not a model; merge it into its base and name the result"
         )
     if not (folder / CONFIG).is_file():
         raise DataError(f"{where}: has no {CONFIG}, so it is no model folder of transformers")
-    config = _json(folder / CONFIG, where)
+    config = read_json(folder / CONFIG, where)
     if quantised := config.get("quantization_config") or config.get("compression_config"):
         method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
         raise DataError(f"{where}: its weights are quantised ({method}); name the model with its full weights")
@@ -52,12 +52,12 @@ def check_folder(folder: Path, *, where: str) -> StoredWeights:
     return _check_claims(config, _weight_files(folder, where), where)
 
 
-def check_part(folder: Path, *, where: str) -> None:
-    """Raise `DataError` if the configuration of a pipeline's part claims more than its safetensors can hold."""
+def check_part(folder: Path, *, where: str) -> StoredWeights:
+    """Return the sizes of a pipeline's part; raises `DataError` if it claims more than its safetensors can hold."""
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise DataError(f"{where}: has no safetensors; pickled files are not read")
-    _check_claims(_json(folder / CONFIG, where), weights, where)
+    return _check_claims(read_json(folder / CONFIG, where), weights, where)
 
 
 def _check_claims(config: dict[str, Any], weights: list[Path], where: str) -> StoredWeights:
@@ -67,7 +67,8 @@ def _check_claims(config: dict[str, Any], weights: list[Path], where: str) -> St
     return stored
 
 
-def _json(file: Path, where: str) -> dict[str, Any]:
+def read_json(file: Path, where: str) -> dict[str, Any]:
+    """Return the JSON object in a file of a stranger; raises `DataError` if there is none, or it is too large."""
     try:
         size = file.stat().st_size
         content = json.loads(file.read_text(encoding="utf-8")) if size <= MOST_JSON else None
@@ -84,7 +85,7 @@ def _weight_files(folder: Path, where: str) -> list[Path]:
     if (folder / WEIGHTS).exists():
         names = [WEIGHTS]
     elif (folder / INDEX).exists():
-        listed = _json(folder / INDEX, where).get("weight_map")
+        listed = read_json(folder / INDEX, where).get("weight_map")
         if not isinstance(listed, dict) or not listed:
             raise DataError(f"{where}: {INDEX} has no weight_map")
         names = sorted({str(name) for name in listed.values()})

@@ -96,14 +96,18 @@ def ddpm_step(alpha: Any, before: Any, eta: float, x: torch.Tensor, v: torch.Ten
 def reference(policy: Any, rows: Images, how: Denoising, *, epsilon: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return DDPO's loss and ratios [rows, steps] in double precision, one image and one step at a time."""
     parts, model = policy.parts, policy.model
-    embeddings = parts.embed([*CAPTIONS, ""]).double()
+    told = {name: states.double() for name, states in parts.embed([*CAPTIONS, ""]).items()}
+
+    def predicted(x: torch.Tensor, time: float, row: int) -> torch.Tensor:
+        output: torch.Tensor = model(x, timestep=torch.tensor([time]), **{n: s[[row]] for n, s in told.items()}).sample
+        return output
+
     captions, advantages, olds = rows.values("caption"), rows.numpy("advantage"), rows.ragged("logprobs")
     losses, ratios = [], []
     for row, latents in enumerate(rows.latents()):
         for number, (time, step) in enumerate(steps_of_the_papers(how, parts.scheduler)):
             x, outcome = torch.from_numpy(latents[number : number + 2]).double().split(1)
-            captioned = model(x, time, embeddings[CAPTIONS.index(captions[row])][None]).sample
-            plain = model(x, time, embeddings[-1][None]).sample
+            captioned, plain = (predicted(x, time, at) for at in (CAPTIONS.index(captions[row]), -1))
             mean, sigma = step(x, plain + how.guidance * (captioned - plain))
             density = -((outcome - mean) ** 2) / (2 * sigma**2) - sigma.log() - math.log(2 * math.pi) / 2
             ratio = (density.mean() - olds[row][number]).exp()
@@ -114,16 +118,17 @@ def reference(policy: Any, rows: Images, how: Denoising, *, epsilon: float) -> t
 
 
 @pytest.mark.parametrize(
-    "how",
+    ("how", "denoiser"),
     [
-        Denoising("ddim", 3),
-        Denoising("ddim", 4, eta=0.8, guidance=2.0),
-        Denoising("ddpm", 4),
-        Denoising("flow", 4, eta=0.7, guidance=2.0),
+        (Denoising("ddim", 3), "unet"),
+        (Denoising("ddim", 4, eta=0.8, guidance=2.0), "unet"),
+        (Denoising("ddpm", 4), "unet"),
+        (Denoising("flow", 4, eta=0.7, guidance=2.0), "unet"),
+        (Denoising("flow", 4, eta=0.7, guidance=2.0), "transformer"),
     ],
 )
-def test_log_probs_ratios_and_gradient_are_those_of_the_papers(how: Denoising) -> None:
-    policy = drawn(noise="flow" if how.scheduler == "flow" else "diffusion")
+def test_log_probs_ratios_and_gradient_are_those_of_the_papers(how: Denoising, denoiser: str) -> None:
+    policy = drawn(noise="flow" if how.scheduler == "flow" else "diffusion", denoiser=denoiser)
     rows = painted(policy, num_generations=1, **asdict(how))
     update(policy, rows, learning_rate=1e-3)  # off-policy from here on, so that ratios differ from 1 and are clipped
     twin = policy.frozen("twin")

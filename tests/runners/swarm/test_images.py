@@ -22,8 +22,9 @@ from genrl_graph.store.run_store import RunStore
 
 FILE, ROUNDS, LIMIT_S = ROOT / "graphs/text_to_image.yaml", 2, 300.0
 SMALL = [
-    "carry.policy.params={tiny: {height: 8, width: 8, channels: 8, caption_characters: 4}, device: cpu}",
-    "nodes.paint.params={num_generations: 2, steps: 2}",
+    "carry.policy.params.tiny={height: 8, width: 8, channels: 8, caption_characters: 4, noise: diffusion}",
+    "carry.policy.params.device=cpu",
+    "nodes.paint.params={num_generations: 2, scheduler: ddim, steps: 2, eta: 1.0}",
     "nodes.images={type: exchange.gather, inputs: {rows: paint}, params: {min_peers: 2, timeout_s: 120}}",
     "nodes.score.inputs.images=images",
     f"run.rounds={ROUNDS}",

@@ -23,8 +23,9 @@ FILE = Path(genrl_graph.graphs.__file__).resolve().parent / "text_to_image.yaml"
 GAME = load(
     FILE,
     [
-        "carry.policy.params={tiny: {height: 8, width: 8, channels: 8, caption_characters: 4}, device: cpu}",
-        "nodes.paint.params={num_generations: 2, steps: 2}",
+        "carry.policy.params.tiny={height: 8, width: 8, channels: 8, caption_characters: 4, noise: diffusion}",
+        "carry.policy.params.device=cpu",
+        "nodes.paint.params={num_generations: 2, scheduler: ddim, steps: 2, eta: 1.0}",
         "nodes.images={type: exchange.gather, inputs: {rows: paint}, params: {min_peers: 2}}",
         "nodes.score.inputs.images=images",
     ],
