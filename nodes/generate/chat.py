@@ -94,6 +94,16 @@ class ChatGenerator(TextGenerator):
             raise ValueError("too_long is cut_left, which would cut an image; use refuse or drop_quoted")
         return self
 
+    @property
+    def group_size(self) -> int:
+        """Return `num_generations`."""
+        return self.num_generations
+
+    @property
+    def branches_on(self) -> str:
+        """Return `each`."""
+        return self.each
+
     def alike(self, per: Per) -> Alike | None:
         """Return the param by which a prompt has one row or equal ones; with `each`, a task has several prompts."""
         if self.each and per == "task":
