@@ -62,10 +62,18 @@ def print_rollouts(run: StoredRun, query: RolloutFilter, console: Console, *, fu
 
 def select_rollouts(run: StoredRun, query: RolloutFilter) -> tuple[list[JudgedRollout], int]:
     """Return the rollouts that a query selects, and how many match; raises `ParamError` for unknown names."""
-    groups = _groups(run, query)
+    return _select(matching_rollouts(run, query), query)
+
+
+def matching_rollouts(run: StoredRun, query: RolloutFilter, *, with_exchanges: bool = False) -> Iterator[JudgedRollout]:
+    """Yield the rollouts that match a query, of the last round where it names neither round nor task.
+
+    Those of other peers come with the exchanges. Raises `ParamError` for unknown names.
+    """
+    groups = _groups(run, query, with_exchanges=with_exchanges)
     _check_peer(run, query)
     run.require_rounds(query.round)
-    return _select(_matching(run, groups, query), query)
+    return _matching(run, groups, query)
 
 
 def print_rollout(judged: JudgedRollout, console: Console, *, limit: int | None = CHARACTERS) -> None:
@@ -89,7 +97,7 @@ def print_rollout(judged: JudgedRollout, console: Console, *, limit: int | None 
     console.print()
 
 
-def _groups(run: StoredRun, query: RolloutFilter) -> dict[str, type[Frame]]:
+def _groups(run: StoredRun, query: RolloutFilter, *, with_exchanges: bool) -> dict[str, type[Frame]]:
     """Return the groups to search: that of the node in the query, else those of all generators in training.
 
     Those of exchanges where the roles of the run play no generator.
@@ -107,7 +115,8 @@ def _groups(run: StoredRun, query: RolloutFilter) -> dict[str, type[Frame]]:
         return {group: known[group]}
     kinds = {name: part.type_name.partition(".")[0] for name, part in run.graph.nodes.items()}
     generators = {name for name, kind in kinds.items() if kind == "generate" and name in run.played_nodes}
-    shown = generators or {name for name, kind in kinds.items() if kind == "exchange"}  # a role may only judge
+    exchanges = {name for name, kind in kinds.items() if kind == "exchange"}
+    shown = generators | exchanges if with_exchanges else generators or exchanges  # a role may only judge
     return {name: kind for name, kind in known.items() if name.partition("/")[0] in shown}
 
 
