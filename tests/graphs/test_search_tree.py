@@ -20,9 +20,7 @@ JUDGES = ("judge_first", "judge_second", "score")
 def run(graphs: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
     """Two rounds of eight tasks."""
     out = tmp_path_factory.mktemp("tree") / "run"
-    return play(
-        load(graphs / "search_tree.yaml", ["run.mode=train", "run.eval_every=0"]), out=out, rounds=2, quiet=True
-    ).folder
+    return play(load(graphs / "search_tree.yaml"), out=out, rounds=2, quiet=True).folder
 
 
 @pytest.fixture(scope="module")
