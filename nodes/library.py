@@ -42,6 +42,7 @@ from genrl_graph.nodes.reward.reasoning_gym import ReasoningGymReward
 from genrl_graph.nodes.reward.regex import RegexReward
 from genrl_graph.nodes.reward.tests import TestsReward
 from genrl_graph.nodes.reward.weighted_sum import WeightedSum
+from genrl_graph.nodes.select.continue_if import ContinueIf
 from genrl_graph.nodes.select.nonzero_advantage import NonzeroAdvantage
 from genrl_graph.nodes.select.swarm_sapo import SwarmSapo
 from genrl_graph.nodes.select.top import Top
@@ -82,6 +83,7 @@ __all__ = [
     "Checkpoint",
     "ChoiceReward",
     "CodeSource",
+    "ContinueIf",
     "Critique",
     "Ddpo",
     "DialogueGenerator",

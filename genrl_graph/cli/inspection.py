@@ -40,6 +40,9 @@ def add_inspection_commands(commands: "_SubParsersAction[argparse.ArgumentParser
     rollouts.add_argument(
         "--sheet", type=Path, metavar="FILE", help="write their images as one picture (PNG) instead of text"
     )
+    rollouts.add_argument(
+        "--tree", action="store_true", help="print the tree of each task: which rollouts each one led to"
+    )
     rollouts.add_argument("--full", action="store_true", help="do not cut long messages")
     rollouts.set_defaults(command=_rollouts)
 
@@ -100,6 +103,14 @@ def _rollouts(args: argparse.Namespace) -> int:
         order="failed" if args.failed else "top" if args.top else "worst" if args.worst else "stored",
         limit=args.top or args.worst or args.limit or (TEXTS if args.sheet is None else TILES),
     )
+    if args.tree:
+        from genrl_graph.inspection.trees import print_trees
+
+        for name in ("node", "peer", "top", "worst", "failed", "sheet", "full"):
+            if getattr(args, name):
+                raise ParamError(f"--{name}: a tree has all rollouts of a task; leave it out, or leave out --tree")
+        print_trees(open_run(args.run), wanted, new_console())
+        return 0
     if args.sheet is not None:
         from genrl_graph.inspection.contact_sheet import write_sheet
 

@@ -285,6 +285,16 @@ class Source(Node, kind="source"):
 class Generator(Node, kind="generate"):
     """Samples rollouts or trajectories from a policy. Each generator starts a new stage."""
 
+    @property
+    def group_size(self) -> int:
+        """Return how many rows, or episodes, a prompt has; override this in a class with a param for it."""
+        return 1
+
+    @property
+    def branches_on(self) -> str:
+        """Return the input of which each row has a prompt of its own; "" where a task has one prompt."""
+        return ""
+
     def alike(self, per: Per) -> Alike | None:
         """Return the param by which all rows of a prompt (or of a task) are alike; None if they may differ.
 
@@ -329,7 +339,8 @@ class Exchange(Node, kind="exchange"):
     max_rows_per_task: int | None = Field(
         default=None,
         ge=1,
-        description="rows, or episodes, of one task that a peer may offer; null: 16, or 4 times the own",
+        description="rows, or episodes, of one task that a peer may offer; null: 16, or 4 times those "
+        "that this peer makes, or that the params of the generators before the exchange say",
     )
     peer_seconds: float = Field(
         default=10.0, gt=0, description="seconds for admitting the rows of one peer, building their tasks included"

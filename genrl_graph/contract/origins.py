@@ -25,7 +25,8 @@ class RowOrigin:
     """A generator whose rows reach an input, through rewards, selects, advantages and exchanges.
 
     `from_peers`: rows that other peers sampled at this node come with them; `own`: so do those of this peer. `policy`
-    is the carry of the policy that samples them, if it is known.
+    is the carry of the policy that samples them, if it is known. `quotes` names the generators whose rows its prompts
+    may quote.
     """
 
     name: str
@@ -33,6 +34,7 @@ class RowOrigin:
     from_peers: bool = False
     own: bool = True
     policy: "PolicyCarry | None" = field(default=None, compare=False)
+    quotes: tuple[str, ...] = field(default=(), compare=False)
 
     def untrainable(self) -> str:
         """Return why no update can learn from these rows, and what to set; empty if one can."""

@@ -19,7 +19,8 @@ def row_origins(graph: Graph) -> Origins:
     for name in inference_order(graph):
         part = graph.nodes[name]
         if isinstance(part.declared, Generator):
-            origin = RowOrigin(name, part.declared, policy=_policy_of(graph, part))
+            read = dict.fromkeys(each.name for rows in input_origins(part, origins).values() for each in rows)
+            origin = RowOrigin(name, part.declared, policy=_policy_of(graph, part), quotes=tuple(read))
             origins |= {f"{name}.{field}" if field else name: (origin,) for field in part.declared.signature.outputs}
         elif isinstance(part.declared, Node):
             for field in part.declared.signature.outputs:

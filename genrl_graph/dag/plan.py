@@ -1,6 +1,7 @@
 """A schedule as text: the steps of a round in order, shown before anything runs."""
 
 from genrl_graph.contract.node import PHASES, Carry
+from genrl_graph.contract.policy import Policy
 from genrl_graph.dag.graph import Graph
 from genrl_graph.dag.schedule import Schedule, Step, compile_graph
 from genrl_graph.messages import counted
@@ -12,7 +13,7 @@ def plan_of(graph: Graph) -> str:
 
 
 def schedule_text(schedule: Schedule) -> str:
-    """Return stages, steps, exchanges and the policy version that each step reads, then the carries."""
+    """Return stages, steps, exchanges and the version of each carried value that a step reads, then the carries."""
     graph = schedule.graph
     exchanges = sum(step.action == "open" for step in schedule.steps)
     peers = counted(graph.run.peers, "peer") + (f" of {graph.run.replicas} ranks" if graph.run.replicas > 1 else "")
@@ -51,7 +52,7 @@ def _notes(schedule: Schedule, step: Step) -> str:
         if data:
             notes.append(f"reads {', '.join(data)}")
     for ref in step.reads.values():
-        notes.append(f"weights of {_version(schedule, ref, ahead=step.node in schedule.ahead)}")
+        notes.append(f"{_noun(schedule, ref)} of {_version(schedule, ref, ahead=step.node in schedule.ahead)}")
     if step.action == "close":
         waiting = dict.fromkeys(edge.reader for edge in schedule.graph.readers(step.node))
         notes += [f"wanted by {', '.join(waiting)}"] if waiting else []
@@ -60,8 +61,14 @@ def _notes(schedule: Schedule, step: Step) -> str:
     if (phases := part.node.phases) != PHASES:
         notes.append(f"in {' and '.join(sorted(phases))} only")
     for field in schedule.replaced(step.node) if step.action != "open" else ():
-        notes.append(f"gives {f'{step.node}.{field}' if field else step.node}: new weights")
+        ref = f"{step.node}.{field}" if field else step.node
+        notes.append(f"gives {ref}: new {_noun(schedule, ref)}")
     return "; ".join(notes)
+
+
+def _noun(schedule: Schedule, ref: str) -> str:
+    """Return what a carried value is: weights of a policy, or a value such as a level or a buffer."""
+    return "weights" if issubclass(schedule.types[ref].base, Policy) else "value"
 
 
 def _version(schedule: Schedule, ref: str, *, ahead: bool) -> str:

@@ -112,7 +112,8 @@ def _print_nodes(run: StoredRun, metrics: pa.Table, console: Console) -> None:
     }
     names = [name for name in SHOWN if any(shown == name for _, shown in values)]
     rows = []
-    for node, part in run.graph.nodes.items():
+    for node in run.played_nodes:
+        part = run.graph.nodes[node]
         cells = [_cell(name, values.get((node, name), [])) for name in names if name != "version"]
         cells += [_versions(metrics, node)] if "version" in names else []
         seconds = over_peers(metrics, f"time/{node}")[1] if f"time/{node}" in metrics.column_names else []

@@ -62,10 +62,18 @@ def print_rollouts(run: StoredRun, query: RolloutFilter, console: Console, *, fu
 
 def select_rollouts(run: StoredRun, query: RolloutFilter) -> tuple[list[JudgedRollout], int]:
     """Return the rollouts that a query selects, and how many match; raises `ParamError` for unknown names."""
-    groups = _groups(run, query)
+    return _select(matching_rollouts(run, query), query)
+
+
+def matching_rollouts(run: StoredRun, query: RolloutFilter, *, with_exchanges: bool = False) -> Iterator[JudgedRollout]:
+    """Yield the rollouts that match a query, of the last round where it names neither round nor task.
+
+    Those of other peers come with the exchanges. Raises `ParamError` for unknown names.
+    """
+    groups = _groups(run, query, with_exchanges=with_exchanges)
     _check_peer(run, query)
     run.require_rounds(query.round)
-    return _select(_matching(run, groups, query), query)
+    return _matching(run, groups, query)
 
 
 def print_rollout(judged: JudgedRollout, console: Console, *, limit: int | None = CHARACTERS) -> None:
@@ -89,17 +97,27 @@ def print_rollout(judged: JudgedRollout, console: Console, *, limit: int | None 
     console.print()
 
 
-def _groups(run: StoredRun, query: RolloutFilter) -> dict[str, type[Frame]]:
-    """Return the groups to search: that of the node in the query, else those of all generators in training."""
+def _groups(run: StoredRun, query: RolloutFilter, *, with_exchanges: bool) -> dict[str, type[Frame]]:
+    """Return the groups to search: that of the node in the query, else those of all generators in training.
+
+    Those of exchanges where the roles of the run play no generator.
+    """
     known = rollout_groups(run)
     if query.node is not None:
         group = query.node.replace(".", "/")
         if group not in known:
+            bare = query.node.removeprefix(EVAL_PREFIX).partition(".")[0]
+            if bare in run.graph.nodes and bare not in run.played_nodes:
+                role = run.graph.nodes[bare].role
+                raise ParamError(f"{run.folder}: {query.node!r} is played by role {role!r}, which no peer of it plays")
             hint = did_you_mean(query.node, known) or f"; nodes with rollouts: {', '.join(known) or 'none'}"
             raise ParamError(f"{run.folder}: no rollouts of {query.node!r}{hint}")
         return {group: known[group]}
     kinds = {name: part.type_name.partition(".")[0] for name, part in run.graph.nodes.items()}
-    return {name: kind for name, kind in known.items() if kinds.get(name.partition("/")[0]) == "generate"}
+    generators = {name for name, kind in kinds.items() if kind == "generate" and name in run.played_nodes}
+    exchanges = {name for name, kind in kinds.items() if kind == "exchange"}
+    shown = generators | exchanges if with_exchanges else generators or exchanges  # a role may only judge
+    return {name: kind for name, kind in known.items() if name.partition("/")[0] in shown}
 
 
 def _check_peer(run: StoredRun, query: RolloutFilter) -> None:

@@ -122,10 +122,20 @@ class StoredRun:
         refuse_newer(document.values, store.folder / GRAPH)
         return read_document(document, folder=store.folder)
 
+    @cached_property
+    def _parts(self) -> list[Graph]:
+        """The part of the graph that each store's roles play: processes of one run may have roles of their own."""
+        return [self.graph.played_by(_roles(store)) for store in self._stores]
+
     @property
     def nodes(self) -> list[str]:
         """The names of the nodes."""
         return list(self.graph.nodes)
+
+    @property
+    def played_nodes(self) -> list[str]:
+        """The names of the nodes that the roles of its peers play."""
+        return [name for name in self.graph.nodes if any(name in part.nodes for part in self._parts)]
 
     def row_outputs(self) -> list[str]:
         """List the outputs of nodes that are rows and of which some are stored, `node` or `node.field`."""
@@ -146,10 +156,10 @@ class StoredRun:
 
     @property
     def rounds(self) -> list[int]:
-        """The rounds of which at least one peer has committed every node, sorted."""
+        """The rounds of which at least one peer has committed every node that its roles play, sorted."""
         played: set[int] = set()
-        nodes = self.graph.played_in("rounds").nodes
-        for store in self._stores:
+        for store, part in zip(self._stores, self._parts, strict=True):
+            nodes = part.played_in("rounds").nodes
             steps = store.steps().select(["round", "node", "holder"])
             steps = steps.filter(pc.invert(pc.starts_with(steps.column("node"), EVAL_PREFIX)))
             peer_rounds = steps.group_by(["round", "holder"]).aggregate([("node", "count_distinct")])
@@ -323,6 +333,11 @@ _NO_ROWS = pa.table(
     {"id": pa.array([], pa.string()), "reason": pa.array([], pa.string())}
     | {"round": pa.array([], pa.int32()), "holder": pa.array([], pa.string())}
 )
+
+
+def _roles(store: RunStore) -> Sequence[str]:
+    run = parse_document(store.graph_yaml, file=str(store.folder / GRAPH)).values.get("run") or {}
+    return run.get("roles") or ()
 
 
 def _range(rounds: Rounds) -> range | None:

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from typing_extensions import TypeVar
 
 from genrl_graph.contract.origins import RowOrigin
@@ -30,6 +30,11 @@ class BackupAdvantage(BaselineAdvantage, name="backup"):
     The value of a row is `own` * reward + `backed_up` * backed-up value; with `own` 0 a row with children needs no
     reward. A row without a backed-up value gets the value `own` * reward (`childless: own`) or the advantage NaN
     (`leave_out`). The mean is that of `advantage.group`.
+
+    With `depth: leaves` the rows of all inputs of `later` are one tree, and a child's value is itself backed up from
+    the rows that quote the child, stage by stage. A row that none quotes is a leaf, and worth its reward. With the mean
+    this is the Monte Carlo value of VinePPO (arXiv 2410.01679), less that of the row's siblings; with the max, the best
+    leaf that was reached.
     """
 
     how: BackupRule = Field(
@@ -41,6 +46,11 @@ class BackupAdvantage(BaselineAdvantage, name="backup"):
     backed_up: float = Field(
         default=1.0, allow_inf_nan=False, description="weight of the backed-up value of the rows that quote it"
     )
+    depth: Literal["children", "leaves"] = Field(
+        default="children",
+        description="what a later row gives to the row that it quotes: its reward (children), or its own value in the "
+        "tree, backed up from the leaves (leaves)",
+    )
     discount: float = Field(
         default=1.0, ge=0, le=1, description="factor on a later reward for each stage between the two rows; 1: none"
     )
@@ -50,8 +60,23 @@ class BackupAdvantage(BaselineAdvantage, name="backup"):
     scope: Scope = "group"
 
     def check_origins(self, origins: Mapping[str, Sequence[RowOrigin]]) -> Iterable[str]:
-        """Report generators from whose rows nothing is ever learned: their advantages are or cancel to 0."""
-        return [f"can never learn: {why}" for why in alike_groups(origins.get("scored", ()), self.scope)]
+        """Report rows from which nothing is ever learned, and later rows that quote none of those they should."""
+        for why in alike_groups(origins.get("scored", ()), self.scope):
+            yield f"can never learn: {why}"
+        quoted = {origin.name for origin in origins.get("scored", ())}
+        later = {origin.name: origin for origin in origins.get("later", ())}
+        tree = quoted | later.keys() if self.depth == "leaves" else quoted
+        for name, origin in later.items() if quoted else ():
+            if not (tree - {name}) & set(origin.quotes):
+                yield _quotes_nothing(origin, sorted(quoted), is_tree=self.depth == "leaves")
+
+    @model_validator(mode="after")
+    def _rule_fits_the_depth(self) -> Self:
+        if self.depth == "leaves" and self.how == "difference":
+            raise ValueError(
+                "how is difference, which compares the rows of one stage; with depth leaves use mean or max"
+            )
+        return self
 
     def run(self, scored: Scored[Quoted], later: list[Scored[Rollouts]], *, log: Log) -> Credited[Quoted]:
         """Add an `advantage` to the rows; log the table `backup` (id, judged children, backed-up value, value).
@@ -73,12 +98,15 @@ class BackupAdvantage(BaselineAdvantage, name="backup"):
 
     def _values(self, rewards: Floats, backed_up: Floats) -> Floats:
         own = self.own * rewards
-        childless = own if self.childless == "own" else np.full(len(own), np.nan)
+        leaf = rewards if self.depth == "leaves" else own
+        childless = leaf if self.childless == "own" else np.full(len(own), np.nan)
         quoted = self.backed_up * backed_up + (own if self.own else 0.0)
         return np.where(np.isnan(backed_up), childless, quoted)
 
     def _backed_up(self, scored: Rollouts, later: Sequence[Rollouts]) -> tuple[list[int], Floats]:
         """Return each row's number of judged children and its backed-up value (NaN without one)."""
+        if self.depth == "leaves":
+            return self._backed_up_from_leaves(scored, later)
         children, backed_up = [0] * len(scored), np.full(len(scored), np.nan)
         stages = scored.numpy("stage").astype(np.int64)
         keys = list(zip(scored.values("task_id"), scored.values("id"), strict=True))
@@ -90,6 +118,46 @@ class BackupAdvantage(BaselineAdvantage, name="backup"):
                 if values:
                     backed_up[at] = float(sum(values) / Fraction(len(values)))
         return children, backed_up
+
+    def _backed_up_from_leaves(self, scored: Rollouts, later: Sequence[Rollouts]) -> tuple[list[int], Floats]:
+        """Return each row's number of valued children and its backed-up value in the tree (NaN without one)."""
+        values: dict[tuple[str, str], list[tuple[float, int]]] = {}  # of the children of a row, each with its stage
+        rows = [row for each in later for row in each.rows("task_id", "id", "parent_ids", "stage", "reward")]
+        # the last stages first: no row is a child of one in its own stage or a later one, whatever a peer claims
+        for stage in sorted({row["stage"] for row in rows}, reverse=True):
+            of_stage = [row for row in rows if row["stage"] == stage]
+            own = [
+                self._tree_value(row["reward"], values.get((row["task_id"], row["id"]), ()), stage) for row in of_stage
+            ]
+            for row, value in zip(of_stage, own, strict=True):
+                for parent in set(row["parent_ids"]) if np.isfinite(value) else ():
+                    values.setdefault((row["task_id"], parent), []).append((value, stage))
+        columns = zip(scored.values("task_id"), scored.values("id"), scored.values("stage"), strict=True)
+        children = [(values.get((task_id, id), []), stage) for task_id, id, stage in columns]
+        return [len(each) for each, _ in children], np.asarray([self._combined(*each) for each in children], float)
+
+    def _tree_value(self, reward: float, children: Sequence[tuple[float, int]], stage: int) -> float:
+        """Return the value of a row of the tree: that of its children, or, of a leaf, its reward."""
+        combined = self._combined(children, stage)
+        if np.isnan(combined):
+            return reward
+        return self.backed_up * combined + (self.own * reward if self.own else 0.0)
+
+    def _combined(self, children: Sequence[tuple[float, int]], stage: int) -> float:
+        """Return the mean or the max of discounted values, NaN if there are none; in any order of the children."""
+        values = [value * self.discount ** max(at - stage, 1) for value, at in children]
+        if not values:
+            return float("nan")
+        return max(values) if self.how == "max" else float(_exact_sum(values) / len(values))
+
+
+def _quotes_nothing(origin: RowOrigin, quoted: Sequence[str], *, is_tree: bool) -> str:
+    """Return that a later generator quotes no row to which it could back up, and what it quotes instead."""
+    others = ", ".join(map(repr, origin.quotes)) or "no rows"
+    wanted = " or ".join(map(repr, quoted)) + (" or of another input of later" if is_tree else "")
+    advice = "add the rewards of those to later" if is_tree and origin.quotes else "leave it out of later"
+    advice = "use depth: leaves, and add the rewards of those to later" if not is_tree and origin.quotes else advice
+    return f"'{origin.name}' quotes {others}, and no row of {wanted}, so it backs up nothing; {advice}"
 
 
 class QuotingRows:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -18,7 +18,7 @@ from genrl_graph.edge_types.png import encode_png
 from genrl_graph.edge_types.rollouts import Rollouts, Tasks
 from genrl_graph.errors import ParamError
 from genrl_graph.nodes.generate.prompting.examples import Examples, example_messages
-from genrl_graph.nodes.generate.prompting.prompts import AskedTask, check_template, fill, template_names
+from genrl_graph.nodes.generate.prompting.prompts import AskedTask, check_template, fill, reads_prompts, template_names
 from genrl_graph.nodes.generate.prompting.quoting import (
     Prompt,
     PromptLimit,
@@ -37,7 +37,8 @@ class ChatGenerator(TextGenerator):
 
     The chat is system, examples, the task's earlier messages, and `template` (sandboxed Jinja) in place of its last
     message. The template sees `task` (id, question, metadata, messages; never the answer) and each upstream input as
-    a list of rows with number, completion, peer and id; failed rows are left out. `quote` limits the rows per peer.
+    a list of rows with number, completion, prompt, peer and id; failed rows are left out. `quote` limits the rows per
+    peer.
 
     A prompt must fit in `max_prompt_tokens` and in the policy's context length minus `max_new_tokens`. `too_long` says
     what happens otherwise: `refuse` fails the row, `drop_quoted` leaves out the last quoted rows, `cut_left` drops the
@@ -47,7 +48,8 @@ class ChatGenerator(TextGenerator):
     `each` names an input to branch on: a task then has one prompt per row of it, and the template sees that input as a
     list of this one row, under its number. The other inputs stay whole, and `num_generations` counts per prompt. This
     gives each critique its own revisions, from which `advantage.backup` computes which critique helped. Rows of equal
-    text give equal prompts and share a group, and so a baseline.
+    text give equal prompts and share a group, and so a baseline. `unbranched: skip` leaves out a task without a row to
+    branch on, as in a search tree whose branches of the task have all ended.
 
     `show_image` puts the image of the task before the text of the user message. Rows then keep its PNG in `image`, from
     which updates compute log-probs; other peers do not get it, and their rows are not trained on.
@@ -74,6 +76,10 @@ class ChatGenerator(TextGenerator):
     each: str = Field(
         default="", description="input to branch on: one prompt per row of it; empty: one prompt per task"
     )
+    unbranched: Literal["fail", "skip"] = Field(
+        default="fail",
+        description="a task without a row of `each`: fail its rows, or leave the task out (skip)",
+    )
     show_image: bool = Field(
         default=False,
         description="show the image of each task before the user message; wants tasks of source.folder or "
@@ -90,9 +96,23 @@ class ChatGenerator(TextGenerator):
         if self.each and self.each not in names:
             known = f"one of {', '.join(names)}" if names else "an input that the template quotes; it quotes none"
             raise ValueError(f"each is {self.each!r}, which the template does not quote; name {known}")
+        if self.unbranched == "skip" and not self.each:
+            raise ValueError(
+                "unbranched is skip, but each is empty, so every task has a prompt; set each, or leave it out"
+            )
         if self.show_image and self.too_long == "cut_left":
             raise ValueError("too_long is cut_left, which would cut an image; use refuse or drop_quoted")
         return self
+
+    @property
+    def group_size(self) -> int:
+        """Return `num_generations`."""
+        return self.num_generations
+
+    @property
+    def branches_on(self) -> str:
+        """Return `each`."""
+        return self.each
 
     def alike(self, per: Per) -> Alike | None:
         """Return the param by which a prompt has one row or equal ones; with `each`, a task has several prompts."""
@@ -147,11 +167,12 @@ class ChatGenerator(TextGenerator):
     ) -> list[tuple[AskedTask, Quotes]]:
         """Return one (task, quotes) pair per prompt."""
         used = template_names(self.template)
-        quotable = Quotable({name: rows for name, rows in upstream.items() if name in used})
+        quoted = {name: rows for name, rows in upstream.items() if name in used}
+        quotable = Quotable(quoted, with_prompts=reads_prompts(self.template))
         pairs: list[tuple[AskedTask, Quotes]] = []
         for task in map(_asked_task, tasks.rows("id", "messages", "metadata")):
             quotes = quotable.of(task.id, per_peer=self.quote, rng=rng)
-            pairs += [(task, branch) for branch in branches(quotes, self.each)]
+            pairs += [(task, branch) for branch in branches(quotes, self.each, skip=self.unbranched == "skip")]
         return pairs
 
     def _images(self, tasks: Tasks, policy: TextPolicy) -> dict[str, bytes]:

@@ -142,6 +142,11 @@ class DialogueGenerator(ToolGenerator, name="dialogue"):
             raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
         return pattern
 
+    @property
+    def group_size(self) -> int:
+        """Return `num_generations`."""
+        return self.num_generations
+
     def alike(self, per: Per) -> Alike | None:
         """Return the param by which all episodes of a task are alike, or a prompt has one turn.
 

@@ -39,6 +39,11 @@ class DiffusionGenerator(Generator, name="diffusion"):
     )
     batch_size: int = Field(default=16, ge=1, description="images that are sampled together")
 
+    @property
+    def group_size(self) -> int:
+        """Return `num_generations`."""
+        return self.num_generations
+
     @model_validator(mode="after")
     def _eta_is_ddims(self) -> Self:
         if self.scheduler == "ddpm" and self.eta != 1.0:

@@ -78,6 +78,11 @@ class Play(Generator, name="play"):
             if isinstance(source, EnvironmentSource) and isinstance(carry, NetworkCarry):
                 yield from _misfit(socket, carry, source.environment)
 
+    @property
+    def group_size(self) -> int:
+        """Return `num_generations`."""
+        return self.num_generations
+
     def evaluated(self, how: Evaluation) -> Self:
         """Return a copy that plays against `eval_opponents`, with the same seats in every evaluation."""
         changed = {"opponents": self.eval_opponents, "num_generations": how.num_generations or self.num_generations}

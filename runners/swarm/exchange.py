@@ -31,8 +31,9 @@ PROOF_S, JOINING_S = 1.0, 5.0  # for which a peer waits, before a round, for row
 class PeerSwarm:
     """The exchanges of one peer. Peers are reported by name; each name maps to one key.
 
-    `admissions` check the rows received, by exchange, in the order in which a round closes the exchanges.
-    Without a `proof` nothing that others claim moves this peer to a later round.
+    `admissions` check the rows received, by exchange, in the order in which a round closes the exchanges. An exchange
+    needs rows of a peer of each of its `roles`. Without a `proof` nothing that others claim moves this peer to a later
+    round.
     """
 
     trusted = False
@@ -49,10 +50,11 @@ class PeerSwarm:
         sign: Callable[[bytes], bytes],
         stop: Stop,
         tell: Callable[[str], None],
+        roles: Mapping[str, Sequence[str]] = MappingProxyType({}),
         proof: Proof | None = None,
     ) -> None:
         self._host, self._inbox, self._name, self._protocol = host, inbox, name, protocol
-        self._admissions, self._order = admissions, list(admissions)
+        self._admissions, self._order, self._roles = admissions, list(admissions), roles
         self._sign, self._stop, self._tell = sign, stop, tell
         self.conduct, self._where = Conduct(host, inbox, proof), Whereabouts(host, inbox, staleness=staleness)
         self._opened: dict[str, OpenExchange] = {}
@@ -163,11 +165,12 @@ class PeerSwarm:
         with self._inbox.changed:
             del self._opened[node.place.node]
             exchange.end()
-        if exchange.came < node.min_peers and node.on_short == "fail":
-            missing = ", ".join(f"{each.member.name} ({each.missing})" for each in exchange.asked if each.missing)
-            came = f"wants {node.min_peers} peers within {node.timeout_s:g} s, but {exchange.came} came"
-            raise ExchangeTimeout(f"{came}; missing: {missing or 'nobody'}")
-        report.closed([f"{each.member.name} ({each.missing})" for each in exchange.asked if each.missing])
+        missing = [f"{each.member.name} ({each.missing})" for each in exchange.asked if each.missing]
+        roles = self._roles_missing(node, exchange.members_here)
+        if (exchange.came < node.min_peers or roles) and node.on_short == "fail":
+            came = f"wants {_wanted(node, roles)} within {node.timeout_s:g} s, but {exchange.came} came"
+            raise ExchangeTimeout(f"{came}; missing: {', '.join(missing) or 'nobody'}")
+        report.closed([*missing, *(f"a peer of role {role!r}" for role in roles)])
         received = self._admit(exchange, node, tasks, vocabularies)
         return self._result(exchange, received)
 
@@ -185,7 +188,8 @@ class PeerSwarm:
     def _is_short(self, exchange: OpenExchange, node: Exchange) -> bool:
         """Return whether to keep waiting for more peers; if so, ask those that are here now, also returned ones."""
         self.conduct.claims.patience = False
-        if exchange.came >= node.min_peers or node.on_short != "wait":
+        is_enough = exchange.came >= node.min_peers and not self._roles_missing(node, exchange.members_here)
+        if is_enough or node.on_short != "wait":
             return False
         self._require_not_behind(
             exchange.round, is_over=True, known={each.member: each.round for each in exchange.asked}
@@ -255,14 +259,16 @@ class PeerSwarm:
             is_over = waited >= node.timeout_s
             self.conduct.claims.patience &= not is_over
             for members in (heard, here)[: 2 if is_over else 1]:
-                if len(members) + 1 >= node.min_peers:
+                if len(members) + 1 >= node.min_peers and not self._roles_missing(node, members):
                     return members
             report.waiting(partial(self._who_is_missing, node, here))
             if is_over and node.on_short == "continue":
                 return here
             if is_over and node.on_short == "fail":
-                what = f"wants {node.min_peers} peers within {node.timeout_s:g} s, but {len(here) + 1} are here"
-                raise ExchangeTimeout(f"{what}; start more, or lower min_peers")
+                roles = self._roles_missing(node, here)
+                advice = f"start one with --role {roles[0]}" if roles else "start more, or lower min_peers"
+                what = f"wants {_wanted(node, roles)} within {node.timeout_s:g} s, but {len(here) + 1} are here"
+                raise ExchangeTimeout(f"{what}; {advice}")
             self._require_not_behind(round, is_over=is_over)
             self._stop.check()
             lookout.waiting()
@@ -270,11 +276,16 @@ class PeerSwarm:
 
     def _who_is_missing(self, node: Exchange, members: Sequence[RosterMember]) -> str:
         here = ", ".join([self._name, *(member.name for member in members)])
-        return f"{counted(node.min_peers, 'peer')}, here: {here}"
+        return f"{_wanted(node, self._roles_missing(node, members))}, here: {here}"
 
-    @staticmethod
-    def _how_many(node: Exchange, exchange: OpenExchange) -> str:
-        return f"{counted(node.min_peers, 'peer')}, {exchange.came} came"
+    def _how_many(self, node: Exchange, exchange: OpenExchange) -> str:
+        return f"{_wanted(node, self._roles_missing(node, exchange.members_here))}, {exchange.came} came"
+
+    def _roles_missing(self, node: Exchange, members: Sequence[RosterMember]) -> list[str]:
+        """Return the roles that make rows of an exchange and that neither this peer nor one of the members plays."""
+        here = [self._host.own, *members]
+        needed = self._roles.get(node.place.node, ())
+        return [role for role in needed if not any(member.plays(role) for member in here)]
 
     def _watch(self, peer_id: str, offer: Offer) -> None:
         """Fetch newly announced rows while this peer computes; called on the host's thread, under the inbox's lock."""
@@ -298,3 +309,8 @@ class PeerSwarm:
         there = self.conduct.claims.later_round(dict(rounds.values()), round=round)
         if there is not None and there > (round if is_over else self._where.last_to_serve(round)):
             raise PeerBehind(there)
+
+
+def _wanted(node: Exchange, roles: Sequence[str]) -> str:
+    """Return how many peers an exchange wants, and the roles that are missing among them."""
+    return counted(node.min_peers, "peer") + "".join(f" and one of role {role!r}" for role in roles)

@@ -94,6 +94,11 @@ class Host:
         return self._presence.roster.own.name
 
     @property
+    def own(self) -> RosterMember:
+        """Return this peer as a member of the swarm."""
+        return self._presence.roster.own
+
+    @property
     def addresses(self) -> tuple[str, ...]:
         """Return the addresses that others pass to `--join`."""
         return self._presence.addresses

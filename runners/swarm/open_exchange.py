@@ -88,6 +88,11 @@ class OpenExchange:
         return 1 + sum(asked.data is not None for asked in self.asked)
 
     @property
+    def members_here(self) -> list[RosterMember]:
+        """Return the other peers whose rows are here."""
+        return [asked.member for asked in self.asked if asked.data is not None]
+
+    @property
     def awaited(self) -> list[str]:
         """Return the names of the members that this exchange waits for."""
         return [asked.member.name for asked in self.asked if asked.awaited and not asked.settled]

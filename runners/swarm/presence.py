@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from genrl_graph.errors import ParamError, PeerRefused, SwarmError
 from genrl_graph.runners.swarm.roster import Roster, RosterMember
 from genrl_graph.runners.swarm.transport.dht import HeartbeatValidator, read_beats, store_beat
-from genrl_graph.runners.swarm.transport.heartbeat import PEER_NAME, Heartbeat
+from genrl_graph.runners.swarm.transport.heartbeat import MAX_ROLES, PEER_NAME, Heartbeat
 from genrl_graph.runners.swarm.transport.identity import Identity
 from genrl_graph.runners.swarm.transport.limits import TransportLimits
 from genrl_graph.runners.swarm.transport.network import NetworkOptions
@@ -37,12 +37,16 @@ class PeerIdentity:
     """The peer's name, from which its seeds derive."""
     fixed: bool = False
     """True if rows were made under this name already; else a name that another peer has is given a part of the key."""
+    roles: tuple[str, ...] = ()
+    """The roles that the peer plays; empty: all."""
 
     def __post_init__(self) -> None:
         for field, value in (("swarm", self.swarm), ("protocol", self.protocol), ("name", self.name)):
             pattern = PEER_NAME if field == "name" else r"[A-Za-z0-9_.-]{1,64}"
             if not re.fullmatch(pattern, value):
                 raise ParamError(f"{field}={value!r}: wants 1 to 64 letters, digits, `.`, `_` or `-`")
+        if len(",".join(self.roles)) > MAX_ROLES:
+            raise ParamError(f"roles={self.roles!r}: wants names of at most {MAX_ROLES} characters together")
 
 
 class Presence:
@@ -68,7 +72,7 @@ class Presence:
         self.refusals = Refusals()
         self.shelf = PayloadStore()
         self.roster = Roster(
-            RosterMember(play.name, identity.peer_id, 0),
+            RosterMember(play.name, identity.peer_id, 0, roles=play.roles),
             swarm=play.swarm,
             protocol=play.protocol,
             session=secrets.token_hex(4),
@@ -197,6 +201,7 @@ class Presence:
             time=now,
             expires=now + self._ttl_s,
             left=left,
+            roles=",".join(self.roster.own.roles),
             addresses=[address.rpartition("/p2p/")[0] for address in self.addresses[:8]],
         )
 

@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from genrl_graph.errors import PeerRefused
 from genrl_graph.runners.swarm.transport.heartbeat import Heartbeat, open_beat, qualified
@@ -18,18 +18,24 @@ MAX_NAMES = 4096
 class RosterMember:
     """A peer that plays the same graph in the same swarm.
 
-    `name` is unique here; `claim` is the name in the peer's heartbeats and rows ("": the same).
+    `name` is unique here; `claim` is the name in the peer's heartbeats and rows ("": the same). `roles` are those that
+    the peer says it plays; empty: all.
     """
 
     name: str
     peer_id: str
     round: int
     claim: str = ""
+    roles: tuple[str, ...] = ()
 
     @property
     def claimed(self) -> str:
         """Return the name that the peer itself uses."""
         return self.claim or self.name
+
+    def plays(self, role: str) -> bool:
+        """Return whether the peer says that it plays a role."""
+        return not self.roles or role in self.roles
 
 
 class Roster:
@@ -74,7 +80,7 @@ class Roster:
             name = qualified(self._own.name, self._own.peer_id)
             self._owners[self._own.name] = None if len(self._rivals) > 1 else next(iter(self._rivals), None)
             self._owners[name] = self._own.peer_id
-            self._own = RosterMember(name, self._own.peer_id, self._own.round)
+            self._own = replace(self._own, name=name)
 
     def establish(self, peer_id: str) -> None:
         """Note that a peer has served rows in time: it keeps its name and its place."""
@@ -101,7 +107,7 @@ class Roster:
 
     def enter(self, round: int) -> None:
         """Set the round that this peer plays."""
-        self._own = RosterMember(self._own.name, self._own.peer_id, round)
+        self._own = replace(self._own, round=round)
 
     def take(self, data: object, *, subkey: object = None) -> bool:
         """Add a heartbeat, or refuse it; returns whether its peer is new, or back after leaving or expiring."""
@@ -117,7 +123,7 @@ class Roster:
         """Return the members with a fresh heartbeat, sorted by name; this peer is always included."""
         with self._lock:
             others = [
-                RosterMember(self._shown_name(id, beat), id, beat.round, beat.name)
+                RosterMember(self._shown_name(id, beat), id, beat.round, beat.name, _roles(beat))
                 for id, beat in self._fresh()
                 if self._plays_along(beat)
             ]
@@ -206,3 +212,7 @@ class Roster:
 
     def _plays_along(self, beat: Heartbeat) -> bool:
         return beat.protocol == self.protocol
+
+
+def _roles(beat: Heartbeat) -> tuple[str, ...]:
+    return tuple(beat.roles.split(",")) if beat.roles else ()

@@ -15,7 +15,7 @@ from genrl_graph.runners.loop.exchange import Swarm
 from genrl_graph.runners.loop.peers import Make
 from genrl_graph.runners.loop.runner import Bootnodes, RunProgress, Tell, exchanges
 from genrl_graph.runners.loop.signals import Stop
-from genrl_graph.runners.swarm.admission.rules import Admission, makers
+from genrl_graph.runners.swarm.admission.rules import Admission, makers, roles_of_makers, rows_per_task
 from genrl_graph.runners.swarm.claims import proof_of
 from genrl_graph.runners.swarm.exchange import PAUSE_S, PeerSwarm
 from genrl_graph.runners.swarm.host import Host, PeerIdentity
@@ -97,7 +97,11 @@ class SwarmRunner:
         nodes = exchanges(schedule)
         inbox = Inbox(schedule.protocol, {name: node.max_staleness for name, node in nodes.items()})
         play = PeerIdentity(
-            swarm=self._swarm_name or schedule.graph.name, protocol=schedule.protocol, name=name, fixed=is_resumed
+            swarm=self._swarm_name or schedule.graph.name,
+            protocol=schedule.protocol,
+            name=name,
+            fixed=is_resumed,
+            roles=tuple(schedule.graph.run.roles),
         )
         host = Host.start(
             identity,
@@ -115,9 +119,15 @@ class SwarmRunner:
             name=self.names[0],
             protocol=schedule.protocol,
             admissions={
-                name: Admission(node, makers(schedule, name), max_staleness=node.max_staleness)
+                name: Admission(
+                    node,
+                    makers(schedule, name),
+                    max_staleness=node.max_staleness,
+                    rows_per_task=rows_per_task(schedule, name),
+                )
                 for name, node in nodes.items()
             },
+            roles={name: roles_of_makers(schedule, name) for name in nodes},
             staleness=max((node.max_staleness for node in nodes.values()), default=0),
             sign=partial(sign_message, identity),
             stop=stop,

@@ -36,12 +36,16 @@ class AskedTask:
 
 @dataclass(frozen=True, slots=True)
 class Quoted:
-    """An upstream rollout as a template sees it; `number` counts the quoted rollouts of a task and input from 1."""
+    """An upstream rollout as a template sees it; `number` counts the quoted rollouts of a task and input from 1.
+
+    `prompt` is the last message that the rollout itself answered; it is "" for a template that does not read it.
+    """
 
     number: int
     completion: str
     peer: str
     id: str
+    prompt: str = ""
 
 
 def check_template(template: str, names: Collection[str] | None) -> None:
@@ -76,6 +80,12 @@ def _read(template: str) -> frozenset[str]:
 def template_names(template: str) -> set[str]:
     """Return the names of the variables of a template that `check_template` passed, without `task`."""
     return variables(parsed(template)) - {"task"}
+
+
+@lru_cache(maxsize=64)
+def reads_prompts(template: str) -> bool:
+    """Return whether a template reads the prompt of a quoted row."""
+    return any(access.attr == "prompt" for access in parsed(template).find_all(nodes.Getattr))
 
 
 def fill(template: str, task: AskedTask, shown: Mapping[str, object], *, where: str) -> str:

@@ -49,10 +49,10 @@ class PromptLimit:
 
 
 class Quotable:
-    """The rows of upstream rollouts that did not fail, by input and task."""
+    """The rows of upstream rollouts that did not fail, by input and task; with their prompts, if asked for."""
 
-    def __init__(self, upstream: Mapping[str, Rollouts]) -> None:
-        self._rows = {name: _by_task(rollouts) for name, rollouts in upstream.items()}
+    def __init__(self, upstream: Mapping[str, Rollouts], *, with_prompts: bool = False) -> None:
+        self._rows = {name: _by_task(rollouts, with_prompts) for name, rollouts in upstream.items()}
 
     def of(self, task_id: str, *, per_peer: int | None, rng: np.random.Generator) -> Quotes:
         """Return the numbered quotes of one task; if `per_peer` is set, draw at most so many rows of each peer.
@@ -65,26 +65,32 @@ class Quotable:
             if per_peer is not None:
                 rows = _draw_per_peer(rows, per_peer, rng)
             quotes[name] = [
-                Quoted(number, completion, peer, id) for number, (id, peer, completion) in enumerate(rows, start=1)
+                Quoted(number, completion, peer, id, prompt)
+                for number, (id, peer, completion, prompt) in enumerate(rows, start=1)
             ]
         return quotes
 
 
-_Row = tuple[str, str, str]  # id, peer, completion
+_Row = tuple[str, str, str, str]  # id, peer, completion, prompt
 
 
-def _by_task(rollouts: Rollouts) -> dict[str, list[_Row]]:
+def _by_task(rollouts: Rollouts, with_prompts: bool) -> dict[str, list[_Row]]:
     tasks: dict[str, list[_Row]] = {}
     columns = [rollouts.values(name) for name in ("task_id", "finish_reason", "id", "peer", "completion")]
-    for task_id, finish, id, peer, completion in zip(*columns, strict=True):
+    prompts = map(_last_message, rollouts.values("messages")) if with_prompts else [""] * len(rollouts)
+    for task_id, finish, id, peer, completion, prompt in zip(*columns, prompts, strict=True):
         if finish != "failed":
-            tasks.setdefault(task_id, []).append((id, peer, completion))
+            tasks.setdefault(task_id, []).append((id, peer, completion, prompt))
     return tasks
+
+
+def _last_message(messages: list[dict[str, str]]) -> str:
+    return messages[-1]["content"] if messages else ""
 
 
 def _draw_per_peer(rows: list[_Row], per_peer: int, rng: np.random.Generator) -> list[_Row]:
     by_peer: dict[str, list[int]] = {}
-    for index, (_, peer, _) in enumerate(rows):
+    for index, (_, peer, *_) in enumerate(rows):
         by_peer.setdefault(peer, []).append(index)
     chosen: set[int] = set()
     for indices in by_peer.values():
@@ -94,10 +100,13 @@ def _draw_per_peer(rows: list[_Row], per_peer: int, rng: np.random.Generator) ->
     return [row for index, row in enumerate(rows) if index in chosen]
 
 
-def branches(quotes: Quotes, each: str) -> list[Quotes]:
-    """Return the quotes of each prompt of a task: one prompt per row of the input `each`, a single one without it."""
+def branches(quotes: Quotes, each: str, *, skip: bool = False) -> list[Quotes]:
+    """Return the quotes of each prompt of a task: one prompt per row of the input `each`, a single one without it.
+
+    A task without such a row has one prompt, which fails, or with `skip` none.
+    """
     if not quotes.get(each):
-        return [quotes]
+        return [] if skip else [quotes]
     return [{**quotes, each: [row]} for row in quotes[each]]
 
 

@@ -42,7 +42,7 @@ from genrl_graph.wire.packet import decode
 MOST_TASK_ID = 1024
 LEAST_TASKS = 1024  # a packet may always name this many; more only up to twice those of the own offer
 LEAST_REMEMBERED = 8  # rounds
-LEAST_ROWS_PER_TASK, OWN_TIMES = 16, 4  # more rows of a task only up to four times those of the own offers
+LEAST_ROWS_PER_TASK, USUAL_TIMES = 16, 4  # more rows of a task only up to four times the usual number
 
 
 class Admission:
@@ -50,13 +50,16 @@ class Admission:
 
     `makers` maps the nodes that may author rows to their stages; packets may be `max_staleness` rounds old. Pass the
     packets of a round in the order of the sorted peer names. The same packet may be passed twice in its round.
+    `rows_per_task` is what a peer usually makes (see `rows_per_task`), if this one makes fewer or none.
     """
 
-    def __init__(self, node: Exchange, makers: Mapping[str, int], *, max_staleness: int = 0) -> None:
+    def __init__(
+        self, node: Exchange, makers: Mapping[str, int], *, max_staleness: int = 0, rows_per_task: int = 0
+    ) -> None:
         self._limits, self._protocol = node.limits, node.place.protocol
         self._makers, self._max_staleness = dict(makers), max_staleness
         self._seconds, self._max_rows_per_task = node.peer_seconds, node.max_rows_per_task
-        self._own_rows_per_task = 0
+        self._usual_rows_per_task = rows_per_task
         self._seen: dict[int, dict[str, str]] = {}  # round -> id -> sender
 
     def receive(
@@ -167,8 +170,8 @@ class Admission:
         if not _is_authored(verdict.rows) or name not in verdict.rows.table.column_names:
             return
         own = Counter(task for task, _ in set(_samples(like)))
-        self._own_rows_per_task = max([self._own_rows_per_task, *own.values()])
-        most = self._max_rows_per_task or max(LEAST_ROWS_PER_TASK, OWN_TIMES * self._own_rows_per_task)
+        self._usual_rows_per_task = max([self._usual_rows_per_task, *own.values()])
+        most = self._max_rows_per_task or max(LEAST_ROWS_PER_TASK, USUAL_TIMES * self._usual_rows_per_task)
         tasks, kept = verdict.values(name), dict[str, set[object]]()
         column = verdict.rows.sample_column
         samples = {at: at for at in tasks} if column is None else verdict.values(column)
@@ -203,6 +206,35 @@ def makers(schedule: Schedule, exchange: str) -> dict[str, int]:
             else:
                 todo.append(edge.origin)
     return stages
+
+
+def roles_of_makers(schedule: Schedule, exchange: str) -> list[str]:
+    """Return the roles that alone make rows of an exchange: without a peer of each it lacks some."""
+    nodes = schedule.game.graph.nodes
+    return list(dict.fromkeys(nodes[name].role for name in makers(schedule, exchange) if nodes[name].role))
+
+
+def rows_per_task(schedule: Schedule, exchange: str) -> int:
+    """Return how many rows, or episodes, of a task a peer with the params of this graph makes for an exchange.
+
+    A generator that branches on the rows of an exchange has as many prompts as `min_peers` peers make there.
+    """
+    game = schedule.game
+
+    def made_by(name: str) -> int:
+        node = game.nodes[name]
+        if not isinstance(node, Generator):
+            return 1
+        branched = [edge for edge in game.graph.nodes[name].edges() if node.branches_on in (edge.key, edge.socket)]
+        return node.group_size * (sum(reaching(edge.origin) for edge in branched if edge.origin in game.nodes) or 1)
+
+    def reaching(name: str) -> int:
+        node = game.nodes[name]
+        if isinstance(node, Generator | Source):
+            return made_by(name)
+        return sum(map(made_by, makers(schedule, name))) * (node.min_peers if isinstance(node, Exchange) else 1)
+
+    return sum(map(made_by, makers(schedule, exchange)))
 
 
 def of_one_shape(admitted: Mapping[str, Admitted]) -> dict[str, Admitted]:

@@ -15,6 +15,8 @@ MAX_SKEW_S = 5.0
 PURPOSE = "beat"
 NAME = r"^[A-Za-z0-9_.-]+$"
 PEER_NAME = r"^[A-Za-z0-9_.-]{1,64}(@[A-Za-z0-9]{8})?$"
+ROLES = r"^([A-Za-z0-9_]+(,[A-Za-z0-9_]+)*)?$"
+MAX_ROLES = 200  # characters
 KEY_CHARACTERS = 8
 
 Address = Annotated[str, Field(max_length=120)]
@@ -35,12 +37,15 @@ class Heartbeat(BaseModel):
     expires: float = Field(ge=0)
     left: bool = False
     """True in the last heartbeat of a peer that leaves."""
+    roles: str = Field(default="", max_length=MAX_ROLES, pattern=ROLES)
+    """The roles that the peer plays, separated by commas; empty: all."""
     addresses: Annotated[list[Address], Field(max_length=8)] = []
 
     def sealed(self, identity: Identity) -> bytes:
         """Return the signed bytes, with as many of the addresses as fit."""
         beat = self
-        while len(body := beat.model_dump_json().encode()) > MAX_BODY:
+        unsaid = None if self.roles else {"roles"}  # peers of versions without roles read it, too
+        while len(body := beat.model_dump_json(exclude=unsaid).encode()) > MAX_BODY:
             beat = beat.model_copy(update={"addresses": beat.addresses[:-1]})
         return sign_message(identity, body, purpose=PURPOSE)
 

@@ -115,9 +115,12 @@ def test_pairs_need_two_rows_and_backed_up_values_too(read: Read) -> None:
     (line,) = problems(read, *nodes, dpo, answer="", other=", num_generations: 2")
     assert line == f"nodes.update: can never learn: 'answer' samples a single row for each prompt {LONE}"
     backup = "credit: {type: advantage.backup, inputs: {scored: score, later: [score_other]}}"
-    (line,) = problems(read, *nodes, backup, UPDATE, answer="", other=", num_generations: 2")
+    line, apart = problems(read, *nodes, backup, UPDATE, answer="", other=", num_generations: 2")
     assert LONE in line
-    assert problems(read, *nodes, backup, UPDATE, answer=", num_generations: 2", other="") == []
+    assert apart == (
+        "nodes.credit: 'other' quotes no rows, and no row of 'answer', so it backs up nothing; leave it out of later"
+    )
+    assert problems(read, *nodes, backup, UPDATE, answer=", num_generations: 2", other="") == [apart]
 
 
 def test_a_task_with_a_prompt_for_each_row_has_several(read: Read) -> None:

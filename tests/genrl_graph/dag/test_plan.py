@@ -62,5 +62,5 @@ nodes:
   both: {type: update.toy_both, inputs: {policy: policy, total: total, rows: answer}}
 """
     plan = schedule_text(compile_graph(read(text).graph))
-    assert "weights of policy (round's start); weights of total (round's start)" in plan
-    assert "gives both.policy: new weights; gives both.total: new weights" in plan
+    assert "weights of policy (round's start); value of total (round's start)" in plan
+    assert "gives both.policy: new weights; gives both.total: new value" in plan

@@ -143,6 +143,115 @@ def test_a_reader_of_another_task_is_no_child(family: Family, make_rollouts: Mak
         assert np.isnan(backed_up(answers, [stranger], how=how)["backed_up"]).all()
 
 
+@pytest.fixture(scope="module")
+def tree(make_rollouts: MakeRollouts) -> Family:
+    """Return two steps of one prompt, a and b, their continuations, and the leaves of these.
+
+    a leads to c (leaves 1 and 0) and d (leaf 0, and one not judged); b to e, which ended there and is worth 1/2.
+    """
+
+    def stage(number: int, rewards: dict[str, float], parents: str = "") -> Rollouts:
+        quoted = [[parent] for parent in parents] or [[]] * len(rewards)
+        rows = make_rollouts(["x"] * len(rewards), id=list(rewards), stage=number, parent_ids=quoted, task_id="t/0")
+        return score(rows, {"t": list(rewards.values())})
+
+    middle = stage(1, {"c": NAN, "d": 7.0, "e": 0.5}, "aab")
+    return stage(0, {"a": NAN, "b": 5.0}), middle, stage(2, {"p": 1.0, "q": 0.0, "r": 0.0, "s": NAN}, "ccdd")
+
+
+@pytest.mark.parametrize(
+    ("params", "first", "second"),
+    [
+        ({}, [0.25, 0.5], [0.5, 0.0, 0.5]),
+        ({"how": "max"}, [1.0, 0.5], [1.0, 0.0, 0.5]),
+        # leaves of a are two stages later, e one; a leaf itself is not discounted
+        ({"discount": 0.5}, [0.0625, 0.25], [0.25, 0.0, 0.5]),
+        # rewards of steps count too: b and d have some; c and a have none, and so no value
+        ({"own": 1.0}, [7.0 + 0.0, 5.5], [NAN, 7.0, 0.5]),
+        ({"backed_up": 2.0}, [1.0, 1.0], [1.0, 0.0, 0.5]),
+    ],
+)
+def test_leaves_back_up_every_step_that_led_to_them(
+    tree: Family, params: dict[str, Any], first: list[float], second: list[float]
+) -> None:
+    steps, middle, leaves = tree
+    params = {"own": 0.0, "depth": "leaves", **params}
+    if params["own"]:  # only what can be judged
+        steps = score(steps.take([0, 1]), {"u": [0.0, 0.0]})
+        first = [NAN, first[1]]
+    for later in ([middle, leaves], [leaves, middle]):
+        actual = backed_up(steps, later, **params)
+        assert actual["children"] == ([1, 1] if params["own"] else [2, 1])
+        np.testing.assert_array_equal(actual["value"], first)
+    inner = backed_up(middle, [leaves], **params)
+    assert inner["children"] == [2, 1, 0]
+    np.testing.assert_array_equal(inner["value"], second)
+
+
+def test_a_tree_that_a_peer_writes_as_a_circle_has_an_end(make_rollouts: MakeRollouts, tree: Family) -> None:
+    rows = make_rollouts(
+        ["x"] * 3, id=["f", "g", "a"], stage=[1, 1, 0], parent_ids=[["g", "a"], ["f"], ["f"]], task_id="t/0"
+    )
+    actual = backed_up(tree[0], [score(rows, {"t": [1.0, 1.0, 0.0]})], depth="leaves", own=0.0)
+    np.testing.assert_array_equal(actual["value"], [1.0, 5.0])
+
+
+def test_the_difference_has_no_tree() -> None:
+    with pytest.raises(ParamError, match="how is difference, which compares the rows of one stage; with depth leaves"):
+        BackupAdvantage(how="difference", depth="leaves")
+
+
+TREE = """
+graph: g
+version: 1
+carry: {{policy: {{type: policy.tiny_lm, next: update}}}}
+nodes:
+  tasks: {{type: source.list, params: {{tasks: [{{question: a}}]}}}}
+  one: {{type: generate.answer, inputs: {{tasks: tasks, policy: policy}}, params: {{num_generations: 2}}}}
+  judge_one: {{type: reward.regex, inputs: {{rollouts: one}}, params: {{pattern: a}}}}
+  open: {{type: select.continue_if, inputs: {{rows: judge_one}}, params: {{at_least: 1}}}}
+  two:
+    type: generate.chat
+    inputs: {{tasks: tasks, policy: policy, context: {{path: open}}}}
+    params: {{each: path, unbranched: skip, num_generations: 2, template: "{{{{ path[0].prompt }}}}"}}
+  judge_two: {{type: reward.regex, inputs: {{rollouts: two}}, params: {{pattern: a}}}}
+  three:
+    type: generate.chat
+    inputs: {{tasks: tasks, policy: policy, context: {{path: judge_two}}}}
+    params: {{each: path, num_generations: 2, template: "{{{{ path[0].prompt }}}}"}}
+  judge_three: {{type: reward.regex, inputs: {{rollouts: three}}, params: {{pattern: a}}}}
+  credit: {{type: advantage.backup, inputs: {{scored: judge_one, later: [{later}]}}, params: {{{params}}}}}
+  update: {{type: update.grpo, inputs: {{policy: policy, credited: [credit]}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("later", "params", "message"),
+    [
+        ("judge_two, judge_three", "depth: leaves", ""),
+        ("judge_two", "", ""),
+        (
+            "judge_three",
+            "depth: leaves",
+            "'three' quotes 'two', and no row of 'one' or of another input of later, so it backs up nothing; add the",
+        ),
+        (
+            "judge_three",
+            "",
+            "'three' quotes 'two', and no row of 'one', so it backs up nothing; use depth: leaves, and",
+        ),
+        ("judge_one", "", "'one' quotes no rows, and no row of 'one', so it backs up nothing; leave it out of later"),
+    ],
+)
+def test_a_later_stage_that_quotes_none_of_the_rows_is_a_line_of_the_check(
+    read: ReadGame, later: str, params: str, message: str
+) -> None:
+    found = map(str, check(read(TREE.format(later=later, params=params)).graph))
+    problems = [problem for problem in found if problem.startswith("nodes.credit")]  # rewards may be left unread
+    expected = [f"nodes.credit: {message}"] if message else []
+    assert [problem[: len(line)] for problem, line in zip(problems, expected, strict=True)] == expected
+
+
 def test_no_rows(family: Family, log: Log) -> None:
     answers, critiques, finals = family
     none = answers.take([])

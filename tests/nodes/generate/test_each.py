@@ -82,6 +82,35 @@ def test_a_task_without_a_row_to_branch_on_fails_and_says_so(
     assert rows.values("error") == ["no critiques of this task to quote"] * 2 + ["", ""]
 
 
+def test_a_task_of_which_no_branch_goes_on_is_left_out_where_it_may_end(
+    tasks: Tasks, policy: TextPolicy, resources: Resources, answers: Rollouts
+) -> None:
+    node = Chat(template="{{ a[0].completion }}", each="a", unbranched="skip", num_generations=2, max_new_tokens=2)
+    going = answers.where([task == "tasks/1" for task in answers.values("task_id")])
+    rows = node.run(tasks, policy, {"a": going}, **resources())
+    assert rows.values("task_id") == ["tasks/1"] * 2 and rows.values("error") == ["", ""]
+    assert len(node.run(tasks, policy, {"a": answers.take([])}, **resources())) == 0
+    with pytest.raises(ParamError, match="unbranched is skip, but each is empty"):
+        Chat(template="{{ a }}", unbranched="skip")
+
+
+def test_a_template_reads_the_prompt_of_a_quoted_row_and_so_all_that_led_to_it(
+    tasks: Tasks, policy: TextPolicy, resources: Resources
+) -> None:
+    path = "{{ step[0].prompt }}{{ step[0].completion }}|"
+    step = Chat(template="{{ task.question }}", num_generations=2, max_new_tokens=2).run(tasks, policy, **resources())
+    for depth in (1, 2):
+        node = Chat(template=path, each="step", num_generations=2, max_new_tokens=2)
+        following = node.run(tasks, policy, {"step": step}, **resources(seed=depth))
+        whole = {
+            id: text + said + "|"
+            for id, text, said in zip(step.values("id"), prompts(step), step.values("completion"), strict=True)
+        }
+        assert prompts(following) == [whole[parent] for (parent,) in following.values("parent_ids")]
+        assert len(following) == 2 * len(step) and prompts(following)[0].count("|") == depth
+        step = following
+
+
 def test_the_row_that_a_prompt_is_about_is_never_dropped(
     tasks: Tasks, policy: TextPolicy, resources: Resources, answers: Rollouts, critiques: Rollouts
 ) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from genrl_graph.contract.node import Exchange
 from genrl_graph.edge_types.frame import Frame
-from genrl_graph.runners.swarm.admission.rules import LEAST_ROWS_PER_TASK, OWN_TIMES
+from genrl_graph.runners.swarm.admission.rules import LEAST_ROWS_PER_TASK, USUAL_TIMES
 from genrl_graph.runners.swarm.exchange import PeerSwarm
 from genrl_graph.runners.swarm.host import Host
 from genrl_graph.runners.swarm.offers import MAX_INLINE, Offer
@@ -94,7 +94,7 @@ def judge_eater() -> None:
 
     def swap(swarm: PeerSwarm, node: Exchange, round: int, peer_id: str, offer: Frame) -> bytes:
         if round not in made:
-            most = max(LEAST_ROWS_PER_TASK * len(set(offer.values("task_id"))), OWN_TIMES * len(offer))
+            most = max(LEAST_ROWS_PER_TASK * len(set(offer.values("task_id"))), USUAL_TIMES * len(offer))
             rows = more_rows(swarm, offer, most if round % 4 else node.max_rows, SLOW_TEXT)
             made[round] = offer_of(swarm, node, round, encode(rows)).announced(swarm._sign)
         return made[round]

@@ -33,8 +33,8 @@ def start_host(key: IdentityOf) -> Iterator[StartHost]:
     ) -> Host:
         identity = options.pop("identity", None) or key(name)
         network = options.pop("network", None) or NetworkOptions(join=join.addresses if join is not None else ())
-        fixed = options.pop("fixed", False)
-        play = PeerIdentity(swarm=swarm, protocol=protocol, name=name, fixed=fixed)
+        fixed, roles = options.pop("fixed", False), options.pop("roles", ())
+        play = PeerIdentity(swarm=swarm, protocol=protocol, name=name, fixed=fixed, roles=roles)
         host = Host.start(identity, play, network=network, **options)
         started.append(host)
         return host

@@ -53,6 +53,7 @@ class Seat:
     stop: Stop
     told: list[str]
     seed: int = 0
+    needs: tuple[str, ...] = ()  # roles of those that make the rows of the exchange
 
     def sit(self) -> None:
         """Create an empty inbox and new exchanges."""
@@ -68,6 +69,7 @@ class Seat:
             sign=partial(sign_message, self.identity),
             stop=self.stop,
             tell=self.told.append,
+            roles={"answers": self.needs},
             proof=PROOF,
         )
 
@@ -107,15 +109,23 @@ def sit(start_host: Callable[..., Host], key: Callable[[str], Identity], later: 
     """Return a function that starts a peer of this test's own swarm with the given `Exchange` params."""
     seats: list[Seat] = []
 
-    def start(name: str, as_key: str = "", seed: int = 0, **params: Any) -> Seat:
+    def start(
+        name: str,
+        as_key: str = "",
+        seed: int = 0,
+        needs: tuple[str, ...] = (),
+        roles: tuple[str, ...] = (),
+        **params: Any,
+    ) -> Seat:
         node = SCHEDULE.nodes["answers"].model_copy(update={"timeout_s": 0.6, "min_peers": 1} | params)
         assert isinstance(node, Exchange)
-        seat = Seat(name, None, key(as_key or name), node, None, Stop(), [], seed)  # type: ignore[arg-type]
+        seat = Seat(name, None, key(as_key or name), node, None, Stop(), [], seed, needs)  # type: ignore[arg-type]
         host = start_host(
             name,
             seats[0].host if seats else None,
             identity=seat.identity,
             fixed=True,
+            roles=roles,
             on_push=lambda peer_id, data: seat.inbox.take(peer_id, data),
         )
         seat.host = host
@@ -138,6 +148,34 @@ def peers_of(meeting: ExchangeResult) -> list[str]:
 def rules_of(meeting: ExchangeResult) -> list[tuple[str, str]]:
     refusals = meeting.refusals
     return list(zip(refusals["peer"], refusals["rule"], strict=True)) if refusals else []
+
+
+def test_an_exchange_waits_for_a_peer_of_each_role_that_makes_its_rows(sit: Sit, later: Later) -> None:
+    ann = sit("ann", needs=("solver", "judge"), roles=("judge",))
+    sit("carol", needs=("solver", "judge"), roles=("judge", "asker"))
+    waiting = later(ann.meet, 0)
+    time.sleep(2 * ann.node.timeout_s)
+    assert not waiting.done(), "two peers are here, and none of them is a solver"
+    bob = sit("bob", needs=("solver", "judge"), roles=("solver",))
+    assert peers_of(bob.meet(0)) == ["ann", "bob"]
+    assert peers_of(waiting.result(20)) == ["ann", "bob"]
+
+
+def test_a_peer_without_roles_plays_all_of_them(sit: Sit, later: Later) -> None:
+    ann, bob = sit("ann", needs=("solver",), roles=("judge",)), sit("bob", needs=("solver",))
+    waiting = later(ann.meet, 0)
+    assert peers_of(bob.meet(0)) == peers_of(waiting.result(20)) == ["ann", "bob"]
+    assert peers_of(later(bob.meet, 1).result(20)) == ["bob"], "alone it lacks no role"
+
+
+def test_an_exchange_that_does_not_wait_for_a_role_says_which_is_missing(sit: Sit) -> None:
+    alone = {"needs": ("solver", "judge"), "roles": ("judge",)}
+    ann = sit("ann", on_short="continue", **alone)
+    assert peers_of(ann.meet(0)) == ["ann"]
+    assert ann.told == ["answers: closed without a peer of role 'solver'"]
+    bob = sit("bob", on_short="fail", **alone)
+    with pytest.raises(ExchangeTimeout, match=r"wants 1 peer and one of role 'solver' within .* start one with --role"):
+        bob.open(0)
 
 
 def test_peers_get_each_others_rows_in_the_order_of_their_names(sit: Sit, later: Later) -> None:

@@ -10,6 +10,7 @@ from ranks import CUT, ROOT, play_ranks, rows_of
 from genrl_graph.cli import run_command
 from genrl_graph.dag.schedule import compile_graph
 from genrl_graph.graph_file.read import read
+from genrl_graph.records.stored_run import open_run
 from genrl_graph.runners.play import play
 from genrl_graph.store.run_store import RunStore
 
@@ -53,6 +54,15 @@ def test_ranks_of_different_roles_play_one_game(tmp_path: Path, capsys: pytest.C
     assert authors(runs[0], "peer0000", "solved", 1) == {"peer0001"}
     for run in runs:
         assert_readable(run, lambda: str(capsys.readouterr()))
+        stored = open_run(run)
+        assert stored.rounds == [0, 1] and set(stored.played_nodes) == played(run)
+    assert open_run(tmp_path / "run").played_nodes == list(compile_graph(read(GAME).graph).nodes)
+    capsys.readouterr()
+    assert run_command(["runs", str(runs[1])]) == 0
+    shown = capsys.readouterr().out
+    assert "finished, 2 of 2 rounds" in shown and "learn_to_solve" in shown and "learn_to_ask" not in shown
+    assert run_command(["rollouts", str(runs[1]), "--node", "ask"]) != 0
+    assert "'ask' is played by role 'asker'" in capsys.readouterr().err
     made, read_there = rows_of(runs[0], "peer0000")["ask"], rows_of(runs[1], "peer0001")["asked"]
     assert made["id"].equals(read_there["id"])
     alone = play(read(GAME).graph, out=tmp_path / "alone", rounds=1, quiet=True, threads=1)

@@ -85,6 +85,21 @@ def test_a_newer_beat_counts_and_an_older_one_does_not_bring_back_what_was(
     assert [member.name for member in roster.members()] == ["me"]
 
 
+def test_members_say_which_roles_they_play_and_without_a_word_it_is_all(
+    roster: Roster, key: IdentityOf, watch: Watch
+) -> None:
+    roster.take(beat(watch, "ann", roles="asker,judge").sealed(key("ann")))
+    everything = beat(watch, "bob")
+    assert b"roles" not in everything.sealed(key("bob")), "peers of versions without roles read it"
+    roster.take(everything.sealed(key("bob")))
+    ann, bob = roster.members()[:2]
+    assert [ann.plays(role) for role in ("asker", "judge", "solver")] == [True, True, False]
+    assert bob.plays("solver") and reasons(roster) == []
+    for wrong in ("asker,", "a b", "x" * 201):
+        with pytest.raises(ValueError, match="roles"):
+            beat(watch, "zoe", roles=wrong)
+
+
 def shown(roster: Roster) -> list[str]:
     return [member.name for member in roster.members()]
 

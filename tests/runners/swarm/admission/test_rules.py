@@ -20,14 +20,23 @@ from genrl_graph.dag.schedule import compile_graph
 from genrl_graph.edge_types.edge_type import SCORED
 from genrl_graph.edge_types.task import Task
 from genrl_graph.errors import DataError
+from genrl_graph.graph_file.read import read
 from genrl_graph.nodes.exchange.gather import Gather
-from genrl_graph.runners.swarm.admission.rules import LEAST_TASKS, Admission, makers, of_one_shape
+from genrl_graph.runners.swarm.admission.rules import (
+    LEAST_TASKS,
+    Admission,
+    makers,
+    of_one_shape,
+    roles_of_makers,
+    rows_per_task,
+)
 from genrl_graph.runners.swarm.admission.verdict import MOST_REFUSALS, PAYLOAD, Admitted, refusal_columns
 from genrl_graph.seeds import group_id, rollout_id
 from genrl_graph.wire.packet import PacketLimits, encode
 
 SCHEDULE = compile_graph(toy_game())
 SENDER = "peer0001"
+GAMES = Path(__file__).parents[4] / "graphs"
 
 
 def own_tasks(round: int = 0) -> Tasks:
@@ -124,6 +133,27 @@ def test_rows_of_a_task_have_a_limit(params: dict[str, int], most: int) -> None:
     own = Rollouts.from_rows([row | {"peer": "peer0000"} for row in many(2 * 8, 2).rows()])
     if not params:
         assert not judge(rows, like=own).refusals, "30 of a task, and own offers have 8"
+
+
+def test_a_peer_that_makes_no_rows_of_an_exchange_takes_as_many_as_the_graph_lets_others_make() -> None:
+    shared = compile_graph(read(GAMES / "code_game/code_game.yaml").graph)
+    for role in ("solver", "proposer"):
+        part = shared.played_by([role])
+        assert {name: rows_per_task(part, name) for name in ("proposals", "solutions")} == {
+            "proposals": 8,
+            "solutions": 4,
+        }
+        assert roles_of_makers(part, "proposals") == ["proposer"] and roles_of_makers(part, "solutions") == ["solver"]
+    node = SCHEDULE.nodes["answers"]
+    assert isinstance(node, Exchange)
+    taught = Admission(node, makers(SCHEDULE, "answers"), rows_per_task=8)
+    assert not judge(many(60, 2), taught, like=OFFER.take([])).refusals, "30 of a task, and 8 are usual"
+
+
+def test_prompts_for_each_row_multiply_the_rows_of_a_task() -> None:
+    branching = compile_graph(read(GAMES / "credited_critique.yaml").graph)
+    assert [rows_per_task(branching, name) for name in ("answers", "critiques", "finals")] == [16, 32, 2 * 32]
+    assert roles_of_makers(branching, "finals") == []
 
 
 def test_a_sender_whose_name_others_claim_is_shown_under_another_one() -> None:
