@@ -95,11 +95,14 @@ class LaunchedServer:
 
     @property
     def last(self) -> str:
-        """Return the last line of the server's output that tells of an error, else its last line."""
+        """Return the last line of the server's output that tells of an error, else its last line.
+
+        Lines about requests tell that one failed, not why.
+        """
         size = os.fstat(self._log.fileno()).st_size
         tail = os.pread(self._log.fileno(), TAIL_BYTES, max(0, size - TAIL_BYTES)).decode(errors="replace")
         lines = [line.strip() for line in escaped(tail).splitlines() if line.strip()]
-        errors = [line for line in lines if "Error" in line and "Traceback" not in line]
+        errors = [line for line in lines if "Error" in line and "Traceback" not in line and " HTTP/1.1" not in line]
         return (errors or lines or ["it said nothing"])[-1][-SHOWN_CHARACTERS:]
 
     def end(self) -> None:

@@ -25,7 +25,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 http.server.HTTPServer((args[args.index("--host") + 1], int(args[args.index("--port") + 1])), Handler).serve_forever()
 """
-BROKEN = "import sys\nprint('ValueError: no such model', file=sys.stderr)\nprint('bye')\nsys.exit(3)\n"
+BROKEN = """
+import sys
+print("ValueError: no such model")
+print('"POST / HTTP/1.1" 500 Internal Server Error')
+print("bye")
+sys.exit(3)
+"""
 
 
 def program(folder: Path, source: str) -> Path:

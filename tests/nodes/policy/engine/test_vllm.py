@@ -53,6 +53,8 @@ def complete(policy: CausalPolicy, rows: int, tokens: int) -> float:
 
 def game(name: str, out: Path, rounds: int = 3) -> None:
     options = [f"run.rounds={rounds}", "run.mode=train", "run.trackers=[]", "carry.policy.params.max_context=1024"]
+    if name.startswith("dialogue/"):
+        options += ["~run.eval_every", "~run.eval_tasks", "~run.eval_temperature"]
     play(load(GRAPHS / name, [*options, f"carry.policy.params.engine={WRITTEN}"]), out=out, quiet=True)
 
 
