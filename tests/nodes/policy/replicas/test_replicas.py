@@ -121,7 +121,7 @@ def test_ranks_train_what_one_process_trains(played: dict[int, Played], size: in
     here, there = (np.asarray(each.facts[name]["measured"]) for each in (alone, shared))
     loss, norm = (float(gap) for gap in np.abs(there / here - 1).max(0))
     folders = alone.folder / name, shared.folder / name
-    gradient = compared(*folders, "first/optimizer.safetensors", ".exp_avg")  # after a step: a tenth of the gradient
+    gradient = compared(*folders, "first/optimizer.safetensors", "|exp_avg")  # after a step: a tenth of the gradient
     weights = compared(*folders, f"last/{WEIGHTS[case.get('lora', False)]}")
     print(f"{size} ranks, {name}: loss {loss:.1e}, norm {norm:.1e}, gradient {gradient:.1e}, weights {weights:.1e}")
     assert max(loss, norm, gradient) < close
