@@ -6,8 +6,12 @@ from typing import Any
 from genrl_graph.contract.node import Carry, Exchange, Source
 from genrl_graph.dag.graph import Graph, Part
 from genrl_graph.dag.infer import infer
+from genrl_graph.dag.run_config import RunConfig
 from genrl_graph.edge_types.frame import Frame
 from genrl_graph.seeds import digest
+
+_NEWER = ("roles", "pipeline_depth")
+"""Run options that 0.1 did not have; at their defaults a run is as it was then."""
 
 
 def protocol_fingerprint(graph: Graph) -> str:
@@ -34,7 +38,7 @@ def full_fingerprint(graph: Graph) -> str:
     """
     parts = [_describe(part, params=True) for part in (*graph.carries.values(), *graph.nodes.values())]
     left_out = {"coordinator", "replicas"}
-    left_out |= set() if graph.run.roles else {"roles"}  # all roles: as before there were any
+    left_out |= {name for name in _NEWER if getattr(graph.run, name) == RunConfig.model_fields[name].default}
     return _hash("full", [graph.name, parts, graph.run.model_dump(mode="json", exclude=left_out)])
 
 

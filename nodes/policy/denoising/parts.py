@@ -12,7 +12,7 @@ from genrl_graph.errors import DataError
 
 MISSING = "policy.diffusion: diffusers is not installed; pip install 'genrl-graph[images]'"
 Conditions = Mapping[str, torch.Tensor]
-"""What a denoiser is told of captions: keyword arguments of its forward pass, [rows, ...]."""
+"""Conditions of a denoiser by a caption: keyword arguments of its forward pass, [rows, ...]."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What is played ahead with `run.pipeline_depth: 1`: the plan says so, and what cannot be is refused."""
+"""Steps that are played ahead with `run.pipeline_depth: 1`: the plan says so, and what cannot be is refused."""
 
 import pytest
 from toys import Add, Centred, Draw, Numbers, Parity, ReadTotal, Step, TotalCarry, ToyPolicyCarry

@@ -26,7 +26,7 @@ PEERS = ("peer0000", "peer0001")
 
 
 class Behaviour:
-    """What the two nodes below do besides: sleep, wait for each other, fail in a round."""
+    """Extra behaviour of the two nodes below: sleep, wait for each other, fail in a round."""
 
     def __init__(self) -> None:
         self.draw_s = self.step_s = 0.0
@@ -108,7 +108,7 @@ def biases(store: RunStore, peer: str) -> list[int]:
 
 @pytest.mark.parametrize("node", ["answer", "final"])
 def test_a_round_is_sampled_with_the_weights_from_before_the_round_before(node: str, tmp_path: Path) -> None:
-    """What the toy policy draws is a random number of the round, which no weights change, plus its one weight."""
+    """A toy policy draws a random number of the round, which no weights change, plus its one weight."""
     ahead, in_step = played(tmp_path / "ahead"), played(tmp_path / "in_step", depth=0)
     for peer in PEERS:
         weights = biases(ahead, peer)
