@@ -94,7 +94,7 @@ def test_its_policy_learns_to_make_bright_images(graphs: Path, tmp_path: Path, h
         f"carry.policy.params.tiny.noise={how}",
         f"nodes.paint.params={{num_generations: 8, steps: 4, scheduler: {scheduler}, batch_size: 32}}",
         "nodes.score.params.function=brightness",
-        "nodes.update.params.learning_rate=1e-2",
+        "nodes.update.params={learning_rate: 1e-2, decay: constant, decay_steps: 0, minibatch_size: 32}",
     )
     genrl_graph.play(game, out=tmp_path / "run", rounds=20, quiet=True)
     scored = genrl_graph.open_run(tmp_path / "run").frame("score")
