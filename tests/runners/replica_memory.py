@@ -1,6 +1,6 @@
 """Measure the memory of a rank of a 360M-parameter random model on 1, 2 and 4 ranks, against `plan --estimate`.
 
-    python tests/runners/replica_memory.py [--ranks 1 2 4]
+    python tests/runners/replica_memory.py [--ranks 1 2 4] [--param-dtype bfloat16]
 
 Takes 12 GB of memory and minutes. Fails where a rank takes more than 1.3 times the estimate.
 """
@@ -23,7 +23,7 @@ version: 1
 carry:
   policy:
     type: policy.causal_lm
-    params: {{model: {model}, compute_dtype: float32, max_context: 128}}
+    params: {{model: {model}, compute_dtype: {dtype}, param_dtype: {dtype}, max_context: 128}}
     next: update
 nodes:
   tasks: {{type: source.list, params: {{tasks: [{{question: "<5> <6> <7>"}}, {{question: "<8> <9>"}}], num_tasks: 2}}}}
@@ -108,11 +108,12 @@ def estimated(folder: Path, ranks: int) -> tuple[float, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--param-dtype", choices=["float32", "bfloat16"], default="float32")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         folder = Path(name)
         save_model(folder / "model")
-        (folder / "big.yaml").write_text(GAME.format(model=folder / "model"))
+        (folder / "big.yaml").write_text(GAME.format(model=folder / "model", dtype=args.param_dtype))
         (folder / "peaks.py").write_text(NODES)
         for ranks in args.ranks:
             peaks, (most, parts) = measured(folder, ranks), estimated(folder, ranks)
