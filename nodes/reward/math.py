@@ -34,7 +34,7 @@ def judge_maths(
     Rows that are not judged at the monotonic time `until` get `OutOfTime`.
     """
     ids, completions, marks = rollouts.values("task_id"), rollouts.values("completion"), _marks(rollouts)
-    # a third: math-verify applies its limit to two parses and a comparison, and must stop before the worker is killed
+    # a third: the limit holds for each of two parses and a comparison, which must stop before the worker is killed
     limit_s = max(1, int(timeout_s / 3))
     calls: dict[int, Mapping[str, object]] = {}
     verdicts: dict[int, Verdict] = {}

@@ -59,8 +59,8 @@ def math_score(
     """Return the terms `format` (1.0 if `extract_answer` finds an answer) and `correct` (1.0 if it equals `answer`).
 
     Without an answer the end of the completion is judged. `correct` is NaN (not judged) for a blank reference, one
-    that is too large to compute, or a comparison that reaches `limit_s`. math-verify enforces the limit with SIGALRM:
-    outside the main thread pass None, or it raises ValueError.
+    that is too large to compute, or a comparison that reaches `limit_s`. SIGALRM enforces the limit: outside the
+    main thread pass None, or it raises ValueError.
     """
     extracted = extract_answer(completion, pattern, marks)
     return {

@@ -4,8 +4,11 @@ math-verify's time limit cannot interrupt one operation on huge integers, so tow
 like are refused before they are read.
 """
 
+import logging
 import re
-import time
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 MAX_LENGTH = 1000
@@ -33,12 +36,20 @@ _AS_LATEX = tuple(
 )
 
 
+for _name in ("parser", "grader"):  # each warns once that it has no limit of its own: `_time_limit` is the limit
+    logging.getLogger(f"math_verify.{_name}").addFilter(lambda record: "Timeout is disabled" not in record.getMessage())
+
+
 class TooLarge(Exception):
     """A formula whose value would be too large to compute."""
 
 
 class TimedOut(Exception):
     """A comparison that reached its time limit."""
+
+
+class _Alarm(BaseException):
+    """Ends a comparison: sympy and math-verify catch every Exception."""
 
 
 def equal_formulas(reference: str, candidate: str, limit_s: int | None) -> bool:
@@ -53,15 +64,43 @@ def equal_formulas(reference: str, candidate: str, limit_s: int | None) -> bool:
         return False
     from math_verify import verify
 
-    started = time.monotonic()
     gold, target = _parsed(reference, limit_s), _parsed(candidate, limit_s)
-    if (are_close := _close_decimals(gold, target)) is not None:
+    with _time_limit(limit_s):
+        are_close = _close_decimals(gold, target)
+    if are_close is not None:
         return are_close
-    if verify(gold, target, timeout_seconds=limit_s):
-        return True
-    if limit_s is not None and time.monotonic() - started >= limit_s:
-        raise TimedOut
-    return False
+    with _time_limit(limit_s):
+        return bool(verify(gold, target, timeout_seconds=None))
+
+
+@contextmanager
+def _time_limit(limit_s: int | None) -> Iterator[None]:
+    """Raise `TimedOut` if the block takes `limit_s` seconds.
+
+    math-verify's own limit is one alarm, and Python drops what a signal's handler raises in a callback of the garbage
+    collector: then nothing would end the work. This alarm repeats until the block is left.
+    """
+    if limit_s is None:
+        yield
+        return
+    is_inside = True
+
+    def interrupt(_signum: int, _frame: Any) -> None:
+        if is_inside:
+            raise _Alarm
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, limit_s, 0.1)
+        try:
+            yield
+        finally:
+            is_inside = False
+    except _Alarm:
+        raise TimedOut from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
 
 
 def is_too_large(text: str) -> bool:
@@ -138,7 +177,8 @@ def _parsed(text: str, limit_s: int | None) -> list[Any]:
 
     for pattern, replacement in _AS_LATEX:
         text = pattern.sub(replacement, text)
-    parsed: list[Any] = parse(f"\\boxed{{{text}}}", parsing_timeout=limit_s)
+    with _time_limit(limit_s):
+        parsed: list[Any] = parse(f"\\boxed{{{text}}}", parsing_timeout=None)
     return parsed
 
 

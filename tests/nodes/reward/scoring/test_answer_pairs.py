@@ -352,6 +352,7 @@ TOKENS = st.sampled_from(
 )
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # an alarm in a callback is dropped
 @settings(max_examples=300, deadline=None)
 @given(st.lists(TOKENS, max_size=12).map("".join), st.lists(TOKENS, max_size=12).map("".join))
 def test_any_two_texts_are_judged(reference: str, answer: str) -> None:
