@@ -181,7 +181,7 @@ def texts(chunk: bytes) -> list[bytes]:
         return []
     texts, at = [], 4
     for _ in range(4096):
-        (length,) = struct.unpack_from("<I", raw.ljust(at + 4, b"\0"), at)
+        (length,) = struct.unpack("<I", raw[at : at + 4].ljust(4, b"\0"))
         texts.append(raw[at + 4 : at + 4 + length])
         at += 4 + length
     return texts if raw[:4] == struct.pack("<I", 4096) else []
