@@ -34,8 +34,7 @@ def judge_maths(
     Rows that are not judged at the monotonic time `until` get `OutOfTime`.
     """
     ids, completions, marks = rollouts.values("task_id"), rollouts.values("completion"), _marks(rollouts)
-    # a third: the limit holds for each of two parses and a comparison, which must stop before the worker is killed
-    limit_s = max(1, int(timeout_s / 3))
+    limit_s = 0.8 * timeout_s  # a comparison ends before its worker is killed, which costs the start of another one
     calls: dict[int, Mapping[str, object]] = {}
     verdicts: dict[int, Verdict] = {}
     for at in positions:

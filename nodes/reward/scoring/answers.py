@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from genrl_graph.nodes.reward.scoring.answer_types import AnswerType
 from genrl_graph.nodes.reward.scoring.comparison import in_prose, is_equal
-from genrl_graph.nodes.reward.scoring.formulas import TimedOut, TooLarge
+from genrl_graph.nodes.reward.scoring.formulas import TooLarge
 from genrl_graph.nodes.reward.scoring.plain_text import plain_answer
+from genrl_graph.nodes.reward.scoring.time_limit import TimedOut, time_limit
 
 _TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 _BRACE = re.compile(r"\\boxed\s*\{|(?<!\\)[{}]")  # an escaped brace is a character
@@ -54,12 +55,12 @@ def math_score(
     pattern: str | None = None,
     answer_type: AnswerType = "auto",
     marks: Sequence[str] = MARKS,
-    limit_s: int | None = 5,
+    limit_s: float | None = 5,
 ) -> dict[str, float]:
     """Return the terms `format` (1.0 if `extract_answer` finds an answer) and `correct` (1.0 if it equals `answer`).
 
     Without an answer the end of the completion is judged. `correct` is NaN (not judged) for a blank reference, one
-    that is too large to compute, or a comparison that reaches `limit_s`. SIGALRM enforces the limit: outside the
+    that is too large to compute, or a comparison that takes `limit_s` seconds. SIGALRM enforces the limit: outside the
     main thread pass None, or it raises ValueError.
     """
     extracted = extract_answer(completion, pattern, marks)
@@ -70,7 +71,7 @@ def math_score(
 
 
 def _correct(
-    extracted: str | None, completion: str, answer: str, answer_type: AnswerType, limit_s: int | None
+    extracted: str | None, completion: str, answer: str, answer_type: AnswerType, limit_s: float | None
 ) -> float:
     reference = plain_answer(extract_answer(answer, None) or answer)
     if not reference:
@@ -82,7 +83,8 @@ def _correct(
     else:
         candidate = plain_answer(extract_answer(extracted, None) or extracted)
     try:
-        return float(is_equal(reference, candidate, answer_type, limit_s))
+        with time_limit(limit_s):
+            return float(is_equal(reference, candidate, answer_type))
     except (TooLarge, TimedOut):
         return math.nan
 

@@ -25,19 +25,19 @@ _VALUE_IN_PROSE = re.compile(rf"\$(?P<dollars>[^$]+)\$|\\\((?P<brackets>.+?)\\\)
 _WORD = re.compile(r"\b[^\W\d_]{3,}|\bis\b|\bno\b", re.IGNORECASE)
 
 
-def is_equal(reference: str, candidate: str, answer_type: AnswerType, limit_s: int | None) -> bool:
+def is_equal(reference: str, candidate: str, answer_type: AnswerType) -> bool:
     """Return True if a plain candidate answers as the plain reference does; `auto` decides the kind by the reference.
 
-    Raises `TooLarge` or `TimedOut` (`formulas`) for what cannot be judged.
+    Raises `TooLarge` (`formulas`) for what cannot be judged.
     """
     if words_of(reference) == words_of(candidate):
         return True
     kind = type_of(reference) if answer_type == "auto" else answer_type
     if kind == "formula":
-        return _equal_formulas(reference, candidate, limit_s)
+        return _equal_formulas(reference, candidate)
     text, other = without_text_commands(reference), without_text_commands(candidate)
     if kind == "number":
-        return _equal_numbers(text, other, limit_s)
+        return _equal_numbers(text, other)
     if kind == "choice":
         return _letter(text) is not None and _letter(text) == _letter(other)
     if kind == "date":
@@ -61,10 +61,10 @@ def in_prose(text: str, reference: str) -> str:
     return plain_answer(said[-1]) if said else text
 
 
-def _equal_numbers(reference: str, candidate: str, limit_s: int | None) -> bool:
+def _equal_numbers(reference: str, candidate: str) -> bool:
     expected = read_number(reference)
     if expected is None:  # answer_type says number of what is none to us
-        return _equal_formulas(reference, candidate, limit_s)
+        return _equal_formulas(reference, candidate)
     candidate = _ABOUT.sub("", candidate)
     label = _LABEL.match(candidate)
     value = read_number(label["value"] if label else candidate)
@@ -76,19 +76,19 @@ def _equal_numbers(reference: str, candidate: str, limit_s: int | None) -> bool:
         return False
     if _WORD.search(re.sub(r"\\[A-Za-z]+", " ", candidate)) and not re.search(r"\\[A-Za-z]+", candidate):
         said = _values_in(candidate)
-        return len(said) == 1 and said[0] != candidate and _equal_numbers(reference, said[0], limit_s)
-    return _equal_formulas(reference, candidate, limit_s, is_element=True)
+        return len(said) == 1 and said[0] != candidate and _equal_numbers(reference, said[0])
+    return _equal_formulas(reference, candidate, is_element=True)
 
 
-def _equal_formulas(reference: str, candidate: str, limit_s: int | None, *, is_element: bool = False) -> bool:
+def _equal_formulas(reference: str, candidate: str, *, is_element: bool = False) -> bool:
     """Compare formulas; tuples, lists and sets of values part by part."""
     if "\\pm" in reference + candidate:
-        return equal_formulas(_as_set(reference), _as_set(candidate), limit_s)
+        return equal_formulas(_as_set(reference), _as_set(candidate))
     if not is_element:
         ours, theirs = _container(reference), _container(candidate)
         if ours is not None or theirs is not None:
-            return _equal_containers(ours, theirs, reference, candidate, limit_s)
-    return equal_formulas(reference, candidate, limit_s)
+            return _equal_containers(ours, theirs, reference, candidate)
+    return equal_formulas(reference, candidate)
 
 
 def _equal_containers(
@@ -96,14 +96,13 @@ def _equal_containers(
     theirs: tuple[str, list[str]] | None,
     reference: str,
     candidate: str,
-    limit_s: int | None,
 ) -> bool:
     if ours is None or theirs is None:
         alone = ours or theirs
         assert alone is not None
         if alone[0] not in ("", "{}") or len(alone[1]) > 1:
-            return alone[0] not in ("", "()") and equal_formulas(reference, candidate, limit_s)
-        return is_equal(*((alone[1][0], candidate) if ours else (reference, alone[1][0])), "auto", limit_s)
+            return alone[0] not in ("", "()") and equal_formulas(reference, candidate)
+        return is_equal(*((alone[1][0], candidate) if ours else (reference, alone[1][0])), "auto")
     (shape, left), (other, right) = ours, theirs
     if len(left) != len(right):
         return False
@@ -111,10 +110,10 @@ def _equal_containers(
     if not is_set and shape != other and {shape, other} != {"", "()"}:
         return False
     if not is_set:
-        return all(is_equal(one, two, "auto", limit_s) for one, two in zip(left, right, strict=True))
+        return all(is_equal(one, two, "auto") for one, two in zip(left, right, strict=True))
     rest = list(right)
     for one in left:
-        match = next((two for two in rest if is_equal(one, two, "auto", limit_s)), None)
+        match = next((two for two in rest if is_equal(one, two, "auto")), None)
         if match is None:
             return False
         rest.remove(match)

@@ -1,14 +1,11 @@
 """Compare formulas with math-verify, within bounds on what they would compute.
 
-math-verify's time limit cannot interrupt one operation on huge integers, so towers of powers, large factorials and the
+A time limit cannot interrupt one operation on huge integers, so towers of powers, large factorials and the
 like are refused before they are read.
 """
 
 import logging
 import re
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 MAX_LENGTH = 1000
@@ -36,7 +33,7 @@ _AS_LATEX = tuple(
 )
 
 
-for _name in ("parser", "grader"):  # each warns once that it has no limit of its own: `_time_limit` is the limit
+for _name in ("parser", "grader"):  # each warns once that it was given no time limit; `math_score` has one
     logging.getLogger(f"math_verify.{_name}").addFilter(lambda record: "Timeout is disabled" not in record.getMessage())
 
 
@@ -44,19 +41,10 @@ class TooLarge(Exception):
     """A formula whose value would be too large to compute."""
 
 
-class TimedOut(Exception):
-    """A comparison that reached its time limit."""
-
-
-class _Alarm(BaseException):
-    """Ends a comparison: sympy and math-verify catch every Exception."""
-
-
-def equal_formulas(reference: str, candidate: str, limit_s: int | None) -> bool:
+def equal_formulas(reference: str, candidate: str) -> bool:
     """Return True if math-verify finds two plain formulas equal; constants are compared relatively.
 
-    Raises `TooLarge` if the reference is beyond the bounds, and `TimedOut` at the limit; a candidate beyond the bounds
-    is not equal.
+    Raises `TooLarge` if the reference is beyond the bounds; a candidate beyond the bounds is not equal.
     """
     if is_too_large(reference):
         raise TooLarge(reference)
@@ -64,43 +52,10 @@ def equal_formulas(reference: str, candidate: str, limit_s: int | None) -> bool:
         return False
     from math_verify import verify
 
-    gold, target = _parsed(reference, limit_s), _parsed(candidate, limit_s)
-    with _time_limit(limit_s):
-        are_close = _close_decimals(gold, target)
-    if are_close is not None:
+    gold, target = _parsed(reference), _parsed(candidate)
+    if (are_close := _close_decimals(gold, target)) is not None:
         return are_close
-    with _time_limit(limit_s):
-        return bool(verify(gold, target, timeout_seconds=None))
-
-
-@contextmanager
-def _time_limit(limit_s: int | None) -> Iterator[None]:
-    """Raise `TimedOut` if the block takes `limit_s` seconds.
-
-    math-verify's own limit is one alarm, and Python drops what a signal's handler raises in a callback of the garbage
-    collector: then nothing would end the work. This alarm repeats until the block is left.
-    """
-    if limit_s is None:
-        yield
-        return
-    is_inside = True
-
-    def interrupt(_signum: int, _frame: Any) -> None:
-        if is_inside:
-            raise _Alarm
-
-    previous = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, limit_s, 0.1)
-        try:
-            yield
-        finally:
-            is_inside = False
-    except _Alarm:
-        raise TimedOut from None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+    return bool(verify(gold, target, timeout_seconds=None))
 
 
 def is_too_large(text: str) -> bool:
@@ -171,14 +126,13 @@ def _has_large_factorial(text: str) -> bool:
     return False
 
 
-def _parsed(text: str, limit_s: int | None) -> list[Any]:
+def _parsed(text: str) -> list[Any]:
     """Parse a text as one formula."""
     from math_verify import parse
 
     for pattern, replacement in _AS_LATEX:
         text = pattern.sub(replacement, text)
-    with _time_limit(limit_s):
-        parsed: list[Any] = parse(f"\\boxed{{{text}}}", parsing_timeout=None)
+    parsed: list[Any] = parse(f"\\boxed{{{text}}}", parsing_timeout=None)
     return parsed
 
 

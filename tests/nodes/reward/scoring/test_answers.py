@@ -222,7 +222,7 @@ def test_an_alarm_that_python_drops_is_raised_again(monkeypatch: pytest.MonkeyPa
             _work(1.5)  # what the alarm raises here is dropped
 
     def parse(*_: object, **__: object) -> None:
-        del [InCallback()][0]
+        InCallback()
         _work(60)
 
     def _work(seconds: float) -> None:
@@ -234,3 +234,13 @@ def test_an_alarm_that_python_drops_is_raised_again(monkeypatch: pytest.MonkeyPa
     started = time.monotonic()
     assert math.isnan(math_score(r"\boxed{\sqrt{2}}", r"\sqrt{3}", limit_s=1)["correct"])
     assert time.monotonic() - started < 30
+
+
+def test_the_limit_is_for_all_parts_of_an_answer_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    def parse(*_: object, **__: object) -> list[object]:
+        time.sleep(0.4)
+        return []
+
+    monkeypatch.setattr("math_verify.parse", parse)
+    answer, reference = r"\boxed{\sqrt{2}, \sqrt{3}, \sqrt{5}}", r"\sqrt{3}, \sqrt{5}, \sqrt{7}"
+    assert math.isnan(math_score(answer, reference, limit_s=1)["correct"])
