@@ -52,6 +52,9 @@ def judge_maths(
     for at, value in call_each(TARGET, calls, timeout_s=timeout_s, node=node, until=until).items():
         assert isinstance(value, Failure | dict)
         verdicts[at] = value if isinstance(value, Failure) else {term: number(v) for term, v in value.items()}
+        if isinstance(value, dict) and math.isnan(value["correct"]):
+            why = f"is blank, too large to compute, or takes more than {limit_s:g} s to compare with; simplify it"
+            verdicts[at] = Failure(f"task {ids[at]!r}: its reference answer {calls[at]['answer']!r:.80} {why}")
     return verdicts
 
 

@@ -157,8 +157,8 @@ def score_rows(
             continue
         for name, values in terms.items():
             values[at] = verdict[name]
-        if any(not math.isfinite(verdict[name]) for name in terms):
-            reasons[at] = "could not be judged"
+        if unjudged := [f"{name} is {verdict[name]:g}" for name in terms if not math.isfinite(verdict[name])]:
+            reasons[at] = f"could not be judged: {', '.join(unjudged)}"
     if reasons:
         own = set(positions_by_author(rows, list(verdicts), peer).get(peer, ())) - set(excused)
         _limit_unjudged(len(own), [reasons[at] for at in sorted(reasons) if at in own], node)

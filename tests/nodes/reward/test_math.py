@@ -52,6 +52,23 @@ def test_a_task_without_an_answer_costs_only_its_rows(make_rollouts: MakeRollout
         MathReward().run(rows.take([1]), tasks=tasks, log=log)
 
 
+def test_a_reference_that_cannot_be_compared_with_is_named(make_rollouts: MakeRollouts, log: Log) -> None:
+    slow = r"\prod_{k=1}^{800}\sum_{j=1}^{900}\frac{\sin(k j)}{\cos(k + j)}"
+    listed = [
+        {"question": "a?", "answer": slow},
+        {"question": "b?", "answer": "9^{9^{9}}"},
+        {"question": "c?", "answer": " "},
+    ]
+    tasks = TaskBook({"tasks": ListSource(tasks=listed).placed(Place("tasks"))})
+    rows = make_rollouts(["#### 5"] * 3, task_id=["tasks/0", "tasks/1", "tasks/2"])
+    scored = MathReward(timeout_s=1.5, max_unjudged=1.0).run(rows, tasks=tasks, log=log)
+    assert np.isnan(scored.numpy("reward")).all()
+    why = "is blank, too large to compute, or takes more than 1.2 s to compare with; simplify it"
+    assert log.tables["failures"]["reason"] == [
+        f"task 'tasks/{at}': its reference answer {answer!r:.80} {why}" for at, answer in enumerate(answers)
+    ]
+
+
 def test_the_answer_comes_from_the_reader_s_own_source(make_rollouts: MakeRollouts, tasks: TaskBook, log: Log) -> None:
     with pytest.raises(DataError, match="no source named 'theirs'"):
         MathReward().run(make_rollouts(["#### 5"], task_id="theirs/0"), tasks=tasks, log=log)

@@ -27,7 +27,7 @@ def test_what_could_not_be_judged_is_recorded(make_rollouts: MakeRollouts, log: 
     scored = score_rows(rows, verdicts, weights={"t": 1.0}, node=NODE, log=log)
     assert np.isnan(scored.numpy("reward")).mean() == 0.99
     assert log.tables["failures"]["id"] == [f"id{at}" for at in range(99)]
-    assert log.tables["failures"]["reason"] == [*(f"reason {at}" for at in range(98)), "could not be judged"]
+    assert log.tables["failures"]["reason"] == [*(f"reason {at}" for at in range(98)), "could not be judged: t is nan"]
 
 
 def test_a_reason_that_is_no_text_can_be_stored(make_rollouts: MakeRollouts, log: Log) -> None:
