@@ -11,7 +11,7 @@ from genrl_graph.nodes.reward.scoring.answer_types import AnswerType
 from genrl_graph.nodes.reward.scoring.comparison import in_prose, is_equal
 from genrl_graph.nodes.reward.scoring.formulas import TooLarge
 from genrl_graph.nodes.reward.scoring.plain_text import plain_answer
-from genrl_graph.nodes.reward.scoring.time_limit import TimedOut, time_limit
+from genrl_graph.nodes.reward.scoring.time_limit import TimedOut, call_within
 
 _TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 _BRACE = re.compile(r"\\boxed\s*\{|(?<!\\)[{}]")  # an escaped brace is a character
@@ -55,7 +55,7 @@ def math_score(
     pattern: str | None = None,
     answer_type: AnswerType = "auto",
     marks: Sequence[str] = MARKS,
-    limit_s: float | None = 5,
+    limit_s: float | None = 10,
 ) -> dict[str, float]:
     """Return the terms `format` (1.0 if `extract_answer` finds an answer) and `correct` (1.0 if it equals `answer`).
 
@@ -82,9 +82,10 @@ def _correct(
         return 0.0
     else:
         candidate = plain_answer(extract_answer(extracted, None) or extracted)
+    import math_verify  # noqa: F401  # before the limit, which would leave half an import
+
     try:
-        with time_limit(limit_s):
-            return float(is_equal(reference, candidate, answer_type))
+        return float(call_within(limit_s, is_equal, reference, candidate, answer_type))
     except (TooLarge, TimedOut):
         return math.nan
 

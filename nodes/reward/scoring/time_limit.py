@@ -1,45 +1,49 @@
-"""End work in the main thread that takes too long, also where Python drops an exception of an alarm."""
+"""End a call in the main thread that takes too long, also where Python drops the exception of an alarm."""
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
-_AGAIN_S = 0.1
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_AGAIN_S = 1.0
 
 
 class TimedOut(Exception):
-    """Work that reached its time limit."""
+    """A call that reached its time limit."""
 
 
 class _Alarm(BaseException):
-    """Ends the work: sympy and math-verify catch every Exception."""
+    """Ends the call: sympy and math-verify catch every Exception."""
 
 
-@contextmanager
-def time_limit(limit_s: float | None) -> Iterator[None]:
-    """Raise `TimedOut` if the block takes `limit_s` seconds; None is no limit.
+def call_within(limit_s: float | None, function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
+    """Call a function; raise `TimedOut` if it takes `limit_s` seconds (None is no limit).
 
-    What the handler of a signal raises in a callback of the garbage collector is dropped, so SIGALRM comes again until
-    the block is left. Raises ValueError outside the main thread, where no handler can be set.
+    What the handler of a signal raises in a callback of the garbage collector is dropped, so SIGALRM comes again every
+    second until the call has ended. Raises ValueError outside the main thread, where no handler can be set.
     """
     if limit_s is None:
-        yield
-        return
-    is_inside = True
+        return function(*arguments, **keywords)
+    is_called = True
 
     def interrupt(_signum: int, _frame: Any) -> None:
-        if is_inside:
+        signal.setitimer(
+            signal.ITIMER_REAL, _AGAIN_S
+        )  # from now on, so that the next one finds no exception on its way
+        if is_called:
             raise _Alarm
 
     previous = signal.signal(signal.SIGALRM, interrupt)
     try:
-        signal.setitimer(signal.ITIMER_REAL, limit_s, _AGAIN_S)
+        signal.setitimer(signal.ITIMER_REAL, limit_s)
         try:
-            yield
+            return function(*arguments, **keywords)
         finally:
-            is_inside = False
+            is_called = False
     except _Alarm:
+        is_called = False
         raise TimedOut from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -54,11 +54,8 @@ def test_a_task_without_an_answer_costs_only_its_rows(make_rollouts: MakeRollout
 
 def test_a_reference_that_cannot_be_compared_with_is_named(make_rollouts: MakeRollouts, log: Log) -> None:
     slow = r"\prod_{k=1}^{800}\sum_{j=1}^{900}\frac{\sin(k j)}{\cos(k + j)}"
-    listed = [
-        {"question": "a?", "answer": slow},
-        {"question": "b?", "answer": "9^{9^{9}}"},
-        {"question": "c?", "answer": " "},
-    ]
+    answers = (slow, "9^{9^{9}}", " ")
+    listed = [{"question": "How many?", "answer": answer} for answer in answers]
     tasks = TaskBook({"tasks": ListSource(tasks=listed).placed(Place("tasks"))})
     rows = make_rollouts(["#### 5"] * 3, task_id=["tasks/0", "tasks/1", "tasks/2"])
     scored = MathReward(timeout_s=1.5, max_unjudged=1.0).run(rows, tasks=tasks, log=log)
